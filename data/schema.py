@@ -1,0 +1,190 @@
+"""The dataset format: Parquet shards with Hugging Face images, described by ``dataset.json``."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from data.errors import InputError
+from data.storage import Storage
+
+FORMAT = 1
+MANIFEST = "dataset.json"
+LABELED_SPLITS = ("train", "val", "test")
+POOL = "pool"
+Split = Literal["train", "val", "test", "pool"]
+
+COLUMNS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        # datasets.load_dataset("parquet", ...) shows a column of this type as images
+        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        ("label", pa.int64()),  # null in the pool
+        ("group", pa.string()),
+    ],
+    metadata={
+        b"huggingface": json.dumps(
+            {
+                "info": {
+                    "features": {
+                        "image_id": {"dtype": "string", "_type": "Value"},
+                        "image": {"_type": "Image"},
+                        "label": {"dtype": "int64", "_type": "Value"},
+                        "group": {"dtype": "string", "_type": "Value"},
+                    }
+                }
+            }
+        ).encode()
+    },
+)
+
+
+class Shard(BaseModel):
+    """One Parquet file: its split, its row groups' row counts and the SHA-256 of its bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    file: str
+    split: Split
+    row_groups: tuple[int, ...]
+    sha256: str
+
+    @property
+    def rows(self) -> int:
+        return sum(self.row_groups)
+
+
+class Manifest(BaseModel):
+    """``dataset.json``. Rows stand in the shards in the seeded order of ``order_seed``.
+
+    ``counts`` holds images per class name for each labelled split; ``pool_unit`` is the number
+    of pool images that the multiplier 100 % means.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    format: int
+    name: str
+    classes: tuple[str, ...]
+    counts: dict[Literal["train", "val", "test"], dict[str, int]]
+    pool: int
+    pool_unit: int
+    fingerprint: str
+    license: str
+    source: str
+    order_seed: int
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """Encoded images in memory: ids, file bytes and class indices (−1 where there is none)."""
+
+    ids: Sequence[str]
+    images: Sequence[bytes]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Where a run of consecutive rows of one split lies: shard file, row group, first row."""
+
+    file: str
+    index: int
+    start: int
+    rows: int
+
+
+class Dataset:
+    """An opened dataset; only the manifest is read until rows are asked for."""
+
+    def __init__(self, storage: Storage, manifest: Manifest):
+        self.storage = storage
+        self.manifest = manifest
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.manifest.classes)
+
+    def rows_in(self, split: str) -> int:
+        return sum(shard.rows for shard in self.manifest.shards if shard.split == split)
+
+    def row_groups(self, split: str) -> list[RowGroup]:
+        """The split's row groups in stored order."""
+        groups, start = [], 0
+        for shard in self.manifest.shards:
+            if shard.split != split:
+                continue
+            for index, rows in enumerate(shard.row_groups):
+                groups.append(RowGroup(shard.file, index, start, rows))
+                start += rows
+        return groups
+
+    def _column_tables(self, split: str, columns: list[str]) -> pa.Table:
+        tables = []
+        for shard in self.manifest.shards:
+            if shard.split == split:
+                with self.storage.fs.open(self.storage.path(shard.file), "rb") as file:
+                    tables.append(pq.read_table(file, columns=columns))
+        if not tables:
+            empty = pa.schema([COLUMNS.field(name) for name in columns])
+            return empty.empty_table()
+        return pa.concat_tables(tables)
+
+    @cached_property
+    def train_labels(self) -> np.ndarray:
+        """Class index of every training row in stored order, shape (rows,)."""
+        return np.asarray(self._column_tables("train", ["label"])["label"], dtype=np.int64)
+
+    def read(self, split: str, rows: np.ndarray | None = None) -> ImageTable:
+        """Reads all rows of a split, or those at the given positions, into memory."""
+        table = self._column_tables(split, ["image_id", "image", "label"])
+        if rows is not None:
+            table = table.take(pa.array(rows))
+        labels = table["label"].fill_null(-1).to_numpy().astype(np.int64)
+        images = pa.compute.struct_field(table["image"], "bytes").to_pylist()
+        return ImageTable(table["image_id"].to_pylist(), images, labels)
+
+
+def open_dataset(uri: str) -> Dataset:
+    """Opens ``builtin://NAME`` or a folder or bucket that holds ``dataset.json``.
+
+    Raises ``InputError`` when it is missing, of another format, or lacks a shard.
+    """
+    if uri.startswith("builtin://"):
+        from data.sources import builtin
+
+        return builtin.open_builtin(uri)
+    storage = Storage(uri)
+    if not storage.exists(MANIFEST):
+        raise InputError(
+            f"{uri}: no dataset here ({MANIFEST} is missing); give the folder or URI of a built "
+            "dataset, or builtin://digits"
+        )
+    try:
+        manifest = Manifest.model_validate_json(storage.read(MANIFEST))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(
+            f"{uri}/{MANIFEST}: {where}: {first['msg']}; build the dataset again"
+        ) from error
+    if manifest.format != FORMAT:
+        raise InputError(
+            f"{uri}/{MANIFEST}: format {manifest.format}, this version reads {FORMAT}; "
+            "build the dataset again"
+        )
+    missing = [s.file for s in manifest.shards if not storage.exists(s.file)]
+    if missing:
+        raise InputError(
+            f"{uri}: {len(missing)} of {len(manifest.shards)} shards are missing, the first is "
+            f"{missing[0]}; copy them here or build the dataset again"
+        )
+    return Dataset(storage, manifest)

@@ -1,0 +1,1 @@
+"""The grid: experiment, plan, ledger, search, execution, results, command line."""

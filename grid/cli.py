@@ -1,0 +1,276 @@
+"""The command line: ``semigrid plan | run | status | table``."""
+
+import json
+import sys
+from collections import Counter
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from data.errors import InputError
+from data.storage import Storage
+from grid.experiment import Experiment, load_experiment
+
+OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+EXPERIMENT_COPY = "experiment.yaml"
+
+app = typer.Typer(
+    help="How many labels does an image classifier need, and what can unlabelled images replace?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Source = Annotated[
+    str, typer.Argument(metavar="EXPERIMENT", help="An experiment file, or a run's folder or URI.")
+]
+StorageOption = Annotated[
+    str | None, typer.Option(help="Keep results here instead of the file's storage.")
+]
+SeedsOption = Annotated[
+    int | None, typer.Option(min=1, help="Run winners on this many seeds instead of the file's.")
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="DDP workers per training instead of the file's.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+class TableFormat(StrEnum):
+    """How ``table`` prints."""
+
+    terminal = "terminal"
+    markdown = "markdown"
+    csv = "csv"
+    json = "json"
+
+
+@app.command()
+def plan(
+    source: Source,
+    storage: StorageOption = None,
+    seeds: SeedsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what would run: cells, trainings after sharing, and what is done already."""
+    experiment = _load(source, storage, seeds, None)
+    from grid.plan import Plan
+
+    the_plan = Plan(experiment)
+    facts = the_plan.describe()
+    scheduler, records = _scheduler(experiment)
+    done = _trained(scheduler)
+    facts["trainings_done"] = done
+    facts["trainings_remaining"] = the_plan.trainings - done
+    facts["cells_finished"] = sum(
+        scheduler.states[cell.name].state == "finished" for cell in the_plan.cells
+    )
+    facts["folder"] = Storage(experiment.folder).uri
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    hidden = facts["searches"] - facts["cells"]
+    out.print(f"{facts['experiment']}: {facts['cells']} cells" + (
+        f" and {hidden} searches that cells start from" if hidden else ""))
+    out.print(
+        f"{facts['trainings']:,} trainings: {facts['trials_per_search']} trials a cell"
+        + (f", winners on {facts['seeds']} seeds" if facts["seeds"] > 1 else "")
+        + f"; {facts['trainings_unshared']:,} if parents were not shared"
+    )
+    out.print(
+        f"{facts['trainings_remaining']:,} trainings remain, {done:,} are in the ledger; "
+        f"{facts['images']:,} images pass through a model in all"
+    )
+    for name, dataset in experiment.datasets.items():
+        manifest = dataset.manifest
+        out.print(
+            f"dataset {name}: {sum(manifest.counts['train'].values()):,} training images of "
+            f"{len(manifest.classes)} classes, pool {manifest.pool:,} "
+            f"(100% is {experiment.pool_unit(name):,}), {manifest.license}, "
+            f"fingerprint {manifest.fingerprint[:12]}"
+        )
+    out.print(f"results: {facts['folder']}", soft_wrap=True)
+
+
+@app.command()
+def run(
+    source: Source,
+    storage: StorageOption = None,
+    seeds: SeedsOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Train what the ledger lacks, then print the table. Also how to resume: run it again."""
+    experiment = _load(source, storage, seeds, workers)
+    try:
+        Storage(experiment.folder).check_writable()
+    except (OSError, ValueError) as error:
+        _bad_input(
+            InputError(
+                f"storage: {experiment.folder!r}: cannot be written: {error}; give a folder or "
+                "URI that can, in the file or with --storage"
+            )
+        )
+    from grid.live import LiveView
+    from grid.plan import Plan
+
+    scheduler, _ = _scheduler(experiment)
+    if not scheduler.done:
+        from grid.run import run_plan
+
+        try:
+            scheduler = run_plan(Plan(experiment), LiveView(err))
+        except KeyboardInterrupt:
+            command = " ".join(["semigrid", *sys.argv[1:]])
+            err.print(f"\ninterrupted; nothing is lost. To go on: {command}", soft_wrap=True)
+            sys.stderr.flush()
+            raise typer.Exit(INTERRUPTED) from None
+        err.print(f"trained {len(scheduler.trained)}, measured {len(scheduler.measured)} on test")
+    else:
+        err.print("nothing to train: every trial of this experiment is in the ledger")
+    _print_table(experiment, TableFormat.terminal)
+    failed = _failures(scheduler)
+    for name, why in failed.items():
+        err.print(f"{name}: {why}", style="red", soft_wrap=True, markup=False)
+    out.print(f"results: {Storage(experiment.folder).uri}", soft_wrap=True)
+    raise typer.Exit(SOME_FAILED if failed else OK)
+
+
+@app.command()
+def status(
+    source: Source,
+    storage: StorageOption = None,
+    seeds: SeedsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how far a run is, from the ledger alone."""
+    experiment = _load(source, storage, seeds, None)
+    scheduler, records = _scheduler(experiment)
+    cells = {cell.name: _cell_state(scheduler, cell.name) for cell in scheduler.plan.cells}
+    trials = Counter(record.status for record in records.values())
+    if as_json:
+        print(json.dumps({"cells": cells, "trials": dict(trials)}, indent=1))
+        return
+    from rich.table import Table
+
+    table = Table()
+    for column in ("cell", "state", "trials"):
+        table.add_column(column, justify="right" if column == "trials" else "left")
+    for name, facts in cells.items():
+        table.add_row(name, facts["state"], f"{facts['trials_done']} of {facts['trials']}")
+    out.print(table)
+    shown = ", ".join(f"{trials[s]} {s}" for s in sorted(trials)) or "none yet"
+    out.print(f"trials: {shown}")
+
+
+@app.command()
+def table(
+    source: Source,
+    storage: StorageOption = None,
+    seeds: SeedsOption = None,
+    format: Annotated[TableFormat, typer.Option(help="How to print it.")] = TableFormat.terminal,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the results table, from the ledger alone."""
+    experiment = _load(source, storage, seeds, None)
+    _print_table(experiment, TableFormat.json if as_json else format)
+
+
+def _load(
+    source: str, storage: str | None, seeds: int | None, workers: int | None
+) -> Experiment:
+    """Reads an experiment file, or the copy of it in a run's folder; exits with 2 if it is bad."""
+    overrides: dict[str, Any] = {}
+    if storage is not None:
+        overrides["storage"] = storage
+    if seeds is not None:
+        overrides["seeds"] = seeds
+    try:
+        text = None
+        folder = Storage(source)
+        if folder.fs.isdir(folder.root):
+            if not folder.exists(EXPERIMENT_COPY):
+                raise InputError(
+                    f"{source}: a folder without {EXPERIMENT_COPY}: no run was started here; give "
+                    "an experiment file"
+                )
+            text = folder.read(EXPERIMENT_COPY).decode()
+            overrides.setdefault("storage", folder.uri.rpartition("/")[0])
+            source = folder.path(EXPERIMENT_COPY)
+        return load_experiment(source, overrides, text, workers)
+    except InputError as error:
+        _bad_input(error)
+
+
+def _bad_input(error: InputError) -> Any:
+    for problem in error.problems:
+        err.print(problem, style="red", soft_wrap=True, markup=False)
+    raise typer.Exit(BAD_INPUT)
+
+
+def _scheduler(experiment: Experiment) -> Any:
+    """The plan's state as the ledger has it, and the records."""
+    from grid.ledger import Ledger, record_summary
+    from grid.plan import Plan
+    from grid.scheduler import Scheduler
+
+    ledger = Ledger(Storage(experiment.folder))
+    records = ledger.read_all()
+    for path in ledger.unreadable:
+        err.print(f"{path}: not a readable record; its trial trains again", soft_wrap=True)
+    facts = {trial_id: record_summary(record) for trial_id, record in records.items()}
+    return Scheduler(Plan(experiment), facts, ledger.has_weights), records
+
+
+def _trained(scheduler: Any) -> int:
+    """Trainings of the plan that the ledger has, shared ones counted for each search."""
+    return sum(_cell_state(scheduler, name)["trials_done"] for name in scheduler.states)
+
+
+def _cell_state(scheduler: Any, name: str) -> dict[str, Any]:
+    state = scheduler.states[name]
+    ids = {spec.id for _, spec in state.trials} | {s.id for s in state.by_seed.values()}
+    facts = [scheduler.facts.get(trial_id, {}) for trial_id in ids]
+    return {
+        "state": state.state,
+        "trials_done": sum(f.get("status") in ("finished", "diverged") for f in facts),
+        "trials": scheduler.plan.trainings_per_search,
+    }
+
+
+def _failures(scheduler: Any) -> dict[str, str]:
+    return {
+        name: f"{state.state}: {state.failure}"
+        for name, state in scheduler.states.items()
+        if state.state in ("failed", "blocked")
+    }
+
+
+def _print_table(experiment: Experiment, format: TableFormat) -> None:
+    from grid import results
+
+    scheduler, records = _scheduler(experiment)
+    rows = results.table_rows(scheduler, records)
+    if format is TableFormat.terminal:
+        # a pipe has no width: show the whole table there
+        console = out if out.is_terminal else Console(highlight=False, width=140)
+        console.print(results.rich_table(rows))
+    else:
+        printers = {
+            TableFormat.markdown: results.markdown,
+            TableFormat.csv: results.csv,
+            TableFormat.json: results.as_json,
+        }
+        print(printers[format](rows))
+
+
+def main() -> None:
+    """Entry point of the ``semigrid`` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,419 @@
+"""The experiment file: read, validated whole, and every problem said in one message."""
+
+import difflib
+import re
+from collections.abc import Hashable
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from data.errors import InputError
+from data.schema import Dataset, open_dataset
+from data.splits import empty_classes, images_at, pool_subset
+from trainers.models import backbone_problem
+from trainers.recipe import Method, Recipe, published
+from trainers.trial import Precision
+
+
+def _percent(value: Any) -> Fraction:
+    if isinstance(value, Fraction):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", str(value))
+    if not match:
+        raise ValueError("must be a percentage such as 25%")
+    return Fraction(match[1]) / 100
+
+
+Percent = Annotated[Fraction, BeforeValidator(_percent)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+def show_percent(value: Fraction) -> str:
+    """``Fraction(1, 4)`` as ``25%``."""
+    return f"{float(value * 100):.10g}%"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DatasetConfig(_Section):
+    """A dataset's folder or URI, and the number of pool images that ``unlabeled: 100%`` means."""
+
+    uri: str
+    pool_unit: int | None = Field(None, gt=0)
+
+
+class ModelConfig(_Section):
+    """A row of models: a backbone to fine-tune, or ``from`` a model to go on from with ``semi``."""
+
+    backbone: str | None = None
+    from_: str | None = Field(None, alias="from")
+    method: Method
+    pretrained: bool = True
+    backbone_args: dict[str, Any] = {}
+    recipe: dict[str, Any] = {}
+
+
+class GridEntry(_Section):
+    """Cells: one model at label fractions and, for ``semi``, unlabelled multipliers."""
+
+    model: str
+    labels: list[Percent] = Field(min_length=1)
+    unlabeled: list[Percent] | None = Field(None, min_length=1)
+    datasets: list[str] | None = Field(None, min_length=1)
+
+
+class SearchConfig(_Section):
+    """Trials per cell, the first of them the published recipe, suggested in waves."""
+
+    trials: int = Field(1, gt=0)
+    wave: int = Field(4, gt=0)
+    sampler: Literal["tpe", "gp", "random"] = "tpe"
+    space: dict[Literal["finetune", "semi"], dict[str, tuple[float, float]]] = {}
+
+
+class TrainConfig(_Section):
+    """How trainings run. Of these only the precision can change the numbers."""
+
+    workers: int = Field(1, gt=0)
+    cpus_per_worker: int = Field(1, gt=0)
+    gpus_per_worker: float = Field(0, ge=0)
+    precision: Precision = "fp32"
+    stream: Literal["auto", "memory", "ray"] = "auto"
+    loader_workers: int = Field(0, ge=0)
+    checkpoint_steps: int | None = Field(None, gt=0)
+
+
+class ExperimentFile(_Section):
+    """The file as written; ``load_experiment`` turns it into an ``Experiment``."""
+
+    name: Name
+    datasets: dict[Name, DatasetConfig | str] = Field(min_length=1)
+    models: dict[Name, ModelConfig] = Field(min_length=1)
+    grid: list[GridEntry] = Field(min_length=1)
+    search: SearchConfig = SearchConfig()
+    seeds: int = Field(1, gt=0)
+    train: TrainConfig = TrainConfig()
+    storage: str = "results"
+
+
+class Experiment(BaseModel):
+    """A valid experiment with its datasets' manifests read."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+    source: str
+    file: ExperimentFile
+    text: str
+    datasets: dict[str, Dataset]
+
+    @property
+    def folder(self) -> str:
+        """Where this experiment's ledger, weights and predictions lie."""
+        return f"{self.file.storage.rstrip('/')}/{self.file.name}"
+
+    def dataset_uri(self, name: str) -> str:
+        return _uri(self.file.datasets[name])
+
+    def pool_unit(self, name: str) -> int:
+        """Pool images that the multiplier 100 % means."""
+        config = self.file.datasets[name]
+        own = config.pool_unit if isinstance(config, DatasetConfig) else None
+        return own or self.datasets[name].manifest.pool_unit
+
+    def backbone_of(self, model: str) -> ModelConfig:
+        """The model that gives a model its backbone: itself, or the one it comes ``from``."""
+        config = self.file.models[model]
+        return config if config.from_ is None else self.backbone_of(config.from_)
+
+    def recipe_of(self, model: str) -> Recipe:
+        """The model's unresolved recipe: published values with the file's over them."""
+        config = self.file.models[model]
+        backbone = self.backbone_of(model).backbone
+        assert backbone is not None
+        inherited = {} if config.from_ is None else _view_overrides(self.file.models[config.from_])
+        return published(config.method, backbone, {**inherited, **config.recipe})
+
+
+# What a model and its child share unless the child says otherwise: the images must keep their form
+_INHERITED = ("img_size", "hflip", "global_pool")
+
+
+def _view_overrides(parent: ModelConfig) -> dict[str, Any]:
+    return {name: parent.recipe[name] for name in _INHERITED if name in parent.recipe}
+
+
+def _uri(config: DatasetConfig | str) -> str:
+    return config if isinstance(config, str) else config.uri
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML keeps the last of two equal keys silently; an experiment must not."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"line {line}: the key {key!r} stands twice in one section"
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def load_experiment(
+    path: str,
+    overrides: dict[str, Any] | None = None,
+    text: str | None = None,
+    workers: int | None = None,
+) -> Experiment:
+    """Reads and checks an experiment file, its datasets included; nothing is written or started.
+
+    Args:
+        path: the file, for messages and, if ``text`` is None, to read.
+        overrides: top-level keys to replace (the command line's options).
+        text: the file's content, where it is read already.
+        workers: replaces ``train.workers``.
+
+    Raises:
+        InputError: with every problem found, each naming the key's path, the value, and what
+            would be right.
+    """
+    if text is None:
+        text = _read(path)
+    try:
+        content = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506  a SafeLoader
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: an experiment is a mapping with name, datasets, models, grid")
+    content.update(overrides or {})
+    if workers is not None:
+        content["train"] = {**(content.get("train") or {}), "workers": workers}
+    try:
+        file = ExperimentFile.model_validate(content)
+    except ValidationError as error:
+        raise InputError(*(f"{path}: {_explain(e)}" for e in error.errors())) from error
+    problems = _model_problems(file) + _grid_problems(file)
+    datasets: dict[str, Dataset] = {}
+    for name, config in file.datasets.items():
+        try:
+            datasets[name] = open_dataset(_uri(config))
+        except InputError as error:
+            problems.append(f"datasets.{name}: {error}")
+    if not problems:
+        experiment = Experiment(source=path, file=file, text=text, datasets=datasets)
+        problems = _recipe_problems(experiment) + _size_problems(experiment)
+        if not problems:
+            return experiment
+    raise InputError(*(f"{path}: {problem}" for problem in problems))
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such experiment file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+
+
+def _explain(error: Any) -> str:
+    """One pydantic error as: key path: value: what is wrong, what is allowed."""
+    where = [part for part in error["loc"] if part not in ("DatasetConfig", "str")]
+    path = ".".join(str(part) for part in where)
+    if error["type"] == "extra_forbidden":
+        allowed = _allowed_keys(where[:-1])
+        near = difflib.get_close_matches(str(where[-1]), allowed, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"{path}: unknown key; {hint}allowed are {', '.join(allowed)}"
+    if error["type"] == "missing":
+        return f"{path}: this key is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "string_pattern_mismatch":
+        message = "use letters, digits, '.', '_' and '-' only, a letter or digit first"
+    value = "" if isinstance(error["input"], dict | list) else f" {error['input']!r}:"
+    return f"{path}:{value} {message}"
+
+
+_SECTIONS: dict[str, type[_Section]] = {
+    "datasets": DatasetConfig,
+    "models": ModelConfig,
+    "grid": GridEntry,
+    "search": SearchConfig,
+    "train": TrainConfig,
+}
+
+
+def _allowed_keys(where: list[Any]) -> list[str]:
+    section = _SECTIONS.get(str(where[0]), ExperimentFile) if where else ExperimentFile
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _nearest(name: str, known: Any) -> str:
+    return f"there are {', '.join(known)}"
+
+
+def _model_problems(file: ExperimentFile) -> list[str]:
+    problems = []
+    for name, model in file.models.items():
+        key = f"models.{name}"
+        if model.from_ is not None:
+            parent = file.models.get(model.from_)
+            if parent is None:
+                problems.append(
+                    f"{key}.from: {model.from_!r} is not a model of this file; "
+                    + _nearest(model.from_, file.models)
+                )
+            elif parent.method != "finetune":
+                problems.append(
+                    f"{key}.from: {model.from_!r} is of method {parent.method}; semi starts from "
+                    "a model of method finetune"
+                )
+            if model.backbone is not None:
+                problems.append(f"{key}.backbone: comes from {model.from_!r}; take this key out")
+        if model.method == "semi" and model.from_ is None:
+            problems.append(f"{key}.from: missing; method semi starts from a finetune model")
+        if model.method == "finetune" and model.from_ is not None:
+            problems.append(f"{key}.from: method finetune starts from a backbone, not a model")
+        if model.method == "finetune" and model.backbone is None and model.from_ is None:
+            problems.append(f"{key}.backbone: missing; give a timm name such as resnet18.tv_in1k")
+        if model.backbone is not None:
+            problem = backbone_problem(model.backbone, model.pretrained)
+            if problem:
+                problems.append(f"{key}.backbone: {model.backbone!r}: {problem}")
+    return problems
+
+
+def _grid_problems(file: ExperimentFile) -> list[str]:
+    problems = []
+    seen: set[tuple[str, str, Fraction, Fraction | None]] = set()
+    for number, entry in enumerate(file.grid):
+        key = f"grid.{number}"
+        model = file.models.get(entry.model)
+        if model is None:
+            problems.append(
+                f"{key}.model: {entry.model!r} is not a model of this file; "
+                + _nearest(entry.model, file.models)
+            )
+        for name in entry.datasets or []:
+            if name not in file.datasets:
+                problems.append(
+                    f"{key}.datasets: {name!r} is not a dataset of this file; "
+                    + _nearest(name, file.datasets)
+                )
+        for fraction in entry.labels:
+            if not 0 < fraction <= 1:
+                problems.append(
+                    f"{key}.labels: {show_percent(fraction)}: a label fraction must be above 0% "
+                    "and at most 100%"
+                )
+        for multiplier in entry.unlabeled or []:
+            if multiplier <= 0:
+                problems.append(
+                    f"{key}.unlabeled: {show_percent(multiplier)}: a multiplier must be above 0%"
+                )
+        if entry.unlabeled is not None and model is not None and model.method == "finetune":
+            problems.append(
+                f"{key}.unlabeled: {entry.model!r} is of method finetune, which uses no "
+                "unlabelled images; take this key out"
+            )
+        for name in entry.datasets or file.datasets:
+            for fraction in entry.labels:
+                for multiplier in entry.unlabeled or [None]:  # type: ignore[list-item]
+                    cell = (name, entry.model, fraction, multiplier or Fraction(1))
+                    if cell in seen:
+                        shown = f"{name}/{entry.model}/{show_percent(fraction)}"
+                        problems.append(f"{key}: the cell {shown} stands in the grid twice")
+                    seen.add(cell)
+    return problems
+
+
+def _recipe_problems(experiment: Experiment) -> list[str]:
+    problems = []
+    file = experiment.file
+    for name in file.models:
+        try:
+            recipe = experiment.recipe_of(name)
+        except ValidationError as error:
+            for e in error.errors():
+                where = ".".join(str(part) for part in e["loc"])
+                if e["type"] == "extra_forbidden":
+                    near = difflib.get_close_matches(where, Recipe.model_fields, n=3, cutoff=0.4)
+                    hint = f"; the nearest are {', '.join(near)}" if near else ""
+                    problems.append(f"models.{name}.recipe.{where}: unknown key{hint}")
+                else:
+                    message = e["msg"].removeprefix("Value error, ")
+                    shown = f"{where}: {e['input']!r}" if where else "values"
+                    problems.append(f"models.{name}.recipe.{shown}: {message}")
+            continue
+        batch, workers = recipe.batch_size, file.train.workers
+        if batch % workers:
+            problems.append(
+                f"train.workers: {workers}: the global batch of {name} is {batch} images, which "
+                f"must divide by the number of workers"
+            )
+    for method, space in file.search.space.items():
+        for field, (low, high) in space.items():
+            key = f"search.space.{method}.{field}"
+            info = Recipe.model_fields.get(field)
+            if info is None or info.annotation is not float:
+                allowed = [n for n, f in Recipe.model_fields.items() if f.annotation is float]
+                problems.append(f"{key}: cannot be searched; allowed are {', '.join(allowed)}")
+            elif low > high:
+                problems.append(f"{key}: [{low:g}, {high:g}]: the lower end comes first")
+            else:
+                problems += _range_problems(key, field, low, high)
+    return problems
+
+
+def _range_problems(key: str, field: str, low: float, high: float) -> list[str]:
+    problems = []
+    for value in (low, high):
+        try:
+            Recipe(**{field: value})
+        except ValidationError as error:
+            problems.append(f"{key}: {value:g}: {error.errors()[0]['msg']}")
+    return problems
+
+
+def _size_problems(experiment: Experiment) -> list[str]:
+    """Fractions and multipliers that the datasets cannot give."""
+    problems = []
+    for number, entry in enumerate(experiment.file.grid):
+        for name in entry.datasets or experiment.file.datasets:
+            manifest = experiment.datasets[name].manifest
+            counts = manifest.counts["train"]
+            for fraction in entry.labels:
+                empty = empty_classes(fraction, counts)
+                if empty:
+                    smallest = Fraction(1, 2) / max(1, min(counts[c] for c in counts))
+                    problems.append(
+                        f"grid.{number}.labels: {show_percent(fraction)} of {name} leaves "
+                        f"{len(empty)} of {len(counts)} classes without an image, the first is "
+                        f"{empty[0]!r} with {counts[empty[0]]} training images; "
+                        f"{float(smallest) * 100:.3g}% is the least that gives each class one"
+                    )
+            if experiment.file.models[entry.model].method != "semi":
+                continue
+            unit = experiment.pool_unit(name)
+            for multiplier in entry.unlabeled or [Fraction(1)]:
+                wanted = pool_subset(unit, multiplier)
+                if wanted > manifest.pool or wanted == 0:
+                    problems.append(
+                        f"grid.{number}.unlabeled: {show_percent(multiplier)} of {name} is "
+                        f"{wanted:,} images (100% is {unit:,}); its pool has {manifest.pool:,}"
+                    )
+    return problems
+
+
+def labeled_images(dataset: Dataset, fraction: Fraction) -> int:
+    """How many training images a label fraction takes."""
+    counts = dataset.manifest.counts["train"]
+    return sum(images_at(fraction, images) for images in counts.values())
+

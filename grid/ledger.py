@@ -1,0 +1,107 @@
+"""The durable record of trials: one JSON file each, replaced atomically."""
+
+import platform
+import time
+from importlib.metadata import version
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from data.storage import Storage
+from trainers.trial import TrialSpec, weights_file
+
+Status = Literal["started", "finished", "diverged", "failed"]
+FOLDER = "ledger"
+
+
+class Record(BaseModel):
+    """What is known of one trial.
+
+    ``started`` has the specification only; ``finished`` has the val metrics of its best
+    evaluation, and ``test`` once it was measured as a cell's winner; ``diverged`` is a result of
+    the recipe (a loss that is not finite), ``failed`` is an accident and tried again by the next
+    run. Times are seconds since 1970, ``seconds`` those spent training.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    status: Status
+    spec: TrialSpec
+    cell: str
+    started_at: float
+    finished_at: float | None = None
+    seconds: float = 0.0
+    val: dict[str, float] = {}
+    best_step: int = 0
+    best_weights: str = "student"
+    history: list[dict[str, float]] = []
+    broken_images: list[str] = []
+    test: dict[str, float] | None = None
+    error: str | None = None
+    log: str | None = None
+    versions: dict[str, str] = {}
+    machine: str = ""
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
+
+
+class Ledger:
+    """The records in an experiment's folder."""
+
+    def __init__(self, storage: Storage):
+        self.storage = storage
+        self.unreadable: list[str] = []
+
+    def write(self, record: Record) -> None:
+        content = record.model_dump_json(indent=1) + "\n"
+        self.storage.write(f"{FOLDER}/{record.id}.json", content.encode())
+
+    def read(self, trial_id: str) -> Record | None:
+        """The trial's record; None if there is none or it cannot be read (then it trains again)."""
+        name = f"{FOLDER}/{trial_id}.json"
+        try:
+            record = Record.model_validate_json(self.storage.read(name))
+        except FileNotFoundError:
+            return None
+        except ValidationError:
+            self.unreadable.append(self.storage.path(name))
+            return None
+        if record.id != trial_id:  # written by a version whose identities meant something else
+            self.unreadable.append(self.storage.path(name))
+            return None
+        return record
+
+    def read_all(self) -> dict[str, Record]:
+        """All readable records by trial id."""
+        records = {}
+        for name in self.storage.names(FOLDER, ".json"):
+            record = self.read(name.removesuffix(".json"))
+            if record is not None:
+                records[record.id] = record
+        return records
+
+    def has_weights(self, trial_id: str) -> bool:
+        return self.storage.exists(weights_file(trial_id))
+
+    def delete_weights(self, trial_id: str) -> None:
+        self.storage.delete(weights_file(trial_id))
+
+
+def start_record(spec: TrialSpec, cell: str) -> Record:
+    """The record of a trial that is about to train, with the versions that will train it."""
+    packages = ("semigrid", "torch", "torchvision", "timm", "ray", "optuna", "numpy", "pillow")
+    return Record(
+        status="started",
+        spec=spec,
+        cell=cell,
+        started_at=time.time(),
+        versions={"python": platform.python_version(), **{p: version(p) for p in packages}},
+        machine=platform.platform(),
+    )
+
+
+def record_summary(record: Record) -> dict[str, Any]:
+    """The few facts of a record that a driver keeps while thousands of trials go by."""
+    return record.model_dump(include={"status", "val", "best_weights", "test", "seconds"})

@@ -1,0 +1,201 @@
+"""From an experiment to cells, searches and trial specifications. Pure: no files, no Ray."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+from data.splits import pool_subset
+from grid.experiment import Experiment, labeled_images, show_percent
+from trainers.recipe import Recipe, resolve
+from trainers.trial import Place, TrialSpec
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the results table: dataset × model × label fraction × unlabelled multiplier."""
+
+    dataset: str
+    model: str
+    labels: Fraction
+    unlabeled: Fraction | None  # None for finetune
+
+    @property
+    def name(self) -> str:
+        """``aprons/semi-vit/50%/300%``."""
+        parts = [self.dataset, self.model, show_percent(self.labels)]
+        if self.unlabeled is not None:
+            parts.append(show_percent(self.unlabeled))
+        return "/".join(parts)
+
+
+@dataclass(frozen=True)
+class Search:
+    """The trainings of one cell: a recipe to search around, and the search it starts from.
+
+    A search that no row of the grid asks for, but another starts from, has ``in_table`` False.
+    """
+
+    cell: Cell
+    parent: "Search | None"
+    in_table: bool
+
+    @property
+    def name(self) -> str:
+        return self.cell.name
+
+
+class Plan:
+    """All searches of an experiment, parents before children."""
+
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+        self.cells = _cells(experiment)
+        self.searches = _searches(experiment, self.cells)
+
+    @property
+    def trials(self) -> int:
+        """Trials per search."""
+        return self.experiment.file.search.trials
+
+    @property
+    def trainings(self) -> int:
+        """Trainings in all: every search's trials, and its winner on the other seeds."""
+        return len(self.searches) * self.trainings_per_search
+
+    @property
+    def trainings_per_search(self) -> int:
+        return self.trials + self.experiment.file.seeds - 1
+
+    @property
+    def trainings_unshared(self) -> int:
+        """What it would take if every cell trained its own parent."""
+        chains = sum(_chain_length(s) for s in self.searches if s.in_table)
+        return chains * self.trainings_per_search
+
+    @cached_property
+    def _recipes(self) -> dict[str, Recipe]:
+        file = self.experiment.file
+        return {name: self.experiment.recipe_of(name) for name in file.models}
+
+    def recipe(self, search: Search) -> Recipe:
+        """The search's starting point: the model's recipe, not yet resolved."""
+        return self._recipes[search.cell.model]
+
+    def pool_images(self, search: Search) -> int | None:
+        if search.cell.unlabeled is None:
+            return None
+        return pool_subset(self.experiment.pool_unit(search.cell.dataset), search.cell.unlabeled)
+
+    def spec(
+        self, search: Search, params: dict[str, float], seed: int, parent_id: str | None
+    ) -> TrialSpec:
+        """The trial with these hyper-parameters over the search's recipe."""
+        file, cell = self.experiment.file, search.cell
+        model, backbone = file.models[cell.model], self.experiment.backbone_of(cell.model)
+        dataset = self.experiment.datasets[cell.dataset]
+        pool_images = self.pool_images(search)
+        recipe = resolve(
+            self.recipe(search).model_copy(update=params),
+            model.method,
+            labeled_images(dataset, cell.labels),
+            pool_images or 0,
+        )
+        assert backbone.backbone is not None
+        return TrialSpec(
+            dataset=dataset.manifest.fingerprint,
+            labels=str(cell.labels),
+            pool_images=pool_images,
+            backbone=backbone.backbone,
+            backbone_args=backbone.backbone_args,
+            pretrained=backbone.pretrained,
+            method=model.method,
+            recipe=recipe,
+            precision=file.train.precision,
+            seed=seed,
+            parent=parent_id,
+        )
+
+    def place(self, search: Search, folder: str) -> Place:
+        """Where and how the search's trials run."""
+        train = self.experiment.file.train
+        return Place(
+            dataset_uri=self.experiment.dataset_uri(search.cell.dataset),
+            folder=folder,
+            stream=train.stream,
+            threads=train.cpus_per_worker,
+            loader_workers=train.loader_workers,
+            checkpoint_steps=train.checkpoint_steps,
+        )
+
+    def images_per_trial(self, search: Search) -> int:
+        """Images that pass through a student or teacher in one training, for estimates."""
+        recipe = self.spec(search, {}, 0, None).recipe
+        per_step = recipe.batch_size
+        if search.cell.unlabeled is not None:
+            per_step += 2 * recipe.pool_batch_size  # the teacher's weak and the student's strong
+        return per_step * recipe.total_steps
+
+    def priorities(self) -> dict[str, int]:
+        """Images left on the longest chain of children: what should start first."""
+        chain = {s.name: self.images_per_trial(s) for s in self.searches}
+        for search in reversed(self.searches):  # children before parents
+            if search.parent is not None:
+                own = self.images_per_trial(search.parent)
+                chain[search.parent.name] = max(
+                    chain[search.parent.name], own + chain[search.name]
+                )
+        return chain
+
+    def describe(self) -> dict[str, Any]:
+        """Counts for ``semigrid plan``."""
+        file = self.experiment.file
+        return {
+            "experiment": file.name,
+            "cells": len(self.cells),
+            "searches": len(self.searches),
+            "trials_per_search": self.trials,
+            "seeds": file.seeds,
+            "trainings": self.trainings,
+            "trainings_unshared": self.trainings_unshared,
+            "images": sum(self.images_per_trial(s) * self.trainings_per_search
+                          for s in self.searches),
+        }
+
+
+def _cells(experiment: Experiment) -> list[Cell]:
+    cells = []
+    for entry in experiment.file.grid:
+        semi = experiment.file.models[entry.model].method == "semi"
+        multipliers: list[Fraction | None] = [None]
+        if semi:
+            multipliers = list(entry.unlabeled or [Fraction(1)])
+        for dataset in entry.datasets or experiment.file.datasets:
+            cells += [
+                Cell(dataset, entry.model, fraction, multiplier)
+                for fraction in entry.labels
+                for multiplier in multipliers
+            ]
+    return cells
+
+
+def _searches(experiment: Experiment, cells: list[Cell]) -> list[Search]:
+    made: dict[Cell, Search] = {}
+    asked = set(cells)
+
+    def search(cell: Cell) -> Search:
+        if cell not in made:
+            parent_model = experiment.file.models[cell.model].from_
+            parent = None
+            if parent_model is not None:
+                parent = search(Cell(cell.dataset, parent_model, cell.labels, None))
+            made[cell] = Search(cell, parent, in_table=cell in asked)
+        return made[cell]
+
+    for cell in cells:
+        search(cell)
+    return list(made.values())
+
+
+def _chain_length(search: Search) -> int:
+    return 1 if search.parent is None else 1 + _chain_length(search.parent)

@@ -1,0 +1,165 @@
+"""The results table, derived from the ledger."""
+
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+
+from grid.experiment import show_percent
+from grid.ledger import Record
+from grid.live import show_seconds
+from grid.plan import Cell
+from grid.scheduler import Scheduler
+
+METRICS = ("acc1", "acc5", "ce")
+NONE = "—"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cell's line: its state, test metrics of its winner per seed, and what it took.
+
+    ``seconds`` is the time of all its trainings together, the parent's not counted.
+    """
+
+    cell: Cell
+    state: str
+    labeled_images: int
+    test: list[dict[str, float]]
+    trials: int
+    diverged: int
+    seconds: float
+    failure: str | None
+
+    def mean(self, metric: str) -> float | None:
+        values = [seed[metric] for seed in self.test]
+        return sum(values) / len(values) if values else None
+
+    def std(self, metric: str) -> float | None:
+        """Sample standard deviation over seeds; None with fewer than two."""
+        values = [seed[metric] for seed in self.test]
+        return float(pd.Series(values).std(ddof=1)) if len(values) > 1 else None
+
+
+def table_rows(scheduler: Scheduler, records: dict[str, Record]) -> list[Row]:
+    """One row per cell of the grid, in the file's order."""
+    from grid.experiment import labeled_images
+
+    rows = []
+    experiment = scheduler.plan.experiment
+    for cell in scheduler.plan.cells:
+        state = scheduler.states[cell.name]
+        ids = {spec.id: None for _, spec in state.trials}
+        ids |= {spec.id: None for spec in state.by_seed.values()}
+        known = [records[i] for i in ids if i in records]
+        finished = state.state == "finished"
+        tests = [records[spec.id].test for spec in state.by_seed.values()] if finished else []
+        rows.append(
+            Row(
+                cell=cell,
+                state=state.state,
+                labeled_images=labeled_images(experiment.datasets[cell.dataset], cell.labels),
+                test=[test for test in tests if test is not None],
+                trials=sum(r.status in ("finished", "diverged") for r in known),
+                diverged=sum(r.status == "diverged" for r in known),
+                seconds=sum(r.seconds for r in known),
+                failure=state.failure,
+            )
+        )
+    return rows
+
+
+def frame(rows: list[Row]) -> pd.DataFrame:
+    """The table as numbers, one row per cell; missing scores are missing."""
+    seeds = max((len(row.test) for row in rows), default=0)
+    records = []
+    for row in rows:
+        record: dict[str, Any] = {
+            "dataset": row.cell.dataset,
+            "model": row.cell.model,
+            "labels": show_percent(row.cell.labels),
+            "labeled_images": row.labeled_images,
+            "unlabeled": show_percent(row.cell.unlabeled) if row.cell.unlabeled else None,
+            "state": row.state,
+        }
+        for metric in METRICS:
+            record[metric] = row.mean(metric)
+            if seeds > 1:
+                record[f"{metric}_std"] = row.std(metric)
+        record |= {"seeds": len(row.test), "trials": row.trials, "diverged": row.diverged}
+        record["training_seconds"] = round(row.seconds, 1)
+        records.append(record)
+    return pd.DataFrame.from_records(records)
+
+
+def _score(row: Row, metric: str) -> str:
+    mean, std = row.mean(metric), row.std(metric)
+    if mean is None:
+        return NONE
+    digits = 3 if metric == "ce" else 2
+    return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if std is not None else "")
+
+
+HEADERS = (
+    "dataset",
+    "model",
+    "labels",
+    "images",
+    "unlabelled",
+    "Acc@1",
+    "Acc@5",
+    "CE",
+    "trials",
+    "training time",
+)
+
+
+def _shown(row: Row) -> list[str]:
+    trials = str(row.trials) + (f" ({row.diverged} diverged)" if row.diverged else "")
+    return [
+        row.cell.dataset,
+        row.cell.model,
+        show_percent(row.cell.labels),
+        str(row.labeled_images),
+        show_percent(row.cell.unlabeled) if row.cell.unlabeled else NONE,
+        *(_score(row, metric) for metric in METRICS),
+        trials,
+        show_seconds(row.seconds),
+    ]
+
+
+def rich_table(rows: list[Row]) -> Table:
+    """The table for a terminal."""
+    table = Table(title_justify="left")
+    for number, header in enumerate(HEADERS):
+        # names may wrap in a narrow terminal, numbers must not
+        table.add_column(header, justify="left" if number < 2 else "right", no_wrap=number > 1)
+    for row in rows:
+        table.add_row(*_shown(row), style="" if row.state == "finished" else "dim")
+    return table
+
+
+def markdown(rows: list[Row]) -> str:
+    """The table in GitHub's Markdown."""
+    lines = ["| " + " | ".join(HEADERS) + " |"]
+    lines.append("|" + "|".join(["---"] * 2 + ["---:"] * (len(HEADERS) - 2)) + "|")
+    lines += ["| " + " | ".join(_shown(row)) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def csv(rows: list[Row]) -> str:
+    buffer = io.StringIO()
+    frame(rows).to_csv(buffer, index=False)
+    return buffer.getvalue().rstrip("\n")
+
+
+def as_json(rows: list[Row]) -> str:
+    records = json.loads(frame(rows).to_json(orient="records", double_precision=15))
+    for record, row in zip(records, rows, strict=True):
+        record["cell"] = row.cell.name
+        record["test_per_seed"] = row.test
+        record["failure"] = row.failure
+    return json.dumps(records, indent=1)

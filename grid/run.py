@@ -1,0 +1,298 @@
+"""Tune drives the plan: one Tune run over the whole grid, each Tune trial one job."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+import traceback
+from dataclasses import asdict
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from data.storage import Storage
+from grid.ledger import Ledger, Record, record_summary, start_record
+from grid.live import LiveView
+from grid.plan import Plan
+from grid.scheduler import Job, Scheduler, summaries
+from trainers.ray_worker import quiet_environment, run_group
+from trainers.trial import Place, TrialSpec, measure_trial, run_trial, uses_ray_stream
+
+# How often Tune starts a job again whose process died (killed for memory, a lost node).
+PROCESS_RETRIES = 3
+
+
+def run_plan(plan: Plan, view: LiveView) -> Scheduler:
+    """Runs what the ledger lacks and returns the scheduler with every search's end state.
+
+    Ray is started on this machine, or joined at ``RAY_ADDRESS``, only if there is something to
+    do. On an interrupt the ledger and the checkpoints hold all that is needed to go on.
+    """
+    storage = Storage(plan.experiment.folder)
+    ledger = Ledger(storage)
+    scheduler = Scheduler(plan, summaries(ledger), ledger.has_weights)
+    view.attach(scheduler)
+    if scheduler.done:
+        return scheduler
+    storage.write("experiment.yaml", plan.experiment.text.encode())
+    scratch = tempfile.mkdtemp(prefix="semigrid-tune-")
+    _start_ray(scratch)
+    try:
+        with view:
+            _fit(plan, scheduler, ledger, view, scratch)
+        _drop_losers(scheduler, ledger)
+    finally:
+        ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
+    return scheduler
+
+
+def _start_ray(scratch: str) -> None:
+    quiet = {
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_DEDUP_LOGS": "0",
+        "PYTHONWARNINGS": "ignore",
+        **quiet_environment(),
+    }
+    os.environ.update(
+        quiet,
+        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+        TUNE_DISABLE_SIGINT_HANDLER="1",
+        TUNE_MAX_PENDING_TRIALS_PG="auto",
+        TUNE_WARN_THRESHOLD_S="60",
+        TUNE_GLOBAL_CHECKPOINT_S="600",
+        RAY_AIR_NEW_OUTPUT="0",
+        RAY_TMPDIR=os.environ.get("RAY_TMPDIR", tempfile.gettempdir()),
+        RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
+        RAY_USAGE_STATS_ENABLED="0",
+    )
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    ray.init(
+        address=os.environ.get("RAY_ADDRESS"),
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": quiet},
+        # the dashboard stays on: without it Ray Train leaks placement groups of stopped trials
+        **({} if os.environ.get("RAY_ADDRESS") else {"object_store_memory": _object_store_bytes()}),
+    )
+
+
+def _object_store_bytes() -> int:
+    return int(os.environ.get("SEMIGRID_OBJECT_STORE_BYTES", 512 * 2**20))
+
+
+def slots(plan: Plan, cpus: float, gpus: float) -> int:
+    """How many jobs fit at once: every group's workers, and CPUs left for Ray Data if it streams.
+
+    At least one, even where the group is larger than today's cluster: nodes may join.
+    """
+    train = plan.experiment.file.train
+    streaming = any(
+        uses_ray_stream(train.stream, dataset) for dataset in plan.experiment.datasets.values()
+    ) and any(s.cell.unlabeled is not None for s in plan.searches)
+    if streaming:
+        cpus = max(cpus / 2, 1)
+    fit = int(cpus // (train.workers * train.cpus_per_worker))
+    if train.gpus_per_worker:
+        fit = min(fit, int(gpus // (train.workers * train.gpus_per_worker)))
+    return max(1, fit)
+
+
+def _fit(
+    plan: Plan, scheduler: Scheduler, ledger: Ledger, view: LiveView, scratch: str
+) -> None:
+    train = plan.experiment.file.train
+    searcher = GridSearcher(plan, scheduler, ledger, view, scratch)
+    if train.workers == 1:
+        resources = {"CPU": float(train.cpus_per_worker), "GPU": float(train.gpus_per_worker)}
+    else:
+        resources = {"CPU": 0.001}  # it only drives the worker group; 0 is refused
+    cluster = ray.cluster_resources()
+    count = slots(plan, cluster.get("CPU", 1), cluster.get("GPU", 0))
+    view.slots = count
+    tuner = tune.Tuner(
+        tune.with_resources(execute, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,
+            max_concurrent_trials=count,
+            reuse_actors=train.workers == 1,
+            trial_name_creator=lambda trial: f"job-{trial.trial_id}",
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=scratch,
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=PROCESS_RETRIES),
+        ),
+    )
+    tuner.fit()
+
+
+class GridSearcher(Searcher):
+    """Tune's searcher over the whole grid: hands out the scheduler's jobs as they become ready."""
+
+    def __init__(
+        self, plan: Plan, scheduler: Scheduler, ledger: Ledger, view: LiveView, scratch: str
+    ):
+        super().__init__(metric="step", mode="max")
+        self.plan, self.scheduler, self.ledger, self.view = plan, scheduler, ledger, view
+        self.scratch = scratch
+        self.jobs: dict[str, Job] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next job; None while all that is left waits for a running one."""
+        job = self.scheduler.next()
+        if job is None:
+            return Searcher.FINISHED if self.scheduler.done else None
+        self.jobs[trial_id] = job
+        self.view.started(job)
+        train = self.plan.experiment.file.train
+        order = {
+            "kind": job.kind,
+            "spec": job.spec.model_dump(mode="json"),
+            "cell": job.search.name,
+            "place": asdict(self.plan.place(job.search, self.ledger.storage.uri)),
+            "workers": train.workers,
+            "cpus_per_worker": train.cpus_per_worker,
+            "gpus_per_worker": train.gpus_per_worker,
+            "train_storage": self.scratch,
+        }
+        return {"order": json.dumps(order)}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.view.progress(self.jobs[trial_id], result)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        job = self.jobs.pop(trial_id)
+        record = self.ledger.read(job.spec.id)
+        problem = None
+        if error and record is not None:
+            # the process died more often than Tune starts it again, and could not say so itself
+            record.status = "failed" if record.status == "started" else record.status
+            record.error = record.error or "its process died"
+            self.ledger.write(record)
+        if record is None:
+            problem = "its record is gone from the ledger"
+        elif record.status == "failed" or error:
+            problem = f"{record.error} (log: {record.log})"
+        elif job.kind == "measure" and record.test is None:
+            problem = f"could not be measured on test: {record.error} (log: {record.log})"
+        self.scheduler.complete(job, record_summary(record) if record else None, problem)
+        self.view.completed(job, record, problem)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher for ``Tuner.restore``, which is not used here."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see ``save``."""
+
+
+def execute(config: dict[str, Any]) -> None:
+    """A Tune trial: does one job in this process, or drives a worker group that does it."""
+    order = json.loads(config["order"])
+    spec = TrialSpec.model_validate(order["spec"])
+    place = Place(**order["place"])
+    ledger = Ledger(place.storage)
+    if order["kind"] == "measure":
+        _measure(spec, place, ledger)
+    else:
+        _train(spec, place, ledger, order)
+
+
+def _train(spec: TrialSpec, place: Place, ledger: Ledger, order: dict[str, Any]) -> None:
+    from trainers.checkpoint import Checkpoints
+    from trainers.loop import DivergedError
+
+    record = start_record(spec, order["cell"])
+    ledger.write(record)
+    checkpoints = Checkpoints(place.checkpoints(spec.id))
+    try:
+        if order["workers"] == 1:
+            from trainers.runtime import InlineRuntime
+
+            runtime = InlineRuntime(checkpoints, report=tune.report)
+            outcome = run_trial(spec, place, runtime)
+        else:
+            from ray.tune.integration.ray_train import TuneReportCallback
+
+            outcome = run_group(
+                spec,
+                place,
+                order["workers"],
+                order["cpus_per_worker"],
+                order["gpus_per_worker"],
+                order["train_storage"],
+                callbacks=[TuneReportCallback()],
+            )
+        record.status = "finished"
+        record.val = outcome["best_metrics"]
+        record.best_step = outcome["best_step"]
+        record.best_weights = outcome["best_weights"]
+        record.history = outcome["history"]
+        record.seconds = outcome["seconds"]
+        record.broken_images = outcome["broken"]
+    except Exception as error:  # whatever went wrong belongs into the ledger, not only to Ray
+        diverged = isinstance(_root(error), DivergedError)
+        record.status = "diverged" if diverged else "failed"
+        _note_error(record, error, place)
+    record.finished_at = time.time()
+    ledger.write(record)
+    if record.status in ("finished", "diverged"):
+        checkpoints.delete()  # only now: until the ledger has it, the checkpoint is the result
+    tune.report({"step": spec.recipe.total_steps, "status": record.status})
+
+
+def _measure(spec: TrialSpec, place: Place, ledger: Ledger) -> None:
+    from trainers.runtime import InlineRuntime
+
+    record = ledger.read(spec.id)
+    assert record is not None
+    if record.test is None:
+        try:
+            runtime = InlineRuntime(_no_checkpoints(place))
+            record.test = measure_trial(spec, place, record.best_weights, runtime)
+        except Exception as error:  # see _train
+            _note_error(record, error, place)
+        ledger.write(record)
+    tune.report({"step": 0, "status": record.status})
+
+
+def _no_checkpoints(place: Place) -> Any:
+    from trainers.checkpoint import Checkpoints
+
+    return Checkpoints(place.storage.folder("checkpoints", "none"))
+
+
+def _root(error: BaseException) -> BaseException:
+    """The error that a worker of Ray Train raised, or the error itself."""
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        first = next(iter(failures.values()))
+        return getattr(first, "cause", None) or first
+    return error
+
+
+def _note_error(record: Record, error: Exception, place: Place) -> None:
+    root = _root(error)
+    record.error = f"{type(root).__name__}: {root}".splitlines()[0]
+    name = f"logs/{record.id}.log"
+    record.log = place.storage.path(name)
+    place.storage.write(name, "".join(traceback.format_exception(error)).encode())
+
+
+def _drop_losers(scheduler: Scheduler, ledger: Ledger) -> None:
+    for trial_id in scheduler.losers():
+        ledger.delete_weights(trial_id)

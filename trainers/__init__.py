@@ -1,0 +1,1 @@
+"""Training: recipes, models, the two methods, one loop. May import ``data``."""

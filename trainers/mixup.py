@@ -1,0 +1,160 @@
+"""Mixup, CutMix and probabilistic pseudo mixup, for whole batches at once.
+
+Whatever is drawn is drawn for the *global* batch from a generator that all ranks seed alike, and
+``permute`` fetches the partners from whichever rank has them: the mix does not depend on how many
+workers share the batch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+# (rows of this rank, permutation of the global batch) -> the permuted batch's rows of this rank
+Permute = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def smooth_one_hot(labels: torch.Tensor, num_classes: int, smoothing: float) -> torch.Tensor:
+    """1 − ε + ε/K for the class and ε/K for the others, (B,) to (B, K)."""
+    one_hot = F.one_hot(labels, num_classes).float()
+    return one_hot * (1 - smoothing) + smoothing / num_classes
+
+
+def boxes(
+    height: int, width: int, area: torch.Tensor, centers: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """CutMix boxes (1905.04899) clipped at the border, one per image.
+
+    Args:
+        area: wanted share of the image's area, (B,).
+        centers: uniform draws in [0, 1) for the box's centre, (B, 2).
+
+    Returns:
+        A mask (B, 1, H, W), true inside the box, and the share really covered, (B,).
+    """
+    side = area.clamp(min=0).sqrt()
+
+    def edges(size: int, center: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        half = (size * side).long() // 2
+        middle = (center * size).long()
+        return (middle - half).clamp(0, size), (middle + half).clamp(0, size)
+
+    top, bottom = edges(height, centers[:, 0])
+    left, right = edges(width, centers[:, 1])
+    y = torch.arange(height, device=area.device)
+    x = torch.arange(width, device=area.device)
+    rows = (y >= top[:, None]) & (y < bottom[:, None])
+    columns = (x >= left[:, None]) & (x < right[:, None])
+    mask = rows[:, None, :, None] & columns[:, None, None, :]
+    covered = ((bottom - top) * (right - left)).to(area.dtype) / (height * width)
+    return mask, covered
+
+
+@dataclass(frozen=True)
+class LabeledMix:
+    """One batch-wide draw: mixup or CutMix with this λ and, for CutMix, this centre."""
+
+    use_cutmix: bool
+    lam: float
+    center: tuple[float, float]
+
+
+def draw_labeled_mix(generator: torch.Generator, mixup: float, cutmix: float) -> LabeledMix | None:
+    """Mixup with Beta(α, α) or CutMix, one of the two with probability ½; None if both are off."""
+    if mixup == 0 and cutmix == 0:
+        return None
+    coin, y, x = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+    use_cutmix = cutmix > 0 and (mixup == 0 or coin < 0.5)
+    alpha = torch.tensor(cutmix if use_cutmix else mixup, dtype=torch.float64)
+    a, b = (torch._standard_gamma(alpha, generator=generator).item() for _ in range(2))
+    return LabeledMix(use_cutmix, a / (a + b), (y, x))
+
+
+def mix_labeled(
+    images: torch.Tensor,
+    targets: torch.Tensor,
+    mix: LabeledMix | None,
+    global_batch_size: int,
+    permute: Permute,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mixes each image with its mirror image in the global batch, as timm's Mixup does.
+
+    Args:
+        images: (B, C, H, W). targets: (B, K), rows summing to 1.
+
+    Returns:
+        Mixed images and targets, same shapes; λ is corrected to the box actually pasted.
+    """
+    if mix is None:
+        return images, targets
+    reverse = torch.arange(global_batch_size - 1, -1, -1)
+    others, other_targets = permute(images, reverse), permute(targets, reverse)
+    if mix.use_cutmix:
+        area = torch.tensor([1 - mix.lam], device=images.device)
+        center = torch.tensor([mix.center], device=images.device)
+        mask, covered = boxes(images.shape[2], images.shape[3], area, center)
+        lam = float(1 - covered)
+        mixed = torch.where(mask, others, images)
+    else:
+        lam = mix.lam
+        mixed = images * lam + others * (1 - lam)
+    return mixed, targets * lam + other_targets * (1 - lam)
+
+
+@dataclass(frozen=True)
+class PseudoMix:
+    """Draws for one global batch of M images: a permutation (M,), coins (M,), centres (M, 2)."""
+
+    permutation: torch.Tensor
+    use_cutmix: torch.Tensor
+    centers: torch.Tensor
+
+
+def draw_pseudo_mix(generator: torch.Generator, size: int) -> PseudoMix:
+    """Draws the partners, and mixup or CutMix with probability ½ for each image."""
+    permutation = torch.randperm(size, generator=generator)
+    draws = torch.rand(size, 3, generator=generator)
+    return PseudoMix(permutation, draws[:, 0] < 0.5, draws[:, 1:])
+
+
+def pseudo_mix(
+    images: torch.Tensor,
+    pseudo_labels: torch.Tensor,
+    confidence: torch.Tensor,
+    num_classes: int,
+    smoothing: float,
+    mix: PseudoMix,
+    local: slice,
+    permute: Permute,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Probabilistic pseudo mixup (Semi-ViT, arXiv 2208.05688, §3.3).
+
+    λ_i = p_i / (p_i + p_π(i)) weighs an image against its partner by the teacher's confidence in
+    each; confidence becomes p'_i = max(p_i, p_π(i)).
+
+    Args:
+        images: unmixed strong views (B, C, H, W). pseudo_labels: (B,). confidence: (B,).
+        local: this rank's rows of the global batch that ``mix`` was drawn for.
+
+    Returns:
+        Mixed images (B, C, H, W), soft targets (B, K), confidences (B,).
+    """
+    device = images.device
+    targets = smooth_one_hot(pseudo_labels, num_classes, smoothing)
+    others = permute(images, mix.permutation)
+    other_targets = permute(targets, mix.permutation)
+    other_confidence = permute(confidence, mix.permutation)
+
+    lam = confidence / (confidence + other_confidence)
+    use_cutmix = mix.use_cutmix[local].to(device)
+    centers = mix.centers[local].to(device)
+    mask, covered = boxes(images.shape[2], images.shape[3], 1 - lam, centers)
+    lam = torch.where(use_cutmix, 1 - covered, lam)
+
+    weight = lam.view(-1, 1, 1, 1).to(images.dtype)
+    blended = images * weight + others * (1 - weight)
+    pasted = torch.where(mask, others, images)
+    mixed = torch.where(use_cutmix.view(-1, 1, 1, 1), pasted, blended)
+    mixed_targets = targets * lam[:, None] + other_targets * (1 - lam[:, None])
+    return mixed, mixed_targets, torch.maximum(confidence, other_confidence)

@@ -1,0 +1,91 @@
+"""A trial on N DDP workers through Ray Train."""
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from trainers.checkpoint import Checkpoints
+from trainers.runtime import DistributedRuntime
+from trainers.trial import Place, TrialSpec, run_trial
+
+OUTCOME = "outcome.json"
+# a lost worker restarts the whole group from its checkpoint, this often
+WORKER_FAILURES = 3
+# a group that cannot start, or a controller that breaks, gives up after this many tries
+CONTROLLER_FAILURES = 2
+
+
+def run_group(
+    spec: TrialSpec,
+    place: Place,
+    workers: int,
+    cpus_per_worker: int,
+    gpus_per_worker: float,
+    train_storage: str,
+    callbacks: list[Any] | None = None,
+) -> dict[str, Any]:
+    """Trains a trial on a worker group and returns rank 0's outcome.
+
+    The checkpoints are the trial's own, not Ray Train's: a trial that began with one worker can
+    go on with two. Raises what a worker raised.
+    """
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"spec": spec.model_dump_json(), "place": asdict(place)},
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpus_per_worker > 0,
+            resources_per_worker={
+                "CPU": cpus_per_worker,
+                **({"GPU": gpus_per_worker} if gpus_per_worker else {}),
+            },
+        ),
+        run_config=RunConfig(
+            name=spec.id,
+            storage_path=train_storage,
+            failure_config=FailureConfig(
+                max_failures=WORKER_FAILURES, controller_failure_limit=CONTROLLER_FAILURES
+            ),
+            callbacks=callbacks or [],
+        ),
+    )
+    trainer.fit()
+    return _read_outcome(place, spec)
+
+
+def _worker(config: dict[str, Any]) -> None:
+    import json
+
+    spec = TrialSpec.model_validate_json(config["spec"])
+    place = Place(**config["place"])
+    # a GPU is chosen by Ray Train, which sets the device of this process
+    device = str(ray.train.torch.get_device())
+    runtime = DistributedRuntime(
+        Checkpoints(place.checkpoints(spec.id)), report=ray.train.report, device=device
+    )
+    outcome = run_trial(spec, place, runtime)
+    if runtime.rank == 0:
+        place.checkpoints(spec.id).write(OUTCOME, json.dumps(outcome).encode())
+
+
+def _read_outcome(place: Place, spec: TrialSpec) -> dict[str, Any]:
+    import json
+
+    outcome: dict[str, Any] = json.loads(place.checkpoints(spec.id).read(OUTCOME))
+    return outcome
+
+
+def quiet_environment() -> dict[str, str]:
+    """Settings of Ray Train that start groups sooner and keep its chatter in log files."""
+    return {
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "RAY_TRAIN_METRICS_ENABLED": "0",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": os.environ.get(
+            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300"
+        ),
+    }

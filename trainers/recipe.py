@@ -1,0 +1,152 @@
+"""Recipes: every hyper-parameter of a method, with the published values as defaults."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# Raised when the same recipe would give other numbers than before: it is part of every identity.
+RECIPE_VERSION = 1
+
+Method = Literal["finetune", "semi"]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Recipe(BaseModel):
+    """All hyper-parameters of one training. Field defaults are those of ViT-B (MAE), ``finetune``.
+
+    ``steps``, ``ema_decay`` and ``warmup_steps`` are ``None`` until ``resolve`` derives them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # optimiser and schedule
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    base_lr: float = Field(5e-4, gt=0, description="learning rate per 256 labelled images")
+    weight_decay: float = Field(0.05, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd, Nesterov")
+    layer_decay: float = Field(0.65, gt=0, le=1)
+    min_lr: float = Field(1e-6, ge=0)
+    epochs: float = Field(100, gt=0, description="passes over the labelled set (semi: the pool)")
+    warmup_epochs: float = Field(5, ge=0)
+    steps: int | None = Field(None, gt=0, description="set to train this many steps instead")
+    warmup_steps: int | None = Field(None, ge=0)
+    batch_size: int = Field(1024, gt=0, description="labelled images per step, all workers")
+    ema_decay: float | None = Field(None, ge=0, lt=1)
+    # model
+    img_size: int = Field(224, gt=0)
+    drop_path: float = Field(0.1, ge=0, lt=1)
+    global_pool: str | None = "avg"
+    head_std: float | None = Field(2e-5, gt=0)
+    # loss and mixing
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    mixup: float = Field(0.8, ge=0, description="alpha; 0 switches it off")
+    cutmix: float = Field(1.0, ge=0, description="alpha; 0 switches it off")
+    # views
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    weak_crop_scale: tuple[float, float] = (0.08, 1.0)
+    hflip: Probability = 0.5
+    color_jitter: float = Field(0.4, ge=0)
+    rand_augment: str = "rand-m9-mstd0.5-inc1"
+    erase_prob: Probability = 0.25
+    # measuring
+    evaluations: int = Field(10, gt=0, description="evaluations on val, evenly spaced")
+    # semi only
+    confidence_threshold: Probability = 0.5
+    unlabeled_loss_weight: float = Field(5.0, ge=0)
+    unlabeled_ratio: int = Field(5, gt=0, description="unlabelled images per labelled one, μ")
+
+    @model_validator(mode="after")
+    def _crops_are_ranges(self) -> "Recipe":
+        for name in ("crop_scale", "weak_crop_scale"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= 1:
+                raise ValueError(f"{name} must be a range within (0, 1], got [{low}, {high}]")
+        return self
+
+    @property
+    def total_steps(self) -> int:
+        if self.steps is None:
+            raise ValueError("the recipe is not resolved")
+        return self.steps
+
+    @property
+    def pool_batch_size(self) -> int:
+        return self.batch_size * self.unlabeled_ratio
+
+    @property
+    def learning_rate(self) -> float:
+        """lr = base · batch/256 (Goyal et al. 2017, as MAE and Semi-ViT use it)."""
+        return self.base_lr * self.batch_size / 256
+
+
+# method.md §3 and §4: what was published for each method and family of backbones
+PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
+    ("finetune", "transformer"): {},
+    ("finetune", "convnet"): {
+        "optimizer": "sgd",
+        "base_lr": 0.01,
+        "weight_decay": 1e-4,
+        "layer_decay": 1.0,
+        "epochs": 90,
+        "batch_size": 256,
+        "drop_path": 0.0,
+        "erase_prob": 0.0,
+        "rand_augment": "",
+        "global_pool": None,
+        "head_std": None,
+    },
+}
+_SEMI = {
+    "base_lr": 1e-3,
+    "layer_decay": 0.75,
+    "batch_size": 128,
+    "confidence_threshold": 0.5,
+    "unlabeled_loss_weight": 5.0,
+    "unlabeled_ratio": 5,
+}
+PUBLISHED["semi", "transformer"] = {**PUBLISHED["finetune", "transformer"], **_SEMI}
+PUBLISHED["semi", "convnet"] = {
+    **PUBLISHED["finetune", "convnet"],
+    **{name: value for name, value in _SEMI.items() if name not in ("base_lr", "layer_decay")},
+}
+
+
+def backbone_family(backbone: str) -> str:
+    """``convnet`` for residual and other convolutional networks, else ``transformer``."""
+    convnets = ("resnet", "test_resnet", "resnext", "wide_resnet", "efficientnet", "regnet")
+    return "convnet" if backbone.startswith(convnets) else "transformer"
+
+
+def published(method: Method, backbone: str, overrides: dict[str, Any]) -> Recipe:
+    """The published recipe of a method for a backbone, with the user's values over it."""
+    return Recipe(**{**PUBLISHED[method, backbone_family(backbone)], **overrides})
+
+
+def resolve(recipe: Recipe, method: Method, labeled_images: int, pool_images: int) -> Recipe:
+    """Derives the number of steps, the warm-up and the EMA decay from the sets' sizes.
+
+    An epoch is a number of steps: of the labelled set for ``finetune``, of the unlabelled one for
+    ``semi`` (Semi-ViT).
+    """
+    if method == "semi":
+        steps_per_epoch = pool_images / recipe.pool_batch_size
+    else:
+        steps_per_epoch = labeled_images / recipe.batch_size
+    steps = recipe.steps or max(1, round(recipe.epochs * steps_per_epoch))
+    warmup = recipe.warmup_steps
+    if warmup is None:
+        warmup = min(steps - 1, round(steps * recipe.warmup_epochs / recipe.epochs))
+    decay = ema_decay(steps) if recipe.ema_decay is None else recipe.ema_decay
+    return recipe.model_copy(update={"steps": steps, "warmup_steps": warmup, "ema_decay": decay})
+
+
+def ema_decay(steps: int) -> float:
+    """The teacher averages over a twentieth of the run: d = 1 − 20/steps, at most 0.9999.
+
+    The published 0.9999 belongs to 200,000 steps (Semi-ViT, 100 epochs of ImageNet at 640 images
+    a step), where it averages over the last 10,000. A fixed 0.9999 in a run of 500 steps would
+    leave the teacher where it started.
+    """
+    return min(0.9999, max(0.0, 1 - 20 / steps))

@@ -1,0 +1,38 @@
+"""Optimiser and learning-rate schedule, both timm's."""
+
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from torch import nn
+
+from trainers.recipe import Recipe
+
+
+def create_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW or Nesterov SGD over layer-wise groups; 1-D and position parameters do not decay."""
+    args = {"betas": (recipe.beta1, recipe.beta2)} if recipe.optimizer == "adamw" else {}
+    return create_optimizer_v2(
+        model,
+        opt=recipe.optimizer,
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        momentum=recipe.momentum,
+        layer_decay=recipe.layer_decay,
+        **args,
+    )
+
+
+def create_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> CosineLRScheduler:
+    """Linear warm-up from 0, then half a cosine to ``min_lr`` at ``total_steps``.
+
+    Stateless: call ``step_update(step)`` before every optimiser step.
+    """
+    warmup = recipe.warmup_steps or 0
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=recipe.total_steps - warmup,
+        lr_min=recipe.min_lr,
+        warmup_t=warmup,
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )

@@ -1,0 +1,287 @@
+"""One training or one measurement, from its specification to its files."""
+
+import hashlib
+import io
+import json
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from data.schema import Dataset, open_dataset
+from data.splits import label_subset
+from data.storage import Storage
+from trainers.recipe import RECIPE_VERSION, Method, Recipe
+
+Precision = Literal["fp32", "bf16", "fp16"]
+# pools whose encoded images take up to this many bytes are read into memory, larger ones streamed
+MEMORY_POOL_BYTES = 512 * 2**20
+
+
+class TrialSpec(BaseModel):
+    """Everything that can change a training's numbers, and nothing that cannot.
+
+    Worker counts, storage and names are not here. ``parent`` is the trial whose weights it starts
+    from. ``id`` is the trial's identity: the same specification is the same training.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe_version: int = RECIPE_VERSION
+    dataset: str  # fingerprint
+    labels: str  # label fraction as a ratio, "1/4"
+    pool_images: int | None  # how many of the pool, from its start; None for finetune
+    backbone: str
+    backbone_args: dict[str, Any]
+    pretrained: bool
+    method: Method
+    recipe: Recipe  # resolved
+    precision: Precision
+    seed: int
+    parent: str | None
+
+    @property
+    def id(self) -> str:
+        """The first 20 hexadecimal digits of the SHA-256 over the canonical JSON."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:20]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a trial runs and how: none of it changes the numbers.
+
+    ``folder`` is the experiment's folder; ``stream`` says how the pool is read; ``threads`` is
+    torch's within an operation.
+    """
+
+    dataset_uri: str
+    folder: str
+    stream: Literal["auto", "memory", "ray"] = "auto"
+    threads: int = 1
+    loader_workers: int = 0
+    checkpoint_steps: int | None = None
+
+    @property
+    def storage(self) -> Storage:
+        return Storage(self.folder)
+
+    def checkpoints(self, trial_id: str) -> Storage:
+        return self.storage.folder("checkpoints", trial_id)
+
+
+def weights_file(trial_id: str) -> str:
+    return f"weights/{trial_id}.safetensors"
+
+
+def predictions_file(trial_id: str) -> str:
+    return f"predictions/{trial_id}.parquet"
+
+
+def uses_ray_stream(stream: str, dataset: Dataset) -> bool:
+    """Whether the pool is streamed by Ray Data rather than read into memory; same batches."""
+    if stream != "auto":
+        return stream == "ray"
+    files = [shard.file for shard in dataset.manifest.shards if shard.split == "pool"]
+    sizes = (int(dataset.storage.fs.size(dataset.storage.path(file))) for file in files)
+    return sum(sizes) > MEMORY_POOL_BYTES
+
+
+def run_trial(spec: TrialSpec, place: Place, runtime: Any) -> dict[str, Any]:
+    """Trains to the end or to a stop, leaves the best weights, returns the outcome as a dict.
+
+    The weights are at ``weights_file(spec.id)`` in the experiment's folder before this returns
+    with ``finished`` true; the checkpoints stay until the ledger has the result.
+    """
+    import torch
+
+    from trainers.checkpoint import decode_weights
+    from trainers.loop import train
+    from trainers.models import create_model, input_statistics
+
+    torch.set_num_threads(place.threads)
+    dataset = _dataset(place.dataset_uri, spec.dataset)
+    model = create_model(
+        spec.backbone,
+        dataset.num_classes,
+        spec.recipe,
+        spec.backbone_args,
+        spec.pretrained,
+        spec.seed,
+    )
+    teacher_state = None
+    if spec.parent is not None:
+        parent = decode_weights(place.storage.read(weights_file(spec.parent)))
+        model.load_state_dict(parent["student"])
+        teacher_state = parent["ema"]
+    streams = _streams(spec, place, dataset, runtime, input_statistics(model))
+    outcome = train(
+        spec.recipe,
+        spec.method,
+        model,
+        teacher_state,
+        streams,
+        runtime,
+        num_classes=dataset.num_classes,
+        seed=spec.seed,
+        precision=spec.precision,
+        checkpoint_steps=place.checkpoint_steps,
+    )
+    if outcome.finished and runtime.rank == 0:
+        best = runtime.checkpoints.load_weights(outcome.best_step)
+        place.storage.write(weights_file(spec.id), best)
+    return asdict(outcome)
+
+
+def measure_trial(
+    spec: TrialSpec, place: Place, weights: str, runtime: Any
+) -> dict[str, float]:
+    """Measures a finished trial on test; writes its prediction table and returns the metrics.
+
+    The table holds image id, true class and the probability of every class, in float64.
+    """
+    import torch
+
+    from trainers.checkpoint import decode_weights
+    from trainers.evaluate import evaluate
+    from trainers.models import create_model, input_statistics
+
+    torch.set_num_threads(place.threads)
+    dataset = _dataset(place.dataset_uri, spec.dataset)
+    model = create_model(
+        spec.backbone, dataset.num_classes, spec.recipe, spec.backbone_args, False, spec.seed
+    )
+    state = decode_weights(place.storage.read(weights_file(spec.id)))[weights]
+    model.load_state_dict(state)
+    model.to(runtime.device)
+    views = view_settings(spec.recipe, input_statistics(model))
+    predictions = evaluate(model, _eval_batches(dataset, "test", views, runtime), views, runtime)
+    table = pa.table(
+        {
+            "image_id": predictions.ids,
+            "label": predictions.labels,
+            "probabilities": pa.array(
+                predictions.probabilities.tolist(), pa.list_(pa.float64(), dataset.num_classes)
+            ),
+        }
+    )
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    place.storage.write(predictions_file(spec.id), buffer.getvalue())
+    return predictions.metrics()
+
+
+def view_settings(recipe: Recipe, statistics: tuple[Any, Any]) -> Any:
+    """The views of a recipe, normalised as the model's weights expect."""
+    from data.augment import ViewSettings
+
+    return ViewSettings(
+        img_size=recipe.img_size,
+        crop_scale=recipe.crop_scale,
+        weak_crop_scale=recipe.weak_crop_scale,
+        hflip=recipe.hflip,
+        color_jitter=recipe.color_jitter,
+        rand_augment=recipe.rand_augment,
+        erase_prob=recipe.erase_prob,
+        mean=statistics[0],
+        std=statistics[1],
+    )
+
+
+@lru_cache(maxsize=4)
+def _dataset(uri: str, fingerprint: str) -> Dataset:
+    dataset = open_dataset(uri)
+    if dataset.manifest.fingerprint != fingerprint:
+        raise RuntimeError(f"{uri} changed since the plan was made; run the experiment again")
+    return dataset
+
+
+@lru_cache(maxsize=4)
+def _table(uri: str, fingerprint: str, split: str) -> Any:
+    return _dataset(uri, fingerprint).read(split)
+
+
+@lru_cache(maxsize=4)
+def _kept_eval_batches(
+    uri: str, fingerprint: str, split: str, views: Any, rank: int, world_size: int
+) -> Any:
+    from data.batches import EvalBatches
+
+    table = _table(uri, fingerprint, split)
+    return EvalBatches(table, views, batch_size=256, rank=rank, world_size=world_size)
+
+
+def _eval_batches(dataset: Dataset, split: str, views: Any, runtime: Any) -> Any:
+    """Evaluation batches, kept for the next trial of this process when the views are the same.
+
+    Only what an evaluation view depends on goes into the key.
+    """
+    from data.augment import ViewSettings
+
+    seen = ViewSettings(
+        img_size=views.img_size,
+        interpolation=views.interpolation,
+        mean=views.mean,
+        std=views.std,
+    )
+    uri = dataset.storage.uri
+    return _kept_eval_batches(
+        uri, dataset.manifest.fingerprint, split, seen, runtime.rank, runtime.world_size
+    )
+
+
+def _streams(
+    spec: TrialSpec, place: Place, dataset: Dataset, runtime: Any, statistics: tuple[Any, Any]
+) -> Any:
+    from data.batches import MemoryBatches
+    from data.order import Share, StreamOrder
+    from trainers.loop import Streams
+
+    recipe = spec.recipe
+    views = view_settings(recipe, statistics)
+    table = dataset.read("train", label_subset(dataset.train_labels, Fraction(spec.labels)))
+    labeled = MemoryBatches(
+        table,
+        StreamOrder([len(table)], spec.seed),
+        Share(recipe.batch_size, runtime.rank, runtime.world_size),
+        views,
+        ("strong",),
+        spec.seed,
+        place.loader_workers,
+    )
+    pool: Any = None
+    if spec.pool_images is not None:
+        units = pool_units(dataset, spec.pool_images)
+        order = StreamOrder([unit.rows for unit in units], spec.seed)
+        share = Share(recipe.pool_batch_size, runtime.rank, runtime.world_size)
+        if uses_ray_stream(place.stream, dataset):
+            from data.stream import RayBatches
+
+            pool = RayBatches(
+                dataset.storage,
+                units,
+                order,
+                share,
+                views,
+                ("weak", "strong"),
+                spec.seed,
+            )
+        else:
+            images = _table(place.dataset_uri, spec.dataset, "pool")
+            pool = MemoryBatches(
+                images, order, share, views, ("weak", "strong"), spec.seed, place.loader_workers
+            )
+    return Streams(labeled, pool, _eval_batches(dataset, "val", views, runtime), views)
+
+
+def pool_units(dataset: Dataset, rows: int) -> list[Any]:
+    """The pool's row groups that make up its first ``rows`` rows, the last one cut to fit."""
+    return [
+        replace(group, rows=min(group.rows, rows - group.start))
+        for group in dataset.row_groups("pool")
+        if group.start < rows
+    ]
