@@ -104,7 +104,6 @@ def stack(rows: Sequence[Rendered]) -> Batch:
     )
 
 
-
 class MemoryBatches:
     """Training batches of a table in memory; ``batches[step]`` is a pure function of the step."""
 

@@ -163,7 +163,11 @@ def open_dataset(uri: str) -> Dataset:
 
         return builtin.open_builtin(uri)
     storage = Storage(uri)
-    if not storage.exists(MANIFEST):
+    try:
+        found = storage.exists(MANIFEST)
+    except OSError as error:
+        raise InputError(f"{uri}: cannot be read: {error}") from error
+    if not found:
         raise InputError(
             f"{uri}: no dataset here ({MANIFEST} is missing); give the folder or URI of a built "
             "dataset, or builtin://digits"

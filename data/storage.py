@@ -8,16 +8,22 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from data.errors import InputError
+
 
 class Storage:
     """A folder by path or URI (``results``, ``s3://shop/experiments``).
 
     Names are relative paths with ``/``. A write is seen whole or not at all: on a local disk by
-    writing beside the target and renaming, in a bucket because its put is atomic.
+    writing beside the target and renaming, in a bucket because its put is atomic. Raises
+    ``InputError`` for a URI of an unknown kind.
     """
 
     def __init__(self, uri: str | Path):
-        self.fs, root = fsspec.core.url_to_fs(str(uri))
+        try:
+            self.fs, root = fsspec.core.url_to_fs(str(uri))
+        except (ValueError, ImportError) as error:  # an unknown protocol, or its package missing
+            raise InputError(f"{uri}: not a path or URI that can be opened: {error}") from error
         self.root: str = root.rstrip("/") or "/"
         self.is_local = isinstance(self.fs, LocalFileSystem)
         self.uri: str = self.root if self.is_local else self.fs.unstrip_protocol(self.root)

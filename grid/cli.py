@@ -1,10 +1,12 @@
 """The command line: ``semigrid plan | run | status | table``."""
 
 import json
+import shlex
+import signal
 import sys
 from collections import Counter
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -54,46 +56,55 @@ def plan(
     source: Source,
     storage: StorageOption = None,
     seeds: SeedsOption = None,
+    without_data: Annotated[
+        bool, typer.Option(help="Count without opening the datasets, before they are built.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what would run: cells, trainings after sharing, and what is done already."""
-    experiment = _load(source, storage, seeds, None)
-    from grid.plan import Plan
-
-    the_plan = Plan(experiment)
-    facts = the_plan.describe()
-    scheduler, records = _scheduler(experiment)
-    done = _trained(scheduler)
-    facts["trainings_done"] = done
-    facts["trainings_remaining"] = the_plan.trainings - done
-    facts["cells_finished"] = sum(
-        scheduler.states[cell.name].state == "finished" for cell in the_plan.cells
-    )
-    facts["folder"] = Storage(experiment.folder).uri
+    experiment = _load(source, storage, seeds, without_data=without_data)
+    scheduler, _, _ = _scheduler(experiment)
+    facts = scheduler.plan.describe()
+    done = sum(_cell_state(scheduler, name)["trials_done"] for name in scheduler.states)
+    finished = [c for c in scheduler.plan.cells if scheduler.states[c.name].state == "finished"]
+    facts |= {
+        "trainings_done": done,
+        "trainings_remaining": facts["trainings"] - done,
+        "cells_finished": len(finished),
+        "folder": Storage(experiment.folder).uri,
+    }
     if as_json:
         print(json.dumps(facts, indent=1))
         return
+    _print_plan(experiment, facts, without_data)
+
+
+def _print_plan(experiment: Experiment, facts: dict[str, Any], without_data: bool) -> None:
     hidden = facts["searches"] - facts["cells"]
-    out.print(f"{facts['experiment']}: {facts['cells']} cells" + (
-        f" and {hidden} searches that cells start from" if hidden else ""))
-    out.print(
+    extra = f" and {hidden} searches that cells start from" if hidden else ""
+    lines = [
+        f"{facts['experiment']}: {facts['cells']} cells{extra}, {facts['cells_finished']} finished",
         f"{facts['trainings']:,} trainings: {facts['trials_per_search']} trials a cell"
         + (f", winners on {facts['seeds']} seeds" if facts["seeds"] > 1 else "")
-        + f"; {facts['trainings_unshared']:,} if parents were not shared"
-    )
-    out.print(
-        f"{facts['trainings_remaining']:,} trainings remain, {done:,} are in the ledger; "
-        f"{facts['images']:,} images pass through a model in all"
-    )
-    for name, dataset in experiment.datasets.items():
-        manifest = dataset.manifest
-        out.print(
-            f"dataset {name}: {sum(manifest.counts['train'].values()):,} training images of "
-            f"{len(manifest.classes)} classes, pool {manifest.pool:,} "
-            f"(100% is {experiment.pool_unit(name):,}), {manifest.license}, "
-            f"fingerprint {manifest.fingerprint[:12]}"
-        )
-    out.print(f"results: {facts['folder']}", soft_wrap=True)
+        + f"; {facts['trainings_unshared']:,} if parents were not shared",
+        f"{facts['trainings_remaining']:,} trainings remain, {facts['trainings_done']:,} are in "
+        "the ledger",
+    ]
+    if without_data:
+        lines.append("the datasets were not opened: their sizes and fractions are not checked")
+    else:
+        lines.append(f"{facts['images']:,} images pass through a model in all")
+        for name, dataset in experiment.datasets.items():
+            manifest = dataset.manifest
+            lines.append(
+                f"dataset {name}: {sum(manifest.counts['train'].values()):,} training images of "
+                f"{len(manifest.classes)} classes, pool {manifest.pool:,} "
+                f"(100% is {experiment.pool_unit(name):,}), {manifest.license}, "
+                f"fingerprint {manifest.fingerprint[:12]}"
+            )
+    lines.append(f"results: {facts['folder']}")
+    for line in lines:
+        out.print(line, soft_wrap=True)
 
 
 @app.command()
@@ -105,38 +116,49 @@ def run(
 ) -> None:
     """Train what the ledger lacks, then print the table. Also how to resume: run it again."""
     experiment = _load(source, storage, seeds, workers)
+    folder = Storage(experiment.folder)
     try:
-        Storage(experiment.folder).check_writable()
-    except (OSError, ValueError) as error:
+        folder.check_writable()
+    except OSError as error:
         _bad_input(
             InputError(
                 f"storage: {experiment.folder!r}: cannot be written: {error}; give a folder or "
                 "URI that can, in the file or with --storage"
             )
         )
-    from grid.live import LiveView
-    from grid.plan import Plan
-
-    scheduler, _ = _scheduler(experiment)
-    if not scheduler.done:
-        from grid.run import run_plan
-
-        try:
-            scheduler = run_plan(Plan(experiment), LiveView(err))
-        except KeyboardInterrupt:
-            command = " ".join(["semigrid", *sys.argv[1:]])
-            err.print(f"\ninterrupted; nothing is lost. To go on: {command}", soft_wrap=True)
-            sys.stderr.flush()
-            raise typer.Exit(INTERRUPTED) from None
-        err.print(f"trained {len(scheduler.trained)}, measured {len(scheduler.measured)} on test")
-    else:
+    folder.write(EXPERIMENT_COPY, experiment.text.encode())
+    scheduler, records, ledger = _scheduler(experiment)
+    if scheduler.done:
         err.print("nothing to train: every trial of this experiment is in the ledger")
-    _print_table(experiment, TableFormat.terminal)
+    else:
+        _execute(scheduler, ledger)
+        records = ledger.read_all()
+    _print_table(scheduler, records, TableFormat.terminal)
     failed = _failures(scheduler)
     for name, why in failed.items():
         err.print(f"{name}: {why}", style="red", soft_wrap=True, markup=False)
-    out.print(f"results: {Storage(experiment.folder).uri}", soft_wrap=True)
+    out.print(f"results: {folder.uri}", soft_wrap=True)
     raise typer.Exit(SOME_FAILED if failed else OK)
+
+
+def _execute(scheduler: Any, ledger: Any) -> None:
+    """Runs the plan under the live view; on Ctrl-C or SIGTERM says how to go on and exits."""
+    from grid.live import LiveView
+    from grid.run import run_plan
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        run_plan(scheduler, ledger, LiveView(err))
+    except KeyboardInterrupt:
+        command = shlex.join(["semigrid", *sys.argv[1:]])
+        err.print(f"interrupted; nothing is lost. To go on: {command}", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+    err.print(
+        f"trained {len(scheduler.trained)} trials, measured {len(scheduler.measured)} on test"
+    )
 
 
 @app.command()
@@ -147,8 +169,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Say how far a run is, from the ledger alone."""
-    experiment = _load(source, storage, seeds, None)
-    scheduler, records = _scheduler(experiment)
+    scheduler, records, _ = _scheduler(_load(source, storage, seeds))
     cells = {cell.name: _cell_state(scheduler, cell.name) for cell in scheduler.plan.cells}
     trials = Counter(record.status for record in records.values())
     if as_json:
@@ -175,12 +196,16 @@ def table(
     as_json: JsonOption = False,
 ) -> None:
     """Print the results table, from the ledger alone."""
-    experiment = _load(source, storage, seeds, None)
-    _print_table(experiment, TableFormat.json if as_json else format)
+    scheduler, records, _ = _scheduler(_load(source, storage, seeds))
+    _print_table(scheduler, records, TableFormat.json if as_json else format)
 
 
 def _load(
-    source: str, storage: str | None, seeds: int | None, workers: int | None
+    source: str,
+    storage: str | None,
+    seeds: int | None,
+    workers: int | None = None,
+    without_data: bool = False,
 ) -> Experiment:
     """Reads an experiment file, or the copy of it in a run's folder; exits with 2 if it is bad."""
     overrides: dict[str, Any] = {}
@@ -200,19 +225,19 @@ def _load(
             text = folder.read(EXPERIMENT_COPY).decode()
             overrides.setdefault("storage", folder.uri.rpartition("/")[0])
             source = folder.path(EXPERIMENT_COPY)
-        return load_experiment(source, overrides, text, workers)
+        return load_experiment(source, overrides, text, workers, without_data)
     except InputError as error:
         _bad_input(error)
 
 
-def _bad_input(error: InputError) -> Any:
+def _bad_input(error: InputError) -> NoReturn:
     for problem in error.problems:
         err.print(problem, style="red", soft_wrap=True, markup=False)
     raise typer.Exit(BAD_INPUT)
 
 
 def _scheduler(experiment: Experiment) -> Any:
-    """The plan's state as the ledger has it, and the records."""
+    """The plan's state as the ledger has it, the records, and the ledger."""
     from grid.ledger import Ledger, record_summary
     from grid.plan import Plan
     from grid.scheduler import Scheduler
@@ -222,12 +247,7 @@ def _scheduler(experiment: Experiment) -> Any:
     for path in ledger.unreadable:
         err.print(f"{path}: not a readable record; its trial trains again", soft_wrap=True)
     facts = {trial_id: record_summary(record) for trial_id, record in records.items()}
-    return Scheduler(Plan(experiment), facts, ledger.has_weights), records
-
-
-def _trained(scheduler: Any) -> int:
-    """Trainings of the plan that the ledger has, shared ones counted for each search."""
-    return sum(_cell_state(scheduler, name)["trials_done"] for name in scheduler.states)
+    return Scheduler(Plan(experiment), facts, ledger.has_weights), records, ledger
 
 
 def _cell_state(scheduler: Any, name: str) -> dict[str, Any]:
@@ -249,10 +269,9 @@ def _failures(scheduler: Any) -> dict[str, str]:
     }
 
 
-def _print_table(experiment: Experiment, format: TableFormat) -> None:
+def _print_table(scheduler: Any, records: Any, format: TableFormat) -> None:
     from grid import results
 
-    scheduler, records = _scheduler(experiment)
     rows = results.table_rows(scheduler, records)
     if format is TableFormat.terminal:
         # a pipe has no width: show the whole table there

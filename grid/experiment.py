@@ -11,8 +11,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from data.errors import InputError
-from data.schema import Dataset, open_dataset
+from data.schema import FORMAT, Dataset, Manifest, open_dataset
 from data.splits import empty_classes, images_at, pool_subset
+from data.storage import Storage
 from trainers.models import backbone_problem
 from trainers.recipe import Method, Recipe, published
 from trainers.trial import Precision
@@ -156,6 +157,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # <<: what it brings may be said again, that is its purpose
             key = self.construct_object(key_node, deep=deep)
             if key in seen:
                 line = key_node.start_mark.line + 1
@@ -171,6 +174,7 @@ def load_experiment(
     overrides: dict[str, Any] | None = None,
     text: str | None = None,
     workers: int | None = None,
+    without_data: bool = False,
 ) -> Experiment:
     """Reads and checks an experiment file, its datasets included; nothing is written or started.
 
@@ -179,6 +183,8 @@ def load_experiment(
         overrides: top-level keys to replace (the command line's options).
         text: the file's content, where it is read already.
         workers: replaces ``train.workers``.
+        without_data: take the datasets for granted instead of opening them, to count cells and
+            trainings before there are any.
 
     Raises:
         InputError: with every problem found, each naming the key's path, the value, and what
@@ -203,15 +209,36 @@ def load_experiment(
     datasets: dict[str, Dataset] = {}
     for name, config in file.datasets.items():
         try:
-            datasets[name] = open_dataset(_uri(config))
+            datasets[name] = _assumed(name) if without_data else open_dataset(_uri(config))
         except InputError as error:
             problems.append(f"datasets.{name}: {error}")
     if not problems:
+        if overrides or workers is not None:
+            text = yaml.safe_dump(content, sort_keys=False)  # the folder's copy says what ran
         experiment = Experiment(source=path, file=file, text=text, datasets=datasets)
         problems = _recipe_problems(experiment) + _size_problems(experiment)
         if not problems:
             return experiment
     raise InputError(*(f"{path}: {problem}" for problem in problems))
+
+
+def _assumed(name: str) -> Dataset:
+    """A dataset that allows every fraction and multiplier, of no identity."""
+    many = 10**6
+    manifest = Manifest(
+        format=FORMAT,
+        name=name,
+        classes=("any",),
+        counts={"train": {"any": many}, "val": {"any": many}, "test": {"any": many}},
+        pool=100 * many,
+        pool_unit=many,
+        fingerprint=f"assumed {name}",
+        license="unknown",
+        source="assumed",
+        order_seed=0,
+        shards=(),
+    )
+    return Dataset(Storage("memory://assumed"), manifest)
 
 
 def _read(path: str) -> str:
@@ -416,4 +443,3 @@ def labeled_images(dataset: Dataset, fraction: Fraction) -> int:
     """How many training images a label fraction takes."""
     counts = dataset.manifest.counts["train"]
     return sum(images_at(fraction, images) for images in counts.values())
-

@@ -142,9 +142,7 @@ class Plan:
         for search in reversed(self.searches):  # children before parents
             if search.parent is not None:
                 own = self.images_per_trial(search.parent)
-                chain[search.parent.name] = max(
-                    chain[search.parent.name], own + chain[search.name]
-                )
+                chain[search.parent.name] = max(chain[search.parent.name], own + chain[search.name])
         return chain
 
     def describe(self) -> dict[str, Any]:
@@ -158,8 +156,9 @@ class Plan:
             "seeds": file.seeds,
             "trainings": self.trainings,
             "trainings_unshared": self.trainings_unshared,
-            "images": sum(self.images_per_trial(s) * self.trainings_per_search
-                          for s in self.searches),
+            "images": sum(
+                self.images_per_trial(s) * self.trainings_per_search for s in self.searches
+            ),
         }
 
 

@@ -14,31 +14,26 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from data.storage import Storage
 from grid.ledger import Ledger, Record, record_summary, start_record
 from grid.live import LiveView
 from grid.plan import Plan
-from grid.scheduler import Job, Scheduler, summaries
+from grid.scheduler import Job, Scheduler
 from trainers.ray_worker import quiet_environment, run_group
 from trainers.trial import Place, TrialSpec, measure_trial, run_trial, uses_ray_stream
 
 # How often Tune starts a job again whose process died (killed for memory, a lost node).
 PROCESS_RETRIES = 3
+# What a job that drives a worker group asks for.
+DRIVER_BYTES = 2**20
 
 
-def run_plan(plan: Plan, view: LiveView) -> Scheduler:
-    """Runs what the ledger lacks and returns the scheduler with every search's end state.
+def run_plan(scheduler: Scheduler, ledger: Ledger, view: LiveView) -> None:
+    """Runs all that the scheduler has to give, on this machine or at ``RAY_ADDRESS``.
 
-    Ray is started on this machine, or joined at ``RAY_ADDRESS``, only if there is something to
-    do. On an interrupt the ledger and the checkpoints hold all that is needed to go on.
+    On an interrupt the ledger and the checkpoints hold all that is needed to go on.
     """
-    storage = Storage(plan.experiment.folder)
-    ledger = Ledger(storage)
-    scheduler = Scheduler(plan, summaries(ledger), ledger.has_weights)
+    plan = scheduler.plan
     view.attach(scheduler)
-    if scheduler.done:
-        return scheduler
-    storage.write("experiment.yaml", plan.experiment.text.encode())
     scratch = tempfile.mkdtemp(prefix="semigrid-tune-")
     _start_ray(scratch)
     try:
@@ -48,7 +43,6 @@ def run_plan(plan: Plan, view: LiveView) -> Scheduler:
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
-    return scheduler
 
 
 def _start_ray(scratch: str) -> None:
@@ -103,15 +97,16 @@ def slots(plan: Plan, cpus: float, gpus: float) -> int:
     return max(1, fit)
 
 
-def _fit(
-    plan: Plan, scheduler: Scheduler, ledger: Ledger, view: LiveView, scratch: str
-) -> None:
+def _fit(plan: Plan, scheduler: Scheduler, ledger: Ledger, view: LiveView, scratch: str) -> None:
     train = plan.experiment.file.train
     searcher = GridSearcher(plan, scheduler, ledger, view, scratch)
+    resources: dict[str, float]
     if train.workers == 1:
-        resources = {"CPU": float(train.cpus_per_worker), "GPU": float(train.gpus_per_worker)}
+        resources = {"CPU": train.cpus_per_worker, "GPU": train.gpus_per_worker}
     else:
-        resources = {"CPU": 0.001}  # it only drives the worker group; 0 is refused
+        # It only drives the worker group. Any share of a CPU would leave the last group of a
+        # machine one short, and Tune refuses an empty request.
+        resources = {"memory": DRIVER_BYTES}
     cluster = ray.cluster_resources()
     count = slots(plan, cluster.get("CPU", 1), cluster.get("GPU", 0))
     view.slots = count
@@ -135,7 +130,7 @@ def _fit(
     tuner.fit()
 
 
-class GridSearcher(Searcher):
+class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
     """Tune's searcher over the whole grid: hands out the scheduler's jobs as they become ready."""
 
     def __init__(
@@ -264,6 +259,7 @@ def _measure(spec: TrialSpec, place: Place, ledger: Ledger) -> None:
         try:
             runtime = InlineRuntime(_no_checkpoints(place))
             record.test = measure_trial(spec, place, record.best_weights, runtime)
+            record.error = record.log = None
         except Exception as error:  # see _train
             _note_error(record, error, place)
         ledger.write(record)
@@ -278,10 +274,10 @@ def _no_checkpoints(place: Place) -> Any:
 
 def _root(error: BaseException) -> BaseException:
     """The error that a worker of Ray Train raised, or the error itself."""
-    failures = getattr(error, "worker_failures", None)
-    if failures:
-        first = next(iter(failures.values()))
-        return getattr(first, "cause", None) or first
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
+    for failure in failures.values():
+        cause: BaseException = getattr(failure, "cause", failure)
+        return cause
     return error
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from grid.ledger import Ledger, record_summary
 from grid.plan import Plan, Search
 from grid.search import Tried, default_space, score, suggest_wave
 from trainers.choose import is_better
@@ -235,8 +234,3 @@ class Scheduler:
             state.state = "failed"
             state.failure = errors[0]
         return bool(errors)
-
-
-def summaries(ledger: Ledger) -> dict[str, dict[str, Any]]:
-    """The scheduler's facts, read from a ledger."""
-    return {trial_id: record_summary(r) for trial_id, r in ledger.read_all().items()}

@@ -58,7 +58,7 @@ class Checkpoints:
 
 def random_states() -> dict[str, Any]:
     """The states of all random generators of this process."""
-    numpy_state = np.random.get_state(legacy=True)
+    numpy_state: Any = np.random.get_state(legacy=True)
     return {
         "python": json.dumps(random.getstate()),
         "numpy": [

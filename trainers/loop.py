@@ -214,7 +214,7 @@ class _Training:
             else:
                 loss, parts = finetune(self.model, *args)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.ema.update(self.student)
@@ -244,9 +244,7 @@ class _Training:
         record: dict[str, float] = {"step": self.outcome.step, **means}
         found = {}
         for name, model in (("student", self.student), ("ema", self.ema.module)):
-            predictions = evaluate(
-                model, self.streams.validation, self.streams.views, self.runtime
-            )
+            predictions = evaluate(model, self.streams.validation, self.streams.views, self.runtime)
             found[name] = predictions.metrics()
             record |= {f"{name}_{metric}": value for metric, value in found[name].items()}
         self.outcome.history.append(record)

@@ -79,7 +79,7 @@ def create_model(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model: nn.Module = timm.create_model(backbone, pretrained=pretrained, **args)
-        head = model.get_classifier()
+        head = model.get_classifier()  # type: ignore[operator]  # every timm model has it
         if recipe.head_std is not None and isinstance(head, nn.Linear):
             nn.init.trunc_normal_(head.weight, std=recipe.head_std)
             if head.bias is not None:
@@ -91,5 +91,5 @@ def input_statistics(model: "nn.Module") -> tuple[tuple[float, ...], tuple[float
     """Mean and standard deviation per channel that the model's weights expect."""
     from timm.data import resolve_data_config
 
-    config = resolve_data_config(pretrained_cfg=model.pretrained_cfg)  # type: ignore[arg-type]
+    config = resolve_data_config(pretrained_cfg=model.pretrained_cfg)
     return tuple(config["mean"]), tuple(config["std"])

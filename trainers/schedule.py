@@ -11,7 +11,7 @@ from trainers.recipe import Recipe
 def create_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW or Nesterov SGD over layer-wise groups; 1-D and position parameters do not decay."""
     args = {"betas": (recipe.beta1, recipe.beta2)} if recipe.optimizer == "adamw" else {}
-    return create_optimizer_v2(
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(
         model,
         opt=recipe.optimizer,
         lr=recipe.learning_rate,
@@ -20,6 +20,7 @@ def create_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         layer_decay=recipe.layer_decay,
         **args,
     )
+    return optimizer
 
 
 def create_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> CosineLRScheduler:

@@ -137,9 +137,7 @@ def run_trial(spec: TrialSpec, place: Place, runtime: Any) -> dict[str, Any]:
     return asdict(outcome)
 
 
-def measure_trial(
-    spec: TrialSpec, place: Place, weights: str, runtime: Any
-) -> dict[str, float]:
+def measure_trial(spec: TrialSpec, place: Place, weights: str, runtime: Any) -> dict[str, float]:
     """Measures a finished trial on test; writes its prediction table and returns the metrics.
 
     The table holds image id, true class and the probability of every class, in float64.
