@@ -6,7 +6,7 @@ import signal
 import sys
 from collections import Counter
 from enum import StrEnum
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -120,12 +120,10 @@ def run(
     try:
         folder.check_writable()
     except OSError as error:
-        _bad_input(
-            InputError(
-                f"storage: {experiment.folder!r}: cannot be written: {error}; give a folder or "
-                "URI that can, in the file or with --storage"
-            )
-        )
+        raise InputError(
+            f"storage: {experiment.folder!r}: cannot be written: {error}; give a folder or URI "
+            "that can, in the file or with --storage"
+        ) from error
     folder.write(EXPERIMENT_COPY, experiment.text.encode())
     scheduler, records, ledger = _scheduler(experiment)
     if scheduler.done:
@@ -207,33 +205,24 @@ def _load(
     workers: int | None = None,
     without_data: bool = False,
 ) -> Experiment:
-    """Reads an experiment file, or the copy of it in a run's folder; exits with 2 if it is bad."""
+    """Reads an experiment file, or the copy of it in a run's folder."""
     overrides: dict[str, Any] = {}
     if storage is not None:
         overrides["storage"] = storage
     if seeds is not None:
         overrides["seeds"] = seeds
-    try:
-        text = None
-        folder = Storage(source)
-        if folder.fs.isdir(folder.root):
-            if not folder.exists(EXPERIMENT_COPY):
-                raise InputError(
-                    f"{source}: a folder without {EXPERIMENT_COPY}: no run was started here; give "
-                    "an experiment file"
-                )
-            text = folder.read(EXPERIMENT_COPY).decode()
-            overrides.setdefault("storage", folder.uri.rpartition("/")[0])
-            source = folder.path(EXPERIMENT_COPY)
-        return load_experiment(source, overrides, text, workers, without_data)
-    except InputError as error:
-        _bad_input(error)
-
-
-def _bad_input(error: InputError) -> NoReturn:
-    for problem in error.problems:
-        err.print(problem, style="red", soft_wrap=True, markup=False)
-    raise typer.Exit(BAD_INPUT)
+    text = None
+    folder = Storage(source)
+    if folder.fs.isdir(folder.root):
+        if not folder.exists(EXPERIMENT_COPY):
+            raise InputError(
+                f"{source}: a folder without {EXPERIMENT_COPY}: no run was started here; give "
+                "an experiment file"
+            )
+        text = folder.read(EXPERIMENT_COPY).decode()
+        overrides.setdefault("storage", folder.uri.rpartition("/")[0])
+        source = folder.path(EXPERIMENT_COPY)
+    return load_experiment(source, overrides, text, workers, without_data)
 
 
 def _scheduler(experiment: Experiment) -> Any:
@@ -288,7 +277,12 @@ def _print_table(scheduler: Any, records: Any, format: TableFormat) -> None:
 
 def main() -> None:
     """Entry point of the ``semigrid`` command."""
-    app()
+    try:
+        app()
+    except InputError as error:
+        for problem in error.problems:
+            err.print(problem, style="red", soft_wrap=True, markup=False)
+        sys.exit(BAD_INPUT)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from rich import box
 from rich.table import Table
 
 from grid.experiment import show_percent
@@ -113,7 +114,7 @@ HEADERS = (
     "Acc@5",
     "CE",
     "trials",
-    "training time",
+    "time",
 )
 
 
@@ -132,13 +133,16 @@ def _shown(row: Row) -> list[str]:
 
 
 def rich_table(rows: list[Row]) -> Table:
-    """The table for a terminal."""
-    table = Table(title_justify="left")
+    """The table for a terminal; 80 columns hold it for one dataset and one seed."""
+    several = len({row.cell.dataset for row in rows}) > 1
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for number, header in enumerate(HEADERS):
-        # names may wrap in a narrow terminal, numbers must not
-        table.add_column(header, justify="left" if number < 2 else "right", no_wrap=number > 1)
+        if number > 0 or several:
+            scores = 5 <= number <= 7  # "95.33 ± 1.26" may break after its ±, names may not
+            table.add_column(header, justify="left" if number < 2 else "right", no_wrap=not scores)
     for row in rows:
-        table.add_row(*_shown(row), style="" if row.state == "finished" else "dim")
+        shown = _shown(row) if several else _shown(row)[1:]
+        table.add_row(*shown, style="" if row.state == "finished" else "dim")
     return table
 
 

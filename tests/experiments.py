@@ -1,0 +1,63 @@
+"""Experiment files for the grid's tests: small enough to train in seconds."""
+
+import copy
+from typing import Any
+
+import yaml
+
+SMALL_VIT = {
+    "img_size": 16,
+    "steps": 6,
+    "batch_size": 8,
+    "base_lr": 0.03,
+    "drop_path": 0,
+    "hflip": 0,
+    "evaluations": 2,
+}
+
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "datasets": {"digits": "builtin://digits"},
+    "models": {
+        "vit": {
+            "backbone": "vit_tiny_patch16_224",
+            "method": "finetune",
+            "pretrained": False,
+            "backbone_args": {
+                "img_size": 16,
+                "patch_size": 4,
+                "embed_dim": 16,
+                "depth": 1,
+                "num_heads": 2,
+                "class_token": False,
+            },
+            "recipe": SMALL_VIT,
+        },
+        "semi-vit": {
+            "from": "vit",
+            "method": "semi",
+            "recipe": {**SMALL_VIT, "batch_size": 4, "unlabeled_ratio": 2},
+        },
+    },
+    "grid": [
+        {"model": "vit", "labels": ["50%", "100%"]},
+        {"model": "semi-vit", "labels": ["50%", "100%"]},
+    ],
+    "search": {"trials": 3, "wave": 2},
+}
+
+
+def experiment_text(**changes: Any) -> str:
+    """The small experiment as YAML, with top-level keys replaced."""
+    return yaml.safe_dump({**copy.deepcopy(SMALL), **changes}, sort_keys=False)
+
+
+def changed(path: str, value: Any) -> str:
+    """The small experiment as YAML, with one nested key set (``models.vit.backbone``)."""
+    content = copy.deepcopy(SMALL)
+    *parents, last = path.split(".")
+    section: Any = content
+    for name in parents:
+        section = section[int(name)] if isinstance(section, list) else section.setdefault(name, {})
+    section[last] = value
+    return yaml.safe_dump(content, sort_keys=False)

@@ -1,0 +1,61 @@
+"""The borders between the packages, and the core that needs no Ray."""
+
+import ast
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import data
+import grid
+import trainers
+
+# the modules that design keeps for Ray; everything else must import where Ray cannot
+RAY_MODULES = {"data.stream", "trainers.ray_worker", "grid.run"}
+PACKAGES = {"data": data, "trainers": trainers, "grid": grid}
+ALLOWED = {"data": {"data"}, "trainers": {"data", "trainers"}, "grid": {"data", "trainers", "grid"}}
+
+
+def module_names() -> list[str]:
+    return [
+        name
+        for package in PACKAGES.values()
+        for _, name, _ in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
+    ]
+
+
+def test_everything_but_the_ray_modules_imports_where_ray_does_not() -> None:
+    names = [name for name in module_names() if name not in RAY_MODULES]
+    assert len(names) > 25
+    program = (
+        "import sys; sys.modules['ray'] = None\n"  # makes `import ray` raise ImportError
+        "import importlib\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "assert not any(m.startswith('ray.') for m in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_ray_modules_are_those_that_import_ray() -> None:
+    importing = set()
+    for name in module_names():
+        path = Path(__file__).parent.parent / (name.replace(".", "/") + ".py")
+        if path.exists() and any(
+            line.startswith(("import ray", "from ray")) for line in path.read_text().splitlines()
+        ):
+            importing.add(name)
+    assert importing == RAY_MODULES
+
+
+def test_packages_import_in_one_direction_only() -> None:
+    for package, allowed in ALLOWED.items():
+        for path in (Path(__file__).parent.parent / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = []
+                if isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    names = [node.module]
+                roots = {name.split(".")[0] for name in names} & set(PACKAGES)
+                assert roots <= allowed, f"{path} imports {roots - allowed}"

@@ -1,0 +1,236 @@
+"""What only Ray can show: the stream, worker groups, and the grid as its users run it.
+
+One local cluster serves the tests in this process; the command line starts its own.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from experiments import changed, experiment_text
+
+from data.batches import Batch, MemoryBatches
+from data.order import Share, StreamOrder
+from data.schema import Dataset
+from data.storage import Storage
+from grid.ledger import Ledger, Record
+from trainers.trial import pool_units, view_settings
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    import ray
+
+    ray.init(
+        num_cpus=2, log_to_driver=False, logging_level="ERROR", object_store_memory=200 * 2**20
+    )
+    yield
+    ray.shutdown()
+
+
+def streams(digits: Dataset, share: Share, rows: int = 700) -> tuple[Any, MemoryBatches]:
+    """The Ray and the in-memory stream over the same order; the last row group is cut."""
+    from conftest import tiny_recipe
+
+    from data.stream import RayBatches
+
+    settings = view_settings(
+        tiny_recipe("semi", color_jitter=0.4, erase_prob=0.5), ((0.5,) * 3, (0.5,) * 3)
+    )
+    units = pool_units(digits, rows)
+    order = StreamOrder([unit.rows for unit in units], seed=5)
+    views = ("weak", "strong")
+    return (
+        RayBatches(digits.storage, units, order, share, settings, views, seed=5),
+        MemoryBatches(digits.read("pool"), order, share, settings, views, seed=5),
+    )
+
+
+def assert_same(found: Batch, expected: Batch) -> None:
+    assert found.ids == expected.ids
+    assert torch.equal(found.erase_seeds, expected.erase_seeds)
+    assert torch.equal(found.labels, expected.labels)
+    for view in ("weak", "strong"):
+        assert torch.equal(found.views[view], expected.views[view])
+
+
+@pytest.mark.parametrize(("rank", "world_size", "start"), [(0, 1, 0), (1, 2, 0), (0, 1, 17)])
+def test_the_ray_stream_equals_the_in_memory_one(
+    cluster: None, digits: Dataset, rank: int, world_size: int, start: int
+) -> None:
+    # 700 rows at 96 a step: batches straddle row groups, and 20 steps more than two passes
+    by_ray, in_memory = streams(digits, Share(96, rank, world_size))
+    batches = list(by_ray(start, 20))
+    assert len(batches) == 20 - start
+    for step, batch in enumerate(batches, start):
+        assert_same(batch, in_memory[step])
+
+
+def semigrid(*args: str, **changes: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "grid.cli", *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | changes,
+    )
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
+    out, err = process.communicate(timeout=500)
+    assert process.returncode == code, out + err
+    return out, err
+
+
+def records(folder: Path) -> dict[str, Record]:
+    return Ledger(Storage(folder)).read_all()
+
+
+def numbers(folder: Path) -> dict[str, Any]:
+    """All that a training may not change when it is interrupted, to the last digit."""
+    return {
+        i: (r.status, r.cell, r.val, r.test, r.best_step, r.best_weights, r.history)
+        for i, r in records(folder).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str, str]:
+    """The small experiment, run whole: file, storage, what it printed on stdout and stderr."""
+    folder = tmp_path_factory.mktemp("run")
+    file = folder / "small.yaml"
+    file.write_text(experiment_text())
+    out, err = finish(semigrid("run", str(file), "--storage", str(folder / "results")))
+    return file, folder / "results", out, err
+
+
+def test_the_grid_runs_from_file_to_table(finished_run: tuple[Path, Path, str, str]) -> None:
+    file, storage, out, err = finished_run
+    assert out.count("digits") >= 0 and out.count("semi-vit") == 2 and "—" in out
+    assert "4 of 4 cells finished" in err
+    # Ray's own chatter goes to its log files
+    assert not any(word in err.lower() for word in ("raylet", "warning", "pid=", "traceback"))
+    found = records(storage / "small")
+    assert len(found) == 12 and {r.status for r in found.values()} == {"finished"}
+    assert sum(r.test is not None for r in found.values()) == 4
+    # winners keep their weights and predictions, losers and checkpoints are gone
+    assert len(list((storage / "small/weights").iterdir())) == 4
+    assert len(list((storage / "small/predictions").iterdir())) == 4
+    assert list((storage / "small/checkpoints").iterdir()) == []
+
+
+def test_the_same_command_again_trains_nothing_and_starts_no_ray(
+    finished_run: tuple[Path, Path, str, str],
+) -> None:
+    file, storage, out, _ = finished_run
+    again, err = finish(semigrid("run", str(file), "--storage", str(storage)))
+    assert again == out and "nothing to train" in err
+    # a finished folder may be named instead of the file
+    assert finish(semigrid("run", str(storage / "small")))[0] == out
+    status = json.loads(finish(semigrid("status", str(storage / "small"), "--json"))[0])
+    assert {cell["state"] for cell in status["cells"].values()} == {"finished"}
+
+
+def test_a_new_fraction_trains_only_the_new_cells(
+    finished_run: tuple[Path, Path, str, str], tmp_path: Path
+) -> None:
+    _, storage, _, _ = finished_run
+    before = numbers(storage / "small")
+    file = tmp_path / "more.yaml"
+    file.write_text(changed("grid.0.labels", ["25%", "50%", "100%"]))
+    _, err = finish(semigrid("run", str(file), "--storage", str(storage)))
+    after = numbers(storage / "small")
+    assert before.items() <= after.items()
+    assert {r[1] for i, r in after.items() if i not in before} == {"digits/vit/25%"}
+    assert "trained 3 trials, measured 1 on test" in err
+
+
+def test_killed_three_times_and_run_again_gives_the_same_numbers(
+    finished_run: tuple[Path, Path, str, str], tmp_path: Path
+) -> None:
+    file, storage, _, _ = finished_run
+    expected = numbers(storage / "small")
+    ids = None
+    for trials in (1, 4, 7):
+        process = semigrid("run", str(file), "--storage", str(tmp_path))
+        # die as soon as this many trials have ended, in the midst of the next ones
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline:
+            ended = [r for r in records(tmp_path / "small").values() if r.status == "finished"]
+            if len(ended) >= trials:
+                break
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        ids = {r.id for r in ended}
+    assert ids
+    finish(semigrid("run", str(file), "--storage", str(tmp_path)))
+    found = numbers(tmp_path / "small")
+    assert found == {i: expected[i] for i in found}
+    assert len(found) == 12
+
+
+def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
+    file = tmp_path / "small.yaml"
+    file.write_text(changed("models.vit.recipe.steps", 5000))
+    process = semigrid("run", str(file), "--storage", str(tmp_path))
+    deadline = time.monotonic() + 200
+    while not records(tmp_path / "small") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = finish(process, code=130)
+    assert "interrupted; nothing is lost. To go on: semigrid run" in err
+    assert "Traceback" not in err
+
+
+def test_two_workers_give_the_numbers_of_one(tmp_path: Path) -> None:
+    # 32-bit sums in another order are all that differs, and 20 steps do not blow that up
+    text = changed("grid", [{"model": "semi-vit", "labels": ["50%"]}]).replace(
+        "trials: 3", "trials: 1"
+    )
+    file = tmp_path / "two.yaml"
+    file.write_text(text)
+    for workers in (1, 2):
+        finish(
+            semigrid(
+                "run", str(file), "--storage", str(tmp_path / str(workers)),
+                "--workers", str(workers),
+            )
+        )  # fmt: skip
+    one, two = (records(tmp_path / str(n) / "small") for n in (1, 2))
+    assert one.keys() == two.keys()
+    for trial_id, record in one.items():
+        other = two[trial_id]
+        assert len(record.history) == 2
+        for mine, theirs in zip(record.history, other.history, strict=True):
+            assert mine == pytest.approx(theirs, abs=1e-4)
+        assert (record.test is None) == (other.test is None)
+        if record.test is not None:
+            assert record.test == pytest.approx(other.test, abs=1e-4)
+
+
+def test_a_trial_that_fails_is_named_with_its_log_and_tried_again(
+    finished_run: tuple[Path, Path, str, str], tmp_path: Path
+) -> None:
+    file, _, _, _ = finished_run
+    # the winner's weights cannot be written where a file stands in the way
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "weights").write_text("in the way")
+    out, err = finish(semigrid("run", str(file), "--storage", str(tmp_path)), code=1)
+    assert "failed" in err and "blocked" in err and ".log" in err and "—" in out
+    failed = next(r for r in records(tmp_path / "small").values() if r.status == "failed")
+    assert failed.log is not None and "Traceback" in Path(failed.log).read_text()
+    (tmp_path / "small" / "weights").unlink()
+    finish(semigrid("run", str(file), "--storage", str(tmp_path)))
+    assert {r.status for r in records(tmp_path / "small").values()} == {"finished"}

@@ -1,0 +1,73 @@
+"""The results table: from records alone, with a dash where there is no score."""
+
+import io
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from experiments import experiment_text
+from rich.console import Console
+
+from grid import results
+from grid.experiment import load_experiment
+from grid.ledger import Record, record_summary, start_record
+from grid.live import show_seconds
+from grid.plan import Plan
+from grid.scheduler import Scheduler
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> list[results.Row]:
+    """Two seeds; vit/50% finished with 90 and 93 on test, everything else not."""
+    text = experiment_text(seeds=2, search={"trials": 1})
+    plan = Plan(load_experiment("file.yaml", text=text))
+    search = plan.searches[0]
+    records: dict[str, Record] = {}
+    for seed, acc1 in [(0, 90.0), (1, 93.0)]:
+        record = start_record(plan.spec(search, {}, seed, None), search.name)
+        record.status = "finished"
+        record.seconds = 61
+        record.val = {"acc1": 1.0, "ce": 1.0}
+        record.test = {"acc1": acc1, "acc5": 100.0, "ce": 0.25}
+        records[record.id] = record
+    facts = {trial_id: record_summary(record) for trial_id, record in records.items()}
+    scheduler = Scheduler(plan, facts, lambda _: True)
+    return results.table_rows(scheduler, records)
+
+
+def test_mean_and_spread_over_seeds(rows: list[results.Row]) -> None:
+    assert [row.cell.name for row in rows][0] == "digits/vit/50%"
+    assert rows[0].mean("acc1") == 91.5
+    # the sample standard deviation of 90 and 93: 3 / sqrt(2)
+    assert rows[0].std("acc1") == pytest.approx(3 / 2**0.5)
+    assert (rows[0].trials, rows[0].seconds, rows[0].labeled_images) == (2, 122, 126)
+
+
+def test_a_missing_score_is_a_dash_in_print_and_missing_as_data(rows: list[results.Row]) -> None:
+    lines = results.markdown(rows).splitlines()
+    assert len(lines) == 2 + 4
+    assert "| 91.50 ± 2.12 | 100.00 ± 0.00 | 0.250 ± 0.000 | 2 | 2:02 |" in lines[2]
+    assert lines[3].split(" | ")[5:8] == ["—", "—", "—"]
+    table = pd.read_csv(io.StringIO(results.csv(rows)))
+    assert table["acc1"].isna().tolist() == [False, True, True, True]
+    assert table["acc1"][0] == 91.5
+    loaded = json.loads(results.as_json(rows))
+    assert loaded[0]["test_per_seed"][1]["acc1"] == 93.0
+    assert loaded[1]["acc1"] is None
+
+
+def test_the_terminal_table_shows_every_cell(rows: list[results.Row]) -> None:
+    def printed(width: int) -> str:
+        console = Console(width=width, file=io.StringIO(), record=True)
+        console.print(results.rich_table(rows))
+        return console.export_text()
+
+    assert printed(100).count("semi-vit") == 2 and printed(100).count("91.50 ± 2.12") == 1
+    # a narrow terminal cuts no name and no number
+    assert printed(80).count("semi-vit") == 2
+    assert printed(80).count("91.50") == 1 and printed(80).count("2.12") == 1
+
+
+def test_seconds_as_people_read_them() -> None:
+    assert [show_seconds(s) for s in (0, 59.6, 61, 3723)] == ["0:00", "1:00", "1:01", "1:02:03"]

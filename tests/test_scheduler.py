@@ -1,0 +1,199 @@
+"""What trains next, driven by facts such as a ledger holds; the training itself is played."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from experiments import changed, experiment_text
+
+from grid.experiment import load_experiment
+from grid.plan import Plan
+from grid.scheduler import Job, Scheduler
+
+Facts = dict[str, dict[str, Any]]
+
+
+def plan_of(text: str) -> Plan:
+    return Plan(load_experiment("file.yaml", text=text))
+
+
+def finished(job: Job) -> dict[str, Any]:
+    """A result that depends on the trial alone, as a deterministic training's does."""
+    rng = random.Random(job.spec.id)
+    return {
+        "status": "finished",
+        "val": {"acc1": rng.uniform(50, 99), "ce": rng.random()},
+        "best_weights": "student",
+        "test": {"acc1": 1.0} if job.kind == "measure" else None,
+        "seconds": 1.0,
+    }
+
+
+def play(
+    plan: Plan,
+    facts: Facts,
+    slots: int,
+    seed: int = 0,
+    jobs: int | None = None,
+    weights: Callable[[str], bool] | None = None,
+    fail: str | None = None,
+) -> tuple[Scheduler, list[Job]]:
+    """Runs jobs with ``slots`` at a time that end in random order, until done or ``jobs`` ended."""
+    has_weights = weights or (lambda i: facts.get(i, {}).get("status") == "finished")
+    scheduler = Scheduler(plan, facts, has_weights)
+    rng = random.Random(seed)
+    running: list[Job] = []
+    ended: list[Job] = []
+    while not scheduler.done and (jobs is None or len(ended) < jobs):
+        while len(running) < slots and (job := scheduler.next()):
+            running.append(job)
+        job = running.pop(rng.randrange(len(running)))
+        if fail is not None and job.search.name == fail:
+            scheduler.complete(job, None, "boom")
+        else:
+            result = finished(job)
+            if job.kind == "measure":
+                result |= {k: facts[job.spec.id][k] for k in ("val", "seconds")}
+            scheduler.complete(job, result)
+        ended.append(job)
+    return scheduler, ended
+
+
+def test_the_same_trials_and_winners_whatever_the_concurrency_and_the_order_of_ends() -> None:
+    outcomes = []
+    for slots, seed in [(1, 0), (2, 1), (3, 2), (8, 3)]:
+        scheduler, jobs = play(plan_of(experiment_text(seeds=2)), {}, slots, seed)
+        winners = {name: s.winner.id for name, s in scheduler.states.items() if s.winner}
+        outcomes.append((winners, {job.key for job in jobs}))
+    assert all(outcome == outcomes[0] for outcome in outcomes)
+    assert len(outcomes[0][0]) == 4
+    # 4 cells: 3 trials and a second seed to train, two seeds to measure
+    assert len(outcomes[0][1]) == 4 * (3 + 1) + 4 * 2
+
+
+def test_interrupted_anywhere_and_resumed_trains_the_same_and_nothing_twice() -> None:
+    text = experiment_text(seeds=2)
+    _, whole = play(plan_of(text), {}, slots=2)
+    for cut in range(1, len(whole)):
+        facts: Facts = {}
+        _, first = play(plan_of(text), facts, slots=2, seed=cut, jobs=cut)
+        scheduler, second = play(plan_of(text), facts, slots=2, seed=cut + 1)
+        keys = [job.key for job in first + second]
+        assert len(keys) == len(set(keys))
+        assert set(keys) == {job.key for job in whole}
+        assert all(s.state == "finished" for s in scheduler.states.values())
+
+
+def test_a_finished_plan_has_nothing_to_do() -> None:
+    facts: Facts = {}
+    play(plan_of(experiment_text()), facts, slots=2)
+    scheduler, jobs = play(plan_of(experiment_text()), facts, slots=2)
+    assert scheduler.done and jobs == []
+
+
+def test_a_child_waits_for_its_parents_winner_and_starts_from_it() -> None:
+    scheduler, jobs = play(plan_of(experiment_text(seeds=2)), {}, slots=4)
+    ended = [job.key for job in jobs]
+    for name, state in scheduler.states.items():
+        if state.search.parent is None:
+            continue
+        parent = scheduler.states[state.search.parent.name]
+        for seed, spec in state.by_seed.items():
+            assert spec.parent == parent.by_seed[seed].id, name
+            assert ended.index(("train", spec.parent)) < ended.index(("train", spec.id))
+
+
+def test_only_winners_are_measured_on_test_and_each_once() -> None:
+    scheduler, jobs = play(plan_of(experiment_text(seeds=3)), {}, slots=3)
+    measured = [job.spec.id for job in jobs if job.kind == "measure"]
+    chosen = [s.id for state in scheduler.states.values() for s in state.by_seed.values()]
+    assert sorted(measured) == sorted(chosen)
+
+
+def test_the_winner_is_the_best_on_val() -> None:
+    scheduler, _ = play(plan_of(experiment_text()), {}, slots=2)
+    for state in scheduler.states.values():
+        scores = {spec.id: scheduler.facts[spec.id]["val"]["acc1"] for _, spec in state.trials}
+        assert state.winner is not None
+        assert scores[state.winner.id] == max(scores.values())
+
+
+def test_a_failure_blocks_children_and_nothing_else_and_is_tried_again_by_the_next_run() -> None:
+    facts: Facts = {}
+    plan = plan_of(experiment_text())
+    scheduler, _ = play(plan, facts, slots=2, fail="digits/vit/50%")
+    states = {name: s.state for name, s in scheduler.states.items()}
+    assert states == {
+        "digits/vit/50%": "failed",
+        "digits/vit/100%": "finished",
+        "digits/semi-vit/50%/100%": "blocked",
+        "digits/semi-vit/100%/100%": "finished",
+    }
+    assert "digits/vit/50%" in str(scheduler.states["digits/semi-vit/50%/100%"].failure)
+    scheduler, jobs = play(plan, facts, slots=2)
+    assert all(s.state == "finished" for s in scheduler.states.values())
+    assert {job.search.cell.labels for job in jobs} == {plan.cells[0].labels}
+
+
+def test_a_diverged_trial_is_a_result_that_cannot_win() -> None:
+    plan = plan_of(experiment_text(grid=[{"model": "vit", "labels": ["50%"]}]))
+    scheduler = Scheduler(plan, {}, lambda _: True)
+    first = True
+    while job := scheduler.next():
+        result = finished(job)
+        if first:
+            result |= {"status": "diverged", "val": {}}
+        first = False
+        scheduler.complete(job, result)
+    state = scheduler.states["digits/vit/50%"]
+    assert state.state == "finished" and len(state.trials) == 3
+    assert state.winner is not None and state.winner.id != state.trials[0][1].id
+
+
+def test_all_trials_diverged_fails_the_cell() -> None:
+    plan = plan_of(experiment_text(grid=[{"model": "vit", "labels": ["50%"]}]))
+    scheduler = Scheduler(plan, {}, lambda _: True)
+    while job := scheduler.next():
+        scheduler.complete(job, finished(job) | {"status": "diverged", "val": {}})
+    assert scheduler.states["digits/vit/50%"].failure == "every trial diverged"
+
+
+def test_more_trials_fractions_and_seeds_train_only_what_is_new() -> None:
+    facts: Facts = {}
+    _, before = play(plan_of(experiment_text()), facts, slots=2)
+    done = {job.key for job in before}
+    for text, new_cells in [
+        (changed("grid.0.labels", ["50%", "75%", "100%"]), {"digits/vit/75%"}),
+        (changed("search.trials", 5), None),
+        (experiment_text(seeds=2), None),
+    ]:
+        _, jobs = play(plan_of(text), dict(facts), slots=2)
+        assert not {job.key for job in jobs if job.kind == "train"} & done
+        if new_cells is not None:
+            assert {job.search.name for job in jobs} == new_cells
+
+
+def test_losers_are_those_that_no_search_chose() -> None:
+    scheduler, _ = play(plan_of(experiment_text(seeds=2)), {}, slots=2)
+    chosen = {s.id for state in scheduler.states.values() for s in state.by_seed.values()}
+    trained = {spec.id for state in scheduler.states.values() for _, spec in state.trials}
+    assert set(scheduler.losers()) == trained - chosen
+
+
+def test_a_winner_whose_weights_are_gone_is_trained_again() -> None:
+    facts: Facts = {}
+    scheduler, _ = play(plan_of(experiment_text()), facts, slots=2)
+    lost = {spec.id for s in scheduler.states.values() if (spec := s.winner)}
+    kept: set[str] = set()
+
+    def weights(trial_id: str) -> bool:
+        return trial_id in kept or trial_id not in lost
+
+    again = Scheduler(plan_of(experiment_text()), facts, weights)
+    trained = []
+    while job := again.next():
+        kept.add(job.spec.id)
+        trained.append(job.spec.id)
+        again.complete(job, finished(job))
+    assert lost <= set(trained)
+    assert all(s.state == "finished" for s in again.states.values())
