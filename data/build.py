@@ -47,6 +47,9 @@ def write_dataset(
     repeated = [i for i, n in Counter(row.image_id for row in rows).items() if n > 1]
     if repeated:
         raise ValueError(f"{len(repeated)} image ids are not unique, the first is {repeated[0]!r}")
+    unknown = sorted({row.split for row in rows} - {*LABELED_SPLITS, POOL})
+    if unknown:
+        raise ValueError(f"unknown split {unknown[0]!r}; there are train, val, test and pool")
     storage = Storage(uri)
     digest = hashlib.sha256()
     header = [FORMAT, list(classes), order_seed, rows_per_group]

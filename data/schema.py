@@ -172,19 +172,26 @@ def open_dataset(uri: str) -> Dataset:
             f"{uri}: no dataset here ({MANIFEST} is missing); give the folder or URI of a built "
             "dataset, or builtin://digits"
         )
+    content = storage.read(MANIFEST)
     try:
-        manifest = Manifest.model_validate_json(storage.read(MANIFEST))
+        found_format = json.loads(content).get("format")
+    except (ValueError, AttributeError) as error:
+        raise InputError(
+            f"{uri}/{MANIFEST}: not JSON ({error}); build the dataset again"
+        ) from error
+    if found_format != FORMAT:
+        raise InputError(
+            f"{uri}/{MANIFEST}: format {found_format}, this version reads {FORMAT}; "
+            "build the dataset again"
+        )
+    try:
+        manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise InputError(
             f"{uri}/{MANIFEST}: {where}: {first['msg']}; build the dataset again"
         ) from error
-    if manifest.format != FORMAT:
-        raise InputError(
-            f"{uri}/{MANIFEST}: format {manifest.format}, this version reads {FORMAT}; "
-            "build the dataset again"
-        )
     missing = [s.file for s in manifest.shards if not storage.exists(s.file)]
     if missing:
         raise InputError(

@@ -69,7 +69,8 @@ class Storage:
         self.fs.invalidate_cache()  # another process may have written since the last listing
         if not self.fs.exists(where):
             return []
-        names = (posixpath.basename(str(path)) for path in self.fs.ls(where, detail=False))
+        entries = self.fs.ls(where, detail=True)
+        names = (posixpath.basename(e["name"]) for e in entries if e["type"] == "file")
         return sorted(name for name in names if name.endswith(suffix) and not name.startswith("."))
 
     def delete(self, name: str) -> None:

@@ -216,7 +216,7 @@ def load_experiment(
         if overrides or workers is not None:
             text = yaml.safe_dump(content, sort_keys=False)  # the folder's copy says what ran
         experiment = Experiment(source=path, file=file, text=text, datasets=datasets)
-        problems = _recipe_problems(experiment) + _size_problems(experiment)
+        problems = _recipe_problems(experiment) or _size_problems(experiment)
         if not problems:
             return experiment
     raise InputError(*(f"{path}: {problem}" for problem in problems))
@@ -411,7 +411,8 @@ def _range_problems(key: str, field: str, low: float, high: float) -> list[str]:
 
 def _size_problems(experiment: Experiment) -> list[str]:
     """Fractions and multipliers that the datasets cannot give."""
-    problems = []
+    problems: list[str] = []
+    model_of = experiment.file.models
     for number, entry in enumerate(experiment.file.grid):
         for name in entry.datasets or experiment.file.datasets:
             manifest = experiment.datasets[name].manifest
@@ -426,7 +427,13 @@ def _size_problems(experiment: Experiment) -> list[str]:
                         f"{empty[0]!r} with {counts[empty[0]]} training images; "
                         f"{float(smallest) * 100:.3g}% is the least that gives each class one"
                     )
-            if experiment.file.models[entry.model].method != "semi":
+            recipe, method = experiment.recipe_of(entry.model), model_of[entry.model].method
+            if recipe.steps is not None and (recipe.warmup_steps or 0) >= recipe.steps:
+                problems.append(
+                    f"models.{entry.model}.recipe.warmup_steps: {recipe.warmup_steps}: must be "
+                    f"below the number of steps, {recipe.steps}"
+                )
+            if method != "semi":
                 continue
             unit = experiment.pool_unit(name)
             for multiplier in entry.unlabeled or [Fraction(1)]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -169,6 +170,7 @@ class _Training:
 
     def save_checkpoint(self) -> None:
         randoms = self.runtime.gather(random_states())
+        self._join_broken()
         if self.runtime.rank != 0:
             return
         self.runtime.checkpoints.save(
@@ -241,10 +243,16 @@ class _Training:
     def evaluate(self) -> None:
         """Evaluates student and EMA on val, notes the better, and keeps the best weights so far."""
         means = self._mean_losses()
+        self._join_broken()
         record: dict[str, float] = {"step": self.outcome.step, **means}
         found = {}
         for name, model in (("student", self.student), ("ema", self.ema.module)):
             predictions = evaluate(model, self.streams.validation, self.streams.views, self.runtime)
+            if not np.isfinite(predictions.probabilities).all():
+                raise DivergedError(
+                    f"at step {self.outcome.step} the {name} predicts no finite probabilities: the "
+                    f"training diverged; lower base_lr (it is {self.recipe.base_lr:g})"
+                )
             found[name] = predictions.metrics()
             record |= {f"{name}_{metric}": value for metric, value in found[name].items()}
         self.outcome.history.append(record)
@@ -269,6 +277,11 @@ class _Training:
             )
         self.sums, self.summed_steps = {}, 0
         return means
+
+    def _join_broken(self) -> None:
+        """Makes the list of broken images that of all ranks."""
+        ranks = self.runtime.gather(self.outcome.broken)
+        self.outcome.broken = sorted({image_id for rank in ranks for image_id in rank})
 
     def progress(self) -> dict[str, Any]:
         return {"step": self.outcome.step, "total_steps": self.recipe.total_steps}

@@ -36,9 +36,9 @@ def boxes(
     side = area.clamp(min=0).sqrt()
 
     def edges(size: int, center: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        half = (size * side).long() // 2
+        cut = (size * side).long()
         middle = (center * size).long()
-        return (middle - half).clamp(0, size), (middle + half).clamp(0, size)
+        return (middle - cut // 2).clamp(0, size), (middle + (cut + 1) // 2).clamp(0, size)
 
     top, bottom = edges(height, centers[:, 0])
     left, right = edges(width, centers[:, 1])

@@ -15,24 +15,56 @@ if TYPE_CHECKING:
     from trainers.recipe import Recipe
 
 
-@lru_cache(maxsize=1)
-def backbone_names() -> tuple[frozenset[str], frozenset[str]]:
-    """timm's architectures, and its weights as ``architecture.tag``, read from its source.
+# timm's source files of convolutional networks that the ResNet recipe (SGD) is meant for; newer
+# ones (ConvNeXt, MetaFormer) are trained like transformers
+# fmt: off
+_CONVNETS = frozenset((
+    "byobnet", "cspnet", "densenet", "dla", "dpn", "efficientnet", "ghostnet", "hardcorenas",
+    "hgnet", "hrnet", "inception_resnet_v2", "inception_v3", "inception_v4", "lcnetv2",
+    "mobilenetv3", "mobilenetv5", "nasnet", "nfnet", "pnasnet", "regnet", "repghost", "res2net",
+    "resnest", "resnet", "resnetv2", "rexnet", "selecsls", "senet", "sknet", "tresnet", "vgg",
+    "vovnet", "xception", "xception_aligned",
+))
+# fmt: on
 
-    ``import timm`` takes 5 s, most of it torch; checking an experiment file must not. A test
-    compares this with ``timm.list_models``.
+
+@lru_cache(maxsize=1)
+def _timm_source() -> tuple[dict[str, str], frozenset[str]]:
+    """timm's architectures with the source file of each, and its weights (``name.tag``).
+
+    ``import timm`` takes 5 s, most of it torch; checking an experiment file must not. So the
+    source is read as text. A few names that timm makes at run time are not found this way.
     """
     spec = importlib.util.find_spec("timm")
     if spec is None or not spec.submodule_search_locations:
         raise InputError("timm is not installed; install semigrid with its dependencies")
-    architectures: set[str] = set()
+    architectures: dict[str, str] = {}
     weights: set[str] = set()
     for path in (Path(spec.submodule_search_locations[0]) / "models").glob("*.py"):
-        source = path.read_text(encoding="utf-8")
-        architectures.update(re.findall(r"^@register_model\ndef (\w+)\(", source, re.MULTILINE))
-        weights.update(re.findall(r"^ {4}['\"]([\w-]+\.[\w.-]+)['\"]\s*:", source, re.MULTILINE))
+        source = re.sub(r"#.*", "", path.read_text(encoding="utf-8"))
+        for name in re.findall(r"^@register_model\ndef (\w+)\(", source, re.MULTILINE):
+            architectures[name] = path.stem
+        # 'name.tag': _cfg(...), each up to where the next one starts; some have no file behind them
+        entries = re.split(r"^ {4}['\"]([\w-]+\.[\w.-]+)['\"]\s*:", source, flags=re.MULTILINE)
+        for name, body in zip(entries[1::2], entries[2::2], strict=True):
+            has_file = re.search(r"hf_hub_id=(?!'')|url=(?!'')|url_|_url", body.split("\n})")[0])
+            if has_file and not name.endswith(".untrained"):
+                weights.add(name)
     known = {name for name in weights if name.split(".")[0] in architectures}
-    return frozenset(architectures), frozenset(known)
+    return architectures, frozenset(known)
+
+
+def backbone_names() -> tuple[frozenset[str], frozenset[str]]:
+    """timm's architectures, and the weights found in its source as ``architecture.tag``."""
+    architectures, weights = _timm_source()
+    return frozenset(architectures), weights
+
+
+def backbone_family(backbone: str) -> str:
+    """``convnet`` for residual and other convolutional networks, else ``transformer``."""
+    architectures, _ = _timm_source()
+    source = architectures.get(backbone.partition(".")[0])
+    return "convnet" if source in _CONVNETS else "transformer"
 
 
 def backbone_problem(backbone: str, pretrained: bool) -> str | None:
@@ -47,15 +79,23 @@ def backbone_problem(backbone: str, pretrained: bool) -> str | None:
         near = difflib.get_close_matches(backbone, sorted(architectures | weights), n=4, cutoff=0.5)
         hint = f"; the nearest are {', '.join(near)}" if near else ""
         return f"timm has no backbone of this name{hint}"
-    if tag and backbone not in weights:
-        tags = sorted(name for name in weights if name.split(".")[0] == architecture)
-        hint = ", ".join(tags) if tags else "none: write pretrained: false"
-        return f"timm has no weights of this tag for {architecture}; there are {hint}"
+    tags = ", ".join(sorted(name for name in weights if name.split(".")[0] == architecture))
+    if tag and backbone not in weights and backbone not in _weights_by_import():
+        return (
+            f"timm has no weights of this tag for {architecture}; there are "
+            f"{tags or 'none: write pretrained: false'}"
+        )
     if pretrained and not tag:
-        tags = sorted(name for name in weights if name.split(".")[0] == architecture)
-        hint = ", ".join(tags) if tags else "none"
-        return f"pretrained weights need a tag ({hint}), or write pretrained: false"
+        return f"pretrained weights need a tag ({tags or 'none'}), or write pretrained: false"
     return None
+
+
+@lru_cache(maxsize=1)
+def _weights_by_import() -> frozenset[str]:
+    """All of timm's weights as timm itself lists them; slow, for a name not found in its source."""
+    import timm
+
+    return frozenset(timm.list_models(pretrained=True))
 
 
 def create_model(

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from trainers.models import backbone_family
+
 # Raised when the same recipe would give other numbers than before: it is part of every identity.
 RECIPE_VERSION = 1
 
@@ -113,12 +115,6 @@ PUBLISHED["semi", "convnet"] = {
 }
 
 
-def backbone_family(backbone: str) -> str:
-    """``convnet`` for residual and other convolutional networks, else ``transformer``."""
-    convnets = ("resnet", "test_resnet", "resnext", "wide_resnet", "efficientnet", "regnet")
-    return "convnet" if backbone.startswith(convnets) else "transformer"
-
-
 def published(method: Method, backbone: str, overrides: dict[str, Any]) -> Recipe:
     """The published recipe of a method for a backbone, with the user's values over it."""
     return Recipe(**{**PUBLISHED[method, backbone_family(backbone)], **overrides})
@@ -138,6 +134,8 @@ def resolve(recipe: Recipe, method: Method, labeled_images: int, pool_images: in
     warmup = recipe.warmup_steps
     if warmup is None:
         warmup = min(steps - 1, round(steps * recipe.warmup_epochs / recipe.epochs))
+    if warmup >= steps:
+        raise ValueError(f"warmup_steps is {warmup}, the training has {steps} steps: warm up less")
     decay = ema_decay(steps) if recipe.ema_decay is None else recipe.ema_decay
     return recipe.model_copy(update={"steps": steps, "warmup_steps": warmup, "ema_decay": decay})
 
