@@ -293,6 +293,14 @@ def test_the_best_evaluation_is_kept_and_its_weights_repeat_it(
     assert checkpoints.storage.names("") == [f"best-{step}.safetensors", "latest.pt"]
 
 
+def test_a_worker_alone_permutes_its_own_batch(checkpoints: Checkpoints) -> None:
+    runtime = InlineRuntime(checkpoints, device="cpu")
+    rows = torch.tensor([[10.0], [20.0], [30.0]])
+    permuted = runtime.permute(rows, torch.tensor([2, 0, 1]))
+    assert permuted.tolist() == [[30.0], [10.0], [20.0]]
+    assert runtime.gather("value") == ["value"]
+
+
 @pytest.mark.parametrize(
     ("steps", "evaluations", "expected"),
     [
@@ -353,7 +361,7 @@ def test_the_recorded_loss_is_the_mean_since_the_last_evaluation(
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_broken_image_is_listed_whichever_rank_met_it(
+def test_all_ranks_record_the_same_and_each_broken_image(
     digits: Dataset, checkpoints: Checkpoints, world_size: int
 ) -> None:
     recipe = tiny_recipe("semi", steps=8, evaluations=1)  # one pass over the pool
@@ -378,6 +386,8 @@ def test_a_broken_image_is_listed_whichever_rank_met_it(
 
     outcomes = on_ranks(world_size, checkpoints, work)
     assert outcomes[0].broken == [table.ids[row]]  # rank 0's outcome is the trial's
+    # what is recorded is of the global batch, not of a rank's own part
+    assert all(outcome.history == outcomes[0].history for outcome in outcomes)
 
 
 # loss of each of 20 steps on the tiny ViT and the first digits, seed 0, fp32, CPU

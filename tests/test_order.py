@@ -67,6 +67,13 @@ def test_passes_and_seeds_differ() -> None:
     assert first != other
 
 
+def test_units_come_in_another_order_in_the_next_pass() -> None:
+    order = StreamOrder([1] * 20, seed=0)
+    first, second = ([order.span_at(p * 20 + i).unit for i in range(20)] for p in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert first != second
+
+
 def test_the_order_is_the_same_on_every_machine() -> None:
     # changing it changes the numbers of every training: raise RECIPE_VERSION then
     assert list(StreamOrder([3, 2], seed=0).rows(0, 10)) == [
