@@ -107,7 +107,8 @@ def erase(images: torch.Tensor, seeds: torch.Tensor, probability: float) -> torc
     """Random erasing in pixel mode, in place, each image of (B, 3, H, W) from its own seed."""
     if probability == 0:
         return images
-    eraser = RandomErasing(probability, mode="pixel", device=str(images.device))
+    # the noise is drawn on the CPU, whose generator is the one that is seeded here
+    eraser = RandomErasing(probability, mode="pixel", device="cpu")
     with isolated_random():
         for image, seed in zip(images, seeds.tolist(), strict=True):
             random.seed(seed)

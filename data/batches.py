@@ -38,6 +38,8 @@ def decode(content: bytes, image_id: str) -> Image.Image:
     """Decodes an encoded image to RGB. Raises ``BrokenImageError``."""
     try:
         return Image.open(io.BytesIO(content)).convert("RGB")
+    except MemoryError:
+        raise  # a full machine, not a broken image
     except Exception as error:  # damaged bytes make Pillow's decoders raise almost anything
         raise BrokenImageError(f"image {image_id} cannot be decoded: {error}") from error
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -149,7 +150,7 @@ class Dataset:
         if rows is not None:
             table = table.take(pa.array(rows))
         labels = table["label"].fill_null(-1).to_numpy().astype(np.int64)
-        images = pa.compute.struct_field(table["image"], "bytes").to_pylist()
+        images = pc.struct_field(table["image"], "bytes").to_pylist()
         return ImageTable(table["image_id"].to_pylist(), images, labels)
 
 

@@ -51,8 +51,8 @@ def split_labeled(
         rarest = int(class_counts.argmin())
         raise ValueError(
             f"no class-balanced test set: class {rarest} has {class_counts[rarest]} labelled "
-            f"images; every class needs 2 or more, and {test_share:.0%} of the images must be at "
-            f"least one per class"
+            f"images; every class needs 2 or more, {test_share:.0%} of the images must be at "
+            "least one per class, and groups must be smaller than a class's part"
         )
     test = taken
     val_quota = np.floor(val_share * class_counts + 0.5).astype(int)

@@ -81,10 +81,8 @@ def backbone_problem(backbone: str, pretrained: bool) -> str | None:
         return f"timm has no backbone of this name{hint}"
     tags = ", ".join(sorted(name for name in weights if name.split(".")[0] == architecture))
     if tag and backbone not in weights and backbone not in _weights_by_import():
-        return (
-            f"timm has no weights of this tag for {architecture}; there are "
-            f"{tags or 'none: write pretrained: false'}"
-        )
+        known = tags or f"none: write {architecture} and pretrained: false"
+        return f"timm has no weights of this tag for {architecture}; there are {known}"
     if pretrained and not tag:
         return f"pretrained weights need a tag ({tags or 'none'}), or write pretrained: false"
     return None

@@ -32,6 +32,10 @@ def open_builtin(uri: str) -> Dataset:
         write_dataset(str(aside), source.rows(), **source.DESCRIPTION)
         try:
             os.rename(aside, folder)
-        except OSError:  # the other process was first, with the same content
-            shutil.rmtree(aside)
+        except OSError:
+            if (folder / MANIFEST).exists():  # the other process was first, with the same content
+                shutil.rmtree(aside)
+            else:  # what lies there has lost its manifest
+                shutil.rmtree(folder)
+                os.rename(aside, folder)
     return open_dataset(str(folder))

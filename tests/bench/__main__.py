@@ -22,8 +22,8 @@ from data.augment import ViewSettings, view_transform
 from data.batches import MemoryBatches, decode
 from data.build import Row, write_dataset
 from data.order import Share, StreamOrder
-from data.schema import ImageTable
 from data.schema import Dataset as ImageDataset
+from data.schema import ImageTable
 from trainers.mixup import draw_pseudo_mix, pseudo_mix, smooth_one_hot
 
 SIZE, IMAGES, BATCH, STEPS = 96, 2048, 64, 48
@@ -129,8 +129,10 @@ def mixing() -> Iterator[tuple[str, str, float, float]]:
                 mixed[i] = lam * images[i] + (1 - lam) * images[j]
         return mixed, targets
 
-    yield "pseudo mixup of 128 images at 224 px, batches/s", "a loop over the images", *(
-        1 / seconds(f) for f in (whole_batch, per_image)
+    yield (
+        "pseudo mixup of 128 images at 224 px, batches/s",
+        "a loop over the images",
+        *(1 / seconds(f) for f in (whole_batch, per_image)),
     )
 
 
