@@ -152,9 +152,8 @@ def pseudo_mix(
     mask, covered = boxes(images.shape[2], images.shape[3], 1 - lam, centers)
     lam = torch.where(use_cutmix, 1 - covered, lam)
 
-    weight = lam.view(-1, 1, 1, 1).to(images.dtype)
-    blended = images * weight + others * (1 - weight)
-    pasted = torch.where(mask, others, images)
-    mixed = torch.where(use_cutmix.view(-1, 1, 1, 1), pasted, blended)
+    # one weight per pixel serves both: λ everywhere for mixup, 0 or 1 for CutMix
+    weight = torch.where(use_cutmix.view(-1, 1, 1, 1), (~mask).to(lam.dtype), lam.view(-1, 1, 1, 1))
+    mixed = torch.lerp(others, images, weight.to(images.dtype))
     mixed_targets = targets * lam[:, None] + other_targets * (1 - lam[:, None])
     return mixed, mixed_targets, torch.maximum(confidence, other_confidence)
