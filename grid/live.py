@@ -27,7 +27,7 @@ class LiveView:
 
     def __init__(self, console: Console):
         self.console = console
-        self.slots = 1
+        self.activity = "starting Ray"
         self._running: dict[tuple[str, str], _Running] = {}
         self._announced: set[str] = set()
         self._live: Live | None = None
@@ -44,7 +44,10 @@ class LiveView:
         self._started = time.monotonic()
         if self.console.is_terminal:
             self._live = Live(
-                console=self.console, get_renderable=self._render, refresh_per_second=2
+                console=self.console,
+                get_renderable=self._render,
+                refresh_per_second=2,
+                transient=True,
             )
             self._live.start()
         else:
@@ -56,6 +59,7 @@ class LiveView:
             self._live.stop()
 
     def started(self, job: Job) -> None:
+        self.activity = "waiting for a process"
         self._running[job.key] = _Running(job, time.monotonic())
 
     def progress(self, job: Job, facts: dict[str, Any]) -> None:
@@ -109,17 +113,21 @@ class LiveView:
 
     def _render(self) -> RenderableType:
         elapsed = show_seconds(time.monotonic() - self._started)
+        title = f"{self._counts()}, {elapsed}{self._time_left()}"
         left = self._work_left()
         bar = ProgressBar(
             total=max(self._work_at_start, 1), completed=self._work_at_start - left, width=40
         )
+        line = Table.grid()
+        line.add_row(bar)
+        if not self._running:
+            return Group(Text(f"{title}: {self.activity}", style="bold"), line)
         table = Table(box=None, padding=(0, 2, 0, 0))
         for column in ("running", "step", "loss", "val Acc@1", "images/s"):
             table.add_column(column, justify="left" if column == "running" else "right")
         for running in list(self._running.values()):
             table.add_row(*_running_row(running))
-        title = f"{self._counts()}, {elapsed}{self._time_left()}"
-        return Group(Text(title, style="bold"), bar, table)
+        return Group(Text(title, style="bold"), line, table)
 
 
 def _running_row(running: _Running) -> list[str]:

@@ -35,9 +35,9 @@ def run_plan(scheduler: Scheduler, ledger: Ledger, view: LiveView) -> None:
     plan = scheduler.plan
     view.attach(scheduler)
     scratch = tempfile.mkdtemp(prefix="semigrid-tune-")
-    _start_ray(scratch)
     try:
         with view:
+            _start_ray(scratch)
             _fit(plan, scheduler, ledger, view, scratch)
         _drop_losers(scheduler, ledger)
     finally:
@@ -109,7 +109,6 @@ def _fit(plan: Plan, scheduler: Scheduler, ledger: Ledger, view: LiveView, scrat
         resources = {"memory": DRIVER_BYTES}
     cluster = ray.cluster_resources()
     count = slots(plan, cluster.get("CPU", 1), cluster.get("GPU", 0))
-    view.slots = count
     tuner = tune.Tuner(
         tune.with_resources(execute, resources),
         tune_config=tune.TuneConfig(
