@@ -42,7 +42,8 @@ def write_dataset(
     """Writes shards in the seeded order, then ``dataset.json``: until then there is no dataset.
 
     ``pool_unit`` is what the multiplier 100 % means, by default the whole pool. Raises
-    ``ValueError`` for repeated image ids, unknown splits and labels that fit no class.
+    ``ValueError`` for repeated image ids, unknown splits, labels that fit no class, and groups that
+    stand in two splits.
     """
     repeated = [i for i, n in Counter(row.image_id for row in rows).items() if n > 1]
     if repeated:
@@ -50,7 +51,10 @@ def write_dataset(
     unknown = sorted({row.split for row in rows} - {*LABELED_SPLITS, POOL})
     if unknown:
         raise ValueError(f"unknown split {unknown[0]!r}; there are train, val, test and pool")
+    split_of: dict[str, str] = {}
     for row in rows:
+        if split_of.setdefault(row.group, row.split) != row.split:
+            raise ValueError(f"group {row.group!r} stands in {split_of[row.group]} and {row.split}")
         if (row.split == POOL) != (row.label is None):
             raise ValueError(f"{row.image_id}: pool rows have no label, all others have one")
         if row.label is not None and not 0 <= row.label < len(classes):

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from data.errors import InputError
 from data.storage import Storage
@@ -71,7 +71,7 @@ class Manifest(BaseModel):
     format: int
     name: str
     classes: tuple[str, ...]
-    counts: dict[Literal["train", "val", "test"], dict[str, int]]
+    counts: dict[Literal["train", "val", "test"], dict[str, int]]  # all three, none empty
     pool: int
     pool_unit: int
     fingerprint: str
@@ -79,6 +79,16 @@ class Manifest(BaseModel):
     source: str
     order_seed: int
     shards: tuple[Shard, ...]
+
+    @field_validator("counts")
+    @classmethod
+    def _every_split_has_images(
+        cls, counts: dict[str, dict[str, int]]
+    ) -> dict[str, dict[str, int]]:
+        for split in LABELED_SPLITS:
+            if not sum(counts.get(split, {}).values()):
+                raise ValueError(f"the split {split!r} has no images")
+        return counts
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,11 @@ def _execute(scheduler: Any, ledger: Any) -> None:
         run_plan(scheduler, ledger, LiveView(err))
     except KeyboardInterrupt:
         command = shlex.join(["semigrid", *sys.argv[1:]])
-        err.print(f"interrupted; nothing is lost. To go on: {command}", soft_wrap=True)
+        err.print(
+            "interrupted: finished trials are kept, running ones go on from their last "
+            f"checkpoint. To go on: {command}",
+            soft_wrap=True,
+        )
         raise typer.Exit(INTERRUPTED) from None
     err.print(
         f"trained {len(scheduler.trained)} trials, measured {len(scheduler.measured)} on test"
@@ -219,10 +223,19 @@ def _load(
                 f"{source}: a folder without {EXPERIMENT_COPY}: no run was started here; give "
                 "an experiment file"
             )
-        text = folder.read(EXPERIMENT_COPY).decode()
+        try:
+            text = folder.read(EXPERIMENT_COPY).decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{source}/{EXPERIMENT_COPY}: cannot be read: {error}") from error
         overrides.setdefault("storage", folder.uri.rpartition("/")[0])
         source = folder.path(EXPERIMENT_COPY)
-    return load_experiment(source, overrides, text, workers, without_data)
+    experiment = load_experiment(source, overrides, text, workers, without_data)
+    if text is not None and storage is None and Storage(experiment.folder).uri != folder.uri:
+        raise InputError(
+            f"{folder.uri}: this folder was renamed: its experiment is called "
+            f"{experiment.file.name!r}; rename the folder to that"
+        )
+    return experiment
 
 
 def _scheduler(experiment: Experiment) -> Any:

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,14 +15,14 @@ from data.schema import FORMAT, Dataset, Manifest, open_dataset
 from data.splits import empty_classes, images_at, pool_subset
 from data.storage import Storage
 from trainers.models import backbone_problem
-from trainers.recipe import Method, Recipe, published
+from trainers.recipe import Method, Recipe, published, resolve
 from trainers.trial import Precision
 
 
 def _percent(value: Any) -> Fraction:
     if isinstance(value, Fraction):
         return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", str(value))
+    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*%\s*", str(value))
     if not match:
         raise ValueError("must be a percentage such as 25%")
     return Fraction(match[1]) / 100
@@ -86,7 +86,7 @@ class TrainConfig(_Section):
     precision: Precision = "fp32"
     stream: Literal["auto", "memory", "ray"] = "auto"
     loader_workers: int = Field(0, ge=0)
-    checkpoint_steps: int | None = Field(None, gt=0)
+    checkpoint_steps: int = Field(200, gt=0)
 
 
 class ExperimentFile(_Section):
@@ -99,7 +99,7 @@ class ExperimentFile(_Section):
     search: SearchConfig = SearchConfig()
     seeds: int = Field(1, gt=0)
     train: TrainConfig = TrainConfig()
-    storage: str = "results"
+    storage: str = Field("results", min_length=1)
 
 
 class Experiment(BaseModel):
@@ -117,7 +117,9 @@ class Experiment(BaseModel):
         return f"{self.file.storage.rstrip('/')}/{self.file.name}"
 
     def dataset_uri(self, name: str) -> str:
-        return _uri(self.file.datasets[name])
+        """The dataset's URI as any process can open it, whatever its working directory."""
+        uri = _uri(self.file.datasets[name])
+        return uri if uri.startswith("builtin://") else Storage(uri).uri
 
     def pool_unit(self, name: str) -> int:
         """Pool images that the multiplier 100 % means."""
@@ -194,13 +196,14 @@ def load_experiment(
         text = _read(path)
     try:
         content = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506  a SafeLoader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # PyYAML lets bad scalars through
         raise InputError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: an experiment is a mapping with name, datasets, models, grid")
     content.update(overrides or {})
-    if workers is not None:
-        content["train"] = {**(content.get("train") or {}), "workers": workers}
+    train = content.get("train") or {}
+    if workers is not None and isinstance(train, dict):
+        content["train"] = {**train, "workers": workers}
     try:
         file = ExperimentFile.model_validate(content)
     except ValidationError as error:
@@ -212,13 +215,16 @@ def load_experiment(
             datasets[name] = _assumed(name) if without_data else open_dataset(_uri(config))
         except InputError as error:
             problems.append(f"datasets.{name}: {error}")
+    if overrides or workers is not None:
+        text = yaml.safe_dump(content, sort_keys=False)  # the folder's copy says what ran
+    experiment = Experiment(source=path, file=file, text=text, datasets=datasets)
+    problems += _space_problems(file)
+    for name in file.models:
+        problems += _recipe_problems(experiment, name)
+    for number in range(len(file.grid)):
+        problems += _size_problems(experiment, number)
     if not problems:
-        if overrides or workers is not None:
-            text = yaml.safe_dump(content, sort_keys=False)  # the folder's copy says what ran
-        experiment = Experiment(source=path, file=file, text=text, datasets=datasets)
-        problems = _recipe_problems(experiment) or _size_problems(experiment)
-        if not problems:
-            return experiment
+        return experiment
     raise InputError(*(f"{path}: {problem}" for problem in problems))
 
 
@@ -282,8 +288,10 @@ def _allowed_keys(where: list[Any]) -> list[str]:
     return [field.alias or name for name, field in section.model_fields.items()]
 
 
-def _nearest(name: str, known: Any) -> str:
-    return f"there are {', '.join(known)}"
+def _nearest(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=3) if len(names) > 8 else names
+    return f"there are {', '.join(near or names)}"
 
 
 def _model_problems(file: ExperimentFile) -> list[str]:
@@ -302,15 +310,18 @@ def _model_problems(file: ExperimentFile) -> list[str]:
                     f"{key}.from: {model.from_!r} is of method {parent.method}; semi starts from "
                     "a model of method finetune"
                 )
-            if model.backbone is not None:
-                problems.append(f"{key}.backbone: comes from {model.from_!r}; take this key out")
+            for ignored in ("backbone", "backbone_args", "pretrained"):
+                if ignored in model.model_fields_set:
+                    problems.append(
+                        f"{key}.{ignored}: comes from {model.from_!r}; take this key out"
+                    )
         if model.method == "semi" and model.from_ is None:
             problems.append(f"{key}.from: missing; method semi starts from a finetune model")
         if model.method == "finetune" and model.from_ is not None:
             problems.append(f"{key}.from: method finetune starts from a backbone, not a model")
         if model.method == "finetune" and model.backbone is None and model.from_ is None:
             problems.append(f"{key}.backbone: missing; give a timm name such as resnet18.tv_in1k")
-        if model.backbone is not None:
+        if model.backbone is not None and model.from_ is None:
             problem = backbone_problem(model.backbone, model.pretrained)
             if problem:
                 problems.append(f"{key}.backbone: {model.backbone!r}: {problem}")
@@ -361,30 +372,43 @@ def _grid_problems(file: ExperimentFile) -> list[str]:
     return problems
 
 
-def _recipe_problems(experiment: Experiment) -> list[str]:
-    problems = []
+def _backbone_or_none(file: ExperimentFile, name: str) -> str | None:
+    """The backbone that a model will have, or None while its references are wrong."""
+    model = file.models.get(name)
+    if model is not None and model.from_ is not None:
+        model = file.models.get(model.from_)
+    return model.backbone if model is not None and model.from_ is None else None
+
+
+def _recipe_problems(experiment: Experiment, name: str) -> list[str]:
     file = experiment.file
-    for name in file.models:
-        try:
-            recipe = experiment.recipe_of(name)
-        except ValidationError as error:
-            for e in error.errors():
-                where = ".".join(str(part) for part in e["loc"])
-                if e["type"] == "extra_forbidden":
-                    near = difflib.get_close_matches(where, Recipe.model_fields, n=3, cutoff=0.4)
-                    hint = f"; the nearest are {', '.join(near)}" if near else ""
-                    problems.append(f"models.{name}.recipe.{where}: unknown key{hint}")
-                else:
-                    message = e["msg"].removeprefix("Value error, ")
-                    shown = f"{where}: {e['input']!r}" if where else "values"
-                    problems.append(f"models.{name}.recipe.{shown}: {message}")
-            continue
-        batch, workers = recipe.batch_size, file.train.workers
-        if batch % workers:
-            problems.append(
-                f"train.workers: {workers}: the global batch of {name} is {batch} images, which "
-                f"must divide by the number of workers"
-            )
+    if _backbone_or_none(file, name) is None:
+        return []
+    try:
+        recipe = experiment.recipe_of(name)
+    except ValidationError as error:
+        return [_explain_recipe(f"models.{name}.recipe", e) for e in error.errors()]
+    if recipe.batch_size % file.train.workers:
+        return [
+            f"train.workers: {file.train.workers}: the global batch of {name} is "
+            f"{recipe.batch_size} images, which must divide by the number of workers"
+        ]
+    return []
+
+
+def _explain_recipe(key: str, error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(where, Recipe.model_fields, n=3, cutoff=0.4)
+        hint = f"; the nearest are {', '.join(near)}" if near else ""
+        return f"{key}.{where}: unknown key{hint}"
+    message = error["msg"].removeprefix("Value error, ")
+    shown = f".{where}: {error['input']!r}" if where else ""
+    return f"{key}{shown}: {message}"
+
+
+def _space_problems(file: ExperimentFile) -> list[str]:
+    problems = []
     for method, space in file.search.space.items():
         for field, (low, high) in space.items():
             key = f"search.space.{method}.{field}"
@@ -409,41 +433,71 @@ def _range_problems(key: str, field: str, low: float, high: float) -> list[str]:
     return problems
 
 
-def _size_problems(experiment: Experiment) -> list[str]:
-    """Fractions and multipliers that the datasets cannot give."""
+def _size_problems(experiment: Experiment, number: int) -> list[str]:
+    """Fractions, multipliers and schedules of a grid entry that its datasets cannot give."""
+    entry = experiment.file.grid[number]
+    fractions = [f for f in entry.labels if 0 < f <= 1]
+    names = entry.datasets or list(experiment.file.datasets)
     problems: list[str] = []
-    model_of = experiment.file.models
-    for number, entry in enumerate(experiment.file.grid):
-        for name in entry.datasets or experiment.file.datasets:
-            manifest = experiment.datasets[name].manifest
-            counts = manifest.counts["train"]
-            for fraction in entry.labels:
-                empty = empty_classes(fraction, counts)
-                if empty:
-                    smallest = Fraction(1, 2) / max(1, min(counts[c] for c in counts))
-                    problems.append(
-                        f"grid.{number}.labels: {show_percent(fraction)} of {name} leaves "
-                        f"{len(empty)} of {len(counts)} classes without an image, the first is "
-                        f"{empty[0]!r} with {counts[empty[0]]} training images; "
-                        f"{float(smallest) * 100:.3g}% is the least that gives each class one"
-                    )
-            recipe, method = experiment.recipe_of(entry.model), model_of[entry.model].method
-            if recipe.steps is not None and (recipe.warmup_steps or 0) >= recipe.steps:
+    for name in names:
+        if name not in experiment.datasets:
+            continue  # it is missing, and was said to be
+        manifest = experiment.datasets[name].manifest
+        counts = manifest.counts["train"]
+        for fraction in fractions:
+            empty = empty_classes(fraction, counts)
+            if empty:
+                smallest = Fraction(1, 2) / max(1, min(counts[c] for c in counts))
                 problems.append(
-                    f"models.{entry.model}.recipe.warmup_steps: {recipe.warmup_steps}: must be "
-                    f"below the number of steps, {recipe.steps}"
+                    f"grid.{number}.labels: {show_percent(fraction)} of {name} leaves "
+                    f"{len(empty)} of {len(counts)} classes without an image, the first is "
+                    f"{empty[0]!r} with {counts[empty[0]]} training images; "
+                    f"{float(smallest) * 100:.3g}% is the least that gives each class one"
                 )
-            if method != "semi":
-                continue
-            unit = experiment.pool_unit(name)
-            for multiplier in entry.unlabeled or [Fraction(1)]:
-                wanted = pool_subset(unit, multiplier)
-                if wanted > manifest.pool or wanted == 0:
-                    problems.append(
-                        f"grid.{number}.unlabeled: {show_percent(multiplier)} of {name} is "
-                        f"{wanted:,} images (100% is {unit:,}); its pool has {manifest.pool:,}"
-                    )
+        if entry.model in experiment.file.models:
+            problems += _pool_problems(experiment, number, name)
+            problems += _schedule_problems(experiment, entry.model, name, fractions)
     return problems
+
+
+def _multipliers(experiment: Experiment, entry: GridEntry) -> list[Fraction]:
+    if experiment.file.models[entry.model].method != "semi":
+        return []
+    return [m for m in entry.unlabeled or [Fraction(1)] if m > 0]
+
+
+def _pool_problems(experiment: Experiment, number: int, name: str) -> list[str]:
+    problems = []
+    unit, pool = experiment.pool_unit(name), experiment.datasets[name].manifest.pool
+    for multiplier in _multipliers(experiment, experiment.file.grid[number]):
+        wanted = pool_subset(unit, multiplier)
+        if wanted > pool or wanted == 0:
+            problems.append(
+                f"grid.{number}.unlabeled: {show_percent(multiplier)} of {name} is "
+                f"{wanted:,} images (100% is {unit:,}); its pool has {pool:,}"
+            )
+    return problems
+
+
+def _schedule_problems(
+    experiment: Experiment, model: str, name: str, fractions: list[Fraction]
+) -> list[str]:
+    """A warm-up that leaves no training, found by resolving the recipe as the plan will."""
+    if _backbone_or_none(experiment.file, model) is None:
+        return []
+    try:
+        recipe = experiment.recipe_of(model)
+    except ValidationError:
+        return []  # said by _recipe_problems
+    method = experiment.file.models[model].method
+    pool = max(1, experiment.pool_unit(name))
+    try:
+        for fraction in fractions:
+            images = labeled_images(experiment.datasets[name], fraction)
+            resolve(recipe, method, max(1, images), pool)
+    except ValueError as error:
+        return [f"models.{model}.recipe: {error}"]
+    return []
 
 
 def labeled_images(dataset: Dataset, fraction: Fraction) -> int:

@@ -20,7 +20,8 @@ class Record(BaseModel):
     ``started`` has the specification only; ``finished`` has the val metrics of its best
     evaluation, and ``test`` once it was measured as a cell's winner; ``diverged`` is a result of
     the recipe (a loss that is not finite), ``failed`` is an accident and tried again by the next
-    run. Times are seconds since 1970, ``seconds`` those spent training.
+    run. Times are seconds since 1970, ``seconds`` those spent training. ``resumed_at`` lists the
+    steps at which it went on from a checkpoint.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -36,6 +37,7 @@ class Record(BaseModel):
     best_weights: str = "student"
     history: list[dict[str, float]] = []
     broken_images: list[str] = []
+    resumed_at: list[int] = []
     test: dict[str, float] | None = None
     error: str | None = None
     log: str | None = None

@@ -9,7 +9,7 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
-from grid.experiment import show_percent
+from grid.experiment import labeled_images, show_percent
 from grid.ledger import Record
 from grid.live import show_seconds
 from grid.plan import Cell
@@ -47,8 +47,6 @@ class Row:
 
 def table_rows(scheduler: Scheduler, records: dict[str, Record]) -> list[Row]:
     """One row per cell of the grid, in the file's order."""
-    from grid.experiment import labeled_images
-
     rows = []
     experiment = scheduler.plan.experiment
     for cell in scheduler.plan.cells:
@@ -64,7 +62,11 @@ def table_rows(scheduler: Scheduler, records: dict[str, Record]) -> list[Row]:
                 state=state.state,
                 labeled_images=labeled_images(experiment.datasets[cell.dataset], cell.labels),
                 test=[test for test in tests if test is not None],
-                trials=sum(r.status in ("finished", "diverged") for r in known),
+                trials=sum(
+                    records[spec.id].status in ("finished", "diverged")
+                    for _, spec in state.trials
+                    if spec.id in records
+                ),
                 diverged=sum(r.status == "diverged" for r in known),
                 seconds=sum(r.seconds for r in known),
                 failure=state.failure,

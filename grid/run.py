@@ -1,5 +1,6 @@
 """Tune drives the plan: one Tune run over the whole grid, each Tune trial one job."""
 
+import contextlib
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
+from data.errors import InputError
 from grid.ledger import Ledger, Record, record_summary, start_record
 from grid.live import LiveView
 from grid.plan import Plan
@@ -34,18 +36,26 @@ def run_plan(scheduler: Scheduler, ledger: Ledger, view: LiveView) -> None:
     """
     plan = scheduler.plan
     view.attach(scheduler)
+    _tidy(scheduler, ledger)
     scratch = tempfile.mkdtemp(prefix="semigrid-tune-")
     try:
         with view:
-            _start_ray(scratch)
+            _start_ray()
             _fit(plan, scheduler, ledger, view, scratch)
-        _drop_losers(scheduler, ledger)
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _start_ray(scratch: str) -> None:
+def _tidy(scheduler: Scheduler, ledger: Ledger) -> None:
+    """Removes what a killed run left of trials that are in the ledger for good."""
+    for trial_id, facts in scheduler.facts.items():
+        if facts["status"] in ("finished", "diverged"):
+            ledger.storage.delete(f"checkpoints/{trial_id}")
+    _drop_losers(scheduler, ledger)
+
+
+def _start_ray() -> None:
     quiet = {
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_DEDUP_LOGS": "0",
@@ -66,13 +76,15 @@ def _start_ray(scratch: str) -> None:
     )
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # "local", since no address would join whatever cluster was last started on this machine
+    address = os.environ.get("RAY_ADDRESS") or "local"
     ray.init(
-        address=os.environ.get("RAY_ADDRESS"),
+        address=address,
         log_to_driver=False,
         logging_level="ERROR",
         runtime_env={"env_vars": quiet},
         # the dashboard stays on: without it Ray Train leaks placement groups of stopped trials
-        **({} if os.environ.get("RAY_ADDRESS") else {"object_store_memory": _object_store_bytes()}),
+        **({"object_store_memory": _object_store_bytes()} if address == "local" else {}),
     )
 
 
@@ -81,20 +93,29 @@ def _object_store_bytes() -> int:
 
 
 def slots(plan: Plan, cpus: float, gpus: float) -> int:
-    """How many jobs fit at once: every group's workers, and CPUs left for Ray Data if it streams.
+    """How many jobs fit at once: each group's workers, and CPUs for Ray Data if the pool streams.
 
-    At least one, even where the group is larger than today's cluster: nodes may join.
+    Raises ``InputError`` when not even one fits: it would wait for ever.
     """
     train = plan.experiment.file.train
     streaming = any(
         uses_ray_stream(train.stream, dataset) for dataset in plan.experiment.datasets.values()
     ) and any(s.cell.unlabeled is not None for s in plan.searches)
+    group = train.workers * train.cpus_per_worker
+    fit = int((cpus - max(1, cpus / 2)) // group) if streaming and cpus >= 2 else int(cpus // group)
     if streaming:
-        cpus = max(cpus / 2, 1)
-    fit = int(cpus // (train.workers * train.cpus_per_worker))
+        fit = max(fit, int(cpus - 1 >= group))
     if train.gpus_per_worker:
         fit = min(fit, int(gpus // (train.workers * train.gpus_per_worker)))
-    return max(1, fit)
+    if fit < 1:
+        wanted = f"{train.workers} workers × {train.cpus_per_worker} CPUs"
+        wanted += f" and {train.gpus_per_worker:g} GPUs" if train.gpus_per_worker else ""
+        wanted += ", and a CPU for Ray Data" if streaming else ""
+        raise InputError(
+            f"train: one training needs {wanted}; Ray has {cpus:g} CPUs and {gpus:g} GPUs; lower "
+            "workers, cpus_per_worker or gpus_per_worker, or use a larger machine"
+        )
+    return fit
 
 
 def _fit(plan: Plan, scheduler: Scheduler, ledger: Ledger, view: LiveView, scratch: str) -> None:
@@ -173,7 +194,8 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
             # the process died more often than Tune starts it again, and could not say so itself
             record.status = "failed" if record.status == "started" else record.status
             record.error = record.error or "its process died"
-            self.ledger.write(record)
+            with contextlib.suppress(OSError):  # the scheduler knows it anyway
+                self.ledger.write(record)
         if record is None:
             problem = "its record is gone from the ledger"
         elif record.status == "failed" or error:
@@ -182,6 +204,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
             problem = f"could not be measured on test: {record.error} (log: {record.log})"
         self.scheduler.complete(job, record_summary(record) if record else None, problem)
         self.view.completed(job, record, problem)
+        _drop_losers(self.scheduler, self.ledger)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher for ``Tuner.restore``, which is not used here."""
@@ -201,23 +224,23 @@ def execute(config: dict[str, Any]) -> None:
     place = Place(**order["place"])
     ledger = Ledger(place.storage)
     if order["kind"] == "measure":
-        _measure(spec, place, ledger)
+        _measure(spec, place, ledger, order)
     else:
         _train(spec, place, ledger, order)
 
 
 def _train(spec: TrialSpec, place: Place, ledger: Ledger, order: dict[str, Any]) -> None:
-    from trainers.checkpoint import Checkpoints
     from trainers.loop import DivergedError
 
     record = start_record(spec, order["cell"])
     ledger.write(record)
-    checkpoints = Checkpoints(place.checkpoints(spec.id))
+    checkpoints = _checkpoints(spec, place)
     try:
         if order["workers"] == 1:
             from trainers.runtime import InlineRuntime
 
-            runtime = InlineRuntime(checkpoints, report=tune.report)
+            device = "cuda" if order["gpus_per_worker"] else "cpu"
+            runtime = InlineRuntime(checkpoints, report=tune.report, device=device)
             outcome = run_trial(spec, place, runtime)
         else:
             from ray.tune.integration.ray_train import TuneReportCallback
@@ -238,6 +261,7 @@ def _train(spec: TrialSpec, place: Place, ledger: Ledger, order: dict[str, Any])
         record.history = outcome["history"]
         record.seconds = outcome["seconds"]
         record.broken_images = outcome["broken"]
+        record.resumed_at = outcome["resumed_at"]
     except Exception as error:  # whatever went wrong belongs into the ledger, not only to Ray
         diverged = isinstance(_root(error), DivergedError)
         record.status = "diverged" if diverged else "failed"
@@ -249,14 +273,16 @@ def _train(spec: TrialSpec, place: Place, ledger: Ledger, order: dict[str, Any])
     tune.report({"step": spec.recipe.total_steps, "status": record.status})
 
 
-def _measure(spec: TrialSpec, place: Place, ledger: Ledger) -> None:
+def _measure(spec: TrialSpec, place: Place, ledger: Ledger, order: dict[str, Any]) -> None:
     from trainers.runtime import InlineRuntime
 
     record = ledger.read(spec.id)
     assert record is not None
     if record.test is None:
         try:
-            runtime = InlineRuntime(_no_checkpoints(place))
+            # beside a worker group that has all GPUs, the CPU is what is left
+            device = "cuda" if order["gpus_per_worker"] and order["workers"] == 1 else "cpu"
+            runtime = InlineRuntime(_checkpoints(spec, place), device=device)
             record.test = measure_trial(spec, place, record.best_weights, runtime)
             record.error = record.log = None
         except Exception as error:  # see _train
@@ -265,10 +291,10 @@ def _measure(spec: TrialSpec, place: Place, ledger: Ledger) -> None:
     tune.report({"step": 0, "status": record.status})
 
 
-def _no_checkpoints(place: Place) -> Any:
+def _checkpoints(spec: TrialSpec, place: Place) -> Any:
     from trainers.checkpoint import Checkpoints
 
-    return Checkpoints(place.storage.folder("checkpoints", "none"))
+    return Checkpoints(place.checkpoints(spec.id))
 
 
 def _root(error: BaseException) -> BaseException:
@@ -284,10 +310,14 @@ def _note_error(record: Record, error: Exception, place: Place) -> None:
     root = _root(error)
     record.error = f"{type(root).__name__}: {root}".splitlines()[0]
     name = f"logs/{record.id}.log"
-    record.log = place.storage.path(name)
-    place.storage.write(name, "".join(traceback.format_exception(error)).encode())
+    try:
+        place.storage.write(name, "".join(traceback.format_exception(error)).encode())
+        record.log = place.storage.path(name)
+    except OSError as full:  # what broke the trial may break its log: the disk is full
+        record.log = f"could not be written: {full}"
 
 
 def _drop_losers(scheduler: Scheduler, ledger: Ledger) -> None:
+    """Deletes weights as soon as their search is settled: a large grid would fill the disk."""
     for trial_id in scheduler.losers():
         ledger.delete_weights(trial_id)

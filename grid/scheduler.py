@@ -114,11 +114,10 @@ class Scheduler:
         parent = None
         if state.search.parent is not None:
             parent = self.states[state.search.parent.name]
-            if parent.state in ("failed", "blocked"):
-                state.state = "blocked"
-                state.failure = f"starts from {parent.search.name}, which is {parent.state}"
-                return
             if not self._ready(parent):
+                if parent.state in ("failed", "blocked"):
+                    state.state = "blocked"
+                    state.failure = f"starts from {parent.search.name}, which is {parent.state}"
                 return
         if state.winner is None:
             state.state = "searching"

@@ -16,7 +16,7 @@ from data.batches import EvalBatches, MemoryBatches
 from data.order import Share, StreamOrder
 from data.schema import Dataset, ImageTable, open_dataset
 from trainers.checkpoint import Checkpoints
-from trainers.loop import Outcome, Streams, train
+from trainers.loop import CHECKPOINT_STEPS, Outcome, Streams, train
 from trainers.models import create_model
 from trainers.recipe import Recipe, published, resolve
 from trainers.runtime import InlineRuntime
@@ -119,7 +119,7 @@ def run_tiny(
     should_stop: Callable[[], bool] = lambda: False,
     teacher_state: dict[str, torch.Tensor] | None = None,
     model: torch.nn.Module | None = None,
-    checkpoint_steps: int | None = None,
+    checkpoint_steps: int = CHECKPOINT_STEPS,
 ) -> Outcome:
     """Trains the tiny model, or goes on from its checkpoint."""
     return train(

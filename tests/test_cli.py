@@ -46,6 +46,13 @@ def test_a_folder_where_nothing_was_run(tmp_path: Path) -> None:
     assert done.returncode == 2 and "no run was started here" in done.stderr
 
 
+def test_a_renamed_run_folder_is_not_taken_for_another(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "experiment.yaml").write_text(experiment_text())
+    done = semigrid("table", str(tmp_path / "other"))
+    assert done.returncode == 2 and "was renamed" in done.stderr and "'small'" in done.stderr
+
+
 def test_plan_counts_before_anything_ran(tmp_path: Path) -> None:
     file = tmp_path / "good.yaml"
     file.write_text(experiment_text())

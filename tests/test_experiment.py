@@ -63,10 +63,38 @@ def test_all_problems_come_in_one_message() -> None:
     assert all(problem.startswith("file.yaml: grid.") for problem in found)
 
 
+def test_problems_of_models_recipes_spaces_and_sizes_come_together() -> None:
+    text = changed("models.vit.recipe.base_lrr", 1)
+    text = text.replace("- 50%", "- 1%").replace(
+        "trials: 3", "trials: 3\n  space: {semi: {x: [0, 1]}}"
+    )
+    text = text.replace("name: small", "name: small\ntrain: {workers: 3}")
+    found = " ".join(problems(text))
+    for key in ("models.vit.recipe.base_lrr", "grid.0.labels: 1%", "space.semi.x", "train.workers"):
+        assert key in found
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("models.semi-vit.pretrained", False, "models.semi-vit.pretrained: comes from 'vit'"),
+        ("models.semi-vit.recipe.base_lr", float("inf"), "base_lr: inf"),
+        ("models.vit.recipe.warmup_steps", 6, "models.vit.recipe: warmup_steps is 6"),
+        ("models.vit.recipe", {"img_size": 16, "epochs": 5}, "warmup_epochs is 5 of 5 epochs"),
+        ("storage", "", "storage"),
+        ("grid.0.labels", ["9" * 500 + "%"], "grid.0.labels.0"),
+    ],
+)
+def test_values_that_would_only_fail_later(path: str, value: Any, expected: str) -> None:
+    assert any(expected in problem for problem in problems(changed(path, value)))
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("grid: [", "not valid YAML"),
+        ("{[1, 2]: 3}", "not valid YAML"),
+        ("name: 2020-13-45", "not valid YAML"),
         ("just words", "is a mapping"),
         ("name: a\nname: b\n", "stands twice"),
         ("", "is a mapping"),

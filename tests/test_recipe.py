@@ -137,9 +137,15 @@ def test_what_the_user_sets_is_kept() -> None:
 
 @pytest.mark.parametrize("images", [1, 100])
 def test_the_smallest_training_has_one_step_and_no_warmup(images: int) -> None:
-    recipe = published("finetune", "vit_base_patch16_224.mae", {"epochs": 1, "warmup_epochs": 5})
+    recipe = published("finetune", "vit_base_patch16_224.mae", {"epochs": 1, "warmup_epochs": 0.5})
     resolved = resolve(recipe, "finetune", images, 0)
     assert (resolved.total_steps, resolved.warmup_steps) == (1, 0)
+
+
+def test_a_warmup_without_a_training_is_refused() -> None:
+    recipe = published("finetune", "vit_base_patch16_224.mae", {"epochs": 5})
+    with pytest.raises(ValueError, match="warmup_epochs is 5 of 5 epochs"):
+        resolve(recipe, "finetune", 30_000, 0)
 
 
 def test_resolving_again_changes_nothing() -> None:

@@ -41,13 +41,13 @@ def test_mean_and_spread_over_seeds(rows: list[results.Row]) -> None:
     assert rows[0].mean("acc1") == 91.5
     # the sample standard deviation of 90 and 93: 3 / sqrt(2)
     assert rows[0].std("acc1") == pytest.approx(3 / 2**0.5)
-    assert (rows[0].trials, rows[0].seconds, rows[0].labeled_images) == (2, 122, 126)
+    assert (rows[0].trials, rows[0].seconds, rows[0].labeled_images) == (1, 122, 126)
 
 
 def test_a_missing_score_is_a_dash_in_print_and_missing_as_data(rows: list[results.Row]) -> None:
     lines = results.markdown(rows).splitlines()
     assert len(lines) == 2 + 4
-    assert "| 91.50 ± 2.12 | 100.00 ± 0.00 | 0.250 ± 0.000 | 2 | 2:02 |" in lines[2]
+    assert "| 91.50 ± 2.12 | 100.00 ± 0.00 | 0.250 ± 0.000 | 1 | 2:02 |" in lines[2]
     assert lines[3].split(" | ")[5:8] == ["—", "—", "—"]
     table = pd.read_csv(io.StringIO(results.csv(rows)))
     assert table["acc1"].isna().tolist() == [False, True, True, True]

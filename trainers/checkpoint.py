@@ -53,6 +53,8 @@ class Checkpoints:
         return f"best-{step}.safetensors"
 
     def delete(self) -> None:
+        """Removes everything, the checkpoint first: it must not outlive the weights it names."""
+        self.storage.delete(self.FILE)
         self.storage.delete("")
 
 

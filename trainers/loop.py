@@ -27,6 +27,8 @@ BatchSource = Callable[[int, int], Iterator[Batch]]
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 REPORT_SECONDS = 2.0
+# what a kill may cost, beside the steps since the last evaluation
+CHECKPOINT_STEPS = 200
 
 
 class DivergedError(RuntimeError):
@@ -47,7 +49,8 @@ class Streams:
 class Outcome:
     """Where a training stands. ``best_*`` name the evaluation that was best on val.
 
-    ``finished`` is False when it was told to stop before its last step.
+    ``resumed_at`` lists the steps at which it went on from a checkpoint; ``finished`` is False when
+    it was told to stop before its last step.
     """
 
     step: int = 0
@@ -57,6 +60,7 @@ class Outcome:
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     broken: list[str] = field(default_factory=list)
+    resumed_at: list[int] = field(default_factory=list, compare=False)
     finished: bool = False
 
 
@@ -71,7 +75,7 @@ def train(
     num_classes: int,
     seed: int,
     precision: str = "fp32",
-    checkpoint_steps: int | None = None,
+    checkpoint_steps: int = CHECKPOINT_STEPS,
 ) -> Outcome:
     """Trains ``model`` for ``recipe.total_steps``, going on from the latest checkpoint.
 
@@ -100,7 +104,7 @@ def train(
             trainer.evaluate()
             outcome.seconds = time.monotonic() - started
             runtime.report(trainer.progress() | outcome.history[-1])
-        due = checkpoint_steps is not None and outcome.step % checkpoint_steps == 0
+        due = outcome.step % checkpoint_steps == 0
         if outcome.step in evaluate_at or due or stop:
             trainer.save_checkpoint()
         if stop:
@@ -161,7 +165,10 @@ class _Training:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             self.outcome = Outcome(**state["outcome"])
-            self.sums = {k: v.to(self.runtime.device) for k, v in state["sums"].items()}
+            self.outcome.resumed_at.append(self.outcome.step)
+            if state["sums"]:
+                mine = state["sums"][self.runtime.rank % len(state["sums"])]
+                self.sums = {k: v.to(self.runtime.device) for k, v in mine.items()}
             self.summed_steps = state["summed_steps"]
             if len(state["random"]) == self.runtime.world_size:
                 restore_random_states(state["random"][self.runtime.rank])
@@ -170,6 +177,7 @@ class _Training:
 
     def save_checkpoint(self) -> None:
         randoms = self.runtime.gather(random_states())
+        sums = self._sums_of_ranks()
         self._join_broken()
         if self.runtime.rank != 0:
             return
@@ -182,7 +190,7 @@ class _Training:
                 # the schedule and both streams' positions are functions of the step
                 "outcome": vars(self.outcome),
                 "best_step": self.outcome.best_step,
-                "sums": self.sums,
+                "sums": sums,
                 "summed_steps": self.summed_steps,
                 "random": randoms,
             }
@@ -277,6 +285,10 @@ class _Training:
             )
         self.sums, self.summed_steps = {}, 0
         return means
+
+    def _sums_of_ranks(self) -> list[dict[str, torch.Tensor]]:
+        """Each rank's sums of losses, so that a resumed evaluation reports what it would have."""
+        return self.runtime.gather({name: total.cpu() for name, total in self.sums.items()})
 
     def _join_broken(self) -> None:
         """Makes the list of broken images that of all ranks."""

@@ -1,5 +1,6 @@
 """A trial on N DDP workers through Ray Train."""
 
+import json
 import os
 from dataclasses import asdict
 from typing import Any
@@ -9,6 +10,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from trainers.checkpoint import Checkpoints
+from trainers.loop import DivergedError
 from trainers.runtime import DistributedRuntime
 from trainers.trial import Place, TrialSpec, run_trial
 
@@ -58,8 +60,6 @@ def run_group(
 
 
 def _worker(config: dict[str, Any]) -> None:
-    import json
-
     spec = TrialSpec.model_validate_json(config["spec"])
     place = Place(**config["place"])
     # a GPU is chosen by Ray Train, which sets the device of this process
@@ -67,15 +67,18 @@ def _worker(config: dict[str, Any]) -> None:
     runtime = DistributedRuntime(
         Checkpoints(place.checkpoints(spec.id)), report=ray.train.report, device=device
     )
-    outcome = run_trial(spec, place, runtime)
+    try:
+        outcome = run_trial(spec, place, runtime)
+    except DivergedError as error:
+        outcome = {"diverged": str(error)}  # raised here, Ray Train would start the group again
     if runtime.rank == 0:
         place.checkpoints(spec.id).write(OUTCOME, json.dumps(outcome).encode())
 
 
 def _read_outcome(place: Place, spec: TrialSpec) -> dict[str, Any]:
-    import json
-
     outcome: dict[str, Any] = json.loads(place.checkpoints(spec.id).read(OUTCOME))
+    if "diverged" in outcome:
+        raise DivergedError(outcome["diverged"])
     return outcome
 
 

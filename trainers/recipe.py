@@ -19,7 +19,7 @@ class Recipe(BaseModel):
     ``steps``, ``ema_decay`` and ``warmup_steps`` are ``None`` until ``resolve`` derives them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # optimiser and schedule
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -133,6 +133,11 @@ def resolve(recipe: Recipe, method: Method, labeled_images: int, pool_images: in
     steps = recipe.steps or max(1, round(recipe.epochs * steps_per_epoch))
     warmup = recipe.warmup_steps
     if warmup is None:
+        if recipe.warmup_epochs >= recipe.epochs:
+            raise ValueError(
+                f"warmup_epochs is {recipe.warmup_epochs:g} of {recipe.epochs:g} epochs: the "
+                "learning rate would only rise; warm up less"
+            )
         warmup = min(steps - 1, round(steps * recipe.warmup_epochs / recipe.epochs))
     if warmup >= steps:
         raise ValueError(f"warmup_steps is {warmup}, the training has {steps} steps: warm up less")

@@ -64,7 +64,7 @@ class Place:
     stream: Literal["auto", "memory", "ray"] = "auto"
     threads: int = 1
     loader_workers: int = 0
-    checkpoint_steps: int | None = None
+    checkpoint_steps: int = 200
 
     @property
     def storage(self) -> Storage:

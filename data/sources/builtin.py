@@ -4,13 +4,14 @@ import os
 import shutil
 import uuid
 from pathlib import Path
+from types import ModuleType
 
 from data.build import write_dataset
 from data.errors import InputError
 from data.schema import MANIFEST, Dataset, open_dataset
 from data.sources import digits
 
-BUILTIN = {"digits": digits}
+BUILTIN: dict[str, ModuleType] = {"digits": digits}
 
 
 def open_builtin(uri: str) -> Dataset:
@@ -24,18 +25,29 @@ def open_builtin(uri: str) -> Dataset:
         allowed = ", ".join(f"builtin://{known}" for known in BUILTIN)
         raise InputError(f"{uri}: no such built-in dataset; there is {allowed}")
     source = BUILTIN[name]
-    cache = Path(os.environ.get("SEMIGRID_CACHE") or Path.home() / ".cache" / "semigrid")
+    home = Path.home() / ".cache" / "semigrid"
+    cache = Path(os.environ.get("SEMIGRID_CACHE") or home).absolute()
     folder = cache / f"{name}-v{source.VERSION}"
     if not (folder / MANIFEST).exists():
-        # built aside and renamed: another process may be building the same
-        aside = cache / f".{name}-{uuid.uuid4().hex}"
-        write_dataset(str(aside), source.rows(), **source.DESCRIPTION)
         try:
-            os.rename(aside, folder)
-        except OSError:
-            if (folder / MANIFEST).exists():  # the other process was first, with the same content
-                shutil.rmtree(aside)
-            else:  # what lies there has lost its manifest
-                shutil.rmtree(folder)
-                os.rename(aside, folder)
+            _build(source, folder)
+        except OSError as error:
+            raise InputError(
+                f"{uri}: its cache {folder} cannot be written: {error}; set SEMIGRID_CACHE to a "
+                "folder that can"
+            ) from error
     return open_dataset(str(folder))
+
+
+def _build(source: ModuleType, folder: Path) -> None:
+    """Writes the dataset aside and renames it: another process may be building the same."""
+    aside = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
+    write_dataset(str(aside), source.rows(), **source.DESCRIPTION)
+    try:
+        os.rename(aside, folder)
+    except OSError:
+        if not (folder / MANIFEST).exists():  # what lies there has lost its manifest
+            shutil.rmtree(folder)
+            os.rename(aside, folder)
+        else:  # the other process was first, with the same content
+            shutil.rmtree(aside)
