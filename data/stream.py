@@ -25,7 +25,8 @@ class RayBatches:
     The work of a run is its spans (one row group in one pass) from the start position to the end.
     Ray tasks read a span's row group, decode and augment this rank's rows of it, and the rows
     come back in stream order. Starting at a step reads nothing that came before it. At any time
-    the tasks in flight hold one row group each.
+    the tasks in flight hold one row group each. With N ranks, each reads the row groups that its
+    share of a batch lies in, up to N times the pool in all, but decodes only its own images.
     """
 
     def __init__(
