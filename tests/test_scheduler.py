@@ -118,6 +118,17 @@ def test_the_winner_is_the_best_on_val() -> None:
         assert scores[state.winner.id] == max(scores.values())
 
 
+def test_every_seed_runs_the_winners_recipe() -> None:
+    scheduler, _ = play(plan_of(experiment_text(seeds=3)), {}, slots=2)
+    searched = 0
+    for state in scheduler.states.values():
+        assert state.winner is not None and set(state.by_seed) == {0, 1, 2}
+        assert {spec.seed for spec in state.by_seed.values()} == {0, 1, 2}
+        assert all(spec.recipe == state.winner.recipe for spec in state.by_seed.values())
+        searched += state.winner.id != state.trials[0][1].id
+    assert searched  # some winner is not the published recipe, or this would show nothing
+
+
 def test_a_failure_blocks_children_and_nothing_else_and_is_tried_again_by_the_next_run() -> None:
     facts: Facts = {}
     plan = plan_of(experiment_text())
