@@ -157,10 +157,11 @@ class MemoryBatches:
 
 
 class EvalBatches:
-    """The evaluation views of this rank's rows of a table, each row on exactly one rank.
+    """The evaluation views of this rank's batches of a table, each row on exactly one rank.
 
-    The views are kept when all of them together are small, so that repeated evaluations decode
-    once.
+    The batches are the same however many ranks share them, so that each image meets the same
+    arithmetic: a matrix product may round differently with another number of rows. The views are
+    kept when all of them together are small, so that repeated evaluations decode once.
     """
 
     KEEP_BYTES = 256 * 2**20
@@ -175,19 +176,19 @@ class EvalBatches:
     ):
         self.table = table
         self.settings = settings
-        self.batch_size = batch_size
-        self.rows = range(rank, len(table), world_size)
+        starts = range(0, len(table), batch_size)[rank::world_size]
+        self.batches = [range(s, min(s + batch_size, len(table))) for s in starts]
         self._kept: list[Batch] = []
-        bytes_needed = len(self.rows) * 3 * settings.img_size**2
-        self._keep = bytes_needed <= self.KEEP_BYTES
+        rows = sum(len(batch) for batch in self.batches)
+        self._keep = rows * 3 * settings.img_size**2 <= self.KEEP_BYTES
 
     def __iter__(self) -> Iterator[Batch]:
         if self._kept:
             yield from self._kept
             return
         made = []
-        for start in range(0, len(self.rows), self.batch_size):
-            batch = self._batch(self.rows[start : start + self.batch_size])
+        for rows in self.batches:
+            batch = self._batch(rows)
             if self._keep:
                 made.append(batch)
             yield batch

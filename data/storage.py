@@ -11,6 +11,12 @@ from fsspec.implementations.local import LocalFileSystem
 from data.errors import InputError
 
 
+def cache_folder() -> Path:
+    """Where this machine keeps what can be made again: ``$SEMIGRID_CACHE`` or a folder at home."""
+    home = Path.home() / ".cache" / "semigrid"
+    return Path(os.environ.get("SEMIGRID_CACHE") or home).absolute()
+
+
 class Storage:
     """A folder by path or URI (``results``, ``s3://shop/experiments``).
 

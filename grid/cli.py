@@ -102,6 +102,8 @@ def _print_plan(experiment: Experiment, facts: dict[str, Any], without_data: boo
                 f"(100% is {experiment.pool_unit(name):,}), {manifest.license}, "
                 f"fingerprint {manifest.fingerprint[:12]}"
             )
+    for name, weights in experiment.weights.items():
+        lines.append(f"weights of {name}: {weights.describe()}")
     lines.append(f"results: {facts['folder']}")
     for line in lines:
         out.print(line, soft_wrap=True)
@@ -142,7 +144,10 @@ def run(
 def _execute(scheduler: Any, ledger: Any) -> None:
     """Runs the plan under the live view; on Ctrl-C or SIGTERM says how to go on and exits."""
     from grid.live import LiveView
+    from grid.preflight import check_models
     from grid.run import run_plan
+
+    check_models(scheduler, err.print)
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -253,12 +258,14 @@ def _scheduler(experiment: Experiment) -> Any:
 
 
 def _cell_state(scheduler: Any, name: str) -> dict[str, Any]:
+    from grid.ledger import SETTLED
+
     state = scheduler.states[name]
     ids = {spec.id for _, spec in state.trials} | {s.id for s in state.by_seed.values()}
     facts = [scheduler.facts.get(trial_id, {}) for trial_id in ids]
     return {
         "state": state.state,
-        "trials_done": sum(f.get("status") in ("finished", "diverged") for f in facts),
+        "trials_done": sum(f.get("status") in SETTLED for f in facts),
         "trials": scheduler.plan.trainings_per_search,
     }
 
@@ -279,6 +286,8 @@ def _print_table(scheduler: Any, records: Any, format: TableFormat) -> None:
         # a pipe has no width: show the whole table there
         console = out if out.is_terminal else Console(highlight=False, width=140)
         console.print(results.rich_table(rows))
+        for note in results.notes(rows):
+            console.print(note, soft_wrap=True, markup=False)
     else:
         printers = {
             TableFormat.markdown: results.markdown,

@@ -17,6 +17,7 @@ from data.storage import Storage
 from trainers.models import backbone_problem
 from trainers.recipe import Method, Recipe, published, resolve
 from trainers.trial import Precision
+from trainers.weights import UNSTATED, Weights, file_weights, hub_weights
 
 
 def _percent(value: Any) -> Fraction:
@@ -49,12 +50,19 @@ class DatasetConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """A row of models: a backbone to fine-tune, or ``from`` a model to go on from with ``semi``."""
+    """A row of models: a backbone to fine-tune, or ``from`` a model to go on from with ``semi``.
+
+    ``pretrained`` is true for timm's weights of the backbone's tag, false for random weights, or
+    the path or URI of a file; ``weights_license`` is that file's, and ``weights_sha256``, where it
+    is given, must be its hash.
+    """
 
     backbone: str | None = None
     from_: str | None = Field(None, alias="from")
     method: Method
-    pretrained: bool = True
+    pretrained: bool | str = True
+    weights_license: str | None = None
+    weights_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     backbone_args: dict[str, Any] = {}
     recipe: dict[str, Any] = {}
 
@@ -87,6 +95,8 @@ class TrainConfig(_Section):
     stream: Literal["auto", "memory", "ray"] = "auto"
     loader_workers: int = Field(0, ge=0)
     checkpoint_steps: int = Field(200, gt=0)
+    micro_batch: int | None = Field(None, gt=0)
+    compile: bool = False
 
 
 class ExperimentFile(_Section):
@@ -110,6 +120,7 @@ class Experiment(BaseModel):
     file: ExperimentFile
     text: str
     datasets: dict[str, Dataset]
+    weights: dict[str, Weights]  # of the models that start from pretrained weights
 
     @property
     def folder(self) -> str:
@@ -131,6 +142,11 @@ class Experiment(BaseModel):
         """The model that gives a model its backbone: itself, or the one it comes ``from``."""
         config = self.file.models[model]
         return config if config.from_ is None else self.backbone_of(config.from_)
+
+    def weights_of(self, model: str) -> Weights | None:
+        """The pretrained weights that a model, or the one it comes ``from``, starts with."""
+        parent = self.file.models[model].from_
+        return self.weights.get(model if parent is None else parent)
 
     def recipe_of(self, model: str) -> Recipe:
         """The model's unresolved recipe: published values with the file's over them."""
@@ -215,9 +231,12 @@ def load_experiment(
             datasets[name] = _assumed(name) if without_data else open_dataset(_uri(config))
         except InputError as error:
             problems.append(f"datasets.{name}: {error}")
-    if overrides or workers is not None:
+    weights, weight_problems = _weights(file)
+    problems += weight_problems
+    pinned = _pin_weights(content, file, weights)
+    if overrides or workers is not None or pinned:
         text = yaml.safe_dump(content, sort_keys=False)  # the folder's copy says what ran
-    experiment = Experiment(source=path, file=file, text=text, datasets=datasets)
+    experiment = Experiment(source=path, file=file, text=text, datasets=datasets, weights=weights)
     problems += _space_problems(file)
     for name in file.models:
         problems += _recipe_problems(experiment, name)
@@ -226,6 +245,50 @@ def load_experiment(
     if not problems:
         return experiment
     raise InputError(*(f"{path}: {problem}" for problem in problems))
+
+
+def _weights(file: ExperimentFile) -> tuple[dict[str, Weights], list[str]]:
+    """What the models with pretrained weights start from; the problems with their files."""
+    found: dict[str, Weights] = {}
+    problems = []
+    for name, model in file.models.items():
+        if model.from_ is not None or model.backbone is None or model.pretrained is False:
+            continue
+        if model.pretrained is True:
+            found[name] = hub_weights(model.backbone)
+            continue
+        key = f"models.{name}.pretrained"
+        try:
+            weights = file_weights(model.pretrained, model.weights_license, model.backbone)
+        except InputError as error:
+            if model.weights_sha256 is None:
+                problems.append(f"{key}: {error}")
+                continue
+            # the results of a run stay readable where its weights are not
+            weights = Weights(
+                source=Storage(model.pretrained).uri,
+                license=model.weights_license or UNSTATED,
+                sha256=model.weights_sha256,
+            )
+        if model.weights_sha256 not in (None, weights.sha256):
+            problems.append(
+                f"{key}: {model.pretrained!r} has the SHA-256 {weights.sha256}, weights_sha256 "
+                f"says {model.weights_sha256}; take the right file, or that key out"
+            )
+        found[name] = weights
+    return found, problems
+
+
+def _pin_weights(content: Any, file: ExperimentFile, weights: dict[str, Weights]) -> bool:
+    """Writes into the content which files of weights are meant, wherever it is read again."""
+    pinned = False
+    for name, known in weights.items():
+        if isinstance(file.models[name].pretrained, str):
+            content["models"][name]["pretrained"] = known.source
+            content["models"][name]["weights_sha256"] = known.sha256
+            content["models"][name]["weights_license"] = known.license
+            pinned = True
+    return pinned
 
 
 def _assumed(name: str) -> Dataset:
@@ -294,6 +357,15 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"there are {', '.join(near or names)}"
 
 
+_OF_BACKBONES = (
+    "backbone",
+    "backbone_args",
+    "pretrained",
+    "weights_license",
+    "weights_sha256",
+)
+
+
 def _model_problems(file: ExperimentFile) -> list[str]:
     problems = []
     for name, model in file.models.items():
@@ -310,7 +382,7 @@ def _model_problems(file: ExperimentFile) -> list[str]:
                     f"{key}.from: {model.from_!r} is of method {parent.method}; semi starts from "
                     "a model of method finetune"
                 )
-            for ignored in ("backbone", "backbone_args", "pretrained"):
+            for ignored in _OF_BACKBONES:
                 if ignored in model.model_fields_set:
                     problems.append(
                         f"{key}.{ignored}: comes from {model.from_!r}; take this key out"
@@ -322,9 +394,12 @@ def _model_problems(file: ExperimentFile) -> list[str]:
         if model.method == "finetune" and model.backbone is None and model.from_ is None:
             problems.append(f"{key}.backbone: missing; give a timm name such as resnet18.tv_in1k")
         if model.backbone is not None and model.from_ is None:
-            problem = backbone_problem(model.backbone, model.pretrained)
+            problem = backbone_problem(model.backbone, model.pretrained is True)
             if problem:
                 problems.append(f"{key}.backbone: {model.backbone!r}: {problem}")
+        for extra in ("weights_license", "weights_sha256"):
+            if extra in model.model_fields_set and not isinstance(model.pretrained, str):
+                problems.append(f"{key}.{extra}: only for weights of a file (pretrained: PATH)")
     return problems
 
 

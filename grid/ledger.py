@@ -9,8 +9,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data.storage import Storage
 from trainers.trial import TrialSpec, weights_file
+from trainers.weights import Weights
 
-Status = Literal["started", "finished", "diverged", "failed"]
+Status = Literal["started", "finished", "diverged", "collapsed", "failed"]
+# the recipe's own ends: trained to the end, or a training that leads to nothing
+STOPPED = ("diverged", "collapsed")
+SETTLED = ("finished", *STOPPED)
 FOLDER = "ledger"
 
 
@@ -18,10 +22,12 @@ class Record(BaseModel):
     """What is known of one trial.
 
     ``started`` has the specification only; ``finished`` has the val metrics of its best
-    evaluation, and ``test`` once it was measured as a cell's winner; ``diverged`` is a result of
-    the recipe (a loss that is not finite), ``failed`` is an accident and tried again by the next
-    run. Times are seconds since 1970, ``seconds`` those spent training. ``resumed_at`` lists the
-    steps at which it went on from a checkpoint.
+    evaluation, and ``test`` once it was measured as a cell's winner; ``diverged`` (a loss that is
+    not finite) and ``collapsed`` are the recipe's doing and final, with the reason in ``error``;
+    ``failed`` is an accident and tried again by the next run. Times are seconds since 1970,
+    ``seconds`` those spent training. ``resumed_at`` lists the steps at which it went on from a
+    checkpoint. ``history`` has the losses and scores at each evaluation, ``speed`` how fast it
+    went there.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -36,11 +42,13 @@ class Record(BaseModel):
     best_step: int = 0
     best_weights: str = "student"
     history: list[dict[str, float]] = []
+    speed: list[dict[str, float]] = []
     broken_images: list[str] = []
     resumed_at: list[int] = []
     test: dict[str, float] | None = None
     error: str | None = None
     log: str | None = None
+    weights: Weights | None = None  # the pretrained ones at the start of it all
     versions: dict[str, str] = {}
     machine: str = ""
 
@@ -91,7 +99,7 @@ class Ledger:
         self.storage.delete(weights_file(trial_id))
 
 
-def start_record(spec: TrialSpec, cell: str) -> Record:
+def start_record(spec: TrialSpec, cell: str, weights: Weights | None = None) -> Record:
     """The record of a trial that is about to train, with the versions that will train it."""
     packages = ("semigrid", "torch", "torchvision", "timm", "ray", "optuna", "numpy", "pillow")
     return Record(
@@ -99,6 +107,7 @@ def start_record(spec: TrialSpec, cell: str) -> Record:
         spec=spec,
         cell=cell,
         started_at=time.time(),
+        weights=weights,
         versions={"python": platform.python_version(), **{p: version(p) for p in packages}},
         machine=platform.platform(),
     )
@@ -106,4 +115,4 @@ def start_record(spec: TrialSpec, cell: str) -> Record:
 
 def record_summary(record: Record) -> dict[str, Any]:
     """The few facts of a record that a driver keeps while thousands of trials go by."""
-    return record.model_dump(include={"status", "val", "best_weights", "test", "seconds"})
+    return record.model_dump(include={"status", "val", "best_weights", "test", "seconds", "error"})

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from grid.ledger import Record
+from grid.ledger import SETTLED, Record
 from grid.scheduler import Job, Scheduler
 
 
@@ -91,10 +91,7 @@ class LiveView:
             if state.state in ("finished", "failed", "blocked"):
                 continue
             known = {spec.id for _, spec in state.trials} | {s.id for s in state.by_seed.values()}
-            done = sum(
-                self.scheduler.facts.get(i, {}).get("status") in ("finished", "diverged")
-                for i in known
-            )
+            done = sum(self.scheduler.facts.get(i, {}).get("status") in SETTLED for i in known)
             left += max(0, plan.trainings_per_search - done) * plan.images_per_trial(search)
         for running in self._running.values():
             steps = running.facts.get("total_steps")

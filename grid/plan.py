@@ -108,7 +108,7 @@ class Plan:
             pool_images=pool_images,
             backbone=backbone.backbone,
             backbone_args=backbone.backbone_args,
-            pretrained=backbone.pretrained,
+            weights=self._start(cell.model),
             method=model.method,
             recipe=recipe,
             precision=file.train.precision,
@@ -116,9 +116,18 @@ class Plan:
             parent=parent_id,
         )
 
+    def _start(self, model: str) -> str:
+        """What the backbone starts from, as ``TrialSpec.weights``."""
+        pretrained = self.experiment.backbone_of(model).pretrained
+        weights = self.experiment.weights_of(model)
+        if pretrained is False or weights is None:
+            return "random"
+        return "timm" if pretrained is True else f"sha256:{weights.sha256}"
+
     def place(self, search: Search, folder: str) -> Place:
         """Where and how the search's trials run."""
         train = self.experiment.file.train
+        weights = self.experiment.weights_of(search.cell.model)
         return Place(
             dataset_uri=self.experiment.dataset_uri(search.cell.dataset),
             folder=folder,
@@ -126,6 +135,9 @@ class Plan:
             threads=train.cpus_per_worker,
             loader_workers=train.loader_workers,
             checkpoint_steps=train.checkpoint_steps,
+            micro_batch=train.micro_batch,
+            compiled=train.compile,
+            weights_uri=None if weights is None else weights.source,
         )
 
     def images_per_trial(self, search: Search) -> int:
@@ -156,6 +168,9 @@ class Plan:
             "seeds": file.seeds,
             "trainings": self.trainings,
             "trainings_unshared": self.trainings_unshared,
+            "weights": {
+                name: weights.model_dump() for name, weights in self.experiment.weights.items()
+            },
             "images": sum(
                 self.images_per_trial(s) * self.trainings_per_search for s in self.searches
             ),

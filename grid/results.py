@@ -10,10 +10,11 @@ from rich import box
 from rich.table import Table
 
 from grid.experiment import labeled_images, show_percent
-from grid.ledger import Record
+from grid.ledger import SETTLED, STOPPED, Record
 from grid.live import show_seconds
 from grid.plan import Cell
 from grid.scheduler import Scheduler
+from trainers.weights import Weights
 
 METRICS = ("acc1", "acc5", "ce")
 NONE = "—"
@@ -23,7 +24,8 @@ NONE = "—"
 class Row:
     """A cell's line: its state, test metrics of its winner per seed, and what it took.
 
-    ``seconds`` is the time of all its trainings together, the parent's not counted.
+    ``stopped`` of its trials diverged or collapsed; ``seconds`` is the time of all its trainings
+    together, the parent's not counted.
     """
 
     cell: Cell
@@ -31,9 +33,10 @@ class Row:
     labeled_images: int
     test: list[dict[str, float]]
     trials: int
-    diverged: int
+    stopped: int
     seconds: float
     failure: str | None
+    weights: Weights | None = None
 
     def mean(self, metric: str) -> float | None:
         values = [seed[metric] for seed in self.test]
@@ -63,13 +66,14 @@ def table_rows(scheduler: Scheduler, records: dict[str, Record]) -> list[Row]:
                 labeled_images=labeled_images(experiment.datasets[cell.dataset], cell.labels),
                 test=[test for test in tests if test is not None],
                 trials=sum(
-                    records[spec.id].status in ("finished", "diverged")
+                    records[spec.id].status in SETTLED
                     for _, spec in state.trials
                     if spec.id in records
                 ),
-                diverged=sum(r.status == "diverged" for r in known),
+                stopped=sum(r.status in STOPPED for r in known),
                 seconds=sum(r.seconds for r in known),
                 failure=state.failure,
+                weights=next((r.weights for r in known if r.weights is not None), None),
             )
         )
     return rows
@@ -92,7 +96,7 @@ def frame(rows: list[Row]) -> pd.DataFrame:
             record[metric] = row.mean(metric)
             if seeds > 1:
                 record[f"{metric}_std"] = row.std(metric)
-        record |= {"seeds": len(row.test), "trials": row.trials, "diverged": row.diverged}
+        record |= {"seeds": len(row.test), "trials": row.trials, "stopped": row.stopped}
         record["training_seconds"] = round(row.seconds, 1)
         records.append(record)
     return pd.DataFrame.from_records(records)
@@ -121,7 +125,7 @@ HEADERS = (
 
 
 def _shown(row: Row) -> list[str]:
-    trials = str(row.trials) + (f" ({row.diverged} diverged)" if row.diverged else "")
+    trials = str(row.trials) + (f" ({row.stopped} stopped)" if row.stopped else "")
     return [
         row.cell.dataset,
         row.cell.model,
@@ -148,11 +152,24 @@ def rich_table(rows: list[Row]) -> Table:
     return table
 
 
+def notes(rows: list[Row]) -> list[str]:
+    """What belongs under a table: the pretrained weights and what they may be used for."""
+    by_weights: dict[Weights, list[str]] = {}
+    for row in rows:
+        if row.weights is not None:
+            models = by_weights.setdefault(row.weights, [])
+            models += [row.cell.model] if row.cell.model not in models else []
+    return [
+        f"weights of {', '.join(of)}: {weights.describe()}" for weights, of in by_weights.items()
+    ]
+
+
 def markdown(rows: list[Row]) -> str:
     """The table in GitHub's Markdown."""
     lines = ["| " + " | ".join(HEADERS) + " |"]
     lines.append("|" + "|".join(["---"] * 2 + ["---:"] * (len(HEADERS) - 2)) + "|")
     lines += ["| " + " | ".join(_shown(row)) + " |" for row in rows]
+    lines += [line for note in notes(rows) for line in ("", note)]
     return "\n".join(lines)
 
 
@@ -168,4 +185,5 @@ def as_json(rows: list[Row]) -> str:
         record["cell"] = row.cell.name
         record["test_per_seed"] = row.test
         record["failure"] = row.failure
+        record["weights"] = None if row.weights is None else row.weights.model_dump()
     return json.dumps(records, indent=1)

@@ -16,12 +16,13 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from data.errors import InputError
-from grid.ledger import Ledger, Record, record_summary, start_record
+from grid.ledger import SETTLED, Ledger, Record, record_summary, start_record
 from grid.live import LiveView
 from grid.plan import Plan
 from grid.scheduler import Job, Scheduler
 from trainers.ray_worker import quiet_environment, run_group
 from trainers.trial import Place, TrialSpec, measure_trial, run_trial, uses_ray_stream
+from trainers.weights import Weights
 
 # How often Tune starts a job again whose process died (killed for memory, a lost node).
 PROCESS_RETRIES = 3
@@ -50,7 +51,7 @@ def run_plan(scheduler: Scheduler, ledger: Ledger, view: LiveView) -> None:
 def _tidy(scheduler: Scheduler, ledger: Ledger) -> None:
     """Removes what a killed run left of trials that are in the ledger for good."""
     for trial_id, facts in scheduler.facts.items():
-        if facts["status"] in ("finished", "diverged"):
+        if facts["status"] in SETTLED:
             ledger.storage.delete(f"checkpoints/{trial_id}")
     _drop_losers(scheduler, ledger)
 
@@ -169,6 +170,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         self.jobs[trial_id] = job
         self.view.started(job)
         train = self.plan.experiment.file.train
+        weights = self.plan.experiment.weights_of(job.search.cell.model)
         order = {
             "kind": job.kind,
             "spec": job.spec.model_dump(mode="json"),
@@ -178,6 +180,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
             "cpus_per_worker": train.cpus_per_worker,
             "gpus_per_worker": train.gpus_per_worker,
             "train_storage": self.scratch,
+            "weights": None if weights is None else weights.model_dump(),
         }
         return {"order": json.dumps(order)}
 
@@ -230,9 +233,10 @@ def execute(config: dict[str, Any]) -> None:
 
 
 def _train(spec: TrialSpec, place: Place, ledger: Ledger, order: dict[str, Any]) -> None:
-    from trainers.loop import DivergedError
+    from trainers.health import CollapsedError
 
-    record = start_record(spec, order["cell"])
+    weights = None if order["weights"] is None else Weights(**order["weights"])
+    record = start_record(spec, order["cell"], weights)
     ledger.write(record)
     checkpoints = _checkpoints(spec, place)
     try:
@@ -258,19 +262,28 @@ def _train(spec: TrialSpec, place: Place, ledger: Ledger, order: dict[str, Any])
         record.val = outcome["best_metrics"]
         record.best_step = outcome["best_step"]
         record.best_weights = outcome["best_weights"]
-        record.history = outcome["history"]
-        record.seconds = outcome["seconds"]
-        record.broken_images = outcome["broken"]
-        record.resumed_at = outcome["resumed_at"]
+        _note_course(record, outcome)
     except Exception as error:  # whatever went wrong belongs into the ledger, not only to Ray
-        diverged = isinstance(_root(error), DivergedError)
-        record.status = "diverged" if diverged else "failed"
+        root = _root(error)
+        record.status = "failed"
+        if isinstance(root, CollapsedError):
+            record.status = root.status
+            _note_course(record, asdict(root.outcome))
         _note_error(record, error, place)
     record.finished_at = time.time()
     ledger.write(record)
-    if record.status in ("finished", "diverged"):
+    if record.status in SETTLED:
         checkpoints.delete()  # only now: until the ledger has it, the checkpoint is the result
     tune.report({"step": spec.recipe.total_steps, "status": record.status})
+
+
+def _note_course(record: Record, outcome: dict[str, Any]) -> None:
+    """What a training leaves behind however it ended."""
+    record.history = outcome["history"]
+    record.speed = outcome["speed"]
+    record.seconds = outcome["seconds"]
+    record.broken_images = outcome["broken"]
+    record.resumed_at = outcome["resumed_at"]
 
 
 def _measure(spec: TrialSpec, place: Place, ledger: Ledger, order: dict[str, Any]) -> None:

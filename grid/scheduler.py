@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from grid.ledger import SETTLED, STOPPED
 from grid.plan import Plan, Search
 from grid.search import Tried, default_space, score, suggest_wave
 from trainers.choose import is_better
@@ -181,8 +182,9 @@ class Scheduler:
             if best is None or is_better(facts["val"], self.facts[best.id]["val"]):
                 best = spec
         if best is None:
+            first = self.facts[state.trials[0][1].id]
             state.state = "failed"
-            state.failure = "every trial diverged"
+            state.failure = f"every trial diverged or collapsed, the first: {first['error']}"
             return
         if not self.has_weights(best.id):
             # an earlier, larger search chose another winner and let these weights go
@@ -199,10 +201,13 @@ class Scheduler:
             wanted[seed] = self.plan.spec(state.search, params, seed, parent_id)
         if self._fail_if_any(state, list(wanted.values())):
             return
-        diverged = [spec for spec in wanted.values() if self._status(spec) == "diverged"]
-        if diverged:
+        stopped = [spec for spec in wanted.values() if self._status(spec) in STOPPED]
+        if stopped:
+            facts = self.facts[stopped[0].id]
             state.state = "failed"
-            state.failure = f"the winner diverged on seed {diverged[0].seed}"
+            state.failure = (
+                f"the winner {facts['status']} on seed {stopped[0].seed}: {facts['error']}"
+            )
             return
         state.pending = [
             Job("train", spec, state.search)
@@ -223,9 +228,9 @@ class Scheduler:
             state.state = "finished"
 
     def _status(self, spec: TrialSpec) -> str | None:
-        """``finished`` or ``diverged``; None while it must still be trained."""
+        """How it ended, for good; None while it must still be trained."""
         status = self.facts.get(spec.id, {}).get("status")
-        return status if status in ("finished", "diverged") else None
+        return status if status in SETTLED else None
 
     def _fail_if_any(self, state: SearchState, specs: list[TrialSpec]) -> bool:
         errors = [self.failed[spec.id] for spec in specs if spec.id in self.failed]

@@ -17,7 +17,7 @@ Space = dict[str, tuple[float, float]]
 
 @dataclass(frozen=True)
 class Tried:
-    """A trial of an earlier wave: its hyper-parameters and its score (None: it diverged)."""
+    """A trial of an earlier wave: its hyper-parameters and its score (None: it has no result)."""
 
     params: dict[str, float]
     score: float | None

@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
@@ -66,6 +66,8 @@ def tiny_recipe(method: str, **overrides: Any) -> Recipe:
         # confidences on both sides of the threshold from the start
         "head_std": 0.3,
         "confidence_threshold": 0.6,
+        # a few steps on a few images say nothing of collapse
+        "collapse_evaluations": 0,
     }
     recipe = published(method, VIT, small | overrides)
     return resolve(recipe, method, LABELED_IMAGES, POOL_IMAGES)
@@ -151,9 +153,11 @@ class SimulatedRank(InlineRuntime):
     def gather(self, value: Any) -> list[Any]:
         return self._meeting.gather(self.rank, value)
 
-    def permute(self, rows: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
-        everything = torch.cat(self.gather(rows))
-        return everything[permutation].chunk(self.world_size)[self.rank]
+    def fetch(self, rows: torch.Tensor, wanted: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.cat(self.gather(rows))[wanted[self.rank]]
+
+    def any(self, value: bool) -> bool:
+        return any(self.gather(value))
 
 
 class Meeting:

@@ -55,6 +55,14 @@ def test_a_class_that_does_not_occur_is_still_a_class() -> None:
     assert metrics["ce"] == pytest.approx((math.log(2) + math.log(4)) / 2)
 
 
+def test_what_predictions_are_worth_as_pseudo_labels() -> None:
+    rows = [[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.2, 0.8]]  # two of them wrong, at 0.7 and 0.8
+    found = predictions([0, 0, 0, 0], rows)
+    assert found.confident(0.7) == {"pseudo_coverage": 0.75, "pseudo_accuracy": 1 / 3}
+    assert found.confident(0.85) == {"pseudo_coverage": 0.25, "pseudo_accuracy": 1.0}
+    assert found.confident(0.95) == {"pseudo_coverage": 0.0}  # no score is not a score of 0
+
+
 class Constant(nn.Module):
     """The same logits for every image."""
 
@@ -116,7 +124,7 @@ def test_any_number_of_ranks_predicts_every_image_once(
     for found in on_ranks(world_size, checkpoints, work):  # all ranks know the whole
         assert found.ids == alone.ids
         assert found.labels.tolist() == alone.labels.tolist()
-        np.testing.assert_allclose(found.probabilities, alone.probabilities, atol=1e-6)
+        assert np.array_equal(found.probabilities, alone.probabilities)  # to the last digit
 
 
 def test_more_ranks_than_images(digits: Dataset, checkpoints: Checkpoints) -> None:

@@ -9,8 +9,8 @@ from torch import nn
 
 from data.storage import Storage
 from trainers.checkpoint import Checkpoints
-from trainers.losses import masked_mean, soft_cross_entropy
-from trainers.methods import Sharing, StepInput, finetune, semi
+from trainers.losses import entropy, soft_cross_entropy
+from trainers.methods import Lesson, Sharing, StepInput, finetune, semi
 from trainers.mixup import draw_pseudo_mix
 from trainers.recipe import Recipe
 
@@ -33,7 +33,20 @@ def images(*logits: tuple[float, float]) -> torch.Tensor:
 
 
 def alone() -> Sharing:
-    return Sharing(lambda rows, permutation: rows[permutation], 0, 1)
+    return Sharing(lambda rows, wanted: rows[wanted[0]], 0, 1)
+
+
+def losses(student: nn.Module, lesson: Lesson) -> list[float]:
+    """L_x and, of ``semi``, L_u as the student's passes find them."""
+    parts = [lesson.labeled] + ([] if lesson.unlabeled is None else [lesson.unlabeled])
+    return [
+        (soft_cross_entropy(student(rows.images), rows.targets) * rows.weights).sum().item()
+        for rows in parts
+    ]
+
+
+def taught(step: StepInput, settings: Recipe, seed: int = 0, skip: bool = True) -> Lesson:
+    return semi(reader(), step, settings, 2, generator(seed), alone(), skip)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -53,33 +66,31 @@ def test_soft_cross_entropy_by_hand() -> None:
     assert losses.tolist() == pytest.approx(expected)
 
 
-def test_masked_mean_divides_by_all_images() -> None:
-    losses = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    assert float(masked_mean(losses, torch.tensor([True, False, False, True]))) == 1.25
-    assert float(masked_mean(losses, torch.zeros(4, dtype=torch.bool))) == 0
+def test_entropy_by_hand() -> None:
+    assert entropy(torch.tensor([5, 5, 0])) == pytest.approx(math.log(2))
+    expected = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert entropy(torch.tensor([3.0, 1.0])) == pytest.approx(expected)
+    assert entropy(torch.tensor([7, 0])) == 0
+    assert entropy(torch.zeros(3)) == 0
 
 
 def test_finetune_without_mixing_is_smoothed_cross_entropy() -> None:
     logits = [(1.0, -1.0), (0.5, 2.0)]
     step = StepInput(images(*logits), torch.tensor([0, 0]))
-    loss, parts = finetune(reader(), step, recipe(), 2, generator(), alone())
+    lesson = finetune(step, recipe(), 2, generator(), alone())
     expected = sum(cross_entropy(list(z), [0.9, 0.1]) for z in logits) / 2
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
-    assert parts["loss"].item() == loss.item()
+    assert losses(reader(), lesson) == pytest.approx([expected], rel=1e-5)
+    assert lesson.unlabeled is None
 
 
 def test_finetune_mixes_what_the_student_sees_and_its_targets() -> None:
-    # mixup of two mirrored images gives both the same λ-weighted pair; a linear student's mixed
-    # logits are the mix of logits
+    # mixup of two mirrored images gives both the same λ-weighted pair
     step = StepInput(images((4.0, 0.0), (0.0, 4.0)), torch.tensor([0, 1]))
-    seen: list[torch.Tensor] = []
-    student = reader()
-    student.register_forward_hook(lambda module, args, output: seen.append(output))
-    loss, _ = finetune(student, step, recipe(mixup=0.8, label_smoothing=0), 2, generator(), alone())
-    lam = seen[0][0, 0].item() / 4
+    settings = recipe(mixup=0.8, label_smoothing=0)
+    rows = finetune(step, settings, 2, generator(), alone()).labeled
+    lam = rows.images[0, 0].item() / 4
     assert 0 < lam < 1
-    expected = cross_entropy([4 * lam, 4 * (1 - lam)], [lam, 1 - lam])
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(rows.targets, torch.tensor([[lam, 1 - lam], [1 - lam, lam]]))
 
 
 WEAK = [(math.log(3), 0.0), (0.0, math.log(9)), (math.log(1.5), 0.0), (0.0, math.log(4))]
@@ -113,14 +124,16 @@ def semi_by_hand(seed: int, threshold: float) -> tuple[float, float, float]:
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("threshold", [0.0, 0.7, 0.85, 0.95])
-def test_semi_by_hand(seed: int, threshold: float) -> None:
-    settings = recipe(confidence_threshold=threshold)
-    loss, parts = semi(reader(), reader(), semi_input(), settings, 2, generator(seed), alone())
+@pytest.mark.parametrize("skip", [True, False])
+def test_semi_by_hand(seed: int, threshold: float, skip: bool) -> None:
+    lesson = taught(semi_input(), recipe(confidence_threshold=threshold), seed, skip)
     labeled, unlabeled, mask_rate = semi_by_hand(seed, threshold)
-    assert float(parts["labeled_loss"]) == pytest.approx(labeled, rel=1e-5)
-    assert float(parts["unlabeled_loss"]) == pytest.approx(unlabeled, rel=1e-5)
-    assert float(parts["mask_rate"]) == mask_rate
-    assert loss.item() == pytest.approx(labeled + 3 * unlabeled, rel=1e-5)
+    assert losses(reader(), lesson) == pytest.approx([labeled, unlabeled], rel=1e-5)
+    assert float(lesson.sums["mask_rate"]) == mask_rate
+    # L = L_x + λ_u L_u
+    assert (lesson.labeled.factor, lesson.unlabeled.factor) == (1, 3)
+    assert len(lesson.unlabeled) == (mask_rate * 4 if skip else 4)
+    assert lesson.pseudo_counts.tolist() == [2, 2]  # PSEUDO, masked or not
 
 
 def test_a_confidence_that_reaches_the_threshold_counts() -> None:
@@ -128,57 +141,72 @@ def test_a_confidence_that_reaches_the_threshold_counts() -> None:
     step = StepInput(
         images((0, 0)), torch.tensor([0]), images((0, 0), (0, 0)), images((1, 0), (0, 1))
     )
-    at, above = (
-        semi(reader(), reader(), step, recipe(confidence_threshold=t), 2, generator(), alone())[1]
-        for t in (0.5, 0.5001)
-    )
-    assert float(at["mask_rate"]) == 1 and float(at["unlabeled_loss"]) > 0
-    assert float(above["mask_rate"]) == 0 and float(above["unlabeled_loss"]) == 0
-
-
-def test_the_teacher_gets_no_gradient() -> None:
-    student, teacher = reader(), reader()
-    loss, _ = semi(student, teacher, semi_input(), recipe(), 2, generator(), alone())
-    loss.backward()
-    assert all(parameter.grad is None for parameter in teacher.parameters())
-    assert all(parameter.grad.abs().sum() > 0 for parameter in student.parameters())
+    at, above = (taught(step, recipe(confidence_threshold=t)) for t in (0.5, 0.5001))
+    assert float(at.sums["mask_rate"]) == 1 and losses(reader(), at)[1] > 0
+    assert float(above.sums["mask_rate"]) == 0 and losses(reader(), above)[1] == 0
 
 
 def test_the_teacher_sees_the_weak_and_the_student_the_strong_views() -> None:
-    seen: dict[str, torch.Tensor] = {}
-    student, teacher = reader(), reader()
-    student.register_forward_hook(lambda module, args, output: seen.update(student=args[0]))
-    teacher.register_forward_hook(lambda module, args, output: seen.update(teacher=args[0]))
+    seen = []
+    teacher = reader()
+    teacher.register_forward_hook(lambda module, args, output: seen.append(args[0]))
     step = semi_input()
-    semi(student, teacher, step, recipe(), 2, generator(), alone())
-    assert torch.equal(seen["teacher"], step.weak)
-    assert len(seen["student"]) == 2 + 4
-    assert torch.equal(seen["student"][:2], step.x)
+    settings = recipe(confidence_threshold=0)
+    lesson = semi(teacher, step, settings, 2, generator(), alone(), True)
+    assert len(seen) == 1 and torch.equal(seen[0], step.weak)
+    assert torch.equal(lesson.labeled.images, step.x)
+    # CutMix of single pixels pastes nothing: some rows are strong views as they were
+    unmixed = draw_pseudo_mix(generator(), 4).use_cutmix
+    assert unmixed.any()
+    assert torch.equal(lesson.unlabeled.images[unmixed], step.strong[unmixed])
+
+
+def test_rows_are_numbered_over_the_whole_step() -> None:
+    # drop paths are drawn by these numbers: labelled images first, then the unlabelled
+    lesson = taught(semi_input(), recipe(confidence_threshold=0.85), seed=3)
+    mix = draw_pseudo_mix(generator(3), 4)
+    kept = [i for i, j in enumerate(mix.permutation) if max(CONFIDENCE[i], CONFIDENCE[j]) >= 0.85]
+    assert lesson.labeled.numbers.tolist() == [0, 1]
+    assert lesson.unlabeled.numbers.tolist() == [2 + i for i in kept]
 
 
 @pytest.mark.parametrize("method", ["finetune", "semi"])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_mean_loss_of_two_ranks_is_the_loss_of_one(
-    method: str, seed: int, tmp_path: Path
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_the_rows_do_not_depend_on_how_many_ranks_share_the_batch(
+    method: str, seed: int, world_size: int, tmp_path: Path
 ) -> None:
-    # so DDP's mean of gradients is the gradient of the global batch, however the mask falls
-    settings = recipe(mixup=0.8, cutmix=1.0, confidence_threshold=0.85)
-    student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+    settings = recipe(mixup=0.8, cutmix=1.0, confidence_threshold=0.7)
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
     everything = torch.randn(2, 8, 3, 8, 8, generator=generator(seed))
     labels = torch.arange(8) % 2
 
-    def loss_of(rank: SimulatedRank) -> float:
+    def lesson_of(rank: SimulatedRank) -> Lesson:
         size = 8 // rank.world_size
         local = slice(rank.rank * size, (rank.rank + 1) * size)
         weak, strong = everything[:, local]
         step = StepInput(strong, labels[local], weak, strong)
-        sharing = Sharing(rank.permute, rank.rank, rank.world_size)
-        if method == "finetune":
-            return finetune(student, step, settings, 2, generator(seed), sharing)[0].item()
-        return semi(student, student, step, settings, 2, generator(seed), sharing)[0].item()
+        sharing = Sharing(rank.fetch, rank.rank, rank.world_size)
+        with torch.no_grad():
+            if method == "finetune":
+                return finetune(step, settings, 2, generator(seed), sharing)
+            return semi(teacher, step, settings, 2, generator(seed), sharing, True)
 
     checkpoints = Checkpoints(Storage(tmp_path))
-    [one] = on_ranks(1, checkpoints, loss_of)
-    two = on_ranks(2, checkpoints, loss_of)
-    assert sum(two) / 2 == pytest.approx(one, rel=1e-5)
-    assert two[0] != pytest.approx(two[1])  # else the test would not notice a rank's share
+    [whole] = on_ranks(1, checkpoints, lesson_of)
+    parts = on_ranks(world_size, checkpoints, lesson_of)
+    names = ["labeled"] + (["unlabeled"] if method == "semi" else [])
+    for name in names:
+        found = [getattr(part, name) for part in parts]
+        expected = getattr(whole, name)
+        for of in ("images", "targets", "numbers"):
+            joined = torch.cat([getattr(rows, of) for rows in found])
+            assert torch.equal(joined, getattr(expected, of)), (name, of)
+        # the mean over ranks of Σ weight · CE is the whole batch's
+        weights = torch.cat([rows.weights for rows in found]) / world_size
+        torch.testing.assert_close(weights, expected.weights)
+        sizes = [len(rows) for rows in found]
+        assert max(sizes) - min(sizes) <= 1  # no rank waits for one with more to do
+    if method == "semi":
+        assert 0 < len(whole.unlabeled) < 8  # the threshold takes part
+        assert all(part.pseudo_counts.tolist() == [*whole.pseudo_counts] for part in parts)

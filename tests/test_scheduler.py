@@ -165,8 +165,11 @@ def test_all_trials_diverged_fails_the_cell() -> None:
     plan = plan_of(experiment_text(grid=[{"model": "vit", "labels": ["50%"]}]))
     scheduler = Scheduler(plan, {}, lambda _: True)
     while job := scheduler.next():
-        scheduler.complete(job, finished(job) | {"status": "diverged", "val": {}})
-    assert scheduler.states["digits/vit/50%"].failure == "every trial diverged"
+        scheduler.complete(
+            job, finished(job) | {"status": "diverged", "val": {}, "error": "too fast"}
+        )
+    failure = scheduler.states["digits/vit/50%"].failure
+    assert failure == "every trial diverged or collapsed, the first: too fast"
 
 
 def test_more_trials_fractions_and_seeds_train_only_what_is_new() -> None:

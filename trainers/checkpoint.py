@@ -21,6 +21,7 @@ class Checkpoints:
     """
 
     FILE = "latest.pt"
+    MICRO_BATCH = "micro_batch"
 
     def __init__(self, storage: Storage):
         self.storage = storage
@@ -51,6 +52,15 @@ class Checkpoints:
     @staticmethod
     def weights_name(step: int) -> str:
         return f"best-{step}.safetensors"
+
+    def save_micro_batch(self, rows: int) -> None:
+        """Notes that no more rows than this fit the device's memory at once."""
+        self.storage.write(self.MICRO_BATCH, str(rows).encode())
+
+    def load_micro_batch(self) -> int | None:
+        if not self.storage.exists(self.MICRO_BATCH):
+            return None
+        return int(self.storage.read(self.MICRO_BATCH))
 
     def delete(self) -> None:
         """Removes everything, the checkpoint first: it must not outlive the weights it names."""

@@ -33,8 +33,20 @@ class Predictions:
             "ce": float(log_loss(self.labels, self.probabilities, labels=classes)),
         }
 
+    def confident(self, threshold: float) -> dict[str, float]:
+        """What the predictions were worth as pseudo labels, from 0 to 1.
 
-@torch.no_grad()
+        ``pseudo_coverage`` is the share of images whose confidence reaches the threshold,
+        ``pseudo_accuracy`` the share of right ones among those, left out where there are none.
+        """
+        chosen = self.probabilities.max(axis=1) >= threshold
+        right = self.probabilities.argmax(axis=1) == self.labels
+        found = {"pseudo_coverage": float(chosen.mean())}
+        if chosen.any():
+            found["pseudo_accuracy"] = float(right[chosen].mean())
+        return found
+
+
 def evaluate(
     model: nn.Module, batches: EvalBatches, settings: ViewSettings, runtime: Runtime
 ) -> Predictions:
@@ -43,15 +55,17 @@ def evaluate(
     model.eval()
     ids: list[str] = []
     labels, probabilities = [], []
-    for batch in batches:
-        images = normalize(batch.views["eval"].to(runtime.device), settings)
-        # in float64 a confident mistake keeps a finite cross-entropy
-        probabilities.append(model(images).double().softmax(dim=1).cpu().numpy())
-        labels.append(batch.labels.numpy())
-        ids += batch.ids
+    with torch.inference_mode():
+        for batch in batches:
+            images = normalize(batch.views["eval"].to(runtime.device), settings)
+            # in float64 a confident mistake keeps a finite cross-entropy
+            probabilities.append(model(images).double().softmax(dim=1).cpu().numpy())
+            labels.append(batch.labels.numpy())
+            ids += batch.ids
     model.train(was_training)
     parts = runtime.gather((ids, labels, probabilities))
     all_ids = [image_id for part in parts for image_id in part[0]]
+    # every image is on one rank, and every rank learns of all
     all_labels = np.concatenate([array for part in parts for array in part[1]])
     all_probabilities = np.concatenate([array for part in parts for array in part[2]])
     order = np.argsort(np.array(all_ids))

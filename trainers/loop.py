@@ -4,6 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +17,22 @@ from data.augment import ViewSettings, erase, normalize
 from data.batches import Batch, EvalBatches
 from trainers.checkpoint import encode_weights, random_states, restore_random_states
 from trainers.choose import is_better
-from trainers.evaluate import evaluate
-from trainers.methods import Sharing, StepInput, finetune, semi
+from trainers.drop_path import DropPaths
+from trainers.evaluate import Predictions, evaluate
+from trainers.health import (
+    CollapsedError,
+    DivergedError,
+    Speedometer,
+    collapse,
+    flops_per_image,
+    peak_flops,
+)
+from trainers.losses import entropy
+from trainers.methods import Lesson, Sharing, StepInput, finetune, semi
 from trainers.recipe import Method, Recipe
 from trainers.runtime import Runtime
 from trainers.schedule import create_optimizer, create_schedule
+from trainers.student import OutOfMemoryError, Student, normalizes_over_batch
 
 # The batches of the steps from start to stop, in order.
 BatchSource = Callable[[int, int], Iterator[Batch]]
@@ -29,10 +41,7 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 REPORT_SECONDS = 2.0
 # what a kill may cost, beside the steps since the last evaluation
 CHECKPOINT_STEPS = 200
-
-
-class DivergedError(RuntimeError):
-    """The loss is no longer a finite number."""
+PSEUDO_COUNTS = "pseudo_counts"
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,8 @@ class Outcome:
     """Where a training stands. ``best_*`` name the evaluation that was best on val.
 
     ``resumed_at`` lists the steps at which it went on from a checkpoint; ``finished`` is False when
-    it was told to stop before its last step.
+    it was told to stop before its last step. ``speed`` has a reading per evaluation; it depends on
+    the machine, so it is not part of ``history``.
     """
 
     step: int = 0
@@ -61,6 +71,7 @@ class Outcome:
     seconds: float = 0.0
     broken: list[str] = field(default_factory=list)
     resumed_at: list[int] = field(default_factory=list, compare=False)
+    speed: list[dict[str, float]] = field(default_factory=list, compare=False)
     finished: bool = False
 
 
@@ -76,17 +87,43 @@ def train(
     seed: int,
     precision: str = "fp32",
     checkpoint_steps: int = CHECKPOINT_STEPS,
+    micro_batch: int | None = None,
+    compiled: bool = False,
 ) -> Outcome:
     """Trains ``model`` for ``recipe.total_steps``, going on from the latest checkpoint.
 
-    What is random in a step is a function of (seed, step, rank); so a resumed run equals an
-    uninterrupted one, bit for bit on the CPU. Checkpoints are written at every evaluation and
-    every ``checkpoint_steps``. Raises ``DivergedError`` on a loss that is not finite.
+    What is random in a step is a function of (seed, step) and of the images; so a resumed run
+    equals an uninterrupted one, bit for bit on the CPU, and neither the number of ranks nor
+    ``micro_batch`` changes more than the order of sums. Checkpoints are written at every
+    evaluation and every ``checkpoint_steps``.
+
+    Args:
+        micro_batch: at most so many images in one forward and backward of a worker; None for all.
+            It is halved, and the step repeated, when the device's memory runs out.
+        compiled: run student and teacher through ``torch.compile``.
+
+    Raises:
+        CollapsedError: the training leads to nothing; ``DivergedError`` if a loss or a prediction
+            is not finite.
+        OutOfMemoryError: not even one image fits.
     """
-    trainer = _Training(recipe, method, model, teacher_state, streams, runtime, num_classes, seed)
-    trainer.use_precision(precision)
-    trainer.resume()
+    trainer = Training(recipe, method, model, teacher_state, streams, runtime, num_classes, seed)
+    trainer.prepare(precision, micro_batch, compiled)
     outcome = trainer.outcome
+    try:
+        return _run(trainer, recipe, runtime, outcome, checkpoint_steps)
+    except CollapsedError as error:
+        error.outcome = outcome
+        raise
+
+
+def _run(
+    trainer: "Training",
+    recipe: Recipe,
+    runtime: Runtime,
+    outcome: Outcome,
+    checkpoint_steps: int,
+) -> Outcome:
     evaluate_at = evaluation_steps(recipe)
     started = time.monotonic() - outcome.seconds
     last_report, last_step = time.monotonic(), outcome.step
@@ -107,6 +144,7 @@ def train(
         due = outcome.step % checkpoint_steps == 0
         if outcome.step in evaluate_at or due or stop:
             trainer.save_checkpoint()
+            trainer.restart_clock()
         if stop:
             return outcome
     outcome.finished = True
@@ -119,7 +157,7 @@ def evaluation_steps(recipe: Recipe) -> set[int]:
     return {round((i + 1) * recipe.total_steps / count) for i in range(count)}
 
 
-class _Training:
+class Training:
     """The moving parts of one training: models, optimiser, schedule and sums since last time."""
 
     def __init__(
@@ -137,45 +175,84 @@ class _Training:
         self.recipe, self.method, self.streams, self.runtime = recipe, method, streams, runtime
         self.num_classes, self.seed = num_classes, seed
         self.student = model.to(runtime.device)
+        self.drop_paths = DropPaths(self.student)
+        self.batch_norm = normalizes_over_batch(self.student)
+        if self.batch_norm:  # convolutional networks run faster so: 1.1 to 1.3 times on a CPU
+            self.student = self.student.to(memory_format=torch.channels_last)
         self.ema = ModelEmaV3(self.student, decay=recipe.ema_decay, exclude_buffers=True)
+        self.ema.module.requires_grad_(False)
         if teacher_state is not None:
             self.ema.module.load_state_dict(teacher_state)
         self.optimizer = create_optimizer(self.student, recipe)
         self.schedule = create_schedule(self.optimizer, recipe)
-        self.sharing = Sharing(runtime.permute, runtime.rank, runtime.world_size)
+        self.sharing = Sharing(runtime.fetch, runtime.rank, runtime.world_size)
         self.outcome = Outcome()
         self.sums: dict[str, torch.Tensor] = {}
         self.summed_steps = 0
         self.images_per_step = recipe.batch_size
+        self.teacher_rows = recipe.pool_batch_size
         if method == "semi":
             self.images_per_step += recipe.pool_batch_size
+        # leaving images out changes the batch statistics of those that stay
+        self.skip_masked = not self.batch_norm if recipe.skip_masked is None else recipe.skip_masked
+        labels = torch.from_numpy(np.asarray(streams.validation.table.labels))
+        self.natural_entropy = entropy(torch.bincount(labels, minlength=num_classes))
 
-    def use_precision(self, precision: str) -> None:
+    def prepare(self, precision: str, micro_batch: int | None, compiled: bool) -> None:
+        """Loads the latest checkpoint, if there is one, and makes the models ready to train."""
+        device = self.runtime.device
         self.autocast_dtype = PRECISIONS[precision]
         self.scaler = torch.amp.GradScaler(
-            self.runtime.device.type, enabled=self.autocast_dtype is torch.float16
+            device.type, enabled=self.autocast_dtype is torch.float16
         )
+        self._resume()
+        peak, flops = None, 0
+        if device.type == "cuda":
+            peak = peak_flops(torch.cuda.get_device_name(device), precision)
+            flops = flops_per_image(self.student, self.recipe.img_size)
+        self.speed = Speedometer(flops, peak)
+        if compiled:
+            # masks change the number of rows from step to step: one graph must serve them all
+            self.student.compile(dynamic=True)
+            self.ema.module.compile(dynamic=True)
+        known = self.runtime.checkpoints.load_micro_batch()
+        if known is not None:
+            micro_batch = min(known, micro_batch or known)
+        self.learner = Student(
+            self.runtime.wrap(self.student),
+            self.drop_paths,
+            self.runtime,
+            self._autocast,
+            self.scaler,
+            micro_batch,
+            on_split=self.runtime.checkpoints.save_micro_batch,
+        )
+        self.learner.model.train()
+        self.clock = time.monotonic()
 
-    def resume(self) -> None:
-        """Loads the latest checkpoint, if there is one, and makes the model ready to train."""
+    def _autocast(self) -> AbstractContextManager[None]:
+        on = self.autocast_dtype is not None
+        return torch.autocast(self.runtime.device.type, dtype=self.autocast_dtype, enabled=on)
+
+    def _resume(self) -> None:
         state = self.runtime.checkpoints.load()
-        if state is not None:
-            self.student.load_state_dict(state["student"])
-            self.ema.module.load_state_dict(state["ema"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
-            self.outcome = Outcome(**state["outcome"])
-            self.outcome.resumed_at.append(self.outcome.step)
-            if state["sums"]:
-                mine = state["sums"][self.runtime.rank % len(state["sums"])]
-                self.sums = {k: v.to(self.runtime.device) for k, v in mine.items()}
-            self.summed_steps = state["summed_steps"]
-            if len(state["random"]) == self.runtime.world_size:
-                restore_random_states(state["random"][self.runtime.rank])
-        self.model = self.runtime.wrap(self.student)
-        self.model.train()
+        if state is None:
+            return
+        self.student.load_state_dict(state["student"])
+        self.ema.module.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.outcome = Outcome(**state["outcome"])
+        self.outcome.resumed_at.append(self.outcome.step)
+        if state["sums"]:
+            mine = state["sums"][self.runtime.rank % len(state["sums"])]
+            self.sums = {k: v.to(self.runtime.device) for k, v in mine.items()}
+        self.summed_steps = state["summed_steps"]
+        if len(state["random"]) == self.runtime.world_size:
+            restore_random_states(state["random"][self.runtime.rank])
 
     def save_checkpoint(self) -> None:
+        self._share_buffers()
         randoms = self.runtime.gather(random_states())
         sums = self._sums_of_ranks()
         self._join_broken()
@@ -208,83 +285,155 @@ class _Training:
 
     def step(self, number: int, labeled: Batch, pool: Batch | None) -> None:
         """One optimiser step; adds its losses to the sums."""
-        inputs = self._to_device(labeled, pool)
-        # dropout and drop path differ between ranks, the mixing draws must not
+        inputs = self.to_device(labeled, pool)
+        # what a model draws for itself (dropout) differs between ranks, all else must not
         torch.manual_seed(step_seed(self.seed, number, f"rank {self.runtime.rank}"))
         draw = torch.Generator().manual_seed(step_seed(self.seed, number, "mix"))
+        self.drop_paths.draw(
+            self.images_per_step,
+            torch.Generator().manual_seed(step_seed(self.seed, number, "drop path")),
+        )
         self.schedule.step_update(number)
-        with torch.autocast(
-            self.runtime.device.type,
-            dtype=self.autocast_dtype,
-            enabled=self.autocast_dtype is not None,
-        ):
-            args = (inputs, self.recipe, self.num_classes, draw, self.sharing)
-            if self.method == "semi":
-                loss, parts = semi(self.model, self.ema.module, *args)
-            else:
-                loss, parts = finetune(self.model, *args)
+        lesson = self._lesson(inputs, draw)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        losses = self.learner.learn(lesson)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.ema.update(self.student)
-        for name, value in parts.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.summed_steps += 1
+        self._add_up(lesson, losses)
+        rows = len(lesson.labeled) + (len(lesson.unlabeled) if lesson.unlabeled else 0)
+        now = time.monotonic()
+        weak = len(inputs.weak) if inputs.weak is not None else 0
+        self.speed.add(self.images_per_step, weak, rows, now - self.clock)
+        self.clock = now
         if pool is not None and pool.broken:
             known = set(self.outcome.broken)
             self.outcome.broken += sorted(set(pool.broken) - known)
 
-    def _to_device(self, labeled: Batch, pool: Batch | None) -> StepInput:
+    def _lesson(self, inputs: StepInput, draw: torch.Generator) -> Lesson:
+        args = (inputs, self.recipe, self.num_classes, draw, self.sharing)
+        if self.method == "semi":
+            return semi(self.teach, *args, skip_masked=self.skip_masked)
+        return finetune(*args)
+
+    def teach(self, weak: torch.Tensor) -> torch.Tensor:
+        """The teacher's logits, in pieces where the student needs pieces, or memory ran out."""
+        self.teacher_rows = min(self.teacher_rows, self.learner.micro_batch or len(weak))
+        while True:
+            try:
+                with torch.inference_mode(), self._autocast():
+                    parts = torch.split(weak, self.teacher_rows)
+                    logits = [self.ema.module(part) for part in parts]
+                return torch.cat(logits)  # made outside, it is an ordinary tensor again
+            except torch.OutOfMemoryError:
+                if self.teacher_rows == 1:
+                    raise OutOfMemoryError(
+                        "the device's memory is too small for one image; use a smaller model or "
+                        "img_size, or precision: bf16"
+                    ) from None
+            torch.cuda.empty_cache()
+            self.teacher_rows = (min(self.teacher_rows, len(weak)) + 1) // 2
+
+    def _add_up(self, lesson: Lesson, losses: list[torch.Tensor]) -> None:
+        parts = dict(lesson.sums)
+        total = losses[0]
+        if self.method == "semi":
+            total = total + self.recipe.unlabeled_loss_weight * losses[1]
+            parts |= {"labeled_loss": losses[0], "unlabeled_loss": losses[1]}
+        parts["loss"] = total
+        if lesson.pseudo_counts is not None:
+            parts[PSEUDO_COUNTS] = lesson.pseudo_counts
+        for name, value in parts.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.summed_steps += 1
+
+    def _share_buffers(self) -> None:
+        if self.batch_norm:
+            self.runtime.share_buffers(self.student, self.ema.module)
+
+    def restart_clock(self) -> None:
+        """Evaluations and checkpoints do not count as training."""
+        self.clock = time.monotonic()
+
+    def to_device(self, labeled: Batch, pool: Batch | None) -> StepInput:
         views, device = self.streams.views, self.runtime.device
 
+        def ready(images: torch.Tensor) -> torch.Tensor:
+            images = normalize(images.to(device), views)
+            if self.batch_norm:
+                images = images.contiguous(memory_format=torch.channels_last)
+            return images
+
         def strong(batch: Batch) -> torch.Tensor:
-            images = normalize(batch.views["strong"].to(device), views)
-            return erase(images, batch.erase_seeds, views.erase_prob)
+            return erase(ready(batch.views["strong"]), batch.erase_seeds, views.erase_prob)
 
         inputs = StepInput(strong(labeled), labeled.labels.to(device))
         if pool is not None:
-            inputs.weak = normalize(pool.views["weak"].to(device), views)
+            inputs.weak = ready(pool.views["weak"])
             inputs.strong = strong(pool)
         return inputs
 
     def evaluate(self) -> None:
         """Evaluates student and EMA on val, notes the better, and keeps the best weights so far."""
         means = self._mean_losses()
+        self._note_speed()
         self._join_broken()
+        self._share_buffers()
         record: dict[str, float] = {"step": self.outcome.step, **means}
-        found = {}
-        for name, model in (("student", self.student), ("ema", self.ema.module)):
-            predictions = evaluate(model, self.streams.validation, self.streams.views, self.runtime)
-            if not np.isfinite(predictions.probabilities).all():
-                raise DivergedError(
-                    f"at step {self.outcome.step} the {name} predicts no finite probabilities: the "
-                    f"training diverged; lower base_lr (it is {self.recipe.base_lr:g})"
-                )
-            found[name] = predictions.metrics()
-            record |= {f"{name}_{metric}": value for metric, value in found[name].items()}
+        found = {name: self._predict(name) for name in ("student", "ema")}
+        metrics = {name: predictions.metrics() for name, predictions in found.items()}
+        for name in found:
+            record |= {f"{name}_{metric}": value for metric, value in metrics[name].items()}
+        record["teacher_gap"] = metrics["ema"]["acc1"] - metrics["student"]["acc1"]
+        if self.method == "semi":
+            record |= found["ema"].confident(self.recipe.confidence_threshold)
         self.outcome.history.append(record)
-        better = "ema" if is_better(found["ema"], found["student"]) else "student"
-        if is_better(found[better], self.outcome.best_metrics):
-            self.outcome.best_metrics = found[better]
+        if self.method == "semi":
+            collapsed = collapse(self.outcome.history, self.recipe, self.natural_entropy)
+            if collapsed:
+                raise CollapsedError(collapsed)
+        better = "ema" if is_better(metrics["ema"], metrics["student"]) else "student"
+        if is_better(metrics[better], self.outcome.best_metrics):
+            self.outcome.best_metrics = metrics[better]
             self.outcome.best_weights = better
             self.outcome.best_step = self.outcome.step
             if self.runtime.rank == 0:
                 content = encode_weights(self.student.state_dict(), self.ema.module.state_dict())
                 self.runtime.checkpoints.save_weights(self.outcome.step, content)
 
-    def _mean_losses(self) -> dict[str, float]:
-        """Means over all ranks since the last evaluation."""
-        mine = {name: float(total) / self.summed_steps for name, total in self.sums.items()}
-        ranks = self.runtime.gather(mine)
-        means = {name: sum(rank[name] for rank in ranks) / len(ranks) for name in mine}
-        if not math.isfinite(means["loss"]):
+    def _predict(self, name: str) -> Predictions:
+        model = self.student if name == "student" else self.ema.module
+        predictions = evaluate(model, self.streams.validation, self.streams.views, self.runtime)
+        if not np.isfinite(predictions.probabilities).all():
             raise DivergedError(
-                f"the mean loss up to step {self.outcome.step} is {means['loss']}: the training "
+                f"at step {self.outcome.step} the {name} predicts no finite probabilities: the "
+                f"training diverged; lower base_lr (it is {self.recipe.base_lr:g})"
+            )
+        return predictions
+
+    def _note_speed(self) -> None:
+        reading = self.speed.reading()
+        if self.learner.micro_batch is not None:
+            reading["micro_batch"] = self.learner.micro_batch
+        self.outcome.speed.append({"step": self.outcome.step, **reading})
+        self.speed.reset()
+
+    def _mean_losses(self) -> dict[str, float]:
+        """Means over all ranks since the last evaluation, and the pseudo labels' entropy."""
+        mine = {name: (total / self.summed_steps).tolist() for name, total in self.sums.items()}
+        ranks = self.runtime.gather(mine)
+        means = {name: np.mean([rank[name] for rank in ranks], axis=0) for name in mine}
+        counts = means.pop(PSEUDO_COUNTS, None)
+        found = {name: float(value) for name, value in means.items()}
+        if counts is not None:
+            found["pseudo_entropy"] = entropy(torch.from_numpy(counts))
+        if not math.isfinite(found["loss"]):
+            raise DivergedError(
+                f"the mean loss up to step {self.outcome.step} is {found['loss']}: the training "
                 f"diverged; lower base_lr (it is {self.recipe.base_lr:g})"
             )
         self.sums, self.summed_steps = {}, 0
-        return means
+        return found
 
     def _sums_of_ranks(self) -> list[dict[str, torch.Tensor]]:
         """Each rank's sums of losses, so that a resumed evaluation reports what it would have."""

@@ -9,9 +9,7 @@ def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Ten
     return F.cross_entropy(logits.float(), targets, reduction="none")
 
 
-def masked_mean(losses: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Sum of the losses where the mask is true over the number of *all* images (FixMatch, eq. 4).
-
-    Dividing by all of them keeps the mean over ranks exact, however the mask falls on them.
-    """
-    return (losses * mask).sum() / len(losses)
+def entropy(counts: torch.Tensor) -> float:
+    """Entropy in nats of the distribution that the counts (K,) are proportional to; 0 for none."""
+    shares = counts.double() / counts.sum().clamp(min=1)
+    return float(torch.special.entr(shares).sum())

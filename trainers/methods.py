@@ -1,13 +1,16 @@
-"""The two methods, in the papers' symbols: each takes a batch and returns the loss to descend."""
+"""The two methods, in the papers' symbols: each turns a step's images into what the student learns.
 
-from dataclasses import dataclass
+What comes out is rows: images, soft targets and weights such that Σ factor · weight · CE is the
+method's loss. How the rows pass through the student, all at once or in micro-batches, is not the
+method's matter.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 
-from trainers.losses import masked_mean, soft_cross_entropy
 from trainers.mixup import (
-    Permute,
     draw_labeled_mix,
     draw_pseudo_mix,
     mix_labeled,
@@ -15,6 +18,11 @@ from trainers.mixup import (
     smooth_one_hot,
 )
 from trainers.recipe import Recipe
+
+# (my rows of the global batch, the global row numbers that each rank wants) -> those I want
+Fetch = Callable[[torch.Tensor, Sequence[torch.Tensor]], torch.Tensor]
+# weak views (N, 3, H, W) to logits (N, K), in eval mode and without gradient
+Teacher = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass
@@ -33,81 +41,118 @@ class StepInput:
 
 @dataclass
 class Sharing:
-    """How this rank shares the global batch: ``permute`` rows across ranks, and its own place."""
+    """How this rank shares the global batch: ``fetch`` rows of any rank, and its own place."""
 
-    permute: Permute
+    fetch: Fetch
     rank: int
     world_size: int
 
-    def local(self, rows: int) -> slice:
-        """This rank's slice of a global batch of which it holds ``rows`` rows."""
-        return slice(self.rank * rows, (self.rank + 1) * rows)
+    def deal(self, numbers: torch.Tensor) -> list[torch.Tensor]:
+        """Global row numbers dealt to the ranks in order, as evenly as they divide."""
+        return list(numbers.tensor_split(self.world_size))
 
 
-Losses = tuple[torch.Tensor, dict[str, torch.Tensor]]
+@dataclass
+class Rows:
+    """What one rank's student learns from: images (R, 3, H, W), targets (R, K), weights (R,).
+
+    Their loss is Σ weight · CE; in the method's loss it counts ``factor`` times (λ_u).
+    ``numbers`` (R,), on the CPU, count the rows within the step over all ranks.
+    """
+
+    images: torch.Tensor
+    targets: torch.Tensor
+    weights: torch.Tensor
+    numbers: torch.Tensor
+    factor: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass
+class Lesson:
+    """A step's rows, labelled and unlabelled, and what it notes of the pseudo labels.
+
+    ``sums`` are values to average over ranks and steps; ``pseudo_counts`` (K,) is added up.
+    """
+
+    labeled: Rows
+    unlabeled: Rows | None = None
+    sums: dict[str, torch.Tensor] = field(default_factory=dict)
+    pseudo_counts: torch.Tensor | None = None
 
 
 def finetune(
-    student: nn.Module,
-    step: StepInput,
-    recipe: Recipe,
-    num_classes: int,
-    draw: torch.Generator,
-    sharing: Sharing,
-) -> Losses:
+    step: StepInput, recipe: Recipe, num_classes: int, draw: torch.Generator, sharing: Sharing
+) -> Lesson:
     """Supervised fine-tuning: label smoothing, mixup or CutMix, soft cross-entropy (MAE)."""
-    x, y = _mixed_labeled(step, recipe, num_classes, draw, sharing)
-    loss = soft_cross_entropy(student(x), y).mean()
-    return loss, {"loss": loss.detach()}
+    return Lesson(_labeled_rows(step, recipe, num_classes, draw, sharing))
 
 
 def semi(
-    student: nn.Module,
-    teacher: nn.Module,
+    teacher: Teacher,
     step: StepInput,
     recipe: Recipe,
     num_classes: int,
     draw: torch.Generator,
     sharing: Sharing,
-) -> Losses:
+    skip_masked: bool,
+) -> Lesson:
     """Semi-supervised fine-tuning with an EMA teacher and probabilistic pseudo mixup (Semi-ViT).
 
-    L = L_x + λ_u L_u; L_u counts the mixed strong views whose confidence reaches τ.
+    L = L_x + λ_u L_u; L_u counts the mixed strong views whose confidence reaches τ, and divides
+    by the number of all (FixMatch, eq. 4). With ``skip_masked`` the others are left out of the
+    rows: their weight is 0. The rows that remain are dealt anew, so that no rank waits for one
+    that happened to keep more.
     """
     assert step.weak is not None and step.strong is not None
-    with torch.no_grad():
-        q = teacher(step.weak).float().softmax(dim=1)
-    p, pseudo_labels = q.max(dim=1)
+    device, size = step.weak.device, len(step.weak) * sharing.world_size
+    everywhere = [torch.arange(size)] * sharing.world_size
+    p, pseudo_labels = teacher(step.weak).float().softmax(dim=1).max(dim=1)
+    p, pseudo_labels = sharing.fetch(p, everywhere), sharing.fetch(pseudo_labels, everywhere)
 
-    x, y = _mixed_labeled(step, recipe, num_classes, draw, sharing)
-    rows = len(p)
-    u, y_u, p_mixed = pseudo_mix(
-        step.strong,
-        pseudo_labels,
-        p,
-        num_classes,
-        recipe.label_smoothing,
-        draw_pseudo_mix(draw, rows * sharing.world_size),
-        sharing.local(rows),
-        sharing.permute,
+    labeled = _labeled_rows(step, recipe, num_classes, draw, sharing)
+    mix = draw_pseudo_mix(draw, size)
+    partners = mix.permutation.to(device)
+    mask = torch.maximum(p, p[partners]) >= recipe.confidence_threshold
+    numbers = torch.arange(size)
+    dealt = sharing.deal(numbers[mask.cpu()] if skip_masked else numbers)
+    mine = dealt[sharing.rank]
+    i, j = mine.to(device), partners[mine.to(device)]
+
+    pairs = sharing.fetch(step.strong, [torch.cat([n, mix.permutation[n]]) for n in dealt])
+    images, others = pairs.tensor_split(2)
+    targets = smooth_one_hot(pseudo_labels, num_classes, recipe.label_smoothing)
+    u, y = pseudo_mix(
+        images,
+        others,
+        targets[i],
+        targets[j],
+        p[i],
+        p[j],
+        mix.use_cutmix[mine].to(device),
+        mix.centers[mine].to(device),
     )
-    mask = p_mixed >= recipe.confidence_threshold
-
-    logits_x, logits_u = student(torch.cat([x, u])).split([len(x), rows])
-    loss_x = soft_cross_entropy(logits_x, y).mean()
-    loss_u = masked_mean(soft_cross_entropy(logits_u, y_u), mask)
-    loss = loss_x + recipe.unlabeled_loss_weight * loss_u
-    return loss, {
-        "loss": loss.detach(),
-        "labeled_loss": loss_x.detach(),
-        "unlabeled_loss": loss_u.detach(),
-        "mask_rate": mask.float().mean(),
-    }
+    # DDP averages the ranks' gradients: each weighs its rows as if they were of its own batch
+    weights = mask[i].float() / len(step.weak)
+    first = len(step.x) * sharing.world_size
+    return Lesson(
+        labeled,
+        Rows(u, y, weights, first + mine, recipe.unlabeled_loss_weight),
+        {"mask_rate": mask.float().mean()},
+        torch.bincount(pseudo_labels, minlength=num_classes),
+    )
 
 
-def _mixed_labeled(
+def _labeled_rows(
     step: StepInput, recipe: Recipe, num_classes: int, draw: torch.Generator, sharing: Sharing
-) -> tuple[torch.Tensor, torch.Tensor]:
-    targets = smooth_one_hot(step.y, num_classes, recipe.label_smoothing)
+) -> Rows:
+    x, y = step.x, smooth_one_hot(step.y, num_classes, recipe.label_smoothing)
+    size = len(x) * sharing.world_size
     mix = draw_labeled_mix(draw, recipe.mixup, recipe.cutmix)
-    return mix_labeled(step.x, targets, mix, len(step.y) * sharing.world_size, sharing.permute)
+    if mix is not None:
+        mirrored = sharing.deal(torch.arange(size - 1, -1, -1))
+        x, y = mix_labeled(x, y, sharing.fetch(x, mirrored), sharing.fetch(y, mirrored), mix)
+    weights = torch.full((len(x),), 1 / len(x), device=x.device)
+    return Rows(x, y, weights, sharing.deal(torch.arange(size))[sharing.rank])

@@ -1,18 +1,14 @@
 """Mixup, CutMix and probabilistic pseudo mixup, for whole batches at once.
 
-Whatever is drawn is drawn for the *global* batch from a generator that all ranks seed alike, and
-``permute`` fetches the partners from whichever rank has them: the mix does not depend on how many
-workers share the batch.
+Whatever is drawn is drawn for the *global* batch from a generator that all ranks seed alike; who
+holds an image's partner is the caller's matter. So the mix does not depend on how many workers
+share the batch.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-
-# (rows of this rank, permutation of the global batch) -> the permuted batch's rows of this rank
-Permute = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def smooth_one_hot(labels: torch.Tensor, num_classes: int, smoothing: float) -> torch.Tensor:
@@ -74,22 +70,19 @@ def draw_labeled_mix(generator: torch.Generator, mixup: float, cutmix: float) ->
 def mix_labeled(
     images: torch.Tensor,
     targets: torch.Tensor,
-    mix: LabeledMix | None,
-    global_batch_size: int,
-    permute: Permute,
+    others: torch.Tensor,
+    other_targets: torch.Tensor,
+    mix: LabeledMix,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mixes each image with its mirror image in the global batch, as timm's Mixup does.
+    """Mixes each image with its partner, as timm's Mixup does for a whole batch.
 
     Args:
         images: (B, C, H, W). targets: (B, K), rows summing to 1.
+        others: the partners, same shapes; timm's are the mirrored global batch.
 
     Returns:
         Mixed images and targets, same shapes; λ is corrected to the box actually pasted.
     """
-    if mix is None:
-        return images, targets
-    reverse = torch.arange(global_batch_size - 1, -1, -1)
-    others, other_targets = permute(images, reverse), permute(targets, reverse)
     if mix.use_cutmix:
         area = torch.tensor([1 - mix.lam], device=images.device)
         center = torch.tensor([mix.center], device=images.device)
@@ -120,40 +113,31 @@ def draw_pseudo_mix(generator: torch.Generator, size: int) -> PseudoMix:
 
 def pseudo_mix(
     images: torch.Tensor,
-    pseudo_labels: torch.Tensor,
+    others: torch.Tensor,
+    targets: torch.Tensor,
+    other_targets: torch.Tensor,
     confidence: torch.Tensor,
-    num_classes: int,
-    smoothing: float,
-    mix: PseudoMix,
-    local: slice,
-    permute: Permute,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Probabilistic pseudo mixup (Semi-ViT, arXiv 2208.05688, §3.3).
+    other_confidence: torch.Tensor,
+    use_cutmix: torch.Tensor,
+    centers: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilistic pseudo mixup (Semi-ViT, arXiv 2208.05688, §3.3), each image with its partner.
 
     λ_i = p_i / (p_i + p_π(i)) weighs an image against its partner by the teacher's confidence in
-    each; confidence becomes p'_i = max(p_i, p_π(i)).
+    each; for CutMix it is corrected to the box actually pasted.
 
     Args:
-        images: unmixed strong views (B, C, H, W). pseudo_labels: (B,). confidence: (B,).
-        local: this rank's rows of the global batch that ``mix`` was drawn for.
+        images, others: unmixed strong views (B, C, H, W) and their partners.
+        targets, other_targets: (B, K). confidence, other_confidence: (B,).
+        use_cutmix: (B,), mixup where false. centers: (B, 2), of the boxes.
 
     Returns:
-        Mixed images (B, C, H, W), soft targets (B, K), confidences (B,).
+        Mixed images (B, C, H, W) and soft targets (B, K).
     """
-    device = images.device
-    targets = smooth_one_hot(pseudo_labels, num_classes, smoothing)
-    others = permute(images, mix.permutation)
-    other_targets = permute(targets, mix.permutation)
-    other_confidence = permute(confidence, mix.permutation)
-
     lam = confidence / (confidence + other_confidence)
-    use_cutmix = mix.use_cutmix[local].to(device)
-    centers = mix.centers[local].to(device)
     mask, covered = boxes(images.shape[2], images.shape[3], 1 - lam, centers)
     lam = torch.where(use_cutmix, 1 - covered, lam)
-
     # one weight per pixel serves both: λ everywhere for mixup, 0 or 1 for CutMix
     weight = torch.where(use_cutmix.view(-1, 1, 1, 1), (~mask).to(lam.dtype), lam.view(-1, 1, 1, 1))
     mixed = torch.lerp(others, images, weight.to(images.dtype))
-    mixed_targets = targets * lam[:, None] + other_targets * (1 - lam[:, None])
-    return mixed, mixed_targets, torch.maximum(confidence, other_confidence)
+    return mixed, targets * lam[:, None] + other_targets * (1 - lam[:, None])

@@ -29,8 +29,11 @@ _CONVNETS = frozenset((
 
 
 @lru_cache(maxsize=1)
-def _timm_source() -> tuple[dict[str, str], frozenset[str]]:
-    """timm's architectures with the source file of each, and its weights (``name.tag``).
+def _timm_source() -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """timm's architectures with the source file of each, and what it says of its weights.
+
+    Weights are named ``name.tag``; of each, the ``license`` and the ``hub`` repository are known
+    where the source states them.
 
     ``import timm`` takes 5 s, most of it torch; checking an experiment file must not. So the
     source is read as text. A few names that timm makes at run time are not found this way.
@@ -39,25 +42,58 @@ def _timm_source() -> tuple[dict[str, str], frozenset[str]]:
     if spec is None or not spec.submodule_search_locations:
         raise InputError("timm is not installed; install semigrid with its dependencies")
     architectures: dict[str, str] = {}
-    weights: set[str] = set()
+    weights: dict[str, dict[str, str]] = {}
     for path in (Path(spec.submodule_search_locations[0]) / "models").glob("*.py"):
         source = re.sub(r"#.*", "", path.read_text(encoding="utf-8"))
         for name in re.findall(r"^@register_model\ndef (\w+)\(", source, re.MULTILINE):
             architectures[name] = path.stem
+        defaults = dict(_DEFAULT_LICENSE.findall(source))
         # 'name.tag': _cfg(...), each up to where the next one starts; some have no file behind them
         entries = re.split(r"^ {4}['\"]([\w-]+\.[\w.-]+)['\"]\s*:", source, flags=re.MULTILINE)
         for name, body in zip(entries[1::2], entries[2::2], strict=True):
-            has_file = re.search(r"hf_hub_id=(?!'')|url=(?!'')|url_|_url", body.split("\n})")[0])
+            body = body.split("\n})")[0]
+            has_file = re.search(r"hf_hub_id=(?!'')|url=(?!'')|url_|_url", body)
             if has_file and not name.endswith(".untrained"):
-                weights.add(name)
-    known = {name for name in weights if name.split(".")[0] in architectures}
-    return architectures, frozenset(known)
+                weights[name] = _stated(name, body, defaults)
+    known = {name: facts for name, facts in weights.items() if name.split(".")[0] in architectures}
+    return architectures, known
+
+
+# the licence that a module's own maker of entries gives where an entry names none
+_DEFAULT_LICENSE = re.compile(
+    r"^def (_\w*cfg\w*)\((?:(?!^def ).)*?'license': '([^']+)'", re.MULTILINE | re.DOTALL
+)
+
+
+def _stated(name: str, entry: str, defaults: dict[str, str]) -> dict[str, str]:
+    facts = {}
+    licenses = set(re.findall(r"license=['\"]([^'\"]+)['\"]", entry))
+    if "license=" not in entry and (maker := re.match(r"\s*(\w+)\(", entry)):
+        licenses = {defaults[m] for m in (maker[1],) if m in defaults}
+    if len(licenses) == 1:
+        facts["license"] = licenses.pop()
+    hubs = set(re.findall(r"hf_hub_id=['\"]([^'\"]+)['\"]", entry))
+    if hubs == {"timm/"}:
+        facts["hub"] = f"timm/{name}"
+    return facts
+
+
+def timm_weights(backbone: str) -> dict[str, str]:
+    """``license`` and ``hub`` repository of a backbone's weights, where timm states them."""
+    stated = _timm_source()[1].get(backbone)
+    if stated is None or stated.keys() == {"license", "hub"}:
+        return stated or {}
+    import timm  # what its source does not say in so many words, it knows at run time
+
+    config = timm.get_pretrained_cfg(backbone)
+    hub = config.hf_hub_id and config.hf_hub_id + (backbone if config.hf_hub_id[-1] == "/" else "")
+    return {k: v for k, v in (("license", config.license), ("hub", hub)) if v}
 
 
 def backbone_names() -> tuple[frozenset[str], frozenset[str]]:
     """timm's architectures, and the weights found in its source as ``architecture.tag``."""
     architectures, weights = _timm_source()
-    return frozenset(architectures), weights
+    return frozenset(architectures), frozenset(weights)
 
 
 def backbone_family(backbone: str) -> str:
@@ -103,8 +139,12 @@ def create_model(
     backbone_args: dict[str, Any],
     pretrained: bool,
     seed: int,
+    pretrained_cfg: dict[str, Any] | None = None,
 ) -> "nn.Module":
-    """A timm model with a new head; what is random in it depends on ``seed`` alone."""
+    """A timm model with a new head; what is random in it depends on ``seed`` alone.
+
+    ``pretrained_cfg`` overlays timm's own of this name (``trainers.weights.load_from_file``).
+    """
     import timm
     import torch
     from torch import nn
@@ -114,6 +154,8 @@ def create_model(
         args["drop_path_rate"] = recipe.drop_path
     if recipe.global_pool is not None:
         args["global_pool"] = recipe.global_pool
+    if pretrained_cfg is not None:
+        args["pretrained_cfg_overlay"] = pretrained_cfg
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model: nn.Module = timm.create_model(backbone, pretrained=pretrained, **args)

@@ -10,7 +10,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from trainers.checkpoint import Checkpoints
-from trainers.loop import DivergedError
+from trainers.health import CollapsedError, DivergedError
+from trainers.loop import Outcome
 from trainers.runtime import DistributedRuntime
 from trainers.trial import Place, TrialSpec, run_trial
 
@@ -69,16 +70,19 @@ def _worker(config: dict[str, Any]) -> None:
     )
     try:
         outcome = run_trial(spec, place, runtime)
-    except DivergedError as error:
-        outcome = {"diverged": str(error)}  # raised here, Ray Train would start the group again
+    except CollapsedError as error:  # raised here, Ray Train would start the group again
+        outcome = {error.status: str(error), "outcome": asdict(error.outcome)}
     if runtime.rank == 0:
         place.checkpoints(spec.id).write(OUTCOME, json.dumps(outcome).encode())
 
 
 def _read_outcome(place: Place, spec: TrialSpec) -> dict[str, Any]:
     outcome: dict[str, Any] = json.loads(place.checkpoints(spec.id).read(OUTCOME))
-    if "diverged" in outcome:
-        raise DivergedError(outcome["diverged"])
+    for kind in (DivergedError, CollapsedError):
+        if kind.status in outcome:
+            error = kind(outcome[kind.status])
+            error.outcome = Outcome(**outcome["outcome"])
+            raise error
     return outcome
 
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from trainers.models import backbone_family
 
 # Raised when the same recipe would give other numbers than before: it is part of every identity.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 Method = Literal["finetune", "semi"]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -58,6 +58,13 @@ class Recipe(BaseModel):
     confidence_threshold: Probability = 0.5
     unlabeled_loss_weight: float = Field(5.0, ge=0)
     unlabeled_ratio: int = Field(5, gt=0, description="unlabelled images per labelled one, μ")
+    skip_masked: bool | None = Field(
+        None, description="leave masked images out; None: where that changes nothing"
+    )
+    # when a run counts as collapsed
+    collapse_evaluations: int = Field(3, ge=0, description="so many in a row; 0: never")
+    min_mask_rate: Probability = 0.01
+    min_pseudo_entropy: Probability = Field(0.1, description="as a share of the classes' of val")
 
     @model_validator(mode="after")
     def _crops_are_ranges(self) -> "Recipe":

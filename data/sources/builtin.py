@@ -10,6 +10,7 @@ from data.build import write_dataset
 from data.errors import InputError
 from data.schema import MANIFEST, Dataset, open_dataset
 from data.sources import digits
+from data.storage import cache_folder
 
 BUILTIN: dict[str, ModuleType] = {"digits": digits}
 
@@ -25,9 +26,7 @@ def open_builtin(uri: str) -> Dataset:
         allowed = ", ".join(f"builtin://{known}" for known in BUILTIN)
         raise InputError(f"{uri}: no such built-in dataset; there is {allowed}")
     source = BUILTIN[name]
-    home = Path.home() / ".cache" / "semigrid"
-    cache = Path(os.environ.get("SEMIGRID_CACHE") or home).absolute()
-    folder = cache / f"{name}-v{source.VERSION}"
+    folder = cache_folder() / f"{name}-v{source.VERSION}"
     if not (folder / MANIFEST).exists():
         try:
             _build(source, folder)

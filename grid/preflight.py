@@ -1,0 +1,118 @@
+"""What can only be known by building the models: asked before anything is started.
+
+A wrong argument or a missing file of weights would else be found by every trial of a cell, one
+after the other, on machines that cost money.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from data.errors import InputError
+from grid.plan import Plan, Search
+from grid.scheduler import Scheduler
+from trainers.recipe import Recipe
+from trainers.trial import TrialSpec, start_model, view_settings
+from trainers.weights import hub_weights
+
+Say = Callable[[str], None]
+
+
+def check_models(scheduler: Scheduler, say: Say) -> None:
+    """Builds each model that is to train, with its weights, and shows it an image.
+
+    Args:
+        say: is told what may take long.
+
+    Raises:
+        InputError: with the problems of all models.
+    """
+    plan = scheduler.plan
+    problems: list[str] = []
+    for name, search in _to_train(scheduler).items():
+        weights = plan.experiment.weights.get(name)
+        if weights is not None and weights.sha256 is None:
+            say(f"fetching {weights.source}")
+        problems += [f"models.{name}{problem}" for problem in _problems(plan, search)]
+        if weights is not None and weights.sha256 is None and not problems:
+            plan.experiment.weights[name] = hub_weights(plan.spec(search, {}, 0, None).backbone)
+    if problems:
+        source = plan.experiment.source
+        raise InputError(*(f"{source}: {problem}" for problem in problems))
+
+
+def _to_train(scheduler: Scheduler) -> dict[str, Search]:
+    """One search of each model that has something left to do."""
+    found: dict[str, Search] = {}
+    for search in scheduler.plan.searches:
+        if scheduler.states[search.name].state != "finished":
+            found.setdefault(search.cell.model, search)
+    return found
+
+
+def _problems(plan: Plan, search: Search) -> list[str]:
+    import torch
+
+    from trainers.models import input_statistics
+    from trainers.student import normalizes_over_batch
+
+    spec = plan.spec(search, {}, 0, "a parent" if search.parent else None)
+    size = spec.recipe.img_size
+    classes = plan.experiment.datasets[search.cell.dataset].num_classes
+    try:
+        model = start_model(spec, classes, plan.place(search, "").weights_uri)
+    except InputError as error:
+        return [f".pretrained: {error}"]
+    except Exception as error:  # whatever timm raises, the file's arguments made it
+        return [
+            f".backbone_args: timm cannot build {spec.backbone} with {spec.backbone_args}, "
+            f"drop_path {spec.recipe.drop_path:g} and global_pool {spec.recipe.global_pool}: "
+            f"{_first_line(error)}"
+        ]
+    problems = []
+    try:
+        with torch.inference_mode():
+            output = model.eval()(torch.zeros(1, 3, size, size))
+        if output.shape != (1, classes):
+            problems.append(
+                f".backbone_args: {spec.backbone} gives {tuple(output.shape)} for one image, not "
+                f"(1, {classes}): one logit for each class of {search.cell.dataset}"
+            )
+    except Exception as error:
+        problems.append(
+            f".recipe.img_size: {spec.backbone} refuses images of {size} pixels: "
+            f"{_first_line(error)}; set img_size in recipe and, for models that need it, in "
+            "backbone_args"
+        )
+    problems += _view_problems(spec.recipe, input_statistics(model))
+    problems += _batch_problems(plan, spec, normalizes_over_batch(model))
+    return problems
+
+
+def _view_problems(recipe: Recipe, statistics: Any) -> list[str]:
+    from PIL import Image
+
+    from data.augment import isolated_random, make_view
+
+    try:
+        with isolated_random():
+            make_view(Image.new("RGB", (64, 64)), view_settings(recipe, statistics), "strong", 0)
+    except Exception as error:
+        return [
+            f".recipe.rand_augment: timm cannot make views with {recipe.rand_augment!r}: "
+            f"{type(error).__name__}: {_first_line(error)}; it is written as in "
+            "rand-m9-mstd0.5-inc1, or empty for none"
+        ]
+    return []
+
+
+def _batch_problems(plan: Plan, spec: TrialSpec, batch_norm: bool) -> list[str]:
+    if batch_norm and plan.experiment.file.train.micro_batch is not None:
+        return [
+            f": {spec.backbone} has batch normalisation, whose numbers depend on the images "
+            "beside: it cannot train in micro-batches; take train.micro_batch out"
+        ]
+    return []
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,75 @@
+from typing import Any
+
+import pytest
+import yaml
+from experiments import SMALL, changed, experiment_text
+
+from data.errors import InputError
+from grid.experiment import load_experiment
+from grid.plan import Plan
+from grid.preflight import check_models
+from grid.scheduler import Scheduler
+
+
+def problems(text: str) -> list[str]:
+    plan = Plan(load_experiment("x.yaml", text=text))
+    try:
+        check_models(Scheduler(plan, {}, lambda _: True), lambda line: None)
+    except InputError as error:
+        return list(error.problems)
+    return []
+
+
+def test_a_good_experiment_has_no_problem() -> None:
+    assert problems(experiment_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("models.vit.backbone_args.colour", 3, "models.vit.backbone_args: timm cannot build"),
+        ("models.vit.backbone_args.num_heads", 3, "models.vit.backbone_args: timm cannot build"),
+        ("models.vit.backbone_args.num_classes", 3, "gives (1, 3) for one image, not (1, 10)"),
+        ("models.vit.recipe.img_size", 18, "models.vit.recipe.img_size: vit_tiny_patch16_224 refu"),
+        ("models.vit.recipe.global_pool", "best", "models.vit.backbone_args: timm cannot build"),
+        ("models.semi-vit.recipe.rand_augment", "rand-x9", "models.semi-vit.recipe.rand_augment"),
+    ],
+)
+def test_what_only_a_built_model_shows(path: str, value: Any, expected: str) -> None:
+    found = problems(changed(path, value))
+    assert found and all(line.startswith("x.yaml: models.") for line in found)
+    assert any(expected in line for line in found), found
+
+
+def test_all_models_problems_are_said_at_once() -> None:
+    text = changed("models.vit.backbone_args.colour", 3)
+    content = yaml.safe_load(text)
+    content["models"]["other"] = {**SMALL["models"]["vit"], "backbone_args": {"shape": 1}}
+    content["grid"].append({"model": "other", "labels": ["100%"]})
+    found = problems(yaml.safe_dump(content))
+    assert {line.split(".backbone")[0] for line in found} >= {
+        "x.yaml: models.vit",
+        "x.yaml: models.other",
+    }
+
+
+def test_batch_normalisation_and_micro_batches_do_not_go_together() -> None:
+    content = yaml.safe_load(changed("train.micro_batch", 4))
+    content["models"]["resnet"] = {
+        "backbone": "test_resnet",
+        "method": "finetune",
+        "pretrained": False,
+        "recipe": {"img_size": 32, "steps": 2},
+    }
+    content["grid"].append({"model": "resnet", "labels": ["100%"]})
+    [problem] = problems(yaml.safe_dump(content))
+    assert "models.resnet: test_resnet has batch normalisation" in problem
+    assert "take train.micro_batch out" in problem
+
+
+def test_models_that_are_done_are_not_built() -> None:
+    plan = Plan(load_experiment("x.yaml", text=changed("models.vit.backbone_args.colour", 3)))
+    scheduler = Scheduler(plan, {}, lambda _: True)
+    for state in scheduler.states.values():
+        state.state = "finished"
+    check_models(scheduler, lambda line: None)
