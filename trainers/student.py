@@ -8,7 +8,7 @@ models with batch normalisation are never split.
 import contextlib
 import gc
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -122,17 +122,17 @@ class Student:
         found: list[torch.Tensor] = []
         full = False
         try:
-            for chunk in chunks[:-1]:
-                with _without_meeting(self.model):
+            with _without_meeting(self.model):
+                for chunk in chunks:
                     loss, losses = self._forward(chunk)
-                    loss.backward()  # type: ignore[no-untyped-call]
-                found.append(losses)
-            loss, losses = self._forward(chunks[-1])
-            found.append(losses)
+                    found.append(losses)
+                    if chunk is not chunks[-1]:
+                        loss.backward()  # type: ignore[no-untyped-call]
         except torch.OutOfMemoryError:
             full = True
         if self.runtime.any(full):
             return None
+        _expect_meeting(self.model)
         try:
             loss.backward()  # type: ignore[no-untyped-call]
         except torch.OutOfMemoryError:
@@ -160,11 +160,19 @@ class Student:
         self.on_split(self.micro_batch)
 
 
-@contextlib.contextmanager
-def _without_meeting(model: nn.Module) -> Iterator[None]:
-    """Gradients of this backward stay on the rank, to be averaged by a later one."""
+def _without_meeting(model: nn.Module) -> AbstractContextManager[None]:
+    """Gradients of backwards in this context stay on the rank, to be averaged by a later one."""
     if isinstance(model, nn.parallel.DistributedDataParallel):
-        with model.no_sync():
-            yield
-    else:
-        yield
+        return model.no_sync()
+    return contextlib.nullcontext()
+
+
+def _expect_meeting(model: nn.Module) -> None:
+    """Makes the next backward average all gradients that have gathered, over the ranks.
+
+    A forward outside ``no_sync`` would do so too. But when it runs out of memory, DDP would go on
+    expecting its backward, and the ranks would meet in the middle of the step that is repeated.
+    """
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model.require_forward_param_sync = True
+        model.reducer.prepare_for_backward([])
