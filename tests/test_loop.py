@@ -1,3 +1,4 @@
+import math
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from data.schema import Dataset
 from data.storage import Storage
 from trainers.checkpoint import Checkpoints, decode_weights
 from trainers.evaluate import evaluate
-from trainers.health import DivergedError
+from trainers.health import CollapsedError, DivergedError
 from trainers.loop import Outcome, Streams, evaluation_steps, train
 from trainers.models import create_model
 from trainers.recipe import Recipe, published, resolve
@@ -69,28 +70,28 @@ def perturb_random_generators() -> None:
     random.seed(), np.random.seed(), torch.seed()
 
 
-@pytest.mark.parametrize("stop", range(1, 9))
+@pytest.mark.parametrize("stop", range(1, 13))
 def test_semi_stopped_at_any_step_and_resumed_is_the_uninterrupted_run(
     digits: Dataset, tmp_path: Path, stop: int
 ) -> None:
-    recipe = tiny_recipe("semi")
+    recipe = tiny_recipe("semi", steps=12)
     whole, parts = (Checkpoints(Storage(tmp_path / name)) for name in ("whole", "parts"))
     uninterrupted = run_tiny(digits, "semi", recipe, whole)
     stopped = run_tiny(digits, "semi", recipe, parts, should_stop=stop_after(stop))
     assert (stopped.step, stopped.finished) == (stop, False)
     perturb_random_generators()
     resumed = run_tiny(digits, "semi", recipe, parts)
-    assert (resumed.step, resumed.finished) == (8, True)
+    assert (resumed.step, resumed.finished) == (12, True)
     assert_same_end(whole, parts, (uninterrupted, resumed))
 
 
 def test_semi_stopped_at_every_step_is_the_uninterrupted_run(
     digits: Dataset, tmp_path: Path
 ) -> None:
-    recipe = tiny_recipe("semi")
+    recipe = tiny_recipe("semi", steps=12)
     whole, parts = (Checkpoints(Storage(tmp_path / name)) for name in ("whole", "parts"))
     uninterrupted = run_tiny(digits, "semi", recipe, whole)
-    for step in range(1, 9):
+    for step in range(1, 13):
         assert run_tiny(digits, "semi", recipe, parts, should_stop=stop_after(1)).step == step
         perturb_random_generators()
     assert_same_end(whole, parts, (uninterrupted, run_tiny(digits, "semi", recipe, parts)))
@@ -339,7 +340,90 @@ def test_each_evaluation_is_reported_once(digits: Dataset, checkpoints: Checkpoi
     evaluated = [report for report in reports if "student_acc1" in report]
     assert [report["step"] for report in evaluated] == [3, 5, 8]
     assert evaluated == [record | {"total_steps": 8} for record in outcome.history]
-    assert {"loss", "labeled_loss", "unlabeled_loss", "mask_rate"} <= outcome.history[0].keys()
+    # the health of a training at every evaluation
+    health = {"loss", "labeled_loss", "unlabeled_loss", "mask_rate", "pseudo_entropy"}
+    health |= {"pseudo_coverage", "teacher_gap"}
+    for record in outcome.history:
+        assert health <= record.keys()
+        assert 0 <= record["mask_rate"] <= 1 and 0 <= record["pseudo_coverage"] <= 1
+        assert 0 <= record["pseudo_entropy"] <= math.log(10) + 1e-9
+        assert record["teacher_gap"] == record["ema_acc1"] - record["student_acc1"]
+        assert ("pseudo_accuracy" in record) == (record["pseudo_coverage"] > 0)
+    assert [reading["step"] for reading in outcome.speed] == [3, 5, 8]
+    assert all(reading["images_per_s"] > 0 for reading in outcome.speed)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precisions_train_nearly_the_same(
+    digits: Dataset, tmp_path: Path, method: str, precision: str
+) -> None:
+    # no threshold to fall on either side of, and few steps: rounding stays rounding
+    recipe = tiny_recipe(method, confidence_threshold=0, steps=4, base_lr=0.005)
+
+    def losses(precision: str) -> list[float]:
+        outcome = train(
+            recipe,
+            method,
+            tiny_model(recipe),
+            None,
+            tiny_streams(digits, recipe, method),
+            InlineRuntime(Checkpoints(Storage(tmp_path / precision)), device="cpu"),
+            num_classes=10,
+            seed=0,
+            precision=precision,
+        )
+        return [record["loss"] for record in outcome.history]
+
+    exact, lower = losses("fp32"), losses(precision)
+    assert lower == pytest.approx(exact, rel=0.02)
+    assert lower != exact  # it did compute in less
+
+
+def test_a_compiled_training_has_the_same_losses(digits: Dataset, tmp_path: Path) -> None:
+    recipe = tiny_recipe("semi", steps=3, evaluations=3)
+
+    def losses(compiled: bool) -> list[float]:
+        outcome = train(
+            recipe,
+            "semi",
+            tiny_model(recipe),
+            None,
+            tiny_streams(digits, recipe, "semi"),
+            InlineRuntime(Checkpoints(Storage(tmp_path / str(compiled))), device="cpu"),
+            num_classes=10,
+            seed=0,
+            compiled=compiled,
+        )
+        return [record["loss"] for record in outcome.history]
+
+    assert losses(True) == pytest.approx(losses(False), abs=1e-4)
+
+
+def collapsing(**settings: Any) -> Recipe:
+    """λ_u absurd, τ = 0: the student learns what the teacher says, whatever it says."""
+    absurd = {"unlabeled_loss_weight": 1000, "confidence_threshold": 0, "collapse_evaluations": 3}
+    return tiny_recipe("semi", **{"steps": 40, "evaluations": 8, **absurd, **settings})
+
+
+def test_a_collapsing_run_is_stopped_and_named(digits: Dataset, checkpoints: Checkpoints) -> None:
+    with pytest.raises(CollapsedError, match="the teacher has collapsed") as caught:
+        run_tiny(digits, "semi", collapsing(), checkpoints)
+    assert caught.value.status == "collapsed"
+    assert "lower unlabeled_loss_weight or base_lr" in str(caught.value)
+    outcome = caught.value.outcome
+    assert 15 <= outcome.step < 40 and not outcome.finished  # three evaluations at least
+    # what it came to is kept: for three evaluations next to all pseudo labels were of one class
+    assert all(record["pseudo_entropy"] < 0.17 for record in outcome.history[-3:])
+    assert run_tiny(digits, "semi", collapsing(collapse_evaluations=0), checkpoints).finished
+
+
+def test_a_run_that_learns_from_no_image_is_stopped_and_named(
+    digits: Dataset, checkpoints: Checkpoints
+) -> None:
+    recipe = tiny_recipe("semi", confidence_threshold=1, collapse_evaluations=2, evaluations=8)
+    with pytest.raises(CollapsedError, match="at 2 evaluations in a row, the last at step 2, few"):
+        run_tiny(digits, "semi", recipe, checkpoints)
 
 
 def test_the_recorded_loss_is_the_mean_since_the_last_evaluation(

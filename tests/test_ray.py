@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from experiments import SMALL, changed, experiment_text
 
 from data.batches import Batch, MemoryBatches
@@ -281,3 +282,26 @@ def test_a_trial_that_fails_is_named_with_its_log_and_tried_again(
     (tmp_path / "small" / "weights").unlink()
     finish(semigrid("run", str(file), "--storage", str(tmp_path)))
     assert {r.status for r in records(tmp_path / "small").values()} == {"finished"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_collapsing_training_is_stopped_named_and_no_result(workers: int, tmp_path: Path) -> None:
+    # λ_u absurd, τ = 0
+    content = copy.deepcopy(SMALL)
+    absurd = {"unlabeled_loss_weight": 1000, "confidence_threshold": 0, "collapse_evaluations": 3}
+    content["models"]["semi-vit"]["recipe"] |= {"steps": 40, "evaluations": 8, **absurd}
+    content["grid"] = [{"model": "semi-vit", "labels": ["100%"]}]
+    content |= {"search": {"trials": 1}, "train": {"workers": workers}}
+    file = tmp_path / "collapse.yaml"
+    file.write_text(yaml.safe_dump(content))
+    out, err = finish(semigrid("run", str(file), "--storage", str(tmp_path)), code=1)
+    assert "every trial diverged or collapsed" in err and "the teacher has collapsed" in err
+    assert "1 (1 stopped)" in out and "—" in out
+    found = {r.cell: r for r in records(tmp_path / "small").values()}
+    collapsed = found["digits/semi-vit/100%/100%"]
+    assert (collapsed.status, collapsed.test) == ("collapsed", None)
+    assert "the teacher has collapsed" in collapsed.error
+    assert collapsed.history[-1]["pseudo_entropy"] < 0.17  # its course is kept
+    # it is an end, not an accident: the next run does not train it again
+    _, err = finish(semigrid("run", str(file), "--storage", str(tmp_path)), code=1)
+    assert "nothing to train" in err

@@ -25,6 +25,7 @@ class Recipe(BaseModel):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     base_lr: float = Field(5e-4, gt=0, description="learning rate per 256 labelled images")
     weight_decay: float = Field(0.05, ge=0)
+    decay_one_dimensional: bool = Field(False, description="weight decay of norms and biases too")
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd, Nesterov")
@@ -97,6 +98,7 @@ PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
         "optimizer": "sgd",
         "base_lr": 0.01,
         "weight_decay": 1e-4,
+        "decay_one_dimensional": True,
         "layer_decay": 1.0,
         "epochs": 90,
         "batch_size": 256,

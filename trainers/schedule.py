@@ -11,7 +11,11 @@ from trainers.recipe import Recipe
 
 
 def create_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW or Nesterov SGD over layer-wise groups; 1-D and position parameters do not decay."""
+    """AdamW or Nesterov SGD over layer-wise groups.
+
+    Norms, biases, position embeddings and tokens do not decay, unless the recipe says so: ResNets
+    were trained with all parameters decaying.
+    """
     args: dict[str, Any] = {"fused": True}  # a third of the time, on the CPU too
     if recipe.optimizer == "adamw":
         args["betas"] = (recipe.beta1, recipe.beta2)
@@ -24,6 +28,9 @@ def create_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         layer_decay=recipe.layer_decay,
         **args,
     )
+    if recipe.decay_one_dimensional:
+        for group in optimizer.param_groups:
+            group["weight_decay"] = recipe.weight_decay
     return optimizer
 
 

@@ -3,6 +3,7 @@
 Absolute numbers depend on the machine and on what else it does; compare the ratios.
 """
 
+import argparse
 import logging
 import random
 import tempfile
@@ -24,6 +25,7 @@ from data.build import Row, write_dataset
 from data.order import Share, StreamOrder
 from data.schema import Dataset as ImageDataset
 from data.schema import ImageTable
+from tests.bench.step import semi_steps, utilization
 from trainers.mixup import draw_pseudo_mix, pseudo_mix, smooth_one_hot
 
 SIZE, IMAGES, BATCH, STEPS = 96, 2048, 64, 48
@@ -35,12 +37,14 @@ def photographs() -> ImageDataset:
     import io
 
     rng = np.random.default_rng(0)
-    rows = []
-    for number in range(IMAGES):
+    rows: list[Row] = []
+    for number in range(IMAGES + 3):
         coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
         buffer = io.BytesIO()
         coarse.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(buffer, "jpeg", quality=85)
-        rows.append(Row(str(number), buffer.getvalue(), None, "pool", str(number)))
+        split = "pool" if number < IMAGES else ("train", "val", "test")[number - IMAGES]
+        label = None if split == "pool" else 0
+        rows.append(Row(str(number), buffer.getvalue(), label, split, str(number)))
     folder = tempfile.mkdtemp(prefix="semigrid-bench-")
     return write_dataset(folder, rows, name="bench", classes=["a"], license="", source="")
 
@@ -111,9 +115,9 @@ def mixing() -> Iterator[tuple[str, str, float, float]]:
     mix = draw_pseudo_mix(generator, size)
 
     def whole_batch() -> Any:
-        return pseudo_mix(
-            images, labels, confidence, classes, 0.1, mix, slice(0, size), lambda x, p: x[p]
-        )
+        targets, j = smooth_one_hot(labels, classes, 0.1), mix.permutation
+        pair = images, images[j], targets, targets[j], confidence, confidence[j]
+        return pseudo_mix(*pair, mix.use_cutmix, mix.centers)
 
     def per_image() -> Any:
         mixed, targets = images.clone(), smooth_one_hot(labels, classes, 0.1)
@@ -146,15 +150,49 @@ def seconds(function: Callable[[], Any], repeats: int = 5) -> float:
     return min(times)
 
 
-def main() -> None:
-    warnings.simplefilter("ignore")
+def rates() -> Table:
     torch.set_num_threads(1)
     table = Table(title="higher is better", title_justify="left")
     for column in ("what", "semigrid", "alternative", "ratio", "the alternative is"):
         table.add_column(column, justify="right" if column in ("semigrid", "ratio") else "left")
     for what, alternative, ours, theirs in [*mixing(), *streams(photographs())]:
         table.add_row(what, f"{ours:,.1f}", f"{theirs:,.1f}", f"{ours / theirs:.2f}", alternative)
-    Console(width=140).print(table)
+    return table
+
+
+def step_times(device: str) -> Table:
+    torch.set_num_threads(2)
+    table = Table(title="seconds of a semi step of ViT-Small, 224 px: lower is better")
+    for column in ("what", "semigrid", "tests/bench/plain.py", "ratio", "goal"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for what, ours, theirs, goal in semi_steps(device):
+        ratio = f"{ours / theirs:.2f}"
+        table.add_row(what, f"{ours:.3f}", f"{theirs:.3f}", ratio, f"at most {goal:.2f}")
+    return table
+
+
+def gpu_use() -> Table:
+    table = Table(title=f"ViT-B/16, bf16, {torch.cuda.get_device_name()}: goal 50 % of peak")
+    for column in ("what", "images/s", "of peak FLOP/s"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for what, speed, share in utilization():
+        table.add_row(what, f"{speed:,.0f}", f"{share:.1%}")
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--only", choices=["steps", "rates"])
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    console = Console(width=140)
+    if options.only != "rates":
+        console.print(step_times(options.device))
+        if options.device == "cuda":
+            console.print(gpu_use())
+    if options.only != "steps" and options.device == "cpu":
+        console.print(rates())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,148 @@
+"""The time of one ``semi`` step, beside that of the plain transcription in ``plain``."""
+
+import copy
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from data.augment import ViewSettings
+from data.batches import Batch, EvalBatches
+from data.schema import ImageTable
+from data.storage import Storage
+from tests.bench.plain import PlainSemi
+from trainers.checkpoint import Checkpoints
+from trainers.loop import Streams, Training, step_seed
+from trainers.methods import semi
+from trainers.models import create_model
+from trainers.recipe import Recipe, published, resolve
+from trainers.runtime import InlineRuntime
+
+CLASSES, RATIO = 10, 5
+
+
+def images(count: int, size: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+
+
+def batch(count: int, size: int, seed: int, *views: str) -> Batch:
+    return Batch(
+        ids=[str(i) for i in range(count)],
+        labels=torch.arange(count) % CLASSES,
+        views={view: images(count, size, seed + i) for i, view in enumerate(views)},
+        erase_seeds=torch.arange(count),
+    )
+
+
+class Steps:
+    """A training and the plain one from the same weights, on the same images."""
+
+    def __init__(self, backbone: str, size: int, labeled: int, device: str, precision: str):
+        self.device = device
+        # a rate so low that the teacher, and with it the masks, stay as they are
+        settings = {"img_size": size, "batch_size": labeled, "steps": 10**6, "base_lr": 1e-12}
+        settings |= {"min_lr": 0, "warmup_steps": 0, "unlabeled_ratio": RATIO, "head_std": 0.5}
+        self.recipe = resolve(published("semi", backbone, settings), "semi", labeled, 1)
+        self.model = create_model(backbone, CLASSES, self.recipe, {}, False, 0)
+        self.views = ViewSettings(img_size=size)
+        self.precision = precision
+        self.labeled = batch(labeled, size, 0, "strong")
+        self.pool = batch(labeled * RATIO, size, 1, "weak", "strong")
+
+    def ours(self, recipe: Recipe, compiled: bool = False) -> tuple[Callable[[], None], Training]:
+        nothing = ImageTable([], [], np.zeros(0, dtype=np.int64))
+        val = EvalBatches(nothing, self.views, 1)
+        streams = Streams(lambda start, stop: iter(()), None, val, self.views)
+        runtime = InlineRuntime(Checkpoints(Storage(tempfile.mkdtemp())), device=self.device)
+        model = copy.deepcopy(self.model)
+        training = Training(recipe, "semi", model, None, streams, runtime, CLASSES, 0)
+        training.prepare(self.precision, None, compiled)
+
+        def step() -> None:
+            training.step(0, self.labeled, self.pool)
+            self.wait()
+
+        return step, training
+
+    def plain(self, recipe: Recipe) -> Callable[[], None]:
+        model = copy.deepcopy(self.model)
+        plain = PlainSemi(model, recipe, self.views, self.device, self.precision)
+        views = self.pool.views
+
+        def step() -> None:
+            x, y = self.labeled.views["strong"], self.labeled.labels
+            plain.step(x, y, views["weak"], views["strong"])
+            self.wait()
+
+        return step
+
+    def wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def at_mask_rate(self, rate: float) -> Recipe:
+        """The recipe whose threshold keeps this share of the mixed images in step 0."""
+        _, training = self.ours(self.recipe)
+        inputs = training.to_device(self.labeled, self.pool)
+        assert inputs.weak is not None
+        logits = training.teach(inputs.weak)
+
+        def at(threshold: float) -> tuple[float, Recipe]:
+            recipe = self.recipe.model_copy(update={"confidence_threshold": threshold})
+            draw = torch.Generator().manual_seed(step_seed(0, 0, "mix"))
+            sharing = training.sharing
+            lesson = semi(lambda weak: logits, inputs, recipe, CLASSES, draw, sharing, True)
+            return abs(float(lesson.sums["mask_rate"]) - rate), recipe
+
+        confidences = logits.float().softmax(dim=1).max(dim=1).values.tolist()
+        return min((at(p) for p in [0.0, *confidences]), key=lambda found: found[0])[1]
+
+
+def fastest(steps: list[Callable[[], None]], repeats: int) -> list[float]:
+    """Seconds of each step at its fastest; they take turns, so that all see the same machine."""
+    times: list[list[float]] = [[] for _ in steps]
+    for turn in range(repeats + 1):
+        for step, taken in zip(steps, times, strict=True):
+            started = time.perf_counter()
+            step()
+            if turn:  # the first warms up
+                taken.append(time.perf_counter() - started)
+    return [min(taken) for taken in times]
+
+
+# seconds of ours over those of the plain step, at most
+GOALS = {1.0: 1.02, 0.5: 0.72, 0.2: 0.55}
+
+
+def semi_steps(device: str) -> Iterator[tuple[str, float, float, float]]:
+    """What, seconds of ours, of the plain one, and the goal of their ratio, for each mask rate."""
+    labeled = 4 if device == "cpu" else 64
+    precision = "fp32" if device == "cpu" else "bf16"
+    steps = Steps("vit_small_patch16_224", 224, labeled, device, precision)
+    for rate, goal in GOALS.items():
+        recipe = steps.at_mask_rate(rate)
+        ours, training = steps.ours(recipe)
+        mine, theirs = fastest([ours, steps.plain(recipe)], repeats=4)
+        found = float(training.sums["mask_rate"]) / training.summed_steps
+        name = f"{labeled} + {labeled * RATIO} images, {precision}, mask rate {found:.0%}"
+        yield name, mine, theirs, goal
+
+
+def utilization(labeled: int = 64) -> Iterator[tuple[str, float, float]]:
+    """Images per second and share of the GPU's peak of ViT-B/16 in bf16, compiled and not."""
+    steps = Steps("vit_base_patch16_224", 224, labeled, "cuda", "bf16")
+    recipe = steps.at_mask_rate(1.0)
+    for compiled in (False, True):
+        step, training = steps.ours(recipe, compiled)
+        for _ in range(3):
+            step()
+        training.speed.reset()
+        training.restart_clock()
+        for _ in range(10):
+            step()
+        reading = training.speed.reading()
+        name = f"{labeled} + {labeled * RATIO} images{', compiled' if compiled else ''}"
+        yield name, reading["images_per_s"], reading.get("flops_utilization", float("nan"))
