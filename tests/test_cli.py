@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from experiments import changed, experiment_text
 
 # fails the process if anything imports Ray: bad input and planning must not
@@ -51,6 +52,19 @@ def test_a_renamed_run_folder_is_not_taken_for_another(tmp_path: Path) -> None:
     (tmp_path / "other" / "experiment.yaml").write_text(experiment_text())
     done = semigrid("table", str(tmp_path / "other"))
     assert done.returncode == 2 and "was renamed" in done.stderr and "'small'" in done.stderr
+
+
+def test_plan_says_which_weights_and_under_which_licence(tmp_path: Path) -> None:
+    file = tmp_path / "mae.yaml"
+    content = yaml.safe_load(changed("models.vit.backbone", "vit_base_patch16_224.mae"))
+    del content["models"]["vit"]["pretrained"], content["models"]["vit"]["backbone_args"]
+    file.write_text(yaml.safe_dump(content))
+    done = semigrid("plan", str(file), "--storage", str(tmp_path / "s"))
+    assert done.returncode == 0, done.stderr
+    weights = "weights of vit: timm/vit_base_patch16_224.mae, licence cc-by-nc-4.0"
+    assert f"{weights} (not for commercial use), not downloaded yet" in done.stdout
+    facts = json.loads(semigrid("plan", str(file), "--json").stdout)
+    assert facts["weights"]["vit"]["license"] == "cc-by-nc-4.0"
 
 
 def test_plan_counts_before_anything_ran(tmp_path: Path) -> None:

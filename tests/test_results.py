@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ from grid.ledger import Record, record_summary, start_record
 from grid.live import show_seconds
 from grid.plan import Plan
 from grid.scheduler import Scheduler
+from trainers.weights import Weights
 
 
 @pytest.fixture
@@ -67,6 +69,16 @@ def test_the_terminal_table_shows_every_cell(rows: list[results.Row]) -> None:
     # a narrow terminal cuts no name and no number
     assert printed(80).count("semi-vit") == 2
     assert printed(80).count("91.50") == 1 and printed(80).count("2.12") == 1
+
+
+def test_weights_and_their_licence_stand_under_the_table(rows: list[results.Row]) -> None:
+    assert results.notes(rows) == []  # random weights need no licence
+    known = Weights(source="timm/mae", license="cc-by-nc-4.0", sha256="ab" * 32)
+    rows = [replace(row, weights=known) for row in rows]
+    note = "weights of vit, semi-vit: timm/mae, licence cc-by-nc-4.0 (not for commercial use), "
+    assert results.notes(rows) == [note + "sha256 abababababab"]
+    assert results.markdown(rows).endswith(results.notes(rows)[0])
+    assert json.loads(results.as_json(rows))[0]["weights"]["sha256"] == "ab" * 32
 
 
 def test_seconds_as_people_read_them() -> None:
