@@ -289,7 +289,8 @@ def test_a_collapsing_training_is_stopped_named_and_no_result(workers: int, tmp_
     # λ_u absurd, τ = 0
     content = copy.deepcopy(SMALL)
     absurd = {"unlabeled_loss_weight": 1000, "confidence_threshold": 0, "collapse_evaluations": 3}
-    content["models"]["semi-vit"]["recipe"] |= {"steps": 40, "evaluations": 8, **absurd}
+    absurd |= {"steps": 40, "warmup_steps": 2, "evaluations": 8, "base_lr": 3}
+    content["models"]["semi-vit"]["recipe"] |= absurd
     content["grid"] = [{"model": "semi-vit", "labels": ["100%"]}]
     content |= {"search": {"trials": 1}, "train": {"workers": workers}}
     file = tmp_path / "collapse.yaml"
@@ -301,7 +302,7 @@ def test_a_collapsing_training_is_stopped_named_and_no_result(workers: int, tmp_
     collapsed = found["digits/semi-vit/100%/100%"]
     assert (collapsed.status, collapsed.test) == ("collapsed", None)
     assert "the teacher has collapsed" in collapsed.error
-    assert collapsed.history[-1]["pseudo_entropy"] < 0.17  # its course is kept
+    assert collapsed.history[-1]["pseudo_entropy"] < 0.23  # its course is kept
     # it is an end, not an accident: the next run does not train it again
     _, err = finish(semigrid("run", str(file), "--storage", str(tmp_path)), code=1)
     assert "nothing to train" in err

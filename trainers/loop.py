@@ -412,6 +412,8 @@ class Training:
         return predictions
 
     def _note_speed(self) -> None:
+        # the losses have been read: a GPU has done by now what the last steps had asked of it
+        self.speed.add(0, 0, 0, time.monotonic() - self.clock)
         reading = self.speed.reading()
         if self.learner.micro_batch is not None:
             reading["micro_batch"] = self.learner.micro_batch

@@ -117,7 +117,7 @@ def semi(
     partners = mix.permutation.to(device)
     mask = torch.maximum(p, p[partners]) >= recipe.confidence_threshold
     numbers = torch.arange(size)
-    dealt = sharing.deal(numbers[mask.cpu()] if skip_masked else numbers)
+    dealt = sharing.deal(_counting(mask.cpu(), sharing.world_size) if skip_masked else numbers)
     mine = dealt[sharing.rank]
     i, j = mine.to(device), partners[mine.to(device)]
 
@@ -143,6 +143,19 @@ def semi(
         {"mask_rate": mask.float().mean()},
         torch.bincount(pseudo_labels, minlength=num_classes),
     )
+
+
+def _counting(mask: torch.Tensor, ranks: int) -> torch.Tensor:
+    """Sorted numbers of the images that count, none or at least one for each rank.
+
+    A rank without images would not take part in what the others' forwards share (synchronised
+    batch normalisation); a masked image has weight 0 wherever it goes.
+    """
+    kept = mask.nonzero().flatten()
+    if 0 < len(kept) < ranks:
+        filling = (~mask).nonzero().flatten()[: ranks - len(kept)]
+        kept = torch.cat([kept, filling]).sort().values
+    return kept
 
 
 def _labeled_rows(
