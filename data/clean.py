@@ -1,0 +1,126 @@
+"""One image file made fit for training: decoded once, upright, RGB, or set aside with a reason."""
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+# The same source bytes and settings give the same image for as long as this number stays.
+CLEAN_VERSION = 1
+
+ORIENTATION = 0x0112  # the EXIF tag
+
+
+@dataclass(frozen=True)
+class CleanSettings:
+    """What is done to images.
+
+    ``max_pixels`` is the limit against decompression bombs; ``shorter_side`` shrinks larger
+    images to it (None: never). Images that are changed are written anew, JPEGs as JPEG of
+    ``jpeg_quality``, all others as PNG unless they are shrunk, when they become JPEG too.
+    """
+
+    max_pixels: int = 50_000_000
+    shorter_side: int | None = None
+    jpeg_quality: int = 92
+
+
+@dataclass(frozen=True)
+class CleanImage:
+    """File bytes that any decoder reads as an upright RGB image, and what they show.
+
+    ``pixels`` is the SHA-256 of size and RGB pixels as decoded from the source, equal for exact
+    duplicates in whatever wrapping; ``changed`` says why the bytes are not the source's, empty
+    where they are.
+    """
+
+    content: bytes
+    width: int
+    height: int
+    pixels: str
+    changed: tuple[str, ...] = ()
+
+
+class UnusableImageError(ValueError):
+    """A file that is no usable image, with the reason."""
+
+
+def clean_image(content: bytes, settings: CleanSettings) -> CleanImage:
+    """Decodes a file's first frame to upright RGB; keeps its bytes where they show just that.
+
+    Raises ``UnusableImageError`` with the reason: not an image, truncated, too many pixels, or
+    pixels that have no RGB meaning.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return _clean(content, settings)
+    except (MemoryError, UnusableImageError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnusableImageError(f"too many pixels: {error}") from error
+    except Exception as error:  # damaged bytes make Pillow's decoders raise almost anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "cannot identify" in reason:
+            reason = "not an image" if content else "an empty file"
+        raise UnusableImageError(reason) from error
+
+
+def _clean(content: bytes, settings: CleanSettings) -> CleanImage:
+    image: Image.Image = Image.open(io.BytesIO(content))
+    width, height = image.size
+    if width * height > settings.max_pixels:
+        raise UnusableImageError(
+            f"too many pixels: {width} × {height}, the limit is {settings.max_pixels:,}"
+        )
+    lossy = image.format in ("JPEG", "MPO")
+    changed = []
+    if getattr(image, "is_animated", False):
+        changed.append("first of several frames")
+    image.load()  # all of it: a header alone proves nothing
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        changed.append("turned upright")
+        image = ImageOps.exif_transpose(image)
+    rgb, converted = _to_rgb(image)
+    changed += [converted] if converted else []
+    pixels = hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()
+    side = settings.shorter_side
+    if side is not None and min(rgb.size) > side:
+        changed.append("shrunk")
+        scale = side / min(rgb.size)
+        size = (max(side, round(rgb.width * scale)), max(side, round(rgb.height * scale)))
+        rgb = rgb.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+        lossy = True
+    if changed:
+        content = _encode(rgb, lossy, settings.jpeg_quality)
+    return CleanImage(content, rgb.width, rgb.height, pixels, tuple(changed))
+
+
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
+    """The image in RGB, and what it was if a plain ``convert("RGB")`` would show it otherwise."""
+    if image.mode.startswith("I"):  # 16 bits of grey; plain conversion would clip them to white
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise UnusableImageError(f"{values.min()} to {values.max()} is no grey of 16 bits")
+        return Image.fromarray((values / 257 + 0.5).astype(np.uint8)).convert("RGB"), "16-bit grey"
+    if image.mode == "F":
+        raise UnusableImageError("floating-point pixels have no agreed white")
+    if image.has_transparency_data:
+        over = Image.new("RGBA", image.size, "white")
+        over.alpha_composite(image.convert("RGBA"))
+        return over.convert("RGB"), "transparency on white"
+    if image.mode == "CMYK":
+        return image.convert("RGB"), "CMYK"
+    return image.convert("RGB"), None
+
+
+def _encode(image: Image.Image, lossy: bool, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    if lossy:
+        image.save(buffer, "jpeg", quality=quality, subsampling=0)
+    else:
+        image.save(buffer, "png")
+    return buffer.getvalue()
