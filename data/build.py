@@ -6,11 +6,22 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.schema import COLUMNS, FORMAT, LABELED_SPLITS, MANIFEST, POOL, Dataset, Manifest, Shard
+from data.schema import (
+    COLUMNS,
+    FORMAT,
+    LABELED_SPLITS,
+    MANIFEST,
+    POOL,
+    Dataset,
+    Manifest,
+    Shard,
+    Split,
+)
 from data.splits import seeded_order
 from data.storage import Storage
 
@@ -101,37 +112,44 @@ def _class_counts(rows: Iterable[Row], split: str, classes: Sequence[str]) -> di
 
 
 def _write_split(
-    storage: Storage, split: str, rows: Sequence[Row], rows_per_group: int, groups_per_shard: int
+    storage: Storage, split: Split, rows: Sequence[Row], rows_per_group: int, groups_per_shard: int
 ) -> list[Shard]:
     shards = []
     rows_per_shard = rows_per_group * groups_per_shard
     for number, start in enumerate(range(0, len(rows), rows_per_shard)):
-        part = rows[start : start + rows_per_shard]
-        table = pa.Table.from_pylist(
-            [
-                {
-                    "image_id": row.image_id,
-                    "image": {"bytes": row.image, "path": None},
-                    "label": row.label,
-                    "group": row.group,
-                }
-                for row in part
-            ],
-            schema=COLUMNS,
-        )
-        buffer = io.BytesIO()
-        # images are compressed already
-        pq.write_table(table, buffer, row_group_size=rows_per_group, compression="none")
-        content = buffer.getvalue()
-        file = f"{split}-{number:05d}.parquet"
-        storage.write(file, content)
-        sizes = [min(rows_per_group, len(part) - i) for i in range(0, len(part), rows_per_group)]
-        shards.append(
-            Shard(
-                file=file,
-                split=split,
-                row_groups=tuple(sizes),
-                sha256=hashlib.sha256(content).hexdigest(),
-            )
-        )
+        part = [
+            {
+                "image_id": row.image_id,
+                "image": {"bytes": row.image, "path": None},
+                "label": row.label,
+                "group": row.group,
+            }
+            for row in rows[start : start + rows_per_shard]
+        ]
+        shards.append(write_shard(storage, split, number, part, COLUMNS, rows_per_group))
     return shards
+
+
+def write_shard(
+    storage: Storage,
+    split: Split,
+    number: int,
+    rows: Sequence[dict[str, Any]],
+    schema: pa.Schema,
+    rows_per_group: int,
+) -> Shard:
+    """Writes one shard's rows, in this order, and returns its entry for the manifest."""
+    table = pa.Table.from_pylist(list(rows), schema=schema)
+    buffer = io.BytesIO()
+    # images are compressed already
+    pq.write_table(table, buffer, row_group_size=rows_per_group, compression="none")
+    content = buffer.getvalue()
+    file = f"{split}-{number:05d}.parquet"
+    storage.write(file, content)
+    sizes = [min(rows_per_group, len(rows) - i) for i in range(0, len(rows), rows_per_group)]
+    return Shard(
+        file=file,
+        split=split,
+        row_groups=tuple(sizes),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )

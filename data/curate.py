@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from data.errors import InputError
-from data.schema import POOL
+from data.schema import POOL, Split
 from data.splits import split_labeled
 
 
@@ -25,7 +25,7 @@ class Placed:
 
     image_id: str
     label: int | None
-    split: str
+    split: Split
     group: str
 
 

@@ -17,33 +17,32 @@ from data.storage import Storage
 
 FORMAT = 1
 MANIFEST = "dataset.json"
-LABELED_SPLITS = ("train", "val", "test")
-POOL = "pool"
 Split = Literal["train", "val", "test", "pool"]
+LABELED_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+POOL: Split = "pool"
 
-COLUMNS = pa.schema(
-    [
-        ("image_id", pa.string()),
-        # datasets.load_dataset("parquet", ...) shows a column of this type as images
-        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        ("label", pa.int64()),  # null in the pool
-        ("group", pa.string()),
-    ],
-    metadata={
-        b"huggingface": json.dumps(
-            {
-                "info": {
-                    "features": {
-                        "image_id": {"dtype": "string", "_type": "Value"},
-                        "image": {"_type": "Image"},
-                        "label": {"dtype": "int64", "_type": "Value"},
-                        "group": {"dtype": "string", "_type": "Value"},
-                    }
-                }
-            }
-        ).encode()
-    },
-)
+VOTES = "votes"
+_FIELDS: list[tuple[str, pa.DataType, dict[str, str]]] = [
+    ("image_id", pa.string(), {"dtype": "string", "_type": "Value"}),
+    # datasets.load_dataset("parquet", ...) shows a column of this type as images
+    ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]), {"_type": "Image"}),
+    ("label", pa.int64(), {"dtype": "int64", "_type": "Value"}),  # null in the pool
+    ("group", pa.string(), {"dtype": "string", "_type": "Value"}),
+]
+
+
+def columns(extra: Sequence[str] = ()) -> pa.Schema:
+    """The shards' columns: image, label and group, and string columns of slices and votes."""
+    text: tuple[pa.DataType, dict[str, str]] = pa.string(), {"dtype": "string", "_type": "Value"}
+    fields = [*_FIELDS, *((name, *text) for name in extra)]
+    features = {name: feature for name, _, feature in fields}
+    return pa.schema(
+        [(name, type_) for name, type_, _ in fields],
+        metadata={b"huggingface": json.dumps({"info": {"features": features}}).encode()},
+    )
+
+
+COLUMNS = columns()
 
 
 class Shard(BaseModel):
@@ -64,7 +63,8 @@ class Manifest(BaseModel):
     """``dataset.json``. Rows stand in the shards in the seeded order of ``order_seed``.
 
     ``counts`` holds images per class name for each labelled split; ``pool_unit`` is the number
-    of pool images that the multiplier 100 % means.
+    of pool images that the multiplier 100 % means. ``slices`` are columns to report results by;
+    with ``votes`` there is a column of the crowd's votes on each image, as JSON.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,6 +79,13 @@ class Manifest(BaseModel):
     source: str
     order_seed: int
     shards: tuple[Shard, ...]
+    slices: tuple[str, ...] = ()
+    votes: bool = False
+
+    @property
+    def extra_columns(self) -> tuple[str, ...]:
+        """The columns that this dataset has beside those that all have."""
+        return (*self.slices, *([VOTES] if self.votes else []))
 
     @field_validator("counts")
     @classmethod

@@ -6,6 +6,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from data.schema import Split
+
 
 def seeded_order(ids: Sequence[str], seed: int) -> list[int]:
     """Positions of ``ids`` in a shuffled order that any machine and library version repeats."""
@@ -24,7 +26,7 @@ def split_labeled(
     seed: int,
     val_share: float = 0.15,
     test_share: float = 0.10,
-) -> list[str]:
+) -> list[Split]:
     """Assigns ``train``, ``val`` or ``test`` to every labelled image.
 
     Test gets the same number of images of every class, train and val keep the natural

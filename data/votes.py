@@ -258,11 +258,7 @@ def read_answers(
     Raises:
         InputError: naming the file, the row or column, and what is expected.
     """
-    storage, name = _parent(uri)
-    try:
-        content = storage.read(name)
-    except OSError as error:
-        raise InputError(f"{uri}: cannot be read: {error}") from error
+    content = _content(uri)
     format = format or _guess(uri, content)
     if format == "groundtruth":
         return _ground_truth(uri, content, answer)
@@ -282,9 +278,17 @@ def read_answers(
     return table[COLUMNS].reset_index(drop=True)
 
 
-def _parent(uri: str) -> tuple[Storage, str]:
-    folder, _, name = uri.rpartition("/")
-    return Storage(folder or ("/" if uri.startswith("/") else ".")), name
+def _content(uri: str) -> bytes:
+    storage = Storage(uri)
+    try:
+        return bytes(storage.fs.cat_file(storage.root))
+    except OSError as error:
+        raise InputError(f"{uri}: cannot be read: {error}") from error
+
+
+def read_table(uri: str) -> pd.DataFrame:
+    """A CSV or Parquet file as strings, empty where a value is missing. Raises ``InputError``."""
+    return _table(uri, _content(uri))
 
 
 def _guess(uri: str, content: bytes) -> AnswerFormat:
@@ -299,7 +303,8 @@ def _table(uri: str, content: bytes) -> pd.DataFrame:
 
     try:
         if content[:4] == b"PAR1":
-            return pd.read_parquet(io.BytesIO(content)).astype(str)
+            table = pd.read_parquet(io.BytesIO(content))
+            return table.astype(str).mask(table.isna(), "")
         # everything is a string: a label "1" and a worker "007" must stay what they are
         return pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
     except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:

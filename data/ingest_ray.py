@@ -1,0 +1,56 @@
+"""Cleaning chunks side by side: Ray Data runs as many processes as it is given CPUs."""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+
+from data.ingest import Chunk, Workers, clean_chunk
+
+
+def in_processes(count: int) -> Workers:
+    """Workers for ``data.ingest.build_dataset``: this many processes, or those of the cluster.
+
+    At ``RAY_ADDRESS``, or where Ray runs in this process already, that cluster is used.
+    """
+
+    def run(chunks: Sequence[Chunk]) -> Iterator[Any]:
+        if not chunks:
+            return
+        mine = not ray.is_initialized()
+        if mine:
+            address = os.environ.get("RAY_ADDRESS")
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level="ERROR",
+                **({} if address else {"num_cpus": count, "object_store_memory": 200 * 2**20}),
+            )
+        try:
+            yield from _run(chunks)
+        finally:
+            if mine:
+                ray.shutdown()
+
+    return run
+
+
+def _run(chunks: Sequence[Chunk]) -> Iterator[Any]:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    reference = ray.put(list(chunks))
+
+    def clean(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        for number in batch["id"]:
+            clean_chunk(ray.get(reference)[int(number)])
+        return {"id": batch["id"]}  # the results are files: only news travels
+
+    done = ray.data.range(len(chunks), override_num_blocks=len(chunks)).map_batches(
+        clean, batch_size=1
+    )
+    for batch in done.iter_batches(batch_size=1, prefetch_batches=0):
+        yield from batch["id"]

@@ -1,0 +1,130 @@
+"""Images that lie in files: folders of class folders, and tables with paths or URLs."""
+
+import posixpath
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import fsspec
+import pandas as pd
+
+from data.errors import InputError
+from data.storage import Storage
+from data.votes import read_table
+
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"),
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image of a source, not yet read.
+
+    ``image_id`` is unique within the source and the same wherever the source lies; ``uri`` is
+    where the bytes are. Images with one ``group`` stay on one side of every split. ``slices`` are
+    what results are reported by.
+    """
+
+    image_id: str
+    uri: str
+    label: str | None = None
+    group: str | None = None
+    slices: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_item(item: Item) -> bytes:
+    """The bytes of an image. Raises ``OSError``."""
+    with fsspec.open(item.uri, "rb") as file:
+        return bytes(file.read())
+
+
+def folder_items(uri: str, labeled: bool = True) -> list[Item]:
+    """Images below a folder: ``root/<class>/…`` if labelled, any depth below the class.
+
+    Raises ``InputError`` where there is no image, or a labelled one lies outside class folders.
+    """
+    storage = Storage(uri)
+    if not storage.fs.isdir(storage.root):
+        raise InputError(f"{uri}: there is no such folder")
+    items = []
+    for path in sorted(storage.fs.find(storage.root)):
+        name = posixpath.relpath(path, storage.root)
+        hidden = any(part.startswith(".") for part in name.split("/"))
+        if hidden or not name.lower().endswith(SUFFIXES):
+            continue
+        label, _, rest = name.partition("/")
+        if labeled and not rest:
+            raise InputError(
+                f"{uri}: {name} lies beside the class folders; images are expected in "
+                f"{uri}/<class>/, or give the folder as pool if they have no labels"
+            )
+        items.append(Item(name, _uri(storage, path), label if labeled else None))
+    if not items:
+        raise InputError(f"{uri}: no image here ({', '.join(SUFFIXES[:5])}, …)")
+    return items
+
+
+def _uri(storage: Storage, path: str) -> str:
+    return path if storage.is_local else str(storage.fs.unstrip_protocol(path))
+
+
+def table_items(
+    uri: str,
+    *,
+    image: str = "image",
+    label: str | None = "label",
+    image_id: str | None = None,
+    group: str | None = None,
+    slices: Iterable[str] = (),
+    root: str | None = None,
+) -> list[Item]:
+    """Images of a CSV or Parquet table, one row each, with a column of paths or URLs.
+
+    Args:
+        image: the column of paths or URLs; relative paths count from ``root``.
+        label: the column of labels, empty for an image without one; None: the table has none.
+        image_id: the column of ids, by default the path.
+        group, slices: columns, see ``Item``.
+        root: by default the table's folder.
+
+    Raises:
+        InputError: naming the column or row.
+    """
+    table = read_table(uri)
+    slices = list(slices)
+    named = [name for name in (image, label, image_id, group, *slices) if name is not None]
+    missing = [name for name in named if name not in table]
+    if missing:
+        raise InputError(
+            f"{uri}: there is no column {missing[0]!r}; there are {', '.join(table.columns)}"
+        )
+    empty = table[image] == ""
+    if empty.any():
+        raise InputError(f"{uri}: row {int(empty.to_numpy().argmax()) + 1} has no {image}")
+    base = root if root is not None else posixpath.dirname(uri) or "."
+    ids = table[image_id or image]
+    repeated = ids[ids.duplicated()]
+    if len(repeated):
+        raise InputError(
+            f"{uri}: {len(repeated)} images stand in it twice, the first is {repeated.iloc[0]!r}"
+        )
+    return [
+        Item(
+            image_id=str(ids[row]),
+            uri=_absolute(str(table[image][row]), base),
+            label=_text(table, label, row),
+            group=_text(table, group, row),
+            slices={name: str(table[name][row]) for name in slices},
+        )
+        for row in table.index
+    ]
+
+
+def _text(table: pd.DataFrame, column: str | None, row: int) -> str | None:
+    return None if column is None else str(table[column][row]) or None
+
+
+def _absolute(path: str, base: str) -> str:
+    if "://" in path or path.startswith("/"):
+        return path
+    return posixpath.join(Storage(base).uri, path)
