@@ -33,7 +33,7 @@ from data.schema import (
     Manifest,
     Shard,
     Split,
-    columns,
+    columns_of,
 )
 from data.sources.files import Item, read_item
 from data.storage import Storage
@@ -328,7 +328,7 @@ class _Writer:
     """Collects rows in order and writes a shard of a split whenever one is full."""
 
     def __init__(self, storage: Storage, settings: BuildSettings, extra: Sequence[str]):
-        self.storage, self.settings, self.schema = storage, settings, columns(extra)
+        self.storage, self.settings, self.schema = storage, settings, columns_of(extra)
         self.pending: dict[Split, list[dict[str, Any]]] = {s: [] for s in (*LABELED_SPLITS, POOL)}
         self.shards: dict[Split, list[Shard]] = {split: [] for split in self.pending}
 

@@ -31,7 +31,7 @@ _FIELDS: list[tuple[str, pa.DataType, dict[str, str]]] = [
 ]
 
 
-def columns(extra: Sequence[str] = ()) -> pa.Schema:
+def columns_of(extra: Sequence[str] = ()) -> pa.Schema:
     """The shards' columns: image, label and group, and string columns of slices and votes."""
     text: tuple[pa.DataType, dict[str, str]] = pa.string(), {"dtype": "string", "_type": "Value"}
     fields = [*_FIELDS, *((name, *text) for name in extra)]
@@ -42,7 +42,7 @@ def columns(extra: Sequence[str] = ()) -> pa.Schema:
     )
 
 
-COLUMNS = columns()
+COLUMNS = columns_of()
 
 
 class Shard(BaseModel):
@@ -152,9 +152,13 @@ class Dataset:
                 with self.storage.fs.open(self.storage.path(shard.file), "rb") as file:
                     tables.append(pq.read_table(file, columns=columns))
         if not tables:
-            empty = pa.schema([COLUMNS.field(name) for name in columns])
-            return empty.empty_table()
+            schema = columns_of(self.manifest.extra_columns)
+            return pa.schema([schema.field(name) for name in columns]).empty_table()
         return pa.concat_tables(tables)
+
+    def column(self, split: str, name: str) -> pa.ChunkedArray:
+        """One column of a split in stored order."""
+        return self._column_tables(split, [name])[name]
 
     @cached_property
     def train_labels(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The command line: ``semigrid plan | run | status | table``."""
+"""The command line: ``semigrid plan | run | status | table``, and ``semigrid data``."""
 
 import json
 import shlex
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from data.errors import InputError
 from data.storage import Storage
+from grid import data_cli
 from grid.experiment import Experiment, load_experiment
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -24,6 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(data_cli.app, name="data")
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 

@@ -306,3 +306,24 @@ def test_a_collapsing_training_is_stopped_named_and_no_result(workers: int, tmp_
     # it is an end, not an accident: the next run does not train it again
     _, err = finish(semigrid("run", str(file), "--storage", str(tmp_path)), code=1)
     assert "nothing to train" in err
+
+
+def test_two_processes_build_the_dataset_of_one(cluster: None, tmp_path: Path) -> None:
+    from test_ingest import SETTINGS, shop
+
+    from data.ingest import build_dataset
+    from data.ingest_ray import in_processes
+    from data.sources.files import folder_items
+
+    items = folder_items(str(shop(tmp_path / "shop")))
+    alone, _ = build_dataset(str(tmp_path / "one"), items, SETTINGS)
+    seen: list[int] = []
+    together, _ = build_dataset(
+        str(tmp_path / "two"),
+        items,
+        SETTINGS,
+        workers=in_processes(2),
+        progress=lambda done, total: seen.append(done),
+    )
+    assert together.manifest == alone.manifest
+    assert seen[0] == 0 and seen[-1] == 60 and seen == sorted(seen)
