@@ -357,6 +357,18 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"there are {', '.join(near or names)}"
 
 
+# arguments of timm's that have a place of their own, and where
+_PLACES = {
+    "drop_path_rate": "set drop_path in recipe",
+    "global_pool": "set global_pool in recipe",
+    "num_classes": "it is the dataset's number of classes",
+    "in_chans": "images are RGB",
+    "pretrained": "it is a key of the model",
+    "pretrained_cfg": "give a file of weights as pretrained: PATH",
+    "pretrained_cfg_overlay": "give a file of weights as pretrained: PATH",
+    "checkpoint_path": "give a file of weights as pretrained: PATH",
+}
+
 _OF_BACKBONES = (
     "backbone",
     "backbone_args",
@@ -397,6 +409,9 @@ def _model_problems(file: ExperimentFile) -> list[str]:
             problem = backbone_problem(model.backbone, model.pretrained is True)
             if problem:
                 problems.append(f"{key}.backbone: {model.backbone!r}: {problem}")
+        for name_of, place in _PLACES.items():
+            if name_of in model.backbone_args:
+                problems.append(f"{key}.backbone_args.{name_of}: take it out: {place}")
         for extra in ("weights_license", "weights_sha256"):
             if extra in model.model_fields_set and not isinstance(model.pretrained, str):
                 problems.append(f"{key}.{extra}: only for weights of a file (pretrained: PATH)")

@@ -64,11 +64,12 @@ def _problems(plan: Plan, search: Search) -> list[str]:
         return [f".pretrained: {error}"]
     except Exception as error:  # whatever timm raises, the file's arguments made it
         return [
-            f".backbone_args: timm cannot build {spec.backbone} with {spec.backbone_args}, "
+            f": timm cannot build {spec.backbone} with backbone_args {spec.backbone_args}, "
             f"drop_path {spec.recipe.drop_path:g} and global_pool {spec.recipe.global_pool}: "
-            f"{_first_line(error)}"
+            f"{_first_line(error)}; where a model takes none of them, write drop_path: 0 or "
+            "global_pool: null in recipe"
         ]
-    problems = []
+    problems = _parent_problems(plan, search, model, classes)
     try:
         with torch.inference_mode():
             output = model.eval()(torch.zeros(1, 3, size, size))
@@ -86,6 +87,29 @@ def _problems(plan: Plan, search: Search) -> list[str]:
     problems += _view_problems(spec.recipe, input_statistics(model))
     problems += _batch_problems(plan, spec, normalizes_over_batch(model))
     return problems
+
+
+def _parent_problems(plan: Plan, search: Search, model: Any, classes: int) -> list[str]:
+    """Weights that the parent's model has and this one has not, or in other shapes."""
+    if search.parent is None:
+        return []
+    spec = plan.spec(search.parent, {}, 0, "random weights will do")
+    try:
+        parent = start_model(spec, classes, None).state_dict()
+    except Exception:
+        return []  # said of the parent
+    own = model.state_dict()
+    differing = [
+        name
+        for name in sorted({*own, *parent})
+        if name not in own or name not in parent or own[name].shape != parent[name].shape
+    ]
+    if not differing:
+        return []
+    return [
+        f".recipe: it cannot start from {search.parent.cell.model}, whose model has other weights "
+        f"({', '.join(differing[:3])}); let global_pool and img_size be the parent's"
+    ]
 
 
 def _view_problems(recipe: Recipe, statistics: Any) -> list[str]:

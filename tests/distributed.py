@@ -132,6 +132,30 @@ def out_of_memory(folder: Path) -> dict[str, Any]:
     return {"plain": plain.history, "short": short.history, "speed": short.speed}
 
 
+def tiny_swin(recipe: Recipe) -> torch.nn.Module:
+    """A model with buffers, and none of them statistics."""
+    sizes = {"img_size": 32, "window_size": 4, "embed_dim": 16, "depths": (1, 1)}
+    args = sizes | {"num_heads": (1, 2)}
+    return create_model("swin_tiny_patch4_window7_224", 10, recipe, args, False, 0)
+
+
+def out_of_memory_with_buffers(folder: Path) -> dict[str, Any]:
+    """As ``out_of_memory``, for a model with buffers."""
+    recipe = tiny_recipe("semi", **TWENTY | {"steps": 3, "evaluations": 3, "img_size": 32})
+    checkpoints = [Checkpoints(Storage(folder / name)) for name in ("plain", "short")]
+    plain = trained(Runtime(checkpoints[0]), "semi", recipe, tiny_swin(recipe))
+    model = tiny_swin(recipe)
+    last = dist.get_rank() == dist.get_world_size() - 1
+
+    def full(module: torch.nn.Module, args: tuple[torch.Tensor]) -> None:
+        if module.training and last and len(args[0]) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
+
+    model.register_forward_pre_hook(full)
+    short = trained(Runtime(checkpoints[1]), "semi", recipe, model)
+    return {"plain": plain.history, "short": short.history, "speed": short.speed}
+
+
 def batch_statistics(folder: Path) -> dict[str, Any]:
     """A ResNet's best metrics, and its weights as rank 0 saved them."""
     settings = {"steps": 4, "batch_size": 12, "img_size": 32, "evaluations": 2, "hflip": 0}
@@ -144,7 +168,13 @@ def batch_statistics(folder: Path) -> dict[str, Any]:
 
 
 JOBS: dict[int, list[Callable[[Path], dict[str, Any]]]] = {
-    2: [twenty_steps, interrupted, out_of_memory, batch_statistics],
+    2: [
+        twenty_steps,
+        interrupted,
+        out_of_memory,
+        out_of_memory_with_buffers,
+        batch_statistics,
+    ],
     3: [twenty_steps],
 }
 

@@ -77,8 +77,9 @@ def test_two_workers_stopped_at_every_step_end_as_if_never_stopped(results: dict
             assert torch.equal(weights, parts[part][name]), f"{part} {name}"
 
 
-def test_a_rank_short_of_memory_changes_no_number(results: dict[int, Any]) -> None:
-    found = results[2]["out_of_memory"]
+@pytest.mark.parametrize("job", ["out_of_memory", "out_of_memory_with_buffers"])
+def test_a_rank_short_of_memory_changes_no_number(results: dict[int, Any], job: str) -> None:
+    found = results[2][job]
     for record, other in zip(found["short"], found["plain"], strict=True):
         assert record["loss"] == pytest.approx(other["loss"], abs=1e-5)
         assert record["ema_ce"] == pytest.approx(other["ema_ce"], abs=1e-4)

@@ -72,6 +72,13 @@ def test_flops_of_published_models() -> None:
     assert next(vit.parameters()).device.type == "meta"
 
 
+def test_a_model_that_cannot_be_counted_stops_nothing() -> None:
+    with torch.device("meta"):
+        cait = timm.create_model("cait_xxs24_224")
+    assert flops_per_image(cait, 224) is None
+    assert Speedometer(None, 1e12).reading() == {}
+
+
 @pytest.mark.parametrize(
     ("name", "precision", "expected"),
     [

@@ -31,10 +31,11 @@ from data.storage import Storage
 from trainers.checkpoint import Checkpoints, decode_weights
 from trainers.evaluate import evaluate
 from trainers.health import CollapsedError, DivergedError
-from trainers.loop import Outcome, Streams, evaluation_steps, train
+from trainers.loop import Outcome, Streams, Training, evaluation_steps, train
 from trainers.models import create_model
 from trainers.recipe import Recipe, published, resolve
 from trainers.runtime import InlineRuntime
+from trainers.student import OutOfMemoryError
 
 METHODS = ["finetune", "semi"]
 
@@ -126,6 +127,120 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(digits: Dataset, tmp_path
     perturb_random_generators()
     resumed = run_tiny(digits, "semi", recipe, parts, checkpoint_steps=5)
     assert_same_end(whole, parts, (uninterrupted, resumed))
+
+
+def prepared(
+    digits: Dataset,
+    checkpoints: Checkpoints,
+    model: torch.nn.Module | None = None,
+    micro_batch: int | None = None,
+    precision: str = "fp32",
+    **settings: Any,
+) -> Training:
+    recipe = tiny_recipe("semi", **settings)
+    streams = tiny_streams(digits, recipe, "semi")
+    runtime = InlineRuntime(checkpoints, device="cpu")
+    model = tiny_model(recipe) if model is None else model
+    training = Training(recipe, "semi", model, None, streams, runtime, 10, 0)
+    training.prepare(precision, micro_batch, False)
+    return training
+
+
+def test_the_teacher_never_answers_with_what_it_was(
+    digits: Dataset, checkpoints: Checkpoints
+) -> None:
+    # LeViT and others keep biases that they derive from their weights while they are in eval mode
+    recipe = tiny_recipe("semi", img_size=224, drop_path=0, global_pool=None, head_std=None)
+    model = create_model("levit_128s", 10, recipe, {}, False, 0)
+    training = prepared(digits, checkpoints, model, img_size=224, drop_path=0)
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    before = training.teach(images)
+    with torch.no_grad():
+        for name, parameter in training.ema.module.named_parameters():
+            if "attention_biases" in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(0))
+    fresh = create_model("levit_128s", 10, recipe, {}, False, 0).eval()
+    fresh.load_state_dict(training.ema.module.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(training.teach(images), fresh(images))
+    assert not torch.allclose(training.teach(images), before)
+
+
+def test_the_teacher_sees_no_more_at_once_than_the_student(
+    digits: Dataset, checkpoints: Checkpoints
+) -> None:
+    training = prepared(digits, checkpoints, micro_batch=3)
+    seen: list[int] = []
+    limit = 100
+
+    # one pass over eight images at a time is what memory holds, then one, then none
+    def count(module: torch.nn.Module, args: tuple[torch.Tensor]) -> None:
+        seen.append(len(args[0]))
+        if len(args[0]) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
+
+    training.ema.module.register_forward_pre_hook(count)
+    whole = training.teach(torch.ones(8, 3, 16, 16))
+    assert seen == [3, 3, 2]
+    limit = 1
+    seen.clear()
+    assert torch.allclose(training.teach(torch.ones(8, 3, 16, 16)), whole, atol=1e-5)
+    assert seen == [3, 2, *[1] * 8]  # halved until it fits, and kept
+    limit = 0
+    with pytest.raises(OutOfMemoryError, match="too small for one image"):
+        training.teach(torch.ones(8, 3, 16, 16))
+
+
+def test_a_group_that_starts_again_knows_what_fits(
+    digits: Dataset, checkpoints: Checkpoints
+) -> None:
+    checkpoints.save_micro_batch(5)
+    assert prepared(digits, checkpoints).learner.micro_batch == 5
+    assert prepared(digits, checkpoints, micro_batch=3).learner.micro_batch == 3
+    assert prepared(digits, checkpoints, micro_batch=9).learner.micro_batch == 5
+
+
+def test_the_scaler_of_half_precision_goes_on_where_it_was(
+    digits: Dataset, checkpoints: Checkpoints
+) -> None:
+    training = prepared(digits, checkpoints, precision="fp16")
+    training.scaler.scale(torch.ones(1))  # it is made on first use
+    training.scaler.update(1234.0)
+    training.save_checkpoint()
+    again = prepared(digits, checkpoints, precision="fp16")
+    assert again.scaler.state_dict()["scale"] == 1234.0
+
+
+@pytest.mark.parametrize(
+    ("backbone", "skip_masked", "expected"),
+    [("vit", None, True), ("resnet", None, False), ("vit", False, False), ("resnet", True, True)],
+)
+def test_masked_images_are_left_out_where_that_is_exact_or_asked_for(
+    digits: Dataset,
+    checkpoints: Checkpoints,
+    backbone: str,
+    skip_masked: bool | None,
+    expected: bool,
+) -> None:
+    model = None
+    if backbone == "resnet":
+        recipe = resolve(published("finetune", "resnet18", {"steps": 8}), "finetune", 9, 0)
+        model = create_model("test_resnet", 10, recipe, {}, False, 0)
+    # none is confident enough to count
+    settings = {"skip_masked": skip_masked, "confidence_threshold": 1, "img_size": 16}
+    training = prepared(digits, checkpoints, model, **settings)
+    rows: list[int] = []
+    learn = training.learner.learn
+
+    def seen(lesson: Any) -> Any:
+        rows.append(len(lesson.unlabeled))
+        return learn(lesson)
+
+    training.learner.learn = seen  # type: ignore[method-assign]
+    for step, labeled, pool in training.batches():
+        training.step(step, labeled, pool)
+        break
+    assert rows == [0 if expected else 8]
 
 
 def test_a_finished_run_is_not_trained_again(digits: Dataset, checkpoints: Checkpoints) -> None:

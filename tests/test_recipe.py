@@ -208,3 +208,16 @@ def test_wrong_values_and_unknown_keys_are_refused(wrong: dict[str, object]) -> 
 def test_a_recipe_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Recipe().base_lr = 1.0
+
+
+@pytest.mark.parametrize("value", ["rand-m9-mstd0.5-inc1", "rand-m7-n3", "rand-m9-p0.5", ""])
+def test_augmentations_that_timm_understands(value: str) -> None:
+    assert Recipe(rand_augment=value).rand_augment == value
+
+
+@pytest.mark.parametrize(
+    "value", ["rand", "rand-m", "rand-m9-inc", "rand-m9-inc1-typo", "rand-x9", "augmix-m3", "best"]
+)
+def test_augmentations_that_timm_would_read_in_part_are_refused(value: str) -> None:
+    with pytest.raises(ValidationError, match="is written as in rand-m9-mstd0.5-inc1"):
+        Recipe(rand_augment=value)

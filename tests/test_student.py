@@ -12,7 +12,7 @@ from torch import nn
 
 from data.storage import Storage
 from trainers.checkpoint import Checkpoints
-from trainers.drop_path import DropPaths, RowDropPath
+from trainers.drop_path import CALLS, DropPaths, RowDropPath
 from trainers.methods import Lesson, Rows, Sharing, StepInput, semi
 from trainers.models import create_model
 from trainers.recipe import published, resolve
@@ -255,6 +255,37 @@ def test_batch_normalisation_is_never_split(checkpoints: Checkpoints) -> None:
         student.learn(lesson_of(0.6, skip=False))
 
 
+class OneOfTwo(InlineRuntime):
+    """A rank that believes it has a neighbour."""
+
+    world_size = 2
+
+
+@pytest.mark.parametrize(("micro_batch", "hint"), [(None, 6), (1, None)])
+def test_a_group_that_lost_its_step_is_told_to_split_next_time(
+    checkpoints: Checkpoints, micro_batch: int | None, hint: int | None
+) -> None:
+    # in the last backward the ranks are in the middle of a meeting: only a restart helps
+    model, splits = vit(), []
+    runtime = OneOfTwo(checkpoints, device="cpu")
+    wrapped = Limited(model, 0) if micro_batch else Balking(model)
+    student = student_of(model, runtime, micro_batch, wrapped=wrapped, splits=splits)
+    with pytest.raises((torch.OutOfMemoryError, OutOfMemoryError)):
+        student.learn(lesson_of(0.0, skip=True))
+    assert splits == ([] if hint is None else [hint])
+
+
+def test_a_group_with_batch_normalisation_is_not_told_to_split(checkpoints: Checkpoints) -> None:
+    # it could not, and would refuse to start for ever
+    for limited in (Balking, lambda model: Limited(model, 3)):
+        model, splits = resnet(), []
+        runtime = OneOfTwo(checkpoints, device="cpu")
+        student = student_of(model, runtime, wrapped=limited(model), splits=splits)
+        with pytest.raises(torch.OutOfMemoryError):
+            student.learn(lesson_of(0.6, skip=False))
+        assert splits == []
+
+
 def test_drop_paths_drop_with_their_probability_and_keep_the_expectation() -> None:
     model = nn.Sequential(DropPath(0.25), nn.Identity())
     drop_paths = DropPaths(model)
@@ -274,10 +305,31 @@ def test_drop_paths_drop_with_their_probability_and_keep_the_expectation() -> No
     assert torch.equal(model.eval()(torch.ones(3, 2, 3)), torch.ones(3, 2, 3))
 
 
+def test_a_drop_path_used_twice_draws_twice() -> None:
+    # CaiT and others have one for attention and MLP; one draw for both would be another method
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop_path = DropPath(0.5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([self.drop_path(x), self.drop_path(x)], dim=1)
+
+    model = Twice().train()
+    drop_paths = DropPaths(model)
+    drop_paths.draw(1000, torch.Generator().manual_seed(0))
+    scales = drop_paths.choose(torch.arange(1000), torch.device("cpu"))
+    drop_paths.set(scales)
+    first, second = model(torch.ones(1000, 1)).squeeze(2).unbind(1)
+    assert ((first > 0) == (second > 0)).float().mean() == pytest.approx(0.5, abs=0.05)
+    drop_paths.set(scales)  # every forward starts with the first draw
+    assert torch.equal(model(torch.ones(1000, 1))[:, 0, 0], first)
+
+
 def test_drop_paths_of_other_rows_are_timms() -> None:
     # a model that drops windows, not images
     module = RowDropPath(0.5).train()
-    module.scale = torch.ones(4)
+    module.scales = torch.ones(CALLS, 4)
     torch.manual_seed(0)
     output = module(torch.ones(64, 1))
     assert set(output.flatten().tolist()) == {0.0, 2.0}

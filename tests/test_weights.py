@@ -96,6 +96,29 @@ def test_weights_that_lack_a_part_are_refused(tmp_path: Path) -> None:
         start_model(spec_of(uri), 10, uri)
 
 
+def test_a_norm_before_the_head_is_taken_where_the_file_has_it(tmp_path: Path) -> None:
+    # as timm does with the same weights from the hub
+    state = source(global_pool="avg").state_dict()
+    state["fc_norm.weight"] = state["fc_norm.weight"] + 0.5
+    uri = written(tmp_path, state)
+    model = start_model(spec_of(uri), 10, uri)
+    assert torch.equal(model.fc_norm.weight, state["fc_norm.weight"])
+    assert not torch.equal(model.head.weight[:7], state["head.weight"])
+
+
+def test_weights_of_a_larger_model_are_refused(tmp_path: Path) -> None:
+    # every name of ours is in it, in our shapes; what is left over tells
+    uri = written(tmp_path, source(depth=3).state_dict())
+    with pytest.raises(InputError, match=r"the model has no blocks\.2\.attn\.proj\.bias, .* more"):
+        start_model(spec_of(uri), 10, uri)
+
+
+def test_what_only_pretraining_needs_may_be_in_the_file(tmp_path: Path) -> None:
+    state = source().state_dict() | {"decoder_embed.weight": torch.zeros(2, 2)}
+    uri = written(tmp_path, state)
+    assert start_model(spec_of(uri), 10, uri) is not None
+
+
 class Evil:
     def __init__(self, path: Path):
         self.path = path

@@ -4,26 +4,33 @@ import torch
 from timm.layers import DropPath, drop_path
 from torch import nn
 
+# how often at most one drop path is used in a forward without repeating its draws
+CALLS = 4
+
 
 class RowDropPath(nn.Module):
     """timm's ``DropPath``, told from outside which rows to drop.
 
-    ``scale`` (rows,) is 0 for a dropped row and 1/(1 − p) for a kept one. Where the first
-    dimension is not that of the rows (windows, say), timm's own draw takes its place.
+    ``scales`` (CALLS, rows) is 0 for a dropped row and 1/(1 − p) for a kept one, for each time that
+    a forward comes by: some models use one drop path for attention and MLP. Where the first
+    dimension is not that of the rows (TNT's inner blocks), timm's own draw takes its place.
     """
 
     def __init__(self, drop_prob: float):
         super().__init__()
         self.drop_prob = drop_prob
-        self.scale: torch.Tensor | None = None
+        self.scales: torch.Tensor | None = None
+        self.call = 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return x
-        if self.scale is None or len(self.scale) != len(x):
+        if self.scales is None or self.scales.shape[1] != len(x):
             dropped: torch.Tensor = drop_path(x, self.drop_prob, self.training)
             return dropped
-        return x * self.scale.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
+        scale = self.scales[self.call % CALLS]
+        self.call += 1
+        return x * scale.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
 
     def extra_repr(self) -> str:
         return f"drop_prob={self.drop_prob:.3f}"
@@ -41,19 +48,19 @@ class DropPaths:
         self._draws = torch.empty(0)
 
     def draw(self, rows: int, generator: torch.Generator) -> None:
-        """Draws for all rows of a step, (modules, rows), on the CPU."""
-        self._draws = torch.rand(len(self.modules), rows, generator=generator)
+        """Draws for all rows of a step, (CALLS, modules, rows), on the CPU."""
+        self._draws = torch.rand(CALLS, len(self.modules), rows, generator=generator)
 
     def choose(self, numbers: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """The scales of some rows, (modules, len(numbers)), on the device."""
+        """The scales of some rows, (CALLS, modules, len(numbers)), on the device."""
         probability = torch.tensor([m.drop_prob for m in self.modules]).view(-1, 1)
-        kept = self._draws[:, numbers] >= probability
+        kept = self._draws[:, :, numbers] >= probability
         return (kept / (1 - probability)).to(device, non_blocking=True)
 
     def set(self, scales: torch.Tensor) -> None:
         """Gives every module its scales for the forward that follows."""
-        for module, scale in zip(self.modules, scales, strict=True):
-            module.scale = scale
+        for module, scales_of_module in zip(self.modules, scales.unbind(1), strict=True):
+            module.scales, module.call = scales_of_module, 0
 
 
 def _replace(model: nn.Module) -> list[RowDropPath]:

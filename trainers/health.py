@@ -56,12 +56,18 @@ def collapse(history: Sequence[dict[str, float]], recipe: Recipe, natural: float
     return None
 
 
-def flops_per_image(model: nn.Module, img_size: int) -> int:
-    """Floating-point operations of one forward of one image, a multiply-add counted as two."""
+def flops_per_image(model: nn.Module, img_size: int) -> int | None:
+    """Floating-point operations of one forward of one image, a multiply-add counted as two.
+
+    None for a model that torch cannot count (CaiT): a figure for the record stops no training.
+    """
     shadow = copy.deepcopy(model).to("meta").eval()
     counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        shadow(torch.empty(1, 3, img_size, img_size, device="meta"))
+    try:
+        with counter, torch.no_grad():
+            shadow(torch.empty(1, 3, img_size, img_size, device="meta"))
+    except Exception:  # whatever the model's own code does on tensors without data
+        return None
     return int(counter.get_total_flops())
 
 
@@ -103,7 +109,7 @@ class Speedometer:
         peak: of one rank's device in FLOP/s, None where it is not known.
     """
 
-    def __init__(self, forward_flops: int, peak: float | None):
+    def __init__(self, forward_flops: int | None, peak: float | None):
         self.forward_flops, self.peak = forward_flops, peak
         self.reset()
 
@@ -125,7 +131,7 @@ class Speedometer:
         if not self.seconds:
             return {}
         found = {"images_per_s": self.images / self.seconds}
-        if self.peak:
+        if self.peak and self.forward_flops:
             achieved = self.forwards * self.forward_flops / self.seconds
             found["flops_utilization"] = achieved / self.peak
         return found

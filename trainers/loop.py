@@ -206,7 +206,7 @@ class Training:
             device.type, enabled=self.autocast_dtype is torch.float16
         )
         self._resume()
-        peak, flops = None, 0
+        peak, flops = None, None
         if device.type == "cuda":
             peak = peak_flops(torch.cuda.get_device_name(device), precision)
             flops = flops_per_image(self.student, self.recipe.img_size)
@@ -252,7 +252,6 @@ class Training:
             restore_random_states(state["random"][self.runtime.rank])
 
     def save_checkpoint(self) -> None:
-        self._share_buffers()
         randoms = self.runtime.gather(random_states())
         sums = self._sums_of_ranks()
         self._join_broken()
@@ -300,6 +299,8 @@ class Training:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.ema.update(self.student)
+        if self.batch_norm:
+            self.runtime.share_buffers(self.student, self.ema.module)
         self._add_up(lesson, losses)
         rows = len(lesson.labeled) + (len(lesson.unlabeled) if lesson.unlabeled else 0)
         now = time.monotonic()
@@ -313,11 +314,15 @@ class Training:
     def _lesson(self, inputs: StepInput, draw: torch.Generator) -> Lesson:
         args = (inputs, self.recipe, self.num_classes, draw, self.sharing)
         if self.method == "semi":
-            return semi(self.teach, *args, skip_masked=self.skip_masked)
+            # a single image has no batch statistics, and a rank without any would not take part
+            # in those of the others
+            at_least = 2 if self.batch_norm else 0
+            return semi(self.teach, *args, skip_masked=self.skip_masked, at_least=at_least)
         return finetune(*args)
 
     def teach(self, weak: torch.Tensor) -> torch.Tensor:
         """The teacher's logits, in pieces where the student needs pieces, or memory ran out."""
+        self.ema.module.eval()  # some models keep what they derive from weights until this is said
         self.teacher_rows = min(self.teacher_rows, self.learner.micro_batch or len(weak))
         while True:
             try:
@@ -347,10 +352,6 @@ class Training:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.summed_steps += 1
 
-    def _share_buffers(self) -> None:
-        if self.batch_norm:
-            self.runtime.share_buffers(self.student, self.ema.module)
-
     def restart_clock(self) -> None:
         """Evaluations and checkpoints do not count as training."""
         self.clock = time.monotonic()
@@ -378,7 +379,6 @@ class Training:
         means = self._mean_losses()
         self._note_speed()
         self._join_broken()
-        self._share_buffers()
         record: dict[str, float] = {"step": self.outcome.step, **means}
         found = {name: self._predict(name) for name in ("student", "ema")}
         metrics = {name: predictions.metrics() for name, predictions in found.items()}

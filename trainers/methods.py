@@ -98,13 +98,15 @@ def semi(
     draw: torch.Generator,
     sharing: Sharing,
     skip_masked: bool,
+    at_least: int = 0,
 ) -> Lesson:
     """Semi-supervised fine-tuning with an EMA teacher and probabilistic pseudo mixup (Semi-ViT).
 
     L = L_x + λ_u L_u; L_u counts the mixed strong views whose confidence reaches τ, and divides
     by the number of all (FixMatch, eq. 4). With ``skip_masked`` the others are left out of the
     rows: their weight is 0. The rows that remain are dealt anew, so that no rank waits for one
-    that happened to keep more.
+    that happened to keep more; if there are any, each rank gets ``at_least`` so many, masked ones
+    if need be.
     """
     assert step.weak is not None and step.strong is not None
     device, size = step.weak.device, len(step.weak) * sharing.world_size
@@ -117,7 +119,9 @@ def semi(
     partners = mix.permutation.to(device)
     mask = torch.maximum(p, p[partners]) >= recipe.confidence_threshold
     numbers = torch.arange(size)
-    dealt = sharing.deal(_counting(mask.cpu(), sharing.world_size) if skip_masked else numbers)
+    dealt = sharing.deal(
+        _counting(mask.cpu(), at_least * sharing.world_size) if skip_masked else numbers
+    )
     mine = dealt[sharing.rank]
     i, j = mine.to(device), partners[mine.to(device)]
 
@@ -145,15 +149,14 @@ def semi(
     )
 
 
-def _counting(mask: torch.Tensor, ranks: int) -> torch.Tensor:
-    """Sorted numbers of the images that count, none or at least one for each rank.
+def _counting(mask: torch.Tensor, at_least: int) -> torch.Tensor:
+    """Sorted numbers of the images that count, and if there are any, ``at_least`` so many.
 
-    A rank without images would not take part in what the others' forwards share (synchronised
-    batch normalisation); a masked image has weight 0 wherever it goes.
+    A masked image has weight 0 wherever it goes.
     """
     kept = mask.nonzero().flatten()
-    if 0 < len(kept) < ranks:
-        filling = (~mask).nonzero().flatten()[: ranks - len(kept)]
+    if 0 < len(kept) < at_least:
+        filling = (~mask).nonzero().flatten()[: at_least - len(kept)]
         kept = torch.cat([kept, filling]).sort().values
     return kept
 

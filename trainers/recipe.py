@@ -1,13 +1,16 @@
 """Recipes: every hyper-parameter of a method, with the published values as defaults."""
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from trainers.models import backbone_family
 
 # Raised when the same recipe would give other numbers than before: it is part of every identity.
 RECIPE_VERSION = 2
+
+RAND_AUGMENT = re.compile(r"rand(-(mstd|mmax|inc|m|n|p|w|t)\d+(\.\d+)?)+")
 
 Method = Literal["finetune", "semi"]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -74,6 +77,16 @@ class Recipe(BaseModel):
             if not 0 < low <= high <= 1:
                 raise ValueError(f"{name} must be a range within (0, 1], got [{low}, {high}]")
         return self
+
+    @field_validator("rand_augment")
+    @classmethod
+    def _timm_understands(cls, value: str) -> str:
+        if value and not RAND_AUGMENT.fullmatch(value):  # timm skips what it does not know
+            raise ValueError(
+                "is written as in rand-m9-mstd0.5-inc1 (parts m, n, p, mstd, mmax, inc, w, t, each "
+                "with a number), or empty for none"
+            )
+        return value
 
     @property
     def total_steps(self) -> int:

@@ -1,5 +1,6 @@
 """What the training loop asks of its surroundings, alone or as one of N DDP workers."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -37,7 +38,7 @@ class Runtime(Protocol):
         ...
 
     def share_buffers(self, *models: nn.Module) -> None:
-        """Gives every rank rank 0's buffers, as each has batch statistics of its own."""
+        """Gives every rank rank 0's buffers, where each has batch statistics of its own."""
         ...
 
     def gather(self, value: Any) -> list[Any]:
@@ -129,7 +130,11 @@ class DistributedRuntime:
         if self.device.type == "cuda":
             ids = [self.device.index or 0]
             model = convert_sync_batchnorm(model)
-        return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+        # a rank that repeats a step would broadcast its buffers once more than the others
+        ddp = nn.parallel.DistributedDataParallel
+        known = inspect.signature(ddp).parameters  # torch 2.15 has a new name for it
+        option = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
+        return ddp(model, device_ids=ids, **{option: False})
 
     def fetch(self, rows: torch.Tensor, wanted: Sequence[torch.Tensor]) -> torch.Tensor:
         """Sends each row to the ranks that want it: 1/N of what an all-gather would move."""
@@ -153,6 +158,8 @@ class DistributedRuntime:
         return bool(flag)
 
     def share_buffers(self, *models: nn.Module) -> None:
+        if self.device.type == "cuda":
+            return  # their statistics are taken over all ranks, see wrap
         for model in models:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)

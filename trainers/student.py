@@ -101,7 +101,7 @@ class Student:
                 torch.cat([part.images for part in together]).tensor_split(count),
                 torch.cat([part.targets for part in together]).tensor_split(count),
                 torch.cat([p.weights * p.factor for p in together]).tensor_split(count),
-                self.drop_paths.choose(numbers, device).tensor_split(count, dim=1),
+                self.drop_paths.choose(numbers, device).tensor_split(count, dim=2),
                 strict=True,
             )
             chunks += [_Chunk(*piece) for piece in pieces]
@@ -129,6 +129,8 @@ class Student:
                     if chunk is not chunks[-1]:
                         loss.backward()  # type: ignore[no-untyped-call]
         except torch.OutOfMemoryError:
+            if not self.rows_together and self.runtime.world_size > 1:
+                raise  # the others may be waiting for this rank's batch statistics, not for a vote
             full = True
         if self.runtime.any(full):
             return None
@@ -138,7 +140,9 @@ class Student:
         except torch.OutOfMemoryError:
             if self.runtime.world_size > 1:
                 # the others are in the middle of it: this group cannot go on, the next one can
-                self.on_split(max(1, max(len(chunk.images) for chunk in chunks) // 2))
+                largest = max(len(chunk.images) for chunk in chunks)
+                if self.rows_together and largest > 1:
+                    self.on_split((largest + 1) // 2)
                 raise
             return None
         return found
@@ -171,8 +175,8 @@ def _expect_meeting(model: nn.Module) -> None:
     """Makes the next backward average all gradients that have gathered, over the ranks.
 
     A forward outside ``no_sync`` would do so too. But when it runs out of memory, DDP would go on
-    expecting its backward, and the ranks would meet in the middle of the step that is repeated.
+    expecting its backward, and the ranks would meet in the middle of the step that is repeated. For
+    the same reason DDP is not to broadcast buffers: see ``Runtime.share_buffers``.
     """
     if isinstance(model, nn.parallel.DistributedDataParallel):
-        model.require_forward_param_sync = True
         model.reducer.prepare_for_backward([])

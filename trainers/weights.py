@@ -169,7 +169,7 @@ def _local(uri: str) -> Iterator[str]:
         yield path
 
 
-# parts that a change of pooling or of the number of classes makes new
+# parts that a file may lack: a change of pooling makes them new
 _NEW = ("fc_norm.", "attn_pool.")
 
 
@@ -185,8 +185,8 @@ def _checked_loading(uri: str, backbone: str) -> Iterator[None]:
     load = nn.Module.load_state_dict
 
     def checked(model: "nn.Module", state: Any, strict: bool = True, assign: bool = False) -> Any:
-        new = _NEW + tuple(f"{name}." for name in _classifiers(model))
-        state = {name: value for name, value in state.items() if not name.startswith(new)}
+        head = tuple(f"{name}." for name in _classifiers(model))
+        state = {name: value for name, value in state.items() if not name.startswith(head)}
         own = model.state_dict()
         wrong = [
             f"{name} is {tuple(state[name].shape)}, the model's {tuple(value.shape)}"
@@ -196,10 +196,14 @@ def _checked_loading(uri: str, backbone: str) -> Iterator[None]:
         missing = [
             name
             for name in own
-            if name not in state and not name.startswith(new) and "num_batches" not in name
+            if name not in state and not name.startswith(_NEW + head) and "num_batches" not in name
         ]
+        # a decoder or a mask token is no matter; more of the model's own parts is another model
+        parts = {name.partition(".")[0] for name in own}
+        other = [name for name in state if name not in own and name.partition(".")[0] in parts]
         problems = [f"it lacks {_first(missing)}"] if missing else []
         problems += [f"of other shape: {_first(wrong)}"] if wrong else []
+        problems += [f"the model has no {_first(other)}"] if other else []
         if problems:
             raise InputError(f"{uri}: these are not weights of {backbone}: {'; '.join(problems)}")
         return load(model, state, strict=False, assign=assign)
