@@ -134,7 +134,8 @@ class DistributedRuntime:
         ddp = nn.parallel.DistributedDataParallel
         known = inspect.signature(ddp).parameters  # torch 2.15 has a new name for it
         option = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
-        return ddp(model, device_ids=ids, **{option: False})
+        options: dict[str, Any] = {"device_ids": ids, option: False}
+        return ddp(model, **options)
 
     def fetch(self, rows: torch.Tensor, wanted: Sequence[torch.Tensor]) -> torch.Tensor:
         """Sends each row to the ranks that want it: 1/N of what an all-gather would move."""
