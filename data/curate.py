@@ -65,7 +65,7 @@ def curate(
     """
     result = Curation()
     in_order = sorted(facts, key=lambda image: image.image_id)
-    joined = _Joined()
+    joined = Joined()
     same: dict[str, list[Facts]] = {}
     for image in in_order:
         joined.join(image.group, image.group)
@@ -100,7 +100,7 @@ def _merged(copies: list[Facts], result: Curation) -> Facts:
 
 def _placed(
     kept: list[Facts],
-    joined: "_Joined",
+    joined: "Joined",
     result: Curation,
     seed: int,
     val_share: float,
@@ -138,7 +138,7 @@ def _placed(
     return sorted(images, key=lambda image: image.image_id)
 
 
-class _Joined:
+class Joined:
     """Disjoint sets of group names; a set goes by its smallest name."""
 
     def __init__(self) -> None:

@@ -174,7 +174,7 @@ def _chunks(storage: Storage, items: Sequence[Item], settings: BuildSettings) ->
         json.dumps([CLEAN_VERSION, asdict(settings.clean), settings.seed]).encode()
     )
     for item in items:
-        digest.update(json.dumps([item.image_id, item.uri]).encode())
+        digest.update(json.dumps([item.image_id, item.uri, repr(item.inside)]).encode())
     digest.update(json.dumps([settings.chunk_images, settings.bucket_images]).encode())
     folder = storage.folder(BUILDING, digest.hexdigest()[:16]).uri
     buckets = max(1, -(-len(items) // settings.bucket_images))

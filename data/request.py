@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from data.clean import CleanSettings
 from data.errors import InputError
 from data.ingest import BuildSettings
+from data.sources.abo import abo_items
+from data.sources.archives import parquet_items, webdataset_items
 from data.sources.files import Item, folder_items, table_items
 from data.storage import Storage
 from data.votes import Audit, Method, Rules, Vote, consensus, read_answers, read_table
@@ -25,10 +27,17 @@ class BuildRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str
+    kind: Literal["folder", "table", "parquet", "webdataset", "abo"] | None = None
     pool: list[str] = []
-    # of tables
+    # of Amazon Berkeley Objects
+    product_type: str | None = None
+    attribute: str = "pattern"
+    slice: str | None = "country"
+    all_images: bool = False
+    # of tables; image_column and label_column also of Hugging Face Parquet, and label_column the
+    # key in a WebDataset's .json
     image_column: str = "image"
-    label_column: str = "label"
+    label_column: str | None = None
     id_column: str | None = None
     group_column: str | None = None
     slices: list[str] = []
@@ -131,16 +140,46 @@ def gather(request: BuildRequest) -> Gathered:
 
 
 def _source_items(request: BuildRequest) -> list[Item]:
-    if request.source.endswith((".csv", ".parquet")):
+    kind = request.kind or _kind(request.source)
+    label = None if request.answers is not None else request.label_column or "label"
+    if kind == "abo":
+        if request.product_type is None:
+            raise InputError(
+                "product_type is missing: which of Amazon's products, such as CELLULAR_PHONE_CASE"
+            )
+        return abo_items(
+            request.source,
+            request.product_type,
+            request.attribute,
+            request.slice,
+            all_images=request.all_images,
+        )
+    if kind == "webdataset":
+        return webdataset_items(request.source, request.label_column)
+    if kind == "parquet":
+        return parquet_items(request.source, request.image_column, label)
+    if kind == "table":
         return table_items(
             request.source,
             image=request.image_column,
-            label=None if request.answers is not None else request.label_column,
+            label=label,
             image_id=request.id_column,
             group=request.group_column,
             slices=request.slices,
         )
     return folder_items(request.source, labeled=request.answers is None)
+
+
+def _kind(source: str) -> str:
+    """What a source looks like; the kinds that share their looks must be said."""
+    if source.endswith(".tar"):
+        return "webdataset"
+    if source.endswith((".csv", ".parquet")):
+        return "table"
+    storage = Storage(source)
+    if storage.exists("listings/metadata") and storage.exists("images/metadata"):
+        return "abo"
+    return "folder"
 
 
 def _with_answers(request: BuildRequest, items: list[Item]) -> Gathered:

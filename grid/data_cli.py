@@ -34,9 +34,19 @@ def _progress(what: str) -> Progress:
 def build(
     source: Annotated[
         str,
-        typer.Argument(help="Class folders, a CSV or Parquet table of paths, or a YAML file."),
+        typer.Argument(help="Class folders, a table of paths, tars, …, or a YAML file."),
     ],
     destination: Annotated[str, typer.Argument(metavar="DEST", help="The dataset's folder.")],
+    kind: Annotated[
+        str | None,
+        typer.Option(help="folder, table, parquet (Hugging Face), webdataset, abo; else guessed."),
+    ] = None,
+    product_type: Annotated[
+        str | None, typer.Option(help="Of Amazon Berkeley Objects: CELLULAR_PHONE_CASE, say.")
+    ] = None,
+    attribute: Annotated[
+        str | None, typer.Option(help="Of Amazon Berkeley Objects: what labels, e.g. pattern.")
+    ] = None,
     pool: Annotated[
         list[str] | None, typer.Option(help="A folder of images without labels; may be repeated.")
     ] = None,
@@ -83,6 +93,9 @@ def build(
     from data.request import gather, load_request
 
     given = {
+        "kind": kind,
+        "product_type": product_type,
+        "attribute": attribute,
         "pool": pool,
         "image_column": image_column,
         "label_column": label_column,

@@ -3,9 +3,11 @@
 import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import fsspec
 import pandas as pd
+import pyarrow.parquet as pq
 
 from data.errors import InputError
 from data.storage import Storage
@@ -17,12 +19,29 @@ SUFFIXES = (
 
 
 @dataclass(frozen=True)
+class Extent:
+    """A run of bytes of a file: a member of an uncompressed tar."""
+
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row of a Parquet file's row group, in a column of Hugging Face images."""
+
+    column: str
+    row_group: int
+    row: int
+
+
+@dataclass(frozen=True)
 class Item:
     """An image of a source, not yet read.
 
     ``image_id`` is unique within the source and the same wherever the source lies; ``uri`` is
-    where the bytes are. Images with one ``group`` stay on one side of every split. ``slices`` are
-    what results are reported by.
+    the file with the bytes, and ``inside`` where in it they are (None: all of it). Images with one
+    ``group`` stay on one side of every split. ``slices`` are what results are reported by.
     """
 
     image_id: str
@@ -30,12 +49,27 @@ class Item:
     label: str | None = None
     group: str | None = None
     slices: Mapping[str, str] = field(default_factory=dict)
+    inside: Extent | Cell | None = None
 
 
 def read_item(item: Item) -> bytes:
     """The bytes of an image. Raises ``OSError``."""
+    if isinstance(item.inside, Cell):
+        content = _row_group(item.uri, item.inside.column, item.inside.row_group)[item.inside.row]
+        return content
     with fsspec.open(item.uri, "rb") as file:
-        return bytes(file.read())
+        if item.inside is None:
+            return bytes(file.read())
+        file.seek(item.inside.offset)
+        return bytes(file.read(item.inside.size))
+
+
+@lru_cache(maxsize=2)  # the items of a chunk come row group by row group
+def _row_group(uri: str, column: str, row_group: int) -> list[bytes]:
+    with fsspec.open(uri, "rb") as file:
+        table = pq.ParquetFile(file).read_row_group(row_group, columns=[f"{column}.bytes"])
+    found = table[column].combine_chunks().field("bytes").to_pylist()
+    return [content or b"" for content in found]
 
 
 def folder_items(uri: str, labeled: bool = True) -> list[Item]:

@@ -1,0 +1,131 @@
+"""Amazon Berkeley Objects: products of one type, labelled by an attribute of their listings."""
+
+import gzip
+import io
+import json
+import posixpath
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from data.curate import Joined
+from data.errors import InputError
+from data.sources.files import Item
+from data.storage import Storage
+
+LISTINGS, IMAGES = "listings/metadata", "images/metadata/images.csv.gz"
+
+
+@dataclass
+class _Photograph:
+    labels: set[str] = field(default_factory=set)
+    products: set[str] = field(default_factory=set)
+    slices: set[str] = field(default_factory=set)
+
+
+def abo_items(
+    root: str,
+    product_type: str,
+    attribute: str = "pattern",
+    slice: str | None = "country",
+    images: str = "small",
+    all_images: bool = False,
+) -> list[Item]:
+    """The photographs of a product type; those whose listings lack the attribute have no label.
+
+    Listings share photographs and products have several listings, so photographs are grouped by
+    all the products that they connect. A photograph whose listings disagree has no label.
+
+    Args:
+        root: the folder with ``listings`` and ``images``.
+        attribute: of the listings; its English values count, in lower case.
+        slice: a plain attribute of the listings to report results by.
+        images: ``small`` (longest side 256) or ``original``.
+        all_images: the other images of a listing too, which need not show the attribute.
+
+    Raises:
+        InputError: no listing of the type, or no such folder.
+    """
+    storage = Storage(root)
+    paths = _paths(storage)
+    photographs: dict[str, _Photograph] = {}
+    types: Counter[str] = Counter()
+    joined = Joined()
+    for listing in _listings(storage):
+        kind = _plain(listing.get("product_type"))
+        types[kind] += 1
+        if kind != product_type:
+            continue
+        product = str(listing["item_id"])
+        joined.join(product, product)
+        shown = [listing.get("main_image_id")]
+        shown += listing.get("other_image_id") or [] if all_images else []
+        for image_id in shown:
+            if image_id not in paths:
+                continue
+            photograph = photographs.setdefault(image_id, _Photograph())
+            photograph.labels |= _english(listing.get(attribute))
+            photograph.products.add(product)
+            if slice is not None and listing.get(slice):
+                photograph.slices.add(_plain(listing[slice]))
+            for other in photograph.products:
+                joined.join(product, other)
+    if not photographs:
+        common = ", ".join(f"{name} ({count})" for name, count in types.most_common(5))
+        raise InputError(f"{root}: no image of type {product_type!r}; the most are of {common}")
+    folder = f"{storage.uri}/images/{images}"
+    return [
+        Item(
+            image_id,
+            posixpath.join(folder, paths[image_id]),
+            photograph.labels.pop() if len(photograph.labels) == 1 else None,
+            joined.name(min(photograph.products)),
+            {} if slice is None else {slice: min(photograph.slices, default="")},
+        )
+        for image_id, photograph in sorted(photographs.items())
+    ]
+
+
+def _paths(storage: Storage) -> dict[str, str]:
+    try:
+        content = gzip.decompress(storage.read(IMAGES))
+    except (OSError, EOFError) as error:
+        raise InputError(f"{storage.uri}: {IMAGES} cannot be read: {error}") from error
+    table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+    return dict(zip(table["image_id"], table["path"], strict=True))
+
+
+def _listings(storage: Storage) -> Iterator[dict[str, Any]]:
+    names = storage.names(LISTINGS, ".json.gz")
+    if not names:
+        raise InputError(f"{storage.uri}: no {LISTINGS}/listings_*.json.gz here")
+    for name in names:
+        where = storage.path(LISTINGS, name)
+        with (
+            storage.fs.open(where, "rb") as packed,
+            gzip.open(packed, "rt", encoding="utf-8") as text,
+        ):
+            for number, line in enumerate(text, 1):
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise InputError(f"{storage.uri}: {name}: line {number} is no JSON") from error
+
+
+def _plain(value: Any) -> str:
+    """A plain attribute: a string, or a list of ``{"value": …}``."""
+    if isinstance(value, list):
+        value = value[0].get("value", "") if value else ""
+    return str(value or "")
+
+
+def _english(value: Any) -> set[str]:
+    """The English values of a localised attribute."""
+    return {
+        str(entry["value"]).strip().lower()
+        for entry in value or []
+        if str(entry.get("language_tag", "")).startswith("en") and entry.get("value")
+    }

@@ -1,0 +1,157 @@
+"""Images inside larger files: WebDataset tars and Hugging Face image Parquet."""
+
+import json
+import posixpath
+import tarfile
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.errors import InputError
+from data.sources.files import SUFFIXES, Cell, Extent, Item
+from data.storage import Storage
+
+
+def matching_files(uri: str, suffix: str) -> list[str]:
+    """URIs of the files of a folder or pattern (``shards/*.tar``), sorted.
+
+    Raises ``InputError`` where there is none.
+    """
+    storage = Storage(uri)
+    pattern = storage.root
+    if storage.fs.isdir(storage.root):
+        pattern = posixpath.join(storage.root, f"*{suffix}")
+    paths = sorted(str(path) for path in storage.fs.glob(pattern))
+    if not paths:
+        raise InputError(f"{uri}: no file here that ends in {suffix}")
+    return [p if storage.is_local else str(storage.fs.unstrip_protocol(p)) for p in paths]
+
+
+def webdataset_items(uri: str, label: str | None = None) -> list[Item]:
+    """Samples of uncompressed tars: files that share their name up to the first dot.
+
+    Args:
+        uri: a tar, a folder of them, or a pattern.
+        label: a key of each sample's ``.json``; by default its ``.cls``, and where there is none
+            the image has no label.
+
+    Raises:
+        InputError: naming the tar and sample.
+    """
+    items = []
+    for path in matching_files(uri, ".tar"):
+        samples = _samples(path)
+        for key, members in samples.items():
+            images = [m for m in members if f".{m}".lower().endswith(SUFFIXES)]
+            if len(images) > 1:
+                raise InputError(f"{path}: the sample {key!r} has {len(images)} images")
+            if images:
+                where = members[images[0]]
+                found = _sample_label(path, key, members, label)
+                name = f"{posixpath.basename(path)}/{key}"
+                items.append(Item(name, path, found, inside=Extent(*where[:2])))
+    if not items:
+        raise InputError(f"{uri}: no sample has an image ({', '.join(SUFFIXES[:5])}, …)")
+    return items
+
+
+def _samples(path: str) -> dict[str, dict[str, tuple[int, int, bytes]]]:
+    """By sample and extension: offset, size and, of small text files, the content."""
+    storage = Storage(path)
+    found: dict[str, dict[str, tuple[int, int, bytes]]] = {}
+    try:
+        # no compression: a member must be found again without reading what comes before it
+        with storage.fs.open(storage.root, "rb") as file, tarfile.open(None, "r:", file) as tar:
+            for member in tar:
+                folder, name = posixpath.split(member.name)
+                stem, _, extension = name.partition(".")
+                if not member.isfile() or not stem:
+                    continue
+                content = b""
+                if extension in ("cls", "json"):
+                    opened = tar.extractfile(member)
+                    content = opened.read() if opened is not None else b""
+                key = posixpath.join(folder, stem)
+                found.setdefault(key, {})[extension] = member.offset_data, member.size, content
+    except tarfile.TarError as error:
+        raise InputError(f"{path}: not an uncompressed tar: {error}") from error
+    return found
+
+
+def _sample_label(
+    path: str, key: str, members: dict[str, tuple[int, int, bytes]], label: str | None
+) -> str | None:
+    if label is None:
+        content = members.get("cls", (0, 0, b""))[2]
+        return content.decode("utf-8", "replace").strip() or None
+    try:
+        facts: Any = json.loads(members["json"][2]) if "json" in members else {}
+        value = facts.get(label)
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path}: the .json of {key!r} is not a JSON object") from error
+    return None if value in (None, "") else str(value)
+
+
+def parquet_items(uri: str, image: str = "image", label: str | None = "label") -> list[Item]:
+    """Rows of Parquet files with a Hugging Face image column, ``struct<bytes, path>``.
+
+    Names of classes come from the files' own features; a row without a label joins the pool.
+
+    Raises:
+        InputError: naming the file and column.
+    """
+    items: list[Item] = []
+    for path in matching_files(uri, ".parquet"):
+        storage = Storage(path)
+        with storage.fs.open(storage.root, "rb") as opened:
+            try:
+                file = pq.ParquetFile(opened)
+            except pa.ArrowInvalid as error:
+                raise InputError(f"{path}: not a Parquet file: {error}") from error
+            schema = file.schema_arrow
+            _check_columns(path, schema, image, label)
+            names = _class_names(schema, label)
+            for group in range(file.num_row_groups):
+                labels = [None] * file.metadata.row_group(group).num_rows
+                if label is not None:
+                    labels = file.read_row_group(group, columns=[label])[label].to_pylist()
+                for row, value in enumerate(labels):
+                    number = len(items)
+                    items.append(
+                        Item(
+                            f"{posixpath.basename(path)}/{group:05d}/{row:07d}",
+                            path,
+                            _named(path, number, value, names),
+                            inside=Cell(image, group, row),
+                        )
+                    )
+    return items
+
+
+def _check_columns(path: str, schema: pa.Schema, image: str, label: str | None) -> None:
+    for name in (image, label):
+        if name is not None and name not in schema.names:
+            raise InputError(
+                f"{path}: there is no column {name!r}; there are {', '.join(schema.names)}"
+            )
+    kind = schema.field(image).type
+    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+        raise InputError(f"{path}: the column {image!r} is {kind}, not struct<bytes, path>")
+
+
+def _class_names(schema: pa.Schema, label: str | None) -> list[str] | None:
+    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    feature = features.get("info", {}).get("features", {}).get(label, {})
+    names = feature.get("names") if feature.get("_type") == "ClassLabel" else None
+    return None if names is None else [str(name) for name in names]
+
+
+def _named(path: str, number: int, value: Any, names: list[str] | None) -> str | None:
+    if value is None or value == -1 or value == "":  # −1 is how Hugging Face says "none"
+        return None
+    if names is None:
+        return str(value)
+    if not 0 <= int(value) < len(names):
+        raise InputError(f"{path}: row {number} has the label {value} of {len(names)} classes")
+    return names[int(value)]
