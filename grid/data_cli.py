@@ -1,6 +1,8 @@
 """``semigrid data build | show | check``: datasets on the command line."""
 
 import json
+import shlex
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +12,8 @@ from rich.table import Table
 
 from data.schema import Dataset, open_dataset
 from data.storage import Storage
+
+INTERRUPTED = 130
 
 app = typer.Typer(help="Build, look at and verify datasets.", no_args_is_help=True)
 out = Console(highlight=False)
@@ -123,17 +127,22 @@ def build(
         from data.ingest_ray import in_processes
 
         workers = in_processes(processes)
-    with _progress("cleaning") as bar:
-        task = bar.add_task("", total=len(gathered.items))
-        dataset, report = build_dataset(
-            destination,
-            gathered.items,
-            request.settings(destination),
-            votes=gathered.votes,
-            audit=gathered.audit,
-            workers=workers,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    try:
+        with _progress("cleaning") as bar:
+            task = bar.add_task("", total=len(gathered.items))
+            dataset, report = build_dataset(
+                destination,
+                gathered.items,
+                request.settings(destination),
+                votes=gathered.votes,
+                audit=gathered.audit,
+                workers=workers,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+    except KeyboardInterrupt:
+        command = shlex.join(["semigrid", *sys.argv[1:]])
+        err.print(f"interrupted: what was cleaned is kept. To go on: {command}", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print(json.dumps(report | {"fingerprint": dataset.manifest.fingerprint}, indent=1))
         return

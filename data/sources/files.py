@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import fsspec
-import pandas as pd
 import pyarrow.parquet as pq
 
 from data.errors import InputError
@@ -135,30 +134,25 @@ def table_items(
     empty = table[image] == ""
     if empty.any():
         raise InputError(f"{uri}: row {int(empty.to_numpy().argmax()) + 1} has no {image}")
-    base = root if root is not None else posixpath.dirname(uri) or "."
+    base = Storage(root if root is not None else posixpath.dirname(uri) or ".").uri
     ids = table[image_id or image]
     repeated = ids[ids.duplicated()]
     if len(repeated):
         raise InputError(
             f"{uri}: {len(repeated)} images stand in it twice, the first is {repeated.iloc[0]!r}"
         )
+    none = [None] * len(table)
+    labels = none if label is None else [value or None for value in table[label]]
+    groups = none if group is None else [value or None for value in table[group]]
+    values = zip(*(table[name] for name in slices), strict=True) if slices else [()] * len(table)
+    rows = zip(ids, table[image], labels, groups, values, strict=True)
     return [
-        Item(
-            image_id=str(ids[row]),
-            uri=_absolute(str(table[image][row]), base),
-            label=_text(table, label, row),
-            group=_text(table, group, row),
-            slices={name: str(table[name][row]) for name in slices},
-        )
-        for row in table.index
+        Item(name, _absolute(path, base), of, with_, dict(zip(slices, found, strict=True)))
+        for name, path, of, with_, found in rows
     ]
-
-
-def _text(table: pd.DataFrame, column: str | None, row: int) -> str | None:
-    return None if column is None else str(table[column][row]) or None
 
 
 def _absolute(path: str, base: str) -> str:
     if "://" in path or path.startswith("/"):
         return path
-    return posixpath.join(Storage(base).uri, path)
+    return posixpath.join(base, path)
