@@ -282,6 +282,11 @@ def _write(
     placed = {image.image_id: image for image in curation.images}
     kept = {k.number: k.item for k in known if k.item.image_id in placed}
     slices = tuple(sorted({name for item in kept.values() for name in item.slices}))
+    taken = sorted({*columns_of().names, VOTES, "probabilities"} & {*slices})
+    if taken:
+        raise InputError(
+            f"a slice cannot be called {taken[0]!r}: datasets have that column already"
+        )
     writer = _Writer(storage, settings, (*slices, *([VOTES] if votes else [])))
     for bucket in range(chunks[0].buckets):
         rows = [row for row in _read_bucket(chunks, bucket) if row["number"] in kept]

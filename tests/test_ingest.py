@@ -182,6 +182,13 @@ def test_slices_and_votes_are_columns(tmp_path: Path) -> None:
     assert [country for country, _ in found.values()].count("BR") == 20
 
 
+def test_a_slice_cannot_take_the_name_of_a_column(tmp_path: Path) -> None:
+    items = folder_items(str(shop(tmp_path / "shop")))
+    items = [Item(i.image_id, i.uri, i.label, None, {"label": "x"}) for i in items]
+    with pytest.raises(InputError, match="a slice cannot be called 'label'"):
+        build_dataset(str(tmp_path / "set"), items, SETTINGS)
+
+
 def test_the_dataset_opens_as_hugging_face_images(tmp_path: Path) -> None:
     built, _ = build(shop(tmp_path / "shop"), tmp_path / "set")
     file = tmp_path / "set" / built.manifest.shards[0].file

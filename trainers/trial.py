@@ -170,7 +170,8 @@ def start_model(spec: TrialSpec, num_classes: int, weights_uri: str | None) -> A
 def measure_trial(spec: TrialSpec, place: Place, weights: str, runtime: Any) -> dict[str, float]:
     """Measures a finished trial on test; writes its prediction table and returns the metrics.
 
-    The table holds image id, true class and the probability of every class, in float64.
+    The table holds image id, true class, the probability of every class in float64, and the
+    dataset's slices.
     """
     import torch
 
@@ -195,12 +196,23 @@ def measure_trial(spec: TrialSpec, place: Place, weights: str, runtime: Any) -> 
             "probabilities": pa.array(
                 predictions.probabilities.tolist(), pa.list_(pa.float64(), dataset.num_classes)
             ),
+            **_slices(dataset, predictions.ids),
         }
     )
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     place.storage.write(predictions_file(spec.id), buffer.getvalue())
     return predictions.metrics()
+
+
+def _slices(dataset: Dataset, ids: list[str]) -> dict[str, list[str | None]]:
+    """The test images' slice columns, in the order of ``ids``."""
+    stored = dataset.column("test", "image_id").to_pylist()
+    found = {}
+    for name in dataset.manifest.slices:
+        values = dict(zip(stored, dataset.column("test", name).to_pylist(), strict=True))
+        found[name] = [values[image_id] for image_id in ids]
+    return found
 
 
 def view_settings(recipe: Recipe, statistics: tuple[Any, Any]) -> Any:
