@@ -4,6 +4,7 @@ import json
 import shlex
 import signal
 import sys
+import threading
 from collections import Counter
 from enum import StrEnum
 from typing import Annotated, Any
@@ -151,12 +152,16 @@ def _execute(scheduler: Any, ledger: Any) -> None:
 
     check_models(scheduler, err.print)
 
+    stop = threading.Event()
+
     def interrupt(*_: object) -> None:
+        stop.set()  # the exception may be lost in a callback of Ray's: this is not
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     try:
-        run_plan(scheduler, ledger, LiveView(err))
+        run_plan(scheduler, ledger, LiveView(err), stop)
     except KeyboardInterrupt:
         command = shlex.join(["semigrid", *sys.argv[1:]])
         err.print(

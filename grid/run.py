@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 import time
 import traceback
 from dataclasses import asdict
@@ -30,9 +31,12 @@ PROCESS_RETRIES = 3
 DRIVER_BYTES = 2**20
 
 
-def run_plan(scheduler: Scheduler, ledger: Ledger, view: LiveView) -> None:
+def run_plan(
+    scheduler: Scheduler, ledger: Ledger, view: LiveView, stop: threading.Event | None = None
+) -> None:
     """Runs all that the scheduler has to give, on this machine or at ``RAY_ADDRESS``.
 
+    Raises ``KeyboardInterrupt`` soon after ``stop`` is set, whoever sets it.
     On an interrupt the ledger and the checkpoints hold all that is needed to go on.
     """
     plan = scheduler.plan
@@ -42,7 +46,7 @@ def run_plan(scheduler: Scheduler, ledger: Ledger, view: LiveView) -> None:
     try:
         with view:
             _start_ray()
-            _fit(plan, scheduler, ledger, view, scratch)
+            _fit(plan, scheduler, ledger, view, scratch, stop or threading.Event())
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -119,9 +123,16 @@ def slots(plan: Plan, cpus: float, gpus: float) -> int:
     return fit
 
 
-def _fit(plan: Plan, scheduler: Scheduler, ledger: Ledger, view: LiveView, scratch: str) -> None:
+def _fit(
+    plan: Plan,
+    scheduler: Scheduler,
+    ledger: Ledger,
+    view: LiveView,
+    scratch: str,
+    stop: threading.Event,
+) -> None:
     train = plan.experiment.file.train
-    searcher = GridSearcher(plan, scheduler, ledger, view, scratch)
+    searcher = GridSearcher(plan, scheduler, ledger, view, scratch, stop)
     resources: dict[str, float]
     if train.workers == 1:
         resources = {"CPU": train.cpus_per_worker, "GPU": train.gpus_per_worker}
@@ -155,15 +166,22 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
     """Tune's searcher over the whole grid: hands out the scheduler's jobs as they become ready."""
 
     def __init__(
-        self, plan: Plan, scheduler: Scheduler, ledger: Ledger, view: LiveView, scratch: str
+        self,
+        plan: Plan,
+        scheduler: Scheduler,
+        ledger: Ledger,
+        view: LiveView,
+        scratch: str,
+        stop: threading.Event,
     ):
         super().__init__(metric="step", mode="max")
         self.plan, self.scheduler, self.ledger, self.view = plan, scheduler, ledger, view
-        self.scratch = scratch
+        self.scratch, self.stop = scratch, stop
         self.jobs: dict[str, Job] = {}
 
     def suggest(self, trial_id: str) -> Any:
         """The next job; None while all that is left waits for a running one."""
+        self._stop_if_asked()
         job = self.scheduler.next()
         if job is None:
             return Searcher.FINISHED if self.scheduler.done else None
@@ -184,7 +202,12 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         }
         return {"order": json.dumps(order)}
 
+    def _stop_if_asked(self) -> None:
+        if self.stop.is_set():
+            raise KeyboardInterrupt
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._stop_if_asked()
         self.view.progress(self.jobs[trial_id], result)
 
     def on_trial_complete(

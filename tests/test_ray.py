@@ -327,3 +327,35 @@ def test_two_processes_build_the_dataset_of_one(cluster: None, tmp_path: Path) -
     )
     assert together.manifest == alone.manifest
     assert seen[0] == 0 and seen[-1] == 60 and seen == sorted(seen)
+
+
+LOST_INTERRUPT = """
+import sys, threading, time
+from rich.console import Console
+from data.storage import Storage
+from grid.cli import _load, _scheduler
+from grid.live import LiveView
+from grid.run import run_plan
+
+scheduler, _, ledger = _scheduler(_load(sys.argv[1], sys.argv[2], None))
+stop = threading.Event()
+def ask():
+    while not ledger.read_all():
+        time.sleep(0.1)
+    stop.set()
+threading.Thread(target=ask, daemon=True).start()
+try:
+    run_plan(scheduler, ledger, LiveView(Console(stderr=True)), stop)
+except KeyboardInterrupt:
+    sys.exit(77)
+"""
+
+
+def test_an_interrupt_that_a_callback_swallowed_still_stops_the_run(tmp_path: Path) -> None:
+    # a KeyboardInterrupt can be raised where someone's code drops it; the event cannot
+    file = tmp_path / "small.yaml"
+    file.write_text(changed("models.vit.recipe.steps", 5000))
+    command = [sys.executable, "-c", LOST_INTERRUPT, str(file), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 77, done.stderr[-2000:]
+    assert all(r.status != "failed" for r in records(tmp_path / "small").values())
