@@ -118,18 +118,13 @@ def interrupted(folder: Path) -> dict[str, Any]:
 def out_of_memory(folder: Path) -> dict[str, Any]:
     """Losses of a run in which the last rank's memory holds three images."""
     recipe = tiny_recipe("semi", **TWENTY | {"steps": 4, "evaluations": 4})
-    plain = trained(Runtime(Checkpoints(Storage(folder / "plain"))), "semi", recipe)
-    model = tiny_model(recipe)
-    last = dist.get_rank() == dist.get_world_size() - 1
+    return _short_of_memory(folder, recipe, tiny_model)
 
-    def full(module: torch.nn.Module, args: tuple[torch.Tensor]) -> None:
-        if module.training and last and len(args[0]) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
 
-    model.register_forward_pre_hook(full)
-    runtime = Runtime(Checkpoints(Storage(folder / "short")))
-    short = trained(runtime, "semi", recipe, model)
-    return {"plain": plain.history, "short": short.history, "speed": short.speed}
+def out_of_memory_with_buffers(folder: Path) -> dict[str, Any]:
+    """As ``out_of_memory``, for a model with buffers."""
+    recipe = tiny_recipe("semi", **TWENTY | {"steps": 3, "evaluations": 3, "img_size": 32})
+    return _short_of_memory(folder, recipe, tiny_swin)
 
 
 def tiny_swin(recipe: Recipe) -> torch.nn.Module:
@@ -139,12 +134,12 @@ def tiny_swin(recipe: Recipe) -> torch.nn.Module:
     return create_model("swin_tiny_patch4_window7_224", 10, recipe, args, False, 0)
 
 
-def out_of_memory_with_buffers(folder: Path) -> dict[str, Any]:
-    """As ``out_of_memory``, for a model with buffers."""
-    recipe = tiny_recipe("semi", **TWENTY | {"steps": 3, "evaluations": 3, "img_size": 32})
+def _short_of_memory(
+    folder: Path, recipe: Recipe, make: Callable[[Recipe], torch.nn.Module]
+) -> dict[str, Any]:
     checkpoints = [Checkpoints(Storage(folder / name)) for name in ("plain", "short")]
-    plain = trained(Runtime(checkpoints[0]), "semi", recipe, tiny_swin(recipe))
-    model = tiny_swin(recipe)
+    plain = trained(Runtime(checkpoints[0]), "semi", recipe, make(recipe))
+    model = make(recipe)
     last = dist.get_rank() == dist.get_world_size() - 1
 
     def full(module: torch.nn.Module, args: tuple[torch.Tensor]) -> None:
