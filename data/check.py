@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pyarrow.parquet as pq
 
 from data.batches import BrokenImageError, decode
-from data.schema import LABELED_SPLITS, POOL, Dataset, columns_of
+from data.schema import POOL, Dataset, columns_of
 
 
 def check_dataset(
@@ -70,9 +70,9 @@ def check_dataset(
 def _count_problems(dataset: Dataset, counts: "Counter[tuple[str, int | None]]") -> list[str]:
     manifest = dataset.manifest
     expected: dict[tuple[str, int | None], int] = {(POOL, None): manifest.pool}
-    for split in LABELED_SPLITS:
+    for split, by_class in manifest.counts.items():
         for index, name in enumerate(manifest.classes):
-            expected[split, index] = manifest.counts[split][name]  # type: ignore[index]
+            expected[split, index] = by_class[name]
     problems = []
     for key in sorted({*counts, *expected}, key=str):
         found, wanted = counts[key], expected.get(key, 0)

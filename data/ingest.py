@@ -245,6 +245,8 @@ def _read(item: Item) -> bytes:
             return read_item(item)
         except FileNotFoundError as error:
             raise UnusableImageError("there is no such file") from error
+        except MemoryError:
+            raise  # a full machine, not an image that cannot be read
         except Exception as error:  # every protocol has its own errors
             if attempt == READ_ATTEMPTS:
                 raise UnusableImageError(f"cannot be read: {error}") from error

@@ -248,3 +248,16 @@ def test_a_file_that_is_gone_is_quarantined(tmp_path: Path) -> None:
     items = [*folder_items(str(source)), Item("gone", str(tmp_path / "gone.png"), "dots")]
     _, report = build_dataset(str(tmp_path / "set"), items, SETTINGS)
     assert report["quarantined"] == {"gone": "there is no such file"}
+
+
+def test_a_full_machine_is_no_reason_to_set_an_image_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(item: Item) -> bytes:
+        raise MemoryError
+
+    source = shop(tmp_path / "shop")
+    monkeypatch.setattr("data.ingest.read_item", full)
+    with pytest.raises(MemoryError):
+        build(source, tmp_path / "set")
+    assert not (tmp_path / "set" / MANIFEST).exists()

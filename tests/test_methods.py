@@ -227,7 +227,10 @@ def test_a_single_image_that_counts_leaves_no_rank_without_one(tmp_path: Path) -
         step = StepInput(*(noise[mine] for noise in (x, y, weak, strong)))
         sharing = Sharing(rank.fetch, rank.rank, 4)
         settings = recipe(confidence_threshold=0.9)
-        teacher = lambda w: confident[mine]  # noqa: E731
+
+        def teacher(weak: torch.Tensor) -> torch.Tensor:
+            return confident[mine]
+
         return semi(teacher, step, settings, 2, generator(), sharing, True, at_least=1)
 
     x, weak, strong = torch.randn(3, 4, 3, 8, 8, generator=generator())
