@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,14 +39,24 @@ class Row:
     failure: str | None
     weights: Weights | None = None
 
+    def scores(self, metric: str) -> list[float]:
+        return [seed[metric] for seed in self.test]
+
     def mean(self, metric: str) -> float | None:
-        values = [seed[metric] for seed in self.test]
-        return sum(values) / len(values) if values else None
+        return mean(self.scores(metric))
 
     def std(self, metric: str) -> float | None:
-        """Sample standard deviation over seeds; None with fewer than two."""
-        values = [seed[metric] for seed in self.test]
-        return float(pd.Series(values).std(ddof=1)) if len(values) > 1 else None
+        return std(self.scores(metric))
+
+
+def mean(scores: Sequence[float]) -> float | None:
+    """Over seeds; None without any."""
+    return sum(scores) / len(scores) if scores else None
+
+
+def std(scores: Sequence[float]) -> float | None:
+    """Sample standard deviation over seeds; None with fewer than two."""
+    return float(pd.Series(scores).std(ddof=1)) if len(scores) > 1 else None
 
 
 def table_rows(scheduler: Scheduler, records: dict[str, Record]) -> list[Row]:
@@ -102,52 +113,61 @@ def frame(rows: list[Row]) -> pd.DataFrame:
     return pd.DataFrame.from_records(records)
 
 
-def _score(row: Row, metric: str) -> str:
-    mean, std = row.mean(metric), row.std(metric)
-    if mean is None:
+@dataclass(frozen=True)
+class Column:
+    """A column as people read it. Scores, unlike names, may break after their ±."""
+
+    header: str
+    shown: Callable[[Row], str]
+    is_name: bool = False
+    is_score: bool = False
+
+
+def _show_scores(scores: Sequence[float], digits: int = 2) -> str:
+    middle, spread = mean(scores), std(scores)
+    if middle is None:
         return NONE
-    digits = 3 if metric == "ce" else 2
-    return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if std is not None else "")
+    return f"{middle:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread is not None else "")
 
 
-HEADERS = (
-    "dataset",
-    "model",
-    "labels",
-    "images",
-    "unlabelled",
-    "Acc@1",
-    "Acc@5",
-    "CE",
-    "trials",
-    "time",
+def _show_trials(row: Row) -> str:
+    return str(row.trials) + (f" ({row.stopped} stopped)" if row.stopped else "")
+
+
+CELL = (
+    Column("dataset", lambda row: row.cell.dataset, is_name=True),
+    Column("model", lambda row: row.cell.model, is_name=True),
+    Column("labels", lambda row: show_percent(row.cell.labels)),
+    Column("images", lambda row: str(row.labeled_images)),
+    Column(
+        "unlabelled",
+        lambda row: show_percent(row.cell.unlabeled) if row.cell.unlabeled else NONE,
+    ),
+)
+ACC1 = Column("Acc@1", lambda row: _show_scores(row.scores("acc1")), is_score=True)
+COLUMNS = (
+    *CELL,
+    ACC1,
+    Column("Acc@5", lambda row: _show_scores(row.scores("acc5")), is_score=True),
+    Column("CE", lambda row: _show_scores(row.scores("ce"), digits=3), is_score=True),
+    Column("trials", _show_trials),
+    Column("time", lambda row: show_seconds(row.seconds)),
 )
 
 
-def _shown(row: Row) -> list[str]:
-    trials = str(row.trials) + (f" ({row.stopped} stopped)" if row.stopped else "")
-    return [
-        row.cell.dataset,
-        row.cell.model,
-        show_percent(row.cell.labels),
-        str(row.labeled_images),
-        show_percent(row.cell.unlabeled) if row.cell.unlabeled else NONE,
-        *(_score(row, metric) for metric in METRICS),
-        trials,
-        show_seconds(row.seconds),
-    ]
-
-
-def rich_table(rows: list[Row]) -> Table:
+def rich_table(rows: list[Row], columns: Sequence[Column] = COLUMNS) -> Table:
     """The table for a terminal; 80 columns hold it for one dataset and one seed."""
     several = len({row.cell.dataset for row in rows}) > 1
+    columns = [column for column in columns if several or column.header != "dataset"]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for number, header in enumerate(HEADERS):
-        if number > 0 or several:
-            scores = 5 <= number <= 7  # "95.33 ± 1.26" may break after its ±, names may not
-            table.add_column(header, justify="left" if number < 2 else "right", no_wrap=not scores)
+    for column in columns:
+        table.add_column(
+            column.header,
+            justify="left" if column.is_name else "right",
+            no_wrap=not column.is_score,
+        )
     for row in rows:
-        shown = _shown(row) if several else _shown(row)[1:]
+        shown = [column.shown(row) for column in columns]
         table.add_row(*shown, style="" if row.state == "finished" else "dim")
     return table
 
@@ -164,11 +184,11 @@ def notes(rows: list[Row]) -> list[str]:
     ]
 
 
-def markdown(rows: list[Row]) -> str:
+def markdown(rows: list[Row], columns: Sequence[Column] = COLUMNS) -> str:
     """The table in GitHub's Markdown."""
-    lines = ["| " + " | ".join(HEADERS) + " |"]
-    lines.append("|" + "|".join(["---"] * 2 + ["---:"] * (len(HEADERS) - 2)) + "|")
-    lines += ["| " + " | ".join(_shown(row)) + " |" for row in rows]
+    lines = ["| " + " | ".join(column.header for column in columns) + " |"]
+    lines.append("|" + "|".join("---" if column.is_name else "---:" for column in columns) + "|")
+    lines += ["| " + " | ".join(column.shown(row) for column in columns) + " |" for row in rows]
     lines += [line for note in notes(rows) for line in ("", note)]
     return "\n".join(lines)
 
