@@ -206,12 +206,21 @@ def table(
     source: Source,
     storage: StorageOption = None,
     seeds: SeedsOption = None,
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="SLICE", help="Show Acc@1 on each value of a slice of the datasets."),
+    ] = None,
     format: Annotated[TableFormat, typer.Option(help="How to print it.")] = TableFormat.terminal,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the results table, from the ledger alone."""
-    scheduler, records, _ = _scheduler(_load(source, storage, seeds))
-    _print_table(scheduler, records, TableFormat.json if as_json else format)
+    """Print the results table, from the ledger and the predictions alone."""
+    scheduler, records, ledger = _scheduler(_load(source, storage, seeds))
+    sliced = None
+    if by is not None:
+        from grid.slices import by_slice
+
+        sliced = by_slice(scheduler, records, ledger.storage, by)
+    _print_table(scheduler, records, TableFormat.json if as_json else format, sliced)
 
 
 def _load(
@@ -285,23 +294,27 @@ def _failures(scheduler: Any) -> dict[str, str]:
     }
 
 
-def _print_table(scheduler: Any, records: Any, format: TableFormat) -> None:
+def _print_table(scheduler: Any, records: Any, format: TableFormat, by: Any = None) -> None:
     from grid import results
 
     rows = results.table_rows(scheduler, records)
     if format is TableFormat.terminal:
         # a pipe has no width: show the whole table there
         console = out if out.is_terminal else Console(highlight=False, width=140)
-        console.print(results.rich_table(rows))
-        for note in results.notes(rows):
+        for part in results.rich_tables(rows, console, by):
+            console.print(part)
+        for note in results.notes(rows, by):
             console.print(note, soft_wrap=True, markup=False)
-    else:
-        printers = {
-            TableFormat.markdown: results.markdown,
-            TableFormat.csv: results.csv,
-            TableFormat.json: results.as_json,
-        }
-        print(printers[format](rows))
+        return
+    printers = {
+        TableFormat.markdown: results.markdown,
+        TableFormat.csv: results.csv,
+        TableFormat.json: results.as_json,
+    }
+    print(printers[format](rows, by))
+    if by is not None and format is not TableFormat.markdown:  # which has them below the table
+        for problem in by.problems:
+            err.print(problem, soft_wrap=True, markup=False)
 
 
 def main() -> None:
