@@ -1,15 +1,16 @@
 """Batches from sets that fit in memory, and the rendering that the Ray stream shares."""
 
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from data.augment import View, ViewSettings, isolated_random, make_view, view_seed
+from data.augment import View, ViewSettings, isolated_random, make_view, reduction, view_seed
 from data.order import Share, StreamOrder
 from data.schema import ImageTable
 
@@ -36,8 +37,24 @@ class BrokenImageError(ValueError):
 
 def decode(content: bytes, image_id: str) -> Image.Image:
     """Decodes an encoded image to RGB. Raises ``BrokenImageError``."""
+    return decode_smaller(content, image_id, lambda size: 1)[0]
+
+
+def decode_smaller(
+    content: bytes, image_id: str, reduction: Callable[[tuple[int, int]], int]
+) -> tuple[Image.Image, tuple[int, int]]:
+    """An encoded image in RGB, and its true (width, height).
+
+    ``reduction`` says of that size how many times smaller (1, 2, 4, 8) will do; JPEG's decoder can
+    make it so at once, others decode all of it. Raises ``BrokenImageError``.
+    """
     try:
-        return Image.open(io.BytesIO(content)).convert("RGB")
+        image: Image.Image = Image.open(io.BytesIO(content))
+        size = image.size
+        times = reduction(size) if image.format == "JPEG" else 1
+        if times > 1:
+            image.draft(None, (size[0] // times, size[1] // times))
+        return image.convert("RGB"), size
     except MemoryError:
         raise  # a full machine, not a broken image
     except Exception as error:  # damaged bytes make Pillow's decoders raise almost anything
@@ -50,7 +67,7 @@ class Rendered:
 
     image_id: str
     label: int
-    views: dict[str, np.ndarray]
+    views: dict[View, np.ndarray]
     erase_seed: int
     broken: tuple[str, ...] = ()
 
@@ -74,35 +91,40 @@ def render(
     broken: list[str] = []
     for ahead in range(len(ids)):
         chosen = (row + ahead) % len(ids)
+        name = ids[chosen]
+        seeds = {view: view_seed(seed, pass_number, name, view) for view in views}
         try:
-            image = decode(images[chosen], ids[chosen])
+            smaller = partial(reduction, settings, seeds)
+            image, size = decode_smaller(images[chosen], name, smaller)
             break
         except BrokenImageError:
             if labels[chosen] >= 0:
                 raise
-            broken.append(ids[chosen])
+            broken.append(name)
     else:
         raise BrokenImageError(f"none of {len(ids)} images can be decoded, the first is {ids[0]}")
-    name = ids[chosen]
-    made: dict[str, np.ndarray] = {
-        view: make_view(image, settings, view, view_seed(seed, pass_number, name, view))
-        for view in views
-    }
+    pixels = np.array(image)
+    made = {view: make_view(pixels, settings, view, seeds[view], size) for view in views}
     erase_seed = view_seed(seed, pass_number, name, "erase")
     return Rendered(name, int(labels[chosen]), made, erase_seed, tuple(broken))
 
 
-def stack(rows: Sequence[Rendered]) -> Batch:
-    """Stacks rendered rows into a batch."""
+def stack(rows: Iterable[Rendered], count: int) -> Batch:
+    """Stacks ``count`` rendered rows into a batch, each as it comes: one copy, in place."""
+    made: list[Rendered] = []
+    views: dict[str, np.ndarray] = {}
+    for number, row in enumerate(rows):
+        if not views:
+            views = {name: np.empty((count, *v.shape), v.dtype) for name, v in row.views.items()}
+        for name, view in row.views.items():
+            views[name][number] = view
+        made.append(replace(row, views={}))
     return Batch(
-        ids=[row.image_id for row in rows],
-        labels=torch.tensor([row.label for row in rows], dtype=torch.int64),
-        views={
-            view: torch.from_numpy(np.stack([row.views[view] for row in rows]))
-            for view in rows[0].views
-        },
-        erase_seeds=torch.tensor([row.erase_seed for row in rows], dtype=torch.int64),
-        broken=[image_id for row in rows for image_id in row.broken],
+        ids=[row.image_id for row in made],
+        labels=torch.tensor([row.label for row in made], dtype=torch.int64),
+        views={name: torch.from_numpy(array) for name, array in views.items()},
+        erase_seeds=torch.tensor([row.erase_seed for row in made], dtype=torch.int64),
+        broken=[image_id for row in made for image_id in row.broken],
     )
 
 
@@ -129,7 +151,8 @@ class MemoryBatches:
 
     def __getitem__(self, step: int) -> Batch:
         with isolated_random():
-            return stack([self._render(*at) for at in self.order.rows(*self.share.positions(step))])
+            rows = self.order.rows(*self.share.positions(step))
+            return stack((self._render(*at) for at in rows), self.share.local_batch_size)
 
     def _render(self, pass_number: int, row: int) -> Rendered:
         unit = int(np.searchsorted(self.order.unit_starts, row, side="right")) - 1
@@ -196,7 +219,7 @@ class EvalBatches:
 
     def _batch(self, rows: range) -> Batch:
         table = self.table
-        rendered = [
+        rendered = (
             Rendered(
                 table.ids[row],
                 int(table.labels[row]),
@@ -208,5 +231,5 @@ class EvalBatches:
                 0,
             )
             for row in rows
-        ]
-        return stack(rendered)
+        )
+        return stack(rendered, len(rows))

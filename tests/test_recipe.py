@@ -216,7 +216,17 @@ def test_augmentations_that_timm_understands(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["rand", "rand-m", "rand-m9-inc", "rand-m9-inc1-typo", "rand-x9", "augmix-m3", "best"]
+    "value",
+    [
+        "rand",
+        "rand-m",
+        "rand-m9-inc",
+        "rand-m9-inc1-typo",
+        "rand-x9",
+        "rand-m9.5",
+        "rand-w0",
+        "best",
+    ],
 )
 def test_augmentations_that_timm_would_read_in_part_are_refused(value: str) -> None:
     with pytest.raises(ValidationError, match="is written as in rand-m9-mstd0.5-inc1"):

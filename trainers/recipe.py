@@ -8,9 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from trainers.models import backbone_family
 
 # Raised when the same recipe would give other numbers than before: it is part of every identity.
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 
-RAND_AUGMENT = re.compile(r"rand(-(mstd|mmax|inc|m|n|p|w|t)\d+(\.\d+)?)+")
+# timm's parts; those that name other sets of operations have no fast form in data.pixels
+RAND_AUGMENT = re.compile(r"rand(-((mstd|p)\d+(\.\d+)?|(mmax|inc|m|n)\d+))+")
 
 Method = Literal["finetune", "semi"]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -83,7 +84,7 @@ class Recipe(BaseModel):
     def _timm_understands(cls, value: str) -> str:
         if value and not RAND_AUGMENT.fullmatch(value):  # timm skips what it does not know
             raise ValueError(
-                "is written as in rand-m9-mstd0.5-inc1 (parts m, n, p, mstd, mmax, inc, w, t, each "
+                "is written as in rand-m9-mstd0.5-inc1 (parts m, n, p, mstd, mmax, inc, each "
                 "with a number), or empty for none"
             )
         return value

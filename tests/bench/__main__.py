@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
-from data.augment import ViewSettings, view_transform
+from data.augment import ViewSettings, timm_transform
 from data.batches import MemoryBatches, decode
 from data.build import Row, write_dataset
 from data.order import Share, StreamOrder
@@ -54,7 +54,7 @@ class TwoViews(Dataset):  # type: ignore[type-arg]
 
     def __init__(self, table: ImageTable):
         self.table = table
-        self.weak, self.strong = (view_transform(SETTINGS, view) for view in ("weak", "strong"))
+        self.weak, self.strong = (timm_transform(SETTINGS, view) for view in ("weak", "strong"))
 
     def __len__(self) -> int:
         return len(self.table)
