@@ -1,13 +1,15 @@
 """The unlabelled stream on Ray Data: one execution for a whole run, in bounded memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import ray.data
+import torch
 
 from data.augment import View, ViewSettings, isolated_random
 from data.batches import Batch, Rendered, render, stack
@@ -15,8 +17,12 @@ from data.order import Share, StreamOrder
 from data.schema import RowGroup
 from data.storage import Storage
 
-# Ray keeps a record of every block of an execution: a long run gets several spans to a block.
-MAX_BLOCKS = 1000
+# Ray keeps a record of every task and block of an execution, so a long run is several executions
+# in a row. Several spans to a task would not do: tasks run side by side, and what the later ones
+# make would wait in memory for all of the first one's.
+MAX_SPANS = 1000
+# what a task hands on at a time, in bytes of views
+BLOCK_BYTES = 8 * 2**20
 
 
 class RayBatches:
@@ -52,36 +58,37 @@ class RayBatches:
         start = start_step * self.share.global_batch_size
         stop = stop_step * self.share.global_batch_size
         first = self.order.span_number(start)
-        count = self.order.span_number(stop - 1) + 1 - first
+        last = self.order.span_number(stop - 1)
+        parts = (
+            part
+            for number in range(first, last + 1, MAX_SPANS)
+            for part in self._parts(number, min(number + MAX_SPANS, last + 1), start, stop)
+        )
+        return map(_batch, rebatch(parts, self.share.local_batch_size))
+
+    def _parts(self, first: int, end: int, start: int, stop: int) -> Iterator["Part"]:
+        """This rank's rows of the spans from ``first`` to before ``end``, by one execution."""
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.execution_options.preserve_order = True
-        # one span's rows per output block: else Ray gathers 128 MB before it hands anything on
-        context.target_max_block_size = 8 * 2**20
-        rows = ray.data.range(count, override_num_blocks=min(count, MAX_BLOCKS)).map_batches(
+        context.target_max_block_size = 1  # hand every row of ours on at once: it is a whole block
+        tasks = ray.data.range(end - first, override_num_blocks=end - first).map_batches(
             self._render_spans,
             batch_size=1,
             fn_kwargs={"first": first, "start": start, "stop": stop},
         )
-        batches = rows.iter_batches(
-            batch_size=self.share.local_batch_size, batch_format="numpy", prefetch_batches=2
-        )
-        return (self._batch(batch) for batch in batches)
+        blocks = tasks.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+        return (_unpack(block, self.settings.img_size) for block in blocks)
 
     def _render_spans(
         self, batch: dict[str, np.ndarray], first: int, start: int, stop: int
-    ) -> Iterator[dict[str, Any]]:
-        import torch
-
+    ) -> Iterator[pa.Table]:
         torch.set_num_threads(1)
-        with isolated_random():
-            for number in batch["id"]:
-                rows = self._render_span(first + int(number), start, stop)
-                if rows:
-                    yield _columns(rows)
+        for number in batch["id"]:
+            yield from self._render_span(first + int(number), start, stop)
 
-    def _render_span(self, number: int, start: int, stop: int) -> list[Rendered]:
+    def _render_span(self, number: int, start: int, stop: int) -> Iterator[pa.Table]:
         span = self.order.span_at(number)
         group = self.units[span.unit]
         places = [
@@ -90,46 +97,98 @@ class RayBatches:
             if start <= position < stop and self.share.owns(position)
         ]
         if not places:
-            return []
+            return
         ids, images = _read_row_group(self.storage, group)
         nothing = np.full(len(ids), -1)
-        return [
-            render(
-                ids,
-                images,
-                nothing,
-                row,
-                span.pass_number,
-                self.seed,
-                self.settings,
-                self.views,
-            )
-            for row in places
-        ]
+        broken: list[tuple[str, ...]] = []
 
-    def _batch(self, columns: dict[str, np.ndarray]) -> Batch:
-        broken = [str(name) for name in columns["broken"]]
-        return stack(
-            [
-                Rendered(
-                    str(columns["id"][i]),
-                    -1,
-                    {view: columns[view][i] for view in self.views},
-                    int(columns["erase_seed"][i]),
-                    tuple(broken[i].split("\n")) if broken[i] else (),
-                )
-                for i in range(len(columns["id"]))
-            ]
-        )
+        def rendered(row: int) -> Rendered:
+            at = row, span.pass_number, self.seed
+            made = render(ids, images, nothing, *at, self.settings, self.views)
+            broken.append(made.broken)
+            return made
+
+        at_once = max(1, BLOCK_BYTES // (len(self.views) * 3 * self.settings.img_size**2))
+        for begin in range(0, len(places), at_once):
+            part = places[begin : begin + at_once]
+            broken.clear()
+            with isolated_random():
+                batch = stack(map(rendered, part), len(part))
+            yield _pack(batch, broken)
 
 
-def _columns(rows: list[Rendered]) -> dict[str, Any]:
-    return {
-        "id": np.array([row.image_id for row in rows]),
-        "erase_seed": np.array([row.erase_seed for row in rows]),
-        "broken": np.array(["\n".join(row.broken) for row in rows]),
-        **{view: np.stack([row.views[view] for row in rows]) for view in rows[0].views},
+@dataclass(frozen=True)
+class Part:
+    """Consecutive rows of the stream: ids, and what was broken, and of each view (N, 3, H, W).
+
+    The arrays may lie in Ray's object store, where they cannot be written.
+    """
+
+    ids: list[str]
+    broken: list[list[str]]
+    erase_seeds: np.ndarray
+    views: dict[str, np.ndarray]
+
+    def __getitem__(self, rows: slice) -> "Part":
+        views = {name: array[rows] for name, array in self.views.items()}
+        return Part(self.ids[rows], self.broken[rows], self.erase_seeds[rows], views)
+
+
+def rebatch(parts: Iterable[Part], batch_size: int) -> Iterator[list[Part]]:
+    """Cuts parts of any sizes into those that make a batch each; nothing is copied."""
+    batch: list[Part] = []
+    missing = batch_size
+    for part in parts:
+        while len(part.ids) >= missing:
+            yield [*batch, part[:missing]]
+            part, batch, missing = part[missing:], [], batch_size
+        if part.ids:
+            batch.append(part)
+            missing -= len(part.ids)
+    assert not batch, "a run's rows make whole batches"
+
+
+def _batch(parts: list[Part]) -> Batch:
+    ids = [image_id for part in parts for image_id in part.ids]
+    return Batch(
+        ids=ids,
+        labels=torch.full((len(ids),), -1, dtype=torch.int64),
+        views={
+            name: torch.from_numpy(np.concatenate([part.views[name] for part in parts]))
+            for name in parts[0].views
+        },
+        erase_seeds=torch.from_numpy(np.concatenate([part.erase_seeds for part in parts])),
+        broken=[name for part in parts for names in part.broken for name in names],
+    )
+
+
+def _pack(batch: Batch, broken: list[tuple[str, ...]]) -> pa.Table:
+    """A batch as a table of one row: Ray Data then copies it once and never looks inside."""
+    return pa.table(
+        {
+            "ids": pa.array([batch.ids], pa.list_(pa.string())),
+            "broken": pa.array([broken], pa.list_(pa.list_(pa.string()))),
+            "erase_seeds": _one_binary(batch.erase_seeds.numpy()),
+            **{name: _one_binary(view.numpy()) for name, view in batch.views.items()},
+        }
+    )
+
+
+def _one_binary(array: np.ndarray) -> pa.Array:
+    """An array's bytes as a column of one row, without copying them."""
+    ends = pa.py_buffer(np.array([0, array.nbytes]))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, pa.py_buffer(array)])
+
+
+def _unpack(table: pa.Table, img_size: int) -> Part:
+    row = {name: table[name][0] for name in table.column_names}
+    ids, broken = row.pop("ids").as_py(), row.pop("broken").as_py()
+    erase_seeds = np.frombuffer(row.pop("erase_seeds").as_buffer(), np.int64)
+    views = {
+        name: np.frombuffer(value.as_buffer(), np.uint8).reshape(-1, 3, img_size, img_size)
+        for name, value in row.items()
     }
+    return Part(ids, broken, erase_seeds, views)
 
 
 @lru_cache(maxsize=8)

@@ -4,6 +4,7 @@ One local cluster serves the tests in this process; the command line starts its 
 """
 
 import copy
+import io
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,13 @@ import pytest
 import torch
 import yaml
 from experiments import SMALL, changed, experiment_text
+from PIL import Image
 
 from data.batches import Batch, MemoryBatches
+from data.build import Row, write_dataset
 from data.order import Share, StreamOrder
 from data.schema import Dataset
+from data.splits import seeded_order
 from data.storage import Storage
 from grid.ledger import Ledger, Record
 from trainers.trial import pool_units, view_settings
@@ -76,6 +81,61 @@ def test_the_ray_stream_equals_the_in_memory_one(
     batches = list(by_ray(start, 20))
     assert len(batches) == 20 - start
     for step, batch in enumerate(batches, start):
+        assert_same(batch, in_memory[step])
+
+
+@pytest.fixture
+def spoiled(tmp_path: Path) -> Dataset:
+    """A pool of three row groups of ten images with five broken ones, four of them in a row."""
+    image = io.BytesIO()
+    Image.new("RGB", (20, 20), "red").save(image, "png")
+    rows = [Row(f"{i:02d}", image.getvalue(), None, "pool", str(i)) for i in range(30)]
+    rows += [Row(s, image.getvalue(), 0, s, s) for s in ("train", "val", "test")]
+    order = seeded_order([row.image_id for row in rows[:30]], 0)
+    for place in (0, 13, 14, 15, 16):
+        rows[order[place]] = replace(rows[order[place]], image=b"no image")
+    where = str(tmp_path / "set")
+    return write_dataset(
+        where, rows, name="", classes=["a"], license="", source="", rows_per_group=10
+    )
+
+
+def test_broken_rows_are_replaced_and_listed_as_in_memory(cluster: None, spoiled: Dataset) -> None:
+    by_ray, in_memory = streams(spoiled, Share(6), rows=30)
+    broken = 0
+    for step, batch in enumerate(by_ray(2, 10), 2):
+        assert_same(batch, in_memory[step])
+        assert batch.broken == in_memory[step].broken
+        broken += len(batch.broken)
+    assert broken >= 5
+
+
+def test_a_resume_reads_nothing_that_came_before_it(cluster: None, tmp_path: Path) -> None:
+    image = io.BytesIO()
+    Image.new("RGB", (20, 20), "red").save(image, "png")
+    rows = [Row(f"{i:02d}", image.getvalue(), None, "pool", str(i)) for i in range(30)]
+    rows += [Row(s, image.getvalue(), 0, s, s) for s in ("train", "val", "test")]
+    size = {"rows_per_group": 10, "groups_per_shard": 1}
+    where = str(tmp_path / "set")
+    dataset = write_dataset(where, rows, name="", classes=["a"], license="", source="", **size)
+    by_ray, in_memory = streams(dataset, Share(5), rows=30)
+    expected = [in_memory[step] for step in range(2, 6)]
+    read_first = by_ray.units[by_ray.order.span_at(0).unit].file
+    (tmp_path / "set" / read_first).unlink()  # steps 0 and 1 are its rows
+    for batch, as_before in zip(by_ray(2, 6), expected, strict=True):
+        assert_same(batch, as_before)
+    with pytest.raises(FileNotFoundError):
+        next(by_ray(0, 6))
+
+
+def test_a_long_run_is_several_executions_and_the_same_batches(
+    cluster: None, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from data import stream
+
+    monkeypatch.setattr(stream, "MAX_SPANS", 4)
+    by_ray, in_memory = streams(digits, Share(96))
+    for step, batch in enumerate(by_ray(1, 14), 1):  # 1,248 rows of 64 a span
         assert_same(batch, in_memory[step])
 
 
