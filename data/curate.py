@@ -112,7 +112,8 @@ def _placed(
     labels = [index[str(image.label)] for image in labeled]
     if not labeled:
         raise InputError("no image has a label: there is nothing to train and measure on")
-    missing = [name for name, number in index.items() if number not in set(labels)]
+    found = set(labels)
+    missing = [name for name, number in index.items() if number not in found]
     if missing:
         raise InputError(f"the class {missing[0]!r} has no image")
     names = [groups[image.image_id] for image in labeled]

@@ -104,9 +104,11 @@ def consensus(
     scores = _gold_scores(frame, gold)
     reasons = _reasons(frame, rules, gold, scores)
     counted = frame[reasons.isna()]
-    votes = {
-        str(task): dict(Counter(group)) for task, group in counted.groupby("task", sort=False).label
-    }
+    votes: dict[str, dict[str, int]] = {}
+    # not by groupby, which makes an object for each of perhaps a hundred thousand tasks
+    for task, label in zip(counted.task, counted.label, strict=True):
+        cast = votes.setdefault(task, {})
+        cast[label] = cast.get(label, 0) + 1
     settled_rows = frame[frame.worker == CONSOLIDATED]
     settled = dict(zip(settled_rows.task, settled_rows.label, strict=True)) | dict(gold)
     judge = _dawid_skene(counted, rules) if rules.method == "dawid-skene" else None
@@ -190,11 +192,12 @@ def _audit(
 ) -> Audit:
     labels = {task: vote.label for task, vote in found.items() if vote.label is not None}
     used = reasons.isna()
+    settled = frame.task.map(labels)  # missing where the task has no label
+    judged, agreed = used & settled.notna(), frame.label == settled
     workers = []
     for worker, group in frame.groupby("worker"):
         right, tested = scores.get(str(worker), (0, 0))
-        judged = group[used[group.index] & group.task.isin(list(labels))]
-        agreed = judged.label == judged.task.map(labels)
+        verdicts = agreed[group.index][judged[group.index]]
         workers.append(
             {
                 "worker": str(worker),
@@ -202,7 +205,7 @@ def _audit(
                 "used": int(used[group.index].sum()),
                 "gold": tested,
                 "gold_score": right / tested if tested else None,
-                "agreement": float(agreed.mean()) if len(agreed) else None,
+                "agreement": float(verdicts.mean()) if len(verdicts) else None,
             }
         )
     return Audit(
