@@ -50,7 +50,7 @@ _CLEANED = pa.schema(
     [
         ("number", pa.int64()),  # of the item
         ("content", pa.binary()),
-        ("source", pa.string()),  # SHA-256 of the source's bytes
+        ("source", pa.string()),  # SHA-256 of the source's bytes, or of the item's identity
         ("pixels", pa.string()),
         ("changed", pa.list_(pa.string())),
         ("problem", pa.string()),  # why there is no content
@@ -227,7 +227,8 @@ def _clean_item(number: int, item: Item, settings: CleanSettings) -> dict[str, A
     row: dict[str, Any] = {"number": number, "pixels": "", "changed": []}
     try:
         content = _read(item)
-        row["source"] = hashlib.sha256(content).hexdigest()
+        told = content if item.identity is None else item.identity.encode()
+        row["source"] = hashlib.sha256(told).hexdigest()
         image = clean_image(content, settings)
     except UnusableImageError as error:
         return row | {"problem": str(error)}
@@ -377,6 +378,8 @@ def _fingerprint(
     """SHA-256 over what the dataset holds, told by the sources' bytes and what is done to them.
 
     Encoders differ between machines, so the bytes of images that were written anew are not in it.
+    An item that has an ``identity``, since its very source is encoded on this machine, is told by
+    that.
     """
     digest = hashlib.sha256()
     header = [FORMAT, CLEAN_VERSION, asdict(settings.clean), settings.seed]

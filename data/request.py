@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,6 +16,8 @@ from data.ingest import BuildSettings
 from data.sources.abo import abo_items
 from data.sources.archives import parquet_items, webdataset_items
 from data.sources.files import Item, folder_items, table_items
+from data.sources.generated import pattern_items
+from data.sources.patterns import LICENSE, Patterns, answers_of, gold_of, parse_patterns
 from data.storage import Storage
 from data.votes import Audit, Method, Rules, Vote, consensus, read_answers, read_table
 
@@ -27,7 +30,7 @@ class BuildRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str
-    kind: Literal["folder", "table", "parquet", "webdataset", "abo"] | None = None
+    kind: Literal["folder", "table", "parquet", "webdataset", "abo", "patterns"] | None = None
     pool: list[str] = []
     # of Amazon Berkeley Objects
     product_type: str | None = None
@@ -53,7 +56,7 @@ class BuildRequest(BaseModel):
     method: Method = "majority"
     # of the dataset
     name: str | None = None
-    license: str = "unknown"
+    license: str | None = None
     classes: list[str] | None = Field(None, min_length=2)
     seed: int = 0
     val_share: float = Field(0.15, gt=0, lt=1)
@@ -62,16 +65,23 @@ class BuildRequest(BaseModel):
     shorter_side: int | None = Field(None, gt=0)
     max_pixels: int = Field(50_000_000, gt=0)
 
+    @property
+    def patterns(self) -> Patterns | None:
+        """The generated images that are the source. Raises ``InputError`` for bad parameters."""
+        wanted = self.kind == "patterns" or self.kind is None and self.source.startswith("builtin:")
+        return parse_patterns(self.source) if wanted else None
+
     def settings(self, destination: str) -> BuildSettings:
+        made = self.patterns
         return BuildSettings(
             name=self.name or posixpath.basename(destination.rstrip("/")),
-            license=self.license,
-            source=self.source,
+            license=self.license or ("unknown" if made is None else LICENSE),
+            source=self.source if made is None else made.source,
             seed=self.seed,
             val_share=self.val_share,
             test_share=self.test_share,
             classes=None if self.classes is None else tuple(self.classes),
-            pool_unit=self.pool_unit,
+            pool_unit=self.pool_unit or (None if made is None else made.pool_unit),
             clean=CleanSettings(max_pixels=self.max_pixels, shorter_side=self.shorter_side),
         )
 
@@ -132,14 +142,30 @@ def gather(request: BuildRequest) -> Gathered:
         # a name in two folders is two images
         prefix = "pool" if len(pools) == 1 else f"pool{number}"
         items += [replace(item, image_id=f"{prefix}/{item.image_id}") for item in found]
+    if request.patterns is not None:
+        made = request.patterns
+        return _with_answers(request, items, answers_of(made), gold_of(made))
     if request.answers is None:
         if request.gold is not None:
             raise InputError("gold is given without answers: there is nothing to qualify for")
         return Gathered(items, {}, None, [])
-    return _with_answers(request, items)
+    answers = read_answers(
+        request.answers,
+        request.answers_format,
+        image=request.answers_image,
+        answer=request.answers_field,
+    )
+    return _with_answers(request, items, answers, _gold(request.gold))
 
 
 def _source_items(request: BuildRequest) -> list[Item]:
+    if request.patterns is not None:
+        if request.answers is not None or request.gold is not None:
+            raise InputError(
+                f"{request.source}: its crowd answers are generated with its images; leave answers "
+                "and gold out, or write them to files to change them: semigrid data generate"
+            )
+        return pattern_items(request.patterns)
     kind = request.kind or _kind(request.source)
     label = None if request.answers is not None else request.label_column or "label"
     if kind == "abo":
@@ -182,16 +208,11 @@ def _kind(source: str) -> str:
     return "folder"
 
 
-def _with_answers(request: BuildRequest, items: list[Item]) -> Gathered:
-    assert request.answers is not None
-    answers = read_answers(
-        request.answers,
-        request.answers_format,
-        image=request.answers_image,
-        answer=request.answers_field,
-    )
+def _with_answers(
+    request: BuildRequest, items: list[Item], answers: pd.DataFrame, gold: dict[str, str]
+) -> Gathered:
     rules = Rules(request.agree, request.of, request.min_gold_score, request.method)
-    by_task, audit = consensus(answers, rules, _gold(request.gold))
+    by_task, audit = consensus(answers, rules, gold)
     names = _names(items)
     votes: dict[str, Vote] = {}
     unknown = []

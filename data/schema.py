@@ -192,7 +192,7 @@ def open_dataset(uri: str) -> Dataset:
     if not found:
         raise InputError(
             f"{uri}: no dataset here ({MANIFEST} is missing); give the folder or URI of a built "
-            "dataset, or builtin://digits"
+            "dataset, builtin://digits or builtin://patterns"
         )
     content = storage.read(MANIFEST)
     try:

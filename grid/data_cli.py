@@ -1,4 +1,4 @@
-"""``semigrid data build | show | check``: datasets on the command line."""
+"""``semigrid data build | show | check | generate``: datasets on the command line."""
 
 import json
 import shlex
@@ -15,7 +15,7 @@ from data.storage import Storage
 
 INTERRUPTED = 130
 
-app = typer.Typer(help="Build, look at and verify datasets.", no_args_is_help=True)
+app = typer.Typer(help="Build, look at, verify and generate datasets.", no_args_is_help=True)
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -38,12 +38,12 @@ def _progress(what: str) -> Progress:
 def build(
     source: Annotated[
         str,
-        typer.Argument(help="Class folders, a table of paths, tars, …, or a YAML file."),
+        typer.Argument(help="Class folders, a table, tars, …, builtin://patterns, or a YAML file."),
     ],
     destination: Annotated[str, typer.Argument(metavar="DEST", help="The dataset's folder.")],
     kind: Annotated[
         str | None,
-        typer.Option(help="folder, table, parquet (Hugging Face), webdataset, abo; else guessed."),
+        typer.Option(help="folder, table, parquet, webdataset, abo, patterns; else guessed."),
     ] = None,
     product_type: Annotated[
         str | None, typer.Option(help="Of Amazon Berkeley Objects: CELLULAR_PHONE_CASE, say.")
@@ -180,6 +180,7 @@ def _print_report(dataset: Dataset, report: dict[str, Any]) -> None:
         lines.append(f"written anew: {changed}")
     if report["answers"]:
         lines += _answer_lines(report["answers"])
+    lines.append(f"made of {dataset.manifest.source}")
     lines.append(f"all of it, name by name: {dataset.storage.path('report.json')}")
     lines.append(f"dataset: {dataset.storage.uri}, fingerprint {dataset.manifest.fingerprint[:12]}")
     for line in lines:
@@ -221,6 +222,7 @@ def show(
     splits = ", ".join(f"{count:,} {split}" for split, count in facts["splits"].items())
     out.print(f"{facts['name']}: {splits}; 100% of the pool is {facts['pool_unit']:,}")
     out.print(f"licence {facts['license']}, fingerprint {facts['fingerprint'][:12]}")
+    out.print(f"made of {facts['source']}", soft_wrap=True, markup=False)
     table = Table()
     for column in ("class", "train", "share", "val", "test"):
         table.add_column(column, justify="left" if column == "class" else "right")
@@ -253,3 +255,36 @@ def check(dataset: Where) -> None:
         raise typer.Exit(1)
     rows = sum(shard.rows for shard in found.manifest.shards)
     out.print(f"{len(found.manifest.shards)} shards, {rows:,} images: all as the manifest says")
+
+
+@app.command()
+def generate(
+    destination: Annotated[str, typer.Argument(metavar="DEST", help="A new or empty folder.")],
+    images: Annotated[int, typer.Option(help="How many, from 500.")] = 4000,
+    answered: Annotated[
+        int | None, typer.Option(help="How many have crowd answers; by default two fifths.")
+    ] = None,
+    size: Annotated[int, typer.Option(help="Pixels a side, from 8 to 1024.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of the images and the answers.")] = 0,
+) -> None:
+    """Write generated images, and generated crowd answers to them, as files to try things on."""
+    from data.sources.generated import write_raw
+    from data.sources.patterns import URI, parse_patterns
+
+    given = {"images": images, "answered": answered, "size": size, "seed": seed}
+    query = "&".join(f"{name}={value}" for name, value in given.items() if value is not None)
+    patterns = parse_patterns(f"{URI}?{query}")
+    with _progress("drawing") as bar:
+        task = bar.add_task("", total=patterns.images)
+        command = write_raw(
+            destination,
+            patterns,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    out.print(
+        f"{patterns.images:,} generated images, generated answers to {patterns.answered:,} of them "
+        f"and {patterns.gold} gold tasks: {Storage(destination).uri}",
+        soft_wrap=True,
+        markup=False,
+    )
+    out.print(f"To make a dataset of it: {command}", soft_wrap=True, markup=False)

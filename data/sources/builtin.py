@@ -1,18 +1,27 @@
-"""Datasets that need no download: ``builtin://digits``."""
+"""Datasets that need no download: ``builtin://digits`` and ``builtin://patterns``."""
 
 import os
+import shlex
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from data.build import write_dataset
+from data.clean import CLEAN_VERSION
 from data.errors import InputError
+from data.ingest import build_dataset
+from data.request import BuildRequest, gather
 from data.schema import MANIFEST, Dataset, open_dataset
-from data.sources import digits
+from data.sources import digits, patterns
 from data.storage import cache_folder
 
-BUILTIN: dict[str, ModuleType] = {"digits": digits}
+# images of builtin://patterns that are made while somebody waits for a dataset to open
+MOST_ON_OPENING = 50_000
+
+# the name of a folder in the cache, and what writes the dataset to a place
+Recipe = tuple[str, Callable[[str], Any]]
 
 
 def open_builtin(uri: str) -> Dataset:
@@ -20,16 +29,19 @@ def open_builtin(uri: str) -> Dataset:
 
     The cache is ``$SEMIGRID_CACHE`` or ``~/.cache/semigrid``; the content is the same on every
     machine, so the nodes of a cluster need no common folder for it.
+
+    Raises ``InputError`` for a name or parameters that there are not, for too many images, and
+    where the cache cannot be written.
     """
-    name = uri.removeprefix("builtin://")
+    name = uri.removeprefix("builtin://").partition("?")[0]
     if name not in BUILTIN:
-        allowed = ", ".join(f"builtin://{known}" for known in BUILTIN)
+        allowed = " and ".join(f"builtin://{known}" for known in BUILTIN)
         raise InputError(f"{uri}: no such built-in dataset; there is {allowed}")
-    source = BUILTIN[name]
-    folder = cache_folder() / f"{name}-v{source.VERSION}"
+    called, write = BUILTIN[name](uri)
+    folder = cache_folder() / called
     if not (folder / MANIFEST).exists():
         try:
-            _build(source, folder)
+            _build(write, folder)
         except OSError as error:
             raise InputError(
                 f"{uri}: its cache {folder} cannot be written: {error}; set SEMIGRID_CACHE to a "
@@ -38,10 +50,47 @@ def open_builtin(uri: str) -> Dataset:
     return open_dataset(str(folder))
 
 
-def _build(source: ModuleType, folder: Path) -> None:
+def _digits(uri: str) -> Recipe:
+    if "?" in uri:
+        raise InputError(f"{uri}: the digits have no parameters; they are builtin://digits")
+    return (
+        f"digits-v{digits.VERSION}",
+        lambda where: write_dataset(where, digits.rows(), **digits.DESCRIPTION),
+    )
+
+
+def _patterns(uri: str) -> Recipe:
+    made = patterns.parse_patterns(uri)
+    if made.images > MOST_ON_OPENING:
+        raise InputError(
+            f"{uri}: {made.images:,} images are too many to draw on opening, {MOST_ON_OPENING:,} "
+            f"at most; build them once with: semigrid data build {shlex.quote(uri)} DEST "
+            "--processes N, and give DEST"
+        )
+
+    def write(where: str) -> None:
+        request = BuildRequest(source=made.uri, name="patterns")
+        gathered = gather(request)
+        build_dataset(
+            where,
+            gathered.items,
+            request.settings(where),
+            votes=gathered.votes,
+            audit=gathered.audit,
+        )
+
+    version = f"v{patterns.VERSION}.{CLEAN_VERSION}"
+    parameters = f"{made.images}-{made.answered}-{made.size}-{made.seed}"
+    return f"patterns-{version}-{parameters}", write
+
+
+BUILTIN: dict[str, Callable[[str], Recipe]] = {"digits": _digits, "patterns": _patterns}
+
+
+def _build(write: Callable[[str], Any], folder: Path) -> None:
     """Writes the dataset aside and renames it: another process may be building the same."""
     aside = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
-    write_dataset(str(aside), source.rows(), **source.DESCRIPTION)
+    write(str(aside))
     try:
         os.rename(aside, folder)
     except OSError:

@@ -1,4 +1,7 @@
-"""Images that lie in files: folders of class folders, and tables with paths or URLs."""
+"""Images that lie in files: folders of class folders, and tables with paths or URLs.
+
+What every source has in common, an item and its bytes, stands here too.
+"""
 
 import posixpath
 from collections.abc import Iterable, Mapping
@@ -9,6 +12,8 @@ import fsspec
 import pyarrow.parquet as pq
 
 from data.errors import InputError
+from data.sources.drawing import draw
+from data.sources.patterns import URI, VERSION
 from data.storage import Storage
 from data.votes import read_table
 
@@ -35,6 +40,16 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """In no file: an image of ``builtin://patterns``, drawn whenever it is read."""
+
+    seed: int
+    number: int
+    size: int
+    version: int = VERSION
+
+
+@dataclass(frozen=True)
 class Item:
     """An image of a source, not yet read.
 
@@ -48,11 +63,21 @@ class Item:
     label: str | None = None
     group: str | None = None
     slices: Mapping[str, str] = field(default_factory=dict)
-    inside: Extent | Cell | None = None
+    inside: Extent | Cell | Drawn | None = None
+
+    @property
+    def identity(self) -> str | None:
+        """What an image is on every machine, where its bytes are not the same; None: the bytes."""
+        if not isinstance(self.inside, Drawn):
+            return None
+        of = self.inside
+        return f"{URI} version {of.version} seed {of.seed} size {of.size} image {of.number}"
 
 
 def read_item(item: Item) -> bytes:
     """The bytes of an image. Raises ``OSError``."""
+    if isinstance(item.inside, Drawn):
+        return draw(item.inside.seed, item.inside.number, item.inside.size)
     if isinstance(item.inside, Cell):
         content = _row_group(item.uri, item.inside.column, item.inside.row_group)[item.inside.row]
         return content
