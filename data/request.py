@@ -15,9 +15,10 @@ from data.errors import InputError
 from data.ingest import BuildSettings
 from data.sources.abo import abo_items
 from data.sources.archives import parquet_items, webdataset_items
+from data.sources.crowd import answers_of, gold_of
 from data.sources.files import Item, folder_items, table_items
 from data.sources.generated import pattern_items
-from data.sources.patterns import LICENSE, Patterns, answers_of, gold_of, parse_patterns
+from data.sources.patterns import LICENSE, Patterns, parse_patterns
 from data.storage import Storage
 from data.votes import Audit, Method, Rules, Vote, consensus, read_answers, read_table
 

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 
 from data.errors import InputError
+from data.sources.crowd import answers_of, gold_of
 from data.sources.drawing import draw
 from data.sources.files import Drawn, Item
 from data.sources.patterns import (
@@ -15,9 +16,7 @@ from data.sources.patterns import (
     MARKETPLACES,
     VERSION,
     Patterns,
-    answers_of,
     block,
-    gold_of,
     image_id,
 )
 from data.storage import Storage
