@@ -18,11 +18,15 @@ from data.schema import RowGroup
 from data.storage import Storage
 
 # Ray keeps a record of every task and block of an execution, so a long run is several executions
-# in a row. Several spans to a task would not do: tasks run side by side, and what the later ones
-# make would wait in memory for all of the first one's.
-MAX_SPANS = 1000
-# what a task hands on at a time, in bytes of views
-BLOCK_BYTES = 8 * 2**20
+# in a row.
+MAX_TASKS = 500
+# What a task makes, in bytes of views, and what it hands on at a time. Ray Data looks for news ten
+# times a second: a task that is shorter leaves its CPU idle, and one that hands on many small
+# blocks is held up.
+TASK_BYTES, BLOCK_BYTES = 64 * 2**20, 16 * 2**20
+# Three tasks to two CPUs hide the pause between a task and the next one, where the object store
+# has room for so many times what they make; short of room, tasks would wait for each other.
+CPUS_OF_TASK, ROOM = 2 / 3, 8
 
 
 class RayBatches:
@@ -58,35 +62,57 @@ class RayBatches:
         start = start_step * self.share.global_batch_size
         stop = stop_step * self.share.global_batch_size
         first = self.order.span_number(start)
-        last = self.order.span_number(stop - 1)
+        end = self.order.span_number(stop - 1) + 1
         parts = (
             part
-            for number in range(first, last + 1, MAX_SPANS)
-            for part in self._parts(number, min(number + MAX_SPANS, last + 1), start, stop)
+            for number in range(first, end, MAX_TASKS * self._spans_per_task)
+            for part in self._parts(number, end, start, stop)
         )
         return map(_batch, rebatch(parts, self.share.local_batch_size))
 
+    @property
+    def _view_bytes(self) -> int:
+        """Of all views of an image."""
+        return len(self.views) * 3 * self.settings.img_size**2
+
+    @property
+    def _spans_per_task(self) -> int:
+        rows = max(self.order.unit_rows)
+        return max(1, TASK_BYTES * self.share.world_size // (rows * self._view_bytes))
+
     def _parts(self, first: int, end: int, start: int, stop: int) -> Iterator["Part"]:
-        """This rank's rows of the spans from ``first`` to before ``end``, by one execution."""
+        """This rank's rows of the spans from ``first`` on, as many as one execution takes."""
+        end = min(end, first + MAX_TASKS * self._spans_per_task)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.execution_options.preserve_order = True
         context.target_max_block_size = 1  # hand every row of ours on at once: it is a whole block
-        tasks = ray.data.range(end - first, override_num_blocks=end - first).map_batches(
-            self._render_spans,
-            batch_size=1,
-            fn_kwargs={"first": first, "start": start, "stop": stop},
+        tasks = -(-(end - first) // self._spans_per_task)
+        blocks = (
+            ray.data.from_items(list(range(first, end)), override_num_blocks=tasks)
+            .map_batches(
+                self._render_spans,
+                batch_size=1,
+                num_cpus=self._cpus_of_task(),
+                fn_kwargs={"start": start, "stop": stop},
+            )
+            .iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
         )
-        blocks = tasks.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
         return (_unpack(block, self.settings.img_size) for block in blocks)
 
+    def _cpus_of_task(self) -> float:
+        cluster = ray.cluster_resources()
+        made = self._spans_per_task * max(self.order.unit_rows) * self._view_bytes
+        at_once = cluster.get("CPU", 1) / CPUS_OF_TASK * made
+        return CPUS_OF_TASK if cluster.get("object_store_memory", 0) >= ROOM * at_once else 1
+
     def _render_spans(
-        self, batch: dict[str, np.ndarray], first: int, start: int, stop: int
+        self, batch: dict[str, np.ndarray], start: int, stop: int
     ) -> Iterator[pa.Table]:
         torch.set_num_threads(1)
-        for number in batch["id"]:
-            yield from self._render_span(first + int(number), start, stop)
+        for number in batch["item"]:
+            yield from self._render_span(int(number), start, stop)
 
     def _render_span(self, number: int, start: int, stop: int) -> Iterator[pa.Table]:
         span = self.order.span_at(number)
@@ -108,7 +134,7 @@ class RayBatches:
             broken.append(made.broken)
             return made
 
-        at_once = max(1, BLOCK_BYTES // (len(self.views) * 3 * self.settings.img_size**2))
+        at_once = max(1, BLOCK_BYTES // self._view_bytes)
         for begin in range(0, len(places), at_once):
             part = places[begin : begin + at_once]
             broken.clear()
@@ -181,14 +207,19 @@ def _one_binary(array: np.ndarray) -> pa.Array:
 
 
 def _unpack(table: pa.Table, img_size: int) -> Part:
-    row = {name: table[name][0] for name in table.column_names}
-    ids, broken = row.pop("ids").as_py(), row.pop("broken").as_py()
-    erase_seeds = np.frombuffer(row.pop("erase_seeds").as_buffer(), np.int64)
+    ids, broken = (table[name][0].as_py() for name in ("ids", "broken"))
+    names = [name for name in table.column_names if name not in ("ids", "broken", "erase_seeds")]
     views = {
-        name: np.frombuffer(value.as_buffer(), np.uint8).reshape(-1, 3, img_size, img_size)
-        for name, value in row.items()
+        name: _bytes(table, name, np.uint8).reshape(-1, 3, img_size, img_size) for name in names
     }
-    return Part(ids, broken, erase_seeds, views)
+    return Part(ids, broken, _bytes(table, "erase_seeds", np.int64), views)
+
+
+def _bytes(table: pa.Table, name: str, dtype: type[np.generic]) -> np.ndarray:
+    """What ``_one_binary`` packed, not copied as a scalar of Arrow's would be."""
+    _, ends, content = table[name].chunk(0).buffers()
+    begin, end = np.frombuffer(ends, np.int64)[:2]
+    return np.frombuffer(content, np.uint8)[begin:end].view(dtype)
 
 
 @lru_cache(maxsize=8)

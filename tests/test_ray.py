@@ -133,7 +133,8 @@ def test_a_long_run_is_several_executions_and_the_same_batches(
 ) -> None:
     from data import stream
 
-    monkeypatch.setattr(stream, "MAX_SPANS", 4)
+    monkeypatch.setattr(stream, "MAX_TASKS", 2)
+    monkeypatch.setattr(stream, "TASK_BYTES", 300_000)  # three spans of 64 digits
     by_ray, in_memory = streams(digits, Share(96))
     for step, batch in enumerate(by_ray(1, 14), 1):  # 1,248 rows of 64 a span
         assert_same(batch, in_memory[step])

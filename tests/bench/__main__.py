@@ -4,106 +4,19 @@ Absolute numbers depend on the machine and on what else it does; compare the rat
 """
 
 import argparse
-import logging
 import random
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from torch.utils.data import DataLoader, Dataset
 
-from data.augment import ViewSettings, timm_transform
-from data.batches import MemoryBatches, decode
-from data.build import Row, write_dataset
-from data.order import Share, StreamOrder
-from data.schema import Dataset as ImageDataset
-from data.schema import ImageTable
 from tests.bench.step import semi_steps, utilization
+from tests.bench.stream import memory_at, stream_rates
 from trainers.mixup import draw_pseudo_mix, pseudo_mix, smooth_one_hot
-
-SIZE, IMAGES, BATCH, STEPS = 96, 2048, 64, 48
-SETTINGS = ViewSettings(img_size=64)
-
-
-def photographs() -> ImageDataset:
-    """Generated colour images, JPEG, in a pool of a dataset of their own."""
-    import io
-
-    rng = np.random.default_rng(0)
-    rows: list[Row] = []
-    for number in range(IMAGES + 3):
-        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-        buffer = io.BytesIO()
-        coarse.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(buffer, "jpeg", quality=85)
-        split = "pool" if number < IMAGES else ("train", "val", "test")[number - IMAGES]
-        label = None if split == "pool" else 0
-        rows.append(Row(str(number), buffer.getvalue(), label, split, str(number)))
-    folder = tempfile.mkdtemp(prefix="semigrid-bench-")
-    return write_dataset(folder, rows, name="bench", classes=["a"], license="", source="")
-
-
-class TwoViews(Dataset):  # type: ignore[type-arg]
-    """What a plain torch training would write: weak and strong view of one image."""
-
-    def __init__(self, table: ImageTable):
-        self.table = table
-        self.weak, self.strong = (timm_transform(SETTINGS, view) for view in ("weak", "strong"))
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, row: int) -> tuple[Any, Any]:
-        image = decode(self.table.images[row], self.table.ids[row])
-        return self.weak(image), self.strong(image)
-
-
-def images_per_second(batches: Iterator[Any]) -> tuple[float, float]:
-    """Steady images/s without the first batch, and the seconds to the first batch."""
-    started = time.perf_counter()
-    next(batches)
-    first = time.perf_counter()
-    count = sum(1 for _ in batches)
-    return count * BATCH / (time.perf_counter() - first), first - started
-
-
-def loader(table: ImageTable, workers: int) -> Iterator[Any]:
-    order = [row for _, row in StreamOrder([len(table)], 0).rows(0, STEPS * BATCH)]
-    return iter(DataLoader(TwoViews(table), BATCH, sampler=order, num_workers=workers))
-
-
-def streams(dataset: ImageDataset) -> Iterator[tuple[str, str, float, float]]:
-    table = dataset.read("pool")
-    units = dataset.row_groups("pool")
-    order = StreamOrder([unit.rows for unit in units], 0)
-    share = Share(BATCH)
-    memory = MemoryBatches(table, order, share, SETTINGS, ("weak", "strong"), 0)
-    for workers in (0, 2):
-        memory.loader_workers = workers
-        ours, _ = images_per_second(memory(0, STEPS))
-        theirs, _ = images_per_second(loader(table, workers))
-        name = f"weak + strong views, {workers} loader processes, images/s"
-        yield name, "torch DataLoader, unseeded views", ours, theirs
-
-    import ray
-
-    from data.stream import RayBatches
-
-    ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR", object_store_memory=2**29)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    stream = RayBatches(dataset.storage, units, order, share, SETTINGS, ("weak", "strong"), 0)
-    list(stream(0, 2))  # starts Ray's workers
-    ours, first = images_per_second(stream(0, STEPS))
-    theirs, their_first = images_per_second(loader(table, 2))
-    ray.shutdown()
-    yield "Ray stream, 2 CPUs, images/s", "torch DataLoader, 2 processes", ours, theirs
-    yield "Ray stream, 1/seconds to first batch", "torch DataLoader", 1 / first, 1 / their_first
 
 
 def mixing() -> Iterator[tuple[str, str, float, float]]:
@@ -150,13 +63,25 @@ def seconds(function: Callable[[], Any], repeats: int = 5) -> float:
     return min(times)
 
 
-def rates() -> Table:
+def rates(found: Iterator[tuple[str, str, float, float]]) -> Table:
     torch.set_num_threads(1)
     table = Table(title="higher is better", title_justify="left")
     for column in ("what", "semigrid", "alternative", "ratio", "the alternative is"):
         table.add_column(column, justify="right" if column in ("semigrid", "ratio") else "left")
-    for what, alternative, ours, theirs in [*mixing(), *streams(photographs())]:
+    for what, alternative, ours, theirs in found:
         table.add_row(what, f"{ours:,.1f}", f"{theirs:,.1f}", f"{ours / theirs:.2f}", alternative)
+    return table
+
+
+def memory() -> Table:
+    table = Table(
+        title="peak memory of streaming a pool of 256 px once: the same, whatever its size"
+    )
+    for column in ("images", "MiB", "ratio"):
+        table.add_column(column, justify="right")
+    first = memory_at(20_000)
+    for images, peak in ((20_000, first), (200_000, memory_at(200_000))):
+        table.add_row(f"{images:,}", f"{peak:,.0f}", f"{peak / first:.2f}")
     return table
 
 
@@ -183,16 +108,25 @@ def gpu_use() -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--only", choices=["steps", "rates"])
+    parser.add_argument("--only", choices=["steps", "mixing", "stream", "memory"])
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    console = Console(width=140)
-    if options.only != "rates":
+    console = Console(width=160)
+
+    def wanted(part: str) -> bool:
+        return options.only in (None, part)
+
+    if wanted("steps"):
         console.print(step_times(options.device))
-        if options.device == "cuda":
-            console.print(gpu_use())
-    if options.only != "steps" and options.device == "cpu":
-        console.print(rates())
+    if options.device == "cuda":
+        console.print(gpu_use())
+        return
+    if wanted("mixing"):
+        console.print(rates(mixing()))
+    if wanted("stream"):
+        console.print(rates(stream_rates()))
+    if wanted("memory"):
+        console.print(memory())
 
 
 if __name__ == "__main__":
