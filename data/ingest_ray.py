@@ -1,5 +1,6 @@
 """Cleaning chunks side by side: Ray Data runs as many processes as it is given CPUs."""
 
+import logging
 import os
 import pickle
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,7 @@ def _run(chunks: Sequence[Chunk]) -> Iterator[Any]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # the context sets its loggers up
 
     def clean(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         for packed in batch["chunk"]:

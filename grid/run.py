@@ -45,7 +45,7 @@ def run_plan(
     scratch = tempfile.mkdtemp(prefix="semigrid-tune-")
     try:
         with view:
-            _start_ray()
+            _start_ray(_streams(scheduler.plan))
             _fit(plan, scheduler, ledger, view, scratch, stop or threading.Event())
     finally:
         ray.shutdown()
@@ -60,7 +60,7 @@ def _tidy(scheduler: Scheduler, ledger: Ledger) -> None:
     _drop_losers(scheduler, ledger)
 
 
-def _start_ray() -> None:
+def _start_ray(streaming: bool) -> None:
     quiet = {
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_DEDUP_LOGS": "0",
@@ -89,12 +89,25 @@ def _start_ray() -> None:
         logging_level="ERROR",
         runtime_env={"env_vars": quiet},
         # the dashboard stays on: without it Ray Train leaks placement groups of stopped trials
-        **({"object_store_memory": _object_store_bytes()} if address == "local" else {}),
+        **({"object_store_memory": _object_store_bytes(streaming)} if address == "local" else {}),
     )
 
 
-def _object_store_bytes() -> int:
-    return int(os.environ.get("SEMIGRID_OBJECT_STORE_BYTES", 512 * 2**20))
+def _object_store_bytes(streaming: bool) -> int:
+    """Half a gibibyte, or two for a streamed pool's views, of which tasks make many ahead."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    usual = min(2 * 2**30, memory // 4) if streaming else 512 * 2**20
+    return int(os.environ.get("SEMIGRID_OBJECT_STORE_BYTES", usual))
+
+
+def _streams(plan: Plan) -> bool:
+    """Whether any pool is streamed by Ray Data."""
+    stream = plan.experiment.file.train.stream
+    return any(
+        uses_ray_stream(stream, plan.experiment.datasets[search.cell.dataset])
+        for search in plan.searches
+        if search.cell.unlabeled is not None
+    )
 
 
 def slots(plan: Plan, cpus: float, gpus: float) -> int:
@@ -103,9 +116,7 @@ def slots(plan: Plan, cpus: float, gpus: float) -> int:
     Raises ``InputError`` when not even one fits: it would wait for ever.
     """
     train = plan.experiment.file.train
-    streaming = any(
-        uses_ray_stream(train.stream, dataset) for dataset in plan.experiment.datasets.values()
-    ) and any(s.cell.unlabeled is not None for s in plan.searches)
+    streaming = _streams(plan)
     group = train.workers * train.cpus_per_worker
     fit = int((cpus - max(1, cpus / 2)) // group) if streaming and cpus >= 2 else int(cpus // group)
     if streaming:

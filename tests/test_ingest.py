@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data.batches import decode
 from data.clean import CleanSettings
 from data.errors import InputError
 from data.ingest import BUILDING, BuildSettings, build_dataset, clean_chunk, one_by_one
@@ -196,6 +197,28 @@ def test_the_dataset_opens_as_hugging_face_images(tmp_path: Path) -> None:
     assert features["image"] == {"_type": "Image"}
     content = pq.read_table(file)["image"][0].as_py()["bytes"]
     assert Image.open(io.BytesIO(content)).size == (6, 6)
+
+
+def test_the_dataset_opens_in_hugging_face_datasets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    import datasets
+
+    built, _ = build(shop(tmp_path / "shop"), tmp_path / "set")
+    files = {
+        split: [str(tmp_path / "set" / s.file) for s in built.manifest.shards if s.split == split]
+        for split in ("train", "val", "test")
+    }
+    opened = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
+    for split, rows in opened.items():
+        assert rows.num_rows == built.rows_in(split)
+        found = [row["image_id"] for row in rows]
+        assert found == built.column(split, "image_id").to_pylist()
+    first = opened["train"][0]
+    assert isinstance(first["image"], Image.Image) and first["image"].size == (6, 6)
+    assert np.array_equal(first["image"], decode(built.read("train").images[0], "first"))
 
 
 def test_a_folder_of_images_without_class_folders(tmp_path: Path) -> None:
