@@ -269,7 +269,7 @@ def _read_known(chunks: Sequence[Chunk]) -> Iterator[dict[str, Any]]:
     names = [name for name in _CLEANED.names if name != "content"]
     for chunk in chunks:
         storage = Storage(chunk.folder)
-        with storage.fs.open(storage.path(chunk.file), "rb") as file:
+        with storage.open(chunk.file) as file:
             yield from pq.read_table(file, columns=names).to_pylist()
 
 
@@ -328,7 +328,7 @@ def _write(
 def _read_bucket(chunks: Sequence[Chunk], bucket: int) -> Iterator[dict[str, Any]]:
     for chunk in chunks:
         storage = Storage(chunk.folder)
-        with storage.fs.open(storage.path(chunk.file), "rb") as file:
+        with storage.open(chunk.file) as file:
             yield from pq.ParquetFile(file).read_row_group(bucket).to_pylist()
 
 

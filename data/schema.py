@@ -149,7 +149,7 @@ class Dataset:
         tables = []
         for shard in self.manifest.shards:
             if shard.split == split:
-                with self.storage.fs.open(self.storage.path(shard.file), "rb") as file:
+                with self.storage.open(shard.file) as file:
                     tables.append(pq.read_table(file, columns=columns))
         if not tables:
             schema = columns_of(self.manifest.extra_columns)

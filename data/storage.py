@@ -4,6 +4,7 @@ import os
 import posixpath
 import uuid
 from pathlib import Path
+from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -48,6 +49,11 @@ class Storage:
 
     def read(self, name: str) -> bytes:
         return bytes(self.fs.cat_file(self.path(name)))
+
+    def open(self, name: str = "") -> Any:
+        """Opens a file to read parts of it: of a bucket just those, and nothing ahead of them."""
+        ahead = {} if self.is_local else {"cache_type": "none"}
+        return self.fs.open(self.path(name) if name else self.root, "rb", **ahead)
 
     def write(self, name: str, content: bytes) -> None:
         """Writes a whole file, making its folders; readers see the old content or the new."""

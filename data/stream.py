@@ -225,7 +225,7 @@ def _bytes(table: pa.Table, name: str, dtype: type[np.generic]) -> np.ndarray:
 @lru_cache(maxsize=8)
 def _open(storage_uri: str, file: str) -> pq.ParquetFile:
     storage = Storage(storage_uri)
-    return pq.ParquetFile(storage.fs.open(storage.path(file), "rb"))
+    return pq.ParquetFile(storage.open(file))
 
 
 def _read_row_group(storage: Storage, group: RowGroup) -> tuple[list[str], list[bytes]]:

@@ -1,8 +1,13 @@
 import pickle
 import uuid
 from pathlib import Path
+from typing import Any, ClassVar
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractBufferedFile
 
 from data.storage import Storage
 
@@ -109,3 +114,37 @@ def test_relative_paths_are_fixed_when_the_storage_is_made(
     monkeypatch.chdir(tmp_path)
     storage = Storage("results")
     assert storage.uri == str(tmp_path / "results")
+
+
+class FarFile(AbstractBufferedFile):
+    """Reads a local file in requests, as files in buckets are read, and notes what it fetched."""
+
+    fetched: ClassVar[list[int]] = []
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        self.fetched.append(end - start)
+        return Path(self.path).read_bytes()[start:end]
+
+
+class FarFileSystem(LocalFileSystem):
+    """A local folder behind a network."""
+
+    protocol = "far"
+
+    def _open(self, path: str, mode: str = "rb", **how: Any) -> FarFile:  # type: ignore[override]
+        return FarFile(self, path, mode, size=Path(path).stat().st_size, **how)
+
+
+def test_of_a_file_in_a_bucket_only_the_parts_asked_for_are_read(tmp_path: Path) -> None:
+    images = pa.array([bytes(10_000)] * 100, pa.binary())
+    table = pa.table({"label": list(range(100)), "image": images})
+    plain: dict[str, Any] = {"compression": "none", "use_dictionary": False}
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=10, **plain)
+    storage = Storage(tmp_path)
+    storage.fs, storage.is_local = FarFileSystem(), False
+    FarFile.fetched.clear()
+    with storage.open("a.parquet") as file:
+        rows = pq.ParquetFile(file).read_row_group(4)
+    assert rows["label"].to_pylist() == list(range(40, 50))
+    # ten images of a hundred, and what Parquet says of itself at its end
+    assert 100_000 < sum(FarFile.fetched) < 200_000

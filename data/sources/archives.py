@@ -104,7 +104,7 @@ def parquet_items(uri: str, image: str = "image", label: str | None = "label") -
     items: list[Item] = []
     for path in matching_files(uri, ".parquet"):
         storage = Storage(path)
-        with storage.fs.open(storage.root, "rb") as opened:
+        with storage.open() as opened:
             try:
                 file = pq.ParquetFile(opened)
             except pa.ArrowInvalid as error:

@@ -81,16 +81,17 @@ def read_item(item: Item) -> bytes:
     if isinstance(item.inside, Cell):
         content = _row_group(item.uri, item.inside.column, item.inside.row_group)[item.inside.row]
         return content
-    with fsspec.open(item.uri, "rb") as file:
-        if item.inside is None:
+    if item.inside is None:
+        with fsspec.open(item.uri, "rb") as file:
             return bytes(file.read())
+    with Storage(item.uri).open() as file:
         file.seek(item.inside.offset)
         return bytes(file.read(item.inside.size))
 
 
 @lru_cache(maxsize=2)  # the items of a chunk come row group by row group
 def _row_group(uri: str, column: str, row_group: int) -> list[bytes]:
-    with fsspec.open(uri, "rb") as file:
+    with Storage(uri).open() as file:
         table = pq.ParquetFile(file).read_row_group(row_group, columns=[f"{column}.bytes"])
     found = table[column].combine_chunks().field("bytes").to_pylist()
     return [content or b"" for content in found]
