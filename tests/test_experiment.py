@@ -1,6 +1,7 @@
 """Bad experiment files: one message that names every problem; good ones: what they mean."""
 
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,3 +129,9 @@ def test_percentages_are_exact() -> None:
     experiment = load_experiment("file.yaml", text=changed("grid.0.labels", ["12.5%", "33%"]))
     assert experiment.file.grid[0].labels == [Fraction(1, 8), Fraction(33, 100)]
     assert [show_percent(f) for f in experiment.file.grid[0].labels] == ["12.5%", "33%"]
+
+
+@pytest.mark.parametrize("name", ["quickstart", "paper", "patterns"])
+def test_the_experiments_that_come_along_are_valid(name: str) -> None:
+    file = Path(__file__).parent.parent / f"grid/experiments/{name}.yaml"
+    assert load_experiment(str(file), without_data=True).file.grid
