@@ -199,7 +199,8 @@ REDUCTIONS, SPARE = (8, 4, 2), 2
 def reduction(settings: ViewSettings, seeds: Mapping[View, int], size: tuple[int, int]) -> int:
     """How many times smaller an image may be decoded for its random views: 1, 2, 4 or 8.
 
-    ``size`` is the image's (width, height), ``seeds`` are those of its views.
+    ``size`` is the image's (width, height), ``seeds`` are those of its views. Call it inside
+    ``isolated_random``.
     """
     needed = SPARE * settings.img_size
     if min(size) < REDUCTIONS[-1] * needed:
