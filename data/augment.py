@@ -115,6 +115,9 @@ class RandomView:
             y, x = pixels.shape[0] / size[1], pixels.shape[1] / size[0]
             top, height = round(top * y), round(height * y)
             left, width = round(left * x), round(width * x)
+        # of an image of one pixel or two timm may draw a crop of none: it takes one then
+        height, width = max(1, height), max(1, width)
+        top, left = min(top, pixels.shape[0] - height), min(left, pixels.shape[1] - width)
         img_size, interpolation = self.settings.img_size, self.settings.interpolation
         made = crop_and_resize(pixels, top, left, height, width, img_size, interpolation)
         if self.settings.hflip > 0 and torch.rand(1) < self.settings.hflip:

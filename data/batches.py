@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -48,13 +49,20 @@ def decode_smaller(
     ``reduction`` says of that size how many times smaller (1, 2, 4, 8) will do; JPEG's decoder can
     make it so at once, others decode all of it. Raises ``BrokenImageError``.
     """
-    try:
+    with _broken(image_id):
         image: Image.Image = Image.open(io.BytesIO(content))
-        size = image.size
-        times = reduction(size) if image.format == "JPEG" else 1
+    size = image.size
+    times = reduction(size) if image.format == "JPEG" else 1
+    with _broken(image_id):
         if times > 1:
             image.draft(None, (size[0] // times, size[1] // times))
         return image.convert("RGB"), size
+
+
+@contextmanager
+def _broken(image_id: str) -> Iterator[None]:
+    try:
+        yield
     except MemoryError:
         raise  # a full machine, not a broken image
     except Exception as error:  # damaged bytes make Pillow's decoders raise almost anything

@@ -3,8 +3,8 @@
 They are what timm's RandAugment and torchvision's ColorJitter do to Pillow images, written for
 OpenCV's and torch's vector instructions. What Pillow computes by a table is computed by the same
 table here; blending differs by a rounding, resizing by two levels of 255 at most. Only rotations
-and shears use another member of the family of cubic kernels (Keys 1981): a = −0.75 where Pillow
-has −1.
+and shears use another member of the family of cubic kernels (Keys 1981), a = −0.75 where Pillow has
+−1, and let the colour that fills the outside into the border's pixels.
 """
 
 import math

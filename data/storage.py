@@ -1,5 +1,6 @@
 """Files in a folder or bucket: whole-file reads and atomic whole-file writes through fsspec."""
 
+import contextlib
 import os
 import posixpath
 import uuid
@@ -52,8 +53,11 @@ class Storage:
 
     def open(self, name: str = "") -> Any:
         """Opens a file to read parts of it: of a bucket just those, and nothing ahead of them."""
-        ahead = {} if self.is_local else {"cache_type": "none"}
-        return self.fs.open(self.path(name) if name else self.root, "rb", **ahead)
+        path = self.path(name) if name else self.root
+        if not self.is_local:
+            with contextlib.suppress(TypeError):  # some file systems have no such choice
+                return self.fs.open(path, "rb", cache_type="none")
+        return self.fs.open(path, "rb")
 
     def write(self, name: str, content: bytes) -> None:
         """Writes a whole file, making its folders; readers see the old content or the new."""

@@ -1,4 +1,4 @@
-"""The unlabelled stream on Ray Data: one execution for a whole run, in bounded memory."""
+"""The unlabelled stream on Ray Data: read, decoded and augmented in order, in bounded memory."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,16 +17,17 @@ from data.order import Share, StreamOrder
 from data.schema import RowGroup
 from data.storage import Storage
 
-# Ray keeps a record of every task and block of an execution, so a long run is several executions
-# in a row.
+# One execution serves a run of up to so many tasks. Ray keeps a record of every task and block of
+# an execution, so a longer run is several in a row.
 MAX_TASKS = 500
 # What a task makes, in bytes of views, and what it hands on at a time. Ray Data looks for news ten
 # times a second: a task that is shorter leaves its CPU idle, and one that hands on many small
 # blocks is held up.
 TASK_BYTES, BLOCK_BYTES = 64 * 2**20, 16 * 2**20
 # Three tasks to two CPUs hide the pause between a task and the next one, where the object store
-# has room for so many times what they make; short of room, tasks would wait for each other.
-CPUS_OF_TASK, ROOM = 2 / 3, 8
+# has room for so many times what they make; short of room, tasks would wait for each other. (Ray
+# Data rounds to five digits: three times two thirds would be more than two.)
+CPUS_OF_TASK, ROOM = 0.66, 8
 
 
 class RayBatches:
@@ -83,28 +84,26 @@ class RayBatches:
     def _parts(self, first: int, end: int, start: int, stop: int) -> Iterator["Part"]:
         """This rank's rows of the spans from ``first`` on, as many as one execution takes."""
         end = min(end, first + MAX_TASKS * self._spans_per_task)
-        context = ray.data.DataContext.get_current()
+        tasks = -(-(end - first) // self._spans_per_task)
+        spans = ray.data.from_items(list(range(first, end)), override_num_blocks=tasks)
+        context = spans.context  # a copy: other datasets of this process keep their settings
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.execution_options.preserve_order = True
         context.target_max_block_size = 1  # hand every row of ours on at once: it is a whole block
-        tasks = -(-(end - first) // self._spans_per_task)
-        blocks = (
-            ray.data.from_items(list(range(first, end)), override_num_blocks=tasks)
-            .map_batches(
-                self._render_spans,
-                batch_size=1,
-                num_cpus=self._cpus_of_task(),
-                fn_kwargs={"start": start, "stop": stop},
-            )
-            .iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+        rendered = spans.map_batches(
+            self._render_spans,
+            batch_size=1,
+            num_cpus=self._cpus_of_task(),
+            fn_kwargs={"start": start, "stop": stop},
         )
+        blocks = rendered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
         return (_unpack(block, self.settings.img_size) for block in blocks)
 
     def _cpus_of_task(self) -> float:
         cluster = ray.cluster_resources()
-        made = self._spans_per_task * max(self.order.unit_rows) * self._view_bytes
-        at_once = cluster.get("CPU", 1) / CPUS_OF_TASK * made
+        rows = self._spans_per_task * max(self.order.unit_rows) / self.share.world_size
+        at_once = cluster.get("CPU", 1) / CPUS_OF_TASK * rows * self._view_bytes
         return CPUS_OF_TASK if cluster.get("object_store_memory", 0) >= ROOM * at_once else 1
 
     def _render_spans(

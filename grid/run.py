@@ -95,19 +95,19 @@ def _start_ray(streaming: bool) -> None:
 
 def _object_store_bytes(streaming: bool) -> int:
     """Half a gibibyte, or two for a streamed pool's views, of which tasks make many ahead."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    usual = min(2 * 2**30, memory // 4) if streaming else 512 * 2**20
+    usual = 512 * 2**20
+    if streaming:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        shared = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else memory
+        usual = max(usual, min(2 * 2**30, memory // 4, shared * 9 // 10))
     return int(os.environ.get("SEMIGRID_OBJECT_STORE_BYTES", usual))
 
 
 def _streams(plan: Plan) -> bool:
     """Whether any pool is streamed by Ray Data."""
     stream = plan.experiment.file.train.stream
-    return any(
-        uses_ray_stream(stream, plan.experiment.datasets[search.cell.dataset])
-        for search in plan.searches
-        if search.cell.unlabeled is not None
-    )
+    names = {s.cell.dataset for s in plan.searches if s.cell.unlabeled is not None}
+    return any(uses_ray_stream(stream, plan.experiment.datasets[name]) for name in names)
 
 
 def slots(plan: Plan, cpus: float, gpus: float) -> int:

@@ -293,3 +293,11 @@ def test_the_views_have_the_distribution_of_timms(view: str, size: tuple[int, in
         theirs.append(np.asarray(transform(image)))
     for number, values in enumerate(traits(theirs).T):
         assert ks_2samp(ours[:, number], values).pvalue > 0.001
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (1, 500), (500, 1)])
+@pytest.mark.parametrize("view", ["weak", "strong"])
+def test_the_smallest_images_have_views(size: tuple[int, int], view: str) -> None:
+    image = Image.new("RGB", size, (200, 100, 50))
+    for seed in range(200):
+        assert make_view(image, SETTINGS, view, seed).shape == (3, 32, 32)

@@ -110,6 +110,19 @@ def test_broken_rows_are_replaced_and_listed_as_in_memory(cluster: None, spoiled
     assert broken >= 5
 
 
+def test_ranks_stream_side_by_side_also_where_a_task_has_no_row_for_them(
+    cluster: None, spoiled: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from data import stream
+
+    monkeypatch.setattr(stream, "TASK_BYTES", 1)  # a task is ten rows, and a rank's share thirty
+    ranks = [streams(spoiled, Share(60, rank, 2), rows=30) for rank in range(2)]
+    batches = zip(*(by_ray(0, 3) for by_ray, _ in ranks), strict=True)
+    for step, found in enumerate(batches):
+        for batch, (_, in_memory) in zip(found, ranks, strict=True):
+            assert_same(batch, in_memory[step])
+
+
 def test_a_resume_reads_nothing_that_came_before_it(cluster: None, tmp_path: Path) -> None:
     image = io.BytesIO()
     Image.new("RGB", (20, 20), "red").save(image, "png")
@@ -327,6 +340,21 @@ def test_two_workers_give_the_numbers_of_one(tmp_path: Path) -> None:
         assert (record.test is None) == (other.test is None)
         if record.test is not None:
             assert record.test == pytest.approx(other.test, abs=1e-4)
+
+
+def test_a_streamed_pool_gives_the_numbers_of_one_in_memory(
+    finished_run: tuple[Path, Path, str, str], tmp_path: Path
+) -> None:
+    _, in_memory, _, _ = finished_run
+    content = yaml.safe_load(changed("grid", [{"model": "semi-vit", "labels": ["50%"]}]))
+    content["train"] = {**content.get("train", {}), "stream": "ray"}
+    file = tmp_path / "streamed.yaml"
+    file.write_text(yaml.safe_dump(content))
+    finish(semigrid("run", str(file), "--storage", str(tmp_path / "results")))
+    expected, found = numbers(in_memory / "small"), numbers(tmp_path / "results" / "small")
+    streamed = {i: record for i, record in found.items() if "semi-vit" in record[1]}
+    assert len(streamed) == 3
+    assert streamed == {trial_id: expected[trial_id] for trial_id in streamed}
 
 
 def test_a_trial_that_fails_is_named_with_its_log_and_tried_again(

@@ -112,9 +112,12 @@ class Streams:
         return iter(DataLoader(images, BATCH, sampler=rows, num_workers=PROCESSES))
 
 
-def images_per_second(batches: Iterator[Any]) -> tuple[float, float]:
+def images_per_second(
+    way: Callable[[int, int], Iterator[Any]], start: int, stop: int
+) -> tuple[float, float]:
     """Steady images/s, and the seconds to the first batch."""
     started = time.perf_counter()
+    batches = way(start, stop)
     next(batches)
     first = time.perf_counter() - started
     for _ in range(WARM_UP - 1):
@@ -135,7 +138,7 @@ def in_turns(
     steps = WARM_UP + TIMED
     for turn in range(ROUNDS):
         for name, way in ways.items():
-            rate, first = images_per_second(way(turn * steps, (turn + 1) * steps))
+            rate, first = images_per_second(way, turn * steps, (turn + 1) * steps)
             found[name][0].append(rate)
             found[name][1].append(first)
     return found
@@ -145,7 +148,7 @@ def stream_rates(images: int = 50_000, size: int = 256) -> Iterator[tuple[str, s
     """What, the alternative's name, ours and its rate: medians over the rounds."""
     with pool_of(images, size) as dataset, running_ray():
         streams = Streams(dataset, ViewSettings(img_size=size * 7 // 8))
-        cold = images_per_second(streams.stream(0, WARM_UP + 8))[1]  # starts Ray's workers
+        cold = images_per_second(streams.stream, 0, WARM_UP + 8)[1]  # starts Ray's workers
         ways = {"stream": streams.stream, "timm": streams.timm}
         ways |= {"memory": streams.in_memory, "decode": streams.decoding}
         found = in_turns(ways)
