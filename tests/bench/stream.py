@@ -27,8 +27,9 @@ from data.schema import ImageTable, open_dataset
 
 VIEWS: tuple[View, ...] = ("weak", "strong")
 BATCH, PROCESSES = 128, 2
-# batches that are let go by, so that all processes work at their pace, and that are timed
-WARM_UP, TIMED, ROUNDS = 12, 48, 3
+# Batches that are let go by, so that all processes work at their pace, and that are timed: so many
+# that what lay ready when the clock started is little beside them.
+WARM_UP, TIMED, ROUNDS = 24, 168, 2
 DIFFERENT = 512  # JPEGs; the images are these again and again
 
 
