@@ -24,10 +24,6 @@ MAX_TASKS = 500
 # times a second: a task that is shorter leaves its CPU idle, and one that hands on many small
 # blocks is held up.
 TASK_BYTES, BLOCK_BYTES = 64 * 2**20, 16 * 2**20
-# Three tasks to two CPUs hide the pause between a task and the next one, where the object store
-# has room for so many times what they make; short of room, tasks would wait for each other. (Ray
-# Data rounds to five digits: three times two thirds would be more than two.)
-CPUS_OF_TASK, ROOM = 0.66, 8
 
 
 class RayBatches:
@@ -94,17 +90,10 @@ class RayBatches:
         rendered = spans.map_batches(
             self._render_spans,
             batch_size=1,
-            num_cpus=self._cpus_of_task(),
             fn_kwargs={"start": start, "stop": stop},
         )
         blocks = rendered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
         return (_unpack(block, self.settings.img_size) for block in blocks)
-
-    def _cpus_of_task(self) -> float:
-        cluster = ray.cluster_resources()
-        rows = self._spans_per_task * max(self.order.unit_rows) / self.share.world_size
-        at_once = cluster.get("CPU", 1) / CPUS_OF_TASK * rows * self._view_bytes
-        return CPUS_OF_TASK if cluster.get("object_store_memory", 0) >= ROOM * at_once else 1
 
     def _render_spans(
         self, batch: dict[str, np.ndarray], start: int, stop: int
