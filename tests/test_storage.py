@@ -131,7 +131,7 @@ class FarFileSystem(LocalFileSystem):
 
     protocol = "far"
 
-    def _open(self, path: str, mode: str = "rb", **how: Any) -> FarFile:  # type: ignore[override]
+    def _open(self, path: str, mode: str = "rb", **how: Any) -> FarFile:
         return FarFile(self, path, mode, size=Path(path).stat().st_size, **how)
 
 

@@ -60,7 +60,7 @@ def pool_of(images: int, size: int) -> Iterator[ImageDataset]:
         shutil.rmtree(folder)
 
 
-class TwoViews(Dataset):  # type: ignore[type-arg]
+class TwoViews(Dataset):
     """What a plain torch training would write: timm's weak and strong view of one image."""
 
     def __init__(self, table: ImageTable, settings: ViewSettings):
@@ -78,7 +78,7 @@ class TwoViews(Dataset):  # type: ignore[type-arg]
 class DecodeOnly(TwoViews):
     """No views at all: nothing that decodes by Pillow can be faster."""
 
-    def __getitem__(self, row: int) -> int:  # type: ignore[override]
+    def __getitem__(self, row: int) -> int:
         return decode(self.table.images[row], self.table.ids[row]).size[0]
 
 
