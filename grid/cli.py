@@ -274,14 +274,13 @@ def _scheduler(experiment: Experiment) -> Any:
 
 
 def _cell_state(scheduler: Any, name: str) -> dict[str, Any]:
-    from grid.ledger import SETTLED
+    from grid.ledger import ENDED
 
     state = scheduler.states[name]
-    ids = {spec.id for _, spec in state.trials} | {s.id for s in state.by_seed.values()}
-    facts = [scheduler.facts.get(trial_id, {}) for trial_id in ids]
+    facts = [scheduler.facts.get(spec.id, {}) for spec in state.specs]
     return {
         "state": state.state,
-        "trials_done": sum(f.get("status") in SETTLED for f in facts),
+        "trials_done": sum(f.get("status") in ENDED for f in facts),
         "trials": scheduler.plan.trainings_per_search,
     }
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Hashable, Iterable
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -49,6 +49,18 @@ class DatasetConfig(_Section):
     pool_unit: int | None = Field(None, gt=0)
 
 
+class ModelTrain(_Section):
+    """What one model's trainings have of their own; see ``TrainConfig``."""
+
+    workers: int | None = Field(None, gt=0)
+    cpus_per_worker: int | None = Field(None, gt=0)
+    gpus_per_worker: float | None = Field(None, ge=0)
+    loader_workers: int | None = Field(None, ge=0)
+    checkpoint_steps: int | None = Field(None, gt=0)
+    micro_batch: int | None = Field(None, gt=0)
+    compile: bool | None = None
+
+
 class ModelConfig(_Section):
     """A row of models: a backbone to fine-tune, or ``from`` a model to go on from with ``semi``.
 
@@ -65,6 +77,7 @@ class ModelConfig(_Section):
     weights_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     backbone_args: dict[str, Any] = {}
     recipe: dict[str, Any] = {}
+    train: ModelTrain | None = None
 
 
 class GridEntry(_Section):
@@ -76,17 +89,52 @@ class GridEntry(_Section):
     datasets: list[str] | None = Field(None, min_length=1)
 
 
+class Around(_Section):
+    """A range around a value, the recipe's own unless said: ``{times: 4}``, ``{plus: 0.1}``."""
+
+    around: float | None = None
+    times: float | None = Field(None, gt=1, allow_inf_nan=False)
+    plus: float | None = Field(None, gt=0, allow_inf_nan=False)
+
+    def range(self, value: float) -> tuple[float, float]:
+        """Lowest and highest value."""
+        middle = value if self.around is None else self.around
+        if self.times is not None:
+            return middle / self.times, middle * self.times
+        assert self.plus is not None
+        return middle - self.plus, middle + self.plus
+
+
+# [lowest, highest], a range around a value, or null: not searched
+Range = tuple[float, float] | Around | None
+
+
 class SearchConfig(_Section):
-    """Trials per cell, the first of them the published recipe, suggested in waves."""
+    """Trials per cell, the first of them the published recipe, suggested in waves.
+
+    ``space`` has ranges by method or, over those, by model. With ``early_stopping`` one of
+    ``reduction_factor`` trials goes on at each rung; with ``warm_start`` a cell's first suggestion
+    is the winner of the next smaller label fraction, or pool.
+    """
 
     trials: int = Field(1, gt=0)
     wave: int = Field(4, gt=0)
     sampler: Literal["tpe", "gp", "random"] = "tpe"
-    space: dict[Literal["finetune", "semi"], dict[str, tuple[float, float]]] = {}
+    space: dict[str, dict[str, Range]] = {}
+    early_stopping: bool = False
+    reduction_factor: int = Field(3, ge=2)
+    warm_start: bool = False
+
+    def ranges(self, method: str, model: str) -> dict[str, Range]:
+        """What the file says of a model's search space."""
+        return {**self.space.get(method, {}), **self.space.get(model, {})}
 
 
 class TrainConfig(_Section):
-    """How trainings run. Of these only the precision can change the numbers."""
+    """How trainings run. Of these only the precision can change the numbers.
+
+    ``max_failures``: so many times in a row a training may die before its next checkpoint.
+    """
 
     workers: int = Field(1, gt=0)
     cpus_per_worker: int = Field(1, gt=0)
@@ -97,6 +145,7 @@ class TrainConfig(_Section):
     checkpoint_steps: int = Field(200, gt=0)
     micro_batch: int | None = Field(None, gt=0)
     compile: bool = False
+    max_failures: int = Field(3, ge=0)
 
 
 class ExperimentFile(_Section):
@@ -142,6 +191,12 @@ class Experiment(BaseModel):
         """The model that gives a model its backbone: itself, or the one it comes ``from``."""
         config = self.file.models[model]
         return config if config.from_ is None else self.backbone_of(config.from_)
+
+    def train_of(self, model: str) -> TrainConfig:
+        """How a model's trainings run: the file's ``train`` with the model's own over it."""
+        own = self.file.models[model].train
+        update = {} if own is None else own.model_dump(exclude_none=True)
+        return self.file.train.model_copy(update=update)
 
     def weights_of(self, model: str) -> Weights | None:
         """The pretrained weights that a model, or the one it comes ``from``, starts with."""
@@ -220,6 +275,7 @@ def load_experiment(
     train = content.get("train") or {}
     if workers is not None and isinstance(train, dict):
         content["train"] = {**train, "workers": workers}
+        _drop_own_workers(content.get("models"))
     try:
         file = ExperimentFile.model_validate(content)
     except ValidationError as error:
@@ -237,7 +293,7 @@ def load_experiment(
     if overrides or workers is not None or pinned:
         text = yaml.safe_dump(content, sort_keys=False)  # the folder's copy says what ran
     experiment = Experiment(source=path, file=file, text=text, datasets=datasets, weights=weights)
-    problems += _space_problems(file)
+    problems += _space_problems(experiment)
     for name in file.models:
         problems += _recipe_problems(experiment, name)
     for number in range(len(file.grid)):
@@ -245,6 +301,13 @@ def load_experiment(
     if not problems:
         return experiment
     raise InputError(*(f"{path}: {problem}" for problem in problems))
+
+
+def _drop_own_workers(models: Any) -> None:
+    """Takes the models' own numbers of workers out: the command line speaks for all."""
+    for model in models.values() if isinstance(models, dict) else ():
+        if isinstance(model, dict) and isinstance(model.get("train"), dict):
+            model["train"].pop("workers", None)
 
 
 def _weights(file: ExperimentFile) -> tuple[dict[str, Weights], list[str]]:
@@ -478,9 +541,12 @@ def _recipe_problems(experiment: Experiment, name: str) -> list[str]:
         recipe = experiment.recipe_of(name)
     except ValidationError as error:
         return [_explain_recipe(f"models.{name}.recipe", e) for e in error.errors()]
-    if recipe.batch_size % file.train.workers:
+    workers = experiment.train_of(name).workers
+    if recipe.batch_size % workers:
+        own = file.models[name].train
+        key = f"models.{name}.train" if own is not None and own.workers else "train"
         return [
-            f"train.workers: {file.train.workers}: the global batch of {name} is "
+            f"{key}.workers: {workers}: the global batch of {name} is "
             f"{recipe.batch_size} images, which must divide by the number of workers"
         ]
     return []
@@ -497,23 +563,54 @@ def _explain_recipe(key: str, error: Any) -> str:
     return f"{key}{shown}: {message}"
 
 
-def _space_problems(file: ExperimentFile) -> list[str]:
+def _space_problems(experiment: Experiment) -> list[str]:
+    file = experiment.file
+    searchable = [n for n, f in Recipe.model_fields.items() if f.annotation is float]
+    problems: list[str] = []
+    for name, space in file.search.space.items():
+        methods = {model.method for model in file.models.values()}
+        if name not in file.models and name not in get_args(Method):
+            allowed = ", ".join((*get_args(Method), *file.models))
+            problems.append(f"search.space.{name}: not a method or model; allowed are {allowed}")
+            continue
+        models = [name] if name in file.models else []
+        if name in methods:
+            models += [n for n, model in file.models.items() if model.method == name]
+        for field, wanted in space.items():
+            key = f"search.space.{name}.{field}"
+            if field not in searchable:
+                allowed = ", ".join(searchable)
+                problems.append(f"{key}: cannot be searched; allowed are {allowed}")
+            elif isinstance(wanted, Around):
+                problems += _around_problems(experiment, key, field, wanted, models)
+            elif wanted is not None:
+                problems += _range_problems(key, field, *wanted)
+    return list(dict.fromkeys(problems))
+
+
+def _around_problems(
+    experiment: Experiment, key: str, field: str, around: Around, models: list[str]
+) -> list[str]:
+    if (around.times is None) == (around.plus is None):
+        return [f"{key}: give either times or plus, such as {{times: 4}} or {{plus: 0.1}}"]
     problems = []
-    for method, space in file.search.space.items():
-        for field, (low, high) in space.items():
-            key = f"search.space.{method}.{field}"
-            info = Recipe.model_fields.get(field)
-            if info is None or info.annotation is not float:
-                allowed = [n for n, f in Recipe.model_fields.items() if f.annotation is float]
-                problems.append(f"{key}: cannot be searched; allowed are {', '.join(allowed)}")
-            elif low > high:
-                problems.append(f"{key}: [{low:g}, {high:g}]: the lower end comes first")
-            else:
-                problems += _range_problems(key, field, low, high)
+    for model in models:
+        if _backbone_or_none(experiment.file, model) is None:
+            continue
+        try:
+            value = getattr(experiment.recipe_of(model), field)
+        except ValidationError:
+            continue  # said by _recipe_problems
+        low, high = around.range(value)
+        if low == high:
+            problems.append(f"{key}: times of {low:g} is {low:g}; give plus, or [lowest, highest]")
+        problems += _range_problems(f"{key}, around the {value:g} of {model}", field, low, high)
     return problems
 
 
 def _range_problems(key: str, field: str, low: float, high: float) -> list[str]:
+    if low > high:
+        return [f"{key}: [{low:g}, {high:g}]: the lower end comes first"]
     problems = []
     for value in (low, high):
         try:

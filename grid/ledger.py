@@ -8,13 +8,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data.storage import Storage
+from trainers.choose import course
 from trainers.trial import TrialSpec, weights_file
 from trainers.weights import Weights
 
-Status = Literal["started", "finished", "diverged", "collapsed", "failed"]
+Status = Literal["started", "finished", "stopped", "diverged", "collapsed", "failed"]
 # the recipe's own ends: trained to the end, or a training that leads to nothing
-STOPPED = ("diverged", "collapsed")
-SETTLED = ("finished", *STOPPED)
+COLLAPSED = ("diverged", "collapsed")
+SETTLED = ("finished", *COLLAPSED)
+# nobody goes on from their checkpoints
+ENDED = (*SETTLED, "stopped")
 FOLDER = "ledger"
 
 
@@ -22,7 +25,8 @@ class Record(BaseModel):
     """What is known of one trial.
 
     ``started`` has the specification only; ``finished`` has the val metrics of its best
-    evaluation, and ``test`` once it was measured as a cell's winner; ``diverged`` (a loss that is
+    evaluation, and ``test`` once it was measured as a cell's winner; ``stopped`` fell behind the
+    trials of earlier waves, and ``history`` says how far it came; ``diverged`` (a loss that is
     not finite) and ``collapsed`` are the recipe's doing and final, with the reason in ``error``;
     ``failed`` is an accident and tried again by the next run. Times are seconds since 1970,
     ``seconds`` those spent training. ``resumed_at`` lists the steps at which it went on from a
@@ -114,5 +118,10 @@ def start_record(spec: TrialSpec, cell: str, weights: Weights | None = None) -> 
 
 
 def record_summary(record: Record) -> dict[str, Any]:
-    """The few facts of a record that a driver keeps while thousands of trials go by."""
-    return record.model_dump(include={"status", "val", "best_weights", "test", "seconds", "error"})
+    """The few facts of a record that a driver keeps while thousands of trials go by.
+
+    ``course`` is how it did at its evaluations, the one at which it collapsed left out.
+    """
+    kept = {"status", "val", "best_weights", "test", "seconds", "error"}
+    scored = record.history[:-1] if record.status == "collapsed" else record.history
+    return record.model_dump(include=kept) | {"course": course(scored)}

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from grid.ledger import SETTLED, Record
+from grid.ledger import ENDED, Record
 from grid.scheduler import Job, Scheduler
 
 
@@ -88,10 +88,10 @@ class LiveView:
         left = 0.0
         for search in plan.searches:
             state = self.scheduler.states[search.name]
-            if state.state in ("finished", "failed", "blocked"):
+            if state.ended:
                 continue
-            known = {spec.id for _, spec in state.trials} | {s.id for s in state.by_seed.values()}
-            done = sum(self.scheduler.facts.get(i, {}).get("status") in SETTLED for i in known)
+            facts = (self.scheduler.facts.get(spec.id, {}) for spec in state.specs)
+            done = sum(known.get("status") in ENDED for known in facts)
             left += max(0, plan.trainings_per_search - done) * plan.images_per_trial(search)
         for running in self._running.values():
             steps = running.facts.get("total_steps")

@@ -34,11 +34,14 @@ class Search:
     """The trainings of one cell: a recipe to search around, and the search it starts from.
 
     A search that no row of the grid asks for, but another starts from, has ``in_table`` False.
+    ``neighbor`` names the search of the next smaller label fraction or, at the smallest, of the
+    next smaller pool.
     """
 
     cell: Cell
     parent: "Search | None"
     in_table: bool
+    neighbor: str | None = None
 
     @property
     def name(self) -> str:
@@ -46,7 +49,7 @@ class Search:
 
 
 class Plan:
-    """All searches of an experiment, parents before children."""
+    """All searches of an experiment, parents before children, neighbours before whom they help."""
 
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
@@ -126,7 +129,7 @@ class Plan:
 
     def place(self, search: Search, folder: str) -> Place:
         """Where and how the search's trials run."""
-        train = self.experiment.file.train
+        train = self.experiment.train_of(search.cell.model)
         weights = self.experiment.weights_of(search.cell.model)
         return Place(
             dataset_uri=self.experiment.dataset_uri(search.cell.dataset),
@@ -196,19 +199,38 @@ def _cells(experiment: Experiment) -> list[Cell]:
 def _searches(experiment: Experiment, cells: list[Cell]) -> list[Search]:
     made: dict[Cell, Search] = {}
     asked = set(cells)
+    models = experiment.file.models
+    wanted = asked | {
+        Cell(cell.dataset, parent, cell.labels, None)
+        for cell in cells
+        if (parent := models[cell.model].from_) is not None
+    }
 
     def search(cell: Cell) -> Search:
         if cell not in made:
-            parent_model = experiment.file.models[cell.model].from_
+            parent_model = models[cell.model].from_
             parent = None
             if parent_model is not None:
                 parent = search(Cell(cell.dataset, parent_model, cell.labels, None))
-            made[cell] = Search(cell, parent, in_table=cell in asked)
+            made[cell] = Search(cell, parent, cell in asked, _neighbor(cell, wanted))
         return made[cell]
 
     for cell in cells:
         search(cell)
-    return list(made.values())
+    return sorted(
+        made.values(),
+        key=lambda s: (_chain_length(s), s.cell.labels, s.cell.unlabeled or Fraction(0)),
+    )
+
+
+def _neighbor(cell: Cell, cells: set[Cell]) -> str | None:
+    alike = [c for c in cells if (c.dataset, c.model) == (cell.dataset, cell.model)]
+    fewer = [c for c in alike if c.unlabeled == cell.unlabeled and c.labels < cell.labels]
+    if fewer:
+        return max(fewer, key=lambda c: c.labels).name
+    pool = cell.unlabeled or Fraction(0)
+    less = [c for c in alike if c.labels == cell.labels and (c.unlabeled or 0) < pool]
+    return max(less, key=lambda c: c.unlabeled or 0).name if less else None
 
 
 def _chain_length(search: Search) -> int:

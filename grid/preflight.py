@@ -85,7 +85,8 @@ def _problems(plan: Plan, search: Search) -> list[str]:
             "backbone_args"
         )
     problems += _view_problems(spec.recipe, input_statistics(model))
-    problems += _batch_problems(plan, spec, normalizes_over_batch(model))
+    micro_batch = plan.experiment.train_of(search.cell.model).micro_batch
+    problems += _batch_problems(spec, micro_batch, normalizes_over_batch(model))
     return problems
 
 
@@ -129,8 +130,8 @@ def _view_problems(recipe: Recipe, statistics: Any) -> list[str]:
     return []
 
 
-def _batch_problems(plan: Plan, spec: TrialSpec, batch_norm: bool) -> list[str]:
-    if batch_norm and plan.experiment.file.train.micro_batch is not None:
+def _batch_problems(spec: TrialSpec, micro_batch: int | None, batch_norm: bool) -> list[str]:
+    if batch_norm and micro_batch is not None:
         return [
             f": {spec.backbone} has batch normalisation, whose numbers depend on the images "
             "beside: it cannot train in micro-batches; take train.micro_batch out"

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grid.experiment import labeled_images, show_percent
-from grid.ledger import SETTLED, STOPPED, Record
+from grid.ledger import COLLAPSED, Record
 from grid.live import show_seconds
 from grid.plan import Cell
 from grid.scheduler import Scheduler
@@ -29,8 +29,8 @@ NONE = "—"
 class Row:
     """A cell's line: its state, test metrics of its winner per seed, and what it took.
 
-    ``stopped`` of its trials diverged or collapsed; ``seconds`` is the time of all its trainings
-    together, the parent's not counted.
+    ``stopped`` of its trials fell behind, ``collapsed`` of its trainings led nowhere; ``seconds``
+    is the time of all its trainings together, the parent's not counted.
     """
 
     cell: Cell
@@ -39,6 +39,7 @@ class Row:
     test: list[dict[str, float]]
     trials: int
     stopped: int
+    collapsed: int
     seconds: float
     failure: str | None
     weights: Weights | None = None
@@ -69,9 +70,8 @@ def table_rows(scheduler: Scheduler, records: dict[str, Record]) -> list[Row]:
     experiment = scheduler.plan.experiment
     for cell in scheduler.plan.cells:
         state = scheduler.states[cell.name]
-        ids = {spec.id: None for _, spec in state.trials}
-        ids |= {spec.id: None for spec in state.by_seed.values()}
-        known = [records[i] for i in ids if i in records]
+        known = [records[spec.id] for spec in state.specs if spec.id in records]
+        outcomes = [scheduler.outcome(trial) for trial in state.trials]
         finished = state.state == "finished"
         tests = [records[spec.id].test for spec in state.by_seed.values()] if finished else []
         rows.append(
@@ -80,12 +80,9 @@ def table_rows(scheduler: Scheduler, records: dict[str, Record]) -> list[Row]:
                 state=state.state,
                 labeled_images=labeled_images(experiment.datasets[cell.dataset], cell.labels),
                 test=[test for test in tests if test is not None],
-                trials=sum(
-                    records[spec.id].status in SETTLED
-                    for _, spec in state.trials
-                    if spec.id in records
-                ),
-                stopped=sum(r.status in STOPPED for r in known),
+                trials=sum(outcome is not None for outcome in outcomes),
+                stopped=outcomes.count("stopped"),
+                collapsed=sum(r.status in COLLAPSED for r in known),
                 seconds=sum(r.seconds for r in known),
                 failure=state.failure,
                 weights=next((r.weights for r in known if r.weights is not None), None),
@@ -112,6 +109,7 @@ def frame(rows: list[Row]) -> pd.DataFrame:
             if seeds > 1:
                 record[f"{metric}_std"] = row.std(metric)
         record |= {"seeds": len(row.test), "trials": row.trials, "stopped": row.stopped}
+        record["collapsed"] = row.collapsed
         record["training_seconds"] = round(row.seconds, 1)
         records.append(record)
     return pd.DataFrame.from_records(records)
@@ -174,7 +172,9 @@ def _show_scores(scores: Sequence[float], digits: int = 2) -> str:
 
 
 def _show_trials(row: Row) -> str:
-    return str(row.trials) + (f" ({row.stopped} stopped)" if row.stopped else "")
+    notes = [f"{row.stopped} stopped"] if row.stopped else []
+    notes += [f"{row.collapsed} collapsed"] if row.collapsed else []
+    return str(row.trials) + (f" ({', '.join(notes)})" if notes else "")
 
 
 CELL = (

@@ -1,13 +1,14 @@
 """What to train next: the plan and the ledger, nothing else, decide."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from grid.ledger import SETTLED, STOPPED
+from grid.halving import cutoffs
+from grid.ledger import COLLAPSED, SETTLED
 from grid.plan import Plan, Search
-from grid.search import Tried, default_space, score, suggest_wave
-from trainers.choose import is_better
+from grid.search import Tried, search_space, suggest_wave
+from trainers.choose import Cutoffs, is_better, stopped_at
 from trainers.trial import TrialSpec
 
 State = Literal["waiting", "searching", "seeds", "measuring", "finished", "failed", "blocked"]
@@ -20,10 +21,20 @@ class Job:
     kind: Literal["train", "measure"]
     spec: TrialSpec
     search: Search
+    cutoffs: Cutoffs = field(default_factory=dict, hash=False)  # of early stopping
 
     @property
     def key(self) -> tuple[str, str]:
         return self.kind, self.spec.id
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A suggestion of a search: what differs from its recipe, and what it must reach to go on."""
+
+    params: dict[str, float]
+    spec: TrialSpec
+    cutoffs: Cutoffs
 
 
 class SearchState:
@@ -32,11 +43,21 @@ class SearchState:
     def __init__(self, search: Search):
         self.search = search
         self.state: State = "waiting"
-        self.trials: list[tuple[dict[str, float], TrialSpec]] = []
+        self.trials: list[Trial] = []
         self.winner: TrialSpec | None = None
         self.by_seed: dict[int, TrialSpec] = {}
         self.pending: list[Job] = []
         self.failure: str | None = None
+
+    @property
+    def specs(self) -> list[TrialSpec]:
+        """Its trials and the winner's other seeds, as far as they are known, each once."""
+        known = [trial.spec for trial in self.trials] + list(self.by_seed.values())
+        return list({spec.id: spec for spec in known}.values())
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("finished", "failed", "blocked")
 
 
 class Scheduler:
@@ -51,6 +72,7 @@ class Scheduler:
         self, plan: Plan, facts: dict[str, dict[str, Any]], has_weights: Callable[[str], bool]
     ):
         self.plan = plan
+        self.config = plan.experiment.file.search
         self.facts = facts
         self.has_weights = has_weights
         self.running: dict[tuple[str, str], Job] = {}
@@ -58,18 +80,25 @@ class Scheduler:
         self.trained: list[str] = []
         self.measured: list[str] = []
         self.states = {s.name: SearchState(s) for s in plan.searches}
+        self._undropped = set(self.states)
         priorities = plan.priorities()
         self._by_priority = sorted(plan.searches, key=lambda s: -priorities[s.name])
         self._advance_all()
 
-    def next(self) -> Job | None:
-        """A job that can run now and is not running; it counts as running from here on."""
+    def next(self, fits: Callable[[Job], bool] = lambda job: True) -> Job | None:
+        """The first job that is not running and fits; it counts as running from here on."""
+        for job in self.ready():
+            if fits(job):
+                self.running[job.key] = job
+                return job
+        return None
+
+    def ready(self) -> Iterator[Job]:
+        """The jobs that could run now, what is on the longest chain of children first."""
         for search in self._by_priority:
             for job in self.states[search.name].pending:
                 if job.key not in self.running:
-                    self.running[job.key] = job
-                    return job
-        return None
+                    yield job
 
     @property
     def done(self) -> bool:
@@ -87,26 +116,51 @@ class Scheduler:
             self.trained.append(job.spec.id)
         else:
             self.measured.append(job.spec.id)
-        self._advance_all()
+        self._advance_all(job.spec.id)
+
+    def outcome(self, trial: Trial) -> str | None:
+        """What became of a trial in this search, for good; None while it must (still) be trained.
+
+        ``stopped`` where it fell below a cutoff, whatever its record says: one that was trained
+        further, by a file without early stopping, counts as it would in a run that never did.
+        """
+        facts = self.facts.get(trial.spec.id, {})
+        if stopped_at(facts.get("course", ()), trial.cutoffs) is not None:
+            return "stopped"
+        status = facts.get("status")
+        return status if status in SETTLED else None
 
     def losers(self) -> list[str]:
-        """Finished trials of settled searches that no search chose: their weights can go."""
-        settled = [s for s in self.states.values() if s.winner is not None]
-        kept = {spec.id for s in settled for spec in [s.winner, *s.by_seed.values()] if spec}
-        open_trials = {
-            spec.id for s in self.states.values() if s.winner is None for _, spec in s.trials
-        }
-        return sorted(
+        """Finished trials that, since the last call, no search can choose: their weights can go."""
+        settled = [name for name in self._undropped if self.states[name].winner is not None]
+        if not settled:
+            return []
+        kept = {
             spec.id
-            for s in settled
-            for _, spec in s.trials
-            if spec.id not in kept and spec.id not in open_trials
-        )
+            for state in self.states.values()
+            for spec in [state.winner, *state.by_seed.values()]
+            if spec is not None
+        }
+        undecided = {
+            trial.spec.id
+            for state in self.states.values()
+            if state.winner is None
+            for trial in state.trials
+        }
+        found = set()
+        for name in settled:
+            losers = {trial.spec.id for trial in self.states[name].trials} - kept
+            found |= losers - undecided
+            if not losers & undecided:
+                self._undropped.discard(name)
+        return sorted(found)
 
-    def _advance_all(self) -> None:
+    def _advance_all(self, trial_id: str | None = None) -> None:
+        """Moves on the searches that a trial's end concerns, and those that waited for them."""
         for search in self.plan.searches:  # parents come first
             state = self.states[search.name]
-            if state.state not in ("finished", "failed", "blocked"):
+            concerned = not state.pending or any(j.spec.id == trial_id for j in state.pending)
+            if not state.ended and concerned:
                 self._advance(state)
 
     def _advance(self, state: SearchState) -> None:
@@ -120,6 +174,8 @@ class Scheduler:
                     state.state = "blocked"
                     state.failure = f"starts from {parent.search.name}, which is {parent.state}"
                 return
+        if not self._neighbor_decided(state):
+            return
         if state.winner is None:
             state.state = "searching"
             self._search(state, parent)
@@ -134,55 +190,95 @@ class Scheduler:
         """Whether a search's winners, on all seeds, are trained and can be started from."""
         return len(parent.by_seed) == self.plan.experiment.file.seeds
 
+    def _neighbor(self, state: SearchState) -> SearchState | None:
+        """The search whose winner this one starts with, where the file asks for that."""
+        if not self.config.warm_start or state.search.neighbor is None:
+            return None
+        return self.states[state.search.neighbor]
+
+    def _neighbor_decided(self, state: SearchState) -> bool:
+        neighbor = self._neighbor(state)
+        return neighbor is None or neighbor.winner is not None or neighbor.ended
+
     def _search(self, state: SearchState, parent: SearchState | None) -> None:
-        config = self.plan.experiment.file.search
         parent_id = parent.by_seed[0].id if parent else None
         while True:
-            missing = [spec for _, spec in state.trials if self._status(spec) is None]
-            if self._fail_if_any(state, [spec for _, spec in state.trials]):
+            if self._fail_if_any(state, [trial.spec for trial in state.trials]):
                 return
+            missing = [trial for trial in state.trials if self.outcome(trial) is None]
             if missing:
-                state.pending = [Job("train", spec, state.search) for spec in missing]
+                state.pending = [
+                    Job("train", trial.spec, state.search, trial.cutoffs) for trial in missing
+                ]
                 return
-            left = config.trials - len(state.trials)
+            left = self.config.trials - len(state.trials)
             if left <= 0:
                 break
-            state.trials += self._wave(state, parent_id, min(config.wave, left))
+            state.trials += self._wave(state, parent_id, left)
         self._choose_winner(state)
 
-    def _wave(
-        self, state: SearchState, parent_id: str | None, count: int
-    ) -> list[tuple[dict[str, float], TrialSpec]]:
-        config = self.plan.experiment.file.search
+    def _wave(self, state: SearchState, parent_id: str | None, left: int) -> list[Trial]:
         recipe = self.plan.recipe(state.search)
-        method = self.plan.experiment.file.models[state.search.cell.model].method
+        model = state.search.cell.model
+        method = self.plan.experiment.file.models[model].method
+        # what the others are measured against goes first, alone
+        alone = self.config.early_stopping and not state.trials
         suggestions = suggest_wave(
             state.search.name,
             recipe,
-            {**default_space(method, recipe), **config.space.get(method, {})},
-            config.sampler,
-            [self._tried(params, spec) for params, spec in state.trials],
-            count,
+            search_space(method, recipe, self.config.ranges(method, model)),
+            self.config.sampler,
+            [self._tried(trial) for trial in state.trials],
+            1 if alone else min(self.config.wave, left),
             identity=self.plan.spec(state.search, {}, 0, parent_id).id,
+            starts=self._starts(state),
         )
-        return [
-            (params, self.plan.spec(state.search, params, 0, parent_id)) for params in suggestions
-        ]
+        return [self._trial(state, params, parent_id) for params in suggestions]
 
-    def _tried(self, params: dict[str, float], spec: TrialSpec) -> Tried:
-        facts = self.facts[spec.id]
-        return Tried(params, score(facts["val"]) if facts["status"] == "finished" else None)
+    def _trial(self, state: SearchState, params: dict[str, float], parent_id: str | None) -> Trial:
+        spec = self.plan.spec(state.search, params, 0, parent_id)
+        limits: Cutoffs = {}
+        if self.config.early_stopping:
+            earlier = [
+                (trial.spec.recipe, self._course(trial))
+                for trial in state.trials
+                if self.outcome(trial) not in COLLAPSED
+            ]
+            limits = cutoffs(spec.recipe, earlier, self.config.reduction_factor)
+        return Trial(params, spec, limits)
+
+    def _starts(self, state: SearchState) -> list[dict[str, float]]:
+        neighbor = self._neighbor(state)
+        starts: list[dict[str, float]] = [{}]
+        if neighbor is not None and neighbor.winner is not None:
+            winner = neighbor.winner.id
+            starts.append(next(a.params for a in neighbor.trials if a.spec.id == winner))
+        return [start for i, start in enumerate(starts) if start not in starts[:i]]
+
+    def _course(self, trial: Trial) -> list[tuple[int, float, float]]:
+        """Its evaluations in this search: up to where it was stopped."""
+        course = self.facts[trial.spec.id].get("course", ())
+        end = stopped_at(course, trial.cutoffs)
+        return [point for point in course if end is None or point[0] <= end]
+
+    def _tried(self, trial: Trial) -> Tried:
+        outcome = self.outcome(trial)
+        if outcome == "stopped":
+            rungs = {step: acc1 for step, acc1, _ in self._course(trial)}
+            return Tried(trial.params, rungs[max(rungs)], stopped=True, rungs=rungs)
+        val = self.facts[trial.spec.id]["val"]
+        return Tried(trial.params, float(val["acc1"]) if outcome == "finished" else None)
 
     def _choose_winner(self, state: SearchState) -> None:
         best: TrialSpec | None = None
-        for _, spec in state.trials:
-            facts = self.facts[spec.id]
-            if facts["status"] != "finished":
+        for trial in state.trials:
+            if self.outcome(trial) != "finished":
                 continue
-            if best is None or is_better(facts["val"], self.facts[best.id]["val"]):
-                best = spec
+            val = self.facts[trial.spec.id]["val"]
+            if best is None or is_better(val, self.facts[best.id]["val"]):
+                best = trial.spec
         if best is None:
-            first = self.facts[state.trials[0][1].id]
+            first = self.facts[state.trials[0].spec.id]
             state.state = "failed"
             state.failure = f"every trial diverged or collapsed, the first: {first['error']}"
             return
@@ -194,19 +290,19 @@ class Scheduler:
 
     def _run_seeds(self, state: SearchState, parent: SearchState | None) -> None:
         assert state.winner is not None
-        params = next(p for p, spec in state.trials if spec.id == state.winner.id)
+        params = next(a.params for a in state.trials if a.spec.id == state.winner.id)
         wanted = {0: state.winner}
         for seed in range(1, self.plan.experiment.file.seeds):
             parent_id = parent.by_seed[seed].id if parent else None
             wanted[seed] = self.plan.spec(state.search, params, seed, parent_id)
         if self._fail_if_any(state, list(wanted.values())):
             return
-        stopped = [spec for spec in wanted.values() if self._status(spec) in STOPPED]
-        if stopped:
-            facts = self.facts[stopped[0].id]
+        collapsed = [spec for spec in wanted.values() if self._status(spec) in COLLAPSED]
+        if collapsed:
+            facts = self.facts[collapsed[0].id]
             state.state = "failed"
             state.failure = (
-                f"the winner {facts['status']} on seed {stopped[0].seed}: {facts['error']}"
+                f"the winner {facts['status']} on seed {collapsed[0].seed}: {facts['error']}"
             )
             return
         state.pending = [

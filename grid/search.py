@@ -2,12 +2,12 @@
 
 import hashlib
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import optuna
 
+from grid.experiment import Around, Range
 from trainers.recipe import Method, Recipe
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -17,10 +17,16 @@ Space = dict[str, tuple[float, float]]
 
 @dataclass(frozen=True)
 class Tried:
-    """A trial of an earlier wave: its hyper-parameters and its score (None: it has no result)."""
+    """A trial of an earlier wave: its hyper-parameters and what became of it.
+
+    ``score`` is what the study maximises, Acc@1 on val in per cent; None: it has no result.
+    ``rungs`` are its scores by step, for one that was ``stopped`` at the last of them.
+    """
 
     params: dict[str, float]
     score: float | None
+    stopped: bool = False
+    rungs: dict[int, float] = field(default_factory=dict)
 
 
 def default_space(method: Method, recipe: Recipe) -> Space:
@@ -37,6 +43,19 @@ def default_space(method: Method, recipe: Recipe) -> Space:
     return {name: (low, high) for name, (low, high) in space.items() if low < high}
 
 
+def search_space(method: Method, recipe: Recipe, ranges: Mapping[str, Range]) -> Space:
+    """The default space with the file's ranges over it; a null takes a parameter out."""
+    space = default_space(method, recipe)
+    for name, wanted in ranges.items():
+        if wanted is None:
+            space.pop(name, None)
+        elif isinstance(wanted, Around):
+            space[name] = wanted.range(getattr(recipe, name))
+        else:
+            space[name] = wanted
+    return space
+
+
 def suggest_wave(
     name: str,
     recipe: Recipe,
@@ -45,45 +64,50 @@ def suggest_wave(
     earlier: Sequence[Tried],
     count: int,
     identity: str,
+    starts: Sequence[dict[str, float]] = ({},),
 ) -> list[dict[str, float]]:
     """The next ``count`` trials of a cell's study.
 
     The study is rebuilt from the earlier waves alone, with a sampler seeded by the cell's
-    identity and the number of trials so far: the suggestions do not depend on which trial of a
-    wave finished first, nor on how often the run was interrupted. The very first trial is the
-    recipe as published (no parameter changed).
+    identity and the trial's number: the suggestions do not depend on which trial of a wave
+    finished first, nor on how often the run was interrupted, and the first ones, drawn before
+    there is anything to learn from, not on the waves' size either. The very first trial is the
+    recipe as published (no parameter changed), or whatever ``starts`` says.
 
     Args:
         name: the study's name, the cell's.
         identity: of the search, so that cells do not share their draws.
+        starts: the search's first trials, before Optuna has a say.
     """
     distributions = {key: _distribution(low, high) for key, (low, high) in space.items()}
-    digest = hashlib.sha256(f"{identity}/{len(earlier)}".encode()).digest()
-    study = optuna.create_study(
-        study_name=name,
-        direction="maximize",
-        sampler=_sampler(sampler, int.from_bytes(digest[:4], "big")),
-    )
+    study = optuna.create_study(study_name=name, direction="maximize")
     for tried in earlier:
         params = {key: tried.params.get(key, getattr(recipe, key)) for key in distributions}
         if not all(distributions[key]._contains(params[key]) for key in params):
             continue  # the published value may lie outside a range of the user's
-        state = optuna.trial.TrialState
         study.add_trial(
             optuna.trial.create_trial(
                 params=params,
                 distributions=dict(distributions),
                 value=tried.score,
-                state=state.FAIL if tried.score is None else state.COMPLETE,
+                state=_state(tried),
+                intermediate_values=tried.rungs,
             )
         )
-    suggestions: list[dict[str, float]] = []
-    if not earlier:
-        suggestions.append({})
+    suggestions = [dict(start) for start in starts[len(earlier) :][:count]]
     while len(suggestions) < count:
+        digest = hashlib.sha256(f"{identity}/{len(earlier) + len(suggestions)}".encode()).digest()
+        study.sampler = _sampler(sampler, int.from_bytes(digest[:4], "big"))
         params = study.ask(dict(distributions)).params
         suggestions.append({key: _rounded(params[key], *space[key]) for key in sorted(params)})
     return suggestions
+
+
+def _state(tried: Tried) -> optuna.trial.TrialState:
+    if tried.stopped:
+        return optuna.trial.TrialState.PRUNED
+    no_result = tried.score is None
+    return optuna.trial.TrialState.FAIL if no_result else optuna.trial.TrialState.COMPLETE
 
 
 def _distribution(low: float, high: float) -> optuna.distributions.FloatDistribution:
@@ -108,8 +132,3 @@ def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
 def _rounded(value: float, low: float, high: float) -> float:
     """Four significant digits: what a person would write down, within the range."""
     return min(high, max(low, float(f"{value:.4g}")))
-
-
-def score(val: dict[str, Any]) -> float:
-    """What a study maximises: Acc@1 on val in per cent."""
-    return float(val["acc1"])

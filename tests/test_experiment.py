@@ -135,3 +135,33 @@ def test_percentages_are_exact() -> None:
 def test_the_experiments_that_come_along_are_valid(name: str) -> None:
     file = Path(__file__).parent.parent / f"grid/experiments/{name}.yaml"
     assert load_experiment(str(file), without_data=True).file.grid
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        ({"finetun": {}}, "search.space.finetun: not a method or model; allowed are finetune,"),
+        ({"vit": {"base_lr": {"times": 2, "plus": 1}}}, "base_lr: give either times or plus"),
+        ({"vit": {"base_lr": {"around": 2}}}, "search.space.vit.base_lr: give either times or"),
+        ({"vit": {"base_lr": {"times": 0.5}}}, "greater than 1"),
+        ({"vit": {"mixup": {"around": 0, "times": 2}}}, "times of 0 is 0; give plus"),
+        ({"semi": {"confidence_threshold": {"plus": 0.7}}}, "around the 0.5 of semi-vit"),
+        ({"vit": {"base_lr": [2, 1]}}, "base_lr: [2, 1]: the lower end comes first"),
+    ],
+)
+def test_a_range_that_cannot_be_is_named(space: dict[str, Any], expected: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_experiment("file.yaml", text=changed("search.space", space))
+    assert expected in str(caught.value)
+
+
+def test_a_models_own_training_settings_stand_over_the_files() -> None:
+    text = changed("models.vit.train", {"workers": 2, "gpus_per_worker": 0.5})
+    experiment = load_experiment("file.yaml", text=text)
+    assert experiment.train_of("vit").workers == 2
+    assert experiment.train_of("vit").checkpoint_steps == 200
+    assert experiment.train_of("semi-vit").workers == 1
+    # the command line speaks for all of them
+    assert load_experiment("file.yaml", text=text, workers=4).train_of("vit").workers == 4
+    with pytest.raises(InputError, match=r"models.vit.train.workers: 3: the global batch of vit"):
+        load_experiment("file.yaml", text=changed("models.vit.train", {"workers": 3}))

@@ -31,7 +31,7 @@ from data.storage import Storage
 from trainers.checkpoint import Checkpoints, decode_weights
 from trainers.evaluate import evaluate
 from trainers.health import CollapsedError, DivergedError
-from trainers.loop import Outcome, Streams, Training, evaluation_steps, train
+from trainers.loop import Outcome, Streams, Training, train
 from trainers.models import create_model
 from trainers.recipe import Recipe, published, resolve
 from trainers.runtime import InlineRuntime
@@ -430,14 +430,14 @@ def test_a_worker_alone_fetches_from_its_own_batch(checkpoints: Checkpoints) -> 
     ],
 )
 def test_evaluation_steps(steps: int, evaluations: int, expected: set[int]) -> None:
-    assert evaluation_steps(Recipe(steps=steps, evaluations=evaluations)) == expected
+    assert set(Recipe(steps=steps, evaluations=evaluations).evaluation_steps) == expected
 
 
 @given(steps=st.integers(1, 500), evaluations=st.integers(1, 60))
 def test_evaluations_are_as_many_as_asked_and_the_last_is_at_the_end(
     steps: int, evaluations: int
 ) -> None:
-    found = sorted(evaluation_steps(Recipe(steps=steps, evaluations=evaluations)))
+    found = Recipe(steps=steps, evaluations=evaluations).evaluation_steps
     assert len(found) == min(steps, evaluations)
     assert found[0] >= 1 and found[-1] == steps
     gaps = np.diff([0, *found])

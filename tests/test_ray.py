@@ -386,7 +386,7 @@ def test_a_collapsing_training_is_stopped_named_and_no_result(workers: int, tmp_
     file.write_text(yaml.safe_dump(content))
     out, err = finish(semigrid("run", str(file), "--storage", str(tmp_path)), code=1)
     assert "every trial diverged or collapsed" in err and "the teacher has collapsed" in err
-    assert "1 (1 stopped)" in out and "—" in out
+    assert "1 (1 collapsed)" in out and "—" in out
     found = {r.cell: r for r in records(tmp_path / "small").values()}
     collapsed = found["digits/semi-vit/100%/100%"]
     assert (collapsed.status, collapsed.test) == ("collapsed", None)

@@ -113,7 +113,7 @@ def test_only_winners_are_measured_on_test_and_each_once() -> None:
 def test_the_winner_is_the_best_on_val() -> None:
     scheduler, _ = play(plan_of(experiment_text()), {}, slots=2)
     for state in scheduler.states.values():
-        scores = {spec.id: scheduler.facts[spec.id]["val"]["acc1"] for _, spec in state.trials}
+        scores = {t.spec.id: scheduler.facts[t.spec.id]["val"]["acc1"] for t in state.trials}
         assert state.winner is not None
         assert scores[state.winner.id] == max(scores.values())
 
@@ -125,7 +125,7 @@ def test_every_seed_runs_the_winners_recipe() -> None:
         assert state.winner is not None and set(state.by_seed) == {0, 1, 2}
         assert {spec.seed for spec in state.by_seed.values()} == {0, 1, 2}
         assert all(spec.recipe == state.winner.recipe for spec in state.by_seed.values())
-        searched += state.winner.id != state.trials[0][1].id
+        searched += state.winner.id != state.trials[0].spec.id
     assert searched  # some winner is not the published recipe, or this would show nothing
 
 
@@ -158,7 +158,7 @@ def test_a_diverged_trial_is_a_result_that_cannot_win() -> None:
         scheduler.complete(job, result)
     state = scheduler.states["digits/vit/50%"]
     assert state.state == "finished" and len(state.trials) == 3
-    assert state.winner is not None and state.winner.id != state.trials[0][1].id
+    assert state.winner is not None and state.winner.id != state.trials[0].spec.id
 
 
 def test_all_trials_diverged_fails_the_cell() -> None:
@@ -190,7 +190,7 @@ def test_more_trials_fractions_and_seeds_train_only_what_is_new() -> None:
 def test_losers_are_those_that_no_search_chose() -> None:
     scheduler, _ = play(plan_of(experiment_text(seeds=2)), {}, slots=2)
     chosen = {s.id for state in scheduler.states.values() for s in state.by_seed.values()}
-    trained = {spec.id for state in scheduler.states.values() for _, spec in state.trials}
+    trained = {t.spec.id for state in scheduler.states.values() for t in state.trials}
     assert set(scheduler.losers()) == trained - chosen
 
 

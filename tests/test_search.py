@@ -2,7 +2,8 @@
 
 import pytest
 
-from grid.search import Tried, default_space, suggest_wave
+from grid.experiment import Around
+from grid.search import Tried, default_space, search_space, suggest_wave
 from trainers.recipe import published
 
 RECIPE = published("semi", "vit_base_patch16_224.mae", {})
@@ -71,3 +72,32 @@ def test_a_range_without_the_published_value_is_accepted() -> None:
     history = [Tried(p, 1.0) for p in first]
     for params in suggest_wave("cell", RECIPE, space, "tpe", history, 3, "cell"):
         assert 1e-2 <= params["base_lr"] <= 2e-2
+
+
+def test_the_first_draws_are_the_same_in_waves_of_any_size() -> None:
+    first = wave([], 4)
+    assert first[:2] + wave(tried(first[:2]), 2) == first
+
+
+def test_ranges_of_the_file_stand_around_a_value_or_are_absolute_or_none() -> None:
+    ranges = {
+        "base_lr": Around(times=4),
+        "weight_decay": None,
+        "confidence_threshold": Around(around=0.6, plus=0.1),
+        "drop_path": (0.0, 0.3),
+    }
+    space = search_space("semi", RECIPE, ranges)
+    assert space["base_lr"] == (2.5e-4, 4e-3)
+    assert space["confidence_threshold"] == (0.5, 0.7)
+    assert space["drop_path"] == (0.0, 0.3)
+    assert "weight_decay" not in space and space["unlabeled_loss_weight"] == (2.5, 10.0)
+
+
+def test_a_stopped_trial_counts_as_pruned() -> None:
+    history = tried(wave([], 5))
+    best = max(history, key=lambda trial: trial.score or 0)
+    early = Tried(best.params, best.score, stopped=True, rungs={3: best.score or 0})
+    stopped = [early if trial is best else trial for trial in history]
+    assert wave(stopped) != wave(history)  # it counts after those that were finished
+    for sampler in ("gp", "random"):
+        assert wave(stopped, sampler=sampler)

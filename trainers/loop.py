@@ -16,7 +16,7 @@ from torch import nn
 from data.augment import ViewSettings, erase, normalize
 from data.batches import Batch, EvalBatches
 from trainers.checkpoint import encode_weights, random_states, restore_random_states
-from trainers.choose import is_better
+from trainers.choose import Cutoffs, falls_behind, is_better
 from trainers.drop_path import DropPaths
 from trainers.evaluate import Predictions, evaluate
 from trainers.health import (
@@ -59,8 +59,9 @@ class Outcome:
     """Where a training stands. ``best_*`` name the evaluation that was best on val.
 
     ``resumed_at`` lists the steps at which it went on from a checkpoint; ``finished`` is False when
-    it was told to stop before its last step. ``speed`` has a reading per evaluation; it depends on
-    the machine, so it is not part of ``history``.
+    it was told to stop before its last step, ``fell_behind`` True when it was below a cutoff.
+    ``speed`` has a reading per evaluation; it depends on the machine, so it is not part of
+    ``history``.
     """
 
     step: int = 0
@@ -73,6 +74,7 @@ class Outcome:
     resumed_at: list[int] = field(default_factory=list, compare=False)
     speed: list[dict[str, float]] = field(default_factory=list, compare=False)
     finished: bool = False
+    fell_behind: bool = False
 
 
 def train(
@@ -89,6 +91,7 @@ def train(
     checkpoint_steps: int = CHECKPOINT_STEPS,
     micro_batch: int | None = None,
     compiled: bool = False,
+    cutoffs: Cutoffs | None = None,
 ) -> Outcome:
     """Trains ``model`` for ``recipe.total_steps``, going on from the latest checkpoint.
 
@@ -101,6 +104,7 @@ def train(
         micro_batch: at most so many images in one forward and backward of a worker; None for all.
             It is halved, and the step repeated, when the device's memory runs out.
         compiled: run student and teacher through ``torch.compile``.
+        cutoffs: what its best evaluation must reach at some steps, else it ends there.
 
     Raises:
         CollapsedError: the training leads to nothing; ``DivergedError`` if a loss or a prediction
@@ -111,7 +115,7 @@ def train(
     trainer.prepare(precision, micro_batch, compiled)
     outcome = trainer.outcome
     try:
-        return _run(trainer, recipe, runtime, outcome, checkpoint_steps)
+        return _run(trainer, recipe, runtime, outcome, checkpoint_steps, cutoffs or {})
     except CollapsedError as error:
         error.outcome = outcome
         raise
@@ -123,10 +127,14 @@ def _run(
     runtime: Runtime,
     outcome: Outcome,
     checkpoint_steps: int,
+    cutoffs: Cutoffs,
 ) -> Outcome:
-    evaluate_at = evaluation_steps(recipe)
+    evaluate_at = set(recipe.evaluation_steps)
     started = time.monotonic() - outcome.seconds
     last_report, last_step = time.monotonic(), outcome.step
+    if falls_behind(outcome.history, cutoffs):  # the checkpoint is of a run without these cutoffs
+        outcome.fell_behind = True
+        return outcome
     for step, labeled, pool in trainer.batches():
         trainer.step(step, labeled, pool)
         outcome.step = step + 1
@@ -141,6 +149,9 @@ def _run(
             trainer.evaluate()
             outcome.seconds = time.monotonic() - started
             runtime.report(trainer.progress() | outcome.history[-1])
+            if falls_behind(outcome.history, cutoffs):
+                outcome.fell_behind = True
+                return outcome  # nobody goes on from here: no checkpoint
         due = outcome.step % checkpoint_steps == 0
         if outcome.step in evaluate_at or due or stop:
             trainer.save_checkpoint()
@@ -149,12 +160,6 @@ def _run(
             return outcome
     outcome.finished = True
     return outcome
-
-
-def evaluation_steps(recipe: Recipe) -> set[int]:
-    """The numbers of steps done after which val is evaluated: evenly spaced, the last one too."""
-    count = min(recipe.evaluations, recipe.total_steps)
-    return {round((i + 1) * recipe.total_steps / count) for i in range(count)}
 
 
 class Training:

@@ -96,6 +96,12 @@ class Recipe(BaseModel):
         return self.steps
 
     @property
+    def evaluation_steps(self) -> list[int]:
+        """The numbers of steps done after which val is evaluated: evenly spaced, the last too."""
+        count = min(self.evaluations, self.total_steps)
+        return [round((i + 1) * self.total_steps / count) for i in range(count)]
+
+    @property
     def pool_batch_size(self) -> int:
         return self.batch_size * self.unlabeled_ratio
 

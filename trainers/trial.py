@@ -5,7 +5,7 @@ import io
 import json
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from data.schema import Dataset, open_dataset
 from data.splits import label_subset
 from data.storage import Storage
+from trainers.choose import Cutoffs
 from trainers.recipe import RECIPE_VERSION, Method, Recipe
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -46,7 +47,7 @@ class TrialSpec(BaseModel):
     seed: int
     parent: str | None
 
-    @property
+    @cached_property  # asked for at every step of a plan, of every trial
     def id(self) -> str:
         """The first 20 hexadecimal digits of the SHA-256 over the canonical JSON."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
@@ -97,11 +98,14 @@ def uses_ray_stream(stream: str, dataset: Dataset) -> bool:
     return sum(sizes) > MEMORY_POOL_BYTES
 
 
-def run_trial(spec: TrialSpec, place: Place, runtime: Any) -> dict[str, Any]:
+def run_trial(
+    spec: TrialSpec, place: Place, runtime: Any, cutoffs: Cutoffs | None = None
+) -> dict[str, Any]:
     """Trains to the end or to a stop, leaves the best weights, returns the outcome as a dict.
 
     The weights are at ``weights_file(spec.id)`` in the experiment's folder before this returns
-    with ``finished`` true; the checkpoints stay until the ledger has the result.
+    with ``finished`` true; the checkpoints stay until the ledger has the result. A training that
+    falls below one of its ``cutoffs`` ends there, with ``fell_behind`` true, and leaves no weights.
     """
     import torch
 
@@ -131,6 +135,7 @@ def run_trial(spec: TrialSpec, place: Place, runtime: Any) -> dict[str, Any]:
         checkpoint_steps=place.checkpoint_steps,
         micro_batch=place.micro_batch,
         compiled=place.compiled,
+        cutoffs=cutoffs,
     )
     if outcome.finished and runtime.rank == 0:
         best = runtime.checkpoints.load_weights(outcome.best_step)
