@@ -7,8 +7,6 @@ import os
 import shutil
 import tempfile
 import threading
-import time
-import traceback
 from dataclasses import asdict
 from typing import Any
 
@@ -17,13 +15,13 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from data.errors import InputError
-from grid.ledger import SETTLED, Ledger, Record, record_summary, start_record
+from grid.ledger import SETTLED, Ledger, record_summary
 from grid.live import LiveView
 from grid.plan import Plan
 from grid.scheduler import Job, Scheduler
+from grid.work import do_job
 from trainers.ray_worker import quiet_environment, run_group
-from trainers.trial import Place, TrialSpec, measure_trial, run_trial, uses_ray_stream
-from trainers.weights import Weights
+from trainers.trial import Place, TrialSpec, uses_ray_stream
 
 # How often Tune starts a job again whose process died (killed for memory, a lost node).
 PROCESS_RETRIES = 3
@@ -256,112 +254,21 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
 
 def execute(config: dict[str, Any]) -> None:
     """A Tune trial: does one job in this process, or drives a worker group that does it."""
-    order = json.loads(config["order"])
-    spec = TrialSpec.model_validate(order["spec"])
-    place = Place(**order["place"])
-    ledger = Ledger(place.storage)
-    if order["kind"] == "measure":
-        _measure(spec, place, ledger, order)
-    else:
-        _train(spec, place, ledger, order)
+    do_job(json.loads(config["order"]), tune.report, _run_group)
 
 
-def _train(spec: TrialSpec, place: Place, ledger: Ledger, order: dict[str, Any]) -> None:
-    from trainers.health import CollapsedError
+def _run_group(spec: TrialSpec, place: Place, order: dict[str, Any]) -> dict[str, Any]:
+    from ray.tune.integration.ray_train import TuneReportCallback
 
-    weights = None if order["weights"] is None else Weights(**order["weights"])
-    record = start_record(spec, order["cell"], weights)
-    ledger.write(record)
-    checkpoints = _checkpoints(spec, place)
-    try:
-        if order["workers"] == 1:
-            from trainers.runtime import InlineRuntime
-
-            device = "cuda" if order["gpus_per_worker"] else "cpu"
-            runtime = InlineRuntime(checkpoints, report=tune.report, device=device)
-            outcome = run_trial(spec, place, runtime)
-        else:
-            from ray.tune.integration.ray_train import TuneReportCallback
-
-            outcome = run_group(
-                spec,
-                place,
-                order["workers"],
-                order["cpus_per_worker"],
-                order["gpus_per_worker"],
-                order["train_storage"],
-                callbacks=[TuneReportCallback()],
-            )
-        record.status = "finished"
-        record.val = outcome["best_metrics"]
-        record.best_step = outcome["best_step"]
-        record.best_weights = outcome["best_weights"]
-        _note_course(record, outcome)
-    except Exception as error:  # whatever went wrong belongs into the ledger, not only to Ray
-        root = _root(error)
-        record.status = "failed"
-        if isinstance(root, CollapsedError):
-            record.status = root.status
-            _note_course(record, asdict(root.outcome))
-        _note_error(record, error, place)
-    record.finished_at = time.time()
-    ledger.write(record)
-    if record.status in SETTLED:
-        checkpoints.delete()  # only now: until the ledger has it, the checkpoint is the result
-    tune.report({"step": spec.recipe.total_steps, "status": record.status})
-
-
-def _note_course(record: Record, outcome: dict[str, Any]) -> None:
-    """What a training leaves behind however it ended."""
-    record.history = outcome["history"]
-    record.speed = outcome["speed"]
-    record.seconds = outcome["seconds"]
-    record.broken_images = outcome["broken"]
-    record.resumed_at = outcome["resumed_at"]
-
-
-def _measure(spec: TrialSpec, place: Place, ledger: Ledger, order: dict[str, Any]) -> None:
-    from trainers.runtime import InlineRuntime
-
-    record = ledger.read(spec.id)
-    assert record is not None
-    if record.test is None:
-        try:
-            # beside a worker group that has all GPUs, the CPU is what is left
-            device = "cuda" if order["gpus_per_worker"] and order["workers"] == 1 else "cpu"
-            runtime = InlineRuntime(_checkpoints(spec, place), device=device)
-            record.test = measure_trial(spec, place, record.best_weights, runtime)
-            record.error = record.log = None
-        except Exception as error:  # see _train
-            _note_error(record, error, place)
-        ledger.write(record)
-    tune.report({"step": 0, "status": record.status})
-
-
-def _checkpoints(spec: TrialSpec, place: Place) -> Any:
-    from trainers.checkpoint import Checkpoints
-
-    return Checkpoints(place.checkpoints(spec.id))
-
-
-def _root(error: BaseException) -> BaseException:
-    """The error that a worker of Ray Train raised, or the error itself."""
-    failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
-    for failure in failures.values():
-        cause: BaseException = getattr(failure, "cause", failure)
-        return cause
-    return error
-
-
-def _note_error(record: Record, error: Exception, place: Place) -> None:
-    root = _root(error)
-    record.error = f"{type(root).__name__}: {root}".splitlines()[0]
-    name = f"logs/{record.id}.log"
-    try:
-        place.storage.write(name, "".join(traceback.format_exception(error)).encode())
-        record.log = place.storage.path(name)
-    except OSError as full:  # what broke the trial may break its log: the disk is full
-        record.log = f"could not be written: {full}"
+    return run_group(
+        spec,
+        place,
+        order["workers"],
+        order["cpus_per_worker"],
+        order["gpus_per_worker"],
+        order["train_storage"],
+        callbacks=[TuneReportCallback()],
+    )
 
 
 def _drop_losers(scheduler: Scheduler, ledger: Ledger) -> None:
