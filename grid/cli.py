@@ -1,6 +1,7 @@
 """The command line: ``semigrid plan | run | status | table``, and ``semigrid data``."""
 
 import json
+import os
 import shlex
 import signal
 import sys
@@ -146,6 +147,8 @@ def run(
 
 def _execute(scheduler: Any, ledger: Any) -> None:
     """Runs the plan under the live view; on Ctrl-C or SIGTERM says how to go on and exits."""
+    # Ray reads this when it is imported; it would print its machines' messages among the results
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     from grid.live import LiveView
     from grid.preflight import check_models
     from grid.run import run_plan

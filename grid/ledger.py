@@ -96,6 +96,15 @@ class Ledger:
                 records[record.id] = record
         return records
 
+    def checkpoint_stamp(self, trial_id: str) -> str | None:
+        """Tells one checkpoint of a training from the next; None while there is none."""
+        try:
+            facts = self.storage.fs.info(self.storage.path("checkpoints", trial_id, "latest.pt"))
+        except OSError:
+            return None
+        known = ("mtime", "LastModified", "last_modified", "updated", "ETag", "etag", "ino", "size")
+        return str([facts.get(name) for name in known])
+
     def has_weights(self, trial_id: str) -> bool:
         return self.storage.exists(weights_file(trial_id))
 

@@ -66,6 +66,13 @@ class LiveView:
         if job.key in self._running:
             self._running[job.key].facts.update(facts)
 
+    def died(self, job: Job) -> None:
+        """A job's process is gone; the job starts again."""
+        self._running.pop(job.key, None)
+        self.console.print(
+            Text(f"{job.search.name}: a process died; its trial goes on from its last checkpoint")
+        )
+
     def completed(self, job: Job, record: Record | None, problem: str | None) -> None:
         self._running.pop(job.key, None)
         if problem is not None:

@@ -7,7 +7,10 @@ import os
 import shutil
 import tempfile
 import threading
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,36 +18,46 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from data.errors import InputError
-from grid.ledger import SETTLED, Ledger, record_summary
+from grid.ledger import ENDED, Ledger, record_summary
 from grid.live import LiveView
 from grid.plan import Plan
 from grid.scheduler import Job, Scheduler
-from grid.work import do_job
+from grid.slots import Admission, Demand, Machine, demand_of, fits, for_training
+from grid.work import cutoffs_of, do_job, note_death
 from trainers.ray_worker import quiet_environment, run_group
 from trainers.trial import Place, TrialSpec, uses_ray_stream
 
-# How often Tune starts a job again whose process died (killed for memory, a lost node).
-PROCESS_RETRIES = 3
+# How often the machines of the cluster are looked at.
+LOOK_SECONDS = 1.0
 # What a job that drives a worker group asks for.
 DRIVER_BYTES = 2**20
 
 
 def run_plan(
-    scheduler: Scheduler, ledger: Ledger, view: LiveView, stop: threading.Event | None = None
+    scheduler: Scheduler,
+    ledger: Ledger,
+    view: LiveView,
+    stop: threading.Event | None = None,
+    work: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
     """Runs all that the scheduler has to give, on this machine or at ``RAY_ADDRESS``.
 
     Raises ``KeyboardInterrupt`` soon after ``stop`` is set, whoever sets it.
     On an interrupt the ledger and the checkpoints hold all that is needed to go on.
+
+    Args:
+        work: does one job in a process of its own, ``execute`` unless said.
     """
-    plan = scheduler.plan
     view.attach(scheduler)
     _tidy(scheduler, ledger)
     scratch = tempfile.mkdtemp(prefix="semigrid-tune-")
     try:
         with view:
-            _start_ray(_streams(scheduler.plan))
-            _fit(plan, scheduler, ledger, view, scratch, stop or threading.Event())
+            streaming = _streams(scheduler.plan)
+            _start_ray(streaming)
+            check_room(scheduler, _machines(), streaming)
+            searcher = GridSearcher(scheduler, ledger, view, scratch, stop or threading.Event())
+            _fit(searcher, work or execute, scratch)
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -53,7 +66,7 @@ def run_plan(
 def _tidy(scheduler: Scheduler, ledger: Ledger) -> None:
     """Removes what a killed run left of trials that are in the ledger for good."""
     for trial_id, facts in scheduler.facts.items():
-        if facts["status"] in SETTLED:
+        if facts["status"] in ENDED:
             ledger.storage.delete(f"checkpoints/{trial_id}")
     _drop_losers(scheduler, ledger)
 
@@ -77,8 +90,10 @@ def _start_ray(streaming: bool) -> None:
         RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
         RAY_USAGE_STATS_ENABLED="0",
     )
-    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+    for name in ("ray", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # a death is no error here but a reason to go on; what it was stands in the trial's log
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     # "local", since no address would join whatever cluster was last started on this machine
     address = os.environ.get("RAY_ADDRESS") or "local"
     ray.init(
@@ -108,56 +123,51 @@ def _streams(plan: Plan) -> bool:
     return any(uses_ray_stream(stream, plan.experiment.datasets[name]) for name in names)
 
 
-def slots(plan: Plan, cpus: float, gpus: float) -> int:
-    """How many jobs fit at once: each group's workers, and CPUs for Ray Data if the pool streams.
-
-    Raises ``InputError`` when not even one fits: it would wait for ever.
-    """
-    train = plan.experiment.file.train
-    streaming = _streams(plan)
-    group = train.workers * train.cpus_per_worker
-    fit = int((cpus - max(1, cpus / 2)) // group) if streaming and cpus >= 2 else int(cpus // group)
-    if streaming:
-        fit = max(fit, int(cpus - 1 >= group))
-    if train.gpus_per_worker:
-        fit = min(fit, int(gpus // (train.workers * train.gpus_per_worker)))
-    if fit < 1:
-        wanted = f"{train.workers} workers × {train.cpus_per_worker} CPUs"
-        wanted += f" and {train.gpus_per_worker:g} GPUs" if train.gpus_per_worker else ""
-        wanted += ", and a CPU for Ray Data" if streaming else ""
+def check_room(scheduler: Scheduler, machines: Sequence[Machine], streaming: bool) -> None:
+    """Raises ``InputError`` for trainings that not even idle machines could hold."""
+    plan = scheduler.plan
+    problems = []
+    for model in {s.cell.model: None for s in plan.searches if not scheduler.states[s.name].ended}:
+        demand = demand_of(plan.experiment.train_of(model), "train")
+        if not fits(for_training(machines, streaming), [], demand) and not (
+            # one training at a time, with a CPU to spare for Ray Data
+            streaming and fits(_spare_one(machines), [], demand)
+        ):
+            also = ", and a CPU for Ray Data" if streaming else ""
+            problems.append(f"train: one training of {model} needs {demand}{also}")
+    if problems:
+        there = ", ".join(f"{m.cpus:g} CPUs and {m.gpus:g} GPUs" for m in machines)
         raise InputError(
-            f"train: one training needs {wanted}; Ray has {cpus:g} CPUs and {gpus:g} GPUs; lower "
-            "workers, cpus_per_worker or gpus_per_worker, or use a larger machine"
+            *problems,
+            f"Ray has machines with {there}; lower workers, cpus_per_worker or gpus_per_worker, in "
+            "train or in the model's own train, or use larger machines",
         )
-    return fit
 
 
-def _fit(
-    plan: Plan,
-    scheduler: Scheduler,
-    ledger: Ledger,
-    view: LiveView,
-    scratch: str,
-    stop: threading.Event,
-) -> None:
-    train = plan.experiment.file.train
-    searcher = GridSearcher(plan, scheduler, ledger, view, scratch, stop)
-    resources: dict[str, float]
-    if train.workers == 1:
-        resources = {"CPU": train.cpus_per_worker, "GPU": train.gpus_per_worker}
-    else:
-        # It only drives the worker group. Any share of a CPU would leave the last group of a
-        # machine one short, and Tune refuses an empty request.
-        resources = {"memory": DRIVER_BYTES}
-    cluster = ray.cluster_resources()
-    count = slots(plan, cluster.get("CPU", 1), cluster.get("GPU", 0))
+def _spare_one(machines: Sequence[Machine]) -> list[Machine]:
+    """The machines with one CPU less on the largest."""
+    by_size = sorted(machines, key=lambda m: m.cpus, reverse=True)
+    return [Machine(by_size[0].cpus - 1, by_size[0].gpus), *by_size[1:]]
+
+
+def _machines() -> list[Machine]:
+    """The nodes that are alive now."""
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Machine(r.get("CPU", 0.0), r.get("GPU", 0.0)) for r in found]
+
+
+def _fit(searcher: "GridSearcher", work: Callable[[dict[str, Any]], None], scratch: str) -> None:
+    plan = searcher.plan
+    models = {search.cell.model for search in plan.searches}
+    trains = [plan.experiment.train_of(model) for model in models]
+    alike = len({(train.cpus_per_worker, train.gpus_per_worker) for train in trains}) == 1
     tuner = tune.Tuner(
-        tune.with_resources(execute, resources),
+        tune.with_resources(work, _placement),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             num_samples=-1,
-            max_concurrent_trials=count,
-            reuse_actors=train.workers == 1,
+            # a kept process holds its resources: another kind of job would wait for it
+            reuse_actors=alike and all(train.workers == 1 for train in trains),
             trial_name_creator=lambda trial: f"job-{trial.trial_id}",
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
@@ -165,10 +175,32 @@ def _fit(
             name="tune",
             storage_path=scratch,
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=PROCESS_RETRIES),
+            callbacks=[searcher.trials],
         ),
     )
     tuner.fit()
+
+
+def _placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    return tune.PlacementGroupFactory([config["request"]])
+
+
+class TuneTrials(tune.Callback):  # type: ignore[misc]  # Ray is untyped
+    """Tune's own view of its running trials: where it wrote why one died."""
+
+    def __init__(self) -> None:
+        self._trials: dict[str, Any] = {}
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._trials[trial.trial_id] = trial
+
+    def forget(self, trial_id: str) -> str | None:
+        """Ray's words on why the trial died, if it did."""
+        trial = self._trials.pop(trial_id, None)
+        path = None if trial is None else trial.error_file
+        if path is None or not os.path.exists(path):
+            return None
+        return Path(path).read_text(encoding="utf-8", errors="replace")
 
 
 class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
@@ -176,7 +208,6 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
 
     def __init__(
         self,
-        plan: Plan,
         scheduler: Scheduler,
         ledger: Ledger,
         view: LiveView,
@@ -184,19 +215,26 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         stop: threading.Event,
     ):
         super().__init__(metric="step", mode="max")
-        self.plan, self.scheduler, self.ledger, self.view = plan, scheduler, ledger, view
+        self.plan, self.scheduler, self.ledger, self.view = scheduler.plan, scheduler, ledger, view
         self.scratch, self.stop = scratch, stop
+        self.streaming = _streams(self.plan)
         self.jobs: dict[str, Job] = {}
+        self.trials = TuneTrials()
+        # how often in a row a job's process died, and which checkpoint was there at that time
+        self._deaths: dict[tuple[str, str], tuple[int, str | None]] = {}
+        self._admission = Admission()
+        self._machines = _machines()
+        self._looked_at = time.monotonic()
 
     def suggest(self, trial_id: str) -> Any:
-        """The next job; None while all that is left waits for a running one."""
+        """The next job; None while all that is left waits for a running one, or for room."""
         self._stop_if_asked()
-        job = self.scheduler.next()
+        job = self._next()
         if job is None:
             return Searcher.FINISHED if self.scheduler.done else None
-        self.jobs[trial_id] = job
+        self.jobs[trial_id] = self.scheduler.start(job)
         self.view.started(job)
-        train = self.plan.experiment.file.train
+        train = self.plan.experiment.train_of(job.search.cell.model)
         weights = self.plan.experiment.weights_of(job.search.cell.model)
         order = {
             "kind": job.kind,
@@ -208,8 +246,36 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
             "gpus_per_worker": train.gpus_per_worker,
             "train_storage": self.scratch,
             "weights": None if weights is None else weights.model_dump(),
+            "cutoffs": sorted(job.cutoffs.items()),
         }
-        return {"order": json.dumps(order)}
+        return {"order": json.dumps(order), "request": dict(self.request(job))}
+
+    def _next(self) -> Job | None:
+        """The next job that the machines have room for, as they are now: nodes come and go."""
+        if time.monotonic() - self._looked_at > LOOK_SECONDS:
+            self._machines = _machines()
+            self._looked_at = time.monotonic()
+        machines = for_training(self._machines, self.streaming)
+        if self.streaming and not self.jobs:
+            machines = _spare_one(self._machines)
+        ready = ((job, self._demand(job)) for job in self.scheduler.ready())
+        job = self._admission.choose(ready, machines, [self._demand(j) for j in self.jobs.values()])
+        if job is None and not self.jobs and not self.scheduler.done:
+            wanted = next((str(self._demand(job)) for job in self.scheduler.ready()), "")
+            self.view.activity = f"waiting for machines with {wanted}"
+        return job
+
+    def _demand(self, job: Job) -> Demand:
+        return demand_of(self.plan.experiment.train_of(job.search.cell.model), job.kind)
+
+    def request(self, job: Job) -> tuple[tuple[str, float], ...]:
+        """What Tune is to reserve for the job's own process."""
+        demand = self._demand(job)
+        if demand.workers > 1:
+            # It only drives the worker group. Any share of a CPU would leave the last group of a
+            # machine one short, and Tune refuses an empty request.
+            return (("memory", DRIVER_BYTES),)
+        return ("CPU", demand.cpus), ("GPU", demand.gpus)
 
     def _stop_if_asked(self) -> None:
         if self.stop.is_set():
@@ -223,12 +289,15 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         job = self.jobs.pop(trial_id)
+        words = self.trials.forget(trial_id)
+        if error and self._goes_on(job):
+            self.view.died(job)
+            self.scheduler.release(job)
+            return
         record = self.ledger.read(job.spec.id)
         problem = None
         if error and record is not None:
-            # the process died more often than Tune starts it again, and could not say so itself
-            record.status = "failed" if record.status == "started" else record.status
-            record.error = record.error or "its process died"
+            note_death(record, words, self.ledger.storage, self.max_failures(job))
             with contextlib.suppress(OSError):  # the scheduler knows it anyway
                 self.ledger.write(record)
         if record is None:
@@ -240,6 +309,21 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         self.scheduler.complete(job, record_summary(record) if record else None, problem)
         self.view.completed(job, record, problem)
         _drop_losers(self.scheduler, self.ledger)
+
+    def max_failures(self, job: Job) -> int:
+        return self.plan.experiment.train_of(job.search.cell.model).max_failures
+
+    def _goes_on(self, job: Job) -> bool:
+        """Whether a job whose process died is started again, from its last checkpoint.
+
+        Deaths are counted anew whenever a checkpoint was written in between: a long training on
+        machines that are taken away at any time may die often and still arrive.
+        """
+        checkpoint = self.ledger.checkpoint_stamp(job.spec.id)
+        deaths, known = self._deaths.get(job.key, (0, None))
+        deaths = 1 if checkpoint != known else deaths + 1
+        self._deaths[job.key] = deaths, checkpoint
+        return deaths <= self.max_failures(job)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher for ``Tuner.restore``, which is not used here."""
@@ -268,6 +352,7 @@ def _run_group(spec: TrialSpec, place: Place, order: dict[str, Any]) -> dict[str
         order["gpus_per_worker"],
         order["train_storage"],
         callbacks=[TuneReportCallback()],
+        cutoffs=cutoffs_of(order),
     )
 
 

@@ -85,13 +85,20 @@ class Scheduler:
         self._by_priority = sorted(plan.searches, key=lambda s: -priorities[s.name])
         self._advance_all()
 
-    def next(self, fits: Callable[[Job], bool] = lambda job: True) -> Job | None:
-        """The first job that is not running and fits; it counts as running from here on."""
+    def next(self) -> Job | None:
+        """The first job that is ready; it counts as running from here on."""
         for job in self.ready():
-            if fits(job):
-                self.running[job.key] = job
-                return job
+            return self.start(job)
         return None
+
+    def start(self, job: Job) -> Job:
+        """Counts the job as running until it is completed or released."""
+        self.running[job.key] = job
+        return job
+
+    def release(self, job: Job) -> None:
+        """Takes a running job back whose process died: it is ready once more."""
+        del self.running[job.key]
 
     def ready(self) -> Iterator[Job]:
         """The jobs that could run now, what is on the longest chain of children first."""

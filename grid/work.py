@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from grid.ledger import SETTLED, Ledger, Record, start_record
+from data.storage import Storage
+from grid.ledger import ENDED, Ledger, Record, start_record
+from trainers.choose import Cutoffs
 from trainers.trial import Place, TrialSpec, measure_trial, run_trial
 from trainers.weights import Weights
 
@@ -50,10 +52,10 @@ def _train(
 
             device = "cuda" if order["gpus_per_worker"] else "cpu"
             runtime = InlineRuntime(checkpoints, report=report, device=device)
-            outcome = run_trial(spec, place, runtime)
+            outcome = run_trial(spec, place, runtime, cutoffs_of(order))
         else:
             outcome = run_group(spec, place, order)
-        record.status = "finished"
+        record.status = "stopped" if outcome["fell_behind"] else "finished"
         record.val = outcome["best_metrics"]
         record.best_step = outcome["best_step"]
         record.best_weights = outcome["best_weights"]
@@ -67,9 +69,14 @@ def _train(
         _note_error(record, error, place)
     record.finished_at = time.time()
     ledger.write(record)
-    if record.status in SETTLED:
+    if record.status in ENDED:
         checkpoints.delete()  # only now: until the ledger has it, the checkpoint is the result
     report({"step": spec.recipe.total_steps, "status": record.status})
+
+
+def cutoffs_of(order: dict[str, Any]) -> Cutoffs:
+    """What the training must reach, as the order's JSON has it."""
+    return {step: (acc1, ce) for step, (acc1, ce) in order["cutoffs"]}
 
 
 def _note_course(record: Record, outcome: dict[str, Any]) -> None:
@@ -90,8 +97,7 @@ def _measure(
     assert record is not None
     if record.test is None:
         try:
-            # beside a worker group that has all GPUs, the CPU is what is left
-            device = "cuda" if order["gpus_per_worker"] and order["workers"] == 1 else "cpu"
+            device = "cuda" if order["gpus_per_worker"] else "cpu"
             runtime = InlineRuntime(_checkpoints(spec, place), device=device)
             record.test = measure_trial(spec, place, record.best_weights, runtime)
             record.error = record.log = None
@@ -119,9 +125,28 @@ def _root(error: BaseException) -> BaseException:
 def _note_error(record: Record, error: Exception, place: Place) -> None:
     root = _root(error)
     record.error = f"{type(root).__name__}: {root}".splitlines()[0]
+    _write_log(record, "".join(traceback.format_exception(error)), place.storage)
+
+
+def note_death(record: Record, words: str | None, storage: Storage, max_failures: int) -> None:
+    """Notes in the record why its process died once too often, and could not say so itself.
+
+    Args:
+        words: what is known of it, Ray's own error.
+    """
+    last = (words or "").strip().splitlines() or [""]
+    if record.status == "started":
+        record.status = "failed"
+    times = f"{max_failures + 1} times in a row" if max_failures else "once"
+    reason = last[-1].partition(" Some common causes")[0].strip() or "nothing is known of why"
+    record.error = f"its process died {times} without a new checkpoint: {reason}"
+    _write_log(record, words or record.error, storage)
+
+
+def _write_log(record: Record, words: str, storage: Storage) -> None:
     name = f"logs/{record.id}.log"
     try:
-        place.storage.write(name, "".join(traceback.format_exception(error)).encode())
-        record.log = place.storage.path(name)
+        storage.write(name, words.encode())
+        record.log = storage.path(name)
     except OSError as full:  # what broke the trial may break its log: the disk is full
         record.log = f"could not be written: {full}"

@@ -54,3 +54,23 @@ def test_predictions_carry_the_slices_of_their_images(tmp_path: Path) -> None:
         assert sum(row["probabilities"]) == pytest.approx(1)
         right += row["probabilities"].index(max(row["probabilities"])) == row["label"]
     assert metrics["acc1"] == pytest.approx(100 * right / 6)
+
+
+def test_a_changed_copy_of_a_specification_is_another_trial() -> None:
+    recipe = resolve(published("finetune", VIT, {"steps": 2, "warmup_steps": 1}), "finetune", 8, 0)
+    spec = TrialSpec(
+        dataset="d",
+        labels="1",
+        pool_images=None,
+        backbone=VIT,
+        backbone_args={},
+        weights="random",
+        method="finetune",
+        recipe=recipe,
+        precision="fp32",
+        seed=0,
+        parent=None,
+    )
+    known = spec.id
+    assert spec.model_copy().id == known
+    assert spec.model_copy(update={"seed": 1}).id != known

@@ -10,6 +10,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from trainers.checkpoint import Checkpoints
+from trainers.choose import Cutoffs
 from trainers.health import CollapsedError, DivergedError
 from trainers.loop import Outcome
 from trainers.runtime import DistributedRuntime
@@ -30,6 +31,7 @@ def run_group(
     gpus_per_worker: float,
     train_storage: str,
     callbacks: list[Any] | None = None,
+    cutoffs: Cutoffs | None = None,
 ) -> dict[str, Any]:
     """Trains a trial on a worker group and returns rank 0's outcome.
 
@@ -38,7 +40,11 @@ def run_group(
     """
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"spec": spec.model_dump_json(), "place": asdict(place)},
+        train_loop_config={
+            "spec": spec.model_dump_json(),
+            "place": asdict(place),
+            "cutoffs": cutoffs or {},
+        },
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=gpus_per_worker > 0,
@@ -69,7 +75,7 @@ def _worker(config: dict[str, Any]) -> None:
         Checkpoints(place.checkpoints(spec.id)), report=ray.train.report, device=device
     )
     try:
-        outcome = run_trial(spec, place, runtime)
+        outcome = run_trial(spec, place, runtime, config["cutoffs"])
     except CollapsedError as error:  # raised here, Ray Train would start the group again
         outcome = {error.status: str(error), "outcome": asdict(error.outcome)}
     if runtime.rank == 0:

@@ -1,0 +1,97 @@
+"""Room on machines: what fits beside what, and who goes first."""
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+from experiments import changed
+from hypothesis import given
+from hypothesis import strategies as st
+from test_scheduler import plan_of
+
+from grid.experiment import TrainConfig
+from grid.scheduler import Job, Scheduler
+from grid.slots import PATIENCE, Admission, Demand, Machine, demand_of, fits, for_training
+
+G5 = Machine(48, 4)  # four GPUs, as g5.12xlarge has
+RESNET, VIT = Demand(4, 1), Demand(4, 1, workers=4)
+
+
+def room_for(machines: list[Machine], demand: Demand) -> int:
+    running: list[Demand] = []
+    while fits(machines, running, demand):
+        running.append(demand)
+    return len(running)
+
+
+def test_groups_and_single_processes_share_machines() -> None:
+    assert room_for([G5, G5], RESNET) == 8
+    assert room_for([G5, G5], VIT) == 2
+    assert fits([G5, G5], [VIT, RESNET], RESNET)
+    assert not fits([G5, G5], [VIT, RESNET], VIT)
+    # a group spreads over machines, a worker does not
+    assert fits([Machine(2), Machine(2)], [], Demand(1, 0, workers=4))
+    assert not fits([Machine(2), Machine(2)], [], Demand(3, 0))
+
+
+def test_ray_data_gets_half_of_each_machine() -> None:
+    assert for_training([Machine(8), Machine(2), Machine(1)], streaming=True) == [
+        Machine(4),
+        Machine(1),
+        Machine(0),
+    ]
+    assert for_training([Machine(8, 1)], streaming=False) == [Machine(8, 1)]
+
+
+def test_a_measurement_holds_what_one_worker_would() -> None:
+    train = TrainConfig(workers=4, cpus_per_worker=3, gpus_per_worker=1)
+    assert demand_of(train, "train") == Demand(3, 1, 4)
+    assert demand_of(train, "measure") == Demand(3, 1, 1)
+
+
+@given(st.lists(st.sampled_from([RESNET, VIT, Demand(2, 0)]), max_size=12))
+def test_what_is_admitted_never_asks_for_more_than_there_is(wanted: list[Demand]) -> None:
+    running: list[Demand] = []
+    for demand in wanted:
+        if fits([G5, G5], running, demand):
+            running.append(demand)
+    assert sum(d.gpus * d.workers for d in running) <= 8
+    assert sum(d.cpus * d.workers for d in running) <= 96
+
+
+@pytest.fixture
+def jobs() -> Iterator[Job]:
+    scheduler = Scheduler(plan_of(changed("search.trials", 40)), {}, lambda _: True)
+    job = scheduler.next()
+    assert job is not None
+    return (
+        Job("train", job.spec.model_copy(update={"seed": n}), job.search) for n in itertools.count()
+    )
+
+
+def test_small_jobs_pass_a_large_one_that_does_not_fit_but_not_for_ever(
+    jobs: Iterator[Job],
+) -> None:
+    admission, large = Admission(), next(jobs)
+    running = [RESNET]  # of eight GPUs seven are free: no second group of four on one machine
+    machines = [G5]
+    passed = 0
+    while (
+        job := admission.choose([(large, VIT), (next(jobs), RESNET)], machines, running)
+    ) is not None:
+        assert job != large
+        passed += 1
+    assert passed == PATIENCE
+    # once the machine is clear it is its turn, and then the others'
+    assert admission.choose([(large, VIT), (next(jobs), RESNET)], machines, []) == large
+    small = next(jobs)
+    assert admission.choose([(large, VIT), (small, RESNET)], machines, running) == small
+
+
+def test_nobody_waits_for_what_no_machine_can_hold(jobs: Iterator[Job]) -> None:
+    # the node with the GPUs has left: others go on without end
+    admission, large = Admission(), next(jobs)
+    for _ in range(3 * PATIENCE):
+        small = next(jobs)
+        ready = [(large, VIT), (small, Demand(1, 0))]
+        assert admission.choose(ready, [Machine(4)], []) == small
