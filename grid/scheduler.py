@@ -69,12 +69,17 @@ class Scheduler:
     """
 
     def __init__(
-        self, plan: Plan, facts: dict[str, dict[str, Any]], has_weights: Callable[[str], bool]
+        self,
+        plan: Plan,
+        facts: dict[str, dict[str, Any]],
+        has_weights: Callable[[str], bool],
+        suggest: Callable[..., list[dict[str, float]]] = suggest_wave,
     ):
         self.plan = plan
         self.config = plan.experiment.file.search
         self.facts = facts
         self.has_weights = has_weights
+        self.suggest = suggest
         self.running: dict[tuple[str, str], Job] = {}
         self.failed: dict[str, str] = {}
         self.trained: list[str] = []
@@ -230,7 +235,7 @@ class Scheduler:
         method = self.plan.experiment.file.models[model].method
         # what the others are measured against goes first, alone
         alone = self.config.early_stopping and not state.trials
-        suggestions = suggest_wave(
+        suggestions = self.suggest(
             state.search.name,
             recipe,
             search_space(method, recipe, self.config.ranges(method, model)),

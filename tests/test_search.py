@@ -1,9 +1,13 @@
 """Optuna's suggestions as a pure function of earlier waves."""
 
+from pathlib import Path
+
 import pytest
 
+from data.storage import Storage
 from grid.experiment import Around
 from grid.search import Tried, default_space, search_space, suggest_wave
+from grid.suggested import Suggestions
 from trainers.recipe import published
 
 RECIPE = published("semi", "vit_base_patch16_224.mae", {})
@@ -101,3 +105,26 @@ def test_a_stopped_trial_counts_as_pruned() -> None:
     assert wave(stopped) != wave(history)  # it counts after those that were finished
     for sampler in ("gp", "random"):
         assert wave(stopped, sampler=sampler)
+
+
+def test_a_remembered_suggestion_is_the_one_that_would_be_made(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    history = tried(wave([], 6))
+
+    def remembered(earlier: list[Tried], writes: bool = False) -> list[dict[str, float]]:
+        memory = Suggestions(storage, writes)
+        return memory.suggest("cell", RECIPE, SPACE, "tpe", earlier, 4, "cell")
+
+    assert remembered(history) == wave(history)
+    assert storage.names("suggested") == []  # who only looks writes nothing
+    assert remembered(history, writes=True) == wave(history)
+    file = tmp_path / "suggested" / "cell.json"
+    # it is really read: a word in it that is not Optuna's comes back
+    file.write_text(file.read_text().replace(repr(wave(history)[0]["base_lr"]), "0.001234"))
+    assert remembered(history)[0]["base_lr"] == 0.001234
+    # and only for just these inputs
+    worse = [Tried(t.params, 100 - (t.score or 0)) for t in history]
+    assert remembered(worse) == wave(worse)
+    for cut in (0, 1, 50):
+        file.write_bytes(file.read_bytes()[:cut])
+        assert remembered(history) == wave(history)
