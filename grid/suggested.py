@@ -4,6 +4,7 @@ A suggestion is a function of its inputs and takes Optuna a while; a grid of tho
 would be suggested anew, wave by wave, whenever someone looks at it.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -66,9 +67,7 @@ class Suggestions:
 
     def _read(self, identity: str) -> dict[str, Params]:
         found: dict[str, Any] = {}
-        try:
+        with contextlib.suppress(FileNotFoundError, ValidationError):  # damaged: made again
             found = _FILE.validate_json(self.storage.read(f"{FOLDER}/{identity}.json"))
-        except (FileNotFoundError, ValidationError):
-            pass  # not yet, or damaged: made again
         self._known[identity] = found
         return found
