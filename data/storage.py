@@ -1,16 +1,35 @@
 """Files in a folder or bucket: whole-file reads and atomic whole-file writes through fsspec."""
 
 import contextlib
+import errno
+import hashlib
 import os
 import posixpath
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from data.errors import InputError
+from data.patience import NOT_THERE, patiently
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What tells a file from a damaged copy of it."""
+
+    size: int  # bytes
+    sha256: str
+
+    @staticmethod
+    def of(content: bytes) -> "FileFacts":
+        return FileFacts(len(content), hashlib.sha256(content).hexdigest())
 
 
 def cache_folder() -> Path:
@@ -25,9 +44,16 @@ class Storage:
     Names are relative paths with ``/``. A write is seen whole or not at all: on a local disk by
     writing beside the target and renaming, in a bucket because its put is atomic. Raises
     ``InputError`` for a URI of an unknown kind.
+
+    With a ``patience`` (seconds), what fails because the storage is away for a while (a network,
+    an unmounted or moved folder) is tried again for so long; then it raises
+    ``StorageGoneError``. Such a storage never makes its own folder, ``anchor``: that would put
+    files under a mount point, or stand in the way of the folder that is to come back. The folder
+    counts as away while it is missing or empty, so it must be made and have a file before.
+    ``folder`` keeps patience and anchor.
     """
 
-    def __init__(self, uri: str | Path):
+    def __init__(self, uri: str | Path, patience: float = 0, anchor: str | None = None):
         try:
             self.fs, root = fsspec.core.url_to_fs(str(uri))
         except (ValueError, ImportError) as error:  # an unknown protocol, or its package missing
@@ -35,21 +61,36 @@ class Storage:
         self.root: str = root.rstrip("/") or "/"
         self.is_local = isinstance(self.fs, LocalFileSystem)
         self.uri: str = self.root if self.is_local else self.fs.unstrip_protocol(self.root)
+        self.patience = patience
+        self.anchor = anchor or self.root
 
-    def __reduce__(self) -> tuple[type["Storage"], tuple[str]]:
-        return Storage, (self.uri,)
+    def __reduce__(self) -> tuple[type["Storage"], tuple[str, float, str]]:
+        return Storage, (self.uri, self.patience, self.anchor)
 
     def path(self, *names: str) -> str:
         return posixpath.join(self.root, *names)
 
     def folder(self, *names: str) -> "Storage":
-        return Storage(posixpath.join(self.uri, *names))
+        return Storage(posixpath.join(self.uri, *names), self.patience, self.anchor)
 
     def exists(self, name: str = "") -> bool:
-        return bool(self.fs.exists(self.path(name) if name else self.root))
+        return self.size(name) is not None
+
+    def size(self, name: str = "") -> int | None:
+        """A file's bytes, any number for a folder; None if it is not there."""
+        path = self.path(name) if name else self.root
+        try:
+            return self._patiently(lambda: self._size(path))
+        except NOT_THERE:
+            return None
+
+    def _size(self, path: str) -> int:
+        if self.is_local:
+            return os.stat(path).st_size
+        return int(self.fs.info(path)["size"] or 0)
 
     def read(self, name: str) -> bytes:
-        return bytes(self.fs.cat_file(self.path(name)))
+        return self._patiently(lambda: bytes(self.fs.cat_file(self.path(name))))
 
     def open(self, name: str = "") -> Any:
         """Opens a file to read parts of it: of a bucket just those, and nothing ahead of them."""
@@ -63,11 +104,15 @@ class Storage:
         """Writes a whole file, making its folders; readers see the old content or the new."""
         path = self.path(name)
         if not self.is_local:
-            self.fs.pipe_file(path, content)
+            self._patiently(lambda: self.fs.pipe_file(path, content))
             return
-        folder = os.path.dirname(path)
-        os.makedirs(folder, exist_ok=True)
-        beside = os.path.join(folder, f".{os.path.basename(path)}.{uuid.uuid4().hex}.tmp")
+        folder, file = os.path.split(path)
+        # one name for all attempts: what an interrupted one left is written over
+        beside = os.path.join(folder, f".{file}.{uuid.uuid4().hex}.tmp")
+        self._patiently(lambda: self._write(path, beside, content))
+
+    def _write(self, path: str, beside: str, content: bytes) -> None:
+        self._make_folder(os.path.dirname(path))
         try:
             with open(beside, "wb") as file:
                 file.write(content)
@@ -75,25 +120,77 @@ class Storage:
                 os.fsync(file.fileno())  # else a power cut may keep the name and lose the bytes
             os.replace(beside, path)
         except BaseException:
-            if os.path.exists(beside):
+            with contextlib.suppress(OSError):
                 os.remove(beside)
             raise
+
+    def _make_folder(self, folder: str) -> None:
+        if not self.patience:
+            os.makedirs(folder, exist_ok=True)
+            return
+        if self._vanished():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.anchor)
+        made = self.anchor
+        for name in os.path.relpath(folder, self.anchor).split(os.sep):
+            made = os.path.join(made, name)
+            # not makedirs: without the anchor, this must fail
+            if not os.path.isdir(made):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(made)
+
+    def keep(self, name: str, kept: str) -> None:
+        """Keeps a file's content under a second name too; later writes of the first leave that be.
+
+        Does nothing on a file system that has no such way but to copy every byte.
+        """
+        old, new = self.path(name), self.path(kept)
+        if not self.is_local:
+            self._patiently(lambda: self.fs.copy(old, new))
+            return
+        self.delete(kept)
+        with contextlib.suppress(OSError):
+            os.link(old, new)
 
     def names(self, folder: str, suffix: str = "") -> list[str]:
         """Sorted names of the files directly in ``folder``; none if it is not there."""
         where = self.path(folder) if folder else self.root
-        self.fs.invalidate_cache()  # another process may have written since the last listing
-        if not self.fs.exists(where):
+        try:
+            entries = self._patiently(lambda: self._entries(where))
+        except NOT_THERE:
             return []
-        entries = self.fs.ls(where, detail=True)
         names = (posixpath.basename(e["name"]) for e in entries if e["type"] == "file")
         return sorted(name for name in names if name.endswith(suffix) and not name.startswith("."))
+
+    def _entries(self, where: str) -> list[dict[str, Any]]:
+        self.fs.invalidate_cache()  # another process may have written since the last listing
+        self._size(where)
+        return list(self.fs.ls(where, detail=True))
 
     def delete(self, name: str) -> None:
         """Removes a file or folder; nothing happens if it is not there."""
         path = self.path(name) if name else self.root
-        if self.fs.exists(path):
-            self.fs.rm(path, recursive=True)
+        with contextlib.suppress(*NOT_THERE):
+            self._patiently(lambda: self._delete(path))
+
+    def _delete(self, path: str) -> None:
+        self._size(path)
+        self.fs.rm(path, recursive=True)
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        if not self.patience:
+            return work()
+        where = self.anchor if self.is_local else self.uri
+        return patiently(work, where, self.patience, lambda: self.is_local and self._vanished())
+
+    def _vanished(self) -> bool:
+        """Whether the local folder is missing, or an empty mount point is in its place."""
+        try:
+            with os.scandir(self.anchor) as entries:
+                return next(entries, None) is None
+        except PermissionError:
+            return False  # nothing to wait for
+        except OSError:
+            return True
 
     def check_writable(self) -> None:
         """Raises ``OSError`` when nothing can be written here."""

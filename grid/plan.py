@@ -127,13 +127,14 @@ class Plan:
             return "random"
         return "timm" if pretrained is True else f"sha256:{weights.sha256}"
 
-    def place(self, search: Search, folder: str) -> Place:
-        """Where and how the search's trials run."""
+    def place(self, search: Search, folder: str, patience: float = 0) -> Place:
+        """Where and how the search's trials run; ``patience`` is for storage that vanishes."""
         train = self.experiment.train_of(search.cell.model)
         weights = self.experiment.weights_of(search.cell.model)
         return Place(
             dataset_uri=self.experiment.dataset_uri(search.cell.dataset),
             folder=folder,
+            patience=patience,
             stream=train.stream,
             threads=train.cpus_per_worker,
             loader_workers=train.loader_workers,

@@ -236,11 +236,12 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         self.view.started(job)
         train = self.plan.experiment.train_of(job.search.cell.model)
         weights = self.plan.experiment.weights_of(job.search.cell.model)
+        storage = self.ledger.storage
         order = {
             "kind": job.kind,
             "spec": job.spec.model_dump(mode="json"),
             "cell": job.search.name,
-            "place": asdict(self.plan.place(job.search, self.ledger.storage.uri)),
+            "place": asdict(self.plan.place(job.search, storage.uri, storage.patience)),
             "workers": train.workers,
             "cpus_per_worker": train.cpus_per_worker,
             "gpus_per_worker": train.gpus_per_worker,

@@ -1,5 +1,10 @@
+import errno
+import os
 import pickle
+import threading
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,6 +14,8 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractBufferedFile
 
+from data.errors import InputError
+from data.patience import StorageGoneError, storage_patience
 from data.storage import Storage
 
 
@@ -148,3 +155,146 @@ def test_of_a_file_in_a_bucket_only_the_parts_asked_for_are_read(tmp_path: Path)
     assert rows["label"].to_pylist() == list(range(40, 50))
     # ten images of a hundred, and what Parquet says of itself at its end
     assert 100_000 < sum(FarFile.fetched) < 200_000
+
+
+def move_away(folder: Path, times: int, stop: threading.Event) -> None:
+    """Moves a folder away for a moment and back, again and again; notes if it was made anew."""
+    for _ in range(times):
+        away = folder.with_name("away")
+        os.rename(folder, away)
+        time.sleep(0.3)
+        assert not folder.exists(), "something was written at the vanished place"
+        os.rename(away, folder)
+        time.sleep(0.1)
+    stop.set()
+
+
+def test_storage_that_vanishes_for_a_while_is_waited_for(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    Storage(folder).write("experiment.yaml", b"")
+    # as Ray hands it on, and a folder below: both keep their patience
+    storage = pickle.loads(pickle.dumps(Storage(folder, patience=30)))
+    checkpoints = storage.folder("checkpoints", "one")
+    checkpoints.write("fixed", b"always here")
+    stop, written = threading.Event(), 0
+    with ThreadPoolExecutor(1) as pool:
+        mover = pool.submit(move_away, folder, 6, stop)
+        while not stop.is_set() and not mover.done():
+            checkpoints.write("latest", str(written).encode())
+            storage.write(f"ledger/{written}.json", b"{}")
+            assert checkpoints.read("latest") == str(written).encode()
+            assert checkpoints.exists("fixed") and checkpoints.names("") == ["fixed", "latest"]
+            assert not storage.exists("nowhere") and storage.names("nowhere") == []
+            storage.write("gone", b"")
+            storage.delete("gone")
+            assert not storage.exists("gone")
+            written += 1
+        mover.result()
+    assert written > 5
+    names = {path.name for path in folder.rglob("*") if not path.name.startswith(".")}
+    assert {f"{n}.json" for n in range(written)} <= names
+
+
+def test_a_missing_file_in_patient_storage_is_an_error_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    storage = Storage(tmp_path, patience=60)
+    started = time.monotonic()
+    with pytest.raises(FileNotFoundError):
+        storage.read("nowhere")
+    with pytest.raises(NotADirectoryError):
+        storage.write("file/below", b"")
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("place", ["missing", "an empty mount point"])
+def test_patience_ends_with_one_clear_error_and_nothing_made(place: str, tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    if place != "missing":
+        folder.mkdir()
+    storage = Storage(folder, patience=0.5)
+    for work in (
+        lambda: storage.read("file"),
+        lambda: storage.folder("a").write("file", b""),
+        lambda: storage.exists("file"),
+        lambda: storage.names("ledger"),
+        lambda: storage.delete("file"),
+    ):
+        started = time.monotonic()
+        with pytest.raises(StorageGoneError, match=r"has been away for 0\.5 seconds") as error:
+            work()
+        assert str(folder) in str(error.value)
+        assert 0.4 < time.monotonic() - started < 2
+    assert [path.name for path in tmp_path.rglob("*")] == (["store"] if folder.exists() else [])
+
+
+class Flaky(LocalFileSystem):
+    """A local folder that answers with an error so many times first."""
+
+    protocol = "flaky"
+    errors: ClassVar[list[Exception]] = []
+
+    def cat_file(self, path: str, **how: Any) -> bytes:
+        if self.errors:
+            raise self.errors.pop()
+        return bytes(super().cat_file(path, **how))
+
+
+class HTTPClientError(Exception):
+    """As botocore has it: no OSError."""
+
+
+class EndpointConnectionError(HTTPClientError):
+    """As botocore has it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "waited_for"),
+    [
+        (OSError(errno.ESTALE, "stale file handle"), True),
+        (OSError(errno.ETIMEDOUT, "timed out"), True),
+        (ConnectionResetError("by peer"), True),
+        (TimeoutError(), True),
+        (EndpointConnectionError("endpoint"), True),
+        (OSError(errno.ENOSPC, "no space left"), False),
+        (OSError(errno.EDQUOT, "quota"), False),
+        (PermissionError(errno.EACCES, "denied"), False),
+    ],
+)
+def test_only_what_passes_is_waited_for(error: Exception, waited_for: bool, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    storage = Storage(tmp_path, patience=20)
+    storage.fs = Flaky()
+    Flaky.errors[:] = [error, error]
+    if waited_for:
+        assert storage.read("file") == b"content"
+        return
+    started = time.monotonic()
+    with pytest.raises(type(error)):
+        storage.read("file")
+    assert time.monotonic() - started < 1
+    Flaky.errors.clear()
+
+
+def test_patience_is_set_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert storage_patience() == 120
+    monkeypatch.setenv("SEMIGRID_STORAGE_PATIENCE", "7.5")
+    assert storage_patience() == 7.5
+    for wrong in ("soon", "-1", "inf", "nan"):
+        monkeypatch.setenv("SEMIGRID_STORAGE_PATIENCE", wrong)
+        with pytest.raises(InputError, match=f"SEMIGRID_STORAGE_PATIENCE={wrong}"):
+            storage_patience()
+
+
+def test_what_is_kept_stays_when_the_first_name_is_written_again(storage: Storage) -> None:
+    for content in (b"one", b"two", b"three"):
+        storage.write("latest", content)
+        assert storage.read("latest") == content
+        storage.keep("latest", "previous")
+    storage.write("latest", b"four")
+    assert storage.read("previous") == b"three"
+
+
+def test_a_size_is_of_a_file_that_is_there(storage: Storage) -> None:
+    storage.write("a/file", b"12345")
+    assert storage.size("a/file") == 5
+    assert storage.size("a/none") is None

@@ -67,7 +67,8 @@ class Place:
 
     ``folder`` is the experiment's folder; ``stream`` says how the pool is read; ``threads`` is
     torch's within an operation; ``weights_uri`` is the file of weights that the specification
-    names by their hash.
+    names by their hash. With ``patience`` (seconds) the folder is waited for when it vanishes, and
+    never made: see ``Storage``.
     """
 
     dataset_uri: str
@@ -79,10 +80,11 @@ class Place:
     micro_batch: int | None = None
     compiled: bool = False
     weights_uri: str | None = None
+    patience: float = 0
 
     @property
     def storage(self) -> Storage:
-        return Storage(self.folder)
+        return Storage(self.folder, self.patience)
 
     def checkpoints(self, trial_id: str) -> Storage:
         return self.storage.folder("checkpoints", trial_id)
