@@ -14,9 +14,11 @@ import typer
 from rich.console import Console
 
 from data.errors import InputError
+from data.patience import StorageGoneError, storage_patience
 from data.storage import Storage
 from grid import data_cli
 from grid.experiment import Experiment, load_experiment
+from grid.lock import RunLock
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 EXPERIMENT_COPY = "experiment.yaml"
@@ -67,7 +69,7 @@ def plan(
 ) -> None:
     """Say what would run: cells, trainings after sharing, and what is done already."""
     experiment = _load(source, storage, seeds, without_data=without_data)
-    scheduler, _, _ = _scheduler(experiment)
+    scheduler, _, _ = _scheduler(experiment, for_run=True)
     facts = scheduler.plan.describe()
     done = sum(_cell_state(scheduler, name)["trials_done"] for name in scheduler.states)
     finished = [c for c in scheduler.plan.cells if scheduler.states[c.name].state == "finished"]
@@ -130,12 +132,18 @@ def run(
             f"storage: {experiment.folder!r}: cannot be written: {error}; give a folder or URI "
             "that can, in the file or with --storage"
         ) from error
+    with RunLock(folder, _say, _interrupt_main) as lock:
+        _run_locked(experiment, folder, lock)
+
+
+def _run_locked(experiment: Experiment, folder: Storage, lock: RunLock) -> None:
     folder.write(EXPERIMENT_COPY, experiment.text.encode())
-    scheduler, records, ledger = _scheduler(experiment)
+    # from here on the folder is there, and if it vanishes it is waited for
+    scheduler, records, ledger = _scheduler(experiment, True, storage_patience())
     if scheduler.done:
         err.print("nothing to train: every trial of this experiment is in the ledger")
     else:
-        _execute(scheduler, ledger)
+        _execute(scheduler, ledger, lock)
         records = ledger.read_all()
     _print_table(scheduler, records, TableFormat.terminal)
     failed = _failures(scheduler)
@@ -145,7 +153,17 @@ def run(
     raise typer.Exit(SOME_FAILED if failed else OK)
 
 
-def _execute(scheduler: Any, ledger: Any) -> None:
+def _say(text: str) -> None:
+    err.print(text, soft_wrap=True, markup=False)
+
+
+def _interrupt_main() -> None:
+    main_thread = threading.main_thread().ident
+    assert main_thread is not None
+    signal.pthread_kill(main_thread, signal.SIGINT)
+
+
+def _execute(scheduler: Any, ledger: Any, lock: RunLock) -> None:
     """Runs the plan under the live view; on Ctrl-C or SIGTERM says how to go on and exits."""
     # Ray reads this when it is imported; it would print its machines' messages among the results
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
@@ -166,6 +184,12 @@ def _execute(scheduler: Any, ledger: Any) -> None:
     try:
         run_plan(scheduler, ledger, LiveView(err), stop)
     except KeyboardInterrupt:
+        if lock.lost_to is not None:
+            _say(
+                f"stopped: this process slept, and another run took over: {lock.lost_to}; all that "
+                "was finished is kept, and that run goes on with it"
+            )
+            raise typer.Exit(SOME_FAILED) from None
         command = shlex.join(["semigrid", *sys.argv[1:]])
         err.print(
             "interrupted: finished trials are kept, running ones go on from their last "
@@ -262,18 +286,32 @@ def _load(
     return experiment
 
 
-def _scheduler(experiment: Experiment) -> Any:
-    """The plan's state as the ledger has it, the records, and the ledger."""
+def _scheduler(experiment: Experiment, for_run: bool = False, patience: float = 0) -> Any:
+    """The plan's state as the ledger has it, the records, and the ledger.
+
+    ``for_run`` looks for the predictions of measured cells too: a run makes those again that are
+    missing, while their scores stand in the ledger for a table.
+    """
     from grid.ledger import Ledger, record_summary
     from grid.plan import Plan
     from grid.scheduler import Scheduler
+    from grid.suggested import Suggestions
 
-    ledger = Ledger(Storage(experiment.folder))
+    ledger = Ledger(Storage(experiment.folder, patience))
     records = ledger.read_all()
     for path in ledger.unreadable:
         err.print(f"{path}: not a readable record; its trial trains again", soft_wrap=True)
     facts = {trial_id: record_summary(record) for trial_id, record in records.items()}
-    return Scheduler(Plan(experiment), facts, ledger.has_weights), records, ledger
+    scheduler = Scheduler(
+        Plan(experiment),
+        facts,
+        ledger.has_weights,
+        ledger.has_predictions if for_run else lambda trial_id: True,
+        Suggestions(ledger.storage, writes=for_run and patience > 0).suggest,
+    )
+    for problem in ledger.problems:
+        _say(problem)
+    return scheduler, records, ledger
 
 
 def _cell_state(scheduler: Any, name: str) -> dict[str, Any]:
@@ -327,6 +365,9 @@ def main() -> None:
         for problem in error.problems:
             err.print(problem, style="red", soft_wrap=True, markup=False)
         sys.exit(BAD_INPUT)
+    except StorageGoneError as error:
+        err.print(str(error), style="red", soft_wrap=True, markup=False)
+        sys.exit(SOME_FAILED)
 
 
 if __name__ == "__main__":

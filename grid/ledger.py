@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from data.storage import Storage
+from data.storage import FileFacts, Storage
 from trainers.choose import course
-from trainers.trial import TrialSpec, weights_file
+from trainers.trial import TrialSpec, predictions_file, weights_file
 from trainers.weights import Weights
 
 Status = Literal["started", "finished", "stopped", "diverged", "collapsed", "failed"]
@@ -30,8 +30,9 @@ class Record(BaseModel):
     not finite) and ``collapsed`` are the recipe's doing and final, with the reason in ``error``;
     ``failed`` is an accident and tried again by the next run. Times are seconds since 1970,
     ``seconds`` those spent training. ``resumed_at`` lists the steps at which it went on from a
-    checkpoint. ``history`` has the losses and scores at each evaluation, ``speed`` how fast it
-    went there.
+    checkpoint, ``damaged`` checkpoints that it could not go on from. ``history`` has the losses and
+    scores at each evaluation, ``speed`` how fast it went there. ``weights_file`` and
+    ``predictions_file`` tell what it left from a damaged copy of it.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -49,6 +50,9 @@ class Record(BaseModel):
     speed: list[dict[str, float]] = []
     broken_images: list[str] = []
     resumed_at: list[int] = []
+    damaged: list[str] = []
+    weights_file: FileFacts | None = None
+    predictions_file: FileFacts | None = None
     test: dict[str, float] | None = None
     error: str | None = None
     log: str | None = None
@@ -67,10 +71,14 @@ class Ledger:
     def __init__(self, storage: Storage):
         self.storage = storage
         self.unreadable: list[str] = []
+        # what is wrong with files that records tell of, each said once
+        self.problems: list[str] = []
+        self._sizes: dict[str, int] = {}
 
     def write(self, record: Record) -> None:
         content = record.model_dump_json(indent=1) + "\n"
         self.storage.write(f"{FOLDER}/{record.id}.json", content.encode())
+        self._note_sizes(record)
 
     def read(self, trial_id: str) -> Record | None:
         """The trial's record; None if there is none or it cannot be read (then it trains again)."""
@@ -85,7 +93,17 @@ class Ledger:
         if record.id != trial_id:  # written by a version whose identities meant something else
             self.unreadable.append(self.storage.path(name))
             return None
+        self._note_sizes(record)
         return record
+
+    def _note_sizes(self, record: Record) -> None:
+        for name, facts in (
+            (weights_file(record.id), record.weights_file),
+            (predictions_file(record.id), record.predictions_file),
+        ):
+            self._sizes.pop(name, None)
+            if facts is not None:
+                self._sizes[name] = facts.size
 
     def read_all(self) -> dict[str, Record]:
         """All readable records by trial id."""
@@ -106,7 +124,25 @@ class Ledger:
         return str([facts.get(name) for name in known])
 
     def has_weights(self, trial_id: str) -> bool:
-        return self.storage.exists(weights_file(trial_id))
+        """Whether a finished trial's weights are there, as long as they were when written."""
+        return self._has(weights_file(trial_id), "its trial trains again")
+
+    def has_predictions(self, trial_id: str) -> bool:
+        """Whether a measured trial's predictions are there, as long as they were when written."""
+        return self._has(predictions_file(trial_id), "its trial is measured again")
+
+    def _has(self, name: str, then: str) -> bool:
+        size, expected = self.storage.size(name), self._sizes.get(name)
+        if size is None:
+            problem = "missing"
+        elif expected is not None and size != expected:
+            problem = f"damaged, {size:,} bytes where {expected:,} were written"
+        else:
+            return True
+        problem = f"{self.storage.path(name)}: {problem}; {then}"
+        if problem not in self.problems:
+            self.problems.append(problem)
+        return False
 
     def delete_weights(self, trial_id: str) -> None:
         self.storage.delete(weights_file(trial_id))

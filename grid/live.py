@@ -75,8 +75,11 @@ class LiveView:
 
     def completed(self, job: Job, record: Record | None, problem: str | None) -> None:
         self._running.pop(job.key, None)
+        for found in record.damaged if record is not None and job.kind == "train" else ():
+            self.console.print(Text(f"{job.search.name}: {found}"))
         if problem is not None:
-            self.console.print(Text(f"failed: {job.search.name}: {problem}", style="red"))
+            failed = "failed: " if job.spec.id in self.scheduler.failed else ""
+            self.console.print(Text(f"{failed}{job.search.name}: {problem}", style="red"))
         for name, state in self.scheduler.states.items():
             if state.state == "finished" and state.search.in_table and name not in self._announced:
                 self._announced.add(name)

@@ -54,7 +54,7 @@ class Holder(BaseModel):
 
 
 class RunLock:
-    """Holds an experiment's folder while a ``with`` block runs; makes the folder.
+    """Holds an experiment's folder, which must be there, while a ``with`` block runs.
 
     A heartbeat is written every ``interval`` seconds. The lock of a process of this machine that
     is dead is taken over at once; one of another machine only after its heartbeat was watched and
@@ -71,7 +71,7 @@ class RunLock:
         interval: float = HEARTBEAT_SECONDS,
     ):
         self.say, self.lost, self.interval = say, lost, interval
-        # the folder is made on entering only: a heartbeat must not make one that vanished
+        # a heartbeat waits for a folder that vanished, all else finds it there or not
         self._storage = Storage(storage.uri)
         self._lasting = Storage(storage.uri, storage.patience or interval)
         self.lost_to: Holder | None = None
@@ -80,7 +80,6 @@ class RunLock:
         self._heart = threading.Thread(target=self._beat, name="lock heartbeat", daemon=True)
 
     def __enter__(self) -> "RunLock":
-        self._storage.check_writable()
         while True:
             found = _read(self._storage)
             if found is not None:

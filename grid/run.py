@@ -1,6 +1,5 @@
 """Tune drives the plan: one Tune run over the whole grid, each Tune trial one job."""
 
-import contextlib
 import json
 import logging
 import os
@@ -9,7 +8,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,12 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from data.errors import InputError
-from grid.ledger import ENDED, Ledger, record_summary
+from grid.ledger import ENDED, Ledger
 from grid.live import LiveView
 from grid.plan import Plan
 from grid.scheduler import Job, Scheduler
 from grid.slots import Admission, Demand, Machine, demand_of, fits, for_training
-from grid.work import cutoffs_of, do_job, note_death
+from grid.work import Death, cutoffs_of, do_job, order_for, settle
 from trainers.ray_worker import quiet_environment, run_group
 from trainers.trial import Place, TrialSpec, uses_ray_stream
 
@@ -234,21 +232,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
             return Searcher.FINISHED if self.scheduler.done else None
         self.jobs[trial_id] = self.scheduler.start(job)
         self.view.started(job)
-        train = self.plan.experiment.train_of(job.search.cell.model)
-        weights = self.plan.experiment.weights_of(job.search.cell.model)
-        storage = self.ledger.storage
-        order = {
-            "kind": job.kind,
-            "spec": job.spec.model_dump(mode="json"),
-            "cell": job.search.name,
-            "place": asdict(self.plan.place(job.search, storage.uri, storage.patience)),
-            "workers": train.workers,
-            "cpus_per_worker": train.cpus_per_worker,
-            "gpus_per_worker": train.gpus_per_worker,
-            "train_storage": self.scratch,
-            "weights": None if weights is None else weights.model_dump(),
-            "cutoffs": sorted(job.cutoffs.items()),
-        }
+        order = order_for(self.plan, job, self.ledger.storage) | {"train_storage": self.scratch}
         return {"order": json.dumps(order), "request": dict(self.request(job))}
 
     def _next(self) -> Job | None:
@@ -295,19 +279,8 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
             self.view.died(job)
             self.scheduler.release(job)
             return
-        record = self.ledger.read(job.spec.id)
-        problem = None
-        if error and record is not None:
-            note_death(record, words, self.ledger.storage, self.max_failures(job))
-            with contextlib.suppress(OSError):  # the scheduler knows it anyway
-                self.ledger.write(record)
-        if record is None:
-            problem = "its record is gone from the ledger"
-        elif record.status == "failed" or error:
-            problem = f"{record.error} (log: {record.log})"
-        elif job.kind == "measure" and record.test is None:
-            problem = f"could not be measured on test: {record.error} (log: {record.log})"
-        self.scheduler.complete(job, record_summary(record) if record else None, problem)
+        death = Death(words or "", self.max_failures(job) + 1) if error else None
+        record, problem = settle(job, self.scheduler, self.ledger, result, death)
         self.view.completed(job, record, problem)
         _drop_losers(self.scheduler, self.ledger)
 

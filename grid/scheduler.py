@@ -55,6 +55,11 @@ class SearchState:
         known = [trial.spec for trial in self.trials] + list(self.by_seed.values())
         return list({spec.id: spec for spec in known}.values())
 
+    def chose(self, trial_id: str) -> bool:
+        """Whether a trial is its winner, on any seed."""
+        chosen = [self.winner, *self.by_seed.values()]
+        return any(spec is not None and spec.id == trial_id for spec in chosen)
+
     @property
     def ended(self) -> bool:
         return self.state in ("finished", "failed", "blocked")
@@ -73,13 +78,17 @@ class Scheduler:
         plan: Plan,
         facts: dict[str, dict[str, Any]],
         has_weights: Callable[[str], bool],
+        has_predictions: Callable[[str], bool] = lambda trial_id: True,
         suggest: Callable[..., list[dict[str, float]]] = suggest_wave,
     ):
         self.plan = plan
         self.config = plan.experiment.file.search
         self.facts = facts
-        self.has_weights = has_weights
         self.suggest = suggest
+        self._has_weights, self.has_predictions = has_weights, has_predictions
+        self._lost: set[str] = set()  # whose weights were found damaged
+        self._lost_before: set[str] = set()
+        self._begun: dict[tuple[str, str], int] = {}  # how many trials had trained when a job began
         self.running: dict[tuple[str, str], Job] = {}
         self.failed: dict[str, str] = {}
         self.trained: list[str] = []
@@ -99,6 +108,7 @@ class Scheduler:
     def start(self, job: Job) -> Job:
         """Counts the job as running until it is completed or released."""
         self.running[job.key] = job
+        self._begun[job.key] = len(self.trained)
         return job
 
     def release(self, job: Job) -> None:
@@ -126,9 +136,38 @@ class Scheduler:
             self.failed[job.spec.id] = error
         elif job.kind == "train":
             self.trained.append(job.spec.id)
+            self._lost.discard(job.spec.id)
         else:
             self.measured.append(job.spec.id)
         self._advance_all(job.spec.id)
+
+    def lose(self, job: Job, trial_id: str, problem: str) -> None:
+        """Takes note that a job found a trial's weights damaged: that trial, then the job, again.
+
+        The second time it is an error of the job's: something here damages what is written.
+        """
+        new_since = trial_id in self.trained[self._begun[job.key] :]
+        if not new_since and trial_id not in self._lost:
+            if trial_id in self._lost_before:
+                self.complete(job, None, problem)
+                return
+            self._lost.add(trial_id)
+            self._lost_before.add(trial_id)
+            for state in self.states.values():
+                if state.state not in ("failed", "blocked") and state.chose(trial_id):
+                    self._reopen(state)
+        del self.running[job.key]
+        self._advance_all()
+
+    def _reopen(self, state: SearchState) -> None:
+        """Makes a search choose its winner again, and what starts from it wait for that."""
+        state.state, state.winner, state.by_seed, state.pending = "waiting", None, {}, []
+        for child in self.states.values():
+            if child.search.parent is not None and child.search.parent.name == state.search.name:
+                child.pending = []
+
+    def has_weights(self, trial_id: str) -> bool:
+        return trial_id not in self._lost and self._has_weights(trial_id)
 
     def outcome(self, trial: Trial) -> str | None:
         """What became of a trial in this search, for good; None while it must (still) be trained.
@@ -330,7 +369,7 @@ class Scheduler:
             state.pending = [
                 Job("measure", spec, state.search)
                 for spec in state.by_seed.values()
-                if self.facts[spec.id]["test"] is None
+                if self.facts[spec.id]["test"] is None or not self.has_predictions(spec.id)
             ]
         if not state.pending and state.state == "measuring":
             state.state = "finished"

@@ -1,15 +1,18 @@
 """What becomes of one job: the trial trained or measured, and what the ledger says of it."""
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from data.storage import Storage
-from grid.ledger import ENDED, Ledger, Record, start_record
+from data.storage import FileFacts, Storage
+from grid.ledger import ENDED, Ledger, Record, record_summary, start_record
+from grid.plan import Plan
+from grid.scheduler import Job, Scheduler
 from trainers.choose import Cutoffs
-from trainers.trial import Place, TrialSpec, measure_trial, run_trial
+from trainers.trial import DamagedError, Place, TrialSpec, measure_trial, run_trial
 from trainers.weights import Weights
 
 Report = Callable[[dict[str, Any]], None]
@@ -17,19 +20,95 @@ Report = Callable[[dict[str, Any]], None]
 RunGroup = Callable[[TrialSpec, Place, dict[str, Any]], dict[str, Any]]
 
 
-def do_job(order: dict[str, Any], report: Report, run_group: RunGroup) -> None:
-    """Does what ``order`` asks for; whatever goes wrong is in the trial's record afterwards.
+def order_for(plan: Plan, job: Job, storage: Storage) -> dict[str, Any]:
+    """All that a process needs to know to do a job, as JSON can hold it."""
+    model = job.search.cell.model
+    train, weights = plan.experiment.train_of(model), plan.experiment.weights_of(model)
+    return {
+        "kind": job.kind,
+        "spec": job.spec.model_dump(mode="json"),
+        "cell": job.search.name,
+        "place": asdict(plan.place(job.search, storage.uri, storage.patience)),
+        "workers": train.workers,
+        "cpus_per_worker": train.cpus_per_worker,
+        "gpus_per_worker": train.gpus_per_worker,
+        "weights": None if weights is None else weights.model_dump(),
+        "cutoffs": sorted(job.cutoffs.items()),
+    }
 
-    ``report`` gets signs of life and, at the end, the trial's ``status``; ``run_group`` is called
-    where the order asks for more than one worker.
+
+@dataclass(frozen=True)
+class Death:
+    """The end of a job whose process died once too often; ``words`` are Ray's on why."""
+
+    words: str
+    times: int
+
+    def note(self, record: Record, storage: Storage) -> None:
+        last = self.words.strip().splitlines() or [""]
+        reason = last[-1].partition(" Some common causes")[0].strip() or "nothing is known of why"
+        times = f"{self.times} times in a row" if self.times > 1 else "once"
+        record.error = f"its process died {times} without a new checkpoint: {reason}"
+        _write_log(record, self.words or record.error, storage)
+
+
+def do_job(order: dict[str, Any], report: Report, run_group: RunGroup) -> None:
+    """Does what ``order_for`` asks for; whatever goes wrong is in the trial's record afterwards.
+
+    ``report`` gets signs of life and, at the end, the trial's ``status``, or a ``problem`` that
+    the record does not tell: it could not be written, or the weights of ``damaged_trial`` are not
+    what they were. ``run_group`` is called where the order asks for more than one worker.
     """
     spec = TrialSpec.model_validate(order["spec"])
     place = Place(**order["place"])
     ledger = Ledger(place.storage)
-    if order["kind"] == "measure":
-        _measure(spec, place, ledger, order, report)
-    else:
-        _train(spec, place, ledger, order, report, run_group)
+    try:
+        if order["kind"] == "measure":
+            _measure(spec, place, ledger, order, report)
+        else:
+            _train(spec, place, ledger, order, report, run_group)
+    except DamagedError as error:
+        report({"step": 0, "damaged_trial": error.trial_id, "problem": error.problem})
+    except OSError as error:  # a full disk, storage that is gone: the ledger cannot say it
+        report({"step": 0, "problem": f"{type(error).__name__}: {error}"})
+
+
+def settle(
+    job: Job,
+    scheduler: Scheduler,
+    ledger: Ledger,
+    result: dict[str, Any] | None = None,
+    death: Death | None = None,
+) -> tuple[Record | None, str | None]:
+    """Tells the scheduler how a job ended; returns its trial's record and what went wrong.
+
+    ``result`` is what ``do_job`` reported last; with a ``death`` it did not come to its end.
+    """
+    reported: str | None = (result or {}).get("problem")
+    damaged: str | None = (result or {}).get("damaged_trial")
+    if damaged is not None and death is None:
+        scheduler.lose(job, damaged, f"{reported}; it was trained again once already")
+        return None, f"{reported}; trial {damaged} trains again"
+    try:
+        record = ledger.read(job.spec.id)
+    except OSError as error:
+        record, reported = None, reported or f"{type(error).__name__}: {error}"
+    problem = None
+    if record is not None and (death or reported):
+        record.status = "failed" if record.status == "started" else record.status
+        record.error = reported or record.error
+        if death is not None:
+            death.note(record, ledger.storage)
+        with contextlib.suppress(OSError):  # the scheduler knows it anyway
+            ledger.write(record)
+    if record is None:
+        problem = reported or "its record is gone from the ledger"
+    elif record.status == "failed" or death or reported:
+        problem = f"{record.error} (log: {record.log})" if record.log else str(record.error)
+    elif job.kind == "measure" and record.test is None:
+        problem = f"could not be measured on test: {record.error} (log: {record.log})"
+    scheduler.complete(job, record_summary(record) if record else None, problem)
+    return record, problem
 
 
 def _train(
@@ -46,6 +125,8 @@ def _train(
     record = start_record(spec, order["cell"], weights)
     ledger.write(record)
     checkpoints = _checkpoints(spec, place)
+    if spec.parent is not None:
+        place = _with_hash(place, ledger.read(spec.parent))
     try:
         if order["workers"] == 1:
             from trainers.runtime import InlineRuntime
@@ -59,7 +140,11 @@ def _train(
         record.val = outcome["best_metrics"]
         record.best_step = outcome["best_step"]
         record.best_weights = outcome["best_weights"]
+        if record.status == "finished":
+            record.weights_file = FileFacts(**outcome["weights_file"])
         _note_course(record, outcome)
+    except DamagedError:  # the parent's failure, not its own
+        raise
     except Exception as error:  # whatever went wrong belongs into the ledger, not only to Ray
         root = _root(error)
         record.status = "failed"
@@ -86,6 +171,7 @@ def _note_course(record: Record, outcome: dict[str, Any]) -> None:
     record.seconds = outcome["seconds"]
     record.broken_images = outcome["broken"]
     record.resumed_at = outcome["resumed_at"]
+    record.damaged = outcome["damaged"]
 
 
 def _measure(
@@ -95,16 +181,27 @@ def _measure(
 
     record = ledger.read(spec.id)
     assert record is not None
-    if record.test is None:
+    if record.test is None or not ledger.has_predictions(spec.id):
         try:
             device = "cuda" if order["gpus_per_worker"] else "cpu"
             runtime = InlineRuntime(_checkpoints(spec, place), device=device)
-            record.test = measure_trial(spec, place, record.best_weights, runtime)
+            place = _with_hash(place, record)
+            record.test, record.predictions_file = measure_trial(
+                spec, place, record.best_weights, runtime
+            )
             record.error = record.log = None
+        except DamagedError:
+            raise
         except Exception as error:  # see _train
             _note_error(record, error, place)
         ledger.write(record)
     report({"step": 0, "status": record.status})
+
+
+def _with_hash(place: Place, record: Record | None) -> Place:
+    """The place, with what the weights of the recorded trial must be."""
+    facts = record.weights_file if record else None
+    return replace(place, weights_sha256=facts.sha256 if facts else None)
 
 
 def _checkpoints(spec: TrialSpec, place: Place) -> Any:
@@ -126,21 +223,6 @@ def _note_error(record: Record, error: Exception, place: Place) -> None:
     root = _root(error)
     record.error = f"{type(root).__name__}: {root}".splitlines()[0]
     _write_log(record, "".join(traceback.format_exception(error)), place.storage)
-
-
-def note_death(record: Record, words: str | None, storage: Storage, max_failures: int) -> None:
-    """Notes in the record why its process died once too often, and could not say so itself.
-
-    Args:
-        words: what is known of it, Ray's own error.
-    """
-    last = (words or "").strip().splitlines() or [""]
-    if record.status == "started":
-        record.status = "failed"
-    times = f"{max_failures + 1} times in a row" if max_failures else "once"
-    reason = last[-1].partition(" Some common causes")[0].strip() or "nothing is known of why"
-    record.error = f"its process died {times} without a new checkpoint: {reason}"
-    _write_log(record, words or record.error, storage)
 
 
 def _write_log(record: Record, words: str, storage: Storage) -> None:

@@ -76,6 +76,7 @@ def content(folder: Path) -> dict[str, Any]:
 
 def foreign(folder: Path, **changes: Any) -> bytes:
     """The lock of a run on another machine, whose clock is an hour ahead."""
+    folder.mkdir(exist_ok=True)
     with quick_lock(folder):
         lock = content(folder)
     lock |= {"host": "elsewhere", "machine": "another boot", "token": uuid.uuid4().hex}
@@ -231,6 +232,7 @@ def test_of_several_that_start_at_once_exactly_one_wins(
 
 def test_a_heartbeat_makes_no_folder_that_vanished(tmp_path: Path) -> None:
     folder = tmp_path / "run"
+    folder.mkdir()
     with quick_lock(folder):
         os.rename(folder, tmp_path / "away")
         time.sleep(0.6)

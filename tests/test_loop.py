@@ -406,8 +406,11 @@ def test_the_best_evaluation_is_kept_and_its_weights_repeat_it(
     model.load_state_dict(decode_weights(checkpoints.load_weights(outcome.best_step))[name])
     streams = tiny_streams(digits, recipe, method)
     assert val_metrics(model, streams, checkpoints) == outcome.best_metrics
-    # only what the checkpoint names is left
-    assert checkpoints.storage.names("") == [f"best-{step}.safetensors", "latest.pt"]
+    # only what the latest checkpoint and the one before it name is left
+    states = [torch.load(checkpoints.storage.path(n)) for n in ("latest.pt", "previous.pt")]
+    best = {checkpoints.weights_name(state["best_step"]) for state in states}
+    assert states[0]["best_step"] == step
+    assert set(checkpoints.storage.names("")) == {"latest.pt", "previous.pt", *best}
 
 
 def test_a_worker_alone_fetches_from_its_own_batch(checkpoints: Checkpoints) -> None:

@@ -42,7 +42,7 @@ def test_predictions_carry_the_slices_of_their_images(tmp_path: Path) -> None:
     place = Place(str(tmp_path / "set"), str(tmp_path / "results"))
     runtime = InlineRuntime(Checkpoints(Storage(tmp_path / "training")), device="cpu")
     outcome = run_trial(spec, place, runtime)
-    metrics = measure_trial(spec, place, outcome["best_weights"], runtime)
+    metrics, _ = measure_trial(spec, place, outcome["best_weights"], runtime)
     table = pq.read_table(place.storage.path(predictions_file(spec.id)))
     assert table.column_names == ["image_id", "label", "probabilities", "country"]
     rows = table.to_pylist()

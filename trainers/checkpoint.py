@@ -1,5 +1,6 @@
 """Exact checkpoints, and the weights that a finished training leaves."""
 
+import hashlib
 import io
 import json
 import random
@@ -17,34 +18,72 @@ class Checkpoints:
     """The latest checkpoint of one training and the best weights that it names.
 
     The checkpoint is one file replaced atomically. Best weights are files of their own, named by
-    step, so that a kill between the two writes never pairs a checkpoint with later weights.
+    step, so that a kill between the two writes never pairs a checkpoint with later weights. The
+    checkpoint before the latest is kept, and a file that is not what was written is not used:
+    ``damaged`` says which were found.
     """
 
     FILE = "latest.pt"
+    PREVIOUS = "previous.pt"
     MICRO_BATCH = "micro_batch"
 
     def __init__(self, storage: Storage):
         self.storage = storage
+        self.damaged: list[str] = []
+        self._latest_best: int | None = None  # the best step of the file that is there, if whole
+        self._hashes: dict[int, str] = {}  # of best weights by step
 
     def save(self, state: dict[str, Any]) -> None:
+        best = state["best_step"]
+        kept = {self.weights_name(best)}
+        if self._latest_best is not None:
+            self.storage.keep(self.FILE, self.PREVIOUS)
+            kept.add(self.weights_name(self._latest_best))
         buffer = io.BytesIO()
-        torch.save(state, buffer)
-        self.storage.write(self.FILE, buffer.getvalue())
+        torch.save(state | {"best_sha256": self._hashes.get(best)}, buffer)
+        self.storage.write(self.FILE, _seal(buffer.getvalue()))
+        self._latest_best = best
         for name in self.storage.names("", ".safetensors"):
-            if name != self.weights_name(state["best_step"]):
+            if name not in kept:
                 self.storage.delete(name)
 
     def load(self) -> dict[str, Any] | None:
-        """The latest state, tensors on the CPU; None if there is none."""
-        if not self.storage.exists(self.FILE):
-            return None
-        state: dict[str, Any] = torch.load(
-            io.BytesIO(self.storage.read(self.FILE)), map_location="cpu", weights_only=True
-        )
-        return state
+        """The latest whole state, tensors on the CPU; None if there is none."""
+        for name in (self.FILE, self.PREVIOUS):
+            try:
+                content = self.storage.read(name)
+            except FileNotFoundError:
+                continue
+            state, damage = self._open(content)
+            if state is None:
+                self.damaged.append(f"{self.storage.path(name)}: {damage}")
+                continue
+            if name == self.FILE:
+                self._latest_best = state["best_step"]
+            return state
+        return None
+
+    def _open(self, content: bytes) -> tuple[dict[str, Any] | None, str]:
+        """A checkpoint's state if it and the weights that it names are whole, else what is not."""
+        whole = _unseal(content)
+        if whole is None:
+            return None, "damaged, it is not what was written"
+        state: dict[str, Any] = torch.load(io.BytesIO(whole), map_location="cpu", weights_only=True)
+        best, expected = state["best_step"], state["best_sha256"]
+        if expected is not None:
+            weights = self.weights_name(best)
+            try:
+                found = hashlib.sha256(self.load_weights(best)).hexdigest()
+            except FileNotFoundError:
+                return None, f"{weights}, which it names, is missing"
+            if found != expected:
+                return None, f"{weights}, which it names, is damaged"
+            self._hashes[best] = expected
+        return state, ""
 
     def save_weights(self, step: int, content: bytes) -> None:
         self.storage.write(self.weights_name(step), content)
+        self._hashes[step] = hashlib.sha256(content).hexdigest()
 
     def load_weights(self, step: int) -> bytes:
         return self.storage.read(self.weights_name(step))
@@ -58,14 +97,27 @@ class Checkpoints:
         self.storage.write(self.MICRO_BATCH, str(rows).encode())
 
     def load_micro_batch(self) -> int | None:
-        if not self.storage.exists(self.MICRO_BATCH):
+        try:
+            return int(self.storage.read(self.MICRO_BATCH))
+        except (FileNotFoundError, ValueError):  # a cut file: it is found out anew
             return None
-        return int(self.storage.read(self.MICRO_BATCH))
 
     def delete(self) -> None:
-        """Removes everything, the checkpoint first: it must not outlive the weights it names."""
+        """Removes everything, checkpoints first: they must not outlive the weights they name."""
         self.storage.delete(self.FILE)
+        self.storage.delete(self.PREVIOUS)
         self.storage.delete("")
+
+
+def _seal(content: bytes) -> bytes:
+    """The content with its hash behind it; torch reads the file as before."""
+    return content + hashlib.sha256(content).digest()
+
+
+def _unseal(sealed: bytes) -> bytes | None:
+    """What was sealed; None if a byte of it is missing or another one."""
+    content, found = sealed[:-32], sealed[-32:]
+    return content if hashlib.sha256(content).digest() == found else None
 
 
 def random_states() -> dict[str, Any]:

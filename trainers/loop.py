@@ -61,7 +61,7 @@ class Outcome:
     ``resumed_at`` lists the steps at which it went on from a checkpoint; ``finished`` is False when
     it was told to stop before its last step, ``fell_behind`` True when it was below a cutoff.
     ``speed`` has a reading per evaluation; it depends on the machine, so it is not part of
-    ``history``.
+    ``history``. ``damaged`` tells of checkpoints that it could not go on from.
     """
 
     step: int = 0
@@ -73,6 +73,7 @@ class Outcome:
     broken: list[str] = field(default_factory=list)
     resumed_at: list[int] = field(default_factory=list, compare=False)
     speed: list[dict[str, float]] = field(default_factory=list, compare=False)
+    damaged: list[str] = field(default_factory=list, compare=False)
     finished: bool = False
     fell_behind: bool = False
 
@@ -241,7 +242,9 @@ class Training:
 
     def _resume(self) -> None:
         state = self.runtime.checkpoints.load()
+        damaged = self.runtime.checkpoints.damaged
         if state is None:
+            self.outcome.damaged = [f"{what}; trained from the start" for what in damaged]
             return
         self.student.load_state_dict(state["student"])
         self.ema.module.load_state_dict(state["ema"])
@@ -249,6 +252,8 @@ class Training:
         self.scaler.load_state_dict(state["scaler"])
         self.outcome = Outcome(**state["outcome"])
         self.outcome.resumed_at.append(self.outcome.step)
+        step = self.outcome.step
+        self.outcome.damaged += [f"{what}; went on from step {step}" for what in damaged]
         if state["sums"]:
             mine = state["sums"][self.runtime.rank % len(state["sums"])]
             self.sums = {k: v.to(self.runtime.device) for k, v in mine.items()}

@@ -14,7 +14,7 @@ from trainers.choose import Cutoffs
 from trainers.health import CollapsedError, DivergedError
 from trainers.loop import Outcome
 from trainers.runtime import DistributedRuntime
-from trainers.trial import Place, TrialSpec, run_trial
+from trainers.trial import DamagedError, Place, TrialSpec, run_trial
 
 OUTCOME = "outcome.json"
 # a lost worker restarts the whole group from its checkpoint, this often
@@ -78,6 +78,8 @@ def _worker(config: dict[str, Any]) -> None:
         outcome = run_trial(spec, place, runtime, config["cutoffs"])
     except CollapsedError as error:  # raised here, Ray Train would start the group again
         outcome = {error.status: str(error), "outcome": asdict(error.outcome)}
+    except DamagedError as error:  # so it would be with the next start
+        outcome = {"damaged_trial": error.trial_id, "problem": error.problem}
     if runtime.rank == 0:
         place.checkpoints(spec.id).write(OUTCOME, json.dumps(outcome).encode())
 
@@ -89,6 +91,8 @@ def _read_outcome(place: Place, spec: TrialSpec) -> dict[str, Any]:
             error = kind(outcome[kind.status])
             error.outcome = Outcome(**outcome["outcome"])
             raise error
+    if "damaged_trial" in outcome:
+        raise DamagedError(outcome["damaged_trial"], outcome["problem"])
     return outcome
 
 

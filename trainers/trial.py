@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from data.schema import Dataset, open_dataset
 from data.splits import label_subset
-from data.storage import Storage
+from data.storage import FileFacts, Storage
 from trainers.choose import Cutoffs
 from trainers.recipe import RECIPE_VERSION, Method, Recipe
 
@@ -67,7 +67,8 @@ class Place:
 
     ``folder`` is the experiment's folder; ``stream`` says how the pool is read; ``threads`` is
     torch's within an operation; ``weights_uri`` is the file of weights that the specification
-    names by their hash. With ``patience`` (seconds) the folder is waited for when it vanishes, and
+    names by their hash, and ``weights_sha256`` the hash of the trained weights that it loads, if
+    it is known. With ``patience`` (seconds) the folder is waited for when it vanishes, and
     never made: see ``Storage``.
     """
 
@@ -81,6 +82,7 @@ class Place:
     compiled: bool = False
     weights_uri: str | None = None
     patience: float = 0
+    weights_sha256: str | None = None
 
     @property
     def storage(self) -> Storage:
@@ -88,6 +90,17 @@ class Place:
 
     def checkpoints(self, trial_id: str) -> Storage:
         return self.storage.folder("checkpoints", trial_id)
+
+
+class DamagedError(RuntimeError):
+    """The weights of a finished trial are missing or not what was written: train it again."""
+
+    def __init__(self, trial_id: str, problem: str):
+        super().__init__(trial_id, problem)  # both, or it could not be pickled
+        self.trial_id, self.problem = trial_id, problem
+
+    def __str__(self) -> str:
+        return self.problem
 
 
 def weights_file(trial_id: str) -> str:
@@ -115,10 +128,11 @@ def run_trial(
     The weights are at ``weights_file(spec.id)`` in the experiment's folder before this returns
     with ``finished`` true; the checkpoints stay until the ledger has the result. A training that
     falls below one of its ``cutoffs`` ends there, with ``fell_behind`` true, and leaves no weights.
+    ``weights_file`` of the outcome has the ``FileFacts`` of the weights. Raises ``DamagedError``
+    when the parent's weights are not as they were.
     """
     import torch
 
-    from trainers.checkpoint import decode_weights
     from trainers.loop import train
     from trainers.models import input_statistics
 
@@ -127,7 +141,7 @@ def run_trial(
     model = start_model(spec, dataset.num_classes, place.weights_uri)
     teacher_state = None
     if spec.parent is not None:
-        parent = decode_weights(place.storage.read(weights_file(spec.parent)))
+        parent = _load_weights(spec.parent, place)
         model.load_state_dict(parent["student"])
         teacher_state = parent["ema"]
     streams = _streams(spec, place, dataset, runtime, input_statistics(model))
@@ -149,7 +163,26 @@ def run_trial(
     if outcome.finished and runtime.rank == 0:
         best = runtime.checkpoints.load_weights(outcome.best_step)
         place.storage.write(weights_file(spec.id), best)
+        return asdict(outcome) | {"weights_file": asdict(FileFacts.of(best))}
     return asdict(outcome)
+
+
+def _load_weights(trial_id: str, place: Place) -> dict[str, dict[str, Any]]:
+    """``decode_weights`` of a trial's file; ``DamagedError`` if that is not what was written."""
+    from safetensors import SafetensorError
+
+    from trainers.checkpoint import decode_weights
+
+    where = place.storage.path(weights_file(trial_id))
+    try:
+        content = place.storage.read(weights_file(trial_id))
+        if place.weights_sha256 not in (None, FileFacts.of(content).sha256):
+            raise DamagedError(trial_id, f"{where}: damaged, it is not what was written")
+        return decode_weights(content)
+    except FileNotFoundError as error:
+        raise DamagedError(trial_id, f"{where}: missing") from error
+    except SafetensorError as error:
+        raise DamagedError(trial_id, f"{where}: damaged: {error}") from error
 
 
 def start_model(spec: TrialSpec, num_classes: int, weights_uri: str | None) -> Any:
@@ -181,15 +214,17 @@ def start_model(spec: TrialSpec, num_classes: int, weights_uri: str | None) -> A
     return load_from_file(weights_uri, sha256, spec.backbone, lambda over: create(True, over))
 
 
-def measure_trial(spec: TrialSpec, place: Place, weights: str, runtime: Any) -> dict[str, float]:
-    """Measures a finished trial on test; writes its prediction table and returns the metrics.
+def measure_trial(
+    spec: TrialSpec, place: Place, weights: str, runtime: Any
+) -> tuple[dict[str, float], FileFacts]:
+    """Measures a finished trial on test; writes its prediction table.
 
-    The table holds image id, true class, the probability of every class in float64, and the
-    dataset's slices.
+    Returns the metrics, and what the file must be. The table holds image id, true class, the
+    probability of every class in float64, and the dataset's slices. Raises ``DamagedError`` when
+    the trial's weights are not as they were.
     """
     import torch
 
-    from trainers.checkpoint import decode_weights
     from trainers.evaluate import evaluate
     from trainers.models import create_model, input_statistics
 
@@ -198,8 +233,7 @@ def measure_trial(spec: TrialSpec, place: Place, weights: str, runtime: Any) -> 
     model = create_model(
         spec.backbone, dataset.num_classes, spec.recipe, spec.backbone_args, False, spec.seed
     )
-    state = decode_weights(place.storage.read(weights_file(spec.id)))[weights]
-    model.load_state_dict(state)
+    model.load_state_dict(_load_weights(spec.id, place)[weights])
     model.to(runtime.device)
     views = view_settings(spec.recipe, input_statistics(model))
     predictions = evaluate(model, _eval_batches(dataset, "test", views, runtime), views, runtime)
@@ -215,8 +249,9 @@ def measure_trial(spec: TrialSpec, place: Place, weights: str, runtime: Any) -> 
     )
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    place.storage.write(predictions_file(spec.id), buffer.getvalue())
-    return predictions.metrics()
+    content = buffer.getvalue()
+    place.storage.write(predictions_file(spec.id), content)
+    return predictions.metrics(), FileFacts.of(content)
 
 
 def _slices(dataset: Dataset, ids: list[str]) -> dict[str, list[str | None]]:
