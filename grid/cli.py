@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections import Counter
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from data.storage import Storage
 from grid import data_cli
 from grid.experiment import Experiment, load_experiment
 from grid.lock import RunLock
+from grid.supervise import DriverGoneError, Supervisor, follow_supervisor, say_ended
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 EXPERIMENT_COPY = "experiment.yaml"
@@ -132,39 +134,74 @@ def run(
             f"storage: {experiment.folder!r}: cannot be written: {error}; give a folder or URI "
             "that can, in the file or with --storage"
         ) from error
-    with RunLock(folder, _say, _interrupt_main) as lock:
-        _run_locked(experiment, folder, lock)
+    command = [sys.executable, "-m", "grid.cli", "drive", experiment.source, folder.uri]
+    supervisor = Supervisor(command, _say)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with RunLock(folder, _say, supervisor.interrupt) as lock:
+        folder.write(EXPERIMENT_COPY, experiment.text.encode())
+        # from here on the folder is there, and if it vanishes it is waited for
+        scheduler, records, _ = _scheduler(experiment, True, storage_patience())
+        if scheduler.done:
+            err.print("nothing to train: every trial of this experiment is in the ledger")
+            raise typer.Exit(_report(scheduler, records, folder))
+        try:
+            code = supervisor.run()
+        except DriverGoneError as error:
+            _say(f"{error}. To go on: {_this_command()}")
+            code = SOME_FAILED
+    if lock.lost_to is not None:
+        _say(
+            f"stopped: this process slept, and another run took over: {lock.lost_to}; all that was "
+            "finished is kept, and that run goes on with it"
+        )
+        code = SOME_FAILED
+    elif code == INTERRUPTED:
+        _say(
+            "interrupted: finished trials are kept, running ones go on from their last checkpoint. "
+            f"To go on: {_this_command()}"
+        )
+    raise typer.Exit(code)
 
 
-def _run_locked(experiment: Experiment, folder: Storage, lock: RunLock) -> None:
-    folder.write(EXPERIMENT_COPY, experiment.text.encode())
-    # from here on the folder is there, and if it vanishes it is waited for
-    scheduler, records, ledger = _scheduler(experiment, True, storage_patience())
-    if scheduler.done:
-        err.print("nothing to train: every trial of this experiment is in the ledger")
-    else:
-        _execute(scheduler, ledger, lock)
-        records = ledger.read_all()
+def _this_command() -> str:
+    return shlex.join(["semigrid", *sys.argv[1:]])
+
+
+@app.command(hidden=True)
+def drive(source: str, folder: str) -> None:
+    """What ``run`` lets a process of its own do, holding the lock: train, then print the table."""
+    follow_supervisor()
+    code = _reported(lambda: _drive(source, Storage(folder)))
+    say_ended(code)
+    raise typer.Exit(code)
+
+
+def _drive(source: str, folder: Storage) -> int:
+    try:
+        experiment = load_experiment(source, text=folder.read(EXPERIMENT_COPY).decode())
+        scheduler, _, ledger = _scheduler(experiment, True, storage_patience())
+        _execute(scheduler, ledger)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return _report(scheduler, ledger.read_all(), folder)
+
+
+def _report(scheduler: Any, records: Any, folder: Storage) -> int:
+    """Prints the table and what failed; the exit code."""
     _print_table(scheduler, records, TableFormat.terminal)
     failed = _failures(scheduler)
     for name, why in failed.items():
         err.print(f"{name}: {why}", style="red", soft_wrap=True, markup=False)
     out.print(f"results: {folder.uri}", soft_wrap=True)
-    raise typer.Exit(SOME_FAILED if failed else OK)
+    return SOME_FAILED if failed else OK
 
 
 def _say(text: str) -> None:
     err.print(text, soft_wrap=True, markup=False)
 
 
-def _interrupt_main() -> None:
-    main_thread = threading.main_thread().ident
-    assert main_thread is not None
-    signal.pthread_kill(main_thread, signal.SIGINT)
-
-
-def _execute(scheduler: Any, ledger: Any, lock: RunLock) -> None:
-    """Runs the plan under the live view; on Ctrl-C or SIGTERM says how to go on and exits."""
+def _execute(scheduler: Any, ledger: Any) -> None:
+    """Runs the plan under the live view; raises ``KeyboardInterrupt`` on Ctrl-C or SIGTERM."""
     # Ray reads this when it is imported; it would print its machines' messages among the results
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     from grid.live import LiveView
@@ -181,22 +218,7 @@ def _execute(scheduler: Any, ledger: Any, lock: RunLock) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
-    try:
-        run_plan(scheduler, ledger, LiveView(err), stop)
-    except KeyboardInterrupt:
-        if lock.lost_to is not None:
-            _say(
-                f"stopped: this process slept, and another run took over: {lock.lost_to}; all that "
-                "was finished is kept, and that run goes on with it"
-            )
-            raise typer.Exit(SOME_FAILED) from None
-        command = shlex.join(["semigrid", *sys.argv[1:]])
-        err.print(
-            "interrupted: finished trials are kept, running ones go on from their last "
-            f"checkpoint. To go on: {command}",
-            soft_wrap=True,
-        )
-        raise typer.Exit(INTERRUPTED) from None
+    run_plan(scheduler, ledger, LiveView(err), stop)
     err.print(
         f"trained {len(scheduler.trained)} trials, measured {len(scheduler.measured)} on test"
     )
@@ -359,15 +381,20 @@ def _print_table(scheduler: Any, records: Any, format: TableFormat, by: Any = No
 
 def main() -> None:
     """Entry point of the ``semigrid`` command."""
+    sys.exit(_reported(app))
+
+
+def _reported(work: Callable[[], int]) -> int:
+    """Does the work and returns its exit code, or that of the problem that it prints."""
     try:
-        app()
+        return work()
     except InputError as error:
         for problem in error.problems:
             err.print(problem, style="red", soft_wrap=True, markup=False)
-        sys.exit(BAD_INPUT)
+        return BAD_INPUT
     except StorageGoneError as error:
         err.print(str(error), style="red", soft_wrap=True, markup=False)
-        sys.exit(SOME_FAILED)
+        return SOME_FAILED
 
 
 if __name__ == "__main__":
