@@ -14,9 +14,9 @@ from grid.work import do_job, order_for, settle
 class Grid:
     """What ``semigrid run`` finds in a folder, and does about it, one job at a time."""
 
-    def __init__(self, plan: Plan, folder: Path):
+    def __init__(self, plan: Plan, folder: Path, patience: float = 0):
         self.plan = plan
-        self.ledger = Ledger(Storage(folder))
+        self.ledger = Ledger(Storage(folder, patience))
         facts = {i: record_summary(record) for i, record in self.ledger.read_all().items()}
         self.scheduler = Scheduler(
             plan, facts, self.ledger.has_weights, self.ledger.has_predictions

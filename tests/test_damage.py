@@ -4,9 +4,12 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +28,11 @@ from trainers.runtime import InlineRuntime
 from trainers.trial import predictions_file, run_trial, weights_file
 
 CUTS = 200
-SMALL_GRID = [{"model": "vit", "labels": ["50%"]}, {"model": "semi-vit", "labels": ["50%"]}]
+TEXT = experiment_text(
+    grid=[{"model": "vit", "labels": ["50%"]}, {"model": "semi-vit", "labels": ["50%"]}],
+    search={"trials": 2, "wave": 1},
+    train={"checkpoint_steps": 2},
+)
 
 
 @dataclass(frozen=True)
@@ -52,10 +59,7 @@ def seconds_out(table: str) -> Any:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     folder = tmp_path_factory.mktemp("grids")
-    text = experiment_text(
-        grid=SMALL_GRID, search={"trials": 2, "wave": 1}, train={"checkpoint_steps": 2}
-    )
-    plan = Plan(load_experiment("file.yaml", text=text))
+    plan = Plan(load_experiment("file.yaml", text=TEXT))
     whole = folder / "whole"
     grid = Grid(plan, whole).run()
     assert not grid.found and {s.state for s in grid.scheduler.states.values()} == {"finished"}
@@ -238,24 +242,84 @@ def test_a_run_waits_for_storage_that_is_away_and_loses_nothing(
     prepared: Prepared, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    shutil.copytree(prepared.interrupted, folder)
-    grid = Grid(prepared.plan, folder)
-    grid.ledger.storage = Storage(folder, patience=60)
-    there = threading.Event()
+    Storage(folder).write("experiment.yaml", b"")
+    grid = Grid(prepared.plan, folder, patience=60)
+    over = threading.Event()
 
-    def move() -> None:
-        while not there.is_set():
+    def move() -> int:
+        for times in range(100):
+            if over.wait(0.15):
+                return times
             os.rename(folder, tmp_path / "away")
-            time.sleep(0.2)
+            time.sleep(0.4)
             assert not folder.exists()
             os.rename(tmp_path / "away", folder)
-            time.sleep(0.1)
+        raise AssertionError("the run does not end")
 
-    mover = threading.Thread(target=move)
-    mover.start()
-    try:
+    with ThreadPoolExecutor(1) as pool:
+        moved = pool.submit(move)
         grid.run()
-    finally:
-        there.set()
-        mover.join()
-    assert grid.numbers() == prepared.numbers and grid.scheduler.trained == [prepared.trial]
+        over.set()
+        assert moved.result() > 2
+    assert grid.numbers() == prepared.numbers and not grid.found
+
+
+FULL_DISK = """
+import json, os, sys
+from pathlib import Path
+from in_process import Grid
+from grid.experiment import load_experiment
+from grid.plan import Plan
+
+disk, found = Path(sys.argv[1]), []
+plan = Plan(load_experiment("file.yaml", text=sys.stdin.read()))
+for free in sys.argv[2:]:
+    folder, filler = disk / free, disk / "filler"
+    facts = os.statvfs(disk)
+    filler.write_bytes(bytes(facts.f_bavail * facts.f_bsize - int(free)))
+    full = Grid(plan, folder).run()
+    kept = {i: numbers for i, numbers in full.numbers().items() if numbers[0] == "finished"}
+    filler.unlink()
+    after = Grid(plan, folder).run()
+    found.append({
+        "states": [state.state for state in full.scheduler.states.values()],
+        "problems": full.problems,
+        "failed": [r.error for r in full.records.values() if r.status == "failed"],
+        "kept": kept,
+        "retrained": sorted(set(after.scheduler.trained) & set(kept)),
+        "numbers": after.numbers(),
+    })
+print(json.dumps(found))
+"""
+MOUNT = 'mount -t tmpfs -o size=8m tmpfs "$1" && shift && exec "$@"'
+
+
+def can_mount() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    command = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not can_mount(), reason="no small file system can be mounted here")
+def test_a_full_disk_is_the_reason_given_and_the_next_run_ends_it(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    sizes = [str(kb * 1024) for kb in (0, 8, 40, 100, 150, 200, 260)]
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", MOUNT, "sh", str(tmp_path)]
+        + [sys.executable, "-c", FULL_DISK, str(tmp_path), *sizes],
+        input=TEXT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+    )
+    assert done.returncode == 0, done.stderr
+    whole = json.loads(json.dumps(prepared.numbers))
+    for found in json.loads(done.stdout):
+        assert "failed" in found["states"] and found["states"][-1] in ("failed", "blocked")
+        assert found["problems"] and all("No space left" in what for what in found["problems"])
+        assert all("No space left" in what for what in found["failed"])
+        # finished work is kept, and what is trained later is what it would have been
+        assert found["retrained"] == [] and found["kept"].items() <= whole.items()
+        assert found["numbers"] == whole
