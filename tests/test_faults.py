@@ -13,6 +13,8 @@ from experiments import changed, experiment_text
 from test_damage import MOUNT, can_mount
 from test_ray import finish, records, semigrid
 
+from data.storage import Storage
+
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
 
 
@@ -69,3 +71,26 @@ def test_a_full_disk_ends_with_its_reason_and_exit_code_1(tmp_path: Path) -> Non
     assert "exit code 1" in done.stdout and "No space left" in done.stderr
     assert "process died" not in done.stderr and "Traceback" not in done.stderr
     assert "4 of 4 cells finished" in done.stderr
+
+
+def test_a_run_whose_lock_was_taken_over_stops_and_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "small.yaml"
+    file.write_text(changed("models.vit.recipe.steps", 5000))
+    folder = tmp_path / "results" / "small"
+    first = semigrid("run", str(file), "--storage", str(tmp_path / "results"))
+    try:
+        deadline = time.monotonic() + 200
+        while not records(folder) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        # as a run on another machine does while this one sleeps
+        taken = json.loads((folder / "lock.json").read_text())
+        taken |= {"host": "elsewhere", "machine": "another", "token": "another"}
+        Storage(folder).write("lock.json", json.dumps(taken).encode())
+        _, err = finish(first, code=1)
+    finally:
+        if first.poll() is None:
+            os.killpg(first.pid, signal.SIGKILL)
+            first.communicate()
+    assert "another run took over" in err and "elsewhere" in err and "Traceback" not in err
+    assert json.loads((folder / "lock.json").read_text()) == taken
+    assert all(record.status != "failed" for record in records(folder).values())
