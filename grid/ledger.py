@@ -2,6 +2,7 @@
 
 import platform
 import time
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -148,16 +149,21 @@ class Ledger:
         self.storage.delete(weights_file(trial_id))
 
 
+@cache
+def _versions() -> dict[str, str]:
+    packages = ("semigrid", "torch", "torchvision", "timm", "ray", "optuna", "numpy", "pillow")
+    return {"python": platform.python_version(), **{p: version(p) for p in packages}}
+
+
 def start_record(spec: TrialSpec, cell: str, weights: Weights | None = None) -> Record:
     """The record of a trial that is about to train, with the versions that will train it."""
-    packages = ("semigrid", "torch", "torchvision", "timm", "ray", "optuna", "numpy", "pillow")
     return Record(
         status="started",
         spec=spec,
         cell=cell,
         started_at=time.time(),
         weights=weights,
-        versions={"python": platform.python_version(), **{p: version(p) for p in packages}},
+        versions=dict(_versions()),
         machine=platform.platform(),
     )
 

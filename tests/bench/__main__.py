@@ -16,6 +16,7 @@ from rich.table import Table
 
 from tests.bench.step import semi_steps, utilization
 from tests.bench.stream import memory_at, stream_rates
+from tests.bench.trials import trial_costs
 from trainers.mixup import draw_pseudo_mix, pseudo_mix, smooth_one_hot
 
 
@@ -105,10 +106,19 @@ def gpu_use() -> Table:
     return table
 
 
+def machinery() -> Table:
+    table = Table(title="trials that cost nothing: lower is better")
+    for column in ("what", "found", "goal"):
+        table.add_column(column)
+    for row in trial_costs():
+        table.add_row(*row)
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--only", choices=["steps", "mixing", "stream", "memory"])
+    parser.add_argument("--only", choices=["steps", "mixing", "stream", "memory", "trials"])
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     console = Console(width=160)
@@ -127,6 +137,8 @@ def main() -> None:
         console.print(rates(stream_rates()))
     if wanted("memory"):
         console.print(memory())
+    if wanted("trials"):
+        console.print(machinery())
 
 
 if __name__ == "__main__":
