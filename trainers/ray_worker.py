@@ -1,7 +1,6 @@
 """A trial on N DDP workers through Ray Train."""
 
 import json
-import os
 from dataclasses import asdict
 from typing import Any
 
@@ -94,15 +93,3 @@ def _read_outcome(place: Place, spec: TrialSpec) -> dict[str, Any]:
     if "damaged_trial" in outcome:
         raise DamagedError(outcome["damaged_trial"], outcome["problem"])
     return outcome
-
-
-def quiet_environment() -> dict[str, str]:
-    """Settings of Ray Train that start groups sooner and keep its chatter in log files."""
-    return {
-        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-        "RAY_TRAIN_METRICS_ENABLED": "0",
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": os.environ.get(
-            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300"
-        ),
-    }
