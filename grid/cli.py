@@ -125,6 +125,8 @@ def run(
     workers: WorkersOption = None,
 ) -> None:
     """Train what the ledger lacks, then print the table. Also how to resume: run it again."""
+    from grid.trackers.create import check_trackers
+
     experiment = _load(source, storage, seeds, workers)
     folder = Storage(experiment.folder)
     try:
@@ -134,6 +136,7 @@ def run(
             f"storage: {experiment.folder!r}: cannot be written: {error}; give a folder or URI "
             "that can, in the file or with --storage"
         ) from error
+    check_trackers(experiment)
     command = [sys.executable, "-m", "grid.cli", "drive", experiment.source, folder.uri]
     supervisor = Supervisor(command, _say)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -207,6 +210,7 @@ def _execute(scheduler: Any, ledger: Any) -> None:
     from grid.live import LiveView
     from grid.preflight import check_models
     from grid.run import run_plan
+    from grid.trackers.create import create_trackers
 
     check_models(scheduler, err.print)
 
@@ -218,7 +222,11 @@ def _execute(scheduler: Any, ledger: Any) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
-    run_plan(scheduler, ledger, LiveView(err), stop)
+    trackers = create_trackers(scheduler.plan, ledger.storage, ledger.read_all(), _say)
+    try:
+        run_plan(scheduler, ledger, LiveView(err), stop, trackers=trackers)
+    finally:
+        trackers.close()
     err.print(
         f"trained {len(scheduler.trained)} trials, measured {len(scheduler.measured)} on test"
     )

@@ -158,6 +158,7 @@ class ExperimentFile(_Section):
     search: SearchConfig = SearchConfig()
     seeds: int = Field(1, gt=0)
     train: TrainConfig = TrainConfig()
+    trackers: list[Literal["optuna", "tensorboard", "mlflow", "wandb"]] = ["optuna", "tensorboard"]
     storage: str = Field("results", min_length=1)
 
 

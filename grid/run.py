@@ -21,6 +21,7 @@ from grid.live import LiveView
 from grid.plan import Plan
 from grid.scheduler import Job, Scheduler
 from grid.slots import Admission, Demand, Machine, demand_of, fits, for_training
+from grid.trackers.tracker import Trackers
 from grid.work import Death, cutoffs_of, do_job, order_for, settle
 from trainers.trial import Place, TrialSpec, uses_ray_stream
 
@@ -45,6 +46,7 @@ def run_plan(
     view: LiveView,
     stop: threading.Event | None = None,
     work: Callable[[dict[str, Any]], None] | None = None,
+    trackers: Trackers | None = None,
 ) -> None:
     """Runs all that the scheduler has to give, on this machine or at ``RAY_ADDRESS``.
 
@@ -62,7 +64,9 @@ def run_plan(
             streaming = _streams(scheduler.plan)
             _start_ray(streaming)
             check_room(scheduler, _machines(), streaming)
-            searcher = GridSearcher(scheduler, ledger, view, scratch, stop or threading.Event())
+            searcher = GridSearcher(
+                scheduler, ledger, view, scratch, stop or threading.Event(), trackers
+            )
             _fit(searcher, work or execute, scratch)
     finally:
         ray.shutdown()
@@ -219,10 +223,11 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         view: LiveView,
         scratch: str,
         stop: threading.Event,
+        trackers: Trackers | None = None,
     ):
         super().__init__(metric="step", mode="max")
         self.plan, self.scheduler, self.ledger, self.view = scheduler.plan, scheduler, ledger, view
-        self.scratch, self.stop = scratch, stop
+        self.scratch, self.stop, self.trackers = scratch, stop, trackers
         self.streaming = _streams(self.plan)
         self.jobs: dict[str, Job] = {}
         self.trials = TuneTrials()
@@ -276,7 +281,10 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._stop_if_asked()
-        self.view.progress(self.jobs[trial_id], result)
+        job = self.jobs[trial_id]
+        self.view.progress(job, result)
+        if self.trackers is not None:
+            self.trackers.evaluated(job.search, job.spec, result)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -290,6 +298,8 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         death = Death(words or "", self.max_failures(job) + 1) if error else None
         record, problem = settle(job, self.scheduler, self.ledger, result, death)
         self.view.completed(job, record, problem)
+        if self.trackers is not None and record is not None:
+            self.trackers.ended(job.search, record)
         _drop_losers(self.scheduler, self.ledger)
 
     def max_failures(self, job: Job) -> int:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from grid.halving import cutoffs
 from grid.ledger import COLLAPSED, SETTLED
 from grid.plan import Plan, Search
-from grid.search import Tried, search_space, suggest_wave
+from grid.search import Tried, space_of, suggest_wave
 from trainers.choose import Cutoffs, is_better, stopped_at
 from trainers.trial import TrialSpec
 
@@ -269,15 +269,12 @@ class Scheduler:
         self._choose_winner(state)
 
     def _wave(self, state: SearchState, parent_id: str | None, left: int) -> list[Trial]:
-        recipe = self.plan.recipe(state.search)
-        model = state.search.cell.model
-        method = self.plan.experiment.file.models[model].method
         # what the others are measured against goes first, alone
         alone = self.config.early_stopping and not state.trials
         suggestions = self.suggest(
             state.search.name,
-            recipe,
-            search_space(method, recipe, self.config.ranges(method, model)),
+            self.plan.recipe(state.search),
+            space_of(self.plan, state.search),
             self.config.sampler,
             [self._tried(trial) for trial in state.trials],
             1 if alone else min(self.config.wave, left),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import optuna
 
 from grid.experiment import Around, Range
+from grid.plan import Plan, Search
 from trainers.recipe import Method, Recipe
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -56,6 +57,14 @@ def search_space(method: Method, recipe: Recipe, ranges: Mapping[str, Range]) ->
     return space
 
 
+def space_of(plan: Plan, search: Search) -> Space:
+    """What a search's trials are drawn from."""
+    model = search.cell.model
+    method = plan.experiment.file.models[model].method
+    ranges = plan.experiment.file.search.ranges(method, model)
+    return search_space(method, plan.recipe(search), ranges)
+
+
 def suggest_wave(
     name: str,
     recipe: Recipe,
@@ -79,7 +88,7 @@ def suggest_wave(
         identity: of the search, so that cells do not share their draws.
         starts: the search's first trials, before Optuna has a say.
     """
-    distributions = {key: _distribution(low, high) for key, (low, high) in space.items()}
+    distributions = {key: distribution(low, high) for key, (low, high) in space.items()}
     study = optuna.create_study(study_name=name, direction="maximize")
     for tried in earlier:
         params = {key: tried.params.get(key, getattr(recipe, key)) for key in distributions}
@@ -110,7 +119,7 @@ def _state(tried: Tried) -> optuna.trial.TrialState:
     return optuna.trial.TrialState.FAIL if no_result else optuna.trial.TrialState.COMPLETE
 
 
-def _distribution(low: float, high: float) -> optuna.distributions.FloatDistribution:
+def distribution(low: float, high: float) -> optuna.distributions.FloatDistribution:
     # rates and weights span factors, probabilities (from 0) span differences
     return optuna.distributions.FloatDistribution(low, high, log=low > 0 and high / low >= 3)
 

@@ -31,13 +31,26 @@ class Grid:
 
     def do(self, job: Job) -> None:
         reports: list[dict[str, Any]] = []
+
+        def report(metrics: dict[str, Any]) -> None:
+            reports.append(metrics)
+            self.report(job, metrics)
+
         order = order_for(self.plan, job, self.ledger.storage)
-        do_job(order, reports.append, self._no_group)
-        _, problem = settle(job, self.scheduler, self.ledger, reports[-1])
+        do_job(order, report, self._no_group)
+        record, problem = settle(job, self.scheduler, self.ledger, reports[-1])
         if problem is not None:
             self.problems.append(problem)
+        if record is not None:
+            self.settled(job, record)
         for trial_id in self.scheduler.losers():
             self.ledger.delete_weights(trial_id)
+
+    def report(self, job: Job, metrics: dict[str, Any]) -> None:
+        """What a running job says of itself."""
+
+    def settled(self, job: Job, record: Record) -> None:
+        """What became of a job."""
 
     def _no_group(self, *_: Any) -> dict[str, Any]:
         raise AssertionError("one worker needs no group")

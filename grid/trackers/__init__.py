@@ -1,0 +1,1 @@
+"""What other tools show of a run: mirrors of the ledger, never read as truth."""

@@ -1,0 +1,79 @@
+"""MLflow: a run for each trial, at the address that MLflow's own variables name."""
+
+import time
+from typing import Any
+
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.tracking import MlflowClient
+
+from grid.ledger import COLLAPSED, Record
+from grid.trackers.tracker import Run, course_of
+
+STATUS = {"finished": "FINISHED", "stopped": "KILLED"}
+# an evaluation's step is looked for in this metric, which each of them has
+ALWAYS = "student_acc1"
+
+
+class MLflow:
+    """Finds the run of a trial that was seen before by its tag, and goes on with it."""
+
+    def __init__(self, experiment: str):
+        self._client = MlflowClient()
+        found = self._client.get_experiment_by_name(experiment)
+        self._experiment = (
+            found.experiment_id if found else self._client.create_experiment(experiment)
+        )
+        self._runs: dict[str, str] = {}
+        self._steps: dict[str, set[int]] = {}
+
+    def _run(self, run: Run) -> str:
+        if run.id not in self._runs:
+            found = self._client.search_runs(
+                [self._experiment], f"tags.`semigrid.trial` = '{run.id}'", max_results=1
+            )
+            self._runs[run.id] = found[0].info.run_id if found else self._create(run)
+            self._steps[run.id] = {
+                metric.step
+                for metric in self._client.get_metric_history(self._runs[run.id], ALWAYS)
+            }
+        return self._runs[run.id]
+
+    def _create(self, run: Run) -> str:
+        tags = {f"semigrid.{name}": value for name, value in run.tags().items()}
+        made: str = self._client.create_run(
+            self._experiment, tags=tags, run_name=run.name
+        ).info.run_id
+        params = [Param(name, str(value)) for name, value in run.hyper_parameters().items()]
+        self._client.log_batch(made, params=params)
+        return made
+
+    def evaluated(self, run: Run, step: int, metrics: dict[str, float]) -> None:
+        self._log(run, {step: metrics})
+
+    def ended(self, run: Run, record: Record) -> None:
+        known = self._run(run)
+        self._log(run, course_of(record))
+        scores = {f"best_{name}": value for name, value in record.val.items()}
+        scores |= {f"test_{name}": value for name, value in (record.test or {}).items()}
+        self._client.log_batch(known, metrics=_metrics(scores, record.best_step))
+        tags = [RunTag("semigrid.status", record.status)]
+        if record.error:
+            tags.append(RunTag("semigrid.error", record.error))
+        self._client.log_batch(known, tags=tags)
+        fallback = "FAILED" if record.status in (*COLLAPSED, "failed") else "RUNNING"
+        self._client.set_terminated(known, STATUS.get(record.status, fallback))
+        self._runs.pop(run.id), self._steps.pop(run.id)
+
+    def _log(self, run: Run, course: dict[int, dict[str, float]]) -> None:
+        known = self._run(run)
+        for step in sorted(course.keys() - self._steps[run.id]):
+            self._client.log_batch(known, metrics=_metrics(course[step], step))
+            self._steps[run.id].add(step)
+
+    def close(self) -> None:
+        """Nothing: a trial that goes on later goes on in its run."""
+
+
+def _metrics(values: dict[str, float], step: int) -> list[Any]:
+    now = round(time.time() * 1000)
+    return [Metric(name, value, now, step) for name, value in values.items()]

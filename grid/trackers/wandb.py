@@ -1,0 +1,56 @@
+"""Weights & Biases: a run for each trial, as its own variables say (``WANDB_MODE=offline``)."""
+
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from grid.ledger import Record
+from grid.trackers.tracker import Run, course_of
+
+
+class WandB:
+    """A trial's run has its identity: online, one that was interrupted goes on."""
+
+    def __init__(self, experiment: str, folder: Path):
+        self.experiment, self.folder = experiment, folder / "wandb"
+        self._open: dict[str, tuple[Any, set[int]]] = {}
+
+    def _run(self, run: Run) -> tuple[Any, set[int]]:
+        if run.id not in self._open:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            made = wandb.init(
+                project=self.experiment,
+                id=run.id,
+                resume="allow",
+                name=run.name,
+                group=run.search.name,
+                config={**run.hyper_parameters(), **run.tags()},
+                dir=str(self.folder),
+                reinit="create_new",
+                settings=wandb.Settings(console="off", silent=True),
+            )
+            self._open[run.id] = made, set()
+        return self._open[run.id]
+
+    def evaluated(self, run: Run, step: int, metrics: dict[str, float]) -> None:
+        made, steps = self._run(run)
+        if step not in steps:
+            made.log(metrics, step=step)
+            steps.add(step)
+
+    def ended(self, run: Run, record: Record) -> None:
+        if record.test is None:  # else it has ended before, and now was measured
+            for step, metrics in sorted(course_of(record).items()):
+                self.evaluated(run, step, metrics)
+        made, _ = self._run(run)
+        made.summary.update({f"best_{name}": value for name, value in record.val.items()})
+        made.summary.update({f"test_{name}": v for name, v in (record.test or {}).items()})
+        made.summary["status"] = record.status
+        made.finish(exit_code=0 if record.status in ("finished", "stopped") else 1)
+        self._open.pop(run.id)
+
+    def close(self) -> None:
+        for made, _ in self._open.values():
+            made.finish(exit_code=1)
+        self._open.clear()
