@@ -192,6 +192,22 @@ class Storage:
         except OSError:
             return True
 
+    def check_could_write(self) -> None:
+        """Raises ``OSError`` when nothing can be written here, found out without writing.
+
+        A bucket is only reached for.
+        """
+        if not self.is_local:
+            self.fs.exists(self.root)
+            return
+        there = Path(self.root)
+        while not there.exists():
+            there = there.parent
+        if not there.is_dir():
+            raise NotADirectoryError(f"{there} is no folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(f"{there} may not be written")
+
     def check_writable(self) -> None:
         """Raises ``OSError`` when nothing can be written here."""
         probe = f".probe-{uuid.uuid4().hex}"

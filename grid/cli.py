@@ -6,8 +6,8 @@ import shlex
 import signal
 import sys
 import threading
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -47,6 +47,13 @@ SeedsOption = Annotated[
 WorkersOption = Annotated[
     int | None, typer.Option(min=1, help="DDP workers per training instead of the file's.")
 ]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Only cells of these names, such as 'aprons/semi-vit/*'; may be given several times.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -67,24 +74,62 @@ def plan(
     without_data: Annotated[
         bool, typer.Option(help="Count without opening the datasets, before they are built.")
     ] = False,
+    only: OnlyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what would run: cells, trainings after sharing, and what is done already."""
+    """Say what would run: what changed, what is kept, what remains, and what that may take."""
     experiment = _load(source, storage, seeds, without_data=without_data)
-    scheduler, _, _ = _scheduler(experiment, for_run=True)
+    scheduler, records, _ = _scheduler(experiment, for_run=True, only=only)
+    _show_plan(scheduler, records, without_data, as_json)
+
+
+def _show_plan(scheduler: Any, records: Any, without_data: bool, as_json: bool) -> None:
+    from grid import change, cost
+
+    experiment = scheduler.plan.experiment
     facts = scheduler.plan.describe()
-    done = sum(_cell_state(scheduler, name)["trials_done"] for name in scheduler.states)
+    remaining = sum(scheduler.trainings_left(name) for name in scheduler.states)
+    done = sum(_cell_line(scheduler, name).trials_done for name in scheduler.states)
     finished = [c for c in scheduler.plan.cells if scheduler.states[c.name].state == "finished"]
+    # without the datasets nothing is known of their identity and sizes
+    changed = None if without_data else change.compare(scheduler, records, _last_text(experiment))
+    estimates = [] if without_data else cost.estimate(scheduler, count_flops=True)
+    spent = cost.spent(scheduler.facts)
     facts |= {
         "trainings_done": done,
-        "trainings_remaining": facts["trainings"] - done,
+        "trainings_remaining": remaining,
         "cells_finished": len(finished),
         "folder": Storage(experiment.folder).uri,
     }
     if as_json:
+        left = cost.total(estimates)
+        facts["change"] = None if changed is None else changed.as_json()
+        facts["cost"] = {
+            "spent": asdict(cost.bill(spent, experiment.file.prices)),
+            "left": asdict(cost.bill(left, experiment.file.prices)),
+            "models": [asdict(each) for each in estimates],
+        }
         print(json.dumps(facts, indent=1))
         return
+    from grid.show_plan import change_parts, estimate_parts, spent_line
+
     _print_plan(experiment, facts, without_data)
+    parts = [] if changed is None else list(change_parts(changed))
+    if estimates:
+        parts += estimate_parts(estimates, experiment.file.prices)
+    for part in parts:
+        out.print(part)
+    if spent:
+        out.print(spent_line(spent, experiment.file.prices), soft_wrap=True)
+
+
+def _last_text(experiment: Experiment) -> str | None:
+    """The experiment file of the last run in the folder, None where there was none."""
+    folder = Storage(experiment.folder)
+    try:
+        return folder.read(EXPERIMENT_COPY).decode()
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        return None
 
 
 def _print_plan(experiment: Experiment, facts: dict[str, Any], without_data: bool) -> None:
@@ -123,27 +168,37 @@ def run(
     storage: StorageOption = None,
     seeds: SeedsOption = None,
     workers: WorkersOption = None,
+    only: OnlyOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check all and say what would run; write nothing.")
+    ] = False,
 ) -> None:
     """Train what the ledger lacks, then print the table. Also how to resume: run it again."""
     from grid.trackers.create import check_trackers
 
     experiment = _load(source, storage, seeds, workers)
     folder = Storage(experiment.folder)
+    if dry_run:
+        _dry_run(experiment, folder, only)
+        return
     try:
         folder.check_writable()
     except OSError as error:
-        raise InputError(
-            f"storage: {experiment.folder!r}: cannot be written: {error}; give a folder or URI "
-            "that can, in the file or with --storage"
-        ) from error
+        raise _not_writable(experiment, error) from error
     check_trackers(experiment)
+    if only is not None:
+        from grid.plan import Plan
+
+        Plan(experiment).matching(only)  # before anything is written
     command = [sys.executable, "-m", "grid.cli", "drive", experiment.source, folder.uri]
+    for pattern in only or []:
+        command += ["--only", pattern]
     supervisor = Supervisor(command, _say)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with RunLock(folder, _say, supervisor.interrupt) as lock:
         folder.write(EXPERIMENT_COPY, experiment.text.encode())
         # from here on the folder is there, and if it vanishes it is waited for
-        scheduler, records, _ = _scheduler(experiment, True, storage_patience())
+        scheduler, records, _ = _scheduler(experiment, True, storage_patience(), only)
         if scheduler.done:
             err.print("nothing to train: every trial of this experiment is in the ledger")
             raise typer.Exit(_report(scheduler, records, folder))
@@ -171,18 +226,18 @@ def _this_command() -> str:
 
 
 @app.command(hidden=True)
-def drive(source: str, folder: str) -> None:
+def drive(source: str, folder: str, only: OnlyOption = None) -> None:
     """What ``run`` lets a process of its own do, holding the lock: train, then print the table."""
     follow_supervisor()
-    code = _reported(lambda: _drive(source, Storage(folder)))
+    code = _reported(lambda: _drive(source, Storage(folder), only))
     say_ended(code)
     raise typer.Exit(code)
 
 
-def _drive(source: str, folder: Storage) -> int:
+def _drive(source: str, folder: Storage, only: list[str] | None) -> int:
     try:
         experiment = load_experiment(source, text=folder.read(EXPERIMENT_COPY).decode())
-        scheduler, _, ledger = _scheduler(experiment, True, storage_patience())
+        scheduler, _, ledger = _scheduler(experiment, True, storage_patience(), only)
         _execute(scheduler, ledger)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -201,6 +256,34 @@ def _report(scheduler: Any, records: Any, folder: Storage) -> int:
 
 def _say(text: str) -> None:
     err.print(text, soft_wrap=True, markup=False)
+
+
+def _dry_run(experiment: Experiment, folder: Storage, only: list[str] | None) -> None:
+    """All that a run checks before it starts, and the plan."""
+    from grid.preflight import check_models
+
+    try:
+        folder.check_could_write()
+    except OSError as error:
+        raise _not_writable(experiment, error) from error
+    scheduler, records, _ = _scheduler(experiment, for_run=True, only=only)
+    missing = [w.source for w in experiment.weights.values() if w.sha256 is None]
+    if not missing:
+        check_models(scheduler, err.print)
+    _show_plan(scheduler, records, without_data=False, as_json=False)
+    if missing:
+        out.print(
+            f"the models were not built, since {', '.join(missing)} would be downloaded first",
+            soft_wrap=True,
+        )
+    out.print("nothing was started or written (--dry-run)")
+
+
+def _not_writable(experiment: Experiment, error: OSError) -> InputError:
+    return InputError(
+        f"storage: {experiment.folder!r}: cannot be written: {error}; give a folder or URI "
+        "that can, in the file or with --storage"
+    )
 
 
 def _execute(scheduler: Any, ledger: Any) -> None:
@@ -224,7 +307,8 @@ def _execute(scheduler: Any, ledger: Any) -> None:
         signal.signal(number, interrupt)
     trackers = create_trackers(scheduler.plan, ledger.storage, ledger.read_all(), _say)
     try:
-        run_plan(scheduler, ledger, LiveView(err), stop, trackers=trackers)
+        # for who watches, the run is the process that starts this one again when it dies
+        run_plan(scheduler, ledger, LiveView(err, os.getppid()), stop, trackers=trackers)
     finally:
         trackers.close()
     err.print(
@@ -237,25 +321,54 @@ def status(
     source: Source,
     storage: StorageOption = None,
     seeds: SeedsOption = None,
+    only: OnlyOption = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow the run that is at work there, until it ends.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how far a run is, from the ledger alone."""
-    scheduler, records, _ = _scheduler(_load(source, storage, seeds))
-    cells = {cell.name: _cell_state(scheduler, cell.name) for cell in scheduler.plan.cells}
-    trials = Counter(record.status for record in records.values())
-    if as_json:
-        print(json.dumps({"cells": cells, "trials": dict(trials)}, indent=1))
-        return
-    from rich.table import Table
+    """Say how far a run is, from its folder alone: from any terminal or machine."""
+    if watch and as_json:
+        raise InputError("--watch and --json: give one of them; --json prints the state once")
+    experiment = _load(source, storage, seeds)
+    died = False
+    if watch:
+        from grid.watch import follow
 
-    table = Table()
-    for column in ("cell", "state", "trials"):
-        table.add_column(column, justify="right" if column == "trials" else "left")
-    for name, facts in cells.items():
-        table.add_row(name, facts["state"], f"{facts['trials_done']} of {facts['trials']}")
-    out.print(table)
-    shown = ", ".join(f"{trials[s]} {s}" for s in sorted(trials)) or "none yet"
+        died = not follow(Storage(experiment.folder), out)
+    _show_status(experiment, only, as_json)
+    raise typer.Exit(SOME_FAILED if died else OK)
+
+
+def _show_status(experiment: Experiment, only: list[str] | None, as_json: bool) -> None:
+    from grid import show, snapshot
+
+    scheduler, _, ledger = _scheduler(experiment, only=only)
+    found = snapshot.take(scheduler)
+    run = snapshot.read(ledger.storage)
+    if as_json:
+        facts = found.model_dump(include={"cells", "trials", "cost"})
+        facts["run"] = None
+        if run is not None:
+            silent = {"silent_seconds": show.age(run), "dead": snapshot.is_dead(run)}
+            facts["run"] = run.model_dump(exclude={"cells", "trials", "cost"}) | silent
+        print(json.dumps(facts, indent=1))
+        return
+    out.print(show.cells_table(found.cells))
+    for name, line in found.cells.items():
+        if line.failure:
+            out.print(f"{name}: {line.failure}", style="red", soft_wrap=True, markup=False)
+    shown = ", ".join(f"{found.trials[s]} {s}" for s in sorted(found.trials)) or "none yet"
     out.print(f"trials: {shown}")
+    if run is not None:
+        silent_for = show.age(run)
+        if run.running and silent_for < snapshot.SILENT_SECONDS and not snapshot.is_dead(run):
+            out.print(show.running_table(run.running, run.written_at + silent_for))
+        out.print(show.heard(run, silent_for, snapshot.is_dead(run)), soft_wrap=True)
+        found.cost.spent = run.cost.spent  # the running trials' too
+        found.cost.price_spent = run.cost.price_spent
+    for cost_line in show.cost_lines(found.cost):
+        out.print(cost_line, soft_wrap=True)
 
 
 @app.command()
@@ -268,6 +381,7 @@ def table(
         typer.Option(metavar="SLICE", help="Show Acc@1 on each value of a slice of the datasets."),
     ] = None,
     format: Annotated[TableFormat, typer.Option(help="How to print it.")] = TableFormat.terminal,
+    only: OnlyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the results table, from the ledger and the predictions alone."""
@@ -277,7 +391,8 @@ def table(
         from grid.slices import by_slice
 
         sliced = by_slice(scheduler, records, ledger.storage, by)
-    _print_table(scheduler, records, TableFormat.json if as_json else format, sliced)
+    chosen = None if only is None else scheduler.plan.matching(only)
+    _print_table(scheduler, records, TableFormat.json if as_json else format, sliced, chosen)
 
 
 def _load(
@@ -316,58 +431,69 @@ def _load(
     return experiment
 
 
-def _scheduler(experiment: Experiment, for_run: bool = False, patience: float = 0) -> Any:
+def _scheduler(
+    experiment: Experiment,
+    for_run: bool = False,
+    patience: float = 0,
+    only: list[str] | None = None,
+) -> Any:
     """The plan's state as the ledger has it, the records, and the ledger.
 
     ``for_run`` looks for the predictions of measured cells too: a run makes those again that are
-    missing, while their scores stand in the ledger for a table.
+    missing, while their scores stand in the ledger for a table. ``only`` are patterns of the cells
+    that the scheduler is to finish, None for all.
     """
     from grid.ledger import Ledger, record_summary
     from grid.plan import Plan
     from grid.scheduler import Scheduler
     from grid.suggested import Suggestions
 
+    plan = Plan(experiment)
+    chosen = None if only is None else plan.matching(only)
     ledger = Ledger(Storage(experiment.folder, patience))
     records = ledger.read_all()
     for path in ledger.unreadable:
         err.print(f"{path}: not a readable record; its trial trains again", soft_wrap=True)
     facts = {trial_id: record_summary(record) for trial_id, record in records.items()}
     scheduler = Scheduler(
-        Plan(experiment),
+        plan,
         facts,
         ledger.has_weights,
         ledger.has_predictions if for_run else lambda trial_id: True,
         Suggestions(ledger.storage, writes=for_run and patience > 0).suggest,
+        chosen,
     )
     for problem in ledger.problems:
         _say(problem)
     return scheduler, records, ledger
 
 
-def _cell_state(scheduler: Any, name: str) -> dict[str, Any]:
-    from grid.ledger import ENDED
+def _cell_line(scheduler: Any, name: str) -> Any:
+    from grid.snapshot import cell_line
 
-    state = scheduler.states[name]
-    facts = [scheduler.facts.get(spec.id, {}) for spec in state.specs]
-    return {
-        "state": state.state,
-        "trials_done": sum(f.get("status") in ENDED for f in facts),
-        "trials": scheduler.plan.trainings_per_search,
-    }
+    return cell_line(scheduler, name)
 
 
 def _failures(scheduler: Any) -> dict[str, str]:
     return {
         name: f"{state.state}: {state.failure}"
         for name, state in scheduler.states.items()
-        if state.state in ("failed", "blocked")
+        if state.state in ("failed", "blocked") and scheduler.is_wanted(name)
     }
 
 
-def _print_table(scheduler: Any, records: Any, format: TableFormat, by: Any = None) -> None:
+def _print_table(
+    scheduler: Any,
+    records: Any,
+    format: TableFormat,
+    by: Any = None,
+    only: list[str] | None = None,
+) -> None:
     from grid import results
 
     rows = results.table_rows(scheduler, records)
+    if only is not None:
+        rows = [row for row in rows if row.cell.name in only]
     if format is TableFormat.terminal:
         # a pipe has no width: show the whole table there
         console = out if out.is_terminal else Console(highlight=False, width=140)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 
 from data.errors import InputError
 from data.schema import FORMAT, Dataset, Manifest, open_dataset
@@ -30,6 +30,7 @@ def _percent(value: Any) -> Fraction:
 
 
 Percent = Annotated[Fraction, BeforeValidator(_percent)]
+NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -54,7 +55,7 @@ class ModelTrain(_Section):
 
     workers: int | None = Field(None, gt=0)
     cpus_per_worker: int | None = Field(None, gt=0)
-    gpus_per_worker: float | None = Field(None, ge=0)
+    gpus_per_worker: float | None = Field(None, ge=0, allow_inf_nan=False)
     loader_workers: int | None = Field(None, ge=0)
     checkpoint_steps: int | None = Field(None, gt=0)
     micro_batch: int | None = Field(None, gt=0)
@@ -75,7 +76,7 @@ class ModelConfig(_Section):
     pretrained: bool | str = True
     weights_license: str | None = None
     weights_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
-    backbone_args: dict[str, Any] = {}
+    backbone_args: dict[str, JsonValue] = {}
     recipe: dict[str, Any] = {}
     train: ModelTrain | None = None
 
@@ -117,8 +118,8 @@ class SearchConfig(_Section):
     is the winner of the next smaller label fraction, or pool.
     """
 
-    trials: int = Field(1, gt=0)
-    wave: int = Field(4, gt=0)
+    trials: int = Field(1, gt=0, le=100_000)
+    wave: int = Field(4, gt=0, le=1000)
     sampler: Literal["tpe", "gp", "random"] = "tpe"
     space: dict[str, dict[str, Range]] = {}
     early_stopping: bool = False
@@ -138,7 +139,7 @@ class TrainConfig(_Section):
 
     workers: int = Field(1, gt=0)
     cpus_per_worker: int = Field(1, gt=0)
-    gpus_per_worker: float = Field(0, ge=0)
+    gpus_per_worker: float = Field(0, ge=0, allow_inf_nan=False)
     precision: Precision = "fp32"
     stream: Literal["auto", "memory", "ray"] = "auto"
     loader_workers: int = Field(0, ge=0)
@@ -156,10 +157,12 @@ class ExperimentFile(_Section):
     models: dict[Name, ModelConfig] = Field(min_length=1)
     grid: list[GridEntry] = Field(min_length=1)
     search: SearchConfig = SearchConfig()
-    seeds: int = Field(1, gt=0)
+    seeds: int = Field(1, gt=0, le=1000)
     train: TrainConfig = TrainConfig()
     trackers: list[Literal["optuna", "tensorboard", "mlflow", "wandb"]] = ["optuna", "tensorboard"]
-    storage: str = Field("results", min_length=1)
+    # of a device-hour, by kind as the ledger has it, in whatever currency
+    prices: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
+    storage: str = Field("results", min_length=1, pattern=NO_CONTROLS)
 
 
 class Experiment(BaseModel):
@@ -228,14 +231,26 @@ def _uri(config: DatasetConfig | str) -> str:
 class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML keeps the last of two equal keys silently; an experiment must not."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, OverflowError) as error:  # a date such as 2001-99-99
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{error or type(error).__name__}", node.start_mark
+            ) from error
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue  # <<: what it brings may be said again, that is its purpose
             key = self.construct_object(key_node, deep=deep)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"line {line}: a key must be text, not a list or section"
+                )
             if key in seen:
-                line = key_node.start_mark.line + 1
                 raise yaml.constructor.ConstructorError(
                     None, None, f"line {line}: the key {key!r} stands twice in one section"
                 )
@@ -266,12 +281,7 @@ def load_experiment(
     """
     if text is None:
         text = _read(path)
-    try:
-        content = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506  a SafeLoader
-    except (yaml.YAMLError, ValueError, TypeError) as error:  # PyYAML lets bad scalars through
-        raise InputError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: an experiment is a mapping with name, datasets, models, grid")
+    content = _parse(path, text)
     content.update(overrides or {})
     train = content.get("train") or {}
     if workers is not None and isinstance(train, dict):
@@ -280,7 +290,8 @@ def load_experiment(
     try:
         file = ExperimentFile.model_validate(content)
     except ValidationError as error:
-        raise InputError(*(f"{path}: {_explain(e)}" for e in error.errors())) from error
+        found = dict.fromkeys(_explain(e) for e in error.errors())  # a union says it twice
+        raise InputError(*(f"{path}: {_cut(problem)}" for problem in found)) from error
     problems = _model_problems(file) + _grid_problems(file)
     datasets: dict[str, Dataset] = {}
     for name, config in file.datasets.items():
@@ -301,7 +312,75 @@ def load_experiment(
         problems += _size_problems(experiment, number)
     if not problems:
         return experiment
-    raise InputError(*(f"{path}: {problem}" for problem in problems))
+    raise InputError(*(f"{path}: {_cut(problem)}" for problem in problems))
+
+
+def _parse(path: str, text: str) -> dict[Any, Any]:
+    """The file's content: a mapping of reasonable depth and size."""
+    try:
+        loader = _UniqueKeyLoader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise InputError(
+            f"{path}: not valid YAML: line {line}: the character #x{error.character:04x} cannot "
+            "stand in a YAML file"
+        ) from error
+    try:
+        content = loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: line {loader.line + 1}: nested too deeply") from error
+    finally:
+        loader.dispose()
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: an experiment is a mapping with name, datasets, models, grid")
+    problem = _excess(content)
+    if problem:
+        raise InputError(f"{path}: {_cut(problem)}")
+    return content
+
+
+# more than any experiment has; an anchor can name what it stands in, or double what it names
+_DEPTH, _VALUES = 20, 100_000
+
+
+def _excess(content: dict[Any, Any]) -> str | None:
+    """A section that is nested too deeply, or that anchors make too large."""
+    level: dict[int, tuple[Any, str]] = {id(content): (content, "")}
+    levels = []
+    for _ in range(_DEPTH):
+        below = {
+            id(v): (v, key) for value, path in level.values() for v, key in _parts(value, path)
+        }
+        levels.append(level)
+        if not below:
+            break
+        level = below
+    else:
+        _, path = next(iter(level.values()))
+        return f"{path}: nested more than {_DEPTH} deep"
+    sizes: dict[int, int] = {}
+    for level in reversed(levels):
+        for value, path in level.values():
+            sizes[id(value)] = 1 + sum(sizes[id(part)] for part, _ in _parts(value, path))
+            if sizes[id(value)] > _VALUES:
+                return f"{path or 'the file'}: anchors make more than {_VALUES:,} values of it"
+    return None
+
+
+def _parts(value: Any, path: str) -> list[tuple[Any, str]]:
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    return [(part, f"{path}.{key}" if path else str(key)) for key, part in items]
+
+
+def _cut(problem: str) -> str:
+    """A message whose value is not a page long."""
+    return re.sub(r"(\S{200})\S{100,}", r"\1…", problem)[:1500]
 
 
 def _drop_own_workers(models: Any) -> None:
@@ -379,24 +458,47 @@ def _read(path: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such experiment file") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}: line {line}: not UTF-8: {error}") from error
+    except OSError as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
+
+
+# what pydantic calls the forms that a value may have, and what they are
+_FORMS = {
+    **dict.fromkeys(("DatasetConfig", "str"), "a folder or URI, or a section with uri"),
+    **dict.fromkeys(
+        ("tuple[float, float]", "Around"),
+        "[lowest, highest], a range around the value such as {times: 4} or {plus: 0.1}, or null",
+    ),
+    "bool": "true, false, or the path of a file of weights",
+}
 
 
 def _explain(error: Any) -> str:
     """One pydantic error as: key path: value: what is wrong, what is allowed."""
-    where = [part for part in error["loc"] if part not in ("DatasetConfig", "str")]
-    path = ".".join(str(part) for part in where)
+    path = ".".join(str(part) for part in error["loc"] if part not in _FORMS)
     if error["type"] == "extra_forbidden":
+        where = [part for part in error["loc"] if part not in _FORMS]
         allowed = _allowed_keys(where[:-1])
         near = difflib.get_close_matches(str(where[-1]), allowed, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         return f"{path}: unknown key; {hint}allowed are {', '.join(allowed)}"
     if error["type"] == "missing":
         return f"{path}: this key is missing"
+    if error["type"] == "invalid_key":
+        return f"{path}: a key must be text; put it in quotes if it is meant"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "string_pattern_mismatch":
         message = "use letters, digits, '.', '_' and '-' only, a letter or digit first"
+        if error["ctx"]["pattern"] == NO_CONTROLS:
+            message = "has characters that no path has"
+    elif error["type"] in ("model_type", "dict_type"):
+        message = "must be a section of keys and values"
+    if error["loc"] and error["loc"][-1] in _FORMS:
+        known = _FORMS["bool" if path.endswith(".pretrained") else error["loc"][-1]]
+        message = f"must be {known}"
     value = "" if isinstance(error["input"], dict | list) else f" {error['input']!r}:"
     return f"{path}:{value} {message}"
 
@@ -415,10 +517,13 @@ def _allowed_keys(where: list[Any]) -> list[str]:
     return [field.alias or name for name, field in section.model_fields.items()]
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``there are a, b``: all that are known, or of many those that look alike."""
     names = list(known)
     near = difflib.get_close_matches(name, names, n=3) if len(names) > 8 else names
-    return f"there are {', '.join(near or names)}"
+    if not near:
+        near = names[:3] + ["…"]
+    return f"there are {', '.join(near)}"
 
 
 # arguments of timm's that have a place of their own, and where
@@ -451,7 +556,7 @@ def _model_problems(file: ExperimentFile) -> list[str]:
             if parent is None:
                 problems.append(
                     f"{key}.from: {model.from_!r} is not a model of this file; "
-                    + _nearest(model.from_, file.models)
+                    + nearest(model.from_, file.models)
                 )
             elif parent.method != "finetune":
                 problems.append(
@@ -491,13 +596,13 @@ def _grid_problems(file: ExperimentFile) -> list[str]:
         if model is None:
             problems.append(
                 f"{key}.model: {entry.model!r} is not a model of this file; "
-                + _nearest(entry.model, file.models)
+                + nearest(entry.model, file.models)
             )
         for name in entry.datasets or []:
             if name not in file.datasets:
                 problems.append(
                     f"{key}.datasets: {name!r} is not a dataset of this file; "
-                    + _nearest(name, file.datasets)
+                    + nearest(name, file.datasets)
                 )
         for fraction in entry.labels:
             if not 0 < fraction <= 1:

@@ -9,7 +9,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data.storage import FileFacts, Storage
+from grid.sample import sample_of
 from trainers.choose import course
+from trainers.progress import DeviceSeconds
 from trainers.trial import TrialSpec, predictions_file, weights_file
 from trainers.weights import Weights
 
@@ -30,10 +32,12 @@ class Record(BaseModel):
     trials of earlier waves, and ``history`` says how far it came; ``diverged`` (a loss that is
     not finite) and ``collapsed`` are the recipe's doing and final, with the reason in ``error``;
     ``failed`` is an accident and tried again by the next run. Times are seconds since 1970,
-    ``seconds`` those spent training. ``resumed_at`` lists the steps at which it went on from a
-    checkpoint, ``damaged`` checkpoints that it could not go on from. ``history`` has the losses and
-    scores at each evaluation, ``speed`` how fast it went there. ``weights_file`` and
-    ``predictions_file`` tell what it left from a damaged copy of it.
+    ``seconds`` those spent training. ``device_seconds`` is what it took by kind of device (for
+    ``cpu``, of a core): all attempts, their starts, evaluations and the measurement on test.
+    ``resumed_at`` lists the steps at which it went on from a checkpoint, ``damaged`` checkpoints
+    that it could not go on from. ``history`` has the losses and scores at each evaluation,
+    ``speed`` how fast it went there. ``weights_file`` and ``predictions_file`` tell what it left
+    from a damaged copy of it.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -44,6 +48,7 @@ class Record(BaseModel):
     started_at: float
     finished_at: float | None = None
     seconds: float = 0.0
+    device_seconds: DeviceSeconds = {}
     val: dict[str, float] = {}
     best_step: int = 0
     best_weights: str = "student"
@@ -175,4 +180,13 @@ def record_summary(record: Record) -> dict[str, Any]:
     """
     kept = {"status", "val", "best_weights", "test", "seconds", "error"}
     scored = record.history[:-1] if record.status == "collapsed" else record.history
-    return record.model_dump(include=kept) | {"course": course(scored)}
+    reached = record.history[-1]["step"] if record.history else 0
+    return record.model_dump(include=kept) | {
+        "course": course(scored),
+        "device_seconds": record.device_seconds,
+        "sample": (
+            sample_of(record.spec, reached, record.device_seconds)
+            if record.status in ENDED
+            else None
+        ),
+    }

@@ -1,40 +1,59 @@
-"""One live view of a run: cells by state, running trials, images per second, time left."""
+"""One live view of a run: on its own terminal, and as a file for those who watch elsewhere."""
 
+import contextlib
+import os
+import threading
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
-from grid.ledger import ENDED, Record
+from data.storage import Storage
+from grid import show, snapshot
+from grid.cost import Estimate
+from grid.ledger import Record
 from grid.scheduler import Job, Scheduler
+from grid.snapshot import RunningTrial, Snapshot
+from trainers.progress import read_progress
 
 
 @dataclass
 class _Running:
     job: Job
     since: float
+    heard: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 class LiveView:
-    """Redraws itself on a terminal; elsewhere prints a line for each cell that ends."""
+    """Redraws itself on a terminal; elsewhere prints a line for each cell that ends.
 
-    def __init__(self, console: Console):
+    Where it was given the run's storage, it leaves a snapshot there every few seconds, and takes
+    it away at the end. ``pid`` is the process that a run lives and dies with, this one unless
+    said.
+    """
+
+    def __init__(self, console: Console, pid: int | None = None):
         self.console = console
+        self.pid = pid or os.getpid()
         self.activity = "starting Ray"
         self._running: dict[tuple[str, str], _Running] = {}
         self._announced: set[str] = set()
         self._live: Live | None = None
         self._started = time.monotonic()
+        self._storage: Storage | None = None
+        self._estimates: list[Estimate] = []
+        self._over = threading.Event()
+        self._writer = threading.Thread(target=self._write_on, name="live view", daemon=True)
 
-    def attach(self, scheduler: Scheduler) -> None:
+    def attach(self, scheduler: Scheduler, storage: Storage | None = None) -> None:
         self.scheduler = scheduler
+        self._storage = storage
+        plan = scheduler.plan
+        self._images = {search.name: plan.images_per_trial(search) for search in plan.searches}
         self._work_at_start = self._work_left()
         self._announced = {
             name for name, state in scheduler.states.items() if state.state == "finished"
@@ -52,19 +71,26 @@ class LiveView:
             self._live.start()
         else:
             self.console.print(f"{self._counts()}; training")
+        if self._storage is not None:
+            self._writer.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
+        self._over.set()
+        if self._storage is not None:
+            self._writer.join(timeout=snapshot.SILENT_SECONDS)
+            with contextlib.suppress(OSError):  # it says of itself how old it is
+                self._storage.delete(snapshot.FILE)
 
     def started(self, job: Job) -> None:
         self.activity = "waiting for a process"
-        self._running[job.key] = _Running(job, time.monotonic())
+        self._running[job.key] = _Running(job, time.time())
 
     def progress(self, job: Job, facts: dict[str, Any]) -> None:
         if job.key in self._running:
-            self._running[job.key].facts.update(facts)
+            self._hear(self._running[job.key], facts, time.time())
 
     def died(self, job: Job) -> None:
         """A job's process is gone; the job starts again."""
@@ -83,77 +109,93 @@ class LiveView:
         for name, state in self.scheduler.states.items():
             if state.state == "finished" and state.search.in_table and name not in self._announced:
                 self._announced.add(name)
-                self.console.print(f"{name} finished; {self._counts()}{self._time_left()}")
+                left = self._seconds_left()
+                shown = "" if left is None else f", about {show.show_seconds(left)} left"
+                self.console.print(f"{name} finished; {self._counts()}{shown}")
+
+    @staticmethod
+    def _hear(running: _Running, facts: dict[str, Any], at: float) -> None:
+        if running.heard is None or at >= running.heard:
+            running.facts.update(facts)
+            running.heard = at
+
+    def snapshot(self) -> Snapshot:
+        """How the run stands now, with what its running trials last said."""
+        now = time.time()
+        running = list(self._running.values())
+        spending = {
+            r.job.spec.id: r.facts["device_seconds"] for r in running if "device_seconds" in r.facts
+        }
+        found = snapshot.take(self.scheduler, spending, self._estimates)
+        found.running = [_running_trial(each) for each in running]
+        found.started_at = now - (time.monotonic() - self._started)
+        found.seconds_left = self._seconds_left()
+        found.share_done = 1 - self._work_left() / max(self._work_at_start, 1)
+        found.activity = self.activity
+        found.pid = self.pid
+        return found
+
+    def _write_on(self) -> None:
+        """Until the end: looks where worker groups stand, and writes the snapshot."""
+        assert self._storage is not None
+        while True:
+            with contextlib.suppress(OSError):  # nobody's run ends because nobody could watch it
+                self._look_at_groups(self._storage)
+                self._estimates = snapshot.estimates_of(self.scheduler)
+                snapshot.write(self._storage, self.snapshot())
+            if self._over.wait(snapshot.WRITE_SECONDS):
+                return
+
+    def _look_at_groups(self, storage: Storage) -> None:
+        """A group of workers reports to Ray at evaluations only; in between it leaves a file."""
+        train_of = self.scheduler.plan.experiment.train_of
+        for running in list(self._running.values()):
+            job = running.job
+            if job.kind == "train" and train_of(job.search.cell.model).workers > 1:
+                facts = read_progress(storage.folder("checkpoints", job.spec.id))
+                if facts.get("at", 0.0) > running.since:
+                    self._hear(running, facts, facts["at"])
 
     def _counts(self) -> str:
-        states = [s for s in self.scheduler.states.values() if s.search.in_table]
-        count = Counter(s.state for s in states)
-        shown = [f"{count['finished']} of {len(states)} cells finished"]
-        shown += [f"{count[s]} {s}" for s in ("failed", "blocked") if count[s]]
-        return ", ".join(shown)
+        return show.counts(snapshot.cell_lines(self.scheduler))
 
     def _work_left(self) -> float:
         """Images that the trainings still to come will process, the running ones included."""
-        plan = self.scheduler.plan
         left = 0.0
-        for search in plan.searches:
-            state = self.scheduler.states[search.name]
-            if state.ended:
-                continue
-            facts = (self.scheduler.facts.get(spec.id, {}) for spec in state.specs)
-            done = sum(known.get("status") in ENDED for known in facts)
-            left += max(0, plan.trainings_per_search - done) * plan.images_per_trial(search)
-        for running in self._running.values():
+        for name, images in self._images.items():
+            left += self.scheduler.trainings_left(name) * images
+        for running in list(self._running.values()):
             steps = running.facts.get("total_steps")
             if steps:
                 share = running.facts.get("step", 0) / steps
-                left -= share * plan.images_per_trial(running.job.search)
+                left -= share * self._images[running.job.search.name]
         return max(left, 0.0)
 
-    def _time_left(self) -> str:
+    def _seconds_left(self) -> float | None:
         elapsed = time.monotonic() - self._started
         left = self._work_left()
         done = self._work_at_start - left
         if done <= 0 or elapsed < 5 or left == 0:
-            return ""
-        return f", about {show_seconds(elapsed * left / done)} left"
+            return None
+        return elapsed * left / done
 
     def _render(self) -> RenderableType:
-        elapsed = show_seconds(time.monotonic() - self._started)
-        title = f"{self._counts()}, {elapsed}{self._time_left()}"
-        left = self._work_left()
-        bar = ProgressBar(
-            total=max(self._work_at_start, 1), completed=self._work_at_start - left, width=40
-        )
-        line = Table.grid()
-        line.add_row(bar)
-        if not self._running:
-            return Group(Text(f"{title}: {self.activity}", style="bold"), line)
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        for column in ("running", "step", "loss", "val Acc@1", "images/s"):
-            table.add_column(column, justify="left" if column == "running" else "right")
-        for running in list(self._running.values()):
-            table.add_row(*_running_row(running))
-        return Group(Text(title, style="bold"), line, table)
+        return show.live(self.snapshot(), time.time())
 
 
-def _running_row(running: _Running) -> list[str]:
-    facts = running.facts
-    name = running.job.search.name
-    if running.job.kind == "measure":
-        return [f"{name}, on test", "", "", "", ""]
-    best = [facts[k] for k in ("student_acc1", "ema_acc1") if k in facts]
-    return [
-        f"{name}, seed {running.job.spec.seed}",
-        f"{facts['step']}/{facts['total_steps']}" if "total_steps" in facts else "starting",
-        f"{facts['loss']:.3f}" if "loss" in facts else "",
-        f"{max(best):.1f}" if best else "",
-        f"{facts['images_per_s']:,.0f}" if "images_per_s" in facts else "",
-    ]
-
-
-def show_seconds(seconds: float) -> str:
-    """``1:02:03`` or ``2:03``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+def _running_trial(running: _Running) -> RunningTrial:
+    facts, job = running.facts, running.job
+    scores = [facts[name] for name in ("student_acc1", "ema_acc1") if name in facts]
+    known = {name: facts.get(name) for name in ("step", "total_steps", "loss", "images_per_s")}
+    if "total_steps" not in facts:  # of a measurement, or a report of its end
+        known["step"] = None
+    return RunningTrial(
+        cell=job.search.name,
+        kind=job.kind,
+        trial=job.spec.id,
+        seed=job.spec.seed,
+        started_at=running.since,
+        heard_at=running.heard,
+        acc1=max(scores) if scores else None,
+        **known,
+    )

@@ -1,12 +1,15 @@
 """From an experiment to cells, searches and trial specifications. Pure: no files, no Ray."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
+from data.errors import InputError
 from data.splits import pool_subset
-from grid.experiment import Experiment, labeled_images, show_percent
+from grid.experiment import Experiment, labeled_images, nearest, show_percent
 from trainers.recipe import Recipe, resolve
 from trainers.trial import Place, TrialSpec
 
@@ -75,6 +78,23 @@ class Plan:
         """What it would take if every cell trained its own parent."""
         chains = sum(_chain_length(s) for s in self.searches if s.in_table)
         return chains * self.trainings_per_search
+
+    def matching(self, patterns: Sequence[str]) -> list[str]:
+        """Names of the cells that one of the patterns matches, ``aprons/semi-vit/*``.
+
+        ``*`` stands for anything, also across ``/``. Raises ``InputError`` for patterns that match
+        no cell.
+        """
+        names = [cell.name for cell in self.cells]
+        problems = [
+            f"--only {pattern!r}: no cell of {self.experiment.source} is called that; "
+            + nearest(pattern, names)
+            for pattern in patterns
+            if not any(fnmatchcase(name, pattern) for name in names)
+        ]
+        if problems:
+            raise InputError(*problems)
+        return [n for n in names if any(fnmatchcase(n, pattern) for pattern in patterns)]
 
     @cached_property
     def _recipes(self) -> dict[str, Recipe]:

@@ -44,7 +44,7 @@ def _to_train(scheduler: Scheduler) -> dict[str, Search]:
     """One search of each model that has something left to do."""
     found: dict[str, Search] = {}
     for search in scheduler.plan.searches:
-        if scheduler.states[search.name].state != "finished":
+        if scheduler.is_wanted(search.name) and scheduler.states[search.name].state != "finished":
             found.setdefault(search.cell.model, search)
     return found
 

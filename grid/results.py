@@ -15,9 +15,9 @@ from rich.text import Text
 
 from grid.experiment import labeled_images, show_percent
 from grid.ledger import COLLAPSED, Record
-from grid.live import show_seconds
 from grid.plan import Cell
 from grid.scheduler import Scheduler
+from grid.show import show_seconds
 from grid.slices import FEW_IMAGES, BySlice
 from trainers.weights import Weights
 

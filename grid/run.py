@@ -56,7 +56,7 @@ def run_plan(
     Args:
         work: does one job in a process of its own, ``execute`` unless said.
     """
-    view.attach(scheduler)
+    view.attach(scheduler, ledger.storage)
     _tidy(scheduler, ledger)
     scratch = tempfile.mkdtemp(prefix="semigrid-tune-")
     try:
@@ -137,7 +137,8 @@ def check_room(scheduler: Scheduler, machines: Sequence[Machine], streaming: boo
     """Raises ``InputError`` for trainings that not even idle machines could hold."""
     plan = scheduler.plan
     problems = []
-    for model in {s.cell.model: None for s in plan.searches if not scheduler.states[s.name].ended}:
+    open_ones = (s for s in plan.searches if scheduler.is_open(s.name))
+    for model in {search.cell.model: None for search in open_ones}:
         demand = demand_of(plan.experiment.train_of(model), "train")
         if not fits(for_training(machines, streaming), [], demand) and not (
             # one training at a time, with a CPU to spare for Ray Data

@@ -1,8 +1,8 @@
 """What to train next: the plan and the ledger, nothing else, decide."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from grid.halving import cutoffs
 from grid.ledger import COLLAPSED, SETTLED
@@ -12,6 +12,9 @@ from trainers.choose import Cutoffs, is_better, stopped_at
 from trainers.trial import TrialSpec
 
 State = Literal["waiting", "searching", "seeds", "measuring", "finished", "failed", "blocked"]
+
+
+STAGES: tuple[State, ...] = get_args(State)  # in the order in which a search goes through them
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class Scheduler:
 
     ``facts`` holds of each trial what ``grid.ledger.record_summary`` keeps. Failures of earlier
     runs are tried again; a failure of this run fails its cell and blocks the cells that start
-    from it.
+    from it. With ``only``, names of cells, just these are finished, and of others as much as these
+    need: a parent is trained, a neighbour searched.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class Scheduler:
         has_weights: Callable[[str], bool],
         has_predictions: Callable[[str], bool] = lambda trial_id: True,
         suggest: Callable[..., list[dict[str, float]]] = suggest_wave,
+        only: Collection[str] | None = None,
     ):
         self.plan = plan
         self.config = plan.experiment.file.search
@@ -94,6 +99,7 @@ class Scheduler:
         self.trained: list[str] = []
         self.measured: list[str] = []
         self.states = {s.name: SearchState(s) for s in plan.searches}
+        self._last_stages = _last_stages(plan, self.config.warm_start, only)
         self._undropped = set(self.states)
         priorities = plan.priorities()
         self._by_priority = sorted(plan.searches, key=lambda s: -priorities[s.name])
@@ -118,14 +124,43 @@ class Scheduler:
     def ready(self) -> Iterator[Job]:
         """The jobs that could run now, what is on the longest chain of children first."""
         for search in self._by_priority:
-            for job in self.states[search.name].pending:
+            for job in self._wanted_jobs(search.name):
                 if job.key not in self.running:
                     yield job
+
+    def is_wanted(self, name: str) -> bool:
+        """Whether this run has to do with the search at all."""
+        return name in self._last_stages
+
+    def is_asked(self, name: str) -> bool:
+        """Whether this run is to finish the search, not only to train it for another."""
+        return self.is_wanted(name) and self._last_stages[name] not in ("searching", "seeds")
+
+    def is_open(self, name: str) -> bool:
+        """Whether this run has something left to do for the search, or will have."""
+        return self.is_wanted(name) and not self.states[name].ended
+
+    def trainings_left(self, name: str) -> int:
+        """How many trainings the search still takes, as far as the facts say."""
+        state, jobs = self.states[name], self._wanted_jobs(name)
+        pending = sum(job.kind == "train" for job in jobs)
+        if not self.is_wanted(name) or state.state not in ("waiting", "searching"):
+            return pending
+        seeds = self.plan.experiment.file.seeds - 1
+        if self._last_stages[name] == "searching":
+            seeds = 0
+        return pending + self.config.trials - len(state.trials) + seeds
+
+    def _wanted_jobs(self, name: str) -> list[Job]:
+        state, last = self.states[name], self._last_stages.get(name)
+        if last is None or STAGES.index(state.state) > STAGES.index(last):
+            return []
+        return state.pending
 
     @property
     def done(self) -> bool:
         """Whether nothing runs and nothing can be started."""
-        return not self.running and not any(s.pending for s in self.states.values())
+        return not self.running and not any(self._wanted_jobs(name) for name in self.states)
 
     def complete(self, job: Job, summary: dict[str, Any] | None, error: str | None = None) -> None:
         """Takes note of a job's end: the ledger's summary of its trial, or an error."""
@@ -382,3 +417,25 @@ class Scheduler:
             state.state = "failed"
             state.failure = errors[0]
         return bool(errors)
+
+
+def _last_stages(plan: Plan, warm_start: bool, only: Collection[str] | None) -> dict[str, State]:
+    """The stage after which this run leaves each search that it has to do with."""
+    if only is None:
+        return {search.name: STAGES[-1] for search in plan.searches}
+    found: dict[str, State] = {}
+    by_name = {search.name: search for search in plan.searches}
+
+    def want(name: str, stage: State) -> None:
+        if name in found and STAGES.index(found[name]) >= STAGES.index(stage):
+            return
+        found[name] = stage
+        search = by_name[name]
+        if search.parent is not None:
+            want(search.parent.name, "seeds")
+        if warm_start and search.neighbor is not None:
+            want(search.neighbor, "searching")
+
+    for name in only:
+        want(name, "measuring")
+    return found

@@ -12,6 +12,7 @@ from grid.ledger import ENDED, Ledger, Record, record_summary, start_record
 from grid.plan import Plan
 from grid.scheduler import Job, Scheduler
 from trainers.choose import Cutoffs
+from trainers.progress import Meter, device_kind, held_devices, read_progress
 from trainers.trial import DamagedError, Place, TrialSpec, measure_trial, run_trial
 from trainers.weights import Weights
 
@@ -123,8 +124,10 @@ def _train(
 
     weights = None if order["weights"] is None else Weights(**order["weights"])
     record = start_record(spec, order["cell"], weights)
-    ledger.write(record)
     checkpoints = _checkpoints(spec, place)
+    meter = _meter(spec, place, ledger, order)
+    record.device_seconds = meter.spent()
+    ledger.write(record)
     if spec.parent is not None:
         place = _with_hash(place, ledger.read(spec.parent))
     try:
@@ -132,7 +135,8 @@ def _train(
             from trainers.runtime import InlineRuntime
 
             device = "cuda" if order["gpus_per_worker"] else "cpu"
-            runtime = InlineRuntime(checkpoints, report=report, device=device)
+            runtime = InlineRuntime(checkpoints, report=report, device=device, meter=meter)
+            meter.held = _held(runtime.device, order)
             outcome = run_trial(spec, place, runtime, cutoffs_of(order))
         else:
             outcome = run_group(spec, place, order)
@@ -153,10 +157,27 @@ def _train(
             _note_course(record, asdict(root.outcome))
         _note_error(record, error, place)
     record.finished_at = time.time()
+    if order["workers"] > 1:
+        # its start, before there were workers who could count, is paid for too
+        meter.held = read_progress(checkpoints.storage).get("held", meter.held)
+    record.device_seconds = meter.spent()
     ledger.write(record)
     if record.status in ENDED:
         checkpoints.delete()  # only now: until the ledger has it, the checkpoint is the result
     report({"step": spec.recipe.total_steps, "status": record.status})
+
+
+def _meter(spec: TrialSpec, place: Place, ledger: Ledger, order: dict[str, Any]) -> Meter:
+    """Counts on from what earlier attempts at the trial took."""
+    earlier = ledger.read(spec.id)
+    # until the workers say what they run on
+    held = {} if order["gpus_per_worker"] else {"cpu": order["workers"] * order["cpus_per_worker"]}
+    before = {} if earlier is None else earlier.device_seconds
+    return Meter(place.checkpoints(spec.id), held, before)
+
+
+def _held(device: Any, order: dict[str, Any]) -> dict[str, float]:
+    return held_devices([device_kind(device)], order["cpus_per_worker"], order["gpus_per_worker"])
 
 
 def cutoffs_of(order: dict[str, Any]) -> Cutoffs:
@@ -185,10 +206,14 @@ def _measure(
         try:
             device = "cuda" if order["gpus_per_worker"] else "cpu"
             runtime = InlineRuntime(_checkpoints(spec, place), device=device)
+            meter = Meter(
+                place.checkpoints(spec.id), _held(runtime.device, order), record.device_seconds
+            )
             place = _with_hash(place, record)
             record.test, record.predictions_file = measure_trial(
                 spec, place, record.best_weights, runtime
             )
+            record.device_seconds = meter.spent()
             record.error = record.log = None
         except DamagedError:
             raise

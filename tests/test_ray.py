@@ -205,6 +205,8 @@ def test_the_grid_runs_from_file_to_table(finished_run: tuple[Path, Path, str, s
     assert len(list((storage / "small/weights").iterdir())) == 4
     assert len(list((storage / "small/predictions").iterdir())) == 4
     assert list((storage / "small/checkpoints").iterdir()) == []
+    assert all(r.device_seconds["cpu"] > r.seconds > 0 for r in found.values())
+    assert not (storage / "small/live.json").exists()
 
 
 def test_the_same_command_again_trains_nothing_and_starts_no_ray(

@@ -13,9 +13,9 @@ from rich.console import Console
 from grid import results
 from grid.experiment import load_experiment
 from grid.ledger import Record, record_summary, start_record
-from grid.live import show_seconds
 from grid.plan import Plan
 from grid.scheduler import Scheduler
+from grid.show import show_seconds
 from trainers.weights import Weights
 
 

@@ -143,7 +143,8 @@ def _run(
         now = time.monotonic()
         if now - last_report >= REPORT_SECONDS:
             images = (outcome.step - last_step) * trainer.images_per_step
-            runtime.progress(trainer.progress() | {"images_per_s": images / (now - last_report)})
+            speed = {"images_per_s": images / (now - last_report)}
+            runtime.progress(trainer.progress() | trainer.loss_so_far() | speed)
             last_report, last_step = now, outcome.step
         stop = runtime.should_stop()
         if outcome.step in evaluate_at:
@@ -455,6 +456,12 @@ class Training:
         """Makes the list of broken images that of all ranks."""
         ranks = self.runtime.gather(self.outcome.broken)
         self.outcome.broken = sorted({image_id for rank in ranks for image_id in rank})
+
+    def loss_so_far(self) -> dict[str, float]:
+        """This rank's mean loss since the last evaluation."""
+        if not self.summed_steps:
+            return {}
+        return {"loss": float(self.sums["loss"]) / self.summed_steps}
 
     def progress(self) -> dict[str, Any]:
         return {"step": self.outcome.step, "total_steps": self.recipe.total_steps}

@@ -12,6 +12,7 @@ from trainers.checkpoint import Checkpoints
 from trainers.choose import Cutoffs
 from trainers.health import CollapsedError, DivergedError
 from trainers.loop import Outcome
+from trainers.progress import Meter, device_kind, held_devices
 from trainers.runtime import DistributedRuntime
 from trainers.trial import DamagedError, Place, TrialSpec, run_trial
 
@@ -42,6 +43,7 @@ def run_group(
         train_loop_config={
             "spec": spec.model_dump_json(),
             "place": asdict(place),
+            "devices": (cpus_per_worker, gpus_per_worker),
             "cutoffs": cutoffs or {},
         },
         scaling_config=ScalingConfig(
@@ -73,6 +75,10 @@ def _worker(config: dict[str, Any]) -> None:
     runtime = DistributedRuntime(
         Checkpoints(place.checkpoints(spec.id)), report=ray.train.report, device=device
     )
+    held = held_devices(runtime.gather(device_kind(runtime.device)), *config["devices"])
+    if runtime.rank == 0:
+        runtime.meter = Meter(place.checkpoints(spec.id), held)
+        runtime.meter.note({"step": 0, "total_steps": spec.recipe.total_steps})
     try:
         outcome = run_trial(spec, place, runtime, config["cutoffs"])
     except CollapsedError as error:  # raised here, Ray Train would start the group again

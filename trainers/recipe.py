@@ -35,14 +35,20 @@ class Recipe(BaseModel):
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd, Nesterov")
     layer_decay: float = Field(0.65, gt=0, le=1)
     min_lr: float = Field(1e-6, ge=0)
-    epochs: float = Field(100, gt=0, description="passes over the labelled set (semi: the pool)")
-    warmup_epochs: float = Field(5, ge=0)
-    steps: int | None = Field(None, gt=0, description="set to train this many steps instead")
-    warmup_steps: int | None = Field(None, ge=0)
-    batch_size: int = Field(1024, gt=0, description="labelled images per step, all workers")
+    epochs: float = Field(
+        100, gt=0, le=1e6, description="passes over the labelled set (semi: the pool)"
+    )
+    warmup_epochs: float = Field(5, ge=0, le=1e6)
+    steps: int | None = Field(
+        None, gt=0, le=10**9, description="set to train this many steps instead"
+    )
+    warmup_steps: int | None = Field(None, ge=0, le=10**9)
+    batch_size: int = Field(
+        1024, gt=0, le=10**6, description="labelled images per step, all workers"
+    )
     ema_decay: float | None = Field(None, ge=0, lt=1)
     # model
-    img_size: int = Field(224, gt=0)
+    img_size: int = Field(224, gt=0, le=10**4)
     drop_path: float = Field(0.1, ge=0, lt=1)
     global_pool: str | None = "avg"
     head_std: float | None = Field(2e-5, gt=0)
@@ -58,11 +64,13 @@ class Recipe(BaseModel):
     rand_augment: str = "rand-m9-mstd0.5-inc1"
     erase_prob: Probability = 0.25
     # measuring
-    evaluations: int = Field(10, gt=0, description="evaluations on val, evenly spaced")
+    evaluations: int = Field(10, gt=0, le=10**5, description="evaluations on val, evenly spaced")
     # semi only
     confidence_threshold: Probability = 0.5
     unlabeled_loss_weight: float = Field(5.0, ge=0)
-    unlabeled_ratio: int = Field(5, gt=0, description="unlabelled images per labelled one, μ")
+    unlabeled_ratio: int = Field(
+        5, gt=0, le=10**4, description="unlabelled images per labelled one, μ"
+    )
     skip_masked: bool | None = Field(
         None, description="leave masked images out; None: where that changes nothing"
     )

@@ -10,6 +10,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from trainers.checkpoint import Checkpoints
+from trainers.progress import Meter
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -75,11 +76,13 @@ class InlineRuntime:
         report: Report | None = None,
         device: str | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        meter: Meter | None = None,
     ):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.checkpoints = checkpoints
         self._report = report
         self._should_stop = should_stop
+        self.meter = meter
 
     def wrap(self, model: nn.Module) -> nn.Module:
         return model
@@ -100,6 +103,8 @@ class InlineRuntime:
         self.report(metrics)
 
     def report(self, metrics: dict[str, Any]) -> None:
+        if self.meter:
+            metrics = self.meter.note(metrics)
         if self._report:
             self._report(metrics)
 
@@ -118,6 +123,7 @@ class DistributedRuntime:
         self.device = torch.device(device or "cpu")
         self.checkpoints = checkpoints
         self._report = report
+        self.meter: Meter | None = None  # rank 0's, once all ranks have said what they run on
         # flags travel by the CPU: asking a GPU for one would make the host wait for its queue
         self._control: Any = dist.new_group(backend="gloo")
 
@@ -171,7 +177,9 @@ class DistributedRuntime:
         return values
 
     def progress(self, metrics: dict[str, Any]) -> None:
-        """Nothing: Ray Train's report is a meeting of all ranks, too dear between evaluations."""
+        """Into a file: Ray Train's report is a meeting of all ranks, too dear for this."""
+        if self.meter and self.rank == 0:
+            self.meter.note(metrics)
 
     def report(self, metrics: dict[str, Any]) -> None:
         if self._report:
