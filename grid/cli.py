@@ -261,7 +261,9 @@ def _say(text: str) -> None:
 def _dry_run(experiment: Experiment, folder: Storage, only: list[str] | None) -> None:
     """All that a run checks before it starts, and the plan."""
     from grid.preflight import check_models
+    from grid.trackers.create import check_trackers
 
+    check_trackers(experiment)
     try:
         folder.check_could_write()
     except OSError as error:

@@ -79,6 +79,7 @@ class Trackers:
     ):
         self.experiment, self.say = experiment, say
         self._make = dict(make)
+        self._names = ", ".join(make)
         self._trackers: dict[str, Tracker] = {}
         self._events: queue.Queue[Callable[[Tracker], None] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="trackers", daemon=True)
@@ -101,13 +102,13 @@ class Trackers:
         self._events.put(None)
         self._thread.join(timeout=seconds)
         if self._thread.is_alive():
-            names = ", ".join(self._make)
-            self.say(f"trackers: {names}: not all was written within {seconds:g} seconds")
+            self.say(f"trackers: {self._names}: not all was written within {seconds:g} seconds")
 
     def _work(self) -> None:
-        for name, make in self._make.items():
+        while self._make:  # what one has been made from, a whole ledger, is not kept
+            name = next(iter(self._make))
             with self._or_without(name):
-                self._trackers[name] = make()
+                self._trackers[name] = self._make.pop(name)()
         while (event := self._events.get()) is not None:
             for name, tracker in list(self._trackers.items()):
                 with self._or_without(name):
