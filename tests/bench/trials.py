@@ -73,7 +73,7 @@ def trivial(config: dict[str, Any]) -> None:
         place.storage.write(weights_file(spec.id), b"weights")
         record.status, record.finished_at = "finished", time.time()
     ledger.write(record)
-    tune.report({"step": 100, "status": record.status})
+    tune.report({"step": 100, "status": record.status, **record.history[0]})
 
 
 def ours(folder: str, trials: int) -> dict[str, float]:
@@ -86,6 +86,7 @@ def ours(folder: str, trials: int) -> dict[str, float]:
     from grid.run import run_plan
     from grid.scheduler import Scheduler
     from grid.suggested import Suggestions
+    from grid.trackers.create import create_trackers
 
     loaded = load_experiment(experiment(folder, trials))
     storage = Storage(loaded.folder)
@@ -102,7 +103,9 @@ def ours(folder: str, trials: int) -> dict[str, float]:
     suggest = Suggestions(ledger.storage, writes=True).suggest
     scheduler = Scheduler(Plan(loaded), {}, ledger.has_weights, suggest=suggest)
     view = View(Console(stderr=True, quiet=True))
-    run_plan(scheduler, ledger, view, threading.Event(), trivial)
+    trackers = create_trackers(scheduler.plan, ledger.storage, {}, print)
+    run_plan(scheduler, ledger, view, threading.Event(), trivial, trackers)
+    trackers.close()
     took = time.monotonic() - started
     assert len(scheduler.trained) == trials
     warm = min(WARM_UP, len(memory) // 2)
@@ -110,8 +113,8 @@ def ours(folder: str, trials: int) -> dict[str, float]:
 
 
 def plain(folder: str, trials: int) -> dict[str, float]:
-    """Tune as its guide shows it, with its own actors kept, and one study for all trials."""
-    os.environ.update(TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", RAY_AIR_NEW_OUTPUT="0")
+    """Tune as its guide shows it: its own loggers, processes kept, one study for all trials."""
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     import optuna
     import ray
     from ray import tune
