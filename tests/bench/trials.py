@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-CELLS, TRIALS, PROCESSES = 20, 2000, 2
+CELLS, TRIALS = 20, 2000
 # Trials that are let go by before memory counts: caches and pools have filled by then.
 WARM_UP = 300
 
@@ -137,7 +137,7 @@ def plain(folder: str, trials: int) -> dict[str, float]:
         tune_config=tune.TuneConfig(
             search_alg=OptunaSearch(metric="acc1", mode="max", seed=0),
             num_samples=trials,
-            max_concurrent_trials=PROCESSES,
+            max_concurrent_trials=int(ray.cluster_resources()["CPU"]),
             metric="acc1",
             mode="max",
             reuse_actors=True,
