@@ -89,6 +89,15 @@ class Storage:
             return os.stat(path).st_size
         return int(self.fs.info(path)["size"] or 0)
 
+    def stamp(self, name: str) -> str | None:
+        """Tells one version of a file from the next; None while none is to be had."""
+        try:
+            facts = self.fs.info(self.path(name))
+        except OSError:
+            return None
+        known = ("mtime", "LastModified", "last_modified", "updated", "ETag", "etag", "ino", "size")
+        return str([facts.get(name) for name in known])
+
     def read(self, name: str) -> bytes:
         return self._patiently(lambda: bytes(self.fs.cat_file(self.path(name))))
 

@@ -34,10 +34,12 @@ class Record(BaseModel):
     ``failed`` is an accident and tried again by the next run. Times are seconds since 1970,
     ``seconds`` those spent training. ``device_seconds`` is what it took by kind of device (for
     ``cpu``, of a core): all attempts, their starts, evaluations and the measurement on test.
-    ``resumed_at`` lists the steps at which it went on from a checkpoint, ``damaged`` checkpoints
-    that it could not go on from. ``history`` has the losses and scores at each evaluation,
-    ``speed`` how fast it went there. ``weights_file`` and ``predictions_file`` tell what it left
-    from a damaged copy of it.
+    ``resumed_at`` lists the steps at which it went on from a checkpoint; ``starts`` the step at
+    which each attempt at it began, those included that died before their next checkpoint.
+    ``steps_run`` is how many steps all attempts made, as far as they wrote it down: beyond the
+    last step, what was repeated. ``damaged`` are checkpoints that it could not go on from.
+    ``history`` has the losses and scores at each evaluation, ``speed`` how fast it went there.
+    ``weights_file`` and ``predictions_file`` tell what it left from a damaged copy of it.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -56,6 +58,8 @@ class Record(BaseModel):
     speed: list[dict[str, float]] = []
     broken_images: list[str] = []
     resumed_at: list[int] = []
+    starts: list[int] = []
+    steps_run: int = 0
     damaged: list[str] = []
     weights_file: FileFacts | None = None
     predictions_file: FileFacts | None = None
@@ -119,15 +123,6 @@ class Ledger:
             if record is not None:
                 records[record.id] = record
         return records
-
-    def checkpoint_stamp(self, trial_id: str) -> str | None:
-        """Tells one checkpoint of a training from the next; None while there is none."""
-        try:
-            facts = self.storage.fs.info(self.storage.path("checkpoints", trial_id, "latest.pt"))
-        except OSError:
-            return None
-        known = ("mtime", "LastModified", "last_modified", "updated", "ETag", "etag", "ino", "size")
-        return str([facts.get(name) for name in known])
 
     def has_weights(self, trial_id: str) -> bool:
         """Whether a finished trial's weights are there, as long as they were when written."""

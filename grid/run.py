@@ -23,7 +23,7 @@ from grid.scheduler import Job, Scheduler
 from grid.slots import Admission, Demand, Machine, demand_of, fits, for_training
 from grid.trackers.tracker import Trackers
 from grid.work import Death, cutoffs_of, do_job, order_for, settle
-from trainers.trial import Place, TrialSpec, uses_ray_stream
+from trainers.trial import Place, TrialSpec, latest_checkpoint, uses_ray_stream
 
 # How often the machines of the cluster are looked at.
 LOOK_SECONDS = 1.0
@@ -312,7 +312,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         Deaths are counted anew whenever a checkpoint was written in between: a long training on
         machines that are taken away at any time may die often and still arrive.
         """
-        checkpoint = self.ledger.checkpoint_stamp(job.spec.id)
+        checkpoint = self.ledger.storage.stamp(latest_checkpoint(job.spec.id))
         deaths, known = self._deaths.get(job.key, (0, None))
         deaths = 1 if checkpoint != known else deaths + 1
         self._deaths[job.key] = deaths, checkpoint
@@ -346,6 +346,7 @@ def _run_group(spec: TrialSpec, place: Place, order: dict[str, Any]) -> dict[str
         order["cpus_per_worker"],
         order["gpus_per_worker"],
         order["train_storage"],
+        order["max_failures"],
         callbacks=[TuneReportCallback()],
         cutoffs=cutoffs_of(order),
     )

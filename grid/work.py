@@ -33,6 +33,7 @@ def order_for(plan: Plan, job: Job, storage: Storage) -> dict[str, Any]:
         "workers": train.workers,
         "cpus_per_worker": train.cpus_per_worker,
         "gpus_per_worker": train.gpus_per_worker,
+        "max_failures": train.max_failures,
         "weights": None if weights is None else weights.model_dump(),
         "cutoffs": sorted(job.cutoffs.items()),
     }
@@ -157,9 +158,12 @@ def _train(
             _note_course(record, asdict(root.outcome))
         _note_error(record, error, place)
     record.finished_at = time.time()
+    record.starts, record.steps_run = meter.starts, meter.steps_run
     if order["workers"] > 1:
+        told = read_progress(checkpoints.storage)
         # its start, before there were workers who could count, is paid for too
-        meter.held = read_progress(checkpoints.storage).get("held", meter.held)
+        meter.held = told.get("held", meter.held)
+        record.starts, record.steps_run = told.get("starts", []), told.get("steps_run", 0)
     record.device_seconds = meter.spent()
     ledger.write(record)
     if record.status in ENDED:
@@ -239,7 +243,7 @@ def _root(error: BaseException) -> BaseException:
     """The error that a worker of Ray Train raised, or the error itself."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
     for failure in failures.values():
-        cause: BaseException = getattr(failure, "cause", failure)
+        cause: BaseException = getattr(failure, "_base_exc", failure)
         return cause
     return error
 

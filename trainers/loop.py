@@ -140,6 +140,7 @@ def _run(
         trainer.step(step, labeled, pool)
         outcome.step = step + 1
         outcome.seconds = time.monotonic() - started
+        runtime.stepped(outcome.step)
         now = time.monotonic()
         if now - last_report >= REPORT_SECONDS:
             images = (outcome.step - last_step) * trainer.images_per_step
@@ -213,6 +214,7 @@ class Training:
             device.type, enabled=self.autocast_dtype is torch.float16
         )
         self._resume()
+        self.runtime.began(self.outcome.step)
         peak, flops = None, None
         if device.type == "cuda":
             peak = peak_flops(torch.cuda.get_device_name(device), precision)

@@ -6,6 +6,7 @@ was killed still knows what it had spent.
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,26 +14,37 @@ from typing import Any
 from data.storage import Storage
 
 FILE = "progress.json"
+# how often it is written, at the ends of steps; with 0 at every one
 WRITE_SECONDS = 10.0
+WRITE_SECONDS_VARIABLE = "SEMIGRID_PROGRESS_SECONDS"
 
 # Seconds by kind of device: "NVIDIA A10G", or "cpu" for the seconds of CPU cores.
 DeviceSeconds = dict[str, float]
 
 
 class Meter:
-    """Counts the device-seconds of a training from here on, and writes them with its progress.
+    """Counts the device-seconds and the steps of a training, and writes them with its progress.
 
     Args:
         storage: the training's checkpoints.
         held: devices by kind that the training holds while it runs, ``{"NVIDIA A10G": 4}``.
         before: what earlier attempts at it took.
+
+    Attributes:
+        starts: the step at which each attempt at the training began, this one's last.
     """
 
     def __init__(
         self, storage: Storage, held: Mapping[str, float], before: Mapping[str, float] | None = None
     ):
         self.storage, self.held = storage, dict(held)
-        self._before = latest(before or {}, read_progress(storage).get("device_seconds", {}))
+        earlier = read_progress(storage)
+        self._before = latest(before or {}, earlier.get("device_seconds", {}))
+        self.starts: list[int] = list(earlier.get("starts", []))
+        self._steps_before: int = earlier.get("steps_run", 0)
+        self._first = self._step = 0
+        self._metrics: dict[str, Any] = {}
+        self._interval = float(os.environ.get(WRITE_SECONDS_VARIABLE, WRITE_SECONDS))
         self._started = time.monotonic()
         self._written: float | None = None
 
@@ -41,16 +53,45 @@ class Meter:
         elapsed = time.monotonic() - self._started
         return add(self._before, {kind: count * elapsed for kind, count in self.held.items()})
 
+    @property
+    def steps_run(self) -> int:
+        """By all attempts, each up to the last step that it wrote down."""
+        return self._steps_before + self._step - self._first
+
+    def begin(self, step: int) -> None:
+        """This attempt goes on from here: written at once, or a kill would hide the attempt."""
+        self.starts.append(step)
+        self._first = self._step = step
+        self.write()
+
+    def step(self, step: int) -> None:
+        """So many steps are done."""
+        self._step = step
+        if self._due():
+            self.write()
+
     def note(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """The metrics with what was spent; every ten seconds they are written down as well."""
-        facts = {**metrics, "device_seconds": self.spent()}
-        now = time.monotonic()
-        if self._written is None or now - self._written >= WRITE_SECONDS:
-            self._written = now
-            content = json.dumps({**facts, "held": self.held, "at": time.time()})
-            with contextlib.suppress(OSError):  # a figure for the eye stops no training
-                self.storage.write(FILE, content.encode())
-        return facts
+        self._metrics = dict(metrics)
+        if self._due():
+            self.write()
+        return {**metrics, "device_seconds": self.spent()}
+
+    def _due(self) -> bool:
+        return self._written is None or time.monotonic() - self._written >= self._interval
+
+    def write(self) -> None:
+        self._written = time.monotonic()
+        facts = {
+            **self._metrics,
+            "device_seconds": self.spent(),
+            "starts": self.starts,
+            "steps_run": self.steps_run,
+            "held": self.held,
+            "at": time.time(),
+        }
+        with contextlib.suppress(OSError):  # a figure for the eye stops no training
+            self.storage.write(FILE, json.dumps(facts).encode())
 
 
 def read_progress(storage: Storage) -> dict[str, Any]:

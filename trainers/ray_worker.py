@@ -1,12 +1,28 @@
 """A trial on N DDP workers through Ray Train."""
 
 import json
+import os
+import uuid
 from dataclasses import asdict
 from typing import Any
 
+import ray
 import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.exceptions import RayActorError
+from ray.train import (
+    ControllerError,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    WorkerGroupError,
+)
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import (
+    UserExceptionWithTraceback,
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+)
 
 from trainers.checkpoint import Checkpoints
 from trainers.choose import Cutoffs
@@ -14,13 +30,17 @@ from trainers.health import CollapsedError, DivergedError
 from trainers.loop import Outcome
 from trainers.progress import Meter, device_kind, held_devices
 from trainers.runtime import DistributedRuntime
-from trainers.trial import DamagedError, Place, TrialSpec, run_trial
+from trainers.trial import DamagedError, Place, TrialSpec, latest_checkpoint, run_trial
 
 OUTCOME = "outcome.json"
-# a lost worker restarts the whole group from its checkpoint, this often
-WORKER_FAILURES = 3
-# a group that cannot start, or a controller that breaks, gives up after this many tries
-CONTROLLER_FAILURES = 2
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+NOT_STARTED = (WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError)
+# An exception of a worker may be another one's death, seen from afar: it is tried again so often.
+WORKER_EXCEPTIONS = 3
+
+
+class GroupDiedError(RuntimeError):
+    """A worker group died, or could not start, too often without a new checkpoint."""
 
 
 def run_group(
@@ -30,41 +50,89 @@ def run_group(
     cpus_per_worker: int,
     gpus_per_worker: float,
     train_storage: str,
+    max_failures: int = 0,
     callbacks: list[Any] | None = None,
     cutoffs: Cutoffs | None = None,
 ) -> dict[str, Any]:
     """Trains a trial on a worker group and returns rank 0's outcome.
 
     The checkpoints are the trial's own, not Ray Train's: a trial that began with one worker can
-    go on with two. Raises what a worker raised.
+    go on with two. When a worker or what controls the group dies, or the group does not start, it
+    is started again; ``max_failures`` times in a row without a new checkpoint, then
+    ``GroupDiedError`` is raised. Ray Train itself neither looks at checkpoints nor outlives its
+    controller, so it is left no failures of its own. Raises what a worker raised.
     """
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={
-            "spec": spec.model_dump_json(),
-            "place": asdict(place),
-            "devices": (cpus_per_worker, gpus_per_worker),
-            "cutoffs": cutoffs or {},
-        },
-        scaling_config=ScalingConfig(
-            num_workers=workers,
-            use_gpu=gpus_per_worker > 0,
-            resources_per_worker={
-                "CPU": cpus_per_worker,
-                **({"GPU": gpus_per_worker} if gpus_per_worker else {}),
-            },
-        ),
-        run_config=RunConfig(
-            name=spec.id,
-            storage_path=train_storage,
-            failure_config=FailureConfig(
-                max_failures=WORKER_FAILURES, controller_failure_limit=CONTROLLER_FAILURES
-            ),
-            callbacks=callbacks or [],
-        ),
+    config = {
+        "spec": spec.model_dump_json(),
+        "place": asdict(place),
+        "devices": (cpus_per_worker, gpus_per_worker),
+        "cutoffs": cutoffs or {},
+    }
+    resources = {"CPU": float(cpus_per_worker)}
+    if gpus_per_worker:
+        resources["GPU"] = gpus_per_worker
+    scaling = ScalingConfig(
+        num_workers=workers, use_gpu=gpus_per_worker > 0, resources_per_worker=resources
     )
-    trainer.fit()
-    return _read_outcome(place, spec)
+    checkpoint = place.storage.stamp(latest_checkpoint(spec.id))
+    deaths = exceptions = 0
+    while True:
+        run = RunConfig(
+            # a name of its own, or it would look for the state of the one that died
+            name=f"{spec.id}-{uuid.uuid4().hex[:8]}",
+            storage_path=train_storage,
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+            callbacks=callbacks or [],
+        )
+        try:
+            trainer = TorchTrainer(
+                _worker, train_loop_config=config, scaling_config=scaling, run_config=run
+            )
+            trainer.fit()
+            return _read_outcome(place, spec)
+        except (TrainingFailedError, RayActorError) as error:
+            latest = place.storage.stamp(latest_checkpoint(spec.id))
+            if latest != checkpoint:
+                deaths = exceptions = 0
+            deaths, checkpoint = deaths + 1, latest
+            if not _died(error):
+                exceptions += 1
+                if exceptions > WORKER_EXCEPTIONS:
+                    raise
+            if deaths > max_failures:
+                if not _died(error):
+                    raise
+                raise GroupDiedError(_describe(error, deaths, scaling)) from error
+
+
+def _died(error: BaseException) -> bool:
+    """Whether something was killed or not there, as opposed to an exception of a worker's code."""
+    if isinstance(error, WorkerGroupError):
+        failures = error.worker_failures.values()
+        return any(not isinstance(f, UserExceptionWithTraceback) for f in failures)
+    if isinstance(error, ControllerError):
+        return isinstance(error.controller_failure, NOT_STARTED)
+    return True
+
+
+def _describe(error: BaseException, times: int, scaling: ScalingConfig) -> str:
+    often = f"{times} times in a row" if times > 1 else "once"
+    if isinstance(error, ControllerError):
+        free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
+        wanted = scaling.resources_per_worker
+        timeout = os.environ.get(START_TIMEOUT)
+        return (
+            f"its worker group could not start, {often} (up to {timeout} s each): it needs "
+            f"{scaling.num_workers} × {wanted}, and Ray now has {free} free; "
+            f"{str(error.controller_failure).splitlines()[0]}"
+        )
+    why: BaseException = error
+    if isinstance(error, WorkerGroupError):
+        failures = error.worker_failures.values()
+        why = next(f for f in failures if not isinstance(f, UserExceptionWithTraceback))
+        why = getattr(why, "health_check_failure", why)
+    words = " ".join(str(why).split())
+    return f"its worker group died {often} without a new checkpoint: {words}"
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -86,6 +154,8 @@ def _worker(config: dict[str, Any]) -> None:
     except DamagedError as error:  # so it would be with the next start
         outcome = {"damaged_trial": error.trial_id, "problem": error.problem}
     if runtime.rank == 0:
+        assert runtime.meter is not None
+        runtime.meter.write()
         place.checkpoints(spec.id).write(OUTCOME, json.dumps(outcome).encode())
 
 

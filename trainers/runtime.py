@@ -55,6 +55,14 @@ class Runtime(Protocol):
         """A sign of life for the live view, from any rank at any time."""
         ...
 
+    def began(self, step: int) -> None:
+        """The training starts, or goes on, from this step."""
+        ...
+
+    def stepped(self, step: int) -> None:
+        """So many steps are done; called at each."""
+        ...
+
     def report(self, metrics: dict[str, Any]) -> None:
         """What an evaluation found; all ranks call it with the same values."""
         ...
@@ -98,6 +106,14 @@ class InlineRuntime:
 
     def gather(self, value: Any) -> list[Any]:
         return [value]
+
+    def began(self, step: int) -> None:
+        if self.meter:
+            self.meter.begin(step)
+
+    def stepped(self, step: int) -> None:
+        if self.meter:
+            self.meter.step(step)
 
     def progress(self, metrics: dict[str, Any]) -> None:
         self.report(metrics)
@@ -176,9 +192,17 @@ class DistributedRuntime:
         dist.all_gather_object(values, value)
         return values
 
+    def began(self, step: int) -> None:
+        if self.meter:
+            self.meter.begin(step)
+
+    def stepped(self, step: int) -> None:
+        if self.meter:
+            self.meter.step(step)
+
     def progress(self, metrics: dict[str, Any]) -> None:
         """Into a file: Ray Train's report is a meeting of all ranks, too dear for this."""
-        if self.meter and self.rank == 0:
+        if self.meter:
             self.meter.note(metrics)
 
     def report(self, metrics: dict[str, Any]) -> None:

@@ -107,6 +107,10 @@ def weights_file(trial_id: str) -> str:
     return f"weights/{trial_id}.safetensors"
 
 
+def latest_checkpoint(trial_id: str) -> str:
+    return f"checkpoints/{trial_id}/latest.pt"
+
+
 def predictions_file(trial_id: str) -> str:
     return f"predictions/{trial_id}.parquet"
 
