@@ -38,6 +38,8 @@ TRAIN_SETTINGS = {
 }
 # What a job that drives a worker group asks for.
 DRIVER_BYTES = 2**20
+# So long (s) after a job's process died, what its worker group held is looked for.
+ORPHAN_SECONDS = 60.0
 
 
 def run_plan(
@@ -237,6 +239,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         self._admission = Admission()
         self._machines = _machines()
         self._looked_at = time.monotonic()
+        self._orphans_until = 0.0
 
     def suggest(self, trial_id: str) -> Any:
         """The next job; None while all that is left waits for a running one, or for room."""
@@ -254,6 +257,10 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         if time.monotonic() - self._looked_at > LOOK_SECONDS:
             self._machines = _machines()
             self._looked_at = time.monotonic()
+            if self._looked_at < self._orphans_until:
+                from trainers.ray_worker import free_orphans
+
+                free_orphans()
         machines = for_training(self._machines, self.streaming)
         if self.streaming and not self.jobs:
             machines = _spare_one(self._machines)
@@ -292,6 +299,8 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
     ) -> None:
         job = self.jobs.pop(trial_id)
         words = self.trials.forget(trial_id)
+        if error and self._demand(job).workers > 1:
+            self._orphans_until = time.monotonic() + ORPHAN_SECONDS
         if error and self._goes_on(job):
             self.view.died(job)
             self.scheduler.release(job)

@@ -8,6 +8,9 @@ from typing import Any
 
 import ray
 import ray.train
+from ray import ActorID, JobID, PlacementGroupID
+from ray._private.state import state
+from ray.core.generated import gcs_pb2
 from ray.exceptions import RayActorError
 from ray.train import (
     ControllerError,
@@ -23,6 +26,7 @@ from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupFailedError,
     WorkerGroupStartupTimeoutError,
 )
+from ray.util.placement_group import PlacementGroup
 
 from trainers.checkpoint import Checkpoints
 from trainers.choose import Cutoffs
@@ -91,6 +95,7 @@ def run_group(
             trainer.fit()
             return _read_outcome(place, spec)
         except (TrainingFailedError, RayActorError) as error:
+            free_orphans()
             latest = place.storage.stamp(latest_checkpoint(spec.id))
             if latest != checkpoint:
                 deaths = exceptions = 0
@@ -103,6 +108,27 @@ def run_group(
                 if not _died(error):
                     raise
                 raise GroupDiedError(_describe(error, deaths, scaling)) from error
+
+
+def free_orphans() -> None:
+    """Removes the placement groups of this job whose creators, controllers of groups, are dead.
+
+    Ray keeps such a group until the job ends. Ray Train has a cleaner for it, which knows a group
+    only once all its workers have started, and gives up where several Ray instances run on one
+    machine; what it misses, the next attempt would wait for in vain.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    no_actor = ActorID.nil().binary()
+    # the public tables do not say who made a group
+    for content in state._connect_and_get_accessor().get_placement_group_table():
+        group = gcs_pb2.PlacementGroupTableData.FromString(content)
+        removed = group.state == gcs_pb2.PlacementGroupTableData.REMOVED
+        # one without an actor was made by the driver
+        orphan = group.creator_actor_dead and group.creator_actor_id != no_actor
+        ours = JobID(group.creator_job_id).hex() == job
+        if ours and orphan and not removed and not group.is_detached:
+            found = PlacementGroup(PlacementGroupID(group.placement_group_id))
+            ray.util.remove_placement_group(found)
 
 
 def _died(error: BaseException) -> bool:
