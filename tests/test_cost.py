@@ -1,12 +1,20 @@
 """Device-seconds: counted whatever happens, estimated from trials or FLOPs, priced by the file."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LABELED_IMAGES, POOL_IMAGES, run_tiny, tiny_recipe
+from conftest import (
+    LABELED_IMAGES,
+    POOL_IMAGES,
+    run_tiny,
+    tiny_model,
+    tiny_recipe,
+    tiny_streams,
+)
 from experiments import changed, experiment_text
 from test_change import plan_of, ran
 
@@ -19,7 +27,7 @@ from grid.scheduler import Scheduler
 from grid.work import do_job
 from trainers.checkpoint import Checkpoints
 from trainers.loop import train
-from trainers.progress import FILE, Meter, held_devices, read_progress
+from trainers.progress import FILE, WRITE_SECONDS_VARIABLE, Meter, held_devices, read_progress
 from trainers.recipe import resolve
 from trainers.runtime import InlineRuntime
 
@@ -66,6 +74,40 @@ def test_progress_is_written_seldom_and_reported_always(tmp_path: Path) -> None:
     assert [r["step"] for r in reports] == [0, 1, 2, 3, 4]
     assert all("device_seconds" in r for r in reports)
     assert read_progress(Storage(tmp_path))["step"] == 0
+
+
+def test_steps_that_a_kill_made_a_training_repeat_are_counted(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(WRITE_SECONDS_VARIABLE, "0")
+    storage, recipe = Storage(tmp_path), tiny_recipe("finetune")
+
+    class Killed(Exception):
+        pass
+
+    def attempt(dies_after: int | None) -> Meter:
+        """Eight steps, a checkpoint after every other one."""
+        checkpoints = Checkpoints(storage)
+        meter = Meter(storage, {"cpu": 1})
+
+        class Runtime(InlineRuntime):
+            def stepped(self, step: int) -> None:
+                super().stepped(step)
+                if step == dies_after:
+                    raise Killed
+
+        runtime = Runtime(checkpoints, device="cpu", meter=meter)
+        streams = tiny_streams(digits, recipe, "finetune")
+        model = tiny_model(recipe)
+        with contextlib.suppress(Killed):
+            train(recipe, "finetune", model, None, streams, runtime, num_classes=10, seed=0)
+        return meter
+
+    for dies_after in (1, 5, 5, None):
+        meter = attempt(dies_after)
+    # one step lost, then one, then one: it came to 0, 4 and 4 again
+    assert meter.starts == [0, 0, 4, 4]
+    assert meter.steps_run == 8 + 3
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff"])

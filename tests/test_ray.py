@@ -450,3 +450,72 @@ def test_an_interrupt_that_a_callback_swallowed_still_stops_the_run(tmp_path: Pa
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 77, done.stderr[-2000:]
     assert all(r.status != "failed" for r in records(tmp_path / "small").values())
+
+
+def small_pair(folder: Path, **changes: Any) -> Path:
+    """An experiment of one cell whose trainings take two workers."""
+    content = copy.deepcopy(SMALL)
+    content["models"]["vit"]["recipe"] |= {"steps": 300, "evaluations": 4, **changes}
+    content["models"]["vit"]["train"] = {"workers": 2}
+    content["grid"] = [{"model": "vit", "labels": ["100%"]}]
+    content["train"] = {"checkpoint_steps": 20}
+    content["search"] = {"trials": 1}
+    file = folder / "pair.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def free_cpus(seconds: float) -> float:
+    """What is free when all is, or after so long."""
+    import ray
+
+    deadline = time.monotonic() + seconds
+    while (free := ray.available_resources().get("CPU", 0.0)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return float(free)
+
+
+def test_more_stopped_trials_than_slots_and_the_grid_ends(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    # two CPUs have room for one group at a time: one that was not released ends it all
+    file = small_pair(tmp_path, steps=60, warmup_steps=2, base_lr=1.0)
+    content = yaml.safe_load(file.read_text())
+    hopeless = {"finetune": {"base_lr": [1e-6, 2e-6]}}  # all but the first trial, the recipe
+    content["search"] = {"trials": 4, "wave": 3, "early_stopping": True, "space": hopeless}
+    file.write_text(yaml.safe_dump(content))
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    finish(semigrid("run", str(file), "--storage", str(tmp_path)))
+    found = [r.status for r in records(tmp_path / "small").values()]
+    assert sorted(found) == ["finished", "stopped", "stopped", "stopped"]
+    assert free_cpus(10) == 2
+    groups = ray.util.placement_group_table().values()
+    assert groups and {group["state"] for group in groups} == {"REMOVED"}
+
+
+def test_a_group_whose_controller_is_killed_goes_on_to_the_same_numbers(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from tests.chaos.cluster import actors_of
+
+    file = small_pair(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    finish(semigrid("run", str(file), "--storage", str(tmp_path / "whole")))
+    process = semigrid("run", str(file), "--storage", str(tmp_path / "killed"))
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "killed").glob("small/checkpoints/*/latest.pt")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    (controller,) = actors_of(os.getpid(), "controller")
+    os.kill(controller, signal.SIGKILL)
+    _, err = finish(process)
+    assert "Traceback" not in err and "died" not in err
+    assert numbers(tmp_path / "killed/small") == numbers(tmp_path / "whole/small")
+    (record,) = records(tmp_path / "killed/small").values()
+    # nothing was thrown away but the steps since the last checkpoint
+    assert len(record.starts) == 2 and record.starts[1] >= 20
+    assert 0 <= record.steps_run - 300 <= 20

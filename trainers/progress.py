@@ -66,7 +66,7 @@ class Meter:
 
     def step(self, step: int) -> None:
         """So many steps are done."""
-        self._step = step
+        self._step = self._metrics["step"] = step
         if self._due():
             self.write()
 

@@ -1,0 +1,132 @@
+"""The grid that the chaos test runs, and what its ledger says afterwards."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data.storage import Storage
+from grid.ledger import Ledger, Record
+
+CHECKPOINT_STEPS = 40
+PAIR = "pair"  # the model that trains on two workers
+# Sums over two workers may be taken in another order; of scores in percent and of losses.
+TOLERANCE = 1e-4
+
+_RECIPE: dict[str, Any] = {
+    "img_size": 16,
+    "steps": 480,
+    "batch_size": 8,
+    "base_lr": 0.3,
+    "drop_path": 0.1,
+    "hflip": 0,
+    "rand_augment": "",
+    "evaluations": 4,
+}
+_SEMI = {**_RECIPE, "batch_size": 4, "unlabeled_ratio": 2, "collapse_evaluations": 0}
+_BACKBONE: dict[str, Any] = {
+    "backbone": "vit_tiny_patch16_224",
+    "method": "finetune",
+    "pretrained": False,
+    "backbone_args": {
+        "img_size": 16,
+        "patch_size": 4,
+        "embed_dim": 32,
+        "depth": 2,
+        "num_heads": 2,
+        "class_token": False,
+    },
+}
+EXPERIMENT: dict[str, Any] = {
+    "name": "chaos",
+    "datasets": {"digits": "builtin://digits"},
+    "models": {
+        "vit": {**_BACKBONE, "recipe": _RECIPE},
+        # another drop path, or it would be the same training as vit
+        PAIR: {
+            **_BACKBONE,
+            "recipe": {**_RECIPE, "drop_path": 0.2, "steps": 1200, "evaluations": 10},
+            "train": {"workers": 2},
+        },
+        "semi-vit": {"from": "vit", "method": "semi", "recipe": _SEMI},
+    },
+    "grid": [
+        {"model": PAIR, "labels": ["100%"]},
+        {"model": "vit", "labels": ["25%", "50%", "75%", "100%"]},
+        {"model": "semi-vit", "labels": ["25%", "50%", "75%", "100%"]},
+        {"model": "semi-vit", "labels": ["50%"], "unlabeled": ["200%"]},
+    ],
+    "search": {"trials": 2, "wave": 2},
+    # twenty deaths in a few minutes may well be more in a row than the usual three
+    "train": {"checkpoint_steps": CHECKPOINT_STEPS, "max_failures": 10},
+}
+
+
+def write_experiment(folder: Path) -> Path:
+    file = folder / "chaos.yaml"
+    file.write_text(yaml.safe_dump(EXPERIMENT, sort_keys=False))
+    return file
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "grid.cli", *args]
+
+
+def records_of(storage: Path) -> dict[str, Record]:
+    return Ledger(Storage(storage / "chaos")).read_all()
+
+
+def table_of(file: Path, storage: Path) -> list[dict[str, Any]]:
+    """The results table, without what depends on the machine."""
+    shown = command("table", str(file), "--storage", str(storage), "--json")
+    rows = json.loads(subprocess.run(shown, check=True, capture_output=True, text=True).stdout)
+    rows = rows["cells"] if isinstance(rows, dict) else rows
+    return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
+
+
+def differences(expected: dict[str, Record], found: dict[str, Record]) -> list[str]:
+    """What is not as in the undisturbed run; to the bit where one worker trained."""
+    problems = [f"{i} is missing" for i in expected.keys() - found.keys()]
+    problems += [f"{i} is one too many" for i in found.keys() - expected.keys()]
+    for trial_id in expected.keys() & found.keys():
+        one, other = expected[trial_id], found[trial_id]
+        tolerance = TOLERANCE if f"/{PAIR}/" in one.cell else 0.0
+        for name in ("status", "cell", "val", "test", "history", "best_step", "best_weights"):
+            before, after = getattr(one, name), getattr(other, name)
+            if not _same(before, after, tolerance):
+                problems.append(f"{trial_id} of {one.cell}: {name} is {after}, was {before}")
+    return problems
+
+
+def _same(one: Any, other: Any, tolerance: float) -> bool:
+    if isinstance(one, dict):
+        same_keys = isinstance(other, dict) and one.keys() == other.keys()
+        return same_keys and all(_same(one[k], other[k], tolerance) for k in one)
+    if isinstance(one, list):
+        pairs = zip(one, other, strict=False)
+        return len(one) == len(other) and all(_same(a, b, tolerance) for a, b in pairs)
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=tolerance, abs_tol=tolerance)
+    return bool(one == other)
+
+
+def repeated_too_much(records: dict[str, Record]) -> list[str]:
+    """Trials that repeated more than one checkpoint interval for each attempt that was ended."""
+    problems = []
+    for record in records.values():
+        repeated, killed = repeats(record)
+        if not record.starts or repeated > killed * CHECKPOINT_STEPS or repeated < 0:
+            problems.append(
+                f"{record.id} of {record.cell} repeated {repeated} steps in {killed} ended "
+                f"attempts (starts at {record.starts}, {record.steps_run} steps run)"
+            )
+    return problems
+
+
+def repeats(record: Record) -> tuple[int, int]:
+    """Steps that a trial made more than once, and how many of its attempts were ended."""
+    return record.steps_run - int(record.history[-1]["step"]), len(record.starts) - 1
