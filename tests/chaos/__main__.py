@@ -58,6 +58,8 @@ class Run:
 
     def kill(self) -> None:
         """Both processes at once."""
+        if self.process.poll() is not None:
+            return
         driver = self.driver
         kill(self.process.pid)
         if driver is not None:
@@ -165,7 +167,11 @@ class Chaos:
 
 def undisturbed(file: Path, storage: Path, nodes: TwoNodes, output: Path) -> None:
     run = Run(file, storage, nodes.address, output)
-    if run.process.wait(timeout=600) != 0:
+    try:
+        code = run.process.wait()
+    finally:
+        run.kill()
+    if code != 0:
         sys.exit(f"the undisturbed run failed:\n{output.read_text()}")
 
 
@@ -227,8 +233,9 @@ def main() -> None:
         try:
             code = chaos.go_on(deadline)
         except TimeoutError:
-            run.kill()
             sys.exit(f"not done after {options.minutes:g} minutes\n{output.read_text()}")
+        finally:
+            run.kill()
         problems = verdict(file, expected, found, chaos, code)
     finally:
         nodes.close()

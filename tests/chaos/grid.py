@@ -12,14 +12,14 @@ import yaml
 from data.storage import Storage
 from grid.ledger import Ledger, Record
 
-CHECKPOINT_STEPS = 40
+CHECKPOINT_STEPS = 20
 PAIR = "pair"  # the model that trains on two workers
 # Sums over two workers may be taken in another order; of scores in percent and of losses.
 TOLERANCE = 1e-4
 
 _RECIPE: dict[str, Any] = {
     "img_size": 16,
-    "steps": 480,
+    "steps": 120,
     "batch_size": 8,
     "base_lr": 0.3,
     "drop_path": 0.1,
@@ -27,7 +27,7 @@ _RECIPE: dict[str, Any] = {
     "rand_augment": "",
     "evaluations": 4,
 }
-_SEMI = {**_RECIPE, "batch_size": 4, "unlabeled_ratio": 2, "collapse_evaluations": 0}
+_SEMI = {**_RECIPE, "steps": 80, "batch_size": 4, "unlabeled_ratio": 2, "collapse_evaluations": 0}
 _BACKBONE: dict[str, Any] = {
     "backbone": "vit_tiny_patch16_224",
     "method": "finetune",
@@ -49,7 +49,7 @@ EXPERIMENT: dict[str, Any] = {
         # another drop path, or it would be the same training as vit
         PAIR: {
             **_BACKBONE,
-            "recipe": {**_RECIPE, "drop_path": 0.2, "steps": 1200, "evaluations": 10},
+            "recipe": {**_RECIPE, "drop_path": 0.2, "steps": 300, "evaluations": 5},
             "train": {"workers": 2},
         },
         "semi-vit": {"from": "vit", "method": "semi", "recipe": _SEMI},
