@@ -301,6 +301,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         words = self.trials.forget(trial_id)
         if error and self._demand(job).workers > 1:
             self._orphans_until = time.monotonic() + ORPHAN_SECONDS
+        error = error and not self._had_ended(job)
         if error and self._goes_on(job):
             self.view.died(job)
             self.scheduler.release(job)
@@ -314,6 +315,19 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
 
     def max_failures(self, job: Job) -> int:
         return self.plan.experiment.train_of(job.search.cell.model).max_failures
+
+    def _had_ended(self, job: Job) -> bool:
+        """Whether all was in the ledger when the process died: its checkpoint is gone by then."""
+        known = self.scheduler.facts.get(job.spec.id)
+        if job.kind != "train" or (known is not None and known["status"] in ENDED):
+            return False  # what the ledger says may be of an earlier training
+        try:
+            record = self.ledger.read(job.spec.id)
+        except OSError:
+            return False
+        if record is None or record.status not in ENDED:
+            return False
+        return record.status != "finished" or self.ledger.has_weights(job.spec.id)
 
     def _goes_on(self, job: Job) -> bool:
         """Whether a job whose process died is started again, from its last checkpoint.
