@@ -87,18 +87,31 @@ class Chaos:
 
     def go_on(self, deadline: float) -> int:
         """Until the run ends by itself; its exit code. Raises ``TimeoutError``."""
-        next_kill = time.monotonic() + self.draw.uniform(*GAP_SECONDS)
+        next_kill, at_work = self._next()
         while (code := self.run.ended()) is None:
             if time.monotonic() > deadline:
                 raise TimeoutError
-            if time.monotonic() > next_kill and self.plan.total() and self._kill_one():
-                next_kill = time.monotonic() + self.draw.uniform(*GAP_SECONDS)
+            due = self.plan.total() and time.monotonic() > next_kill and self._is_turn()
+            if due and (not at_work or grid.is_training(self.run.storage)) and self._kill_one():
+                next_kill, at_work = self._next()
             time.sleep(0.1)
         return code
 
+    def _is_turn(self) -> bool:
+        """Whether the grid has come far enough for one more: they are to last until its end."""
+        return self.done.total() < 4 + 20 * self._ended() / grid.TRAININGS
+
+    def _ended(self) -> int:
+        found = grid.records_of(self.run.storage).values()
+        return sum(record.status in ENDED for record in found)
+
+    def _next(self) -> tuple[float, bool]:
+        """When, and whether only while a training makes steps: else most would hit starts."""
+        return time.monotonic() + self.draw.uniform(*GAP_SECONDS), self.draw.random() < 0.8
+
     def _kill_one(self) -> bool:
         """Kills something of which there is one now."""
-        if not any(self._left_of_groups()):
+        if not self._groups_left():
             for kind in ("worker", "controller"):
                 self.plan["trial"] += self.plan.pop(kind, 0)
         kinds = [k for k in self.plan if self.plan[k] and self._is_there(k)]
@@ -113,18 +126,17 @@ class Chaos:
             return False
         self.plan[kind] -= 1
         self.done[kind] += 1
-        ended = sum(r.status in ENDED for r in grid.records_of(self.run.storage).values())
         print(
             f"{time.monotonic() - self.started:6.1f} s  kill {self.done.total():2}: "
-            f"{kind:10} {what}; {ended} trials have ended",
+            f"{kind:10} {what}; {self._ended()} trials have ended",
             flush=True,
         )
         return True
 
-    def _left_of_groups(self) -> list[int]:
+    def _groups_left(self) -> bool:
         found = grid.records_of(self.run.storage).values()
         ended = [r for r in found if f"/{grid.PAIR}/" in r.cell and r.status in ENDED]
-        return [1] * (grid.EXPERIMENT["search"]["trials"] - len(ended))
+        return len(ended) < grid.TRIALS
 
     def _is_there(self, kind: str) -> bool:
         if kind in ("trial", "worker", "controller"):
