@@ -46,7 +46,7 @@ def cutoffs(recipe: Recipe, earlier: Sequence[tuple[Recipe, Course]], factor: in
         there = []
         for other, course in earlier:
             wanted = other.evaluation_steps
-            if number < len(wanted):
+            if len(wanted) == len(steps):  # else its evaluations are not at the same shares
                 there += [(a, c) for step, a, c in course if step == wanted[number]]
         if there:
             there.sort(key=lambda pair: rank(*pair), reverse=True)

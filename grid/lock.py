@@ -179,7 +179,7 @@ class RunLock:
 
     def _refresh(self) -> None:
         _read(self._lasting)  # waits for storage that vanished
-        with _guard(self._lasting):
+        with _guard(self._lasting, create=True):  # someone may have deleted it
             holder = _parse(_read(self._lasting))
             if self._left.is_set():
                 return

@@ -1,5 +1,6 @@
 """Tune drives the plan: one Tune run over the whole grid, each Tune trial one job."""
 
+import contextlib
 import json
 import logging
 import os
@@ -13,9 +14,11 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray._private.state import available_resources_per_node
 from ray.tune.search import Searcher
 
 from data.errors import InputError
+from data.patience import StorageGoneError
 from grid.ledger import ENDED, Ledger
 from grid.live import LiveView
 from grid.plan import Plan
@@ -25,6 +28,8 @@ from grid.trackers.tracker import Trackers
 from grid.work import Death, cutoffs_of, do_job, order_for, settle
 from trainers.trial import Place, TrialSpec, latest_checkpoint, uses_ray_stream
 
+# By so much the clocks of two machines may differ.
+CLOCK_SECONDS = 5.0
 # How often the machines of the cluster are looked at.
 LOOK_SECONDS = 1.0
 # Of Ray Train: groups start sooner, and its chatter stays in log files.
@@ -69,7 +74,12 @@ def run_plan(
             searcher = GridSearcher(
                 scheduler, ledger, view, scratch, stop or threading.Event(), trackers
             )
-            _fit(searcher, work or execute, scratch)
+            try:
+                _fit(searcher, work or execute, scratch)
+            except KeyboardInterrupt:
+                if searcher.gone is not None:
+                    raise searcher.gone from None
+                raise
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -169,6 +179,12 @@ def _machines() -> list[Machine]:
     return [Machine(r.get("CPU", 0.0), r.get("GPU", 0.0)) for r in found]
 
 
+def _free() -> list[Machine]:
+    """What the nodes have left now."""
+    found = available_resources_per_node().values()
+    return [Machine(r.get("CPU", 0.0), r.get("GPU", 0.0)) for r in found]
+
+
 def _fit(searcher: "GridSearcher", work: Callable[[dict[str, Any]], None], scratch: str) -> None:
     plan = searcher.plan
     models = {search.cell.model for search in plan.searches}
@@ -236,8 +252,12 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         self.trials = TuneTrials()
         # how often in a row a job's process died, and which checkpoint was there at that time
         self._deaths: dict[tuple[str, str], tuple[int, str | None]] = {}
+        self._began: dict[str, float] = {}
+        self.gone: StorageGoneError | None = None
         self._admission = Admission()
-        self._machines = _machines()
+        self._machines, self._free = _machines(), _free()
+        trains = [self.plan.experiment.train_of(s.cell.model) for s in self.plan.searches]
+        self.groups = any(train.workers > 1 for train in trains)
         self._looked_at = time.monotonic()
         self._orphans_until = 0.0
 
@@ -248,6 +268,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         if job is None:
             return Searcher.FINISHED if self.scheduler.done else None
         self.jobs[trial_id] = self.scheduler.start(job)
+        self._began[trial_id] = time.time()
         self.view.started(job)
         order = order_for(self.plan, job, self.ledger.storage) | {"train_storage": self.scratch}
         return {"order": json.dumps(order), "request": dict(self.request(job))}
@@ -255,7 +276,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
     def _next(self) -> Job | None:
         """The next job that the machines have room for, as they are now: nodes come and go."""
         if time.monotonic() - self._looked_at > LOOK_SECONDS:
-            self._machines = _machines()
+            self._machines, self._free = _machines(), _free()
             self._looked_at = time.monotonic()
             if self._looked_at < self._orphans_until:
                 from trainers.ray_worker import free_orphans
@@ -265,7 +286,10 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         if self.streaming and not self.jobs:
             machines = _spare_one(self._machines)
         ready = ((job, self._demand(job)) for job in self.scheduler.ready())
-        job = self._admission.choose(ready, machines, [self._demand(j) for j in self.jobs.values()])
+        running = [self._demand(j) for j in self.jobs.values()]
+        # with nothing running, what is not free is about to be
+        free = self._free if self.groups and running else None
+        job = self._admission.choose(ready, machines, running, free)
         if job is None and not self.jobs and not self.scheduler.done:
             wanted = next((str(self._demand(job)) for job in self.scheduler.ready()), "")
             self.view.activity = f"waiting for machines with {wanted}"
@@ -301,13 +325,20 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         words = self.trials.forget(trial_id)
         if error and self._demand(job).workers > 1:
             self._orphans_until = time.monotonic() + ORPHAN_SECONDS
-        error = error and not self._had_ended(job)
+        began = self._began.pop(trial_id)
+        error = error and not self._had_ended(job, began)
         if error and self._goes_on(job):
             self.view.died(job)
             self.scheduler.release(job)
             return
         death = Death(words or "", self.max_failures(job) + 1) if error else None
-        record, problem = settle(job, self.scheduler, self.ledger, result, death)
+        try:
+            record, problem = settle(job, self.scheduler, self.ledger, result, death)
+        except StorageGoneError as error_of_storage:
+            # raised here, Tune would only say that something broke
+            self.gone = error_of_storage
+            self.stop.set()
+            return
         self.view.completed(job, record, problem)
         if self.trackers is not None and record is not None:
             self.trackers.ended(job.search, record)
@@ -316,18 +347,19 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
     def max_failures(self, job: Job) -> int:
         return self.plan.experiment.train_of(job.search.cell.model).max_failures
 
-    def _had_ended(self, job: Job) -> bool:
+    def _had_ended(self, job: Job, began: float) -> bool:
         """Whether all was in the ledger when the process died: its checkpoint is gone by then."""
-        known = self.scheduler.facts.get(job.spec.id)
-        if job.kind != "train" or (known is not None and known["status"] in ENDED):
-            return False  # what the ledger says may be of an earlier training
         try:
             record = self.ledger.read(job.spec.id)
+            if record is None or record.status not in ENDED:
+                return False
+            if job.kind == "measure":
+                return record.test is not None and self.ledger.has_predictions(job.spec.id)
+            if (record.finished_at or 0) < began - CLOCK_SECONDS:
+                return False  # of an earlier training
+            return record.status != "finished" or self.ledger.has_weights(job.spec.id)
         except OSError:
             return False
-        if record is None or record.status not in ENDED:
-            return False
-        return record.status != "finished" or self.ledger.has_weights(job.spec.id)
 
     def _goes_on(self, job: Job) -> bool:
         """Whether a job whose process died is started again, from its last checkpoint.
@@ -378,4 +410,5 @@ def _run_group(spec: TrialSpec, place: Place, order: dict[str, Any]) -> dict[str
 def _drop_losers(scheduler: Scheduler, ledger: Ledger) -> None:
     """Deletes weights as soon as their search is settled: a large grid would fill the disk."""
     for trial_id in scheduler.losers():
-        ledger.delete_weights(trial_id)
+        with contextlib.suppress(OSError):  # they cost room, no more; the next run drops them
+            ledger.delete_weights(trial_id)

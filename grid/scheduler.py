@@ -51,6 +51,7 @@ class SearchState:
         self.by_seed: dict[int, TrialSpec] = {}
         self.pending: list[Job] = []
         self.failure: str | None = None
+        self.hopeless = False  # failed for good: no run will find a winner
 
     @property
     def specs(self) -> list[TrialSpec]:
@@ -189,7 +190,8 @@ class Scheduler:
             self._lost.add(trial_id)
             self._lost_before.add(trial_id)
             for state in self.states.values():
-                if state.state not in ("failed", "blocked") and state.chose(trial_id):
+                # also one that failed afterwards: what starts from it must hear of it
+                if state.state != "blocked" and state.chose(trial_id):
                     self._reopen(state)
         del self.running[job.key]
         self._advance_all()
@@ -197,6 +199,7 @@ class Scheduler:
     def _reopen(self, state: SearchState) -> None:
         """Makes a search choose its winner again, and what starts from it wait for that."""
         state.state, state.winner, state.by_seed, state.pending = "waiting", None, {}, []
+        state.failure = None
         for child in self.states.values():
             if child.search.parent is not None and child.search.parent.name == state.search.name:
                 child.pending = []
@@ -257,10 +260,15 @@ class Scheduler:
             parent = self.states[state.search.parent.name]
             if not self._ready(parent):
                 if parent.state in ("failed", "blocked"):
-                    state.state = "blocked"
+                    state.state, state.hopeless = "blocked", parent.hopeless
                     state.failure = f"starts from {parent.search.name}, which is {parent.state}"
                 return
-        if not self._neighbor_decided(state):
+        neighbor = self._neighbor(state)
+        if neighbor is not None and neighbor.winner is None and not neighbor.hopeless:
+            if neighbor.ended:  # the next run may find its winner, and would search anew with it
+                state.state = "blocked"
+                name = neighbor.search.name
+                state.failure = f"starts with the winner of {name}, which is {neighbor.state}"
             return
         if state.winner is None:
             state.state = "searching"
@@ -281,10 +289,6 @@ class Scheduler:
         if not self.config.warm_start or state.search.neighbor is None:
             return None
         return self.states[state.search.neighbor]
-
-    def _neighbor_decided(self, state: SearchState) -> bool:
-        neighbor = self._neighbor(state)
-        return neighbor is None or neighbor.winner is not None or neighbor.ended
 
     def _search(self, state: SearchState, parent: SearchState | None) -> None:
         parent_id = parent.by_seed[0].id if parent else None
@@ -362,7 +366,7 @@ class Scheduler:
                 best = trial.spec
         if best is None:
             first = self.facts[state.trials[0].spec.id]
-            state.state = "failed"
+            state.state, state.hopeless = "failed", True
             state.failure = f"every trial diverged or collapsed, the first: {first['error']}"
             return
         if not self.has_weights(best.id):

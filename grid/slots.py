@@ -74,12 +74,18 @@ class Admission:
         ready: Iterable[tuple[Job, Demand]],
         machines: Sequence[Machine],
         running: Sequence[Demand],
+        free: Sequence[Machine] | None = None,
     ) -> Job | None:
-        """A job that fits beside those running; None if there is none, or one's turn is overdue."""
+        """A job that fits beside those running; None if there is none, or one's turn is overdue.
+
+        Args:
+            free: what the machines have left, as Ray has filled them: what runs is not moved, so
+                a worker group must also fit there.
+        """
         refused: set[Demand] = set()
         first: Job | None = None
         for job, demand in ready:
-            if demand not in refused and fits(machines, running, demand):
+            if demand not in refused and self._fits(machines, running, free, demand):
                 if first is not None:
                     self._passed[first.key] = self._passed.get(first.key, 0) + 1
                 self._passed.pop(job.key, None)
@@ -91,3 +97,14 @@ class Admission:
                 if self._passed.get(job.key, 0) >= PATIENCE and fits(machines, [], demand):
                     return None
         return None
+
+    def _fits(
+        self,
+        machines: Sequence[Machine],
+        running: Sequence[Demand],
+        free: Sequence[Machine] | None,
+        demand: Demand,
+    ) -> bool:
+        if free is not None and demand.workers > 1 and not fits(free, [], demand):
+            return False
+        return fits(machines, running, demand)

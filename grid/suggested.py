@@ -9,10 +9,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import optuna
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from data.storage import Storage
 from grid.search import Space, Tried, suggest_wave
@@ -20,7 +19,11 @@ from trainers.recipe import Recipe
 
 FOLDER = "suggested"
 Params = list[dict[str, float]]
-_FILE = TypeAdapter(dict[str, Params])
+
+
+class _File(BaseModel):
+    sha256: str  # of what follows: a changed digit would be another trial
+    suggested: dict[str, Params]
 
 
 class Suggestions:
@@ -62,12 +65,24 @@ class Suggestions:
                 name, recipe, space, sampler, earlier, count, identity, starts
             )
             if self.writes:
-                self.storage.write(f"{FOLDER}/{identity}.json", json.dumps(known).encode())
+                content = {"sha256": _hash(known), "suggested": known}
+                with contextlib.suppress(OSError):  # a full disk costs time here, and no more
+                    self.storage.write(_file(identity), json.dumps(content).encode())
         return [dict(params) for params in known[key]]
 
     def _read(self, identity: str) -> dict[str, Params]:
-        found: dict[str, Any] = {}
-        with contextlib.suppress(FileNotFoundError, ValidationError):  # damaged: made again
-            found = _FILE.validate_json(self.storage.read(f"{FOLDER}/{identity}.json"))
+        found: dict[str, Params] = {}
+        with contextlib.suppress(OSError, ValidationError):  # damaged: made again
+            content = _File.model_validate_json(self.storage.read(_file(identity)))
+            if content.sha256 == _hash(content.suggested):
+                found = content.suggested
         self._known[identity] = found
         return found
+
+
+def _file(identity: str) -> str:
+    return f"{FOLDER}/{identity}.json"
+
+
+def _hash(suggested: dict[str, Params]) -> str:
+    return hashlib.sha256(json.dumps(suggested, sort_keys=True).encode()).hexdigest()

@@ -62,6 +62,7 @@ class Supervisor:
                     return 130
                 deaths = 1 if time.monotonic() - started > LIVED_WELL else deaths + 1
                 how = f"signal {-code}" if code < 0 else f"exit code {code}"
+                why = "killed, for its memory perhaps" if code < 0 else "see above"
                 if deaths > self.restarts:
                     raise DriverGoneError(
                         f"the process that drives the run died {deaths} times in a row, the last "
@@ -69,8 +70,8 @@ class Supervisor:
                     )
                 wait = self.first_wait * 2 ** (deaths - 1)
                 self.say(
-                    f"the process that drives the run died ({how}): Ray's head was lost, or "
-                    f"memory; it starts again in {wait:g} seconds"
+                    f"the process that drives the run died ({how}: {why}, or Ray's head was lost); "
+                    f"it starts again in {wait:g} seconds"
                 )
                 self._sleep(wait)
                 if self._interrupted:
@@ -118,4 +119,6 @@ def say_ended(code: int) -> None:
     """Tells the supervisor that this is the end, and no death."""
     path = os.environ.get(ENDED)
     if path is not None:
-        Path(path).write_text(str(code))
+        beside = Path(f"{path}.tmp")
+        beside.write_text(str(code))
+        beside.replace(path)  # whole or not at all: a kill in between is a death

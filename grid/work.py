@@ -157,6 +157,12 @@ def _train(
             record.status = root.status
             _note_course(record, asdict(root.outcome))
         _note_error(record, error, place)
+    if record.status == "failed":
+        # a process cut off from the cluster may have ended the same trial while this one tried
+        other = ledger.read(spec.id)
+        if other is not None and other.status in ENDED:
+            report({"step": spec.recipe.total_steps, "status": other.status})
+            return
     record.finished_at = time.time()
     record.starts, record.steps_run = meter.starts, meter.steps_run
     if order["workers"] > 1:

@@ -65,6 +65,11 @@ def test_trials_of_different_lengths_are_compared_at_the_same_share_of_their_ste
     assert limits == {250: (50.0, 1.0), 500: (60.0, 1.0)}
 
 
+def test_trials_with_another_number_of_evaluations_have_no_say() -> None:
+    # five steps have five evaluations: the second is at 2/5, not at 2/10
+    assert cutoffs(recipe(10, steps=20), [(recipe(10, steps=5), [(2, 90.0, 1.0)])], 3) == {}
+
+
 def test_a_course_is_the_best_so_far_of_student_and_teacher() -> None:
     history = [
         {"step": 1.0, "student_acc1": 50, "student_ce": 2, "ema_acc1": 40, "ema_ce": 1},

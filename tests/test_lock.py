@@ -261,3 +261,15 @@ def test_a_lock_in_a_bucket() -> None:
     other.write(FILE, b"cut")
     with quick_lock(other):
         assert json.loads(other.read(FILE))["pid"] == os.getpid()
+
+
+def test_the_heart_beats_on_when_somebody_tidied_the_guard_away(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    with RunLock(storage, print, lambda: None, interval=0.1):
+        (tmp_path / ".lock.guard").unlink()
+        before = (tmp_path / FILE).read_bytes()
+        deadline = time.monotonic() + 20
+        while (tmp_path / FILE).read_bytes() == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert not (tmp_path / FILE).exists()

@@ -211,3 +211,62 @@ def test_a_winner_whose_weights_are_gone_is_trained_again() -> None:
         again.complete(job, finished(job))
     assert lost <= set(trained)
     assert all(s.state == "finished" for s in again.states.values())
+
+
+def test_a_child_whose_failed_parent_lost_its_weights_does_not_try_for_ever() -> None:
+    plan = plan_of(
+        experiment_text(
+            search={"trials": 1},
+            grid=[
+                {"model": "vit", "labels": ["50%"]},
+                {"model": "semi-vit", "labels": ["50%"]},
+            ],
+        )
+    )
+    scheduler = Scheduler(plan, {}, lambda _: True)
+    train = scheduler.next()
+    assert train is not None
+    scheduler.complete(train, finished(train))
+    measure, child = scheduler.next(), scheduler.next()
+    if measure is not None and measure.kind != "measure":
+        measure, child = child, measure
+    assert measure is not None and child is not None and measure.kind == "measure"
+    scheduler.complete(measure, scheduler.facts[train.spec.id], "could not be measured")
+    for _ in range(3):
+        scheduler.lose(child, train.spec.id, "damaged")
+        if (again := scheduler.next()) is None:
+            break
+        child = again
+    assert scheduler.done
+    assert scheduler.states["digits/vit/50%"].state == "failed"
+    assert scheduler.states["digits/semi-vit/50%/100%"].state in ("failed", "blocked")
+
+
+def test_a_cell_waits_for_the_next_run_where_its_neighbour_failed_by_accident() -> None:
+    text = experiment_text(search={"trials": 3, "wave": 2, "warm_start": True})
+    expected: Facts = {}
+    undisturbed, _ = play(plan_of(text), expected, slots=2)
+    facts: Facts = {}
+    scheduler, _ = play(plan_of(text), facts, slots=2, fail="digits/vit/50%")
+    state = scheduler.states["digits/vit/100%"]
+    assert state.state == "blocked" and "starts with the winner of digits/vit/50%" in str(
+        state.failure
+    )
+    scheduler, _ = play(plan_of(text), facts, slots=2)
+    for name, found in scheduler.states.items():
+        assert found.state == "finished"
+        assert found.winner == undisturbed.states[name].winner
+    assert facts.keys() == expected.keys()  # nothing was trained that the search does not need
+
+
+def test_a_cell_goes_on_alone_where_its_neighbour_found_no_winner_for_good() -> None:
+    text = experiment_text(
+        search={"trials": 2, "warm_start": True}, grid=[{"model": "vit", "labels": ["50%", "100%"]}]
+    )
+    scheduler = Scheduler(plan_of(text), {}, lambda _: True)
+    while job := scheduler.next():
+        diverged = {"status": "diverged", "val": {}, "error": "too fast"}
+        small = job.search.name == "digits/vit/50%"
+        scheduler.complete(job, finished(job) | (diverged if small else {}))
+    assert scheduler.states["digits/vit/50%"].state == "failed"
+    assert scheduler.states["digits/vit/100%"].state == "finished"

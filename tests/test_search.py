@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import optuna
 import pytest
 
 from data.storage import Storage
@@ -115,16 +116,30 @@ def test_a_remembered_suggestion_is_the_one_that_would_be_made(tmp_path: Path) -
         memory = Suggestions(storage, writes)
         return memory.suggest("cell", RECIPE, SPACE, "tpe", earlier, 4, "cell")
 
-    assert remembered(history) == wave(history)
+    first = wave(history)
+    assert remembered(history) == first
     assert storage.names("suggested") == []  # who only looks writes nothing
     assert remembered(history, writes=True) == wave(history)
     file = tmp_path / "suggested" / "cell.json"
-    # it is really read: a word in it that is not Optuna's comes back
-    file.write_text(file.read_text().replace(repr(wave(history)[0]["base_lr"]), "0.001234"))
-    assert remembered(history)[0]["base_lr"] == 0.001234
+    # it is really read: Optuna is not asked
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optuna, "create_study", None)
+        assert remembered(history) == first
+        with pytest.raises(TypeError):
+            wave(history)
     # and only for just these inputs
     worse = [Tried(t.params, 100 - (t.score or 0)) for t in history]
     assert remembered(worse) == wave(worse)
+    # a changed digit would be another trial
+    whole = file.read_text()
+    file.write_text(whole.replace(repr(first[0]["base_lr"]), "0.001234"))
+    assert file.read_text() != whole and remembered(history) == first
     for cut in (0, 1, 50):
         file.write_bytes(file.read_bytes()[:cut])
         assert remembered(history) == wave(history)
+
+
+def test_a_memory_that_cannot_be_written_costs_time_and_no_more(tmp_path: Path) -> None:
+    (tmp_path / "suggested").write_text("a file where the folder should be")
+    memory = Suggestions(Storage(tmp_path), writes=True)
+    assert memory.suggest("cell", RECIPE, SPACE, "tpe", [], 3, "cell") == wave([], 3)

@@ -88,6 +88,20 @@ def test_small_jobs_pass_a_large_one_that_does_not_fit_but_not_for_ever(
     assert admission.choose([(large, VIT), (small, RESNET)], machines, running) == small
 
 
+def test_a_group_waits_for_gaps_that_are_there_and_not_for_those_that_could_be(
+    jobs: Iterator[Job],
+) -> None:
+    # two small jobs on two of three machines: packed anew there would be room for the group
+    group, small, machines = Demand(4, 0, 2), Demand(2, 0), [Machine(4)] * 3
+    ready = [(next(jobs), group)]
+    admission = Admission()
+    assert admission.choose(ready, machines, [small, small]) == ready[0][0]
+    spread = [Machine(2), Machine(2), Machine(4)]
+    assert admission.choose(ready, machines, [small, small], spread) is None
+    packed = [Machine(0), Machine(4), Machine(4)]
+    assert admission.choose(ready, machines, [small, small], packed) == ready[0][0]
+
+
 def test_nobody_waits_for_what_no_machine_can_hold(jobs: Iterator[Job]) -> None:
     # the node with the GPUs has left: others go on without end
     admission, large = Admission(), next(jobs)
