@@ -43,6 +43,7 @@ class Meter:
         self.starts: list[int] = list(earlier.get("starts", []))
         self._steps_before: int = earlier.get("steps_run", 0)
         self._first = self._step = 0
+        self._reached: int = earlier.get("reached", 0)
         self._metrics: dict[str, Any] = {}
         self._interval = float(os.environ.get(WRITE_SECONDS_VARIABLE, WRITE_SECONDS))
         self._started = time.monotonic()
@@ -55,11 +56,13 @@ class Meter:
 
     @property
     def steps_run(self) -> int:
-        """By all attempts, each up to the last step that it wrote down."""
+        """By all attempts, each up to its last checkpoint or the last step that it wrote down."""
         return self._steps_before + self._step - self._first
 
     def begin(self, step: int) -> None:
         """This attempt goes on from here: written at once, or a kill would hide the attempt."""
+        # the one before made at least the steps up to the checkpoint, whatever it wrote down
+        self._steps_before += max(0, step - self._reached)
         self.starts.append(step)
         self._first = self._step = step
         self.write()
@@ -87,6 +90,7 @@ class Meter:
             "device_seconds": self.spent(),
             "starts": self.starts,
             "steps_run": self.steps_run,
+            "reached": self._step,
             "held": self.held,
             "at": time.time(),
         }
