@@ -18,13 +18,15 @@ What = Literal["finished", "continued", "new", "anew", "failed", "blocked", "not
 # keys that cannot change a number
 _HARMLESS = ("name", "prices", "trackers", "train")
 _HARMFUL = ("train.precision",)
+# what a key that is not there is compared and shown as; null is a value
+MISSING = "—"
 # a changed value is shown up to this many characters
 _SHOWN = 60
 
 
 @dataclass(frozen=True)
 class KeyChange:
-    """A key of the file, by its path, with what it was and is; None: it is not there."""
+    """A key of the file, by its path, with what it was and is; ``MISSING``: it is not there."""
 
     key: str
     before: Any
@@ -186,9 +188,9 @@ def _differences(before: TrialSpec, after: TrialSpec) -> list[KeyChange]:
     one, other = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
     ignored = ("parent", "seed")
     return [
-        KeyChange(key, one.get(key), other.get(key))
+        KeyChange(key, one.get(key, MISSING), other.get(key, MISSING))
         for key in {**one, **other}
-        if key not in ignored and one.get(key) != other.get(key)
+        if key not in ignored and one.get(key, MISSING) != other.get(key, MISSING)
     ]
 
 
@@ -196,9 +198,9 @@ def _key_changes(before: Experiment, after: Experiment) -> list[KeyChange]:
     """Keys of two files that differ, defaults and published recipes filled in; not the grid."""
     one, other = _flat(_effective(before)), _flat(_effective(after))
     return [
-        KeyChange(key, one.get(key), other.get(key))
+        KeyChange(key, one.get(key, MISSING), other.get(key, MISSING))
         for key in {**one, **other}
-        if one.get(key) != other.get(key)
+        if one.get(key, MISSING) != other.get(key, MISSING)
     ]
 
 
@@ -228,7 +230,7 @@ def _flat(content: Any, path: str = "") -> dict[str, Any]:
 
 def _shown(value: Any) -> str:
     if value is None:
-        return "—"
+        return "null"
     shown = f"{value:g}" if isinstance(value, float) else str(value)
     if re.fullmatch(r"[0-9a-f]{20,}", shown):  # a fingerprint
         return shown[:12]

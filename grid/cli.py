@@ -194,14 +194,18 @@ def run(
     for pattern in only or []:
         command += ["--only", pattern]
     supervisor = Supervisor(command, _say)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     with RunLock(folder, _say, supervisor.interrupt) as lock:
         folder.write(EXPERIMENT_COPY, experiment.text.encode())
         # from here on the folder is there, and if it vanishes it is waited for
         scheduler, records, _ = _scheduler(experiment, True, storage_patience(), only)
         if scheduler.done:
             err.print("nothing to train: every trial of this experiment is in the ledger")
+            _catch_up_trackers(scheduler, records, folder)
             raise typer.Exit(_report(scheduler, records, folder))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, supervisor.interrupt)
         try:
             code = supervisor.run()
         except DriverGoneError as error:
@@ -221,6 +225,14 @@ def run(
     raise typer.Exit(code)
 
 
+def _catch_up_trackers(scheduler: Any, records: Any, folder: Storage) -> None:
+    """Makes what other tools read again where it is gone: from the ledger, as ever."""
+    from grid.trackers.create import are_gone, create_trackers
+
+    if are_gone(scheduler.plan, folder):
+        create_trackers(scheduler.plan, folder, records, _say).close()
+
+
 def _this_command() -> str:
     return shlex.join(["semigrid", *sys.argv[1:]])
 
@@ -228,14 +240,16 @@ def _this_command() -> str:
 @app.command(hidden=True)
 def drive(source: str, folder: str, only: OnlyOption = None) -> None:
     """What ``run`` lets a process of its own do, holding the lock: train, then print the table."""
-    follow_supervisor()
     code = _reported(lambda: _drive(source, Storage(folder), only))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the end is near: nothing is left to interrupt
     say_ended(code)
     raise typer.Exit(code)
 
 
 def _drive(source: str, folder: Storage, only: list[str] | None) -> int:
     try:
+        follow_supervisor()
         experiment = load_experiment(source, text=folder.read(EXPERIMENT_COPY).decode())
         scheduler, _, ledger = _scheduler(experiment, True, storage_patience(), only)
         _execute(scheduler, ledger)
@@ -302,6 +316,8 @@ def _execute(scheduler: Any, ledger: Any) -> None:
     stop = threading.Event()
 
     def interrupt(*_: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # a second one would break off Ray's shutdown
         stop.set()  # the exception may be lost in a callback of Ray's: this is not
         raise KeyboardInterrupt
 
@@ -531,6 +547,14 @@ def _reported(work: Callable[[], int]) -> int:
     except StorageGoneError as error:
         err.print(str(error), style="red", soft_wrap=True, markup=False)
         return SOME_FAILED
+    except OSError as error:  # a folder or file that this user may not read, or that is none
+        where = f"{error.filename}: " if error.filename else ""
+        what = error.strerror or str(error)
+        err.print(f"{where}{what}", style="red", soft_wrap=True, markup=False)
+        return SOME_FAILED
+    except KeyboardInterrupt:
+        err.print("interrupted before anything was started")
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -514,6 +514,10 @@ _SECTIONS: dict[str, type[_Section]] = {
 
 def _allowed_keys(where: list[Any]) -> list[str]:
     section = _SECTIONS.get(str(where[0]), ExperimentFile) if where else ExperimentFile
+    if where[:1] == ["models"] and where[2:] == ["train"]:
+        section = ModelTrain
+    if where[:2] == ["search", "space"] and len(where) > 2:
+        section = Around
     return [field.alias or name for name, field in section.model_fields.items()]
 
 

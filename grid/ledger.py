@@ -135,7 +135,7 @@ class Ledger:
     def _has(self, name: str, then: str) -> bool:
         size, expected = self.storage.size(name), self._sizes.get(name)
         if size is None:
-            problem = "missing"
+            problem = "not there, lost or let go when another trial won"
         elif expected is not None and size != expected:
             problem = f"damaged, {size:,} bytes where {expected:,} were written"
         else:

@@ -25,7 +25,7 @@ HEARTBEAT_SECONDS = 10.0
 MISSED_BEATS = 3
 GUARD_SECONDS = 10.0
 # of file systems on which files cannot be locked
-NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+NO_FLOCK = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class Holder(BaseModel):
@@ -80,12 +80,18 @@ class RunLock:
         self._heart = threading.Thread(target=self._beat, name="lock heartbeat", daemon=True)
 
     def __enter__(self) -> "RunLock":
-        while True:
-            found = _read(self._storage)
-            if found is not None:
-                self._await_death(found)
-            if self._take(found):
-                break
+        try:
+            while True:
+                found = _read(self._storage)
+                if found is not None:
+                    self._await_death(found)
+                if self._take(found):
+                    break
+        except OSError as error:
+            raise InputError(
+                f"{self._storage.uri}: cannot be locked: {error}; {FILE} and {GUARD} in it must be "
+                "files that this user may read and write"
+            ) from error
         self._heart.start()
         return self
 
@@ -136,19 +142,16 @@ class RunLock:
 
     def _take(self, found: bytes | None) -> bool:
         """Replaces the lock that was found, or none; False if another process was faster."""
-        try:
-            with _guard(self._storage, create=True) as guarded:
-                if _read(self._storage) != found:
-                    return False
-                if guarded:
-                    self._storage.write(FILE, self._beat_now())
-                    return True
-                if found is None and not self._create():
-                    return False
-                if found is not None:
-                    self._storage.write(FILE, self._beat_now())
-        except TimeoutError as error:
-            raise InputError(f"{self._storage.uri}: cannot be locked: {error}") from error
+        with _guard(self._storage, create=True) as guarded:
+            if _read(self._storage) != found:
+                return False
+            if guarded:
+                self._storage.write(FILE, self._beat_now())
+                return True
+            if found is None and not self._create():
+                return False
+            if found is not None:
+                self._storage.write(FILE, self._beat_now())
         # two may have written: the last one's is there, once both are done
         time.sleep(min(2.0, self.interval / 5))
         return self._is_mine(_parse(_read(self._storage)))
@@ -200,7 +203,10 @@ def _guard(storage: Storage, create: bool = False) -> Iterator[bool]:
         return
     path = storage.path(GUARD)
     # not the lock itself: that is a new file with every heartbeat
-    file = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
+    try:
+        file = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
+    except PermissionError:  # another user's: to read it is enough, but on some network shares
+        file = os.open(path, os.O_RDONLY)
     try:
         yield _flock(file, path)
     finally:
@@ -221,6 +227,17 @@ def _flock(file: int, path: str) -> bool:
                 return False
             raise
         time.sleep(0.02)
+
+
+def living_holder(storage: Storage) -> Holder | None:
+    """Who holds the folder's lock, unless that process is certainly dead."""
+    try:
+        holder = _parse(_read(Storage(storage.uri)))
+    except OSError:
+        return None
+    if holder is not None and holder.machine == _machine() and _born(holder.pid) != holder.born:
+        return None
+    return holder
 
 
 def _read(storage: Storage) -> bytes | None:

@@ -24,6 +24,7 @@ from grid.live import LiveView
 from grid.plan import Plan
 from grid.scheduler import Job, Scheduler
 from grid.slots import Admission, Demand, Machine, demand_of, fits, for_training
+from grid.supervise import scratch_folder
 from grid.trackers.tracker import Trackers
 from grid.work import Death, cutoffs_of, do_job, order_for, settle
 from trainers.trial import Place, TrialSpec, latest_checkpoint, uses_ray_stream
@@ -65,7 +66,7 @@ def run_plan(
     """
     view.attach(scheduler, ledger.storage)
     _tidy(scheduler, ledger)
-    scratch = tempfile.mkdtemp(prefix="semigrid-tune-")
+    scratch = tempfile.mkdtemp(prefix="semigrid-tune-", dir=scratch_folder())
     try:
         with view:
             streaming = _streams(scheduler.plan)

@@ -158,7 +158,7 @@ def read(storage: Storage) -> Snapshot | None:
     """What the driver last wrote; None while none runs, or one whose snapshots mean otherwise."""
     try:
         return Snapshot.model_validate_json(storage.read(FILE))
-    except (FileNotFoundError, ValidationError):
+    except (FileNotFoundError, IsADirectoryError, ValidationError):
         return None
 
 

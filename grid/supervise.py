@@ -80,39 +80,52 @@ class Supervisor:
     def _run_once(self, ended: Path) -> int:
         environment = {**os.environ, ENDED: str(ended), SUPERVISOR: str(os.getpid())}
         # a group of its own: what a terminal sends reaches it once, through ``interrupt``
-        self._child = subprocess.Popen(self.command, env=environment, process_group=0)
+        # it takes an interrupt once it is ready to: see ``follow_supervisor``
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._child = subprocess.Popen(self.command, env=environment, process_group=0)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if self._interrupted:
-            self.interrupt()
-        while True:
-            try:
-                return self._child.wait()
-            except KeyboardInterrupt:
-                self.interrupt()
-
-    def interrupt(self) -> None:
-        """Asks the command to stop, as Ctrl-C would; ``run`` returns when it has."""
-        self._interrupted = True
-        if self._child is not None and self._child.poll() is None:
             self._child.send_signal(signal.SIGINT)
+        return self._child.wait()
+
+    def interrupt(self, *_: object) -> None:
+        """Asks the command to stop, as Ctrl-C would; ``run`` returns when it has.
+
+        Also a signal handler. Asked again it does nothing: a second interrupt would break off the
+        command's tidying up.
+        """
+        if not self._interrupted:
+            self._interrupted = True
+            if self._child is not None:
+                self._child.send_signal(signal.SIGINT)
 
     def _sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds
-        try:
-            while time.monotonic() < until and not self._interrupted:
-                time.sleep(min(0.1, max(0.0, until - time.monotonic())))
-        except KeyboardInterrupt:
-            self._interrupted = True
+        while time.monotonic() < until and not self._interrupted:
+            time.sleep(min(0.1, max(0.0, until - time.monotonic())))
 
 
 def follow_supervisor() -> None:
-    """Makes this process die with its supervisor: no driver goes on without the run's lock."""
+    """Makes this process die with its supervisor: no driver goes on without the run's lock.
+
+    An interrupt that came before this is raised here.
+    """
     supervisor = os.environ.get(SUPERVISOR)
     if supervisor is None:
         return
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(supervisor):  # it died before that
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def scratch_folder() -> str | None:
+    """A folder that the supervisor removes, also after a driver that was killed."""
+    path = os.environ.get(ENDED)
+    return None if path is None else os.path.dirname(path)
 
 
 def say_ended(code: int) -> None:

@@ -9,9 +9,12 @@ from rich.live import Live
 
 from data.storage import Storage
 from grid import show, snapshot
+from grid.lock import living_holder
 from grid.snapshot import Snapshot
 
 LOOK_SECONDS = 2.0
+# A lock whose heartbeat is older is no starting run's.
+STALE_SECONDS = 120.0
 
 
 class Follower:
@@ -54,7 +57,7 @@ def follow(storage: Storage, console: Console, seconds: float = LOOK_SECONDS) ->
     Returns False if it died. On no terminal it prints a line whenever that says something new.
     """
     follower = Follower(storage)
-    found = follower.look()
+    found = _first(follower, console, seconds)
     if found is None:
         console.print("no run is at work here now")
         return True
@@ -67,6 +70,23 @@ def follow(storage: Storage, console: Console, seconds: float = LOOK_SECONDS) ->
         console.print("the run ended")
         return True
     return not snapshot.is_dead(found)
+
+
+def _first(follower: Follower, console: Console, seconds: float) -> Snapshot | None:
+    """The first snapshot, also of a run that only starts: it has the lock before it has any."""
+    said = ""
+    with contextlib.suppress(KeyboardInterrupt):
+        while (found := follower.look()) is None:
+            holder = living_holder(follower.storage)
+            if holder is None or time.time() - holder.heartbeat > STALE_SECONDS:
+                return None
+            if not said:
+                said = f"a run is starting: {holder}"
+                console.print(said, soft_wrap=True)
+            time.sleep(seconds)
+        follower.is_over = False
+        return found
+    return None
 
 
 @contextlib.contextmanager

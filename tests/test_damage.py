@@ -248,7 +248,7 @@ def test_a_run_waits_for_storage_that_is_away_and_loses_nothing(
 
     def move() -> int:
         for times in range(100):
-            if over.wait(0.15):
+            if over.wait(0.6):
                 return times
             os.rename(folder, tmp_path / "away")
             time.sleep(0.4)

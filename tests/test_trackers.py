@@ -23,7 +23,7 @@ from test_scheduler import plan_of
 from data.errors import InputError
 from data.storage import Storage
 from grid.experiment import load_experiment
-from grid.trackers.create import check_trackers, create_trackers
+from grid.trackers.create import are_gone, check_trackers, create_trackers
 from grid.trackers.tracker import Run, Trackers
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries looked into
@@ -153,6 +153,19 @@ def test_an_interrupted_trials_events_are_written_whole_at_its_end(
     found = scalars(tmp_path / "tensorboard" / record.cell / record.id)
     assert [step for step, _ in found["val_ema/ce"]] == [3, 6]
     assert "train/total_steps" not in found
+
+
+def test_what_was_deleted_is_written_again_from_the_ledger(
+    left: TrackedGrid, tmp_path: Path
+) -> None:
+    copy = Storage(tmp_path / "copy")
+    assert are_gone(left.plan, copy)
+    create_trackers(left.plan, copy, left.records, print).close()
+    assert not are_gone(left.plan, copy)
+    for record in left.records.values():
+        place = ("tensorboard", record.cell, record.id)
+        assert scalars(Path(copy.path(*place))) == scalars(Path(left.ledger.storage.path(*place)))
+    assert studies(Path(copy.path("optuna", "journal.log"))).keys() == left.scheduler.states.keys()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 from data.errors import InputError
 from data.storage import Storage
 from grid.experiment import Experiment
-from grid.ledger import Record
+from grid.ledger import ENDED, Record
 from grid.plan import Plan
 from grid.search import space_of
 from grid.trackers.tracker import Run, Tracker, Trackers
@@ -30,6 +30,12 @@ def check_trackers(experiment: Experiment) -> None:
         raise InputError(*problems)
 
 
+def are_gone(plan: Plan, storage: Storage) -> bool:
+    """Whether the files of a local tracker were deleted."""
+    wanted = plan.experiment.file.trackers
+    return storage.is_local and any(not storage.exists(kind) for kind in LOCAL if kind in wanted)
+
+
 def create_trackers(
     plan: Plan, storage: Storage, records: Mapping[str, Record], say: Callable[[str], None]
 ) -> Trackers:
@@ -40,21 +46,28 @@ def create_trackers(
         say(f"trackers: {' and '.join(local)} need a local folder, not {storage.uri}: left out")
         local = []
     name, folder = plan.experiment.file.name, Path(storage.root)
+    by_name = {search.name: search for search in plan.searches}
+    known_runs = [
+        (Run(name, record.spec, by_name[record.cell]), record)
+        for record in sorted(records.values(), key=lambda record: record.finished_at or 0)
+        if record.cell in by_name and record.status in ENDED
+    ]
 
     def studies() -> Tracker:
         from grid.trackers.studies import Studies
 
         found = Studies(folder, lambda search: space_of(plan, search))
-        by_name = {search.name: search for search in plan.searches}
-        for record in sorted(records.values(), key=lambda record: record.finished_at or 0):
-            if record.cell in by_name:
-                found.catch_up(Run(name, record.spec, by_name[record.cell]), record)
+        for run, record in known_runs:
+            found.catch_up(run, record)
         return found
 
     def tensorboard() -> Tracker:
         from grid.trackers.tensorboard import TensorBoard
 
-        return TensorBoard(folder)
+        found = TensorBoard(folder)
+        for run, record in known_runs:
+            found.catch_up(run, record)
+        return found
 
     def mlflow() -> Tracker:
         from grid.trackers.mlflow import MLflow

@@ -49,7 +49,7 @@ class Studies:
 
     def catch_up(self, run: Run, record: Record) -> None:
         """Adds what ended while nobody mirrored."""
-        if record.status in ENDED and run.id not in self._known.get(run.search.name, ()):
+        if run.id not in self._known.get(run.search.name, ()):
             self.ended(run, record)
 
     def evaluated(self, run: Run, step: int, metrics: dict[str, float]) -> None:

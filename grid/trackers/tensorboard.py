@@ -8,7 +8,7 @@ from tensorboardX import SummaryWriter
 from tensorboardX.summary import hparams
 
 from grid.ledger import Record
-from grid.trackers.tracker import Run, course_of
+from grid.trackers.tracker import Run, course_of, numbers
 
 FOLDER = "tensorboard"
 
@@ -22,6 +22,13 @@ class TensorBoard:
 
     def _where(self, run: Run) -> Path:
         return self.folder / run.search.name / run.id
+
+    def catch_up(self, run: Run, record: Record) -> None:
+        """Writes what ended while nobody did."""
+        if not self._where(run).exists():
+            self.ended(run, record.model_copy(update={"test": None}))
+            if record.test is not None:
+                self._note_test(run, record)
 
     def evaluated(self, run: Run, step: int, metrics: dict[str, float]) -> None:
         if run.id not in self._open:
@@ -47,6 +54,10 @@ class TensorBoard:
             writer = SummaryWriter(str(self._where(run)))
             for step, metrics in course.items():
                 _write(writer, step, metrics)
+        else:
+            for reading in record.speed:  # which no report of an evaluation has
+                speed = numbers(reading)
+                _write(writer, int(speed.pop("step")), speed)
         _write_recipe(writer, run, record)
         writer.close()
 
