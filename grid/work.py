@@ -249,7 +249,7 @@ def _root(error: BaseException) -> BaseException:
     """The error that a worker of Ray Train raised, or the error itself."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
     for failure in failures.values():
-        cause: BaseException = getattr(failure, "_base_exc", failure)
+        cause: BaseException = getattr(failure, "cause", failure)
         return cause
     return error
 

@@ -22,9 +22,10 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import (
-    UserExceptionWithTraceback,
     WorkerGroupStartupFailedError,
     WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
 )
 from ray.util.placement_group import PlacementGroup
 
@@ -39,6 +40,8 @@ from trainers.trial import DamagedError, Place, TrialSpec, latest_checkpoint, ru
 OUTCOME = "outcome.json"
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 NOT_STARTED = (WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError)
+# What is said of a worker that cannot be reached any more; all else was raised by its own code.
+LOST = (WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError, RayActorError)
 # An exception of a worker may be another one's death, seen from afar: it is tried again so often.
 WORKER_EXCEPTIONS = 3
 
@@ -134,8 +137,7 @@ def free_orphans() -> None:
 def _died(error: BaseException) -> bool:
     """Whether something was killed or not there, as opposed to an exception of a worker's code."""
     if isinstance(error, WorkerGroupError):
-        failures = error.worker_failures.values()
-        return any(not isinstance(f, UserExceptionWithTraceback) for f in failures)
+        return any(isinstance(failure, LOST) for failure in error.worker_failures.values())
     if isinstance(error, ControllerError):
         return isinstance(error.controller_failure, NOT_STARTED)
     return True
@@ -155,7 +157,7 @@ def _describe(error: BaseException, times: int, scaling: ScalingConfig) -> str:
     why: BaseException = error
     if isinstance(error, WorkerGroupError):
         failures = error.worker_failures.values()
-        why = next(f for f in failures if not isinstance(f, UserExceptionWithTraceback))
+        why = next(failure for failure in failures if isinstance(failure, LOST))
         why = getattr(why, "health_check_failure", why)
     words = " ".join(str(why).split())
     return f"its worker group died {often} without a new checkpoint: {words}"
