@@ -174,7 +174,7 @@ def run(
     ] = False,
 ) -> None:
     """Train what the ledger lacks, then print the table. Also how to resume: run it again."""
-    from grid.trackers.create import check_trackers
+    from grid.trackers.create import check_trackers, create_trackers
 
     experiment = _load(source, storage, seeds, workers)
     folder = Storage(experiment.folder)
@@ -202,7 +202,7 @@ def run(
         scheduler, records, _ = _scheduler(experiment, True, storage_patience(), only)
         if scheduler.done:
             err.print("nothing to train: every trial of this experiment is in the ledger")
-            _catch_up_trackers(scheduler, records, folder)
+            create_trackers(scheduler, folder, records, _say).close()
             raise typer.Exit(_report(scheduler, records, folder))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, supervisor.interrupt)
@@ -223,14 +223,6 @@ def run(
             f"To go on: {_this_command()}"
         )
     raise typer.Exit(code)
-
-
-def _catch_up_trackers(scheduler: Any, records: Any, folder: Storage) -> None:
-    """Makes what other tools read again where it is gone: from the ledger, as ever."""
-    from grid.trackers.create import are_gone, create_trackers
-
-    if are_gone(scheduler.plan, folder):
-        create_trackers(scheduler.plan, folder, records, _say).close()
 
 
 def _this_command() -> str:
@@ -323,7 +315,7 @@ def _execute(scheduler: Any, ledger: Any) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
-    trackers = create_trackers(scheduler.plan, ledger.storage, ledger.read_all(), _say)
+    trackers = create_trackers(scheduler, ledger.storage, ledger.read_all(), _say)
     try:
         # for who watches, the run is the process that starts this one again when it dies
         run_plan(scheduler, ledger, LiveView(err, os.getppid()), stop, trackers=trackers)

@@ -317,7 +317,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         job = self.jobs[trial_id]
         self.view.progress(job, result)
         if self.trackers is not None:
-            self.trackers.evaluated(job.search, job.spec, result)
+            self.trackers.evaluated(job, result)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -341,8 +341,8 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
             self.stop.set()
             return
         self.view.completed(job, record, problem)
-        if self.trackers is not None and record is not None:
-            self.trackers.ended(job.search, record)
+        if self.trackers is not None:
+            self.trackers.ended(job, record)
         _drop_losers(self.scheduler, self.ledger)
 
     def max_failures(self, job: Job) -> int:

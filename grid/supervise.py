@@ -83,7 +83,10 @@ class Supervisor:
         # it takes an interrupt once it is ready to: see ``follow_supervisor``
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            self._child = subprocess.Popen(self.command, env=environment, process_group=0)
+            # reading from the terminal would then stop it, as Ctrl-Z does: it has no input
+            self._child = subprocess.Popen(
+                self.command, env=environment, process_group=0, stdin=subprocess.DEVNULL
+            )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if self._interrupted:

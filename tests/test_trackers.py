@@ -1,9 +1,12 @@
 """What Optuna, TensorBoard, MLflow and W&B find of a run, as their own libraries say."""
 
 import json
+import random
+import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -13,6 +16,7 @@ from typing import Any
 
 import optuna
 import pytest
+import yaml
 from experiments import experiment_text
 from in_process import Grid
 from optuna.storages import JournalStorage
@@ -23,7 +27,9 @@ from test_scheduler import plan_of
 from data.errors import InputError
 from data.storage import Storage
 from grid.experiment import load_experiment
-from grid.trackers.create import are_gone, check_trackers, create_trackers
+from grid.ledger import Record
+from grid.scheduler import Job, Scheduler
+from grid.trackers.create import check_trackers, create_trackers
 from grid.trackers.tracker import Run, Trackers
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries looked into
@@ -34,14 +40,33 @@ class TrackedGrid(Grid):
 
     def __init__(self, text: str, folder: Path, said: list[str]):
         super().__init__(plan_of(text), folder)
-        records = self.ledger.read_all()
-        self.trackers = create_trackers(self.plan, self.ledger.storage, records, said.append)
+        self.ledger.storage.write("experiment.yaml", text.encode())
+        self.trackers = track(self, said)
 
     def report(self, job: Any, metrics: dict[str, Any]) -> None:
-        self.trackers.evaluated(job.search, job.spec, metrics)
+        self.trackers.evaluated(job, metrics)
 
     def settled(self, job: Any, record: Any) -> None:
-        self.trackers.ended(job.search, record)
+        self.trackers.ended(job, record)
+
+    def run_tracked(self) -> "TrackedGrid":
+        self.run()
+        self.trackers.close()
+        return self
+
+
+def track(grid: Grid, said: list[str]) -> Trackers:
+    """What a driver makes at its start, in a grid's folder."""
+    return create_trackers(grid.scheduler, grid.ledger.storage, grid.ledger.read_all(), said.append)
+
+
+def nothing_done(text: str) -> Scheduler:
+    return Scheduler(plan_of(text), {}, lambda trial_id: True)
+
+
+def job_of(grid: Grid, record: Record) -> Job:
+    search = next(s for s in grid.plan.searches if s.name == record.cell)
+    return Job("train", record.spec, search)
 
 
 TEXT = experiment_text(
@@ -56,11 +81,15 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> TrackedGrid:
     """What a small run left; its trackers are closed."""
     said: list[str] = []
     folder = tmp_path_factory.mktemp("tracked") / "small"
-    grid = TrackedGrid(TEXT, folder, said)
-    grid.run()
-    grid.trackers.close()
+    grid = TrackedGrid(TEXT, folder, said).run_tracked()
     assert said == []
     return grid
+
+
+@pytest.fixture
+def copied(left: TrackedGrid, tmp_path: Path) -> Path:
+    """The folder of what the run left, to be changed."""
+    return Path(shutil.copytree(left.ledger.storage.root, tmp_path / "small"))
 
 
 def journal(grid: Grid) -> Path:
@@ -71,6 +100,17 @@ def studies(path: Path) -> dict[str, list[optuna.trial.FrozenTrial]]:
     storage = JournalStorage(JournalFileBackend(str(path)))
     names = optuna.get_all_study_names(storage)
     return {n: optuna.load_study(study_name=n, storage=storage).get_trials() for n in names}
+
+
+def shown(path: Path) -> dict[str, dict[str, tuple[Any, ...]]]:
+    """What a journal shows of each trial of each study."""
+    return {
+        name: {
+            t.user_attrs["trial"]: (t.state, t.value, t.params, t.intermediate_values)
+            for t in trials
+        }
+        for name, trials in studies(path).items()
+    }
 
 
 def test_each_cell_is_a_study_with_the_trials_of_its_search(left: TrackedGrid) -> None:
@@ -92,26 +132,100 @@ def test_each_cell_is_a_study_with_the_trials_of_its_search(left: TrackedGrid) -
     assert any(t.state is TrialState.PRUNED for trials in found.values() for t in trials)
 
 
-@pytest.mark.parametrize("damage", ["cut", "deleted", "changed"])
-def test_a_lost_journal_is_made_again_from_the_ledger(
-    left: TrackedGrid, tmp_path: Path, damage: str
-) -> None:
-    expected = {n: {t.user_attrs["trial"] for t in ts} for n, ts in studies(journal(left)).items()}
-    whole = journal(left).read_bytes()
+@pytest.mark.parametrize("damage", ["cut", "deleted", "changed", "a value"])
+def test_a_lost_journal_is_made_again_from_the_ledger(copied: Path, damage: str) -> None:
+    grid, said = Grid(plan_of(TEXT), copied), []
+    expected, whole = shown(journal(grid)), journal(grid).read_bytes()
     if damage == "deleted":
-        journal(left).unlink()
+        journal(grid).unlink()
+    elif damage == "cut":
+        journal(grid).write_bytes(whole[:-20])
     else:
-        spoilt = whole[:-20] if damage == "cut" else whole.replace(b'"op_code":4', b'"op":4', 1)
-        journal(left).write_bytes(spoilt)
-    said: list[str] = []
-    records = left.ledger.read_all()
-    create_trackers(left.plan, left.ledger.storage, records, said.append).close()
-    found = studies(journal(left))
+        old, new = (
+            (b'"op_code":4', b'"op":4') if damage == "changed" else (b'"value":', b'"value":1')
+        )
+        assert old in whole
+        journal(grid).write_bytes(whole.replace(old, new))
+    track(grid, said).close()
     assert said == []
-    assert {n: {t.user_attrs["trial"] for t in ts} for n, ts in found.items()} == expected
-    size = journal(left).stat().st_size
-    create_trackers(left.plan, left.ledger.storage, records, said.append).close()
-    assert journal(left).stat().st_size == size  # nothing is added twice
+    assert shown(journal(grid)) == expected
+    again = journal(grid).read_bytes()
+    track(grid, said).close()
+    assert journal(grid).read_bytes() == again  # it is complete: nothing is written
+
+
+def test_any_byte_of_a_journal_may_be_another(copied: Path) -> None:
+    grid, said, draw = Grid(plan_of(TEXT), copied), [], random.Random(0)
+    expected, whole = shown(journal(grid)), journal(grid).read_bytes()
+    for _ in range(25):
+        at = draw.randrange(len(whole))
+        journal(grid).write_bytes(whole[:at] + bytes([draw.randrange(256)]) + whole[at + 1 :])
+        track(grid, said).close()
+        assert said == []
+        assert expected.items() <= shown(journal(grid)).items()
+
+
+def test_a_renamed_model_has_its_studies_and_nothing_trains(copied: Path) -> None:
+    said: list[str] = []
+    journal(Grid(plan_of(TEXT), copied)).unlink()
+    content = yaml.safe_load(TEXT)
+    content["models"] = {"vit-b": content["models"]["vit"]} | content["models"]
+    content["models"]["semi-vit"]["from"] = "vit-b"
+    del content["models"]["vit"]
+    content["grid"][0]["model"] = "vit-b"
+    grid = TrackedGrid(yaml.safe_dump(content), copied, said).run_tracked()
+    assert grid.scheduler.trained == [] and said == []
+    assert {name: len(found) for name, found in shown(journal(grid)).items()} == {
+        "digits/vit-b/50%": 4,
+        "digits/vit-b/100%": 4,
+        "digits/semi-vit/50%/100%": 4,
+    }
+
+
+def test_a_study_says_what_the_search_says_when_the_file_changes_its_mind(copied: Path) -> None:
+    said: list[str] = []
+    content = yaml.safe_load(TEXT)
+    content["search"]["early_stopping"] = False
+    further = TrackedGrid(yaml.safe_dump(content), copied, said).run_tracked()
+    assert further.scheduler.trained  # what was stopped trained on
+    states = {state for trials in shown(journal(further)).values() for state, *_ in trials.values()}
+    assert states == {TrialState.COMPLETE}
+    for record in further.records.values():
+        found = scalars(Path(further.ledger.storage.path("tensorboard", record.cell, record.id)))
+        steps = [int(evaluation["step"]) for evaluation in record.history]
+        assert [step for step, _ in found["val_student/acc1"]] == steps
+    # asked for early stopping again, the search counts them as stopped, and so does its study
+    back = TrackedGrid(TEXT, copied, said).run_tracked()
+    assert back.scheduler.trained == [] and said == []
+    for name, state in back.scheduler.states.items():
+        found = shown(journal(back))[name]
+        for trial in state.trials:
+            stopped = back.scheduler.outcome(trial) == "stopped"
+            assert (found[trial.spec.id][0] is TrialState.PRUNED) == stopped
+
+
+def test_a_trial_that_failed_is_shown_so_until_it_is_trained(
+    left: TrackedGrid, tmp_path: Path
+) -> None:
+    record = next(r for r in left.records.values() if len(r.history) == 2 and r.spec.seed == 0)
+    broken = {"status": "failed", "history": [], "speed": [], "val": {}, "test": None}
+    failed = record.model_copy(update=broken | {"error": "OSError: disk full"})
+    said: list[str] = []
+    trackers = create_trackers(left.scheduler, Storage(tmp_path), {}, said.append)
+    trackers.evaluated(job_of(left, record), record.history[0])
+    trackers.ended(job_of(left, record), failed)
+    trackers.close()
+    assert shown(tmp_path / "optuna" / "journal.log")[record.cell][record.id][0] is TrialState.FAIL
+    events = tmp_path / "tensorboard" / record.cell / record.id
+    assert [step for step, _ in scalars(events)["val_ema/ce"]] == [3]  # how far it came
+    trackers = create_trackers(left.scheduler, Storage(tmp_path), {}, said.append)
+    trackers.evaluated(job_of(left, record), record.history[1])
+    trackers.ended(job_of(left, record), record)
+    trackers.close()
+    found = shown(tmp_path / "optuna" / "journal.log")[record.cell]
+    assert found[record.id][:2] == (TrialState.COMPLETE, record.val["acc1"])
+    assert [step for step, _ in scalars(events)["val_ema/ce"]] == [3, 6]
+    assert said == []
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -130,6 +244,7 @@ def test_every_trial_has_its_evaluations_and_its_test_in_tensorboard(left: Track
         found = scalars(Path(left.ledger.storage.path("tensorboard", record.cell, record.id)))
         steps = [int(evaluation["step"]) for evaluation in record.history]
         assert [step for step, _ in found["val_student/acc1"]] == steps
+        assert [step for step, _ in found["train/images_per_s"]] == steps
         last = found["train/loss"][-1][1]
         assert last == pytest.approx(record.history[-1]["loss"], rel=1e-5)
         if record.test is not None:
@@ -141,31 +256,55 @@ def test_an_interrupted_trials_events_are_written_whole_at_its_end(
     left: TrackedGrid, tmp_path: Path
 ) -> None:
     record = next(r for r in left.records.values() if len(r.history) == 2 and r.test is None)
-    search = next(s for s in left.plan.searches if s.name == record.cell)
-    storage = Storage(tmp_path)
-    first = create_trackers(left.plan, storage, {}, print)
-    first.evaluated(search, record.spec, {**record.history[0], "total_steps": 6})
+    job, storage = job_of(left, record), Storage(tmp_path)
+    first = create_trackers(left.scheduler, storage, {}, print)
+    first.evaluated(job, {**record.history[0], "total_steps": 6})
     first.close()  # the driver dies here
-    second = create_trackers(left.plan, storage, {}, print)
-    second.evaluated(search, record.spec, record.history[1])
-    second.ended(search, record)
+    second = create_trackers(left.scheduler, storage, {}, print)
+    second.evaluated(job, record.history[1])
+    second.ended(job, record)
     second.close()
     found = scalars(tmp_path / "tensorboard" / record.cell / record.id)
     assert [step for step, _ in found["val_ema/ce"]] == [3, 6]
     assert "train/total_steps" not in found
 
 
-def test_what_was_deleted_is_written_again_from_the_ledger(
+def test_events_that_are_lost_or_were_never_written_are_made_from_the_ledger(
+    copied: Path,
+) -> None:
+    grid, said = Grid(plan_of(TEXT), copied), []
+    events = copied / "tensorboard"
+    record = next(r for r in grid.records.values() if r.test is not None)
+    expected = scalars(events / record.cell / record.id)
+    shutil.rmtree(events)
+    track(grid, said).close()
+    assert scalars(events / record.cell / record.id) == expected
+    written = {path: path.stat().st_mtime_ns for path in events.rglob("*")}
+    track(grid, said).close()
+    assert {path: path.stat().st_mtime_ns for path in events.rglob("*")} == written
+    assert said == []
+
+
+def test_a_folder_that_is_away_is_waited_for_and_not_made(
     left: TrackedGrid, tmp_path: Path
 ) -> None:
-    copy = Storage(tmp_path / "copy")
-    assert are_gone(left.plan, copy)
-    create_trackers(left.plan, copy, left.records, print).close()
-    assert not are_gone(left.plan, copy)
-    for record in left.records.values():
-        place = ("tensorboard", record.cell, record.id)
-        assert scalars(Path(copy.path(*place))) == scalars(Path(left.ledger.storage.path(*place)))
-    assert studies(Path(copy.path("optuna", "journal.log"))).keys() == left.scheduler.states.keys()
+    home, away = tmp_path / "home", tmp_path / "away"
+    storage, said = Storage(home, patience=60), []
+    Storage(home).write("experiment.yaml", b"")
+    trackers = create_trackers(left.scheduler, storage, {}, said.append)
+    record = next(r for r in left.records.values() if r.test is None)
+    while not (home / "optuna" / "journal.log").exists():
+        time.sleep(0.01)
+    home.rename(away)
+    trackers.evaluated(job_of(left, record), record.history[0])
+    trackers.ended(job_of(left, record), record)
+    time.sleep(0.5)
+    assert not home.exists()
+    away.rename(home)
+    trackers.close()
+    assert said == []
+    assert scalars(home / "tensorboard" / record.cell / record.id)["val_ema/ce"]
+    assert shown(home / "optuna" / "journal.log")[record.cell].keys() == {record.id}
 
 
 @contextmanager
@@ -195,7 +334,7 @@ def serving(*command: str) -> Iterator[str]:
         process.wait()
 
 
-def fetch(address: str) -> Any:
+def fetch(address: Any) -> Any:
     return json.loads(urllib.request.urlopen(address, timeout=20).read())
 
 
@@ -220,6 +359,23 @@ def test_tensorboard_lists_the_runs(left: TrackedGrid) -> None:
         while set(fetch(f"{address}/data/runs")) != expected:
             assert time.monotonic() < deadline
             time.sleep(0.3)
+        asked = {"experimentName": "", "allowedStatuses": ["STATUS_SUCCESS"], "colParams": []}
+        asked |= {"startIndex": 0, "sliceSize": 100}
+        request = urllib.request.Request(
+            f"{address}/data/plugin/hparams/session_groups",
+            json.dumps(asked).encode(),
+            {"Content-Type": "application/json"},
+        )
+        groups = fetch(request)["sessionGroups"]  # what its table of hyper-parameters shows
+        rates = {g["sessions"][0]["name"]: g["hparams"]["base_lr"] for g in groups}
+        assert rates == {
+            f"{r.cell}/{r.id}": pytest.approx(r.spec.recipe.base_lr) for r in left.records.values()
+        }
+        scores = {g["sessions"][0]["name"]: g["metricValues"] for g in groups}
+        for record in left.records.values():
+            named = {m["name"]["tag"]: m["value"] for m in scores[f"{record.cell}/{record.id}"]}
+            if record.status == "finished":
+                assert named["best/acc1"] == pytest.approx(record.val["acc1"])
 
 
 def test_mlflow_gets_one_run_a_trial_also_when_it_is_told_again(
@@ -231,17 +387,19 @@ def test_mlflow_gets_one_run_a_trial_also_when_it_is_told_again(
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
-    plan = plan_of(TEXT + "trackers: [mlflow]\n")
+    scheduler = nothing_done(TEXT + "trackers: [mlflow]\n")
     records = [r for r in left.records.values() if r.test is not None][:2]
     said: list[str] = []
     for _ in range(2):
-        trackers = create_trackers(plan, Storage(tmp_path), {}, said.append)
+        trackers = create_trackers(scheduler, Storage(tmp_path), {}, said.append)
         for record in records:
-            search = next(s for s in plan.searches if s.name == record.cell)
-            for evaluation in record.history[:1]:
-                trackers.evaluated(search, record.spec, evaluation)
-            trackers.ended(search, record)
+            trackers.evaluated(job_of(left, record), record.history[0])
+            trackers.ended(job_of(left, record), record)
         trackers.close()
+    records.append(next(r for r in left.records.values() if r not in records and r.test))
+    for _ in range(2):  # the last one ended while nobody followed
+        past = {record.id: record for record in records}
+        create_trackers(scheduler, Storage(tmp_path), past, said.append).close()
     assert said == []
     client = MlflowClient()
     experiment = client.get_experiment_by_name("small")
@@ -262,24 +420,45 @@ def test_wandb_writes_a_run_a_trial(
     left: TrackedGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    plan = plan_of(TEXT + "trackers: [wandb]\n")
+    scheduler = nothing_done(TEXT + "trackers: [wandb]\n")
     records = [r for r in left.records.values() if r.test is None][:2]
     said: list[str] = []
-    trackers = create_trackers(plan, Storage(tmp_path), {}, said.append)
-    for record in records:
-        search = next(s for s in plan.searches if s.name == record.cell)
-        trackers.evaluated(search, record.spec, record.history[0])
-        trackers.ended(search, record)
+    trackers = create_trackers(scheduler, Storage(tmp_path), {}, said.append)
+    trackers.evaluated(job_of(left, records[0]), records[0].history[0])
+    trackers.ended(job_of(left, records[0]), records[0])
     trackers.close()
+    # the second ended while nobody followed; the first is not written once more
+    past = {record.id: record for record in records}
+    create_trackers(scheduler, Storage(tmp_path), past, said.append).close()
     assert said == []
     folders = [path.name for path in (tmp_path / "wandb" / "wandb").glob("offline-run-*")]
+    assert len(folders) == 2
     assert {name.rpartition("-")[2] for name in folders} == {record.id for record in records}
     for path in (tmp_path / "wandb" / "wandb").glob("offline-run-*/*.wandb"):
         assert path.stat().st_size > 1000
 
 
-class Broken:
-    """A tracker whose server is away."""
+class Seen:
+    """A tracker that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def catch_up(self, past: Any) -> None:
+        self.told.append("past")
+
+    def evaluated(self, run: Run, step: int, metrics: dict[str, float]) -> None:
+        self.told.append(step)
+
+    def ended(self, run: Run, record: Any) -> None:
+        self.told.append(record.status)
+
+    def close(self) -> None:
+        self.told.append("close")
+
+
+class Broken(Seen):
+    """One whose server is away."""
 
     def evaluated(self, run: Run, step: int, metrics: dict[str, float]) -> None:
         raise ConnectionError("no answer")
@@ -287,38 +466,66 @@ class Broken:
     def ended(self, run: Run, record: Any) -> None:
         raise AssertionError("it is left out by now")
 
-    def close(self) -> None:
-        raise AssertionError("it is left out by now")
-
 
 def test_a_tracker_that_fails_is_named_once_and_stops_nothing(left: TrackedGrid) -> None:
     said: list[str] = []
-    seen: list[int] = []
+    good = Seen()
 
-    class Good(Broken):
-        def evaluated(self, run: Run, step: int, metrics: dict[str, float]) -> None:
-            seen.append(step)
-
-        def ended(self, run: Run, record: Any) -> None:
-            seen.append(-1)
-
-        def close(self) -> None:
-            seen.append(-2)
-
-    def away() -> Broken:
+    def away() -> Seen:
         raise OSError("disk full")
 
-    trackers = Trackers("small", {"away": away, "broken": Broken, "good": Good}, said.append)
+    make = {"away": (away, []), "broken": (Broken, []), "good": (lambda: good, [])}
+    trackers = Trackers("small", make, said.append)
     record = next(iter(left.records.values()))
-    search = left.plan.searches[0]
+    job = job_of(left, record)
     for evaluation in record.history:
-        trackers.evaluated(search, record.spec, evaluation)
-    trackers.evaluated(search, record.spec, {"step": 4, "images_per_s": 7.0})  # no evaluation
-    trackers.ended(search, record)
+        trackers.evaluated(job, evaluation)
+    trackers.evaluated(job, {"step": 4, "images_per_s": 7.0})  # no evaluation
+    trackers.ended(job, record)
+    trackers.ended(job, None)  # its record is gone
     trackers.close()
-    assert seen == [*(int(e["step"]) for e in record.history), -1, -2]
+    steps = [int(e["step"]) for e in record.history]
+    assert good.told == ["past", *steps, record.status, "close"]
+    said.sort()
     assert [line.partition(" failed")[0] for line in said] == ["trackers: away", "trackers: broken"]
     assert "no answer" in said[1]
+
+
+def test_a_tracker_that_does_not_answer_holds_up_no_other(left: TrackedGrid) -> None:
+    said: list[str] = []
+    good, answer = Seen(), threading.Event()
+
+    def silent() -> Seen:
+        answer.wait(60)
+        return Seen()
+
+    trackers = Trackers("small", {"silent": (silent, []), "good": (lambda: good, [])}, said.append)
+    record = next(iter(left.records.values()))
+    trackers.ended(job_of(left, record), record)
+    trackers.close(seconds=0.5)
+    assert good.told == ["past", record.status, "close"]
+    assert len(said) == 1 and said[0].startswith("trackers: silent: not all was written")
+    answer.set()
+
+
+def test_wandb_without_a_key_is_refused_and_asks_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where `wandb login` keeps keys
+    code = (
+        "import sys; from grid.experiment import load_experiment\n"
+        "from grid.trackers.create import check_trackers\n"
+        "check_trackers(load_experiment('file.yaml', text=sys.stdin.read()))"
+    )
+    text = TEXT + "trackers: [wandb]\n"
+    asked = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(asked, input=text, text=True, capture_output=True)
+    assert done.returncode == 1 and "no API key is known; set WANDB_API_KEY" in done.stderr
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    done = subprocess.run(asked, input=text, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_tracker_that_is_not_installed_is_refused_with_what_to_install(
@@ -333,7 +540,7 @@ def test_a_tracker_that_is_not_installed_is_refused_with_what_to_install(
 
 def test_a_bucket_keeps_no_event_files_and_says_so(left: TrackedGrid) -> None:
     said: list[str] = []
-    create_trackers(left.plan, Storage("memory://bucket"), {}, said.append).close()
+    create_trackers(left.scheduler, Storage("memory://bucket"), {}, said.append).close()
     assert said == [
         "trackers: optuna and tensorboard need a local folder, not memory:///bucket: left out"
     ]

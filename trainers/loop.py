@@ -151,7 +151,7 @@ def _run(
         if outcome.step in evaluate_at:
             trainer.evaluate()
             outcome.seconds = time.monotonic() - started
-            runtime.report(trainer.progress() | outcome.history[-1])
+            runtime.report(trainer.progress() | outcome.speed[-1] | outcome.history[-1])
             if falls_behind(outcome.history, cutoffs):
                 outcome.fell_behind = True
                 return outcome  # nobody goes on from here: no checkpoint

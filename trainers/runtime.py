@@ -64,7 +64,7 @@ class Runtime(Protocol):
         ...
 
     def report(self, metrics: dict[str, Any]) -> None:
-        """What an evaluation found; all ranks call it with the same values."""
+        """What an evaluation found; all ranks call it, with the same values but for the speed."""
         ...
 
     def should_stop(self) -> bool:

@@ -1,73 +1,73 @@
 """The trackers that an experiment asks for; their libraries are imported here and not before."""
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 from data.errors import InputError
 from data.storage import Storage
 from grid.experiment import Experiment
-from grid.ledger import ENDED, Record
-from grid.plan import Plan
-from grid.search import space_of
-from grid.trackers.tracker import Run, Tracker, Trackers
+from grid.ledger import Record
+from grid.plan import Plan, Search
+from grid.scheduler import Scheduler
+from grid.search import Space, space_of
+from grid.trackers.tracker import Make, Past, Run, Say, Tracker, Trackers, folder_at
 
 # what must be installed for a tracker, beside semigrid itself
 EXTRAS = ("mlflow", "wandb")
 # whose files are written in place, which a bucket cannot
 LOCAL = ("optuna", "tensorboard")
+OFFLINE = ("offline", "disabled", "dryrun")  # of WANDB_MODE
 
 
 def check_trackers(experiment: Experiment) -> None:
-    """Raises ``InputError`` for trackers whose library is not there."""
+    """Raises ``InputError`` for trackers whose library, or key, is not there."""
+    wanted = experiment.file.trackers
     problems = [
         f"{experiment.source}: trackers: {name!r}: its library is not installed; "
         f"pip install 'semigrid[{name}]', or take it out of trackers"
-        for name in experiment.file.trackers
+        for name in wanted
         if name in EXTRAS and find_spec(name) is None
     ]
+    if "wandb" in wanted and not problems and os.environ.get("WANDB_MODE") not in OFFLINE:
+        import wandb
+
+        # it would ask for one on the terminal, in the middle of the run
+        if not wandb.login(prompt=False, verify=False):
+            problems.append(
+                f"{experiment.source}: trackers: 'wandb': no API key is known; set WANDB_API_KEY "
+                "or run `wandb login`, set WANDB_MODE=offline, or take it out of trackers"
+            )
     if problems:
         raise InputError(*problems)
 
 
-def are_gone(plan: Plan, storage: Storage) -> bool:
-    """Whether the files of a local tracker were deleted."""
-    wanted = plan.experiment.file.trackers
-    return storage.is_local and any(not storage.exists(kind) for kind in LOCAL if kind in wanted)
-
-
 def create_trackers(
-    plan: Plan, storage: Storage, records: Mapping[str, Record], say: Callable[[str], None]
+    scheduler: Scheduler,
+    storage: Storage,
+    records: Mapping[str, Record],
+    say: Say,
 ) -> Trackers:
-    """The plan's trackers; trials of ``records`` that a study does not have are added to it."""
+    """The plan's trackers; they first catch up with the ``records`` of trials that ended."""
+    plan = scheduler.plan
     wanted = plan.experiment.file.trackers
     local = [kind for kind in wanted if kind in LOCAL]
     if local and not storage.is_local:
         say(f"trackers: {' and '.join(local)} need a local folder, not {storage.uri}: left out")
         local = []
-    name, folder = plan.experiment.file.name, Path(storage.root)
-    by_name = {search.name: search for search in plan.searches}
-    known_runs = [
-        (Run(name, record.spec, by_name[record.cell]), record)
-        for record in sorted(records.values(), key=lambda record: record.finished_at or 0)
-        if record.cell in by_name and record.status in ENDED
-    ]
+    name = plan.experiment.file.name
+    spaces = {search.name: _with_published(plan, search) for search in plan.searches}
 
     def studies() -> Tracker:
         from grid.trackers.studies import Studies
 
-        found = Studies(folder, lambda search: space_of(plan, search))
-        for run, record in known_runs:
-            found.catch_up(run, record)
-        return found
+        return Studies(storage, spaces)
 
     def tensorboard() -> Tracker:
         from grid.trackers.tensorboard import TensorBoard
 
-        found = TensorBoard(folder)
-        for run, record in known_runs:
-            found.catch_up(run, record)
-        return found
+        return TensorBoard(storage)
 
     def mlflow() -> Tracker:
         from grid.trackers.mlflow import MLflow
@@ -77,10 +77,48 @@ def create_trackers(
     def wandb() -> Tracker:
         from grid.trackers.wandb import WandB
 
-        return WandB(name, folder if storage.is_local else Path.cwd())
+        return WandB(name, folder_at(storage, "wandb") if storage.is_local else Path("wandb"))
 
-    known = {"optuna": studies, "tensorboard": tensorboard, "mlflow": mlflow, "wandb": wandb}
-    make: dict[str, Callable[[], Tracker]] = {
+    # under the names that they were trained by, as at the time
+    trained = [(Run(name, record.spec, record.cell), record) for record in records.values()]
+    known: dict[str, tuple[Make, Past]] = {
+        "optuna": (studies, _searched(scheduler, records)),
+        "tensorboard": (tensorboard, trained),
+        "mlflow": (mlflow, trained),
+        "wandb": (wandb, trained),
+    }
+    make: dict[str, tuple[Make, Past]] = {
         kind: known[kind] for kind in wanted if kind in local or kind in EXTRAS
     }
     return Trackers(name, make, say)
+
+
+def _with_published(plan: Plan, search: Search) -> Space:
+    """The search's space, with the recipe's own values in it: the first trial has those.
+
+    Optuna compares the trials of a study only in what has one range in all of them.
+    """
+    recipe, space = plan.recipe(search), space_of(plan, search)
+    own = {name: float(getattr(recipe, name)) for name in space}
+    return {
+        name: (min(low, own[name]), max(high, own[name])) for name, (low, high) in space.items()
+    }
+
+
+def _searched(scheduler: Scheduler, records: Mapping[str, Record]) -> Past:
+    """The trials of each search as it is now, and those of earlier files under its name.
+
+    A trial may have been trained under another name, or for another search too.
+    """
+    experiment = scheduler.plan.experiment.file.name
+    found = {
+        (name, trial.spec.id): Run(experiment, trial.spec, name, trial.cutoffs)
+        for name, state in scheduler.states.items()
+        for trial in state.trials
+        if trial.spec.id in records
+    }
+    for record in records.values():
+        if record.cell in scheduler.states:
+            run = Run(experiment, record.spec, record.cell)
+            found.setdefault((record.cell, record.id), run)
+    return [(run, records[run.id]) for run in found.values()]

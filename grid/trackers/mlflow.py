@@ -6,12 +6,14 @@ from typing import Any
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
-from grid.ledger import COLLAPSED, Record
-from grid.trackers.tracker import Run, course_of
+from grid.ledger import COLLAPSED, ENDED, Record
+from grid.trackers.tracker import Past, Run, course_of, stamp
 
 STATUS = {"finished": "FINISHED", "stopped": "KILLED"}
 # an evaluation's step is looked for in this metric, which each of them has
 ALWAYS = "student_acc1"
+TRIAL, END = "semigrid.trial", "semigrid.ended"
+PAGE = 1000
 
 
 class MLflow:
@@ -24,28 +26,37 @@ class MLflow:
             found.experiment_id if found else self._client.create_experiment(experiment)
         )
         self._runs: dict[str, str] = {}
+        self._ends: dict[str, str] = {}  # what the server has of trials that ended
         self._steps: dict[str, set[int]] = {}
+        token = None
+        while True:  # all at once: to look for each trial is slow where there are many
+            page = self._client.search_runs([self._experiment], max_results=PAGE, page_token=token)
+            for run in page:
+                tags = run.data.tags
+                if TRIAL in tags:
+                    self._runs[tags[TRIAL]] = run.info.run_id
+                    self._ends[tags[TRIAL]] = tags.get(END, "")
+            token = page.token
+            if not token:
+                break
+
+    def catch_up(self, past: Past) -> None:
+        for run, record in past:
+            if record.status in ENDED and self._ends.get(run.id) != stamp(record):
+                self.ended(run, record)
+        self._ends.clear()
 
     def _run(self, run: Run) -> str:
         if run.id not in self._runs:
-            found = self._client.search_runs(
-                [self._experiment], f"tags.`semigrid.trial` = '{run.id}'", max_results=1
-            )
-            self._runs[run.id] = found[0].info.run_id if found else self._create(run)
-            self._steps[run.id] = {
-                metric.step
-                for metric in self._client.get_metric_history(self._runs[run.id], ALWAYS)
-            }
+            tags = {f"semigrid.{name}": value for name, value in run.tags().items()}
+            made = self._client.create_run(self._experiment, tags=tags, run_name=run.name)
+            self._runs[run.id] = made.info.run_id
+            params = [Param(name, str(value)) for name, value in run.hyper_parameters().items()]
+            self._client.log_batch(made.info.run_id, params=params)
+        if run.id not in self._steps:
+            history = self._client.get_metric_history(self._runs[run.id], ALWAYS)
+            self._steps[run.id] = {metric.step for metric in history}
         return self._runs[run.id]
-
-    def _create(self, run: Run) -> str:
-        tags = {f"semigrid.{name}": value for name, value in run.tags().items()}
-        made: str = self._client.create_run(
-            self._experiment, tags=tags, run_name=run.name
-        ).info.run_id
-        params = [Param(name, str(value)) for name, value in run.hyper_parameters().items()]
-        self._client.log_batch(made, params=params)
-        return made
 
     def evaluated(self, run: Run, step: int, metrics: dict[str, float]) -> None:
         self._log(run, {step: metrics})
@@ -55,14 +66,13 @@ class MLflow:
         self._log(run, course_of(record))
         scores = {f"best_{name}": value for name, value in record.val.items()}
         scores |= {f"test_{name}": value for name, value in (record.test or {}).items()}
-        self._client.log_batch(known, metrics=_metrics(scores, record.best_step))
-        tags = [RunTag("semigrid.status", record.status)]
+        tags = [RunTag("semigrid.status", record.status), RunTag(END, stamp(record))]
         if record.error:
             tags.append(RunTag("semigrid.error", record.error))
-        self._client.log_batch(known, tags=tags)
+        self._client.log_batch(known, metrics=_metrics(scores, record.best_step), tags=tags)
         fallback = "FAILED" if record.status in (*COLLAPSED, "failed") else "RUNNING"
         self._client.set_terminated(known, STATUS.get(record.status, fallback))
-        self._runs.pop(run.id), self._steps.pop(run.id)
+        self._steps.pop(run.id)
 
     def _log(self, run: Run, course: dict[int, dict[str, float]]) -> None:
         known = self._run(run)
