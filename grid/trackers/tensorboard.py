@@ -1,15 +1,13 @@
-"""TensorBoard event files, a folder for each trial: ``tensorboard/CELL/TRIAL``."""
+"""TensorBoard event files, a folder for each trial: ``tensorboard/CELL/TRIAL``.
+
+tensorboardX imports torch, which takes seconds: only what writes imports it.
+"""
 
 import os
 import shutil
 import time
 from pathlib import Path
 from typing import Any
-
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.summary import hparams
 
 from data.storage import Storage
 from grid.ledger import ENDED, Record
@@ -28,7 +26,7 @@ class TensorBoard:
 
     def __init__(self, storage: Storage):
         self.storage = storage
-        self._open: dict[str, tuple[EventsWriter, Written]] = {}
+        self._open: dict[str, tuple[Any, Written]] = {}
 
     def _name(self, run: Run) -> str:
         return f"{FOLDER}/{run.cell}/{run.id}"
@@ -80,6 +78,8 @@ class TensorBoard:
         shutil.rmtree(folder_at(self.storage, self._name(run)))
 
     def _write_course(self, run: Run, record: Record, course: dict[int, dict[str, float]]) -> None:
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
         writer = _writer(folder_at(self.storage, self._name(run)))
         # a TensorBoard that is open has read the steps of the files that were here before
         restart = SessionLog(status=SessionLog.START)
@@ -91,6 +91,9 @@ class TensorBoard:
 
     def _complete(self, run: Run, record: Record, mark: str) -> None:
         """Its best scores and, for the HParams tab, its recipe."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import hparams
+
         scores = {f"best/{name}": value for name, value in record.val.items()}
         events = [Event(summary=part) for part in hparams(run.hyper_parameters(), scores)]
         self._write_marked(run, mark, [*events, _scalars(scores, record.best_step)])
@@ -112,12 +115,14 @@ class TensorBoard:
         self._open.clear()
 
 
-def _writer(folder: Path, prefix: str = "events", suffix: str = "") -> EventsWriter:
+def _writer(folder: Path, prefix: str = "events", suffix: str = "") -> Any:
     """Writes at once, where ``SummaryWriter`` has a thread and a pipe for each trial."""
+    from tensorboardX.event_file_writer import EventsWriter
+
     return EventsWriter(str(folder / prefix), suffix)
 
 
-def _write(writer: EventsWriter, step: int, metrics: dict[str, float], wall_time: float) -> None:
+def _write(writer: Any, step: int, metrics: dict[str, float], wall_time: float) -> None:
     tagged = {}
     for name, value in metrics.items():
         group, _, rest = name.partition("_")
@@ -129,5 +134,8 @@ def _write(writer: EventsWriter, step: int, metrics: dict[str, float], wall_time
 
 
 def _scalars(values: dict[str, float], step: int) -> Any:
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.summary_pb2 import Summary
+
     summary = Summary(value=[Summary.Value(tag=t, simple_value=v) for t, v in values.items()])
     return Event(step=step, summary=summary)
