@@ -457,7 +457,10 @@ def test_each_evaluation_is_reported_once(digits: Dataset, checkpoints: Checkpoi
     )
     evaluated = [report for report in reports if "student_acc1" in report]
     assert [report["step"] for report in evaluated] == [3, 5, 8]
-    assert evaluated == [record | {"total_steps": 8} for record in outcome.history]
+    assert evaluated == [
+        speed | record | {"total_steps": 8}
+        for speed, record in zip(outcome.speed, outcome.history, strict=True)
+    ]
     # the health of a training at every evaluation
     health = {"loss", "labeled_loss", "unlabeled_loss", "mask_rate", "pseudo_entropy"}
     health |= {"pseudo_coverage", "teacher_gap"}

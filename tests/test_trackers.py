@@ -258,15 +258,20 @@ def test_an_interrupted_trials_events_are_written_whole_at_its_end(
     record = next(r for r in left.records.values() if len(r.history) == 2 and r.test is None)
     job, storage = job_of(left, record), Storage(tmp_path)
     first = create_trackers(left.scheduler, storage, {}, print)
-    first.evaluated(job, {**record.history[0], "total_steps": 6})
+    tunes = {"total_steps": 6, "config/request/CPU": 1.0, "device_seconds/cpu": 3.0, "pid": 7}
+    first.evaluated(job, {**record.history[0], **tunes})
     first.close()  # the driver dies here
+    live = scalars(tmp_path / "tensorboard" / record.cell / record.id)
+    assert live["train/loss"] == [(3, pytest.approx(record.history[0]["loss"]))]
+    assert not any("request" in tag or "device" in tag or "pid" in tag for tag in live)
     second = create_trackers(left.scheduler, storage, {}, print)
     second.evaluated(job, record.history[1])
     second.ended(job, record)
     second.close()
     found = scalars(tmp_path / "tensorboard" / record.cell / record.id)
     assert [step for step, _ in found["val_ema/ce"]] == [3, 6]
-    assert "train/total_steps" not in found
+    known = {name for evaluation in (*record.history, *record.speed) for name in evaluation}
+    assert {tag.removeprefix("train/") for tag in found if tag.startswith("train/")} <= known
 
 
 def test_events_that_are_lost_or_were_never_written_are_made_from_the_ledger(

@@ -186,11 +186,17 @@ def folder_at(storage: Storage, name: str) -> Path:
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers among a report's values that say something of the training."""
+    """The numbers among a report's values that say something of the training.
+
+    Tune makes one level of a result, ``config/request/CPU``: what has levels is not the loop's.
+    """
     return {
         name: float(value)
         for name, value in metrics.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and name not in TUNES_OWN
+        if isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and name not in TUNES_OWN
+        and "/" not in name
     }
 
 
