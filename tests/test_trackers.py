@@ -419,6 +419,14 @@ def test_mlflow_gets_one_run_a_trial_also_when_it_is_told_again(
         history = client.get_metric_history(run.info.run_id, "ema_acc1")
         assert [point.step for point in history] == [int(e["step"]) for e in record.history]
         assert float(run.data.params["base_lr"]) == record.spec.recipe.base_lr
+    again = create_trackers(scheduler, Storage(tmp_path), {}, said.append)
+    again.evaluated(job_of(left, records[0]), records[0].history[0])  # it is trained once more
+    again.close()
+    states = {
+        run.data.tags["semigrid.trial"]: run.info.status
+        for run in client.search_runs([experiment.experiment_id])
+    }
+    assert states.pop(records[0].id) == "RUNNING" and set(states.values()) == {"FINISHED"}
 
 
 def test_wandb_writes_a_run_a_trial(

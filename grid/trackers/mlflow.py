@@ -59,6 +59,8 @@ class MLflow:
         return self._runs[run.id]
 
     def evaluated(self, run: Run, step: int, metrics: dict[str, float]) -> None:
+        if run.id in self._runs and run.id not in self._steps:
+            self._client.update_run(self._runs[run.id], status="RUNNING")  # it is tried again
         self._log(run, {step: metrics})
 
     def ended(self, run: Run, record: Record) -> None:
