@@ -1,6 +1,7 @@
 """What Optuna, TensorBoard, MLflow and W&B find of a run, as their own libraries say."""
 
 import json
+import os
 import random
 import shutil
 import socket
@@ -539,6 +540,31 @@ def test_wandb_without_a_key_is_refused_and_asks_nobody(
     monkeypatch.setenv("WANDB_MODE", "offline")
     done = subprocess.run(asked, input=text, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
+
+
+SERVICE = """
+import os, sys
+from grid.experiment import load_experiment
+from grid.trackers.create import check_trackers
+check_trackers(load_experiment("file.yaml", text=sys.stdin.read()))
+print(os.environ.get("WANDB_SERVICE"))
+"""
+
+
+def test_the_check_of_wandb_leaves_no_service_that_drivers_would_share(tmp_path: Path) -> None:
+    # a driver that is killed would leave its runs in use there, refused to the next
+    key = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}  # nobody is there
+    known = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    done = subprocess.run(
+        [sys.executable, "-c", SERVICE],
+        input=TEXT + "trackers: [wandb]\n",
+        env={**known, **key, "HOME": str(tmp_path), "NETRC": str(tmp_path / "none")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "None"
 
 
 def test_a_tracker_that_is_not_installed_is_refused_with_what_to_install(

@@ -1,6 +1,5 @@
 """The trackers that an experiment asks for; their libraries are imported here and not before."""
 
-import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +17,6 @@ from grid.trackers.tracker import Make, Past, Run, Say, Tracker, Trackers, folde
 EXTRAS = ("mlflow", "wandb")
 # whose files are written in place, which a bucket cannot
 LOCAL = ("optuna", "tensorboard")
-OFFLINE = ("offline", "disabled", "dryrun")  # of WANDB_MODE
 
 
 def check_trackers(experiment: Experiment) -> None:
@@ -30,17 +28,31 @@ def check_trackers(experiment: Experiment) -> None:
         for name in wanted
         if name in EXTRAS and find_spec(name) is None
     ]
-    if "wandb" in wanted and not problems and os.environ.get("WANDB_MODE") not in OFFLINE:
-        import wandb
-
-        # it would ask for one on the terminal, in the middle of the run
-        if not wandb.login(prompt=False, verify=False):
-            problems.append(
-                f"{experiment.source}: trackers: 'wandb': no API key is known; set WANDB_API_KEY "
-                "or run `wandb login`, set WANDB_MODE=offline, or take it out of trackers"
-            )
+    # it would ask for a key on the terminal, in the middle of the run
+    if "wandb" in wanted and not problems and not _wandb_is_ready():
+        problems.append(
+            f"{experiment.source}: trackers: 'wandb': no API key is known; set WANDB_API_KEY "
+            "or run `wandb login`, set WANDB_MODE=offline, or take it out of trackers"
+        )
     if problems:
         raise InputError(*problems)
+
+
+def _wandb_is_ready() -> bool:
+    """Whether W&B knows a key, or keeps runs here: by its variables or its files of settings.
+
+    Leaves no service of W&B's: every driver started from here would use it, and the open runs of
+    one that is killed would stay in use there, refused to the next.
+    """
+    import wandb
+
+    try:
+        settings = wandb.setup(wandb.Settings(silent=True)).settings
+        if settings.mode in ("offline", "disabled"):
+            return True
+        return bool(wandb.login(prompt=False, verify=False))
+    finally:
+        wandb.teardown()
 
 
 def create_trackers(
