@@ -126,16 +126,17 @@ class Ledger:
 
     def has_weights(self, trial_id: str) -> bool:
         """Whether a finished trial's weights are there, as long as they were when written."""
-        return self._has(weights_file(trial_id), "its trial trains again")
+        missing = "missing (let go when another trial won, or lost)"
+        return self._has(weights_file(trial_id), missing, "its trial trains again")
 
     def has_predictions(self, trial_id: str) -> bool:
         """Whether a measured trial's predictions are there, as long as they were when written."""
-        return self._has(predictions_file(trial_id), "its trial is measured again")
+        return self._has(predictions_file(trial_id), "missing", "its trial is measured again")
 
-    def _has(self, name: str, then: str) -> bool:
+    def _has(self, name: str, missing: str, then: str) -> bool:
         size, expected = self.storage.size(name), self._sizes.get(name)
         if size is None:
-            problem = "not there, lost or let go when another trial won"
+            problem = missing
         elif expected is not None and size != expected:
             problem = f"damaged, {size:,} bytes where {expected:,} were written"
         else:
