@@ -519,3 +519,55 @@ def test_a_group_whose_controller_is_killed_goes_on_to_the_same_numbers(
     # nothing was thrown away but the steps since the last checkpoint
     assert len(record.starts) == 2 and record.starts[1] >= 20
     assert 0 <= record.steps_run - 300 <= 20
+
+
+def group_order(folder: Path) -> dict[str, Any]:
+    """An order for a training on two workers."""
+    from test_scheduler import plan_of
+
+    from grid.scheduler import Scheduler
+    from grid.work import order_for
+
+    plan = plan_of(small_pair(folder).read_text())
+    job = next(Scheduler(plan, {}, lambda _: True).ready())
+    return order_for(plan, job, Storage(folder / "small"))
+
+
+def do_with_group(folder: Path, order: dict[str, Any]) -> Record:
+    """The record after a group did, or could not do, what was ordered."""
+    from grid.work import do_job
+    from trainers.ray_worker import run_group
+
+    def group(spec: Any, place: Any, order: dict[str, Any]) -> dict[str, Any]:
+        return run_group(spec, place, 2, 1, 0, str(folder / "train"), order["max_failures"])
+
+    do_job(order, lambda _: None, group)
+    (record,) = records(folder / "small").values()
+    return record
+
+
+def test_an_exception_of_a_workers_code_is_the_records_error(cluster: None, tmp_path: Path) -> None:
+    order = group_order(tmp_path) | {"max_failures": 0}
+    order["place"]["dataset_uri"] = str(tmp_path / "nowhere")
+    record = do_with_group(tmp_path, order)
+    assert record.status == "failed"
+    assert record.error is not None and record.error.startswith("InputError")
+    assert "nowhere" in record.error
+
+
+def test_a_group_without_room_gives_up_and_says_what_was_missing(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+    from ray.util import placement_group, remove_placement_group
+
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "2")
+    held = placement_group([{"CPU": 1}])
+    ray.get(held.ready())
+    try:
+        record = do_with_group(tmp_path, group_order(tmp_path) | {"max_failures": 1})
+    finally:
+        remove_placement_group(held)
+    assert record.status == "failed" and record.error is not None
+    assert "could not start, 2 times in a row" in record.error
+    assert "2 × {'CPU': 1.0}" in record.error and "'CPU': 1.0} free" in record.error
