@@ -217,3 +217,17 @@ def test_a_cell_starts_with_the_winner_of_the_next_smaller_fraction() -> None:
         followed += params != {}
     assert followed  # some winner is not the published recipe, or this would show little
     assert len(jobs) == len({job.key for job in jobs})
+
+
+def test_a_collapsed_trial_is_no_measure_for_the_others() -> None:
+    plan = early()
+    scheduler = Scheduler(plan, {}, lambda _: True)
+    published = scheduler.states["digits/vit/50%"].trials[0]
+    (job,) = [j for j in scheduler.ready() if j.spec.id == published.spec.id]
+    steps = job.spec.recipe.evaluation_steps
+    course_of_it = [(step, 99.0, 0.1) for step in steps[:-1]]  # good, until it led to nothing
+    ended = {**finished(job), "status": "collapsed", "val": {}, "course": course_of_it}
+    scheduler.start(job)
+    scheduler.complete(job, ended)
+    wave = scheduler.states["digits/vit/50%"].trials[1:]
+    assert len(wave) == 4 and all(trial.cutoffs == {} for trial in wave)
