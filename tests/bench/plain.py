@@ -84,11 +84,12 @@ class PlainSemi:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+        d = self.recipe.ema_decay
+        assert d is not None
         with torch.no_grad():
-            d = self.recipe.ema_decay
             for t, s in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
                 t.mul_(d).add_(s, alpha=1 - d)
-        return loss.item()
+        return float(loss)
 
     def paste(self, image: torch.Tensor, other: torch.Tensor, area: float) -> float:
         """CutMix in place; returns the share of the image that is left."""

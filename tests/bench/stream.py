@@ -30,6 +30,8 @@ BATCH, PROCESSES = 128, 2
 # Batches that are let go by, so that all processes work at their pace, and that are timed: so many
 # that what lay ready when the clock started is little beside them.
 WARM_UP, TIMED, ROUNDS = 24, 168, 2
+# Yields the batches of the steps from one to another.
+Way = Callable[[int, int], Iterator[Any]]
 DIFFERENT = 512  # JPEGs; the images are these again and again
 
 
@@ -60,7 +62,7 @@ def pool_of(images: int, size: int) -> Iterator[ImageDataset]:
         shutil.rmtree(folder)
 
 
-class TwoViews(Dataset):
+class TwoViews(Dataset[Any]):
     """What a plain torch training would write: timm's weak and strong view of one image."""
 
     def __init__(self, table: ImageTable, settings: ViewSettings):
@@ -70,7 +72,7 @@ class TwoViews(Dataset):
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, row: int) -> tuple[Any, Any]:
+    def __getitem__(self, row: int) -> Any:
         image = decode(self.table.images[row], self.table.ids[row])
         return self.weak(image), self.strong(image)
 
@@ -78,7 +80,7 @@ class TwoViews(Dataset):
 class DecodeOnly(TwoViews):
     """No views at all: nothing that decodes by Pillow can be faster."""
 
-    def __getitem__(self, row: int) -> int:
+    def __getitem__(self, row: int) -> Any:
         return decode(self.table.images[row], self.table.ids[row]).size[0]
 
 
@@ -113,9 +115,7 @@ class Streams:
         return iter(DataLoader(images, BATCH, sampler=rows, num_workers=PROCESSES))
 
 
-def images_per_second(
-    way: Callable[[int, int], Iterator[Any]], start: int, stop: int
-) -> tuple[float, float]:
+def images_per_second(way: Way, start: int, stop: int) -> tuple[float, float]:
     """Steady images/s, and the seconds to the first batch."""
     started = time.perf_counter()
     batches = way(start, stop)
@@ -129,7 +129,7 @@ def images_per_second(
 
 
 def in_turns(
-    ways: dict[str, Callable[[int, int], Iterator[Any]]],
+    ways: dict[str, Way],
 ) -> dict[str, tuple[list[float], list[float]]]:
     """Images/s and seconds to the first batch of each way, in rounds over fresh images.
 
@@ -150,7 +150,7 @@ def stream_rates(images: int = 50_000, size: int = 256) -> Iterator[tuple[str, s
     with pool_of(images, size) as dataset, running_ray():
         streams = Streams(dataset, ViewSettings(img_size=size * 7 // 8))
         cold = images_per_second(streams.stream, 0, WARM_UP + 8)[1]  # starts Ray's workers
-        ways = {"stream": streams.stream, "timm": streams.timm}
+        ways: dict[str, Way] = {"stream": streams.stream, "timm": streams.timm}
         ways |= {"memory": streams.in_memory, "decode": streams.decoding}
         found = in_turns(ways)
     rates = {name: statistics.median(of) for name, (of, _) in found.items()}

@@ -103,7 +103,7 @@ def ours(folder: str, trials: int) -> dict[str, float]:
     suggest = Suggestions(ledger.storage, writes=True).suggest
     scheduler = Scheduler(Plan(loaded), {}, ledger.has_weights, suggest=suggest)
     view = View(Console(stderr=True, quiet=True))
-    trackers = create_trackers(scheduler.plan, ledger.storage, {}, print)
+    trackers = create_trackers(scheduler, ledger.storage, {}, print)
     run_plan(scheduler, ledger, view, threading.Event(), trivial, trackers)
     trackers.close()
     took = time.monotonic() - started
