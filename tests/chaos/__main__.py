@@ -1,8 +1,8 @@
 """Twenty kills during a grid of ten cells, and the same numbers afterwards: ``make chaos``.
 
 The grid runs undisturbed, then again while processes of its cluster are killed at random moments.
-Exit code 1 if any number in the ledger differs, or more work was repeated than a checkpoint
-interval for each attempt that a kill ended.
+Exit code 1 if any number in the ledger differs, more work was repeated than a checkpoint interval
+for each kill, or some kind of process was never killed.
 """
 
 import argparse
@@ -77,6 +77,7 @@ class Chaos:
         self.nodes, self.run, self.draw = nodes, run, draw
         self.plan = Counter(KILLS)
         self.done: Counter[str] = Counter()
+        self.times: list[float] = []  # when, in seconds since 1970
         self.started = time.monotonic()
         self.ways: dict[str, Callable[[], str | None]] = {
             **{kind: self._actor(kind) for kind in ("trial", "worker", "controller")},
@@ -121,8 +122,10 @@ class Chaos:
         if not kinds:
             return False
         kind = self.draw.choices(kinds, [self.plan[k] for k in kinds])[0]
+        self.times.append(time.time())  # before: what it ends may be over when it returns
         what = self.ways[kind]()
         if what is None:
+            self.times.pop()
             return False
         self.plan[kind] -= 1
         self.done[kind] += 1
@@ -177,10 +180,12 @@ class Chaos:
         return f"process {pid} and its driver; run again"
 
 
-def undisturbed(file: Path, storage: Path, nodes: TwoNodes, output: Path) -> None:
+def undisturbed(file: Path, storage: Path, nodes: TwoNodes, output: Path, seconds: float) -> None:
     run = Run(file, storage, nodes.address, output)
     try:
-        code = run.process.wait()
+        code = run.process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        sys.exit(f"the undisturbed run was not done after {seconds:.0f} s\n{output.read_text()}")
     finally:
         run.kill()
     if code != 0:
@@ -194,7 +199,8 @@ def verdict(file: Path, expected: Path, found: Path, chaos: Chaos, code: int) ->
     problems += grid.differences(before, after)
     if grid.table_of(file, expected) != grid.table_of(file, found):
         problems.append("the table is another one")
-    problems += grid.repeated_too_much(after)
+    problems += grid.repeated_too_much(after, chaos.times)
+    problems += [f"no {kind} was killed" for kind in KILLS if not chaos.done[kind]]
     if chaos.plan.total():
         problems.append(f"the grid ended before all kills were made; left: {dict(chaos.plan)}")
     said = chaos.run.output.read_text()
@@ -207,8 +213,9 @@ def verdict(file: Path, expected: Path, found: Path, chaos: Chaos, code: int) ->
         f"{sum(killed for _, killed in repeats)} attempts at trainings were ended; "
         f"{sum(steps for steps, _ in repeats):,} steps repeated of "
         f"{sum(r.steps_run for r in after.values()):,}; at most "
-        f"{max((s / k for s, k in repeats if k), default=0):.1f} an attempt, and a checkpoint is "
-        f"written every {grid.CHECKPOINT_STEPS}"
+        f"{max((s / k for s, k in repeats if k), default=0):.1f} an attempt, "
+        f"{sum(steps for steps, _ in repeats) / max(1, chaos.done.total()):.1f} a kill, and a "
+        f"checkpoint is written every {grid.CHECKPOINT_STEPS}"
     )
     return problems
 
@@ -236,7 +243,8 @@ def main() -> None:
     nodes = TwoNodes()
     try:
         if not (folder / "undisturbed.ended").exists():
-            undisturbed(file, expected, nodes, folder / "undisturbed.txt")
+            left = deadline - time.monotonic()
+            undisturbed(file, expected, nodes, folder / "undisturbed.txt", left)
             (folder / "undisturbed.ended").touch()
             print("the undisturbed run is done", flush=True)
         output = folder / f"seed-{options.seed}.txt"

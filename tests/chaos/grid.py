@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,16 +130,26 @@ def _same(one: Any, other: Any, tolerance: float) -> bool:
     return bool(one == other)
 
 
-def repeated_too_much(records: dict[str, Record]) -> list[str]:
-    """Trials that repeated more than one checkpoint interval for each attempt that was ended."""
+def repeated_too_much(records: dict[str, Record], kills: Sequence[float]) -> list[str]:
+    """What repeated more than a checkpoint interval for each of the kills, which have these times.
+
+    One kill may end several trainings: each may have begun anew as often as something was killed
+    before it was over, but all of them together, too, stay within an interval for each kill.
+    """
     problems = []
     for record in records.values():
-        repeated, killed = repeats(record)
-        if not record.starts or repeated > killed * CHECKPOINT_STEPS or repeated < 0:
+        repeated, ended = repeats(record)
+        end = record.finished_at or time.time()
+        before = sum(at <= end for at in kills)
+        if not record.starts or ended > before or not 0 <= repeated <= ended * CHECKPOINT_STEPS:
             problems.append(
-                f"{record.id} of {record.cell} repeated {repeated} steps in {killed} ended "
-                f"attempts (starts at {record.starts}, {record.steps_run} steps run)"
+                f"{record.id} of {record.cell} repeated {repeated} steps in {ended} ended "
+                f"attempts after {before} kills (starts at {record.starts}, {record.steps_run} "
+                "steps run)"
             )
+    total = sum(repeats(record)[0] for record in records.values())
+    if total > len(kills) * CHECKPOINT_STEPS:
+        problems.append(f"{total} steps were repeated after {len(kills)} kills")
     return problems
 
 
