@@ -122,6 +122,19 @@ def test_an_attempt_that_wrote_little_down_came_to_its_checkpoint(tmp_path: Path
     assert second.steps_run == 100
 
 
+def test_an_attempt_that_was_killed_before_its_first_step_made_none(tmp_path: Path) -> None:
+    first = Meter(Storage(tmp_path), {"cpu": 1})
+    first.begin(0)
+    first.step(40)
+    first.write()
+    Meter(Storage(tmp_path), {"cpu": 1}).note({"step": 0})  # it said that it is there, no more
+    third = Meter(Storage(tmp_path), {"cpu": 1})
+    third.begin(40)
+    third.step(100)
+    assert third.starts == [0, 40]
+    assert third.steps_run == 100
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff"])
 def test_a_cut_progress_file_is_none(content: bytes, tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(content)
