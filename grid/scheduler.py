@@ -48,7 +48,8 @@ class SearchState:
         self.state: State = "waiting"
         self.trials: list[Trial] = []
         self.winner: TrialSpec | None = None
-        self.by_seed: dict[int, TrialSpec] = {}
+        self.seeds: dict[int, TrialSpec] = {}  # the winner on each, trained or not
+        self.by_seed: dict[int, TrialSpec] = {}  # the same, once all are trained
         self.pending: list[Job] = []
         self.failure: str | None = None
         self.hopeless = False  # failed for good: no run will find a winner
@@ -56,12 +57,12 @@ class SearchState:
     @property
     def specs(self) -> list[TrialSpec]:
         """Its trials and the winner's other seeds, as far as they are known, each once."""
-        known = [trial.spec for trial in self.trials] + list(self.by_seed.values())
+        known = [trial.spec for trial in self.trials] + list(self.seeds.values())
         return list({spec.id: spec for spec in known}.values())
 
     def chose(self, trial_id: str) -> bool:
         """Whether a trial is its winner, on any seed."""
-        chosen = [self.winner, *self.by_seed.values()]
+        chosen = [self.winner, *self.seeds.values()]
         return any(spec is not None and spec.id == trial_id for spec in chosen)
 
     @property
@@ -145,11 +146,14 @@ class Scheduler:
         """How many trainings the search still takes, as far as the facts say."""
         state, jobs = self.states[name], self._wanted_jobs(name)
         pending = sum(job.kind == "train" for job in jobs)
-        if not self.is_wanted(name) or state.state not in ("waiting", "searching"):
+        if not self.is_wanted(name):
             return pending
-        seeds = self.plan.experiment.file.seeds - 1
-        if self._last_stages[name] == "searching":
-            seeds = 0
+        with_seeds = self._last_stages[name] != "searching"
+        if state.state == "seeds" and with_seeds:  # some may wait for those they start from
+            return sum(self._is_missing(spec) for spec in state.seeds.values())
+        if state.state not in ("waiting", "searching"):
+            return pending
+        seeds = self.plan.experiment.file.seeds - 1 if with_seeds else 0
         return pending + self.config.trials - len(state.trials) + seeds
 
     def _wanted_jobs(self, name: str) -> list[Job]:
@@ -198,7 +202,8 @@ class Scheduler:
 
     def _reopen(self, state: SearchState) -> None:
         """Makes a search choose its winner again, and what starts from it wait for that."""
-        state.state, state.winner, state.by_seed, state.pending = "waiting", None, {}, []
+        state.state, state.winner, state.pending = "waiting", None, []
+        state.seeds, state.by_seed = {}, {}
         state.failure = None
         for child in self.states.values():
             if child.search.parent is not None and child.search.parent.name == state.search.name:
@@ -227,7 +232,7 @@ class Scheduler:
         kept = {
             spec.id
             for state in self.states.values()
-            for spec in [state.winner, *state.by_seed.values()]
+            for spec in [state.winner, *state.seeds.values()]
             if spec is not None
         }
         undecided = {
@@ -248,9 +253,18 @@ class Scheduler:
         """Moves on the searches that a trial's end concerns, and those that waited for them."""
         for search in self.plan.searches:  # parents come first
             state = self.states[search.name]
-            concerned = not state.pending or any(j.spec.id == trial_id for j in state.pending)
-            if not state.ended and concerned:
+            if not state.ended and self._concerns(trial_id, state):
                 self._advance(state)
+
+    def _concerns(self, trial_id: str | None, state: SearchState) -> bool:
+        if not state.pending or any(job.spec.id == trial_id for job in state.pending):
+            return True
+        parent = state.search.parent
+        return parent is not None and trial_id in self._chosen(parent.name)
+
+    def _chosen(self, name: str) -> set[str]:
+        """The trials that a search chose, one a seed."""
+        return {spec.id for spec in self.states[name].seeds.values()}
 
     def _advance(self, state: SearchState) -> None:
         """Moves a search as far as the facts allow and lists what it needs next."""
@@ -258,10 +272,11 @@ class Scheduler:
         parent = None
         if state.search.parent is not None:
             parent = self.states[state.search.parent.name]
-            if not self._ready(parent):
-                if parent.state in ("failed", "blocked"):
-                    state.state, state.hopeless = "blocked", parent.hopeless
-                    state.failure = f"starts from {parent.search.name}, which is {parent.state}"
+            if parent.state in ("failed", "blocked"):
+                state.state, state.hopeless = "blocked", parent.hopeless
+                state.failure = f"starts from {parent.search.name}, which is {parent.state}"
+                return
+            if parent.winner is None:
                 return
         neighbor = self._neighbor(state)
         if neighbor is not None and neighbor.winner is None and not neighbor.hopeless:
@@ -276,13 +291,9 @@ class Scheduler:
         if state.winner is not None and not state.pending:
             state.state = "seeds"
             self._run_seeds(state, parent)
-        if state.winner is not None and not state.pending:
+        if state.by_seed and not state.pending:
             state.state = "measuring"
             self._measure(state)
-
-    def _ready(self, parent: SearchState) -> bool:
-        """Whether a search's winners, on all seeds, are trained and can be started from."""
-        return len(parent.by_seed) == self.plan.experiment.file.seeds
 
     def _neighbor(self, state: SearchState) -> SearchState | None:
         """The search whose winner this one starts with, where the file asks for that."""
@@ -291,7 +302,7 @@ class Scheduler:
         return self.states[state.search.neighbor]
 
     def _search(self, state: SearchState, parent: SearchState | None) -> None:
-        parent_id = parent.by_seed[0].id if parent else None
+        parent_id = parent.winner.id if parent and parent.winner else None
         while True:
             if self._fail_if_any(state, [trial.spec for trial in state.trials]):
                 return
@@ -380,8 +391,9 @@ class Scheduler:
         params = next(a.params for a in state.trials if a.spec.id == state.winner.id)
         wanted = {0: state.winner}
         for seed in range(1, self.plan.experiment.file.seeds):
-            parent_id = parent.by_seed[seed].id if parent else None
+            parent_id = parent.seeds[seed].id if parent else None
             wanted[seed] = self.plan.spec(state.search, params, seed, parent_id)
+        state.seeds = wanted
         if self._fail_if_any(state, list(wanted.values())):
             return
         collapsed = [spec for spec in wanted.values() if self._status(spec) in COLLAPSED]
@@ -392,13 +404,17 @@ class Scheduler:
                 f"the winner {facts['status']} on seed {collapsed[0].seed}: {facts['error']}"
             )
             return
+        missing = [seed for seed, spec in wanted.items() if self._is_missing(spec)]
         state.pending = [
-            Job("train", spec, state.search)
-            for spec in wanted.values()
-            if self._status(spec) is None or not self.has_weights(spec.id)
+            Job("train", wanted[seed], state.search)
+            for seed in missing
+            if parent is None or not self._is_missing(parent.seeds[seed])
         ]
-        if not state.pending:
-            state.by_seed = wanted
+        state.by_seed = {} if missing else wanted
+
+    def _is_missing(self, spec: TrialSpec) -> bool:
+        """Whether a winner must (again) be trained on this seed."""
+        return self._status(spec) is None or not self.has_weights(spec.id)
 
     def _measure(self, state: SearchState) -> None:
         if state.search.in_table and not self._fail_if_any(state, list(state.by_seed.values())):

@@ -211,6 +211,19 @@ def test_only_takes_neighbours_along_where_their_winner_comes_first() -> None:
     assert scheduler.trainings_left("digits/vit/50%") == 0
 
 
+def test_more_seeds_take_one_training_a_seed_of_every_cell_children_included() -> None:
+    found, scheduler = change(experiment_text(), experiment_text(seeds=3))
+    assert {to_do for _, _, to_do in cells(found).values()} == {2}
+    assert {kept for _, kept, _ in cells(found).values()} == {3}
+    left = sum(scheduler.trainings_left(name) for name in scheduler.states)
+    jobs = []
+    while job := scheduler.next():
+        jobs.append(job)
+        scheduler.complete(job, finished(job))
+    trained = [job for job in jobs if job.kind == "train"]
+    assert len(trained) == left == 8 and {job.spec.seed for job in trained} == {1, 2}
+
+
 def test_a_pattern_that_matches_nothing_lists_what_is_near() -> None:
     with pytest.raises(InputError) as caught:
         plan_of(experiment_text()).matching(["digits/vti/*", "digits/*"])

@@ -103,6 +103,35 @@ def test_a_child_waits_for_its_parents_winner_and_starts_from_it() -> None:
             assert ended.index(("train", spec.parent)) < ended.index(("train", spec.id))
 
 
+def test_a_child_is_searched_while_its_parents_other_seeds_are_trained() -> None:
+    grid = [{"model": "semi-vit", "labels": ["50%"]}]
+    scheduler = Scheduler(plan_of(experiment_text(seeds=3, grid=grid)), {}, lambda _: True)
+    parent, child = "digits/vit/50%", "digits/semi-vit/50%/100%"
+
+    def do_all_but_seeds_of_the_parent() -> None:
+        while jobs := [
+            j for j in scheduler.ready() if not (j.search.name == parent and j.spec.seed)
+        ]:
+            scheduler.complete(scheduler.start(jobs[0]), finished(jobs[0]))
+
+    do_all_but_seeds_of_the_parent()
+    assert scheduler.states[parent].state == "seeds"
+    assert scheduler.states[child].winner is not None
+    assert sorted(job.spec.seed for job in scheduler.ready()) == [1, 2]
+    assert scheduler.trainings_left(child) == scheduler.trainings_left(parent) == 2
+    second = next(job for job in scheduler.ready() if job.spec.seed == 2)
+    scheduler.complete(scheduler.start(second), finished(second))
+    own = [job for job in scheduler.ready() if job.search.name == child]
+    assert [(job.spec.seed, job.spec.parent) for job in own] == [(2, second.spec.id)]
+    do_all_but_seeds_of_the_parent()
+    assert scheduler.states[child].state == "seeds"  # nothing is measured before all are trained
+    first = next(scheduler.ready())
+    scheduler.complete(scheduler.start(first), None, "out of luck")
+    assert scheduler.states[parent].state == "failed"
+    assert scheduler.states[child].state == "blocked"
+    assert scheduler.done
+
+
 def test_only_winners_are_measured_on_test_and_each_once() -> None:
     scheduler, jobs = play(plan_of(experiment_text(seeds=3)), {}, slots=3)
     measured = [job.spec.id for job in jobs if job.kind == "measure"]
