@@ -44,7 +44,8 @@ class Meter:
         self._steps_before: int = earlier.get("steps_run", 0)
         # until this attempt begins, where the one before came to: it may be killed on its way there
         self._reached: int = earlier.get("reached", 0)
-        self._first = self._step = self._reached
+        self._first: int = self._reached
+        self._step: int = self._reached
         self._metrics: dict[str, Any] = {}
         self._interval = float(os.environ.get(WRITE_SECONDS_VARIABLE, WRITE_SECONDS))
         self._started = time.monotonic()
