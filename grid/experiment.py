@@ -15,7 +15,7 @@ from data.schema import FORMAT, Dataset, Manifest, open_dataset
 from data.splits import empty_classes, images_at, pool_subset
 from data.storage import Storage
 from trainers.models import backbone_problem
-from trainers.recipe import Method, Recipe, published, resolve
+from trainers.recipe import Method, Recipe, published, resolve, why_unused
 from trainers.trial import Precision
 from trainers.weights import UNSTATED, Weights, file_weights, hub_weights
 
@@ -691,11 +691,27 @@ def _space_problems(experiment: Experiment) -> list[str]:
             if field not in searchable:
                 allowed = ", ".join(searchable)
                 problems.append(f"{key}: cannot be searched; allowed are {allowed}")
+            elif wanted is not None and (reason := _unused(experiment, field, models)):
+                problems.append(f"{key}: a search of it would change nothing: {reason}")
             elif isinstance(wanted, Around):
                 problems += _around_problems(experiment, key, field, wanted, models)
             elif wanted is not None:
                 problems += _range_problems(key, field, *wanted)
     return list(dict.fromkeys(problems))
+
+
+def _unused(experiment: Experiment, field: str, models: list[str]) -> str | None:
+    """Why no model that a range is for would use it, None where one does or there is none."""
+    reasons = []
+    for model in models:
+        if _backbone_or_none(experiment.file, model) is None:
+            return None  # said elsewhere
+        try:
+            recipe = experiment.recipe_of(model)
+        except ValidationError:
+            return None  # said by _recipe_problems
+        reasons.append(why_unused(field, recipe, experiment.file.models[model].method))
+    return reasons[0] if reasons and all(reasons) else None
 
 
 def _around_problems(

@@ -9,7 +9,7 @@ import optuna
 
 from grid.experiment import Around, Range
 from grid.plan import Plan, Search
-from trainers.recipe import Method, Recipe
+from trainers.recipe import Method, Recipe, why_unused
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -45,10 +45,13 @@ def default_space(method: Method, recipe: Recipe) -> Space:
 
 
 def search_space(method: Method, recipe: Recipe, ranges: Mapping[str, Range]) -> Space:
-    """The default space with the file's ranges over it; a null takes a parameter out."""
+    """The default space with the file's ranges over it; a null takes a parameter out.
+
+    What this recipe does not use is left out too: a range by method may be another model's.
+    """
     space = default_space(method, recipe)
     for name, wanted in ranges.items():
-        if wanted is None:
+        if wanted is None or why_unused(name, recipe, method) is not None:
             space.pop(name, None)
         elif isinstance(wanted, Around):
             space[name] = wanted.range(getattr(recipe, name))

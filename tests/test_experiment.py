@@ -147,6 +147,8 @@ def test_the_experiments_that_come_along_are_valid(name: str) -> None:
         ({"vit": {"mixup": {"around": 0, "times": 2}}}, "times of 0 is 0; give plus"),
         ({"semi": {"confidence_threshold": {"plus": 0.7}}}, "around the 0.5 of semi-vit"),
         ({"vit": {"base_lr": [2, 1]}}, "base_lr: [2, 1]: the lower end comes first"),
+        ({"vit": {"confidence_threshold": [0.3, 0.6]}}, "change nothing: only semi uses it"),
+        ({"semi": {"momentum": [0.5, 0.9]}}, "only sgd uses it, the optimizer is adamw"),
     ],
 )
 def test_a_range_that_cannot_be_is_named(space: dict[str, Any], expected: str) -> None:

@@ -98,6 +98,14 @@ def test_ranges_of_the_file_stand_around_a_value_or_are_absolute_or_none() -> No
     assert "weight_decay" not in space and space["unlabeled_loss_weight"] == (2.5, 10.0)
 
 
+def test_a_recipe_is_not_searched_in_what_it_does_not_use() -> None:
+    ranges = {"momentum": (0.5, 0.9), "beta1": (0.8, 0.95), "confidence_threshold": (0.2, 0.6)}
+    vit = search_space("finetune", published("finetune", "vit_base_patch16_224.mae", {}), ranges)
+    resnet = search_space("finetune", published("finetune", "resnet18", {}), ranges)
+    assert vit.keys() - {"base_lr", "weight_decay"} == {"beta1"}
+    assert resnet.keys() - {"base_lr", "weight_decay"} == {"momentum"}
+
+
 def test_a_stopped_trial_counts_as_pruned() -> None:
     history = tried(wave([], 5))
     best = max(history, key=lambda trial: trial.score or 0)

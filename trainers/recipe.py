@@ -119,6 +119,17 @@ class Recipe(BaseModel):
         return self.base_lr * self.batch_size / 256
 
 
+_SEMI_ONLY = (
+    "weak_crop_scale",
+    "confidence_threshold",
+    "unlabeled_loss_weight",
+    "unlabeled_ratio",
+    "skip_masked",
+    "min_mask_rate",
+    "min_pseudo_entropy",
+)
+_OPTIMIZER_OF = {"beta1": "adamw", "beta2": "adamw", "momentum": "sgd"}
+
 # method.md §3 and §4: what was published for each method and family of backbones
 PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
     ("finetune", "transformer"): {},
@@ -180,6 +191,19 @@ def resolve(recipe: Recipe, method: Method, labeled_images: int, pool_images: in
         raise ValueError(f"warmup_steps is {warmup}, the training has {steps} steps: warm up less")
     decay = ema_decay(steps) if recipe.ema_decay is None else recipe.ema_decay
     return recipe.model_copy(update={"steps": steps, "warmup_steps": warmup, "ema_decay": decay})
+
+
+def why_unused(name: str, recipe: Recipe, method: Method) -> str | None:
+    """Why a number of a recipe changes nothing in its trainings; None where it may."""
+    if method != "semi" and name in _SEMI_ONLY:
+        return "only semi uses it"
+    if name in _OPTIMIZER_OF and recipe.optimizer != _OPTIMIZER_OF[name]:
+        return f"only {_OPTIMIZER_OF[name]} uses it, the optimizer is {recipe.optimizer}"
+    if name == "warmup_epochs" and recipe.warmup_steps is not None:
+        return "warmup_steps is given and stands for it"
+    if name == "epochs" and None not in (recipe.steps, recipe.warmup_steps):
+        return "steps and warmup_steps are given and stand for it"
+    return None
 
 
 def ema_decay(steps: int) -> float:
