@@ -196,7 +196,13 @@ def _differences(before: TrialSpec, after: TrialSpec) -> list[KeyChange]:
 
 def _key_changes(before: Experiment, after: Experiment) -> list[KeyChange]:
     """Keys of two files that differ, defaults and published recipes filled in; not the grid."""
-    one, other = _flat(_effective(before)), _flat(_effective(after))
+    one, other = _effective(before), _effective(after)
+    for part in ("models", "datasets"):  # one that is new or gone is a line, not all its defaults
+        for name in one[part].keys() ^ other[part].keys():
+            for content in (one, other):
+                if name in content[part]:
+                    content[part][name] = "defined"
+    one, other = _flat(one), _flat(other)
     return [
         KeyChange(key, one.get(key, MISSING), other.get(key, MISSING))
         for key in {**one, **other}

@@ -379,6 +379,8 @@ def _show_status(experiment: Experiment, only: list[str] | None, as_json: bool) 
         found.cost.price_spent = run.cost.price_spent
     for cost_line in show.cost_lines(found.cost):
         out.print(cost_line, soft_wrap=True)
+    # a relative storage is another folder in every working directory
+    out.print(f"results: {ledger.storage.uri}", soft_wrap=True)
 
 
 @app.command()

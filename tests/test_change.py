@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import yaml
 from experiments import changed, experiment_text
 from test_scheduler import Facts, finished
 
@@ -211,15 +212,25 @@ def test_only_takes_neighbours_along_where_their_winner_comes_first() -> None:
     assert scheduler.trainings_left("digits/vit/50%") == 0
 
 
+def test_a_new_model_or_dataset_is_one_line_and_so_is_one_that_is_gone() -> None:
+    content = yaml.safe_load(experiment_text())
+    content["models"]["wide"] = {**content["models"]["vit"], "backbone": "test_vit"}
+    content["datasets"]["others"] = "builtin://digits"
+    for before, after, arrow in [
+        (experiment_text(), yaml.safe_dump(content), "— → defined"),
+        (yaml.safe_dump(content), experiment_text(), "defined → —"),
+    ]:
+        keys = [str(key) for key in change(before, after)[0].keys]
+        assert sorted(keys) == [f"datasets.others: {arrow}", f"models.wide: {arrow}"]
+
+
 def test_more_seeds_take_one_training_a_seed_of_every_cell_children_included() -> None:
     found, scheduler = change(experiment_text(), experiment_text(seeds=3))
     assert {to_do for _, _, to_do in cells(found).values()} == {2}
     assert {kept for _, kept, _ in cells(found).values()} == {3}
     left = sum(scheduler.trainings_left(name) for name in scheduler.states)
-    jobs = []
-    while job := scheduler.next():
-        jobs.append(job)
-        scheduler.complete(job, finished(job))
+    records, _, _ = ran(experiment_text())
+    _, jobs, _ = ran(experiment_text(seeds=3), records)
     trained = [job for job in jobs if job.kind == "train"]
     assert len(trained) == left == 8 and {job.spec.seed for job in trained} == {1, 2}
 
