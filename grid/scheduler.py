@@ -272,7 +272,8 @@ class Scheduler:
         parent = None
         if state.search.parent is not None:
             parent = self.states[state.search.parent.name]
-            if parent.state in ("failed", "blocked"):
+            # one that failed to be measured is trained, and can be started from
+            if parent.state in ("failed", "blocked") and not parent.by_seed:
                 state.state, state.hopeless = "blocked", parent.hopeless
                 state.failure = f"starts from {parent.search.name}, which is {parent.state}"
                 return

@@ -132,6 +132,17 @@ def test_a_child_is_searched_while_its_parents_other_seeds_are_trained() -> None
     assert scheduler.done
 
 
+def test_a_parent_that_cannot_be_measured_can_be_started_from() -> None:
+    grid = [{"model": "vit", "labels": ["50%"]}, {"model": "semi-vit", "labels": ["50%"]}]
+    scheduler = Scheduler(plan_of(experiment_text(grid=grid)), {}, lambda _: True)
+    parent, child = "digits/vit/50%", "digits/semi-vit/50%/100%"
+    while job := scheduler.next():
+        broken = job.kind == "measure" and job.search.name == parent
+        scheduler.complete(job, None if broken else finished(job), "a bad disk" if broken else None)
+    assert scheduler.states[parent].state == "failed"
+    assert scheduler.states[child].state == "finished"
+
+
 def test_only_winners_are_measured_on_test_and_each_once() -> None:
     scheduler, jobs = play(plan_of(experiment_text(seeds=3)), {}, slots=3)
     measured = [job.spec.id for job in jobs if job.kind == "measure"]
