@@ -72,7 +72,21 @@ class Runtime(Protocol):
         ...
 
 
-class InlineRuntime:
+class Metered:
+    """A runtime that counts its steps, where it has something to count them with."""
+
+    meter: Meter | None
+
+    def began(self, step: int) -> None:
+        if self.meter:
+            self.meter.begin(step)
+
+    def stepped(self, step: int) -> None:
+        if self.meter:
+            self.meter.step(step)
+
+
+class InlineRuntime(Metered):
     """One worker in this process."""
 
     rank = 0
@@ -107,14 +121,6 @@ class InlineRuntime:
     def gather(self, value: Any) -> list[Any]:
         return [value]
 
-    def began(self, step: int) -> None:
-        if self.meter:
-            self.meter.begin(step)
-
-    def stepped(self, step: int) -> None:
-        if self.meter:
-            self.meter.step(step)
-
     def progress(self, metrics: dict[str, Any]) -> None:
         self.report(metrics)
 
@@ -128,7 +134,7 @@ class InlineRuntime:
         return self._should_stop()
 
 
-class DistributedRuntime:
+class DistributedRuntime(Metered):
     """One of N workers of an initialised ``torch.distributed`` process group."""
 
     def __init__(
@@ -139,7 +145,7 @@ class DistributedRuntime:
         self.device = torch.device(device or "cpu")
         self.checkpoints = checkpoints
         self._report = report
-        self.meter: Meter | None = None  # rank 0's, once all ranks have said what they run on
+        self.meter = None  # rank 0's, once all ranks have said what they run on
         # flags travel by the CPU: asking a GPU for one would make the host wait for its queue
         self._control: Any = dist.new_group(backend="gloo")
 
@@ -191,14 +197,6 @@ class DistributedRuntime:
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
-
-    def began(self, step: int) -> None:
-        if self.meter:
-            self.meter.begin(step)
-
-    def stepped(self, step: int) -> None:
-        if self.meter:
-            self.meter.step(step)
 
     def progress(self, metrics: dict[str, Any]) -> None:
         """Into a file: Ray Train's report is a meeting of all ranks, too dear for this."""
