@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -24,13 +25,15 @@ from grid.live import LiveView
 from grid.plan import Plan
 from grid.scheduler import Job, Scheduler
 from grid.slots import Admission, Demand, Machine, demand_of, fits, for_training
-from grid.supervise import scratch_folder
+from grid.supervise import is_restarted, scratch_folder
 from grid.trackers.tracker import Trackers
 from grid.work import Death, cutoffs_of, do_job, order_for, settle
 from trainers.trial import Place, TrialSpec, latest_checkpoint, uses_ray_stream
 
 # By so much the clocks of two machines may differ.
 CLOCK_SECONDS = 5.0
+# So long (s) a cluster may take to answer at all.
+ANSWER_SECONDS = 10.0
 # How often the machines of the cluster are looked at.
 LOOK_SECONDS = 1.0
 # Of Ray Train: groups start sooner, and its chatter stays in log files.
@@ -119,6 +122,8 @@ def _start_ray(streaming: bool) -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     # "local", since no address would join whatever cluster was last started on this machine
     address = os.environ.get("RAY_ADDRESS") or "local"
+    if not is_restarted():  # else its head is lost, and Ray waits for it
+        check_address(address)
     ray.init(
         address=address,
         log_to_driver=False,
@@ -127,6 +132,20 @@ def _start_ray(streaming: bool) -> None:
         # the dashboard stays on: without it Ray Train leaks placement groups of stopped trials
         **({"object_store_memory": _object_store_bytes(streaming)} if address == "local" else {}),
     )
+
+
+def check_address(address: str) -> None:
+    """Raises ``InputError`` where nothing answers: Ray would try for minutes, then exit."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); give the address that "
+            "`ray start --head` printed, or unset RAY_ADDRESS to run on this machine"
+        ) from error
 
 
 def _object_store_bytes(streaming: bool) -> int:

@@ -21,6 +21,7 @@ LIVED_WELL = 600.0
 FIRST_WAIT = 2.0
 ENDED = "SEMIGRID_DRIVER_ENDED"
 SUPERVISOR = "SEMIGRID_SUPERVISOR"
+RESTARTED = "SEMIGRID_DRIVER_RESTARTED"
 PR_SET_PDEATHSIG = 1
 
 
@@ -51,15 +52,17 @@ class Supervisor:
     def run(self) -> int:
         """The exit code that the command said. Raises ``DriverGoneError``."""
         deaths = 0
+        died_before = False
         with tempfile.TemporaryDirectory(prefix="semigrid-driver-") as folder:
             ended = Path(folder) / "ended"
             while True:
                 started = time.monotonic()
-                code = self._run_once(ended)
+                code = self._run_once(ended, died_before)
                 if ended.exists():
                     return int(ended.read_text())
                 if self._interrupted:
                     return 130
+                died_before = True
                 deaths = 1 if time.monotonic() - started > LIVED_WELL else deaths + 1
                 how = f"signal {-code}" if code < 0 else f"exit code {code}"
                 why = "killed, for its memory perhaps" if code < 0 else "see above"
@@ -77,8 +80,9 @@ class Supervisor:
                 if self._interrupted:
                     return 130
 
-    def _run_once(self, ended: Path) -> int:
+    def _run_once(self, ended: Path, again: bool) -> int:
         environment = {**os.environ, ENDED: str(ended), SUPERVISOR: str(os.getpid())}
+        environment |= {RESTARTED: "1"} if again else {}
         # a group of its own: what a terminal sends reaches it once, through ``interrupt``
         # it takes an interrupt once it is ready to: see ``follow_supervisor``
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -123,6 +127,11 @@ def follow_supervisor() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(supervisor):  # it died before that
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def is_restarted() -> bool:
+    """Whether this process was started in the place of one that died."""
+    return RESTARTED in os.environ
 
 
 def scratch_folder() -> str | None:

@@ -312,6 +312,17 @@ def test_a_training_that_does_not_fit_the_machine_is_refused(tmp_path: Path) -> 
     assert "4096 CPUs" in err and "Traceback" not in err
 
 
+def test_an_address_where_no_cluster_answers_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    file = tmp_path / "small.yaml"
+    file.write_text(experiment_text())
+    _, err = finish(semigrid("run", str(file), "--storage", str(tmp_path)), code=2)
+    assert "RAY_ADDRESS=127.0.0.1:1: no Ray cluster answers there" in err
+    assert "Traceback" not in err and "died" not in err
+
+
 def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
     file = tmp_path / "small.yaml"
     file.write_text(changed("models.vit.recipe.steps", 5000))

@@ -43,6 +43,13 @@ def test_a_command_that_dies_runs_again_until_it_says_that_it_ended(tmp_path: Pa
     assert len(said) == 2 and "signal 9" in said[0]
 
 
+def test_a_command_knows_that_it_runs_again(tmp_path: Path) -> None:
+    body = "from grid.supervise import is_restarted\nif is_restarted(): say_ended(0)"
+    found, lives, _ = supervisor(tmp_path, body)
+    assert found.run() == 0
+    assert lives.read_text() == "xx"
+
+
 def test_one_that_always_dies_is_given_up(tmp_path: Path) -> None:
     found, lives, said = supervisor(tmp_path, ALWAYS_DIES, restarts=2)
     with pytest.raises(DriverGoneError, match="died 3 times in a row, the last time by exit code"):

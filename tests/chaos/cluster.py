@@ -58,9 +58,6 @@ class TwoNodes:
         for pid in workers:
             kill(pid)
 
-    def kill_head(self) -> None:
-        self._cluster.remove_node(self._cluster.head_node, allow_graceful=False)
-
     def find(self, kind: str) -> list[int]:
         """Processes of one of ``TITLES`` on either node."""
         nodes = [self._cluster.head_node, self._second]
