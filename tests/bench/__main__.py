@@ -5,9 +5,11 @@ Absolute numbers depend on the machine and on what else it does; compare the rat
 
 import argparse
 import random
+import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench.step import semi_steps, utilization
+from tests.bench.stopping import early_stopping
 from tests.bench.stream import memory_at, stream_rates
 from tests.bench.trials import trial_costs
 from trainers.mixup import draw_pseudo_mix, pseudo_mix, smooth_one_hot
@@ -103,19 +106,23 @@ def gpu_use() -> Table:
     return table
 
 
-def machinery() -> Table:
-    table = Table(title="trials that cost nothing: lower is better")
+def against_goals(title: str, rows: Iterable[tuple[str, str, str]]) -> Table:
+    table = Table(title=title)
     for column in ("what", "found", "goal"):
         table.add_column(column)
-    for row in trial_costs():
+    for row in rows:
         table.add_row(*row)
     return table
+
+
+PARTS = ("steps", "mixing", "stream", "memory", "trials", "stopping")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--only", choices=["steps", "mixing", "stream", "memory", "trials"])
+    parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--folder", help="of --only stopping: keep its runs here")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     console = Console(width=160)
@@ -135,7 +142,11 @@ def main() -> None:
     if wanted("memory"):
         console.print(memory())
     if wanted("trials"):
-        console.print(machinery())
+        console.print(against_goals("trials that cost nothing: lower is better", trial_costs()))
+    if options.only == "stopping":  # half an hour: only when asked for
+        with tempfile.TemporaryDirectory(prefix="semigrid-bench-") as temporary:
+            folder = Path(options.folder or temporary)
+            console.print(against_goals("early stopping on digits", early_stopping(folder)))
 
 
 if __name__ == "__main__":
