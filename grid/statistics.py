@@ -1,0 +1,184 @@
+"""What prediction tables say of cells, and how surely. Pure: arrays in, numbers out.
+
+Accuracies are shares from 0 to 1 here. A cell has been trained on S seeds and is measured on the
+same N test images each time: ``right``, (S, N), tells whether seed s put image i into its class.
+Intervals and tests speak of another sample of test images and, with two seeds or more, of another
+training too. Of one seed nobody can tell how much a training scatters: there they speak of the
+trained model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from sklearn.metrics import log_loss, recall_score, top_k_accuracy_score
+
+LEVEL = 0.95
+NORMAL = float(stats.norm.ppf((1 + LEVEL) / 2))
+ECE_BINS = 15
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one model on one test set; shares from 0 to 1, ``ce`` in nats.
+
+    ``macro`` is the mean of the accuracies of the classes that have test images. ``ece`` is the
+    expected calibration error: the gap between confidence and accuracy, averaged over images in
+    15 bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3).
+    """
+
+    acc1: float
+    acc5: float
+    ce: float
+    macro: float
+    ece: float
+
+
+@dataclass(frozen=True)
+class Interval:
+    """From ``low`` to ``high``, at 95 %."""
+
+    low: float
+    high: float
+
+    def holds(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One cell's accuracy less another's on the same images.
+
+    ``p`` is two-sided and of this comparison alone: ``holm`` corrects it among others.
+    """
+
+    difference: float
+    interval: Interval
+    p: float
+
+
+def scores(labels: np.ndarray, probabilities: np.ndarray) -> Scores:
+    """Of true classes (N,) and probabilities (N, K). Raises ``ValueError`` without images."""
+    if not len(labels):
+        raise ValueError("there are no test images to score")
+    classes = np.arange(probabilities.shape[1])
+    chosen = probabilities.argmax(axis=1)
+    top5 = 1.0
+    if len(classes) > 5:
+        top5 = top_k_accuracy_score(labels, probabilities, k=5, labels=classes)
+    # of one class sklearn would say that there is nothing to learn
+    ce = float(log_loss(labels, probabilities, labels=classes)) if len(classes) > 1 else 0.0
+    return Scores(
+        acc1=float((chosen == labels).mean()),
+        acc5=float(top5),
+        ce=ce,
+        macro=float(recall_score(labels, chosen, labels=np.unique(labels), average="macro")),
+        ece=calibration_error(chosen == labels, probabilities.max(axis=1)),
+    )
+
+
+def calibration_error(right: np.ndarray, confidence: np.ndarray) -> float:
+    """The expected calibration error, see ``Scores``; both (N,)."""
+    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    gap = np.bincount(bins, right.astype(float) - confidence, minlength=ECE_BINS)
+    return float(np.abs(gap).sum() / len(right))
+
+
+def accuracy_interval(right: np.ndarray) -> Interval:
+    """Wilson's interval of a cell's accuracy; of ``right``, (S, N).
+
+    With several seeds, of as many images as would vary as much by themselves: what images and
+    seeds contribute together is ``_variance``.
+    """
+    seeds, images = right.shape
+    share = float(right.mean())
+    if seeds == 1 or share in (0.0, 1.0):
+        return _wilson(share, images, NORMAL)
+    variance, freedom = _variance(right.mean(axis=0), [right])
+    return _wilson(share, share * (1 - share) / variance, _quantile(freedom))
+
+
+def share_interval(right: int, images: int) -> Interval:
+    """Wilson's interval of ``right`` among ``images``: of one class, one slice, one seed."""
+    return _wilson(right / images, images, NORMAL)
+
+
+def compare(first: np.ndarray, second: np.ndarray) -> Comparison:
+    """Whether two cells differ, image by image; (S, N) and (S', N) of the same N images.
+
+    With one seed each: McNemar's exact test, and the interval of Agresti and Min (2005), which
+    adds half an image to each kind of pair. With more: a t-test of the difference, whose variance
+    is ``_variance``; a cell of one seed is taken to scatter as the other does.
+    """
+    difference = float(first.mean() - second.mean())
+    by_image = first.mean(axis=0) - second.mean(axis=0)
+    if len(first) == len(second) == 1:
+        won, lost = int((by_image > 0).sum()), int((by_image < 0).sum())
+        p = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
+        return Comparison(difference, _paired_interval(won, lost, len(by_image)), p)
+    variance, freedom = _variance(by_image, [first, second])
+    if variance == 0:  # the same difference on every image and seed
+        p = 1.0 if difference == 0 else float(0.5 ** (len(by_image) - 1))
+        return Comparison(difference, Interval(difference, difference), min(1.0, p))
+    half = _quantile(freedom) * variance**0.5
+    p = float(2 * stats.t.sf(abs(difference) / variance**0.5, freedom))
+    within = Interval(max(-1.0, difference - half), min(1.0, difference + half))
+    return Comparison(difference, within, p)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """The p-values, corrected for how many there are (Holm 1979); in the order given."""
+    order = np.argsort(p, kind="stable")
+    left = len(p) - np.arange(len(p))  # hypotheses not yet rejected
+    corrected = np.minimum(1.0, np.maximum.accumulate(np.asarray(p)[order] * left))
+    found = np.empty(len(p))
+    found[order] = corrected
+    return [float(value) for value in found]
+
+
+def _wilson(share: float, images: float, z: float) -> Interval:
+    """Wilson (1927); ``images`` need not be whole."""
+    middle = (share + z * z / (2 * images)) / (1 + z * z / images)
+    half = z / (1 + z * z / images)
+    half *= (share * (1 - share) / images + (z / (2 * images)) ** 2) ** 0.5
+    return Interval(max(0.0, middle - half), min(1.0, middle + half))
+
+
+def _paired_interval(won: int, lost: int, images: int) -> Interval:
+    more, total = won + lost + 1, images + 2
+    middle = (won - lost) / total
+    half = NORMAL * (more - (won - lost) ** 2 / total) ** 0.5
+    return Interval(max(-1.0, middle - half / total), min(1.0, middle + half / total))
+
+
+def _variance(by_image: np.ndarray, cells: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The variance of a mean over images and seeds, and its degrees of freedom.
+
+    ``by_image``, (N,), is the mean over seeds, or the difference of two cells' means. Seeds and
+    images are both drawn, as readers and cases are in the studies that Hillis (2007, Statistics in
+    Medicine 26:596) gives the degrees of freedom for. How much seeds scatter is pooled over the
+    cells; it holds what chance does on these images, so that is taken off the images' part.
+    """
+    images = len(by_image)
+    scatter, freedom, chance = 0.0, 0, []
+    for right in cells:
+        seeds = len(right)
+        if seeds > 1:
+            by_seed = right.mean(axis=1)
+            left = right - by_seed[:, None] - right.mean(axis=0) + right.mean()
+            scatter += float(by_seed.var(ddof=1)) * (seeds - 1)
+            freedom += seeds - 1
+            chance.append(float((left**2).sum()) / (seeds - 1) / max(1, images - 1) / images)
+    inverse = sum(1 / len(right) for right in cells)
+    of_seeds = scatter / freedom * inverse
+    of_images = float(by_image.var(ddof=1)) / images if images > 1 else 0.25
+    # never below what images alone make it: seeds that agree by luck prove nothing
+    variance = max(of_images, of_seeds + of_images - float(np.mean(chance)) * inverse)
+    if of_seeds == 0:
+        return variance, float(max(1, images - 1))
+    return variance, freedom * (variance / of_seeds) ** 2
+
+
+def _quantile(freedom: float) -> float:
+    return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
