@@ -89,14 +89,14 @@ def accuracy_interval(right: np.ndarray) -> Interval:
     """Wilson's interval of a cell's accuracy; of ``right``, (S, N).
 
     With several seeds, of as many images as would vary as much by themselves: what images and
-    seeds contribute together is ``_variance``.
+    seeds contribute together is in ``combine``.
     """
     seeds, images = right.shape
     share = float(right.mean())
     if seeds == 1 or share in (0.0, 1.0):
         return _wilson(share, images, NORMAL)
-    variance, freedom = _variance(right.mean(axis=0), [right])
-    return _wilson(share, share * (1 - share) / variance, _quantile(freedom))
+    _, variance, freedom = combine([1.0], [right])
+    return _wilson(share, share * (1 - share) / variance, quantile(freedom))
 
 
 def share_interval(right: int, images: int) -> Interval:
@@ -109,19 +109,19 @@ def compare(first: np.ndarray, second: np.ndarray) -> Comparison:
 
     With one seed each: McNemar's exact test, and the interval of Agresti and Min (2005), which
     adds half an image to each kind of pair. With more: a t-test of the difference, whose variance
-    is ``_variance``; a cell of one seed is taken to scatter as the other does.
+    is in ``combine``; a cell of one seed is taken to scatter as the other does.
     """
-    difference = float(first.mean() - second.mean())
     by_image = first.mean(axis=0) - second.mean(axis=0)
     if len(first) == len(second) == 1:
         won, lost = int((by_image > 0).sum()), int((by_image < 0).sum())
         p = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
+        difference = float(by_image.mean())
         return Comparison(difference, _paired_interval(won, lost, len(by_image)), p)
-    variance, freedom = _variance(by_image, [first, second])
+    difference, variance, freedom = combine([1.0, -1.0], [first, second])
     if variance == 0:  # the same difference on every image and seed
         p = 1.0 if difference == 0 else float(0.5 ** (len(by_image) - 1))
         return Comparison(difference, Interval(difference, difference), min(1.0, p))
-    half = _quantile(freedom) * variance**0.5
+    half = quantile(freedom) * variance**0.5
     p = float(2 * stats.t.sf(abs(difference) / variance**0.5, freedom))
     within = Interval(max(-1.0, difference - half), min(1.0, difference + half))
     return Comparison(difference, within, p)
@@ -152,33 +152,37 @@ def _paired_interval(won: int, lost: int, images: int) -> Interval:
     return Interval(max(-1.0, middle - half / total), min(1.0, middle + half / total))
 
 
-def _variance(by_image: np.ndarray, cells: Sequence[np.ndarray]) -> tuple[float, float]:
-    """The variance of a mean over images and seeds, and its degrees of freedom.
+def combine(weights: Sequence[float], cells: Sequence[np.ndarray]) -> tuple[float, float, float]:
+    """A weighted sum of cells' accuracies, its variance, and the degrees of freedom of that.
 
-    ``by_image``, (N,), is the mean over seeds, or the difference of two cells' means. Seeds and
+    Each cell is a ``right``, (S, N), of its own number of seeds and the same N images. Seeds and
     images are both drawn, as readers and cases are in the studies that Hillis (2007, Statistics in
     Medicine 26:596) gives the degrees of freedom for. How much seeds scatter is pooled over the
     cells; it holds what chance does on these images, so that is taken off the images' part.
     """
-    images = len(by_image)
-    scatter, freedom, chance = 0.0, 0, []
-    for right in cells:
-        seeds = len(right)
+    images = cells[0].shape[1]
+    by_image = np.zeros(images)
+    scatter = of_seeds = chance = 0.0
+    freedom = 0
+    for weight, right in zip(weights, cells, strict=True):
+        seeds, by_seed = len(right), right.mean(axis=1)
+        by_image += weight * right.mean(axis=0)
+        of_seeds += weight**2 / seeds
         if seeds > 1:
-            by_seed = right.mean(axis=1)
             left = right - by_seed[:, None] - right.mean(axis=0) + right.mean()
             scatter += float(by_seed.var(ddof=1)) * (seeds - 1)
+            chance += float((left**2).sum()) / max(1, images - 1) / images
             freedom += seeds - 1
-            chance.append(float((left**2).sum()) / (seeds - 1) / max(1, images - 1) / images)
-    inverse = sum(1 / len(right) for right in cells)
-    of_seeds = scatter / freedom * inverse
     of_images = float(by_image.var(ddof=1)) / images if images > 1 else 0.25
+    if scatter == 0:
+        return float(by_image.mean()), of_images, float(max(1, images - 1))
+    chance *= of_seeds / freedom
+    of_seeds *= scatter / freedom
     # never below what images alone make it: seeds that agree by luck prove nothing
-    variance = max(of_images, of_seeds + of_images - float(np.mean(chance)) * inverse)
-    if of_seeds == 0:
-        return variance, float(max(1, images - 1))
-    return variance, freedom * (variance / of_seeds) ** 2
+    variance = max(of_images, of_seeds + of_images - chance)
+    return float(by_image.mean()), variance, freedom * (variance / of_seeds) ** 2
 
 
-def _quantile(freedom: float) -> float:
+def quantile(freedom: float) -> float:
+    """Of Student's t: so many standard errors to each side of an estimate."""
     return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
