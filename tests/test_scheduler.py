@@ -132,6 +132,22 @@ def test_a_child_is_searched_while_its_parents_other_seeds_are_trained() -> None
     assert scheduler.done
 
 
+def test_a_childs_seed_starts_with_its_parents_whatever_else_of_it_runs() -> None:
+    grid = [{"model": "semi-vit", "labels": ["50%"]}]
+    scheduler = Scheduler(plan_of(experiment_text(seeds=3, grid=grid)), {}, lambda _: True)
+    parent, child = "digits/vit/50%", "digits/semi-vit/50%/100%"
+    while jobs := [job for job in scheduler.ready() if not job.spec.seed]:
+        scheduler.complete(scheduler.start(jobs[0]), finished(jobs[0]))
+    first, second = scheduler.ready()
+    assert {first.search.name, second.search.name} == {parent}
+    scheduler.complete(scheduler.start(first), finished(first))
+    (running,) = (job for job in scheduler.ready() if job.search.name == child)
+    scheduler.start(running)
+    scheduler.complete(scheduler.start(second), finished(second))
+    (other,) = (job for job in scheduler.ready() if job.search.name == child)
+    assert {running.spec.parent, other.spec.parent} == {first.spec.id, second.spec.id}
+
+
 def test_a_parent_that_cannot_be_measured_can_be_started_from() -> None:
     grid = [{"model": "vit", "labels": ["50%"]}, {"model": "semi-vit", "labels": ["50%"]}]
     scheduler = Scheduler(plan_of(experiment_text(grid=grid)), {}, lambda _: True)
