@@ -1,7 +1,7 @@
 """The searches as Optuna studies in a journal, for ``optuna-dashboard``."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -40,7 +40,7 @@ class _Journal(JournalFileBackend):
         else:
             self._waiting += logs
 
-    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
         if self._waiting is None:
             yield from super().read_logs(log_number_from)
             return
