@@ -1,6 +1,5 @@
 """Acc@1 by slice: from the winners' prediction tables to a score for each value of a column."""
 
-import io
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -8,15 +7,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data.errors import InputError
 from data.storage import Storage
 from grid.ledger import FOLDER, Record
 from grid.plan import Cell, Plan
 from grid.scheduler import Scheduler
+from trainers.predictions import Predictions, decode_predictions
 from trainers.trial import TrialSpec, predictions_file
 
 FEW_IMAGES = 30  # one image more or less right moves the score of fewer by over 3 points
@@ -101,16 +98,10 @@ def by_slice(
     return found
 
 
-def tally(predictions: pa.Table, name: str) -> dict[str, Tally]:
-    """Counts a prediction table by the values of its column ``name``.
-
-    Images without a value, null or empty, count under ``—``. Raises ``ValueError`` where the
-    rows do not have equally many probabilities.
-    """
-    labels = predictions["label"].to_numpy()
-    probabilities = pc.list_flatten(predictions["probabilities"]).to_numpy()
-    right = probabilities.reshape(len(labels), -1).argmax(axis=1) == labels
-    values = np.array([value or NO_VALUE for value in predictions[name].to_pylist()])
+def tally(predictions: Predictions, name: str) -> dict[str, Tally]:
+    """Counts predictions by the values of a slice; images without one count under ``—``."""
+    right = predictions.right
+    values = np.array([value or NO_VALUE for value in predictions.slices[name]])
     return {
         str(value): Tally(int((values == value).sum()), int(right[values == value].sum()))
         for value in np.unique(values)
@@ -136,17 +127,13 @@ def _datasets_with(plan: Plan, name: str) -> set[str]:
 def _read(storage: Storage, spec: TrialSpec, record: Record, name: str) -> dict[str, Tally]:
     """A trial's tallies. Raises ``ValueError`` with what is wrong with its predictions."""
     try:
-        table = pq.read_table(io.BytesIO(storage.read(predictions_file(spec.id))))
+        predictions = decode_predictions(storage.read(predictions_file(spec.id)))
     except FileNotFoundError as error:
         raise ValueError("there is no such file") from error
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"cannot be read: {error}") from error
-    for column in ("label", "probabilities", name):
-        if column not in table.column_names:
-            raise ValueError(f"there is no column {column!r}")
-    tallies = tally(table, name)
+    if name not in predictions.slices:
+        raise ValueError(f"there is no column {name!r}")
+    acc1 = predictions.metrics()["acc1"]
     assert record.test is not None  # the cell is finished
-    acc1 = 100 * sum(t.right for t in tallies.values()) / sum(t.images for t in tallies.values())
     if not math.isclose(acc1, record.test["acc1"], abs_tol=1e-6):
         raise ValueError(f"Acc@1 is {acc1:.2f} here and {record.test['acc1']:.2f} in the ledger")
-    return tallies
+    return tally(predictions, name)

@@ -12,27 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
-from sklearn.metrics import log_loss, recall_score, top_k_accuracy_score
 
 LEVEL = 0.95
 NORMAL = float(stats.norm.ppf((1 + LEVEL) / 2))
-ECE_BINS = 15
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Of one model on one test set; shares from 0 to 1, ``ce`` in nats.
-
-    ``macro`` is the mean of the accuracies of the classes that have test images. ``ece`` is the
-    expected calibration error: the gap between confidence and accuracy, averaged over images in
-    15 bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3).
-    """
-
-    acc1: float
-    acc5: float
-    ce: float
-    macro: float
-    ece: float
 
 
 @dataclass(frozen=True)
@@ -56,33 +38,6 @@ class Comparison:
     difference: float
     interval: Interval
     p: float
-
-
-def scores(labels: np.ndarray, probabilities: np.ndarray) -> Scores:
-    """Of true classes (N,) and probabilities (N, K). Raises ``ValueError`` without images."""
-    if not len(labels):
-        raise ValueError("there are no test images to score")
-    classes = np.arange(probabilities.shape[1])
-    chosen = probabilities.argmax(axis=1)
-    top5 = 1.0
-    if len(classes) > 5:
-        top5 = top_k_accuracy_score(labels, probabilities, k=5, labels=classes)
-    # of one class sklearn would say that there is nothing to learn
-    ce = float(log_loss(labels, probabilities, labels=classes)) if len(classes) > 1 else 0.0
-    return Scores(
-        acc1=float((chosen == labels).mean()),
-        acc5=float(top5),
-        ce=ce,
-        macro=float(recall_score(labels, chosen, labels=np.unique(labels), average="macro")),
-        ece=calibration_error(chosen == labels, probabilities.max(axis=1)),
-    )
-
-
-def calibration_error(right: np.ndarray, confidence: np.ndarray) -> float:
-    """The expected calibration error, see ``Scores``; both (N,)."""
-    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-    gap = np.bincount(bins, right.astype(float) - confidence, minlength=ECE_BINS)
-    return float(np.abs(gap).sum() / len(right))
 
 
 def accuracy_interval(right: np.ndarray) -> Interval:

@@ -14,7 +14,8 @@ from data.schema import Dataset
 from data.storage import Storage
 from trainers.checkpoint import Checkpoints
 from trainers.choose import is_better
-from trainers.evaluate import Predictions, evaluate
+from trainers.evaluate import evaluate
+from trainers.predictions import Predictions
 from trainers.runtime import InlineRuntime
 
 VIEWS = ViewSettings(img_size=16)

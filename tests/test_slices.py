@@ -25,6 +25,7 @@ from grid.ledger import Ledger, record_summary, start_record
 from grid.plan import Plan, Search
 from grid.scheduler import Scheduler
 from grid.slices import BySlice, by_slice, tally
+from trainers.predictions import decode_predictions
 from trainers.trial import predictions_file
 
 # value of the slice, images, right ones
@@ -122,7 +123,9 @@ def aprons(tmp_path: Path) -> Finished:
 
 
 def test_images_and_right_ones_are_counted_by_value() -> None:
-    table = predictions([("b", 3, 2), (None, 2, 1), ("a", 1, 0), ("", 2, 2)])
+    buffer = io.BytesIO()
+    pq.write_table(predictions([("b", 3, 2), (None, 2, 1), ("a", 1, 0), ("", 2, 2)]), buffer)
+    table = decode_predictions(buffer.getvalue())
     found = {value: (of.images, of.right) for value, of in tally(table, "marketplace").items()}
     # an image without a value has none, whether its table left it out or empty
     assert found == {"a": (1, 0), "b": (3, 2), "—": (4, 3)}
@@ -280,7 +283,7 @@ def uneven(file: Path) -> None:
         (without_slices, "there is no column 'marketplace'"),
         (of_another, "Acc@1 is 82.00 here and 86.00 in the ledger"),
         (other_images, "other test images than other predictions of aprons"),
-        (uneven, "cannot reshape"),
+        (uneven, "these are no predictions: cannot reshape"),
     ],
 )
 def test_predictions_that_cannot_be_used_cost_their_seed_only(

@@ -17,13 +17,12 @@ from torchmetrics.functional.classification import (
 )
 
 from grid.statistics import (
-    ECE_BINS,
     accuracy_interval,
     compare,
     holm,
-    scores,
     share_interval,
 )
+from trainers.scores import ECE_BINS, scores
 
 
 def table(images: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

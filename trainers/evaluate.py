@@ -1,6 +1,4 @@
-"""Predictions that count every image once, and the metrics derived from them."""
-
-from dataclasses import dataclass
+"""Predictions that count every image once, on however many ranks."""
 
 import numpy as np
 import torch
@@ -8,43 +6,8 @@ from torch import nn
 
 from data.augment import ViewSettings, normalize
 from data.batches import EvalBatches
+from trainers.predictions import Predictions
 from trainers.runtime import Runtime
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a model says of a split: ids, true classes (N,) and probabilities (N, K) in float64."""
-
-    ids: list[str]
-    labels: np.ndarray
-    probabilities: np.ndarray
-
-    def metrics(self) -> dict[str, float]:
-        """Acc@1 and Acc@5 in per cent and cross-entropy in nats."""
-        from sklearn.metrics import log_loss, top_k_accuracy_score
-
-        classes = np.arange(self.probabilities.shape[1])
-        top5 = 100.0
-        if len(classes) > 5:
-            top5 = 100 * top_k_accuracy_score(self.labels, self.probabilities, k=5, labels=classes)
-        return {
-            "acc1": 100 * float((self.probabilities.argmax(axis=1) == self.labels).mean()),
-            "acc5": float(top5),
-            "ce": float(log_loss(self.labels, self.probabilities, labels=classes)),
-        }
-
-    def confident(self, threshold: float) -> dict[str, float]:
-        """What the predictions were worth as pseudo labels, from 0 to 1.
-
-        ``pseudo_coverage`` is the share of images whose confidence reaches the threshold,
-        ``pseudo_accuracy`` the share of right ones among those, left out where there are none.
-        """
-        chosen = self.probabilities.max(axis=1) >= threshold
-        right = self.probabilities.argmax(axis=1) == self.labels
-        found = {"pseudo_coverage": float(chosen.mean())}
-        if chosen.any():
-            found["pseudo_accuracy"] = float(right[chosen].mean())
-        return found
 
 
 def evaluate(

@@ -18,7 +18,7 @@ from data.batches import Batch, EvalBatches
 from trainers.checkpoint import encode_weights, random_states, restore_random_states
 from trainers.choose import Cutoffs, falls_behind, is_better
 from trainers.drop_path import DropPaths
-from trainers.evaluate import Predictions, evaluate
+from trainers.evaluate import evaluate
 from trainers.health import (
     CollapsedError,
     DivergedError,
@@ -29,6 +29,7 @@ from trainers.health import (
 )
 from trainers.losses import entropy
 from trainers.methods import Lesson, Sharing, StepInput, finetune, semi
+from trainers.predictions import Predictions
 from trainers.recipe import Method, Recipe
 from trainers.runtime import Runtime
 from trainers.schedule import create_optimizer, create_schedule

@@ -1,7 +1,6 @@
 """One training or one measurement, from its specification to its files."""
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -9,8 +8,6 @@ from fractions import Fraction
 from functools import cached_property, lru_cache
 from typing import Any, Literal, Self
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from data.schema import Dataset, open_dataset
@@ -241,19 +238,8 @@ def measure_trial(
     model.to(runtime.device)
     views = view_settings(spec.recipe, input_statistics(model))
     predictions = evaluate(model, _eval_batches(dataset, "test", views, runtime), views, runtime)
-    table = pa.table(
-        {
-            "image_id": predictions.ids,
-            "label": predictions.labels,
-            "probabilities": pa.array(
-                predictions.probabilities.tolist(), pa.list_(pa.float64(), dataset.num_classes)
-            ),
-            **_slices(dataset, predictions.ids),
-        }
-    )
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    content = buffer.getvalue()
+    predictions = replace(predictions, slices=_slices(dataset, predictions.ids))
+    content = predictions.encode()
     place.storage.write(predictions_file(spec.id), content)
     return predictions.metrics(), FileFacts.of(content)
 

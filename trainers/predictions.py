@@ -1,0 +1,88 @@
+"""The prediction table: what a model says of each image of a split, in memory and as a file.
+
+Every number about a cell derives from such tables. Imports no PyTorch: who reads a grid's results
+should not wait for it.
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainers.scores import scores
+
+COLUMNS = ("image_id", "label", "probabilities")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Ids, true classes (N,), probabilities (N, K) in float64, and the images' slices by name."""
+
+    ids: list[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    slices: Mapping[str, list[str | None]] = field(default_factory=dict)
+
+    def metrics(self) -> dict[str, float]:
+        """Acc@1 and Acc@5 in per cent and cross-entropy in nats, as the ledger has them."""
+        found = scores(self.labels, self.probabilities)
+        return {"acc1": 100 * found.acc1, "acc5": 100 * found.acc5, "ce": found.ce}
+
+    def confident(self, threshold: float) -> dict[str, float]:
+        """What the predictions were worth as pseudo labels, from 0 to 1.
+
+        ``pseudo_coverage`` is the share of images whose confidence reaches the threshold,
+        ``pseudo_accuracy`` the share of right ones among those, left out where there are none.
+        """
+        chosen = self.probabilities.max(axis=1) >= threshold
+        found = {"pseudo_coverage": float(chosen.mean())}
+        if chosen.any():
+            found["pseudo_accuracy"] = float(self.right[chosen].mean())
+        return found
+
+    @property
+    def right(self) -> np.ndarray:
+        """Which images were put into their class, (N,)."""
+        return np.asarray(self.probabilities.argmax(axis=1) == self.labels)
+
+    def encode(self) -> bytes:
+        """As a Parquet file."""
+        classes = self.probabilities.shape[1]
+        table = pa.table(
+            {
+                "image_id": self.ids,
+                "label": self.labels,
+                "probabilities": pa.array(
+                    self.probabilities.tolist(), pa.list_(pa.float64(), classes)
+                ),
+                **self.slices,
+            }
+        )
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer)
+        return buffer.getvalue()
+
+
+def decode_predictions(content: bytes) -> Predictions:
+    """The table of a file. Raises ``ValueError`` with what is wrong with it."""
+    try:
+        table = pq.read_table(pa.BufferReader(content))
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"cannot be read: {error}") from error
+    for column in COLUMNS:
+        if column not in table.column_names:
+            raise ValueError(f"there is no column {column!r}")
+    if not len(table):
+        raise ValueError("there are no images in it")
+    try:
+        flat = table["probabilities"].combine_chunks().flatten().to_numpy()
+        probabilities = flat.reshape(len(table), -1)
+        labels = table["label"].to_numpy().astype(np.int64)
+    except (ValueError, TypeError, AttributeError, pa.ArrowException) as error:
+        raise ValueError(f"these are no predictions: {error}") from error
+    names = [name for name in table.column_names if name not in COLUMNS]
+    slices = {name: table[name].to_pylist() for name in names}
+    return Predictions(table["image_id"].to_pylist(), labels, probabilities, slices)
