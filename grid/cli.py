@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +18,7 @@ from data.patience import StorageGoneError, storage_patience
 from data.storage import Storage
 from grid import data_cli
 from grid.experiment import Experiment, load_experiment
+from grid.formats import Format, View, format_of
 from grid.lock import RunLock
 from grid.supervise import DriverGoneError, Supervisor, follow_supervisor, say_ended
 
@@ -55,15 +55,6 @@ OnlyOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-
-
-class TableFormat(StrEnum):
-    """How ``table`` prints."""
-
-    terminal = "terminal"
-    markdown = "markdown"
-    csv = "csv"
-    json = "json"
 
 
 @app.command()
@@ -252,7 +243,11 @@ def _drive(source: str, folder: Storage, only: list[str] | None) -> int:
 
 def _report(scheduler: Any, records: Any, folder: Storage) -> int:
     """Prints the table and what failed; the exit code."""
-    _print_table(scheduler, records, TableFormat.terminal)
+    from grid.known import know
+    from grid.results import cells_sheet
+
+    results = know(scheduler, records, folder).results
+    _print_sheet(cells_sheet(results), Format.terminal, None)
     failed = _failures(scheduler)
     for name, why in failed.items():
         err.print(f"{name}: {why}", style="red", soft_wrap=True, markup=False)
@@ -392,19 +387,82 @@ def table(
         str | None,
         typer.Option(metavar="SLICE", help="Show Acc@1 on each value of a slice of the datasets."),
     ] = None,
-    format: Annotated[TableFormat, typer.Option(help="How to print it.")] = TableFormat.terminal,
+    view: Annotated[
+        View,
+        typer.Option(
+            help="cells: all that is known; labels and pool: the paper's tables 2 and 3; classes, "
+            "confusions: of the best cells; comparisons: of all pairs; costs."
+        ),
+    ] = View.cells,
+    format: Annotated[
+        Format | None, typer.Option(help="How to print it; else by the output's name.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="Write it here.")
+    ] = None,
+    paper: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK",
+            help="Show the paper's Acc@1 of a task of its beside, or DATASET=TASK: "
+            "vest-neck-style, phone-case-pattern, apron-food-bib-pattern.",
+        ),
+    ] = None,
     only: OnlyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the results table, from the ledger and the predictions alone."""
-    scheduler, records, ledger = _scheduler(_load(source, storage, seeds))
-    sliced = None
-    if by is not None:
-        from grid.slices import by_slice
+    from grid.slices import by_slice, slices_sheet
+    from grid.views import view_sheet
 
-        sliced = by_slice(scheduler, records, ledger.storage, by)
+    if by is not None and view is not View.cells:
+        raise InputError(f"--by and --view {view}: give one of them; --by is a view of its own")
+    if as_json:
+        format = Format.json
+    chosen = format_of(format, output)
+    known = _known(_load(source, storage, seeds), only, paper)
+    if by is None:
+        sheet = view_sheet(known, view)
+    else:
+        sheet = slices_sheet(known.results, by_slice(known.measured, known.plan, by))
+    _print_sheet(sheet, chosen, output)
+
+
+def _known(
+    experiment: Experiment, only: list[str] | None = None, paper: list[str] | None = None
+) -> Any:
+    """What tables and reports are made from."""
+    from grid.known import know
+    from grid.paper import paper_tasks
+
+    tasks = paper_tasks(paper or [], experiment)
+    scheduler, records, ledger = _scheduler(experiment)
     chosen = None if only is None else scheduler.plan.matching(only)
-    _print_table(scheduler, records, TableFormat.json if as_json else format, sliced, chosen)
+    return know(scheduler, records, ledger.storage, chosen, tasks)
+
+
+def _print_sheet(sheet: Any, format: Any, output: str | None) -> None:
+    """To the terminal, or into a file; what a format has no room for goes to stderr."""
+    from grid import sheet as sheets
+
+    if format is Format.terminal and output is None:
+        # a pipe has no width: show the whole table there
+        sheets.show(sheet, out if out.is_terminal else Console(highlight=False, width=140))
+        return
+    content = sheets.render(sheet, format)
+    if output is None:
+        if format is Format.parquet and sys.stdout.isatty():
+            raise InputError("--format parquet: is no text; give --output FILE")
+        sys.stdout.buffer.write(content if format is Format.parquet else content + b"\n")
+        sys.stdout.buffer.flush()
+    else:
+        folder, _, name = output.replace(os.sep, "/").rpartition("/")
+        storage = Storage(folder or ("/" if output.startswith("/") else "."))
+        storage.write(name, content if format is Format.parquet else content + b"\n")
+        _say(f"written: {storage.path(name)}")
+    if not format.has_notes:
+        for problem in sheet.problems:
+            _say(problem)
 
 
 def _load(
@@ -492,37 +550,6 @@ def _failures(scheduler: Any) -> dict[str, str]:
         for name, state in scheduler.states.items()
         if state.state in ("failed", "blocked") and scheduler.is_wanted(name)
     }
-
-
-def _print_table(
-    scheduler: Any,
-    records: Any,
-    format: TableFormat,
-    by: Any = None,
-    only: list[str] | None = None,
-) -> None:
-    from grid import results
-
-    rows = results.table_rows(scheduler, records)
-    if only is not None:
-        rows = [row for row in rows if row.cell.name in only]
-    if format is TableFormat.terminal:
-        # a pipe has no width: show the whole table there
-        console = out if out.is_terminal else Console(highlight=False, width=140)
-        for part in results.rich_tables(rows, console, by):
-            console.print(part)
-        for note in results.notes(rows, by):
-            console.print(note, soft_wrap=True, markup=False)
-        return
-    printers = {
-        TableFormat.markdown: results.markdown,
-        TableFormat.csv: results.csv,
-        TableFormat.json: results.as_json,
-    }
-    print(printers[format](rows, by))
-    if by is not None and format is not TableFormat.markdown:  # which has them below the table
-        for problem in by.problems:
-            err.print(problem, soft_wrap=True, markup=False)
 
 
 def main() -> None:

@@ -1,57 +1,76 @@
-"""The results table, derived from the ledger."""
+"""The results table, derived from the ledger and the prediction tables."""
 
-import io
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
-from rich import box
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
 
 from grid.experiment import labeled_images, show_percent
 from grid.ledger import COLLAPSED, Record
+from grid.measured import Judged, Measured
+from grid.paper import paper_acc1
 from grid.plan import Cell
 from grid.scheduler import Scheduler
+from grid.separable import NOT_SEPARABLE, Standings, compare_all
+from grid.sheet import NONE, Column, Sheet, frame_records
 from grid.show import show_seconds
-from grid.slices import FEW_IMAGES, BySlice
+from grid.statistics import LEVEL, Interval, accuracy_interval
+from trainers.progress import DeviceSeconds, add
 from trainers.weights import Weights
 
+FEW_IMAGES = 30  # one image more or less right moves the score of fewer by over 3 points
 METRICS = ("acc1", "acc5", "ce")
-NONE = "—"
 
 
 @dataclass(frozen=True)
 class Row:
     """A cell's line: its state, test metrics of its winner per seed, and what it took.
 
-    ``stopped`` of its trials fell behind, ``collapsed`` of its trainings led nowhere; ``seconds``
-    is the time of all its trainings together, the parent's not counted.
+    ``judged`` are the seeds whose predictions could be read, ``interval`` is that of their Acc@1
+    (shares from 0 to 1). ``stopped`` of its trials fell behind, ``collapsed`` of its trainings led
+    nowhere; ``seconds`` and ``device_seconds`` are of all its trainings together, the parent's not
+    counted. ``paper`` is the Acc@1 that the paper has for such a cell.
     """
 
     cell: Cell
     state: str
     labeled_images: int
+    pool_images: int | None
     test: list[dict[str, float]]
     trials: int
     stopped: int
     collapsed: int
     seconds: float
+    device_seconds: DeviceSeconds
     failure: str | None
     weights: Weights | None = None
+    judged: list[Judged] = field(default_factory=list)
+    interval: Interval | None = None
+    paper: float | None = None
 
     def scores(self, metric: str) -> list[float]:
-        return [seed[metric] for seed in self.test]
+        """One a seed: ``acc1``, ``acc5`` and ``macro`` in per cent, ``ce`` in nats, ``ece``."""
+        if metric in METRICS:
+            return [seed[metric] for seed in self.test]
+        scale = 100 if metric == "macro" else 1
+        return [scale * float(getattr(seed.scores, metric)) for seed in self.judged]
 
     def mean(self, metric: str) -> float | None:
         return mean(self.scores(metric))
 
     def std(self, metric: str) -> float | None:
         return std(self.scores(metric))
+
+
+@dataclass(frozen=True)
+class Results:
+    """The rows of a table, which of them can be told apart, and what could not be read."""
+
+    rows: list[Row]
+    standings: Standings
+    problems: list[str]
+    tasks: Mapping[str, str] = field(default_factory=dict)  # of the paper, by dataset
 
 
 def mean(scores: Sequence[float]) -> float | None:
@@ -64,111 +83,153 @@ def std(scores: Sequence[float]) -> float | None:
     return float(pd.Series(scores).std(ddof=1)) if len(scores) > 1 else None
 
 
-def table_rows(scheduler: Scheduler, records: dict[str, Record]) -> list[Row]:
-    """One row per cell of the grid, in the file's order."""
-    rows = []
-    experiment = scheduler.plan.experiment
-    for cell in scheduler.plan.cells:
-        state = scheduler.states[cell.name]
-        known = [records[spec.id] for spec in state.specs if spec.id in records]
-        outcomes = [scheduler.outcome(trial) for trial in state.trials]
-        finished = state.state == "finished"
-        tests = [records[spec.id].test for spec in state.by_seed.values()] if finished else []
-        rows.append(
-            Row(
-                cell=cell,
-                state=state.state,
-                labeled_images=labeled_images(experiment.datasets[cell.dataset], cell.labels),
-                test=[test for test in tests if test is not None],
-                trials=sum(outcome is not None for outcome in outcomes),
-                stopped=outcomes.count("stopped"),
-                collapsed=sum(r.status in COLLAPSED for r in known),
-                seconds=sum(r.seconds for r in known),
-                failure=state.failure,
-                weights=next((r.weights for r in known if r.weights is not None), None),
-            )
-        )
-    return rows
+def results_of(
+    scheduler: Scheduler,
+    records: Mapping[str, Record],
+    measured: Measured | None = None,
+    only: Sequence[str] | None = None,
+    tasks: Mapping[str, str] | None = None,
+) -> Results:
+    """One row per cell of the grid, in the file's order.
+
+    Args:
+        measured: the cells' predictions; without them there are no intervals and comparisons.
+        only: names of the cells that are wanted and compared with each other, None for all.
+        tasks: of the paper, by dataset, whose published values are wanted.
+    """
+    measured = Measured() if measured is None else measured
+    tasks = {} if tasks is None else tasks
+    cells = [cell for cell in scheduler.plan.cells if only is None or cell.name in only]
+    rows = [_row(scheduler, records, measured, cell, tasks) for cell in cells]
+    return Results(rows, compare_all(measured, cells), measured.problems, tasks)
 
 
-def frame(rows: list[Row]) -> pd.DataFrame:
-    """The table as numbers, one row per cell; missing scores are missing."""
-    seeds = max((len(row.test) for row in rows), default=0)
+def _row(
+    scheduler: Scheduler,
+    records: Mapping[str, Record],
+    measured: Measured,
+    cell: Cell,
+    tasks: Mapping[str, str],
+) -> Row:
+    state, experiment = scheduler.states[cell.name], scheduler.plan.experiment
+    known = [records[spec.id] for spec in state.specs if spec.id in records]
+    outcomes = [scheduler.outcome(trial) for trial in state.trials]
+    finished = state.state == "finished"
+    tests = [records[spec.id].test for spec in state.by_seed.values()] if finished else []
+    device_seconds: DeviceSeconds = {}
+    for record in known:
+        device_seconds = add(device_seconds, record.device_seconds)
+    right = measured.right(cell)
+    task = tasks.get(cell.dataset)
+    return Row(
+        cell=cell,
+        state=state.state,
+        labeled_images=labeled_images(experiment.datasets[cell.dataset], cell.labels),
+        pool_images=scheduler.plan.pool_images(state.search),
+        test=[test for test in tests if test is not None],
+        trials=sum(outcome is not None for outcome in outcomes),
+        stopped=outcomes.count("stopped"),
+        collapsed=sum(r.status in COLLAPSED for r in known),
+        seconds=sum(r.seconds for r in known),
+        device_seconds=device_seconds,
+        failure=state.failure,
+        weights=next((r.weights for r in known if r.weights is not None), None),
+        judged=measured.seeds(cell),
+        interval=None if right is None else accuracy_interval(right),
+        paper=None if task is None else paper_acc1(cell, task, experiment),
+    )
+
+
+def standing(results: Results, row: Row) -> str | None:
+    """``best``, ``not separable`` from the best, or ``below`` it; None without predictions."""
+    if row.interval is None:
+        return None
+    if results.standings.is_marked(row.cell):
+        return "best"
+    pair = results.standings.to_best(row.cell)
+    return NOT_SEPARABLE if pair is None or not pair.separable else "below"
+
+
+def frame(results: Results) -> pd.DataFrame:
+    """The table as numbers, one row per cell and always the same columns.
+
+    Accuracies are in per cent, ``ce`` in nats, ``ece`` from 0 to 1; what is missing is missing.
+    ``to_best`` is the difference of Acc@1 from the dataset's best cell, ``to_best_p`` its p-value,
+    corrected among all pairs of the dataset.
+    """
     records = []
-    for row in rows:
-        record: dict[str, Any] = {
-            "dataset": row.cell.dataset,
-            "model": row.cell.model,
-            "labels": show_percent(row.cell.labels),
-            "labeled_images": row.labeled_images,
-            "unlabeled": show_percent(row.cell.unlabeled) if row.cell.unlabeled else None,
-            "state": row.state,
-        }
+    for row in results.rows:
+        record = cell_facts(row)
         for metric in METRICS:
             record[metric] = row.mean(metric)
-            if seeds > 1:
-                record[f"{metric}_std"] = row.std(metric)
+            record[f"{metric}_std"] = row.std(metric)
+        record["acc1_low"] = None if row.interval is None else 100 * row.interval.low
+        record["acc1_high"] = None if row.interval is None else 100 * row.interval.high
+        record |= {"macro": row.mean("macro"), "ece": row.mean("ece")}
+        pair = results.standings.to_best(row.cell)
+        record["standing"] = standing(results, row)
+        record["to_best"] = None if pair is None else -100 * pair.found.difference
+        record["to_best_p"] = None if pair is None else pair.p
+        record["paper_acc1"] = row.paper
         record |= {"seeds": len(row.test), "trials": row.trials, "stopped": row.stopped}
         record["collapsed"] = row.collapsed
         record["training_seconds"] = round(row.seconds, 1)
         records.append(record)
-    return pd.DataFrame.from_records(records)
+    return typed(pd.DataFrame.from_records(records))
 
 
-def slice_frame(rows: list[Row], by: BySlice) -> pd.DataFrame:
-    """Accuracy by slice as numbers, in long form: one row per cell and value of its dataset.
-
-    ``acc1`` is the cell's over all its test images, as in ``frame``, and ``slice_acc1`` the one on
-    the ``test_images`` with this value; a cell whose dataset lacks the slice has one row without.
-    """
-    cells = frame(rows)
-    first = ["dataset", "model", "labels", "labeled_images", "unlabeled", "state", "seeds"]
-    accuracy = [name for name in ("acc1", "acc1_std") if name in cells]
-    records = []
-    for cell, row in zip(cells[first + accuracy].to_dict("records"), rows, strict=True):
-        for value, of in _slice_facts(row, by).items() or [(None, {})]:
-            record = {
-                **cell,
-                "slice": by.name,
-                "value": value,
-                "test_images": of.get("images"),
-                "slice_acc1": of.get("acc1"),
-            }
-            if "acc1_std" in accuracy:
-                record["slice_acc1_std"] = of.get("acc1_std")
-            seeds = [acc1 for acc1 in of.get("acc1_per_seed", []) if acc1 is not None]
-            records.append({**record, "slice_seeds": len(seeds)})
-    return pd.DataFrame.from_records(records).astype({"test_images": "Int64"})
+def typed(table: pd.DataFrame) -> pd.DataFrame:
+    """With columns of the same types whether or not anything is missing."""
+    for name in table.columns:
+        if name in ("pool_images", "test_images", "train_images"):
+            table[name] = table[name].astype("Int64")
+        elif table[name].isna().all():
+            text = name in ("unlabeled", "standing", "slice", "value")
+            table[name] = table[name].astype("object" if text else "float64")
+    return table
 
 
-def _slice_facts(row: Row, by: BySlice) -> dict[str, dict[str, Any]]:
-    """By value; ``acc1_per_seed`` has None where a seed's predictions cannot be used."""
+def cell_facts(row: Row) -> dict[str, Any]:
     return {
-        value: {
-            "images": by.images[row.cell.dataset][value],
-            "acc1_per_seed": by.acc1_per_seed(row.cell, value),
-            "acc1": mean(by.scores(row.cell, value)),
-            "acc1_std": std(by.scores(row.cell, value)),
-        }
-        for value in by.values([row.cell.dataset])
+        "dataset": row.cell.dataset,
+        "model": row.cell.model,
+        "labels": show_percent(row.cell.labels),
+        "labeled_images": row.labeled_images,
+        "unlabeled": show_percent(row.cell.unlabeled) if row.cell.unlabeled else None,
+        "pool_images": row.pool_images,
+        "state": row.state,
     }
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column as people read it. Scores, unlike names, may break after their ±."""
-
-    header: str
-    shown: Callable[[Row], str]
-    is_name: bool = False
-    is_score: bool = False
-
-
-def _show_scores(scores: Sequence[float], digits: int = 2) -> str:
+def show_scores(scores: Sequence[float], digits: int = 2) -> str:
+    """``95.50 ± 1.32``, of one seed ``95.50``."""
     middle, spread = mean(scores), std(scores)
     if middle is None:
         return NONE
     return f"{middle:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread is not None else "")
+
+
+def show_interval(interval: Interval | None) -> str:
+    """Of a share, in per cent: ``93.1–97.2``."""
+    if interval is None:
+        return NONE
+    return f"{100 * interval.low:.1f}–{100 * interval.high:.1f}"
+
+
+def show_points(difference: float) -> str:
+    """Of shares, in points: ``+1.50``, ``−0.70``."""
+    return f"{round(100 * difference, 2) + 0.0:+.2f}".replace("-", "−")
+
+
+def _show_standing(results: Results, row: Row) -> str:
+    found = standing(results, row)
+    pair = results.standings.to_best(row.cell)
+    if found is None:
+        return NONE
+    if found != "below":
+        return "highest" if pair is None and found == NOT_SEPARABLE else found
+    assert pair is not None
+    return show_points(-pair.found.difference)
 
 
 def _show_trials(row: Row) -> str:
@@ -177,133 +238,107 @@ def _show_trials(row: Row) -> str:
     return str(row.trials) + (f" ({', '.join(notes)})" if notes else "")
 
 
-CELL = (
-    Column("dataset", lambda row: row.cell.dataset, is_name=True),
-    Column("model", lambda row: row.cell.model, is_name=True),
-    Column("labels", lambda row: show_percent(row.cell.labels)),
-    Column("images", lambda row: str(row.labeled_images)),
-    Column(
-        "unlabelled",
-        lambda row: show_percent(row.cell.unlabeled) if row.cell.unlabeled else NONE,
-    ),
-)
-ACC1 = Column("Acc@1", lambda row: _show_scores(row.scores("acc1")), is_score=True)
-COLUMNS = (
-    *CELL,
-    ACC1,
-    Column("Acc@5", lambda row: _show_scores(row.scores("acc5")), is_score=True),
-    Column("CE", lambda row: _show_scores(row.scores("ce"), digits=3), is_score=True),
-    Column("trials", _show_trials),
-    Column("time", lambda row: show_seconds(row.seconds)),
-)
-
-
-def slice_columns(rows: list[Row], by: BySlice) -> list[Column]:
-    """A column for each value of a slice, its header with the number of test images.
-
-    ``north (412)``, with several datasets a line for each, ``(aprons 412)``; a number that is too
-    small to rely on has a ``*``.
-    """
-    datasets = list(dict.fromkeys(row.cell.dataset for row in rows))
-
-    def column(value: str) -> Column:
-        header = value
-        for dataset in datasets:
-            images = by.images.get(dataset, {}).get(value)
-            if images is not None:
-                header += f"\n({dataset} {images})" if len(datasets) > 1 else f" ({images})"
-                header += "*" if images < FEW_IMAGES else ""
-        return Column(header, lambda row: _show_scores(by.scores(row.cell, value)), is_score=True)
-
-    return [column(value) for value in by.values(datasets)]
-
-
-def rich_tables(rows: list[Row], console: Console, by: BySlice | None = None) -> list[Table]:
-    """What a terminal shows: one table, or as many as it takes to hold a slice's values."""
-    if by is None:
-        return [rich_table(rows)]
-    first = [*CELL, ACC1]
-    boundless = console.options.update(max_width=10**6)
-    tables: list[Table] = []
-    held: list[Column] = []
-    for column in slice_columns(rows, by):
-        wider = rich_table(rows, [*first, *held, column])
-        if held and Measurement.get(console, boundless, wider).maximum > console.width:
-            tables.append(rich_table(rows, [*first, *held]))
-            held = []
-        held.append(column)
-    return [*tables, rich_table(rows, [*first, *held])]
-
-
-def rich_table(rows: list[Row], columns: Sequence[Column] = COLUMNS) -> Table:
-    """The table for a terminal; 80 columns hold it for one dataset and one seed."""
+def cell_columns(rows: Sequence[Row], with_dataset: bool = False) -> list[Column[Row]]:
+    """What names a cell; the dataset only where there are several, or it is asked for."""
     several = len({row.cell.dataset for row in rows}) > 1
-    columns = [column for column in columns if several or column.header != "dataset"]
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for column in columns:
-        table.add_column(
-            Text(column.header),
-            justify="left" if column.is_name else "right",
-            no_wrap=not column.is_score,
-            overflow="fold",
+    return [
+        *([_DATASET] if several or with_dataset else []),
+        Column("model", lambda row: row.cell.model, is_name=True),
+        Column("labels", lambda row: show_percent(row.cell.labels)),
+        Column("images", lambda row: str(row.labeled_images)),
+        Column(
+            "unlabelled",
+            lambda row: show_percent(row.cell.unlabeled) if row.cell.unlabeled else NONE,
+        ),
+    ]
+
+
+_DATASET: Column[Row] = Column("dataset", lambda row: row.cell.dataset, is_name=True)
+
+
+def acc1_column(results: Results) -> Column[Row]:
+    return Column(
+        "Acc@1",
+        lambda row: show_scores(row.scores("acc1")),
+        is_score=True,
+        is_marked=lambda row: results.standings.is_marked(row.cell),
+    )
+
+
+def cells_sheet(results: Results) -> Sheet[Row]:
+    """A line for each cell with its scores; in a terminal of 80 columns, those that fit."""
+    rows = results.rows
+    columns = [*cell_columns(rows), acc1_column(results)]
+    if any(row.interval is not None for row in rows):
+        columns.append(
+            Column(f"{LEVEL:.0%}", lambda row: show_interval(row.interval), is_spare=True)
         )
-    for row in rows:
-        shown = [column.shown(row) for column in columns]
-        table.add_row(*shown, style="" if row.state == "finished" else "dim")
-    return table
+    if results.tasks:
+        columns.append(Column("paper", lambda row: NONE if row.paper is None else str(row.paper)))
+    columns.append(Column("Acc@5", lambda row: show_scores(row.scores("acc5")), is_score=True))
+    columns.append(Column("CE", lambda row: show_scores(row.scores("ce"), digits=3), is_score=True))
+    if any(_differ(row.scores("macro"), [100 * j.scores.acc1 for j in row.judged]) for row in rows):
+        columns.append(
+            Column(
+                "macro", lambda row: show_scores(row.scores("macro")), is_score=True, is_spare=True
+            )
+        )
+    if any(row.judged for row in rows):
+        columns.append(Column("vs best", lambda row: _show_standing(results, row), is_spare=True))
+        columns.append(Column("ECE", lambda row: _show_one(row.mean("ece"), 3), is_spare=True))
+    columns.append(Column("trials", _show_trials))
+    columns.append(Column("time", lambda row: show_seconds(row.seconds)))
+    return Sheet(
+        title="Results",
+        columns=columns,
+        rows=rows,
+        frame=frame(results),
+        notes=[*results.standings.notes(), *weights_notes(rows)],
+        problems=results.problems,
+        records=cell_records(results),
+        is_dim=is_unfinished,
+    )
 
 
-def notes(rows: list[Row], by: BySlice | None = None) -> list[str]:
-    """What belongs under a table: what its scores cannot say, and what its weights allow."""
+def _differ(first: list[float], second: list[float]) -> bool:
+    """A test set of as many images of each class has one mean, not two."""
+    return any(abs(a - b) > 1e-9 for a, b in zip(first, second, strict=True))
+
+
+def _show_one(value: float | None, digits: int) -> str:
+    return NONE if value is None else f"{value:.{digits}f}"
+
+
+def is_unfinished(row: Row) -> bool:
+    return row.state != "finished"
+
+
+def cell_records(results: Results) -> list[dict[str, Any]]:
+    """The cells with all that is known of them, for JSON."""
+    records = frame_records(frame(results))
+    for record, row in zip(records, results.rows, strict=True):
+        record["cell"] = row.cell.name
+        record["test_per_seed"] = row.test
+        record["failure"] = row.failure
+        record["weights"] = None if row.weights is None else row.weights.model_dump()
+        record["device_seconds"] = row.device_seconds
+    return records
+
+
+def few_notes(images: Iterable[int]) -> list[str]:
+    """What a ``*`` beside numbers of test images means, if there is one."""
+    if any(number < FEW_IMAGES for number in images):
+        return [f"* fewer than {FEW_IMAGES} test images: take these scores as a hint"]
+    return []
+
+
+def weights_notes(rows: Sequence[Row]) -> list[str]:
+    """What the weights that models start from allow."""
     by_weights: dict[Weights, list[str]] = {}
     for row in rows:
         if row.weights is not None:
             models = by_weights.setdefault(row.weights, [])
             models += [row.cell.model] if row.cell.model not in models else []
-    return (_slice_notes(by) if by is not None else []) + [
+    return [
         f"weights of {', '.join(of)}: {weights.describe()}" for weights, of in by_weights.items()
     ]
-
-
-def _slice_notes(by: BySlice) -> list[str]:
-    found = []
-    if any(images < FEW_IMAGES for counts in by.images.values() for images in counts.values()):
-        found.append(f"* fewer than {FEW_IMAGES} test images: take these scores as a hint")
-    if not by.images and not by.problems:
-        found.append(f"no cell is finished yet, so there is no accuracy by {by.name}")
-    return found + by.problems
-
-
-def markdown(rows: list[Row], by: BySlice | None = None) -> str:
-    """The table in GitHub's Markdown."""
-    columns = COLUMNS if by is None else (*CELL, ACC1, *slice_columns(rows, by))
-    headers = [" ".join(column.header.split()).translate(_PLAIN) for column in columns]
-    lines = ["| " + " | ".join(headers) + " |"]
-    lines.append("|" + "|".join("---" if column.is_name else "---:" for column in columns) + "|")
-    lines += ["| " + " | ".join(column.shown(row) for column in columns) + " |" for row in rows]
-    lines += [line for note in notes(rows, by) for line in ("", note.translate(_PLAIN))]
-    return "\n".join(lines)
-
-
-# what would end a cell, or make a list or emphasis, in Markdown
-_PLAIN = str.maketrans({"|": r"\|", "*": r"\*"})
-
-
-def csv(rows: list[Row], by: BySlice | None = None) -> str:
-    """The cells, one a line, or by slice one a line for each value."""
-    buffer = io.StringIO()
-    (frame(rows) if by is None else slice_frame(rows, by)).to_csv(buffer, index=False)
-    return buffer.getvalue().rstrip("\n")
-
-
-def as_json(rows: list[Row], by: BySlice | None = None) -> str:
-    """The cells with all that is known of them; by slice also each value's scores."""
-    records = json.loads(frame(rows).to_json(orient="records", double_precision=15))
-    for record, row in zip(records, rows, strict=True):
-        record["cell"] = row.cell.name
-        record["test_per_seed"] = row.test
-        record["failure"] = row.failure
-        record["weights"] = None if row.weights is None else row.weights.model_dump()
-        if by is not None:
-            record["slices"] = {by.name: _slice_facts(row, by)}
-    return json.dumps(records, indent=1)

@@ -1,22 +1,35 @@
 """Acc@1 by slice: from the winners' prediction tables to a score for each value of a column."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from data.errors import InputError
-from data.storage import Storage
-from grid.ledger import FOLDER, Record
+from grid.measured import Measured
 from grid.plan import Cell, Plan
-from grid.scheduler import Scheduler
-from trainers.predictions import Predictions, decode_predictions
-from trainers.trial import TrialSpec, predictions_file
+from grid.results import (
+    FEW_IMAGES,
+    Results,
+    Row,
+    acc1_column,
+    cell_columns,
+    cell_facts,
+    cell_records,
+    few_notes,
+    is_unfinished,
+    mean,
+    show_scores,
+    std,
+    typed,
+    weights_notes,
+)
+from grid.sheet import Column, Sheet
+from grid.statistics import Interval, accuracy_interval
 
-FEW_IMAGES = 30  # one image more or less right moves the score of fewer by over 3 points
 NO_VALUE = "—"  # the images without a value stand under it
 
 
@@ -38,13 +51,13 @@ class BySlice:
 
     ``images`` counts test images by dataset and value. ``tallies`` has, by cell, one of each
     value for each seed of the winner, and None for a seed whose predictions cannot be used;
-    ``problems`` says which those are, and what to do.
+    ``intervals`` are those of Acc@1 as a share, by cell and value.
     """
 
     name: str
     images: dict[str, dict[str, int]]
     tallies: dict[Cell, list[dict[str, Tally] | None]]
-    problems: list[str]
+    intervals: dict[tuple[Cell, str], Interval]
 
     def values(self, datasets: Sequence[str]) -> list[str]:
         """The values in these datasets, those with most test images first, ``—`` last."""
@@ -64,48 +77,45 @@ class BySlice:
         """The Acc@1 of the seeds that have one."""
         return [acc1 for acc1 in self.acc1_per_seed(cell, value) if acc1 is not None]
 
+    def interval(self, cell: Cell, value: str) -> Interval | None:
+        return self.intervals.get((cell, value))
 
-def by_slice(
-    scheduler: Scheduler, records: dict[str, Record], storage: Storage, name: str
-) -> BySlice:
-    """Reads the predictions of every finished cell whose dataset has the slice.
 
-    Predictions that cannot be used cost their own seed only. Raises ``InputError`` when no
-    dataset has the slice.
+def by_slice(measured: Measured, plan: Plan, name: str) -> BySlice:
+    """Counts every finished cell whose dataset has the slice.
+
+    Raises ``InputError`` when no dataset has it.
     """
-    having = _datasets_with(scheduler.plan, name)
-    found = BySlice(name, {}, {}, [])
-    for cell in scheduler.plan.cells:
-        state = scheduler.states[cell.name]
-        if state.state != "finished" or cell.dataset not in having:
-            continue
-        found.tallies[cell] = []
-        for seed, spec in state.by_seed.items():
-            try:
-                tallies = _read(storage, spec, records[spec.id], name)
-                counts = {value: of.images for value, of in tallies.items()}
-                if found.images.setdefault(cell.dataset, counts) != counts:
-                    raise ValueError(f"other test images than other predictions of {cell.dataset}")
-            except ValueError as error:
-                found.tallies[cell].append(None)
-                found.problems.append(
-                    f"{cell.name}, seed {seed}, is left out: "
-                    f"{storage.path(predictions_file(spec.id))}: {error}; to have it again, "
-                    f"delete {FOLDER}/{spec.id}.json and run the experiment"
-                )
-            else:
-                found.tallies[cell].append(tallies)
+    having = _datasets_with(plan, name)
+    found = BySlice(name, {}, {}, {})
+    for dataset, test_set in measured.test_sets.items():
+        if dataset in having:
+            images = tally(test_set.slices[name], np.ones(len(test_set.ids), bool))
+            found.images[dataset] = {value: of.images for value, of in images.items()}
+    for cell, seeds in measured.cells.items():
+        if cell.dataset in found.images:
+            values = measured.test_sets[cell.dataset].slices[name]
+            found.tallies[cell] = [
+                None if judged is None else tally(values, judged.right) for judged in seeds
+            ]
+            right, named = measured.right(cell), _named(values)
+            if right is not None:
+                for value in found.images[cell.dataset]:
+                    found.intervals[cell, value] = accuracy_interval(right[:, named == value])
     return found
 
 
-def tally(predictions: Predictions, name: str) -> dict[str, Tally]:
-    """Counts predictions by the values of a slice; images without one count under ``—``."""
-    right = predictions.right
-    values = np.array([value or NO_VALUE for value in predictions.slices[name]])
+def tally(values: Sequence[str | None], right: np.ndarray) -> dict[str, Tally]:
+    """Counts images and right ones by their value; those without one count under ``—``."""
+    named = _named(values)
     return {
-        str(value): Tally(int((values == value).sum()), int(right[values == value].sum()))
-        for value in np.unique(values)
+        str(value): Tally(int((named == value).sum()), int(right[named == value].sum()))
+        for value in np.unique(named)
     }
+
+
+def _named(values: Sequence[str | None]) -> np.ndarray:
+    return np.array([value or NO_VALUE for value in values])
 
 
 def _datasets_with(plan: Plan, name: str) -> set[str]:
@@ -124,16 +134,93 @@ def _datasets_with(plan: Plan, name: str) -> set[str]:
     )
 
 
-def _read(storage: Storage, spec: TrialSpec, record: Record, name: str) -> dict[str, Tally]:
-    """A trial's tallies. Raises ``ValueError`` with what is wrong with its predictions."""
-    try:
-        predictions = decode_predictions(storage.read(predictions_file(spec.id)))
-    except FileNotFoundError as error:
-        raise ValueError("there is no such file") from error
-    if name not in predictions.slices:
-        raise ValueError(f"there is no column {name!r}")
-    acc1 = predictions.metrics()["acc1"]
-    assert record.test is not None  # the cell is finished
-    if not math.isclose(acc1, record.test["acc1"], abs_tol=1e-6):
-        raise ValueError(f"Acc@1 is {acc1:.2f} here and {record.test['acc1']:.2f} in the ledger")
-    return tally(predictions, name)
+def slices_sheet(results: Results, by: BySlice) -> Sheet[Row]:
+    """Acc@1 on each value of a slice, the largest first."""
+    first = [*cell_columns(results.rows), acc1_column(results)]
+    return Sheet(
+        title=f"Acc@1 by {by.name}",
+        columns=[*first, *slice_columns(results.rows, by)],
+        rows=results.rows,
+        frame=slice_frame(results, by),
+        notes=[*_slice_notes(by, results), *weights_notes(results.rows)],
+        problems=results.problems,
+        records=[
+            record | {"slices": {by.name: _slice_facts(row, by)}}
+            for record, row in zip(cell_records(results), results.rows, strict=True)
+        ],
+        kept=len(first),
+        is_dim=is_unfinished,
+    )
+
+
+def slice_columns(rows: Sequence[Row], by: BySlice) -> list[Column[Row]]:
+    """A column for each value of a slice, its header with the number of test images.
+
+    ``north (412)``, with several datasets a line for each, ``(aprons 412)``; a number that is too
+    small to rely on has a ``*``.
+    """
+    datasets = list(dict.fromkeys(row.cell.dataset for row in rows))
+
+    def column(value: str) -> Column[Row]:
+        header = value
+        for dataset in datasets:
+            images = by.images.get(dataset, {}).get(value)
+            if images is not None:
+                header += f"\n({dataset} {images})" if len(datasets) > 1 else f" ({images})"
+                header += "*" if images < FEW_IMAGES else ""
+        return Column(header, lambda row: show_scores(by.scores(row.cell, value)), is_score=True)
+
+    return [column(value) for value in by.values(datasets)]
+
+
+def slice_frame(results: Results, by: BySlice) -> pd.DataFrame:
+    """Accuracy by slice as numbers, in long form: one row per cell and value of its dataset.
+
+    ``acc1`` is the cell's over all its test images, as in ``frame``, and ``slice_acc1`` the one on
+    the ``test_images`` with this value, with its interval; a cell whose dataset lacks the slice
+    has one row without.
+    """
+    records = []
+    for row in results.rows:
+        for value, of in _slice_facts(row, by).items() or [(None, {})]:
+            seeds = [acc1 for acc1 in of.get("acc1_per_seed", []) if acc1 is not None]
+            records.append(
+                {
+                    **cell_facts(row),
+                    "seeds": len(row.test),
+                    "acc1": row.mean("acc1"),
+                    "acc1_std": row.std("acc1"),
+                    "slice": by.name,
+                    "value": value,
+                    "test_images": of.get("images"),
+                    "slice_acc1": of.get("acc1"),
+                    "slice_acc1_std": of.get("acc1_std"),
+                    "slice_acc1_low": of.get("acc1_low"),
+                    "slice_acc1_high": of.get("acc1_high"),
+                    "slice_seeds": len(seeds),
+                }
+            )
+    return typed(pd.DataFrame.from_records(records))
+
+
+def _slice_facts(row: Row, by: BySlice) -> dict[str, dict[str, Any]]:
+    """By value; ``acc1_per_seed`` has None where a seed's predictions cannot be used."""
+    found = {}
+    for value in by.values([row.cell.dataset]):
+        interval = by.interval(row.cell, value)
+        found[value] = {
+            "images": by.images[row.cell.dataset][value],
+            "acc1_per_seed": by.acc1_per_seed(row.cell, value),
+            "acc1": mean(by.scores(row.cell, value)),
+            "acc1_std": std(by.scores(row.cell, value)),
+            "acc1_low": None if interval is None else 100 * interval.low,
+            "acc1_high": None if interval is None else 100 * interval.high,
+        }
+    return found
+
+
+def _slice_notes(by: BySlice, results: Results) -> list[str]:
+    found = few_notes(number for counts in by.images.values() for number in counts.values())
+    if not by.images and not results.problems:
+        found.append(f"no cell is finished yet, so there is no accuracy by {by.name}")
+    return found

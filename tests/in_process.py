@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from data.storage import Storage
+from grid.known import know
 from grid.ledger import Ledger, Record, record_summary
 from grid.plan import Plan
-from grid.results import as_json, table_rows
+from grid.results import cells_sheet
 from grid.scheduler import Job, Scheduler
+from grid.sheet import as_json
 from grid.work import do_job, order_for, settle
 
 
@@ -73,4 +75,5 @@ class Grid:
         }
 
     def table(self) -> str:
-        return as_json(table_rows(self.scheduler, self.records))
+        results = know(self.scheduler, self.records, self.ledger.storage).results
+        return as_json(cells_sheet(results))

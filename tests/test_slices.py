@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,12 +20,15 @@ from data.errors import InputError
 from data.ingest import build_dataset
 from data.sources.files import Item, folder_items
 from data.storage import Storage
-from grid import results
 from grid.experiment import load_experiment
+from grid.known import know
 from grid.ledger import Ledger, record_summary, start_record
 from grid.plan import Plan, Search
+from grid.results import Results, cells_sheet
 from grid.scheduler import Scheduler
-from grid.slices import BySlice, by_slice, tally
+from grid.sheet import as_json, csv, markdown, show
+from grid.slices import BySlice, by_slice, slice_columns, slices_sheet, tally
+from grid.statistics import accuracy_interval
 from trainers.predictions import decode_predictions
 from trainers.trial import predictions_file
 
@@ -34,22 +38,22 @@ FIRST: Counts = [("north", 40, 30), ("south", 50, 45), ("islands", 9, 6), (None,
 SECOND: Counts = [("north", 40, 32), ("south", 50, 45), ("islands", 9, 9), (None, 1, 0)]
 
 
-def predictions(counts: Counts, column: str = "marketplace") -> pa.Table:
+def predictions(counts: Counts, *columns: str) -> pa.Table:
     """A prediction table over three classes, as ``trainers.trial.measure_trial`` writes it."""
-    found: dict[str, list[Any]] = {"label": [], "probabilities": [], column: []}
+    found: dict[str, list[Any]] = {"label": [], "probabilities": [], "value": []}
     for value, images, right in counts:
         for number in range(images):
             label = number % 3
             chosen = label if number < right else (label + 1) % 3
             found["label"].append(label)
             found["probabilities"].append([0.6 if k == chosen else 0.2 for k in range(3)])
-            found[column].append(value)
+            found["value"].append(value)
     return pa.table(
         {
             "image_id": [f"image-{i}" for i in range(len(found["label"]))],
             "label": found["label"],
             "probabilities": pa.array(found["probabilities"], pa.list_(pa.float64(), 3)),
-            column: pa.array(found[column], pa.string()),
+            **dict.fromkeys(columns or ["marketplace"], pa.array(found["value"], pa.string())),
         }
     )
 
@@ -82,7 +86,7 @@ class Finished:
     def search(self, cell: str) -> Search:
         return next(search for search in self.plan.searches if search.name == cell)
 
-    def finish(self, cell: str, *seeds: Counts, column: str = "marketplace") -> list[Path]:
+    def finish(self, cell: str, *seeds: Counts) -> list[Path]:
         """Records a cell as finished and writes its seeds' predictions; returns their files."""
         files = []
         for seed, counts in enumerate(seeds):
@@ -95,22 +99,20 @@ class Finished:
             self.storage.write(f"weights/{record.id}.safetensors", b"")
             file = Path(self.storage.path(predictions_file(record.id)))
             file.parent.mkdir(exist_ok=True)
-            pq.write_table(predictions(counts, column), file)
+            dataset = self.plan.experiment.datasets[cell.partition("/")[0]]
+            pq.write_table(predictions(counts, *dataset.manifest.slices), file)
             files.append(file)
         return files
 
-    def by(self, name: str = "marketplace") -> tuple[list[results.Row], BySlice]:
+    def by(self, name: str = "marketplace") -> tuple[Results, BySlice]:
         records = self.ledger.read_all()
         facts = {trial_id: record_summary(record) for trial_id, record in records.items()}
-        scheduler = Scheduler(self.plan, facts, self.ledger.has_weights)
-        found = by_slice(scheduler, records, self.storage, name)
-        return results.table_rows(scheduler, records), found
+        known = know(Scheduler(self.plan, facts, self.ledger.has_weights), records, self.storage)
+        return known.results, by_slice(known.measured, self.plan, name)
 
     def printed(self, width: int) -> str:
-        rows, by = self.by()
         console = Console(width=width, file=io.StringIO(), record=True)
-        for table in results.rich_tables(rows, console, by):
-            console.print(table)
+        show(slices_sheet(*self.by()), console)
         return console.export_text()
 
 
@@ -126,17 +128,18 @@ def test_images_and_right_ones_are_counted_by_value() -> None:
     buffer = io.BytesIO()
     pq.write_table(predictions([("b", 3, 2), (None, 2, 1), ("a", 1, 0), ("", 2, 2)]), buffer)
     table = decode_predictions(buffer.getvalue())
-    found = {value: (of.images, of.right) for value, of in tally(table, "marketplace").items()}
+    values, right = table.slices["marketplace"], table.right
+    found = {value: (of.images, of.right) for value, of in tally(values, right).items()}
     # an image without a value has none, whether its table left it out or empty
     assert found == {"a": (1, 0), "b": (3, 2), "—": (4, 3)}
-    assert tally(table, "marketplace")["b"].acc1 == pytest.approx(200 / 3)
+    assert tally(values, right)["b"].acc1 == pytest.approx(200 / 3)
 
 
 def test_mean_and_spread_over_seeds_largest_slices_first(aprons: Finished) -> None:
-    rows, by = aprons.by()
-    header, rule, half, full = results.markdown(rows, by).splitlines()[:4]
+    results, by = aprons.by()
+    header, rule, half, full = markdown(slices_sheet(results, by)).splitlines()[:4]
     assert header == (
-        "| dataset | model | labels | images | unlabelled | Acc@1 "
+        "| model | labels | images | unlabelled | Acc@1 "
         r"| south (50) | north (40) | islands (9)\* | — (1)\* |"
     )
     assert rule.count("---:") == 8
@@ -146,14 +149,14 @@ def test_mean_and_spread_over_seeds_largest_slices_first(aprons: Finished) -> No
     )
     assert full.endswith("| 44 | — | — | — | — | — | — |")
     note = "* fewer than 30 test images: take these scores as a hint"
-    assert results.notes(rows, by) == [note]
-    assert results.markdown(rows, by).splitlines()[5:] == ["\\" + note]
+    assert slices_sheet(results, by).all_notes == [note]
+    assert markdown(slices_sheet(results, by)).splitlines()[5:] == ["\\" + note]
     assert "north (40)" in aprons.printed(80) and "77.50 ± 3.54" in aprons.printed(80)
 
 
 def test_the_slices_weighted_by_their_images_make_the_whole(aprons: Finished) -> None:
-    rows, by = aprons.by()
-    facts = json.loads(results.as_json(rows, by))[0]
+    results, by = aprons.by()
+    facts = json.loads(as_json(slices_sheet(results, by)))[0]
     values = facts["slices"]["marketplace"].values()
     for seed, test in enumerate(facts["test_per_seed"]):
         total = sum(of["images"] * of["acc1_per_seed"][seed] for of in values)
@@ -163,26 +166,31 @@ def test_the_slices_weighted_by_their_images_make_the_whole(aprons: Finished) ->
 def test_thirty_images_are_enough_and_those_without_a_value_come_last(tmp_path: Path) -> None:
     finished = Finished(tmp_path, {"aprons": ["marketplace"]}, seeds=1)
     finished.finish("aprons/vit/50%", [(None, 40, 10), ("south", 29, 29), ("north", 30, 15)])
-    rows, by = finished.by()
-    columns = results.slice_columns(rows, by)
+    results, by = finished.by()
+    columns = slice_columns(results.rows, by)
     assert [column.header for column in columns] == ["north (30)", "south (29)*", "— (40)"]
     # one seed has no spread
-    assert [column.shown(rows[0]) for column in columns] == ["50.00", "100.00", "25.00"]
+    assert [column.shown(results.rows[0]) for column in columns] == ["50.00", "100.00", "25.00"]
 
 
 def test_json_nests_and_csv_has_a_line_for_each_value(aprons: Finished) -> None:
-    rows, by = aprons.by()
-    half, full = json.loads(results.as_json(rows, by))
-    assert half["slices"]["marketplace"]["north"] == {
+    results, by = aprons.by()
+    half, full = json.loads(as_json(slices_sheet(results, by)))
+    north = half["slices"]["marketplace"]["north"]
+    of_north = np.array([[number < right for number in range(40)] for right in (30, 32)])
+    interval = accuracy_interval(of_north)
+    assert north == {
         "images": 40,
         "acc1_per_seed": [75.0, 80.0],
         "acc1": 77.5,
         "acc1_std": pytest.approx(5 / 2**0.5),
+        "acc1_low": pytest.approx(100 * interval.low),
+        "acc1_high": pytest.approx(100 * interval.high),
     }
-    nothing = {"images": 40, "acc1_per_seed": [], "acc1": None, "acc1_std": None}
-    assert full["slices"]["marketplace"]["north"] == nothing
-    assert half["acc1"] == 84 and "slices" not in json.loads(results.as_json(rows))[0]
-    table = pd.read_csv(io.StringIO(results.csv(rows, by)))
+    nothing = full["slices"]["marketplace"]["north"]
+    assert nothing == {**dict.fromkeys(north), "images": 40, "acc1_per_seed": []}
+    assert half["acc1"] == 84 and "slices" not in json.loads(as_json(cells_sheet(results)))[0]
+    table = pd.read_csv(io.StringIO(csv(slices_sheet(results, by))))
     assert table["value"].tolist() == ["south", "north", "islands", "—"] * 2
     assert table["test_images"].tolist() == [50, 40, 9, 1] * 2
     assert table["slice_acc1"].isna().tolist() == [False] * 4 + [True] * 4
@@ -198,20 +206,20 @@ def test_datasets_count_their_own_images(tmp_path: Path) -> None:
     finished.finish("aprons/vit/50%", [("north", 40, 30), ("islands", 9, 9)])
     finished.finish("vests/vit/50%", [("islands", 50, 10), ("north", 4, 1), ("west", 2, 1)])
     finished.finish("digits/vit/50%", [("elsewhere", 10, 5)])
-    rows, by = finished.by()
-    columns = results.slice_columns(rows, by)
+    results, by = finished.by()
+    columns = slice_columns(results.rows, by)
     assert [column.header for column in columns] == [
         "islands\n(aprons 9)*\n(vests 50)",
         "north\n(aprons 40)\n(vests 4)*",
         "west\n(vests 2)*",
     ]
-    assert r"| islands (aprons 9)\* (vests 50) |" in results.markdown(rows, by)
-    shown = {row.cell.name: [column.shown(row) for column in columns] for row in rows}
+    assert r"| islands (aprons 9)\* (vests 50) |" in markdown(slices_sheet(results, by))
+    shown = {row.cell.name: [column.shown(row) for column in columns] for row in results.rows}
     assert shown["aprons/vit/50%"] == ["100.00", "75.00", "—"]
     assert shown["vests/vit/50%"] == ["20.00", "25.00", "50.00"]
     assert shown["digits/vit/50%"] == ["—", "—", "—"]
-    assert by.problems == []  # a dataset without the slice is no problem
-    table = pd.read_csv(io.StringIO(results.csv(rows, by)))
+    assert results.problems == []  # a dataset without the slice is no problem
+    table = pd.read_csv(io.StringIO(csv(slices_sheet(results, by))))
     of = table[(table["dataset"] == "digits") & (table["labels"] == "50%")]
     assert of["acc1"].tolist() == [50] and of["value"].isna().all()
     assert of["slice_acc1"].isna().all() and of["test_images"].isna().all()
@@ -228,12 +236,12 @@ def test_a_slice_that_no_dataset_has_names_those_there_are(tmp_path: Path) -> No
 
 
 def test_nothing_finished_is_said(tmp_path: Path) -> None:
-    rows, by = Finished(tmp_path, {"aprons": ["marketplace"]}).by()
-    assert results.slice_columns(rows, by) == []
-    assert results.notes(rows, by) == [
+    results, by = Finished(tmp_path, {"aprons": ["marketplace"]}).by()
+    assert slice_columns(results.rows, by) == []
+    assert slices_sheet(results, by).all_notes == [
         "no cell is finished yet, so there is no accuracy by marketplace"
     ]
-    table = pd.read_csv(io.StringIO(results.csv(rows, by)))
+    table = pd.read_csv(io.StringIO(csv(slices_sheet(results, by))))
     assert table["labels"].tolist() == ["50%", "100%"] and table["slice_acc1"].isna().all()
 
 
@@ -242,10 +250,13 @@ def test_a_cell_not_measured_on_every_seed_has_no_scores_yet(aprons: Finished) -
     record = next(r for r in aprons.ledger.read_all().values() if r.cell == "aprons/vit/100%")
     record.test = None
     aprons.ledger.write(record)
-    rows, by = aprons.by()
-    assert [row.state for row in rows] == ["finished", "measuring"] and by.problems == []
-    assert by.scores(rows[0].cell, "north") == [75.0, 80.0]
-    assert by.scores(rows[1].cell, "north") == []
+    results, by = aprons.by()
+    assert [row.state for row in results.rows] == [
+        "finished",
+        "measuring",
+    ] and results.problems == []
+    assert by.scores(results.rows[0].cell, "north") == [75.0, 80.0]
+    assert by.scores(results.rows[1].cell, "north") == []
 
 
 def unlink(file: Path) -> None:
@@ -261,16 +272,17 @@ def without_slices(file: Path) -> None:
 
 
 def of_another(file: Path) -> None:
-    pq.write_table(predictions(FIRST), file)
+    pq.write_table(predictions(FIRST, "marketplace", "season"), file)
 
 
 def other_images(file: Path) -> None:
     """As many right, on images of which one more is of the north."""
-    pq.write_table(predictions([("north", 41, 32), *SECOND[1:3]]), file)
+    table = predictions([("north", 41, 32), *SECOND[1:3]], "marketplace", "season")
+    pq.write_table(table, file)
 
 
 def uneven(file: Path) -> None:
-    table = predictions(SECOND).to_pylist()
+    table = predictions(SECOND, "marketplace", "season").to_pylist()
     table[0]["probabilities"] = [1.0]
     pq.write_table(pa.Table.from_pylist(table), file)
 
@@ -292,13 +304,13 @@ def test_predictions_that_cannot_be_used_cost_their_seed_only(
     aprons.finish("aprons/vit/100%", FIRST, FIRST)
     file = aprons.finish("aprons/vit/50%", FIRST, SECOND)[1]
     spoil(file)
-    rows, by = aprons.by()
-    half, full = json.loads(results.as_json(rows, by))
+    results, by = aprons.by()
+    half, full = json.loads(as_json(slices_sheet(results, by)))
     assert half["slices"]["marketplace"]["north"]["acc1_per_seed"] == [75.0, None]
     assert half["slices"]["marketplace"]["north"]["acc1"] == 75.0
     assert full["slices"]["marketplace"]["north"]["acc1_per_seed"] == [75.0, 75.0]
-    assert "| 84.00 ± 2.83 | 90.00 | 75.00 |" in results.markdown(rows, by)
-    (note,) = results.notes(rows, by)[1:]
+    assert "| 84.00 ± 2.83 | 90.00 | 75.00 |" in markdown(slices_sheet(results, by))
+    (note,) = slices_sheet(results, by).all_notes[1:]
     assert note.startswith(f"aprons/vit/50%, seed 1, is left out: {file}: ") and reason in note
     assert f"delete ledger/{file.stem}.json and run" in note
 
@@ -306,21 +318,21 @@ def test_predictions_that_cannot_be_used_cost_their_seed_only(
 def test_without_any_predictions_there_are_dashes_and_notes(aprons: Finished) -> None:
     for file in aprons.finish("aprons/vit/50%", FIRST, SECOND):
         file.unlink()
-    rows, by = aprons.by()
-    assert "| 84.00 ± 2.83 |" in results.markdown(rows, by)
-    assert len(results.notes(rows, by)) == 2
+    results, by = aprons.by()
+    assert "| 84.00 ± 2.83 |" in markdown(slices_sheet(results, by))
+    assert len(slices_sheet(results, by).all_notes) == 2
     aprons.finish("aprons/vit/100%", FIRST, FIRST)
-    rows, by = aprons.by()
-    assert "| 84.00 ± 2.83 | — | — | — | — |" in results.markdown(rows, by)
+    results, by = aprons.by()
+    assert "| 84.00 ± 2.83 | — | — | — | — |" in markdown(slices_sheet(results, by))
 
 
 def test_names_stand_as_they_are_in_every_format(tmp_path: Path) -> None:
     finished = Finished(tmp_path, {"aprons": ["marketplace"]}, seeds=1)
     finished.finish("aprons/vit/50%", [("[red]a|b*", 40, 30), ("c, d", 30, 30)])
-    rows, by = finished.by()
-    assert r"| [red]a\|b\* (40) | c, d (30) |" in results.markdown(rows, by)
+    results, by = finished.by()
+    assert r"| \[red]a\|b\* (40) | c, d (30) |" in markdown(slices_sheet(results, by))
     assert "[red]a|b* (40)" in finished.printed(80)
-    table = pd.read_csv(io.StringIO(results.csv(rows, by)))
+    table = pd.read_csv(io.StringIO(csv(slices_sheet(results, by))))
     assert table["value"].tolist() == ["[red]a|b*", "c, d"] * 2
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import log_loss, recall_score, top_k_accuracy_score
+from sklearn.metrics import log_loss, top_k_accuracy_score
 
 ECE_BINS = 15
 
@@ -39,9 +39,16 @@ def scores(labels: np.ndarray, probabilities: np.ndarray) -> Scores:
         acc1=float((chosen == labels).mean()),
         acc5=float(top5),
         ce=ce,
-        macro=float(recall_score(labels, chosen, labels=np.unique(labels), average="macro")),
+        macro=float(np.nanmean(class_accuracies(labels, chosen == labels, len(classes)))),
         ece=calibration_error(chosen == labels, probabilities.max(axis=1)),
     )
+
+
+def class_accuracies(labels: np.ndarray, right: np.ndarray, classes: int) -> np.ndarray:
+    """Of each class, (K,); NaN for one without images. Both (N,)."""
+    images = np.bincount(labels, minlength=classes).astype(float)
+    images[images == 0] = np.nan
+    return np.asarray(np.bincount(labels, right, classes) / images)
 
 
 def calibration_bins(right: np.ndarray, confidence: np.ndarray) -> np.ndarray:
