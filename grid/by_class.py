@@ -70,7 +70,7 @@ def classes_sheet(known: Known) -> Sheet[ClassLine]:
             "test images",
             lambda line: f"{line.test_images:,}" + ("*" if line.test_images < FEW_IMAGES else ""),
         ),
-        Column("Acc@1", lambda line: show_scores(line.acc1), is_score=True),
+        Column("Acc@1", lambda line: show_scores(line.acc1), may_break=True),
         Column(f"{LEVEL:.0%}", lambda line: show_interval(line.interval)),
     ]
     if len(rows) > 1:

@@ -244,10 +244,9 @@ def _drive(source: str, folder: Storage, only: list[str] | None) -> int:
 def _report(scheduler: Any, records: Any, folder: Storage) -> int:
     """Prints the table and what failed; the exit code."""
     from grid.known import know
-    from grid.results import cells_sheet
+    from grid.views import cells_view
 
-    results = know(scheduler, records, folder).results
-    _print_sheet(cells_sheet(results), Format.terminal, None)
+    _print_sheet(cells_view(know(scheduler, records, folder)), Format.terminal, None)
     failed = _failures(scheduler)
     for name, why in failed.items():
         err.print(f"{name}: {why}", style="red", soft_wrap=True, markup=False)
@@ -426,6 +425,41 @@ def table(
     else:
         sheet = slices_sheet(known.results, by_slice(known.measured, known.plan, by))
     _print_sheet(sheet, chosen, output)
+
+
+@app.command()
+def answer(
+    source: Source,
+    storage: StorageOption = None,
+    seeds: SeedsOption = None,
+    margin: Annotated[
+        float,
+        typer.Option(min=0, max=100, help="By how many points a model may be worse and match."),
+    ] = 1.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how many labels the unlabelled images replace, and how surely."""
+    from grid.answer import answer as find_answer
+    from grid.answer import as_facts, claims_sheet, savings_sheet
+    from grid.sheet import show
+
+    known = _known(_load(source, storage, seeds))
+    found = find_answer(known, margin / 100)
+    if as_json:
+        print(json.dumps(as_facts(found), indent=1))
+        return
+    # a pipe has no width
+    console = out if out.is_terminal else Console(highlight=False, width=140)
+    for text in [*(each.text for each in found.headlines), *(pool.text for pool in found.pools)]:
+        console.print(text, markup=False)
+    if not found.headlines:
+        console.print("no model of this experiment learns from unlabelled images (method: semi)")
+    for sheet in (savings_sheet(found), claims_sheet(found)):
+        if sheet.rows:
+            console.print(f"\n{sheet.title}", style="bold")
+            show(sheet, console)
+    for problem in known.results.problems:
+        _say(problem)
 
 
 def _known(

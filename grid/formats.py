@@ -15,6 +15,8 @@ class View(StrEnum):
     confusions = "confusions"
     comparisons = "comparisons"
     costs = "costs"
+    savings = "savings"
+    claims = "claims"
 
 
 class Format(StrEnum):

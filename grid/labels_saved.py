@@ -75,6 +75,8 @@ def labels_needed(target: np.ndarray, baseline: Mapping[int, np.ndarray]) -> Nee
         return float(apart - quantile(freedom) * variance**0.5)
 
     def end(at: float) -> float | None:
+        if beyond(best) >= 0:  # nothing varies there
+            return float(np.exp(best))
         return float(np.exp(float(brentq(beyond, best, at)))) if beyond(at) > 0 else None
 
     lowest, highest = x[0] - np.log(REACH), x[-1] + np.log(REACH)

@@ -184,13 +184,14 @@ def typed(table: pd.DataFrame) -> pd.DataFrame:
         if name in ("pool_images", "test_images", "train_images"):
             table[name] = table[name].astype("Int64")
         elif table[name].isna().all():
-            text = name in ("unlabeled", "standing", "slice", "value")
+            text = name in ("unlabeled", "standing", "slice", "value", "extrapolated")
             table[name] = table[name].astype("object" if text else "float64")
     return table
 
 
 def cell_facts(row: Row) -> dict[str, Any]:
     return {
+        "cell": row.cell.name,
         "dataset": row.cell.dataset,
         "model": row.cell.model,
         "labels": show_percent(row.cell.labels),
@@ -260,7 +261,7 @@ def acc1_column(results: Results) -> Column[Row]:
     return Column(
         "Acc@1",
         lambda row: show_scores(row.scores("acc1")),
-        is_score=True,
+        may_break=True,
         is_marked=lambda row: results.standings.is_marked(row.cell),
     )
 
@@ -275,12 +276,14 @@ def cells_sheet(results: Results) -> Sheet[Row]:
         )
     if results.tasks:
         columns.append(Column("paper", lambda row: NONE if row.paper is None else str(row.paper)))
-    columns.append(Column("Acc@5", lambda row: show_scores(row.scores("acc5")), is_score=True))
-    columns.append(Column("CE", lambda row: show_scores(row.scores("ce"), digits=3), is_score=True))
+    columns.append(Column("Acc@5", lambda row: show_scores(row.scores("acc5")), may_break=True))
+    columns.append(
+        Column("CE", lambda row: show_scores(row.scores("ce"), digits=3), may_break=True)
+    )
     if any(_differ(row.scores("macro"), [100 * j.scores.acc1 for j in row.judged]) for row in rows):
         columns.append(
             Column(
-                "macro", lambda row: show_scores(row.scores("macro")), is_score=True, is_spare=True
+                "macro", lambda row: show_scores(row.scores("macro")), may_break=True, is_spare=True
             )
         )
     if any(row.judged for row in rows):
@@ -317,7 +320,6 @@ def cell_records(results: Results) -> list[dict[str, Any]]:
     """The cells with all that is known of them, for JSON."""
     records = frame_records(frame(results))
     for record, row in zip(records, results.rows, strict=True):
-        record["cell"] = row.cell.name
         record["test_per_seed"] = row.test
         record["failure"] = row.failure
         record["weights"] = None if row.weights is None else row.weights.model_dump()

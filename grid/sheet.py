@@ -24,14 +24,14 @@ NONE = "—"
 class Column(Generic[T]):
     """A column as people read it.
 
-    Scores, unlike names, may break after their ±. What ``is_marked`` is set in bold. A ``spare``
-    column is left out where a terminal is too narrow, the last one first.
+    Scores and sentences ``may_break`` into lines, names not. What ``is_marked`` is set in bold. A
+    ``spare`` column is left out where a terminal is too narrow, the last one first.
     """
 
     header: str
     shown: Callable[[T], str]
     is_name: bool = False
-    is_score: bool = False
+    may_break: bool = False
     is_spare: bool = False
     is_marked: Callable[[T], bool] | None = None
 
@@ -122,7 +122,7 @@ def _rich_table(sheet: Sheet[Any], columns: Sequence[Column[Any]]) -> Table:
         table.add_column(
             Text(column.header),
             justify="left" if column.is_name else "right",
-            no_wrap=not column.is_score,
+            no_wrap=not column.may_break,
             overflow="fold",
         )
     for row in sheet.rows:
@@ -183,7 +183,7 @@ def latex(sheet: Sheet[Any]) -> str:
         [
             rf"\textbf{{{text}}}" if _is_marked(column, row) else text
             for column in sheet.columns
-            for text in [latex_text(column.shown(row))]
+            for text in [latex_text(" ".join(column.shown(row).split()))]
         ]
         for row in sheet.rows
     ]
@@ -195,11 +195,18 @@ def latex(sheet: Sheet[Any]) -> str:
     # the same header twice is no mistake in a table, but one in a frame: columns are numbers here
     styler = pd.DataFrame(shown, columns=range(len(headers))).style.hide(axis="index")
     styler = styler.format_index(header, axis=1)
-    layout = "".join("l" if column.is_name else "r" for column in sheet.columns)
+    layout = "".join(_LAYOUT[column.is_name, column.may_break] for column in sheet.columns)
     lines = [r"% needs \usepackage{booktabs}", styler.to_latex(hrules=True, column_format=layout)]
     return "\n".join([*lines, *("% " + " ".join(note.split()) for note in sheet.all_notes)])
 
 
+# of a column, by whether it is a name and may break
+_LAYOUT = {
+    (True, False): "l",
+    (True, True): r"p{0.35\linewidth}",
+    (False, False): "r",
+    (False, True): "r",
+}
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",

@@ -168,7 +168,7 @@ def slice_columns(rows: Sequence[Row], by: BySlice) -> list[Column[Row]]:
             if images is not None:
                 header += f"\n({dataset} {images})" if len(datasets) > 1 else f" ({images})"
                 header += "*" if images < FEW_IMAGES else ""
-        return Column(header, lambda row: show_scores(by.scores(row.cell, value)), is_score=True)
+        return Column(header, lambda row: show_scores(by.scores(row.cell, value)), may_break=True)
 
     return [column(value) for value in by.values(datasets)]
 

@@ -75,8 +75,8 @@ def costs_sheet(known: Known) -> Sheet[CostLine]:
     prices = known.plan.experiment.file.prices
     columns: list[Column[CostLine]] = [
         Column("cell", lambda line: line.row.cell.name, is_name=True),
-        Column("took", lambda line: show_bill(line.own, {}), is_score=True),
-        Column("with parents", lambda line: show_bill(line.whole, {}), is_score=True),
+        Column("took", lambda line: show_bill(line.own, {}), may_break=True),
+        Column("with parents", lambda line: show_bill(line.whole, {}), may_break=True),
     ]
     if prices:
         columns.append(Column("price", lambda line: _price(line.price)))

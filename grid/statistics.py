@@ -14,12 +14,11 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
-NORMAL = float(stats.norm.ppf((1 + LEVEL) / 2))
 
 
 @dataclass(frozen=True)
 class Interval:
-    """From ``low`` to ``high``, at 95 %."""
+    """From ``low`` to ``high``, at 95 % where nothing else is said."""
 
     low: float
     high: float
@@ -40,7 +39,7 @@ class Comparison:
     p: float
 
 
-def accuracy_interval(right: np.ndarray) -> Interval:
+def accuracy_interval(right: np.ndarray, level: float = LEVEL) -> Interval:
     """Wilson's interval of a cell's accuracy; of ``right``, (S, N).
 
     With several seeds, of as many images as would vary as much by themselves: what images and
@@ -49,17 +48,17 @@ def accuracy_interval(right: np.ndarray) -> Interval:
     seeds, images = right.shape
     share = float(right.mean())
     if seeds == 1 or share in (0.0, 1.0):
-        return _wilson(share, images, NORMAL)
+        return _wilson(share, images, _normal(level))
     _, variance, freedom = combine([1.0], [right])
-    return _wilson(share, share * (1 - share) / variance, quantile(freedom))
+    return _wilson(share, share * (1 - share) / variance, quantile(freedom, level))
 
 
 def share_interval(right: int, images: int) -> Interval:
     """Wilson's interval of ``right`` among ``images``: of one class, one slice, one seed."""
-    return _wilson(right / images, images, NORMAL)
+    return _wilson(right / images, images, _normal(LEVEL))
 
 
-def compare(first: np.ndarray, second: np.ndarray) -> Comparison:
+def compare(first: np.ndarray, second: np.ndarray, level: float = LEVEL) -> Comparison:
     """Whether two cells differ, image by image; (S, N) and (S', N) of the same N images.
 
     With one seed each: McNemar's exact test, and the interval of Agresti and Min (2005), which
@@ -71,15 +70,23 @@ def compare(first: np.ndarray, second: np.ndarray) -> Comparison:
         won, lost = int((by_image > 0).sum()), int((by_image < 0).sum())
         p = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
         difference = float(by_image.mean())
-        return Comparison(difference, _paired_interval(won, lost, len(by_image)), p)
-    difference, variance, freedom = combine([1.0, -1.0], [first, second])
-    if variance == 0:  # the same difference on every image and seed
-        p = 1.0 if difference == 0 else float(0.5 ** (len(by_image) - 1))
-        return Comparison(difference, Interval(difference, difference), min(1.0, p))
-    half = quantile(freedom) * variance**0.5
-    p = float(2 * stats.t.sf(abs(difference) / variance**0.5, freedom))
-    within = Interval(max(-1.0, difference - half), min(1.0, difference + half))
-    return Comparison(difference, within, p)
+        return Comparison(difference, _paired_interval(won, lost, len(by_image), level), p)
+    found = contrast([1.0, -1.0], [first, second], level)
+    ends = max(-1.0, found.interval.low), min(1.0, found.interval.high)
+    return Comparison(found.difference, Interval(*ends), found.p)
+
+
+def contrast(
+    weights: Sequence[float], cells: Sequence[np.ndarray], level: float = LEVEL
+) -> Comparison:
+    """A weighted sum of cells' accuracies against none, by a t-test; see ``combine``."""
+    value, variance, freedom = combine(weights, cells)
+    if variance == 0:  # the same on every image and seed
+        p = 1.0 if value == 0 else float(0.5 ** (cells[0].shape[1] - 1))
+        return Comparison(value, Interval(value, value), min(1.0, p))
+    half = float(quantile(freedom, level) * variance**0.5)
+    p = float(2 * stats.t.sf(abs(value) / variance**0.5, freedom))
+    return Comparison(value, Interval(value - half, value + half), p)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -100,10 +107,10 @@ def _wilson(share: float, images: float, z: float) -> Interval:
     return Interval(max(0.0, middle - half), min(1.0, middle + half))
 
 
-def _paired_interval(won: int, lost: int, images: int) -> Interval:
+def _paired_interval(won: int, lost: int, images: int, level: float) -> Interval:
     more, total = won + lost + 1, images + 2
     middle = (won - lost) / total
-    half = NORMAL * (more - (won - lost) ** 2 / total) ** 0.5
+    half = _normal(level) * (more - (won - lost) ** 2 / total) ** 0.5
     return Interval(max(-1.0, middle - half / total), min(1.0, middle + half / total))
 
 
@@ -138,6 +145,10 @@ def combine(weights: Sequence[float], cells: Sequence[np.ndarray]) -> tuple[floa
     return float(by_image.mean()), variance, freedom * (variance / of_seeds) ** 2
 
 
-def quantile(freedom: float) -> float:
+def quantile(freedom: float, level: float = LEVEL) -> float:
     """Of Student's t: so many standard errors to each side of an estimate."""
-    return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+    return float(stats.t.ppf((1 + level) / 2, freedom))
+
+
+def _normal(level: float) -> float:
+    return float(stats.norm.ppf((1 + level) / 2))

@@ -1,13 +1,14 @@
 """Other tables of the same results: the paper's two, and every pair of cells."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import pandas as pd
 
 from data.errors import InputError
+from grid.answer import answer, claims_sheet, savings_sheet
 from grid.by_class import classes_sheet, confusions_sheet
 from grid.experiment import show_percent
 from grid.formats import View
@@ -33,15 +34,24 @@ from grid.statistics import LEVEL, Interval
 def view_sheet(known: Known, view: View) -> Sheet[Any]:
     """Raises ``InputError`` where the results have nothing that the view could show."""
     views: dict[View, Callable[[Known], Sheet[Any]]] = {
-        View.cells: lambda known: cells_sheet(known.results),
+        View.cells: cells_view,
         View.labels: labels_sheet,
         View.pool: pool_sheet,
         View.classes: classes_sheet,
         View.confusions: confusions_sheet,
         View.comparisons: comparisons_sheet,
         View.costs: costs_sheet,
+        View.savings: lambda known: savings_sheet(answer(known)),
+        View.claims: lambda known: claims_sheet(answer(known)),
     }
     return views[view](known)
+
+
+def cells_view(known: Known) -> Sheet[Row]:
+    """A line for each cell and, below it, what that says of labels."""
+    sheet = cells_sheet(known.results)
+    headlines = [each.text for each in answer(known).headlines if each.against is not None]
+    return replace(sheet, notes=[*headlines, *sheet.notes])
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ def _of_dataset(results: Results, dataset: str, with_name: bool) -> list[Column[
             row = line.by_dataset.get(dataset)
             return marked and row is not None and results.standings.is_marked(row.cell)
 
-        return Column(name + header, of, is_score=True, is_marked=is_marked)
+        return Column(name + header, of, may_break=True, is_marked=is_marked)
 
     found = [column("Acc@1", lambda row: show_scores(row.scores("acc1")), marked=True)]
     if dataset in results.tasks:
@@ -139,8 +149,8 @@ def pool_sheet(known: Known) -> Sheet[Row]:
     columns.append(Column(f"{LEVEL:.0%}", lambda row: show_interval(row.interval)))
     if results.tasks:
         columns.append(Column("paper", _show_paper))
-    columns.append(Column("Acc@5", lambda row: show_scores(row.scores("acc5")), is_score=True))
-    columns.append(Column("CE", lambda row: show_scores(row.scores("ce"), 3), is_score=True))
+    columns.append(Column("Acc@5", lambda row: show_scores(row.scores("acc5")), may_break=True))
+    columns.append(Column("CE", lambda row: show_scores(row.scores("ce"), 3), may_break=True))
     return Sheet(
         title="More unlabelled images",
         columns=columns,
