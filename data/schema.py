@@ -1,7 +1,7 @@
 """The dataset format: Parquet shards with Hugging Face images, described by ``dataset.json``."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -164,6 +164,23 @@ class Dataset:
     def train_labels(self) -> np.ndarray:
         """Class index of every training row in stored order, shape (rows,)."""
         return np.asarray(self._column_tables("train", ["label"])["label"], dtype=np.int64)
+
+    def images(self, split: str, ids: Collection[str]) -> dict[str, bytes]:
+        """The encoded images of a split that have these ids; reads only their row groups."""
+        found: dict[str, bytes] = {}
+        for shard in self.manifest.shards:
+            if shard.split != split:
+                continue
+            with self.storage.open(shard.file) as stream:
+                file = pq.ParquetFile(stream)
+                for group in range(file.num_row_groups):
+                    names = file.read_row_group(group, columns=["image_id"])["image_id"]
+                    rows = [i for i, name in enumerate(names.to_pylist()) if name in ids]
+                    if rows:
+                        table = file.read_row_group(group, columns=["image_id", "image"]).take(rows)
+                        images = pc.struct_field(table["image"], "bytes").to_pylist()
+                        found |= dict(zip(table["image_id"].to_pylist(), images, strict=True))
+        return found
 
     def read(self, split: str, rows: np.ndarray | None = None) -> ImageTable:
         """Reads all rows of a split, or those at the given positions, into memory."""

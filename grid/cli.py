@@ -24,6 +24,7 @@ from grid.supervise import DriverGoneError, Supervisor, follow_supervisor, say_e
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 EXPERIMENT_COPY = "experiment.yaml"
+REPORT = "report.html"
 
 app = typer.Typer(
     help="How many labels does an image classifier need, and what can unlabelled images replace?",
@@ -242,14 +243,18 @@ def _drive(source: str, folder: Storage, only: list[str] | None) -> int:
 
 
 def _report(scheduler: Any, records: Any, folder: Storage) -> int:
-    """Prints the table and what failed; the exit code."""
+    """Prints the table and what failed, and writes the report; the exit code."""
     from grid.known import know
+    from grid.report.page import report as make_report
     from grid.views import cells_view
 
-    _print_sheet(cells_view(know(scheduler, records, folder)), Format.terminal, None)
+    known = know(scheduler, records, folder)
+    _print_sheet(cells_view(known), Format.terminal, None)
     failed = _failures(scheduler)
     for name, why in failed.items():
         err.print(f"{name}: {why}", style="red", soft_wrap=True, markup=False)
+    folder.write(REPORT, make_report(known).encode())
+    out.print(f"report: {folder.path(REPORT)}", soft_wrap=True)
     out.print(f"results: {folder.uri}", soft_wrap=True)
     return SOME_FAILED if failed else OK
 
@@ -462,6 +467,35 @@ def answer(
         _say(problem)
 
 
+@app.command()
+def report(
+    source: Source,
+    storage: StorageOption = None,
+    seeds: SeedsOption = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Here, not in the run's folder."),
+    ] = None,
+) -> None:
+    """Write the report: one HTML file with the answer, tables, charts and provenance."""
+    from grid.report.page import report as make_report
+
+    experiment = _load(source, storage, seeds)
+    known = _known(experiment)
+    where = output or Storage(experiment.folder).path(REPORT)
+    _write(where, make_report(known).encode())
+    for problem in known.results.problems:
+        _say(problem)
+
+
+def _write(where: str, content: bytes) -> None:
+    """A file by path or URI; its folder is made."""
+    folder, _, name = where.replace(os.sep, "/").rpartition("/")
+    storage = Storage(folder or ("/" if where.startswith("/") else "."))
+    storage.write(name, content)
+    _say(f"written: {storage.path(name)}")
+
+
 def _known(
     experiment: Experiment, only: list[str] | None = None, paper: list[str] | None = None
 ) -> Any:
@@ -490,10 +524,7 @@ def _print_sheet(sheet: Any, format: Any, output: str | None) -> None:
         sys.stdout.buffer.write(content if format is Format.parquet else content + b"\n")
         sys.stdout.buffer.flush()
     else:
-        folder, _, name = output.replace(os.sep, "/").rpartition("/")
-        storage = Storage(folder or ("/" if output.startswith("/") else "."))
-        storage.write(name, content if format is Format.parquet else content + b"\n")
-        _say(f"written: {storage.path(name)}")
+        _write(output, content if format is Format.parquet else content + b"\n")
     if not format.has_notes:
         for problem in sheet.problems:
             _say(problem)

@@ -1,9 +1,11 @@
 """The durable record of trials: one JSON file each, replaced atomically."""
 
 import platform
+import subprocess
 import time
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -153,7 +155,22 @@ class Ledger:
 @cache
 def _versions() -> dict[str, str]:
     packages = ("semigrid", "torch", "torchvision", "timm", "ray", "optuna", "numpy", "pillow")
-    return {"python": platform.python_version(), **{p: version(p) for p in packages}}
+    found = {"python": platform.python_version(), **{p: version(p) for p in packages}}
+    commit = _commit()
+    return found if commit is None else found | {"commit": commit}
+
+
+def _commit() -> str | None:
+    """Of the checkout that this code runs from, ``-dirty`` where it was changed; None elsewhere."""
+    checkout = Path(__file__).parent.parent
+    if not (checkout / ".git").exists():
+        return None
+    describe = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run([*describe, "--exclude", "*"], capture_output=True, text=True)
+    except OSError:  # a machine without git
+        return None
+    return done.stdout.strip() or None
 
 
 def start_record(spec: TrialSpec, cell: str, weights: Weights | None = None) -> Record:

@@ -1,4 +1,4 @@
-"""A grid on digits whose cells are finished without training: the tests say what they predict."""
+"""A grid whose cells are finished without training: the tests say what they predict."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,24 +23,28 @@ GRID = [
 
 
 class FinishedGrid:
-    """One experiment folder; ``finish`` what is to be finished, parents first."""
+    """One experiment folder, on digits; ``finish`` what is to be finished, parents first."""
 
     def __init__(self, folder: Path, seeds: int = 1, **changes: object):
-        changes = {"grid": GRID, "models": SMALL["models"], **changes}
-        text = experiment_text(
-            search={"trials": 1}, seeds=seeds, storage=str(folder / "results"), **changes
-        )
+        defaults = {"grid": GRID, "models": SMALL["models"], "search": {"trials": 1}}
+        storage = str(folder / "results")
+        text = experiment_text(**{**defaults, "seeds": seeds, "storage": storage, **changes})
         self.file = folder / "file.yaml"
         self.file.write_text(text)
         self.plan = Plan(load_experiment(str(self.file), text=text))
         self.storage = Storage(self.plan.experiment.folder)
         self.ledger = Ledger(self.storage)
         self.winners: dict[tuple[str, int], TrialSpec] = {}
-        dataset = self.plan.experiment.datasets["digits"]
-        order = np.argsort(dataset.column("test", "image_id").to_pylist())
-        self.ids = [dataset.column("test", "image_id").to_pylist()[i] for i in order]
+        dataset = next(iter(self.plan.experiment.datasets.values()))
+        ids = dataset.column("test", "image_id").to_pylist()
+        order = np.argsort(ids)
+        self.ids = [ids[i] for i in order]
         self.labels = dataset.column("test", "label").to_numpy()[order]
         self.classes = len(dataset.manifest.classes)
+        columns = {
+            name: dataset.column("test", name).to_pylist() for name in dataset.manifest.slices
+        }
+        self.slices = {name: [of[i] for i in order] for name, of in columns.items()}
 
     def search(self, cell: str) -> Search:
         return next(search for search in self.plan.searches if search.name == cell)
@@ -86,7 +90,7 @@ class FinishedGrid:
         sure = np.where(right, 0.7, 0.6)
         probabilities = np.repeat((1 - sure)[:, None] / (self.classes - 1), self.classes, axis=1)
         probabilities[np.arange(len(chosen)), chosen] = sure
-        return Predictions(self.ids, self.labels, probabilities)
+        return Predictions(self.ids, self.labels, probabilities, self.slices)
 
     def scheduler(self) -> Scheduler:
         facts = {i: record_summary(record) for i, record in self.ledger.read_all().items()}
