@@ -136,6 +136,7 @@ def lines(
             axes.minorticks_off()
         if whole_x:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_xlim(0.5, max(max(line.x) for line in found) + 0.5)
         if x_ticks is not None:
             axes.set_xticks(list(x_ticks.at), [short(name, 10) for name in x_ticks.names])
         axes.set_xlabel(x_label)

@@ -7,7 +7,7 @@ import numpy as np
 from grid.answer import Answer
 from grid.by_class import class_lines, confusion_matrix, confusions
 from grid.known import Known
-from grid.report.charts import COLORS, Line, Ticks, bars, heat, lines, reliability
+from grid.report.charts import COLORS, Line, Ticks, bars, heat, lines, reliability, short
 from grid.report.figure import Figure, Missing
 from grid.results import FEW_IMAGES, Row, mean, show_interval, show_scores
 from grid.slices import BySlice
@@ -175,7 +175,7 @@ def by_slice(row: Row, by: BySlice) -> Figure | None:
     return Figure(
         f"By {by.name}, {row.cell.name}",
         bars(
-            [f"{value} ({images[value]:,})" for value in shown],
+            [f"{short(value, 20)} ({images[value]:,})" for value in shown],
             acc1[: len(shown)],
             "Acc@1 on test, %",
             [100 * i.low if i else 0.0 for i in intervals[: len(shown)]],

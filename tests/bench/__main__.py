@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench.results import SEEDS, results_speed
 from tests.bench.step import semi_steps, utilization
 from tests.bench.stopping import early_stopping
 from tests.bench.stream import memory_at, stream_rates
@@ -115,7 +116,7 @@ def against_goals(title: str, rows: Iterable[tuple[str, str, str]]) -> Table:
     return table
 
 
-PARTS = ("steps", "mixing", "stream", "memory", "trials", "stopping")
+PARTS = ("steps", "mixing", "stream", "memory", "trials", "results", "stopping")
 
 
 def main() -> None:
@@ -143,6 +144,9 @@ def main() -> None:
         console.print(memory())
     if wanted("trials"):
         console.print(against_goals("trials that cost nothing: lower is better", trial_costs()))
+    if wanted("results"):
+        title = f"tables and report of 30 cells, {SEEDS} seeds, 5,010 test images, 30 classes"
+        console.print(against_goals(title, results_speed()))
     if options.only == "stopping":  # half an hour: only when asked for
         with tempfile.TemporaryDirectory(prefix="semigrid-bench-") as temporary:
             folder = Path(options.folder or temporary)

@@ -1,0 +1,181 @@
+"""How long tables and the report take on a grid of the paper's shape and size.
+
+30 cells on three seeds, each measured on 5,010 test images of 30 classes; nothing is trained: the
+records and predictions are drawn.
+"""
+
+import io
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from data.build import Row, write_dataset
+from data.storage import FileFacts, Storage
+from grid.experiment import load_experiment
+from grid.ledger import Ledger, record_summary, start_record
+from grid.plan import Plan
+from grid.scheduler import Job, Scheduler
+from trainers.predictions import Predictions
+from trainers.trial import predictions_file
+
+CLASSES, PER_CLASS, SEEDS, TRIALS, EVALUATIONS = 30, 167, 3, 16, 20
+DATASETS = ("vests", "cases", "aprons")
+VIT: dict[str, Any] = {
+    "backbone": "vit_tiny_patch16_224",
+    "method": "finetune",
+    "pretrained": False,
+    "recipe": {"img_size": 16, "steps": 1000, "batch_size": 32, "evaluations": EVALUATIONS},
+    "backbone_args": {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2},
+}
+QUARTERS = ["25%", "50%", "75%", "100%"]
+
+
+def results_speed() -> Iterator[tuple[str, str, str]]:
+    """Rows of a table: what, found, goal."""
+    with tempfile.TemporaryDirectory(prefix="semigrid-bench-") as temporary:
+        file = finished_grid(Path(temporary))
+        imports = _seconds([sys.executable, "-c", _IMPORTS])
+        table = _seconds([sys.executable, "-m", "grid.cli", "table", str(file)])
+        report = Path(temporary) / "report.html"
+        command = [sys.executable, "-m", "grid.cli", "report", str(file), "-o", str(report)]
+        made = _seconds(command)
+        yield "semigrid table, less its imports", f"{table - imports:.1f} s", "below 2 s"
+        yield "its imports", f"{imports:.1f} s", ""
+        yield "semigrid table and report", f"{table + made:.1f} s", "below 20 s"
+        yield "the report", f"{report.stat().st_size / 2**20:.1f} MiB", "below 15 MiB"
+
+
+_IMPORTS = (
+    "import grid.cli, grid.known, grid.ledger, grid.plan, grid.scheduler, grid.suggested, "
+    "grid.views, data.sources.builtin"
+)
+
+
+def _seconds(command: list[str]) -> float:
+    """The quicker of two runs: the first may have to read files from the disk."""
+    times = []
+    for _ in range(2):
+        started = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def finished_grid(folder: Path) -> Path:
+    """The experiment file of a grid whose cells are all finished."""
+    for number, name in enumerate(DATASETS):
+        _write_images(folder / name, number)
+    content = {
+        "name": "paper",
+        "datasets": {name: str(folder / name) for name in DATASETS},
+        "models": {
+            "resnet18": {"backbone": "test_resnet", "method": "finetune", "pretrained": False},
+            "vit": VIT,
+            "semi-vit": {"from": "vit", "method": "semi", "recipe": VIT["recipe"]},
+        },
+        "grid": [
+            {"model": "resnet18", "labels": ["100%"]},
+            {"model": "vit", "labels": QUARTERS},
+            {"model": "semi-vit", "labels": QUARTERS},
+            {
+                "model": "semi-vit",
+                "labels": ["50%"],
+                "unlabeled": ["200%", "300%", "400%"],
+                "datasets": ["aprons"],
+            },
+        ],
+        "search": {"trials": TRIALS, "wave": 4, "sampler": "random"},
+        "seeds": SEEDS,
+        "storage": str(folder / "results"),
+    }
+    file = folder / "paper.yaml"
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    plan = Plan(load_experiment(str(file)))
+    _finish(plan)
+    return file
+
+
+def _write_images(folder: Path, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    rows = []
+    for split, count in (("train", 60), ("val", 10), ("test", PER_CLASS)):
+        for label in range(CLASSES):
+            for number in range(count):
+                name = f"{split}-{label:02d}-{number:03d}"
+                rows.append(Row(name, _image(draw), label, split, name))
+    for number in range(400):
+        rows.append(Row(f"pool-{number}", _image(draw), None, "pool", f"pool-{number}"))
+    write_dataset(
+        str(folder),
+        rows,
+        name=folder.name,
+        classes=[f"neck style number {label:02d}" for label in range(CLASSES)],
+        license="CC0",
+        source="drawn for a benchmark",
+        pool_unit=100,
+    )
+
+
+def _image(draw: np.random.Generator) -> bytes:
+    buffer = io.BytesIO()
+    pixels = draw.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=70)
+    return buffer.getvalue()
+
+
+def _finish(plan: Plan) -> None:
+    """Records of all trials, as if they had been trained."""
+    storage = Storage(plan.experiment.folder)
+    ledger = Ledger(storage)
+    scheduler = Scheduler(plan, {}, lambda trial_id: True)
+    draw = np.random.default_rng(0)
+    while job := scheduler.next():
+        record = ledger.read(job.spec.id) or start_record(job.spec, job.search.name)
+        record.status, record.seconds, record.device_seconds = "finished", 600, {"cpu": 600.0}
+        score = float(80 + 5 * draw.random())
+        record.val = {"acc1": score, "acc5": 99.0, "ce": 0.5}
+        record.best_step = 1000
+        record.history = [_evaluation(step, score) for step in range(1, EVALUATIONS + 1)]
+        if job.kind == "measure":
+            predictions = _predict(plan, job, draw)
+            content = predictions.encode()
+            record.test = predictions.metrics()
+            record.predictions_file = FileFacts.of(content)
+            storage.write(predictions_file(record.id), content)
+        ledger.write(record)
+        scheduler.complete(job, record_summary(record))
+    assert all(state.state == "finished" for state in scheduler.states.values())
+    for state in scheduler.states.values():
+        for spec in state.by_seed.values():
+            storage.write(f"weights/{spec.id}.safetensors", b"drawn")
+
+
+def _evaluation(number: int, score: float) -> dict[str, float]:
+    acc1 = score * number / EVALUATIONS
+    found = {"step": 50.0 * number, "mask_rate": 0.9, "pseudo_accuracy": 0.8, "teacher_gap": 1.0}
+    found |= {"pseudo_entropy": 3.0, "loss": 1.0, "labeled_loss": 1.0, "unlabeled_loss": 0.1}
+    for name in ("student", "ema"):
+        found |= {f"{name}_acc1": acc1, f"{name}_acc5": 99.0, f"{name}_ce": 0.5}
+    return found
+
+
+def _predict(plan: Plan, job: Job, draw: np.random.Generator) -> Predictions:
+    dataset = plan.experiment.datasets[job.search.cell.dataset]
+    ids = dataset.column("test", "image_id").to_pylist()
+    labels = dataset.column("test", "label").to_numpy()
+    order = np.argsort(ids)
+    labels = labels[order]
+    logits = np.random.default_rng(7).normal(size=(len(labels), CLASSES))  # some images are hard
+    logits += draw.normal(0, 0.5, logits.shape)
+    logits[np.arange(len(labels)), labels] += 2.5 + float(job.search.cell.labels)
+    probabilities = np.exp(logits)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    return Predictions([ids[i] for i in order], labels, probabilities)
