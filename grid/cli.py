@@ -1,4 +1,4 @@
-"""The command line: ``semigrid plan | run | status | table``, and ``semigrid data``."""
+"""The command line: ``semigrid plan | run | status | table | export``, and ``semigrid data``."""
 
 import json
 import os
@@ -405,6 +405,33 @@ def table(
         sliced = by_slice(scheduler, records, ledger.storage, by)
     chosen = None if only is None else scheduler.plan.matching(only)
     _print_table(scheduler, records, TableFormat.json if as_json else format, sliced, chosen)
+
+
+@app.command()
+def export(
+    source: Source,
+    cell: Annotated[str, typer.Argument(help="A finished cell, such as 'aprons/vit/50%'.")],
+    destination: Annotated[str, typer.Argument(metavar="DEST", help="The folder to make.")],
+    storage: StorageOption = None,
+    seeds: SeedsOption = None,
+    onnx: Annotated[bool, typer.Option(help="Write an ONNX file too (semigrid[onnx]).")] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier export in DEST.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a cell's model for use elsewhere: a folder for timm, ONNX, and a model card."""
+    from grid import export as exporting
+
+    scheduler, records, ledger = _scheduler(_load(source, storage, seeds))
+    done = exporting.export_cell(
+        scheduler, records, ledger.storage, cell, destination, onnx, overwrite
+    )
+    if as_json:
+        print(json.dumps(asdict(done), indent=1))
+        return
+    for line in exporting.show(done):
+        out.print(line, soft_wrap=True, markup=False)
 
 
 def _load(
