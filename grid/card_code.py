@@ -6,13 +6,13 @@ They read ``image.jpg`` there and print the most probable classes; tests run the
 TIMM_CODE = """\
 import timm
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 model = timm.create_model("local-dir:.", pretrained=True).eval()  # or the path of this folder
 config = timm.data.resolve_model_data_config(model)
 view = timm.data.create_transform(**config, is_training=False)
 
-image = view(Image.open("image.jpg").convert("RGB"))
+image = view(ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB"))
 with torch.inference_mode():
     probabilities = model(image[None]).softmax(dim=1)[0]
 names = model.pretrained_cfg["label_names"]
@@ -25,7 +25,7 @@ import json
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession("model.onnx")
 facts = session.get_modelmeta().custom_metadata_map
@@ -43,7 +43,7 @@ def view(image):
     return ((pixels / 255 - mean) / std).transpose(2, 0, 1).astype(np.float32)
 
 
-images = view(Image.open("image.jpg").convert("RGB"))[None]
+images = view(ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB"))[None]
 (probabilities,) = session.run(["probabilities"], {"images": images})[0]
 for index in np.argsort(-probabilities)[:5]:
     print(f"{probabilities[index]:.4f} {names[index]}")

@@ -103,9 +103,10 @@ def slice_tables(predictions: Predictions) -> list[str]:
 
 
 def summary(predictions: Predictions) -> str:
-    """``97.0 % of 200 test images (95 % interval 93.6–98.6)``."""
+    """``**97.0 %** of 200 test images (95 % interval 93.6–98.6)``."""
     share, images = float(predictions.right.mean()), len(predictions.labels)
-    return f"{_percent(share)} of {images:,} test images (95 % interval {_interval(share, images)})"
+    within = _interval(share, images)
+    return f"**{_percent(share)}** of {images:,} test images (95 % interval {within})"
 
 
 def confidence_gap(predictions: Predictions) -> float:
