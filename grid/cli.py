@@ -410,11 +410,11 @@ def table(
 @app.command()
 def export(
     source: Source,
-    cell: Annotated[str, typer.Argument(help="A finished cell, such as 'aprons/vit/50%'.")],
+    cell: Annotated[str, typer.Argument(metavar="CELL", help="A finished cell: aprons/vit/50%.")],
     destination: Annotated[str, typer.Argument(metavar="DEST", help="The folder to make.")],
     storage: StorageOption = None,
     seeds: SeedsOption = None,
-    onnx: Annotated[bool, typer.Option(help="Write an ONNX file too (semigrid[onnx]).")] = True,
+    onnx: Annotated[bool, typer.Option(help="Write an ONNX file too (extra: onnx).")] = True,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier export in DEST.")
     ] = False,

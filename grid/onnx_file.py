@@ -1,9 +1,10 @@
 """A trained model as one ONNX file: PyTorch's exporter writes it, ONNX Runtime runs it."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -50,15 +51,16 @@ def write_onnx(
             return logits, logits.softmax(dim=1)
 
     try:
-        program = torch.onnx.export(
-            WithProbabilities().eval(),
-            (torch.zeros(2, 3, img_size, img_size),),
-            dynamo=True,
-            input_names=[INPUT],
-            output_names=OUTPUTS,
-            dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
-            verbose=False,
-        )
+        with _plain_attention(model):
+            program = torch.onnx.export(
+                WithProbabilities().eval(),
+                (torch.zeros(2, 3, img_size, img_size),),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=OUTPUTS,
+                dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
+                verbose=False,
+            )
     except torch.onnx.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise InputError(
@@ -70,6 +72,25 @@ def write_onnx(
     program.model.metadata_props.clear()
     program.model.metadata_props.update(metadata)
     program.save(path)
+
+
+@contextlib.contextmanager
+def _plain_attention(model: "nn.Module") -> Iterator[None]:
+    """timm's attention as the operations that it consists of.
+
+    ONNX takes it apart anyway, and the exporter trips over the fused one's strides in BEiT's and
+    MaxViT's.
+    """
+    fused: list[Any] = [
+        module for module in model.modules() if getattr(module, "fused_attn", False)
+    ]
+    for module in fused:
+        module.fused_attn = False
+    try:
+        yield
+    finally:
+        for module in fused:
+            module.fused_attn = True
 
 
 def run_onnx(path: Path, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

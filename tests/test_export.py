@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
 from experiments import SMALL, SMALL_VIT
@@ -34,7 +35,7 @@ from grid.export import Exported, export_cell, show
 from grid.export_check import check_files
 from grid.ledger import Ledger, Record, record_summary
 from grid.markdown import escape
-from grid.onnx_file import ONNX, write_onnx
+from grid.onnx_file import ONNX, run_onnx, write_onnx
 from grid.plan import Plan
 from grid.scheduler import Scheduler
 from grid.timm_folder import CONFIG, WEIGHTS, open_timm_folder
@@ -505,6 +506,27 @@ def test_files_that_say_something_else_are_refused(
     (copy / CONFIG).write_text(json.dumps(config))
     with pytest.raises(InputError, match="timm's evaluation view differs"):
         check_files(copy, model, views, shop.dataset, predictions, onnx=False)
+
+
+def test_attention_with_a_bias_goes_into_onnx(tmp_path: Path) -> None:
+    size = {"img_size": 32, "embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 3}
+    model = timm.create_model("beit_base_patch16_224", **size).eval()
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    write_onnx(tmp_path / ONNX, model, 32, "beit", {})
+    logits, probabilities = run_onnx(tmp_path / ONNX, images.numpy())
+    with torch.inference_mode():
+        expected = model(images)
+    assert np.abs(logits - expected.numpy()).max() < 1e-5
+    assert np.abs(probabilities - expected.softmax(dim=1).numpy()).max() < 1e-5
+
+
+def test_a_model_that_onnx_cannot_express(tmp_path: Path) -> None:
+    class Undecided(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.flatten(1) if images.sum() > 0 else -images.flatten(1)
+
+    with pytest.raises(InputError, match="undecided cannot be exported to ONNX: .*--no-onnx"):
+        write_onnx(tmp_path / ONNX, Undecided().eval(), 4, "undecided", {})
 
 
 @pytest.fixture
