@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from grid.card_facts import CardFacts, weights_words
+from grid.export_check import show_difference
 from grid.ledger import Record
 from grid.markdown import escape, table
 from grid.show import show_seconds
@@ -84,11 +85,12 @@ def provenance(facts: CardFacts) -> list[str]:
     versions = ", ".join(f"{name} {escape(v)}" for name, v in sorted(record.versions.items()))
     images = "test images" if check.real_images else "random images"
     checked = f"Checked on {check.images} {images}: the model as timm opens it differs from the "
-    checked += f"trained one by at most {check.timm:.1e} in logits and probabilities"
+    checked += f"trained one by at most {show_difference(check.timm)} in logits and probabilities"
     if check.onnx is not None:
-        checked += f", the ONNX file in ONNX Runtime by {check.onnx:.1e}"
+        checked += f", the ONNX file in ONNX Runtime by {show_difference(check.onnx)}"
     if check.measured is not None:
-        checked += f"; the probabilities differ by {check.measured:.1e} from those measured on test"
+        measured = show_difference(check.measured)
+        checked += f"; the probabilities differ by {measured} from those measured on test"
     rows = [
         ["made by", "semigrid"],
         ["cell", escape(facts.cell.name)],

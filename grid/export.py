@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from data.errors import InputError
 from data.storage import FileFacts, Storage
 from grid.card_facts import CardFacts, card_license
-from grid.export_check import MAX_DIFFERENCE, Check, check_files
+from grid.export_check import MAX_DIFFERENCE, Check, check_files, show_difference
 from grid.ledger import Record
 from grid.model_card import CARD, model_card
 from grid.onnx_file import ONNX, ONNX_DATA, require_onnx, write_onnx
@@ -62,7 +63,7 @@ def export_cell(
         require_onnx()
     target = check_destination(destination, FILES, overwrite)
     cell, record = find_winner(scheduler, records, name)
-    again = f"semigrid run {scheduler.plan.experiment.source} --only {name!r}"
+    again = _run_command(scheduler.plan.experiment.source, storage, name)
     predictions = _read_predictions(storage, record, again)
     dataset = scheduler.plan.experiment.datasets[cell.dataset]
     model = _load_model(scheduler, storage, cell, record, again)
@@ -80,7 +81,7 @@ def export_cell(
                 _onnx_metadata(cell, record, classes, views, license),
             )
         check = check_files(
-            folder, model, views, dataset, predictions, onnx, set(record.device_seconds) <= {"cpu"}
+            folder, model, views, dataset, predictions, onnx, set(record.device_seconds) == {"cpu"}
         )
         state = scheduler.states[name]
         facts = CardFacts(
@@ -102,6 +103,16 @@ def export_cell(
     return Exported(str(target), name, record.spec.seed, record.id, files, check, notes)
 
 
+def _run_command(source: str, storage: Storage, name: str) -> str:
+    """What finishes a cell; of the copy of an experiment in its run's folder, the folder is named.
+
+    The copy alone would be run with its own storage, which may mean another folder here.
+    """
+    if source == storage.path("experiment.yaml"):
+        source = storage.uri
+    return shlex.join(["semigrid", "run", source, "--only", name])
+
+
 def show(done: Exported) -> list[str]:
     """What was written and what its check found, in lines."""
     check = done.check
@@ -112,12 +123,12 @@ def show(done: Exported) -> list[str]:
         *(f"  {name:{width}}  {size:>13,} bytes" for name, size in done.files.items()),
         f"checked on {check.images} {images} against PyTorch; largest differences of logits and "
         f"probabilities (allowed: {MAX_DIFFERENCE:g}):",
-        f"  opened by timm: {check.timm:.1e}",
+        f"  opened by timm: {show_difference(check.timm)}",
     ]
     if check.onnx is not None:
-        lines.append(f"  run by ONNX Runtime: {check.onnx:.1e}")
+        lines.append(f"  run by ONNX Runtime: {show_difference(check.onnx)}")
     if check.measured is not None:
-        lines.append(f"  to the probabilities measured on test: {check.measured:.1e}")
+        lines.append(f"  to the probabilities measured on test: {show_difference(check.measured)}")
     return [*lines, *done.notes]
 
 

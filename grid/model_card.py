@@ -84,7 +84,7 @@ def _introduction(facts: CardFacts) -> list[str]:
     spec, classes = facts.record.spec, facts.manifest.classes
     labels = f"{sum(facts.training_images.values()):,} labelled"
     pool = "" if spec.pool_images is None else f" and {spec.pool_images:,} unlabelled"
-    method = {"finetune": "trained on labels", "semi": "trained semi-supervised (Semi-ViT's way)"}
+    method = {"finetune": "trained", "semi": "trained semi-supervised (as Semi-ViT is)"}
     lines = [
         f"An image classifier of {len(classes)} classes, `{spec.backbone}`, "
         f"{method[spec.method]} on {labels}{pool} images of {escape(facts.manifest.name)}.",

@@ -452,12 +452,24 @@ def test_damaged_files_are_named_and_can_be_made_again(
     file = tmp_path / "run" / of(record.id)
     damage(file)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(InputError, match="semigrid run file.yaml --only 'shop/vit/100%'"):
+    with pytest.raises(InputError, match="semigrid run file.yaml --only '?shop/vit/100%"):
         damaged.export(VIT, tmp_path / "new" / "out")
     assert sorted(tmp_path.iterdir()) == before
     file.unlink(missing_ok=True)  # as the message says
     damaged.grid.run()
     damaged.export(VIT, tmp_path / "new" / "out", onnx=False)
+
+
+def test_of_an_experiments_copy_in_its_run_the_folder_is_what_to_run(
+    damaged: Shop, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run" / "experiment.yaml"
+    opened = Shop(
+        tmp_path, damaged.dataset, Plan(load_experiment(str(copy), text=copy.read_text()))
+    )
+    (tmp_path / "run" / predictions_file(opened.winner(VIT).id)).unlink()
+    with pytest.raises(InputError, match=f"missing; .*: semigrid run {tmp_path}/run --only"):
+        opened.export(VIT, tmp_path / "out")
 
 
 def test_weights_that_are_not_the_measured_ones_are_found_without_a_hash(
