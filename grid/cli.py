@@ -1,4 +1,4 @@
-"""The command line: ``semigrid plan | run | status | table``, and ``semigrid data``."""
+"""The command line: ``semigrid plan | run | status | table | export``, and ``semigrid data``."""
 
 import json
 import os
@@ -528,6 +528,33 @@ def _print_sheet(sheet: Any, format: Any, output: str | None) -> None:
     if not format.has_notes:
         for problem in sheet.problems:
             _say(problem)
+
+
+@app.command()
+def export(
+    source: Source,
+    cell: Annotated[str, typer.Argument(metavar="CELL", help="A finished cell: aprons/vit/50%.")],
+    destination: Annotated[str, typer.Argument(metavar="DEST", help="The folder to make.")],
+    storage: StorageOption = None,
+    seeds: SeedsOption = None,
+    onnx: Annotated[bool, typer.Option(help="Write an ONNX file too (extra: onnx).")] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier export in DEST.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a cell's model for use elsewhere: a folder for timm, ONNX, and a model card."""
+    from grid.export import cell as exporting
+
+    scheduler, records, ledger = _scheduler(_load(source, storage, seeds))
+    done = exporting.export_cell(
+        scheduler, records, ledger.storage, cell, destination, onnx, overwrite
+    )
+    if as_json:
+        print(json.dumps(asdict(done), indent=1))
+        return
+    for line in exporting.show(done):
+        out.print(line, soft_wrap=True, markup=False)
 
 
 def _load(

@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grid.formats import Format
+from grid.markdown import plain
 
 T = TypeVar("T")
 NONE = "—"
@@ -140,7 +140,7 @@ def _is_marked(column: Column[T], row: T) -> bool:
 
 def markdown(sheet: Sheet[Any]) -> str:
     """The table in GitHub's Markdown."""
-    headers = [markdown_text(" ".join(column.header.split())) for column in sheet.columns]
+    headers = [plain(" ".join(column.header.split())) for column in sheet.columns]
     lines = ["| " + " | ".join(headers) + " |"]
     rules = ("---" if column.is_name else "---:" for column in sheet.columns)
     lines.append("|" + "|".join(rules) + "|")
@@ -148,16 +148,11 @@ def markdown(sheet: Sheet[Any]) -> str:
         shown = [
             f"**{text}**" if _is_marked(column, row) else text
             for column in sheet.columns
-            for text in [markdown_text(column.shown(row))]
+            for text in [plain(column.shown(row))]
         ]
         lines.append("| " + " | ".join(shown) + " |")
-    lines += [line for note in sheet.all_notes for line in ("", markdown_text(note))]
+    lines += [line for note in sheet.all_notes for line in ("", plain(note))]
     return "\n".join(lines)
-
-
-def markdown_text(text: str) -> str:
-    """Text that stays text: nothing in it ends a cell, makes a list or emphasis, or is HTML."""
-    return re.sub(r"([|*_`\\<\[])", r"\\\1", " ".join(text.split()))
 
 
 def csv(sheet: Sheet[Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cached_property, lru_cache
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,6 +15,9 @@ from data.splits import label_subset
 from data.storage import FileFacts, Storage
 from trainers.choose import Cutoffs
 from trainers.recipe import RECIPE_VERSION, Method, Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Precision = Literal["fp32", "bf16", "fp16"]
 # pools whose encoded images take up to this many bytes are read into memory, larger ones streamed
@@ -215,6 +218,20 @@ def start_model(spec: TrialSpec, num_classes: int, weights_uri: str | None) -> A
     return load_from_file(weights_uri, sha256, spec.backbone, lambda over: create(True, over))
 
 
+def finished_model(spec: TrialSpec, place: Place, num_classes: int, weights: str) -> "nn.Module":
+    """A finished trial's model on the CPU, with its ``student`` or ``ema`` weights.
+
+    Raises ``DamagedError`` when the weights are not as they were written.
+    """
+    from trainers.models import create_model
+
+    model = create_model(
+        spec.backbone, num_classes, spec.recipe, spec.backbone_args, False, spec.seed
+    )
+    model.load_state_dict(_load_weights(spec.id, place)[weights])
+    return model
+
+
 def measure_trial(
     spec: TrialSpec, place: Place, weights: str, runtime: Any
 ) -> tuple[dict[str, float], FileFacts]:
@@ -227,14 +244,11 @@ def measure_trial(
     import torch
 
     from trainers.evaluate import evaluate
-    from trainers.models import create_model, input_statistics
+    from trainers.models import input_statistics
 
     torch.set_num_threads(place.threads)
     dataset = _dataset(place.dataset_uri, spec.dataset)
-    model = create_model(
-        spec.backbone, dataset.num_classes, spec.recipe, spec.backbone_args, False, spec.seed
-    )
-    model.load_state_dict(_load_weights(spec.id, place)[weights])
+    model = finished_model(spec, place, dataset.num_classes, weights)
     model.to(runtime.device)
     views = view_settings(spec.recipe, input_statistics(model))
     predictions = evaluate(model, _eval_batches(dataset, "test", views, runtime), views, runtime)

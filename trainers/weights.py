@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,10 +39,15 @@ class Weights(BaseModel):
     def describe(self) -> str:
         """``timm/vit_base_patch16_224.mae, licence cc-by-nc-4.0 (not for commercial use), ...``"""
         license = f"licence {self.license}"
-        if "-nc" in self.license.lower():
+        if is_non_commercial(self.license):
             license += " (not for commercial use)"
         known = f"sha256 {self.sha256[:12]}" if self.sha256 else "not downloaded yet"
         return f"{self.source}, {license}, {known}"
+
+
+def is_non_commercial(license: str) -> bool:
+    """Whether a licence's name says so: ``cc-by-nc-4.0``, ``CC BY-NC-SA``, ``non-commercial``."""
+    return re.search(r"\bnc\b|non-?commercial", license, re.IGNORECASE) is not None
 
 
 def hub_weights(backbone: str) -> Weights:

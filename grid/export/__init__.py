@@ -1,0 +1,1 @@
+"""A cell's winner as a folder to use and to share."""

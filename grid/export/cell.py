@@ -1,0 +1,205 @@
+"""A cell's winner as a folder to use and to share: timm's files, an ONNX file, a model card."""
+
+import json
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from data.errors import InputError
+from data.storage import FileFacts, Storage
+from grid.export.card import CARD, model_card
+from grid.export.card_facts import CardFacts, card_license
+from grid.export.check import MAX_DIFFERENCE, Check, check_files, show_difference
+from grid.export.onnx_file import ONNX, ONNX_DATA, require_onnx, write_onnx
+from grid.export.timm_folder import CONFIG, CROP_PCT, WEIGHTS, timm_config, write_timm_folder
+from grid.export.whole_folder import check_destination, whole_or_not
+from grid.ledger import Record
+from grid.plan import Cell
+from grid.scheduler import Scheduler
+from grid.winner import find_winner
+from trainers.predictions import Predictions, decode_predictions
+from trainers.trial import DamagedError, Place, finished_model, predictions_file
+from trainers.weights import is_non_commercial
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from data.augment import ViewSettings
+
+FILES = (WEIGHTS, CONFIG, ONNX, ONNX_DATA, CARD)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote: the files' sizes in bytes, and what its check found."""
+
+    destination: str
+    cell: str
+    seed: int
+    trial: str
+    files: dict[str, int]
+    check: Check
+    notes: list[str]
+
+
+def export_cell(
+    scheduler: Scheduler,
+    records: Mapping[str, Record],
+    storage: Storage,
+    name: str,
+    destination: str,
+    onnx: bool = True,
+    overwrite: bool = False,
+) -> Exported:
+    """Exports the winner of a finished cell on its best seed by val.
+
+    The folder is checked before it takes its name: opened by timm, and run by ONNX Runtime, it
+    says of test images what the model said when it was measured. Raises ``InputError`` for what
+    cannot be exported; then nothing is left behind.
+    """
+    if onnx:
+        require_onnx()
+    target = check_destination(destination, FILES, overwrite)
+    cell, record = find_winner(scheduler, records, name)
+    again = _run_command(scheduler.plan.experiment.source, storage, name)
+    predictions = _read_predictions(storage, record, again)
+    dataset = scheduler.plan.experiment.datasets[cell.dataset]
+    model = _load_model(scheduler, storage, cell, record, again)
+    with whole_or_not(target) as folder:
+        views = _views(model, record)
+        license = card_license(record.weights, dataset.manifest.license)
+        classes = dataset.manifest.classes
+        write_timm_folder(folder, model, timm_config(model, record.spec, classes, views, license))
+        if onnx:
+            write_onnx(
+                folder / ONNX,
+                model,
+                views.img_size,
+                record.spec.backbone,
+                _onnx_metadata(cell, record, classes, views, license),
+            )
+        check = check_files(
+            folder, model, views, dataset, predictions, onnx, set(record.device_seconds) == {"cpu"}
+        )
+        state = scheduler.states[name]
+        facts = CardFacts(
+            cell=cell,
+            chain=_chain(records, record),
+            seeds={seed: records[spec.id] for seed, spec in sorted(state.by_seed.items())},
+            trials=len(state.trials),
+            manifest=dataset.manifest,
+            predictions=predictions,
+            parameters=sum(weight.numel() for weight in model.parameters()),
+            check=check,
+            onnx=onnx,
+        )
+        (folder / CARD).write_text(model_card(facts), encoding="utf-8")
+        files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+    notes = [] if check.why_random is None else [f"{check.why_random}: random ones were used"]
+    if record.weights is not None and is_non_commercial(record.weights.license):
+        notes.append(f"made from {record.weights.describe()}")
+    return Exported(str(target), name, record.spec.seed, record.id, files, check, notes)
+
+
+def _run_command(source: str, storage: Storage, name: str) -> str:
+    """What finishes a cell; of the copy of an experiment in its run's folder, the folder is named.
+
+    The copy alone would be run with its own storage, which may mean another folder here.
+    """
+    if source == storage.path("experiment.yaml"):
+        source = storage.uri
+    return shlex.join(["semigrid", "run", source, "--only", name])
+
+
+def show(done: Exported) -> list[str]:
+    """What was written and what its check found, in lines."""
+    check = done.check
+    width = max(len(name) for name in done.files)
+    images = "test images" if check.real_images else "random images"
+    lines = [
+        f"{done.cell}, seed {done.seed} (trial {done.trial}), is exported to {done.destination}:",
+        *(f"  {name:{width}}  {size:>13,} bytes" for name, size in done.files.items()),
+        f"checked on {check.images} {images} against PyTorch; largest differences of logits and "
+        f"probabilities (allowed: {MAX_DIFFERENCE:g}):",
+        f"  opened by timm: {show_difference(check.timm)}",
+    ]
+    if check.onnx is not None:
+        lines.append(f"  run by ONNX Runtime: {show_difference(check.onnx)}")
+    if check.measured is not None:
+        lines.append(f"  to the probabilities measured on test: {show_difference(check.measured)}")
+    return [*lines, *done.notes]
+
+
+def _load_model(
+    scheduler: Scheduler, storage: Storage, cell: Cell, record: Record, again: str
+) -> "nn.Module":
+    plan = scheduler.plan
+    search = next(search for search in plan.searches if search.cell == cell)
+    facts = record.weights_file
+    place: Place = replace(
+        plan.place(search, storage.uri), weights_sha256=facts.sha256 if facts else None
+    )
+    classes = plan.experiment.datasets[cell.dataset].num_classes
+    try:
+        return finished_model(record.spec, place, classes, record.best_weights).eval()
+    except DamagedError as error:
+        raise InputError(
+            f"{error.problem}; delete it if it is there, and have it trained again: {again}"
+        ) from error
+
+
+def _views(model: "nn.Module", record: Record) -> "ViewSettings":
+    from trainers.models import input_statistics
+    from trainers.trial import view_settings
+
+    views: ViewSettings = view_settings(record.spec.recipe, input_statistics(model))
+    return views
+
+
+def _chain(records: Mapping[str, Record], record: Record) -> list[Record]:
+    """The trial and those it started from, the first one first, as far as the ledger has them."""
+    chain = [record]
+    while (parent := records.get(chain[0].spec.parent or "")) is not None:
+        chain.insert(0, parent)
+    return chain
+
+
+def _onnx_metadata(
+    cell: Cell, record: Record, classes: tuple[str, ...], views: "ViewSettings", license: str
+) -> dict[str, str]:
+    return {
+        "class_names": json.dumps(classes),
+        "img_size": str(views.img_size),
+        "crop_pct": str(CROP_PCT),
+        "interpolation": views.interpolation,
+        "mean": json.dumps(views.mean),
+        "std": json.dumps(views.std),
+        "license": license,
+        "cell": cell.name,
+        "trial": record.id,
+    }
+
+
+def _read_predictions(storage: Storage, record: Record, again: str) -> Predictions:
+    """What the model said of the test images when it was measured."""
+    name = predictions_file(record.id)
+    try:
+        content = storage.read(name)
+        if record.predictions_file not in (None, FileFacts.of(content)):
+            raise ValueError("damaged, it is not what was written")
+        predictions = decode_predictions(content)
+        acc1 = predictions.metrics()["acc1"]
+        assert record.test is not None  # the cell is finished
+        if not math.isclose(acc1, record.test["acc1"], abs_tol=1e-6):
+            raise ValueError(f"Acc@1 is {acc1:.2f} here, {record.test['acc1']:.2f} in the ledger")
+        return predictions
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{storage.path(name)}: missing; have it measured again: {again}"
+        ) from error
+    except ValueError as error:
+        raise InputError(
+            f"{storage.path(name)}: {error}; delete it, and have it measured again: {again}"
+        ) from error

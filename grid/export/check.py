@@ -1,0 +1,143 @@
+"""Whether exported files say of images what the trained model says, and what was measured."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.errors import InputError
+from data.schema import Dataset
+from grid.export.onnx_file import ONNX, run_onnx
+from grid.export.timm_folder import open_timm_folder
+from trainers.predictions import Predictions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from data.augment import ViewSettings
+
+CHECK_IMAGES = 64
+# of logits and probabilities, between two ways to compute the same in float32
+MAX_DIFFERENCE = 1e-4
+# of probabilities, to what was measured: on another processor, and on a GPU, which may have
+# computed in TF32; other weights or another view are further away
+MAX_FROM_CPU, MAX_FROM_GPU = 1e-3, 0.02
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was found when the exported files were used, on so many images.
+
+    The largest differences of logits and probabilities: of the model as timm opens it and of the
+    ONNX file (None without one) to the model in PyTorch; and, of probabilities, of that model to
+    what was measured on test. ``why_random`` says why there were no test images to take.
+    """
+
+    images: int
+    timm: float
+    onnx: float | None
+    measured: float | None
+    why_random: str | None = None
+
+    @property
+    def real_images(self) -> bool:
+        return self.why_random is None
+
+
+def check_files(
+    folder: Path,
+    model: "nn.Module",
+    views: "ViewSettings",
+    dataset: Dataset,
+    predictions: Predictions,
+    onnx: bool,
+    measured_on_cpu: bool = True,
+) -> Check:
+    """Compares the folder's files with the model, and the model with what was measured.
+
+    timm opens the folder and makes the view that its config says. ``measured_on_cpu`` says how
+    close to the measured ``predictions`` the probabilities must be. Raises ``InputError``.
+    """
+    import torch
+
+    other, view = open_timm_folder(folder)
+    ids, images, timm_images, problem = _check_images(dataset, views, view)
+    with torch.inference_mode():
+        logits, timm_logits = model(images), other(images)
+    ours = (logits.numpy(), logits.softmax(dim=1).numpy())
+    theirs = (timm_logits.numpy(), timm_logits.softmax(dim=1).numpy())
+    timm_difference = _difference(ours, theirs)
+    # apart, since a model may make much of how a view was rounded
+    pixels = float((images - timm_images).abs().max())
+    if not pixels <= MAX_DIFFERENCE:
+        raise InputError(
+            f"timm's evaluation view differs by up to {pixels:.1e} standard deviations of a pixel "
+            f"from the one that was measured, more than {MAX_DIFFERENCE:g}: nothing was written"
+        )
+    if not timm_difference <= MAX_DIFFERENCE:
+        raise InputError(
+            f"the model as timm opens it differs by {timm_difference:.1e} in logits or "
+            f"probabilities from the one that was trained, more than {MAX_DIFFERENCE:g}: nothing "
+            "was written"
+        )
+    onnx_difference = None
+    if onnx:
+        found = run_onnx(folder / ONNX, images.numpy())
+        onnx_difference = _difference(ours, found)
+        if not onnx_difference <= MAX_DIFFERENCE:
+            raise InputError(
+                f"the ONNX file differs by {onnx_difference:.1e} in logits or probabilities from "
+                f"PyTorch, more than {MAX_DIFFERENCE:g}: nothing was written; leave the file out "
+                "with --no-onnx"
+            )
+    measured = None
+    if ids:
+        row = {image_id: number for number, image_id in enumerate(predictions.ids)}
+        known = predictions.probabilities[[row[image_id] for image_id in ids]]
+        measured = float(np.abs(known - logits.double().softmax(dim=1).numpy()).max())
+        if not measured <= (MAX_FROM_CPU if measured_on_cpu else MAX_FROM_GPU):
+            raise InputError(
+                f"the weights give other probabilities on test images than were measured, by up to "
+                f"{measured:.2g}: weights or predictions of this trial are damaged; nothing was "
+                "written"
+            )
+    return Check(len(images), timm_difference, onnx_difference, measured, problem)
+
+
+def show_difference(value: float) -> str:
+    """``1.2e-06``, or ``0``."""
+    return f"{value:.1e}" if value else "0"
+
+
+def _difference(
+    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]
+) -> float:
+    """The largest of logits and probabilities; NaN if there is any."""
+    return float(max(np.abs(a - b).max() for a, b in zip(first, second, strict=True)))
+
+
+def _check_images(
+    dataset: Dataset, views: "ViewSettings", timm_view: Any
+) -> tuple[list[str], Any, Any, str | None]:
+    """Test images spread over the set: their ids, our views of them (N, 3, H, W), and timm's.
+
+    Where they cannot be read any more: no ids, random images for both, and the reason.
+    """
+    import torch
+
+    from data.augment import make_view, normalize
+    from data.batches import decode
+
+    count = dataset.rows_in("test")
+    rows = np.unique(np.linspace(0, count - 1, min(count, CHECK_IMAGES)).round().astype(int))
+    try:
+        table = dataset.read("test", rows)
+        pictures = [decode(*each) for each in zip(table.images, table.ids, strict=True)]
+    except (OSError, ValueError) as error:  # a shard or an image in it
+        shape = (CHECK_IMAGES, 3, views.img_size, views.img_size)
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        return [], images, images, f"the test images cannot be read ({error})"
+    ours = np.stack([make_view(picture, views, "eval", 0) for picture in pictures])
+    theirs = torch.stack([timm_view(picture) for picture in pictures])
+    return list(table.ids), normalize(torch.from_numpy(ours), views), theirs, None

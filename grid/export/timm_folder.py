@@ -1,0 +1,77 @@
+"""A trained model as a folder that ``timm.create_model('local-dir:…')`` opens, and nothing else."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainers.trial import TrialSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from data.augment import ViewSettings
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+# the evaluation view resizes the shorter side to img_size·256/224
+CROP_PCT = 224 / 256
+# of what timm knows of the architecture, what does not change with the weights
+_TRAITS = ("first_conv", "classifier", "fixed_input_size")
+
+
+def timm_config(
+    model: "nn.Module",
+    spec: TrialSpec,
+    classes: Sequence[str],
+    views: "ViewSettings",
+    license: str | None,
+) -> dict[str, Any]:
+    """The content of ``config.json``.
+
+    ``model_args`` are all arguments that the architecture was made with, but for those that only
+    act in training; ``pretrained_cfg`` makes timm's own evaluation view the one that was measured.
+    """
+    own = getattr(model, "pretrained_cfg", {})
+    args = dict(spec.backbone_args)
+    if spec.recipe.global_pool is not None:
+        args["global_pool"] = spec.recipe.global_pool
+    size = (3, views.img_size, views.img_size)
+    pretrained = {name: own[name] for name in _TRAITS if own.get(name) is not None}
+    pretrained |= {
+        "tag": spec.id,
+        "custom_load": False,
+        "input_size": size,
+        "interpolation": views.interpolation,
+        "crop_pct": CROP_PCT,
+        "crop_mode": "center",
+        "mean": views.mean,
+        "std": views.std,
+        "num_classes": len(classes),
+        "license": license,
+    }
+    return {
+        "architecture": spec.backbone.partition(".")[0],
+        "num_classes": len(classes),
+        "num_features": getattr(model, "num_features", None),
+        "label_names": list(classes),
+        "model_args": args,
+        "pretrained_cfg": pretrained,
+    }
+
+
+def write_timm_folder(folder: Path, model: "nn.Module", config: dict[str, Any]) -> None:
+    from safetensors.torch import save
+
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    # not save_file: its files can be read by their owner only
+    (folder / WEIGHTS).write_bytes(save(state, metadata={"format": "pt"}))
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def open_timm_folder(folder: Path) -> tuple["nn.Module", Any]:
+    """The model in eval mode and its evaluation view (Pillow image to tensor), both timm's own."""
+    import timm
+    from timm.data import create_transform, resolve_model_data_config
+
+    model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    return model, create_transform(**resolve_model_data_config(model), is_training=False)
