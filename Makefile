@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: install quickstart test lint bench chaos clean
+.PHONY: install quickstart test lint bench chaos picture clean
 .DELETE_ON_ERROR:
 
 install: $(READY)
@@ -37,6 +37,10 @@ bench: $(READY)
 # Twenty kills during a grid of ten cells, and the same numbers as without them: about 15 minutes.
 chaos: $(READY)
 	$(BIN)/python -m tests.chaos
+
+# The README's picture of the report that the quickstart left, by Chromium.
+picture: $(READY)
+	$(BIN)/python -m tests.picture results/quickstart/report.html docs/report.png
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -30,6 +30,8 @@ def needed(found: Needed | None, baseline: str, labels: int) -> str:
         return f"For that {baseline} would need {interval} labels (95% interval)."
     saved = found.labels - labels
     verb = f"{saved:,.0f} saved" if saved >= 0 else f"{-saved:,.0f} lost"
+    if found.low is not None and found.low > labels:
+        verb += f", at least {found.low - labels:,.0f}"
     beyond = ", extrapolated" if found.extrapolated else ""
     return (
         f"For that {baseline} would need about {found.labels:,.0f} labels (95% interval "

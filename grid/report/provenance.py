@@ -56,11 +56,8 @@ def facts(known: Known) -> list[Fact]:
             found.append(Fact(f"weights of {model}", [f"starts from {begins}"]))
     seeds = sorted({record.spec.seed for record in records if record.test is not None})
     found.append(Fact("seeds", [", ".join(map(str, seeds)) or "none measured yet"]))
-    found.append(
-        Fact(
-            "search", [f"{file.search.trials} trials a cell, {file.search.sampler}, chosen on val"]
-        )
-    )
+    trials = f"{file.search.trials} trial" + ("s" if file.search.trials > 1 else "")
+    found.append(Fact("search", [f"{trials} a cell, {file.search.sampler}, chosen on val"]))
     spent: DeviceSeconds = {}
     for record in records:
         spent = add(spent, record.device_seconds)
