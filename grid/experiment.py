@@ -33,6 +33,9 @@ Percent = Annotated[Fraction, BeforeValidator(_percent)]
 NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
+# of the file in its run's folder: what ran there last
+EXPERIMENT_COPY = "experiment.yaml"
+
 
 def show_percent(value: Fraction) -> str:
     """``Fraction(1, 4)`` as ``25%``."""

@@ -1,13 +1,35 @@
 """The model that a finished cell leaves: what ``predict`` and ``export`` take."""
 
+import shlex
 from collections.abc import Mapping
 
 from data.errors import InputError
-from grid.experiment import nearest
+from data.storage import Storage
+from grid.experiment import EXPERIMENT_COPY, Experiment, nearest
 from grid.ledger import Record
 from grid.plan import Cell
-from grid.scheduler import Scheduler
+from grid.scheduler import Scheduler, State
 from trainers.choose import is_better
+
+_WORDS: dict[State, str] = {
+    "waiting": "waits for the cell that it starts from",
+    "searching": "is not searched to the end",
+    "seeds": "is not trained on all seeds",
+    "measuring": "is not measured on test",
+    "failed": "failed",
+    "blocked": "is blocked",
+}
+
+
+def run_command(experiment: Experiment, cell: str) -> str:
+    """What finishes a cell; of the copy of an experiment in its run's folder, the folder is named.
+
+    The copy alone would be run with its own storage, which may mean another folder here.
+    """
+    folder = Storage(experiment.folder)
+    copied = experiment.source == folder.path(EXPERIMENT_COPY)
+    source = folder.uri if copied else experiment.source
+    return shlex.join(["semigrid", "run", source, "--only", cell])
 
 
 def find_winner(
@@ -25,9 +47,9 @@ def find_winner(
     state = scheduler.states[name]
     if state.state != "finished":
         why = f": {state.failure}" if state.failure else ""
+        again = run_command(scheduler.plan.experiment, name)
         raise InputError(
-            f"{name} is {state.state}{why}; a model is there once its cell is finished: semigrid "
-            f"run {scheduler.plan.experiment.source} --only {name!r}"
+            f"{name} {_WORDS[state.state]}{why}; there is a model once a cell is finished: {again}"
         )
     best: Record | None = None
     for _, spec in sorted(state.by_seed.items()):

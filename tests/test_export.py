@@ -585,7 +585,7 @@ def test_a_cell_that_is_none_or_not_finished(shop: Shop, tmp_path: Path) -> None
     with pytest.raises(InputError, match="'shop/vit/99%' is no cell of file.yaml"):
         shop.export("shop/vit/99%", tmp_path / "out")
     begun = Shop(tmp_path, shop.dataset, shop.plan)
-    with pytest.raises(InputError, match="a model is there once its cell is finished"):
+    with pytest.raises(InputError, match="there is a model once a cell is finished"):
         begun.export(VIT, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 

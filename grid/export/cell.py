@@ -2,7 +2,6 @@
 
 import json
 import math
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from grid.export.whole_folder import check_destination, whole_or_not
 from grid.ledger import Record
 from grid.plan import Cell
 from grid.scheduler import Scheduler
-from grid.winner import find_winner
+from grid.winner import find_winner, run_command
 from trainers.predictions import Predictions, decode_predictions
 from trainers.trial import DamagedError, Place, finished_model, predictions_file
 from trainers.weights import is_non_commercial
@@ -63,7 +62,7 @@ def export_cell(
         require_onnx()
     target = check_destination(destination, FILES, overwrite)
     cell, record = find_winner(scheduler, records, name)
-    again = _run_command(scheduler.plan.experiment.source, storage, name)
+    again = run_command(scheduler.plan.experiment, name)
     predictions = _read_predictions(storage, record, again)
     dataset = scheduler.plan.experiment.datasets[cell.dataset]
     model = _load_model(scheduler, storage, cell, record, again)
@@ -101,16 +100,6 @@ def export_cell(
     if record.weights is not None and is_non_commercial(record.weights.license):
         notes.append(f"made from {record.weights.describe()}")
     return Exported(str(target), name, record.spec.seed, record.id, files, check, notes)
-
-
-def _run_command(source: str, storage: Storage, name: str) -> str:
-    """What finishes a cell; of the copy of an experiment in its run's folder, the folder is named.
-
-    The copy alone would be run with its own storage, which may mean another folder here.
-    """
-    if source == storage.path("experiment.yaml"):
-        source = storage.uri
-    return shlex.join(["semigrid", "run", source, "--only", name])
 
 
 def show(done: Exported) -> list[str]:
