@@ -464,9 +464,9 @@ def test_of_an_experiments_copy_in_its_run_the_folder_is_what_to_run(
     damaged: Shop, tmp_path: Path
 ) -> None:
     copy = tmp_path / "run" / "experiment.yaml"
-    opened = Shop(
-        tmp_path, damaged.dataset, Plan(load_experiment(str(copy), text=copy.read_text()))
-    )
+    here = {"name": "run", "storage": str(tmp_path)}
+    experiment = load_experiment(str(copy), here, copy.read_text())
+    opened = Shop(tmp_path, damaged.dataset, Plan(experiment))
     (tmp_path / "run" / predictions_file(opened.winner(VIT).id)).unlink()
     with pytest.raises(InputError, match=f"missing; .*: semigrid run {tmp_path}/run --only"):
         opened.export(VIT, tmp_path / "out")
