@@ -23,6 +23,7 @@ from grid.experiment import load_experiment
 from grid.formats import Format, View, format_of
 from grid.paper import paper_acc1, paper_tasks
 from grid.plan import Plan
+from grid.report.page import report
 from grid.spending import cost_lines
 from grid.views import view_sheet
 from trainers.predictions import decode_predictions
@@ -254,3 +255,22 @@ def test_predictions_that_are_not_those_written_are_left_out(finished: FinishedG
     # the ledger's scores stand; the interval is that of the seed that is left
     row = table.loc["digits/vit/100%"]
     assert row["acc1"] == pytest.approx(68) and row["acc1_low"] < 67.5 < row["acc1_high"]
+
+
+def test_a_failed_cell_is_a_dash_everywhere(finished: FinishedGrid) -> None:
+    finished.finish("digits/vit/100%", 135, 137)
+    for record in finished.ledger.read_all().values():
+        if record.cell == "digits/vit/100%":
+            failed = {"status": "diverged", "error": "the loss is nan", "test": None, "val": {}}
+            finished.ledger.write(record.model_copy(update=failed))
+    table = view_sheet(finished.known(), View.cells)
+    states = {row.cell.name: row.state for row in table.rows}
+    assert states["digits/vit/100%"] == "failed"
+    assert states["digits/semi-vit/100%/100%"] == "blocked"  # it starts from there
+    for text in (sheet.markdown(table), sheet.render(table, Format.terminal).decode()):
+        (line,) = [x for x in text.splitlines() if re.search(r"vit\W+100%\W+246\W+—", x)]
+        assert line.count("—") >= 6 and "nan" not in line
+    row = table.frame.set_index("cell").loc["digits/vit/100%"]
+    assert row[["acc1", "ce", "ece", "acc1_low", "to_best"]].isna().all()
+    html = report(finished.known())
+    assert "digits/vit/100%: failed: " in html and ">nan<" not in html
