@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from data.splits import images_at
+from grid.cells import few_notes, show_interval, show_scores, typed
 from grid.known import Known
-from grid.results import FEW_IMAGES, Row, few_notes, mean, show_interval, show_scores, std, typed
+from grid.results import FEW_IMAGES, Row, mean, std
 from grid.sheet import Column, Sheet
 from grid.statistics import LEVEL, Interval, accuracy_interval
 from trainers.scores import class_accuracies

@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
+from grid.cells import show_points
 from grid.experiment import show_percent
 from grid.pool_curve import PoolCurve
-from grid.results import show_points
 from grid.sentences import points
 from grid.statistics import LEVEL, Comparison, Interval, accuracy_interval, compare
 

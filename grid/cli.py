@@ -444,7 +444,7 @@ def answer(
 ) -> None:
     """Say how many labels the unlabelled images replace, and how surely."""
     from grid.answer import answer as find_answer
-    from grid.answer import as_facts, claims_sheet, savings_sheet
+    from grid.answer_sheets import as_facts, claims_sheet, savings_sheet
     from grid.sheet import show
 
     known = _known(_load(source, storage, seeds))

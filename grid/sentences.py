@@ -1,8 +1,8 @@
 """The answer in sentences that a manager can take along."""
 
+from grid.cells import show_points
 from grid.labels_saved import Needed
 from grid.pool_curve import PoolCurve
-from grid.results import show_points
 from grid.statistics import Comparison, Interval
 
 

@@ -9,24 +9,20 @@ import numpy as np
 import pandas as pd
 
 from data.errors import InputError
-from grid.measured import Measured
-from grid.plan import Cell, Plan
-from grid.results import (
-    FEW_IMAGES,
-    Results,
-    Row,
+from grid.cells import (
     acc1_column,
     cell_columns,
     cell_facts,
     cell_records,
     few_notes,
     is_unfinished,
-    mean,
     show_scores,
-    std,
     typed,
     weights_notes,
 )
+from grid.measured import Measured
+from grid.plan import Cell, Plan
+from grid.results import FEW_IMAGES, Results, Row, mean, std
 from grid.sheet import Column, Sheet
 from grid.statistics import Interval, accuracy_interval
 

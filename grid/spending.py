@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 
+from grid.cells import show_points, show_scores, typed
 from grid.cost import bill, show_bill, show_hours, show_price
 from grid.known import Known
 from grid.plan import Cell
-from grid.results import Row, show_points, show_scores, typed
+from grid.results import Row
 from grid.sheet import NONE, Column, Sheet
 from trainers.progress import DeviceSeconds, add
 

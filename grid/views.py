@@ -8,14 +8,10 @@ from typing import Any
 import pandas as pd
 
 from data.errors import InputError
-from grid.answer import answer, claims_sheet, savings_sheet
+from grid.answer import answer
+from grid.answer_sheets import claims_sheet, savings_sheet
 from grid.by_class import classes_sheet, confusions_sheet
-from grid.experiment import show_percent
-from grid.formats import View
-from grid.known import Known
-from grid.results import (
-    Results,
-    Row,
+from grid.cells import (
     acc1_column,
     cell_columns,
     cells_sheet,
@@ -25,6 +21,10 @@ from grid.results import (
     show_scores,
     weights_notes,
 )
+from grid.experiment import show_percent
+from grid.formats import View
+from grid.known import Known
+from grid.results import Results, Row
 from grid.separable import NOT_SEPARABLE, Pair
 from grid.sheet import NONE, Column, Sheet
 from grid.spending import costs_sheet

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from data.storage import Storage
+from grid.cells import cells_sheet
 from grid.known import know
 from grid.ledger import Ledger, Record, record_summary
 from grid.plan import Plan
-from grid.results import cells_sheet
 from grid.scheduler import Job, Scheduler
 from grid.sheet import as_json
 from grid.work import do_job, order_for, settle

@@ -11,10 +11,11 @@ from experiments import experiment_text
 from rich.console import Console
 
 from grid import sheet
+from grid.cells import cells_sheet
 from grid.experiment import load_experiment
 from grid.ledger import Record, record_summary, start_record
 from grid.plan import Plan
-from grid.results import Results, Row, cells_sheet, results_of
+from grid.results import Results, Row, results_of
 from grid.scheduler import Scheduler
 from grid.show import show_seconds
 from trainers.weights import Weights

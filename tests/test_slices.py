@@ -20,11 +20,12 @@ from data.errors import InputError
 from data.ingest import build_dataset
 from data.sources.files import Item, folder_items
 from data.storage import Storage
+from grid.cells import cells_sheet
 from grid.experiment import load_experiment
 from grid.known import know
 from grid.ledger import Ledger, record_summary, start_record
 from grid.plan import Plan, Search
-from grid.results import Results, cells_sheet
+from grid.results import Results
 from grid.scheduler import Scheduler
 from grid.sheet import as_json, csv, markdown, show
 from grid.slices import BySlice, by_slice, slice_columns, slices_sheet, tally

@@ -6,10 +6,11 @@ import numpy as np
 
 from grid.answer import Answer
 from grid.by_class import class_lines, confusion_matrix, confusions
+from grid.cells import show_interval, show_scores
 from grid.known import Known
 from grid.report.charts import COLORS, Line, Ticks, bars, heat, lines, reliability, short
 from grid.report.figure import Figure, Missing
-from grid.results import FEW_IMAGES, Row, mean, show_interval, show_scores
+from grid.results import FEW_IMAGES, Row, mean
 from grid.slices import BySlice
 from grid.statistics import accuracy_interval
 from trainers.scores import calibration_bins, calibration_error

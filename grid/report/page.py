@@ -10,15 +10,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from data.errors import InputError
-from grid.answer import answer, claims_sheet, savings_sheet
+from grid.answer import answer
+from grid.answer_sheets import claims_sheet, savings_sheet
 from grid.by_class import classes_sheet, confusions_sheet
+from grid.cells import cells_sheet
 from grid.known import Known
 from grid.report import curves, training
 from grid.report.charts import with_own_ids
 from grid.report.figure import Figure, Missing
 from grid.report.mistakes import confident_mistakes
 from grid.report.provenance import facts, recipes
-from grid.results import Row, cells_sheet
+from grid.results import Row
 from grid.sheet import Sheet
 from grid.slices import by_slice, slices_sheet
 from grid.spending import costs_sheet
