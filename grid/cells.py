@@ -86,6 +86,11 @@ def show_points(difference: float) -> str:
     return f"{round(100 * difference, 2) + 0.0:+.2f}".replace("-", "−")
 
 
+def show_paper(row: Row) -> str:
+    """What the paper has, to its own digits."""
+    return NONE if row.paper is None else f"{row.paper:.3f}"
+
+
 def _show_standing(results: Results, row: Row) -> str:
     found = standing(results, row)
     pair = results.standings.to_best(row.cell)
@@ -139,7 +144,7 @@ def cells_sheet(results: Results) -> Sheet[Row]:
             Column(f"{LEVEL:.0%}", lambda row: show_interval(row.interval), is_spare=True)
         )
     if results.tasks:
-        columns.append(Column("paper", lambda row: NONE if row.paper is None else str(row.paper)))
+        columns.append(Column("paper", show_paper))
     columns.append(Column("Acc@5", lambda row: show_scores(row.scores("acc5")), may_break=True))
     columns.append(
         Column("CE", lambda row: show_scores(row.scores("ce"), digits=3), may_break=True)

@@ -17,6 +17,7 @@ from grid.cells import (
     cells_sheet,
     frame,
     show_interval,
+    show_paper,
     show_points,
     show_scores,
     weights_notes,
@@ -111,14 +112,10 @@ def _of_dataset(results: Results, dataset: str, with_name: bool) -> list[Column[
 
     found = [column("Acc@1", lambda row: show_scores(row.scores("acc1")), marked=True)]
     if dataset in results.tasks:
-        found.append(column("paper", _show_paper))
+        found.append(column("paper", show_paper))
     found.append(column("Acc@5", lambda row: show_scores(row.scores("acc5"))))
     found.append(column("CE", lambda row: show_scores(row.scores("ce"), digits=3)))
     return found
-
-
-def _show_paper(row: Row) -> str:
-    return NONE if row.paper is None else f"{row.paper:.2f}"
 
 
 def pool_sheet(known: Known) -> Sheet[Row]:
@@ -148,7 +145,7 @@ def pool_sheet(known: Known) -> Sheet[Row]:
     columns.append(acc1_column(results))
     columns.append(Column(f"{LEVEL:.0%}", lambda row: show_interval(row.interval)))
     if results.tasks:
-        columns.append(Column("paper", _show_paper))
+        columns.append(Column("paper", show_paper))
     columns.append(Column("Acc@5", lambda row: show_scores(row.scores("acc5")), may_break=True))
     columns.append(Column("CE", lambda row: show_scores(row.scores("ce"), 3), may_break=True))
     return Sheet(
