@@ -3,6 +3,8 @@
 import hashlib
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,10 +56,26 @@ def clean_image(content: bytes, settings: CleanSettings) -> CleanImage:
     Raises ``UnusableImageError`` with the reason: not an image, truncated, too many pixels, or
     pixels that have no RGB meaning.
     """
+    with _unusable(content):
+        return _clean(content, settings)
+
+
+def decode_upright(content: bytes, settings: CleanSettings) -> Image.Image:
+    """The upright RGB image that ``clean_image`` would keep, of its full size and not encoded.
+
+    Raises ``UnusableImageError`` as that does.
+    """
+    with _unusable(content):
+        return _upright(content, settings)[0]
+
+
+@contextmanager
+def _unusable(content: bytes) -> Iterator[None]:
+    """Says why a file is no usable image, whatever Pillow raises."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _clean(content, settings)
+            yield
     except (MemoryError, UnusableImageError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -69,7 +87,8 @@ def clean_image(content: bytes, settings: CleanSettings) -> CleanImage:
         raise UnusableImageError(reason) from error
 
 
-def _clean(content: bytes, settings: CleanSettings) -> CleanImage:
+def _upright(content: bytes, settings: CleanSettings) -> tuple[Image.Image, list[str], bool]:
+    """The first frame, upright and RGB, what was changed for that, and whether it was a JPEG."""
     image: Image.Image = Image.open(io.BytesIO(content))
     width, height = image.size
     if width * height > settings.max_pixels:
@@ -85,7 +104,11 @@ def _clean(content: bytes, settings: CleanSettings) -> CleanImage:
         changed.append("turned upright")
         image = ImageOps.exif_transpose(image)
     rgb, converted = _to_rgb(image)
-    changed += [converted] if converted else []
+    return rgb, changed + ([converted] if converted else []), lossy
+
+
+def _clean(content: bytes, settings: CleanSettings) -> CleanImage:
+    rgb, changed, lossy = _upright(content, settings)
     pixels = hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()
     side = settings.shorter_side
     if side is not None and min(rgb.size) > side:

@@ -226,7 +226,7 @@ def clean_chunk(chunk: Chunk) -> None:
 def _clean_item(number: int, item: Item, settings: CleanSettings) -> dict[str, Any]:
     row: dict[str, Any] = {"number": number, "pixels": "", "changed": []}
     try:
-        content = _read(item)
+        content = read_patiently(item)
         told = content if item.identity is None else item.identity.encode()
         row["source"] = hashlib.sha256(told).hexdigest()
         image = clean_image(content, settings)
@@ -239,8 +239,8 @@ def _clean_item(number: int, item: Item, settings: CleanSettings) -> dict[str, A
     }
 
 
-def _read(item: Item) -> bytes:
-    """The bytes of an image; a network gets more than one chance."""
+def read_patiently(item: Item) -> bytes:
+    """The bytes of an image; a network gets more than one chance. Raises ``UnusableImageError``."""
     for attempt in range(1, READ_ATTEMPTS + 1):
         try:
             return read_item(item)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -118,6 +118,21 @@ class RowGroup:
     index: int
     start: int
     rows: int
+
+
+def read_row_group(storage: Storage, group: RowGroup) -> tuple[list[str], list[bytes]]:
+    """Ids and encoded images of a row group of the dataset at ``storage``, its first ``rows``."""
+    file = _open_shard(storage.uri, group.file)
+    table = file.read_row_group(group.index, columns=["image_id", "image.bytes"])
+    table = table.slice(0, group.rows)
+    images = table["image"].combine_chunks().field("bytes").to_pylist()
+    return table["image_id"].to_pylist(), images
+
+
+@lru_cache(maxsize=8)
+def _open_shard(storage_uri: str, file: str) -> pq.ParquetFile:
+    storage = Storage(storage_uri)
+    return pq.ParquetFile(storage.open(file))
 
 
 class Dataset:

@@ -2,11 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import ray.data
 import torch
@@ -14,7 +12,7 @@ import torch
 from data.augment import View, ViewSettings, isolated_random
 from data.batches import Batch, Rendered, render, stack
 from data.order import Share, StreamOrder
-from data.schema import RowGroup
+from data.schema import RowGroup, read_row_group
 from data.storage import Storage
 
 # One execution serves a run of up to so many tasks. Ray keeps a record of every task and block of
@@ -112,7 +110,7 @@ class RayBatches:
         ]
         if not places:
             return
-        ids, images = _read_row_group(self.storage, group)
+        ids, images = read_row_group(self.storage, group)
         nothing = np.full(len(ids), -1)
         broken: list[tuple[str, ...]] = []
 
@@ -208,18 +206,3 @@ def _bytes(table: pa.Table, name: str, dtype: type[np.generic]) -> np.ndarray:
     _, ends, content = table[name].chunk(0).buffers()
     begin, end = np.frombuffer(ends, np.int64)[:2]
     return np.frombuffer(content, np.uint8)[begin:end].view(dtype)
-
-
-@lru_cache(maxsize=8)
-def _open(storage_uri: str, file: str) -> pq.ParquetFile:
-    storage = Storage(storage_uri)
-    return pq.ParquetFile(storage.open(file))
-
-
-def _read_row_group(storage: Storage, group: RowGroup) -> tuple[list[str], list[bytes]]:
-    table = _open(storage.uri, group.file).read_row_group(
-        group.index, columns=["image_id", "image.bytes"]
-    )
-    table = table.slice(0, group.rows)
-    images = table["image"].combine_chunks().field("bytes").to_pylist()
-    return table["image_id"].to_pylist(), images

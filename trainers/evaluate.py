@@ -10,6 +10,19 @@ from trainers.predictions import Predictions
 from trainers.runtime import Runtime
 
 
+def predict(
+    model: nn.Module, views: torch.Tensor, settings: ViewSettings, device: torch.device
+) -> np.ndarray:
+    """Probabilities (B, K) in float64 of uint8 evaluation views (B, 3, H, W).
+
+    The model is in eval mode and on the device; call it inside ``torch.inference_mode``.
+    """
+    images = normalize(views.to(device), settings)
+    # in float64 a confident mistake keeps a finite cross-entropy
+    probabilities: np.ndarray = model(images).double().softmax(dim=1).cpu().numpy()
+    return probabilities
+
+
 def evaluate(
     model: nn.Module, batches: EvalBatches, settings: ViewSettings, runtime: Runtime
 ) -> Predictions:
@@ -20,9 +33,7 @@ def evaluate(
     labels, probabilities = [], []
     with torch.inference_mode():
         for batch in batches:
-            images = normalize(batch.views["eval"].to(runtime.device), settings)
-            # in float64 a confident mistake keeps a finite cross-entropy
-            probabilities.append(model(images).double().softmax(dim=1).cpu().numpy())
+            probabilities.append(predict(model, batch.views["eval"], settings, runtime.device))
             labels.append(batch.labels.numpy())
             ids += batch.ids
     model.train(was_training)
