@@ -1,4 +1,4 @@
-"""The command line: ``semigrid plan | run | status | table | export``, and ``semigrid data``."""
+"""The command line: ``semigrid plan | run | status | table | export | predict``, and ``semigrid data``."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from rich.console import Console
 from data.errors import InputError
 from data.patience import StorageGoneError, storage_patience
 from data.storage import Storage
-from grid import data_cli
+from grid import data_cli, predict_cli
 from grid.experiment import EXPERIMENT_COPY, Experiment, load_experiment
 from grid.formats import Format, View, format_of
 from grid.lock import RunLock
@@ -554,6 +554,41 @@ def export(
         return
     for line in exporting.show(done):
         out.print(line, soft_wrap=True, markup=False)
+
+
+@app.command()
+def predict(
+    source: Source,
+    cell: predict_cli.CellName,
+    images: predict_cli.Sources,
+    output: predict_cli.OutputOption = None,
+    split: predict_cli.SplitOption = None,
+    accuracy: predict_cli.AccuracyOption = None,
+    threshold: predict_cli.ThresholdOption = None,
+    workers: predict_cli.WorkersOption = None,
+    gpus_per_worker: predict_cli.GpusOption = None,
+    no_probabilities: predict_cli.NoProbabilitiesOption = False,
+    storage: StorageOption = None,
+    seeds: SeedsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a finished cell's model classify images; run it again to go on where it was stopped."""
+    scheduler, records, _ = _scheduler(_load(source, storage, seeds))
+    code = predict_cli.run(
+        scheduler,
+        records,
+        cell_name=cell,
+        sources=images,
+        output=output,
+        splits=split,
+        accuracy=accuracy,
+        threshold=threshold,
+        workers=workers,
+        gpus=gpus_per_worker,
+        with_probabilities=not no_probabilities,
+        as_json=as_json,
+    )
+    raise typer.Exit(code)
 
 
 def _load(

@@ -73,8 +73,8 @@ def run_plan(
     try:
         with view:
             streaming = _streams(scheduler.plan)
-            _start_ray(streaming)
-            check_room(scheduler, _machines(), streaming)
+            start_ray(streaming)
+            check_room(scheduler, cluster_machines(), streaming)
             searcher = GridSearcher(
                 scheduler, ledger, view, scratch, stop or threading.Event(), trackers
             )
@@ -97,7 +97,8 @@ def _tidy(scheduler: Scheduler, ledger: Ledger) -> None:
     _drop_losers(scheduler, ledger)
 
 
-def _start_ray(streaming: bool) -> None:
+def start_ray(streaming: bool) -> None:
+    """Starts Ray on this machine, or joins the cluster at ``RAY_ADDRESS``, its chatter in logs."""
     quiet = {
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_DEDUP_LOGS": "0",
@@ -193,7 +194,7 @@ def _spare_one(machines: Sequence[Machine]) -> list[Machine]:
     return [Machine(by_size[0].cpus - 1, by_size[0].gpus), *by_size[1:]]
 
 
-def _machines() -> list[Machine]:
+def cluster_machines() -> list[Machine]:
     """The nodes that are alive now."""
     found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [Machine(r.get("CPU", 0.0), r.get("GPU", 0.0)) for r in found]
@@ -275,7 +276,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         self._began: dict[str, float] = {}
         self.gone: StorageGoneError | None = None
         self._admission = Admission()
-        self._machines, self._free = _machines(), _free()
+        self._machines, self._free = cluster_machines(), _free()
         trains = [self.plan.experiment.train_of(s.cell.model) for s in self.plan.searches]
         self.groups = any(train.workers > 1 for train in trains)
         self._looked_at = time.monotonic()
@@ -296,7 +297,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
     def _next(self) -> Job | None:
         """The next job that the machines have room for, as they are now: nodes come and go."""
         if time.monotonic() - self._looked_at > LOOK_SECONDS:
-            self._machines, self._free = _machines(), _free()
+            self._machines, self._free = cluster_machines(), _free()
             self._looked_at = time.monotonic()
             if self._looked_at < self._orphans_until:
                 from trainers.ray_worker import free_orphans

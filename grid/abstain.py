@@ -1,0 +1,117 @@
+"""From which confidence on a model's answers are right often enough, by its answers on val. Pure.
+
+The choice follows selection with guaranteed risk (Geifman & El-Yaniv 2017, arXiv 1705.08500): the
+threshold is the confidence of one of a few images of val whose ranks are fixed in advance, and the
+bounds at all of them hold at once. So with the stated confidence, on images of the same kind as
+val, the answers that are given are right in at least the share that was asked for. The paper's
+binary search is replaced by a fixed grid of ranks, tested side by side: where it looks next would
+depend on what it saw, which the sum over its steps does not pay for.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.stats import beta
+
+# with this probability the promise holds
+CONFIDENCE = 0.95
+# thresholds that are tried, one for so many images of val: each one more makes all bounds wider
+MOST_RANKS, IMAGES_PER_RANK = 20, 50
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A threshold and what it is worth on val.
+
+    ``accuracy`` is the share that was asked for, None where the threshold was given; ``threshold``
+    is None where no threshold can promise it. Of ``images`` on val, ``answered`` reach the
+    threshold, and ``right`` of those are right; without a threshold these are the surest ones of
+    which most can be promised. ``promised`` is the share that holds with 95 % confidence.
+    """
+
+    accuracy: float | None
+    threshold: float | None
+    images: int
+    answered: int
+    right: int
+    promised: float
+
+    def describe(self) -> str:
+        """What this means, in one line."""
+        share = f"{self.right / self.answered:.2%}" if self.answered else "—"
+        on_val = (
+            f"{self.answered:,} of {self.images:,} images on val, of which {share} are right "
+            f"(at least {self.promised:.2%} with {CONFIDENCE:.0%} confidence)"
+        )
+        if self.accuracy is None:
+            return f"threshold {self.threshold:g}, as given: it answers {on_val}"
+        if self.threshold is not None:
+            return f"threshold {self.threshold:.4f} for {self.accuracy:.4g} right: answers {on_val}"
+        needed = images_needed(self.accuracy)
+        if self.images < needed:
+            why = f"val has {self.images:,} images, and even if all are right it takes {needed:,}"
+        else:
+            why = f"the best that val allows is to answer {on_val}"
+        return (
+            f"no threshold promises {self.accuracy:.2%} right, so abstain is true for every image: "
+            f"{why}; ask for a lower --accuracy, or choose a --threshold"
+        )
+
+
+def calibrate(confidence: np.ndarray, right: np.ndarray, accuracy: float) -> Calibration:
+    """The smallest threshold that promises the accuracy (a share below 1), of (N,) and (N,) bool.
+
+    ``ValueError`` without images.
+    """
+    if not len(confidence):
+        raise ValueError("val has no images to calibrate on")
+    falling = -np.sort(-confidence)
+    ranks = tried_ranks(len(confidence), accuracy)
+    best: Calibration | None = None
+    for rank in ranks:
+        found = _at(confidence, right, accuracy, float(falling[rank - 1]), len(ranks))
+        if found.promised >= accuracy:
+            best = found  # ranks rise, so the last that holds has the smallest threshold
+        elif best is None or (best.threshold is None and found.promised > best.promised):
+            best = replace(found, threshold=None)
+    assert best is not None
+    return best
+
+
+def at_threshold(confidence: np.ndarray, right: np.ndarray, threshold: float) -> Calibration:
+    """What a threshold that was chosen without val is worth there."""
+    return _at(confidence, right, None, threshold, 1)
+
+
+def tried_ranks(images: int, accuracy: float) -> list[int]:
+    """So many of the surest images of val are tried as those to answer, the fewest first.
+
+    They depend on the number of images and the accuracy alone; none is so small that not even
+    an unbroken row of right answers would do.
+    """
+    count = min(MOST_RANKS, max(1, images // IMAGES_PER_RANK))
+    fewest = min(images, images_needed(accuracy, count))
+    # from the end, for that is the one that stays where there is just one
+    return sorted({round(rank) for rank in np.linspace(images, fewest, count)})
+
+
+def images_needed(accuracy: float, ranks: int = 1) -> int:
+    """How many right answers in a row promise the accuracy, where so many ranks are tried."""
+    return max(1, math.ceil(math.log((1 - CONFIDENCE) / ranks) / math.log(accuracy)))
+
+
+def lower_bound(right: int, answered: int, ranks: int = 1) -> float:
+    """Clopper and Pearson's lower bound on a share; ``ranks`` of them hold at once."""
+    if not right:
+        return 0.0
+    return float(beta.ppf((1 - CONFIDENCE) / ranks, right, answered - right + 1))
+
+
+def _at(
+    confidence: np.ndarray, right: np.ndarray, accuracy: float | None, threshold: float, ranks: int
+) -> Calibration:
+    chosen = confidence >= threshold
+    answered, hits = int(chosen.sum()), int(right[chosen].sum())
+    promised = lower_bound(hits, answered, ranks)
+    return Calibration(accuracy, threshold, len(confidence), answered, hits, promised)

@@ -1,0 +1,228 @@
+"""A prediction's folder: parts, written whole, and ``predictions.json`` when all of them lie there.
+
+Until then ``started.json`` says whose parts they are, so that the same command goes on.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data.errors import InputError
+from data.storage import Storage
+from grid.abstain import Calibration
+from grid.images import Images, Part
+from grid.inference import Answers, Model
+
+FORMAT = 1
+STARTED, SUMMARY, PARTS = "started.json", "predictions.json", "parts"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: either an ``accuracy`` to promise or a ``threshold``."""
+
+    cell: str
+    accuracy: float | None
+    threshold: float | None
+    with_probabilities: bool
+
+
+def identity(request: Request, model: Model, images: Images) -> dict[str, Any]:
+    """All that shapes a prediction, by what it is called in a message."""
+    return {
+        "format": FORMAT,
+        "cell": request.cell,
+        "trial": model.spec.id,
+        "weights": model.weights,
+        "weights_sha256": model.sha256,
+        "images": images.identity,
+        "accuracy": request.accuracy,
+        "threshold": request.threshold,
+        "probabilities": request.with_probabilities,
+        "classes": list(model.classes),
+    }
+
+
+class PredictionFolder:
+    """The files of one prediction. Raises ``InputError`` where the folder holds anything else."""
+
+    def __init__(self, uri: str, identity: dict[str, Any], images: Images):
+        self.storage = Storage(uri)
+        self.identity, self.images = identity, images
+        self._counts: dict[str, dict[str, Any]] = {}
+        self._found = self._read()
+        calibration = self._found.get("calibration")
+        self.calibration = None if calibration is None else Calibration(**calibration)
+
+    def _read(self) -> dict[str, Any]:
+        for name in (SUMMARY, STARTED):
+            try:
+                found = json.loads(self.storage.read(name))
+                before = {key: found["request"][key] for key in self.identity}
+                _ = Calibration(**found["calibration"])
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(
+                    f"{self.storage.path(name)}: not what a prediction writes; give another "
+                    "--output, or remove that folder"
+                ) from error
+            self._check_same(before)
+            return dict(found)
+        self._check_empty()
+        return {}
+
+    def _check_same(self, before: dict[str, Any]) -> None:
+        for key, value in self.identity.items():
+            if before[key] != value:
+                words = {"images": "other images", "classes": "other classes"}
+                other = words.get(key, f"{key} {before[key]} where this one has {value}")
+                raise InputError(
+                    f"{self.storage.uri}: another prediction lies here, of {other}; give another "
+                    "--output, or remove that folder"
+                )
+
+    def _check_empty(self) -> None:
+        fs, root = self.storage.fs, self.storage.root
+        if not fs.exists(root):
+            return
+        if not fs.isdir(root):
+            raise InputError(f"--output {self.storage.uri}: this is a file; give a folder")
+        names = [entry.rstrip("/").rpartition("/")[2] for entry in fs.ls(root, detail=False)]
+        if any(not name.startswith(".") for name in names):
+            raise InputError(
+                f"--output {self.storage.uri}: this folder has files of something else; give a new "
+                "or empty one"
+            )
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """What a finished prediction came to; None while parts are missing."""
+        return None if "counts" not in self._found or self.missing() else self._found
+
+    def missing(self) -> list[Part]:
+        """The parts that are not there yet, or that cannot be read."""
+        there = set(self.storage.names(PARTS))
+        for part in self.images.parts:
+            if part.file in there and part.file not in self._counts:
+                try:
+                    with self.storage.open(f"{PARTS}/{part.file}") as file:
+                        table = pq.read_table(file, columns=["image_id", "abstain", "error"])
+                except (OSError, pa.ArrowException):
+                    continue
+                if len(table) == part.count:
+                    self._counts[part.file] = _counts(table)
+        return [part for part in self.images.parts if part.file not in self._counts]
+
+    def start(self, calibration: Calibration) -> None:
+        """From here on the parts are this prediction's."""
+        self.calibration = calibration
+        known = {"request": self.identity, "calibration": asdict(calibration)}
+        self.storage.write(STARTED, _json(known))
+
+    def write(self, part: Part, answers: Answers) -> None:
+        """Writes a part's answers, the file whole or not at all."""
+        assert self.calibration is not None
+        table = answers_table(answers, self.identity, self.calibration)
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer)
+        self.storage.write(f"{PARTS}/{part.file}", buffer.getvalue())
+        self._counts[part.file] = _counts(table)
+
+    def finish(self) -> dict[str, Any]:
+        """Writes and returns the summary; all parts are there."""
+        assert self.calibration is not None
+        found = [self._counts[part.file] for part in self.images.parts]
+        counts = {
+            name: sum(each[name] for each in found)
+            for name in ("images", "predicted", "abstained", "errors")
+        }
+        first = next((each["first_error"] for each in found if each["first_error"]), None)
+        summary = {
+            "cell": self.identity["cell"],
+            "trial": self.identity["trial"],
+            "weights_sha256": self.identity["weights_sha256"],
+            "threshold": self.calibration.threshold,
+            "accuracy": self.identity["accuracy"],
+            "classes": self.identity["classes"],
+            "counts": counts,
+            "first_error": first,
+            "calibration": asdict(self.calibration),
+            "request": self.identity,
+        }
+        self.storage.write(SUMMARY, _json(summary))
+        self.storage.delete(STARTED)
+        return summary
+
+
+def answers_table(answers: Answers, identity: dict[str, Any], calibration: Calibration) -> pa.Table:
+    """One row an image; all but its id and the error are null where it could not be read."""
+    classes = identity["classes"]
+    broken = np.array([error is not None for error in answers.errors], dtype=bool)
+    chosen = answers.probabilities.argmax(axis=1)
+    confidence = answers.probabilities.max(axis=1)
+    threshold = calibration.threshold
+    abstain = np.ones(len(broken), bool) if threshold is None else confidence < threshold
+    columns: dict[str, Any] = {
+        "image_id": pa.array(answers.ids, pa.string()),
+        "class": pa.array(
+            [None if b else classes[c] for b, c in zip(broken, chosen, strict=True)], pa.string()
+        ),
+        "probability": pa.array(confidence, pa.float64(), mask=broken),
+        "abstain": pa.array(abstain, pa.bool_(), mask=broken),
+    }
+    if identity["probabilities"]:
+        columns["probabilities"] = _lists(answers.probabilities, broken)
+    columns["error"] = pa.array(answers.errors, pa.string())
+    known = {"cell": identity["cell"], "trial": identity["trial"], "threshold": threshold}
+    known |= {"weights_sha256": identity["weights_sha256"], "classes": classes}
+    return pa.table(columns).replace_schema_metadata({"semigrid": json.dumps(known)})
+
+
+def _lists(rows: np.ndarray, broken: np.ndarray) -> pa.Array:
+    """The rows (N, K) as lists, null where broken."""
+    ends = np.cumsum(np.where(broken, 0, rows.shape[1]))
+    offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
+    values = pa.array(rows[~broken].ravel(), pa.float64())
+    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(broken))
+
+
+def _counts(table: pa.Table) -> dict[str, Any]:
+    errors = table["error"].is_valid()
+    number = int(pc.sum(errors).as_py() or 0)
+    first = None
+    if number:
+        row = table.filter(errors).slice(0, 1).to_pylist()[0]
+        first = {"image_id": row["image_id"], "error": row["error"]}
+    return {
+        "images": len(table),
+        "predicted": len(table) - number,
+        "abstained": int(pc.sum(table["abstain"]).as_py() or 0),
+        "errors": number,
+        "first_error": first,
+    }
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def right_on(answers: Sequence[Answers], labels: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Confidences (N,) and which answers are right (N,), of images with these true classes."""
+    confidence, right = [], []
+    for part in answers:
+        chosen = part.probabilities.argmax(axis=1)
+        for image_id, error, row, cls in zip(
+            part.ids, part.errors, part.probabilities, chosen, strict=True
+        ):
+            if error is None:
+                confidence.append(row[cls])
+                right.append(labels[image_id] == cls)
+    return np.array(confidence), np.array(right, dtype=bool)
