@@ -1,10 +1,10 @@
 """Prediction by Ray Data: images are read, decoded and answered for in order, in bounded memory."""
 
-import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -128,18 +128,26 @@ def _execute(tasks: Sequence[Any], model: Model, workers: Workers) -> Iterator[A
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     context.target_max_block_size = 1  # hand every row of ours on at once: it is a whole block
-    holds: dict[str, Any] = {
-        "fn_constructor_args": (model,),
-        "concurrency": workers.count,
-        "batch_size": 1,
-    }
+    count = workers.count
     if workers.gpus:
         # the CPUs decode for the GPUs; who holds a GPU takes no CPU from them
         work = work.map_batches(_make_views, batch_size=1, fn_args=(model,))
-        holds |= {"num_gpus": workers.gpus, "num_cpus": 0}
-        work = work.map_batches(_AnswerViews, **holds)
+        work = work.map_batches(
+            _AnswerViews,
+            batch_size=1,
+            fn_constructor_args=(model,),
+            concurrency=count,
+            num_cpus=0,
+            num_gpus=workers.gpus,
+        )
     else:
-        work = work.map_batches(_AnswerRows, num_cpus=workers.cpus, **holds)
+        work = work.map_batches(
+            _answer_rows,
+            batch_size=1,
+            fn_args=(pickle.dumps(model),),
+            concurrency=count,
+            num_cpus=workers.cpus,
+        )
     try:
         for table in work.iter_batches(batch_size=None, batch_format="pyarrow"):
             for packed_one in table["packed"]:
@@ -170,16 +178,17 @@ class _AnswerViews:
             yield _pack(self.predictor(pickle.loads(packed)))
 
 
-class _AnswerRows:
+def _answer_rows(batch: dict[str, np.ndarray], model: bytes) -> Iterator[pa.Table]:
     """Reads, decodes and answers in one process: on CPUs, nothing is gained by passing views on."""
+    predictor = _predictor(model)
+    for packed in batch["packed"]:
+        for made in make_views(pickle.loads(packed), predictor.model):
+            yield _pack(predictor(made))
 
-    def __init__(self, model: Model):
-        self.model, self.predictor = model, Predictor(model)
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
-        for packed in batch["packed"]:
-            for made in make_views(pickle.loads(packed), self.model):
-                yield _pack(self.predictor(made))
+@lru_cache(maxsize=1)  # Ray gives its processes one task after the other
+def _predictor(model: bytes) -> Predictor:
+    return Predictor(pickle.loads(model))
 
 
 def _pack(made: Views | Answers) -> pa.Table:
@@ -222,8 +231,6 @@ def _ray() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    # else Ray's core tells this terminal of restarts of actors that are none of the user's concern
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         start_ray(streaming=False)
         yield

@@ -78,12 +78,14 @@ def run(
 ) -> int:
     """Predicts, and says what came of it; the exit code."""
     share = _accuracy(accuracy, threshold)
-    from grid.images import find_images
-    from grid.inference import winner_model
-    from grid.prediction_files import PredictionFolder, Request, identity
     from grid.winner import find_winner
 
     cell, record = find_winner(scheduler, records, cell_name)
+    # these take PyTorch, seconds to import: what is wrong so far was said without it
+    from grid.images import find_images
+    from grid.inference import winner_model
+    from grid.prediction_files import PredictionFolder, Request, identity
+
     plan = scheduler.plan
     train = plan.experiment.train_of(cell.model)
     gpus = train.gpus_per_worker if gpus is None else gpus
@@ -95,7 +97,7 @@ def run(
     summary: dict[str, Any] | None = folder.summary
     if summary is None:
         try:
-            folder.storage.check_could_write()
+            folder.storage.check_writable()
         except OSError as error:
             raise InputError(
                 f"--output {where}: cannot be written: {error}; give a folder or URI that can"
