@@ -136,7 +136,7 @@ def _execute(tasks: Sequence[Any], model: Model, workers: Workers) -> Iterator[A
             _AnswerViews,
             batch_size=1,
             fn_constructor_args=(model,),
-            concurrency=count,
+            compute=ray.data.ActorPoolStrategy(size=count),
             num_cpus=0,
             num_gpus=workers.gpus,
         )
@@ -145,7 +145,7 @@ def _execute(tasks: Sequence[Any], model: Model, workers: Workers) -> Iterator[A
             _answer_rows,
             batch_size=1,
             fn_args=(pickle.dumps(model),),
-            concurrency=count,
+            compute=ray.data.TaskPoolStrategy(size=count),
             num_cpus=workers.cpus,
         )
     try:
