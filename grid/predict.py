@@ -1,6 +1,7 @@
 """Prediction by Ray Data: images are read, decoded and answered for in order, in bounded memory."""
 
 import pickle
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from grid.slots import Machine
 # One execution serves so many tasks: Ray keeps a record of each and of its blocks.
 MAX_TASKS = 500
 VAL = "val"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class PredictionError(RuntimeError):
@@ -231,8 +233,11 @@ def _ray() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         start_ray(streaming=False)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)  # Ray's core takes them for a crash of its own
         yield
     finally:
         ray.shutdown()

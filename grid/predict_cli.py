@@ -174,7 +174,7 @@ def _predict(
         err.print(f"{error}; finished parts are kept. {_to_go_on()}", style="red", soft_wrap=True)
         raise typer.Exit(FAILED) from error
     seconds = time.monotonic() - started
-    err.print(f"{marks[-1] - marks[0]:,} images, val's included, in {seconds:.1f} s")
+    err.print(f"{marks[-1] - marks[0]:,} images in {seconds:.1f} s")
     return found
 
 
