@@ -41,20 +41,21 @@ class Calibration:
         """What this means, in one line."""
         share = f"{self.right / self.answered:.2%}" if self.answered else "—"
         on_val = (
-            f"{self.answered:,} of {self.images:,} images on val, of which {share} are right "
+            f"{self.answered:,} of {self.images:,} images of val, of which {share} are right "
             f"(at least {self.promised:.2%} with {CONFIDENCE:.0%} confidence)"
         )
         if self.accuracy is None:
             return f"threshold {self.threshold:g}, as given: it answers {on_val}"
+        wanted = f"{100 * self.accuracy:.4g}%"
         if self.threshold is not None:
-            return f"threshold {self.threshold:.4f} for {self.accuracy:.4g} right: answers {on_val}"
+            return f"threshold {self.threshold:.4f} promises {wanted} right: it answers {on_val}"
         needed = images_needed(self.accuracy)
         if self.images < needed:
             why = f"val has {self.images:,} images, and even if all are right it takes {needed:,}"
         else:
             why = f"the best that val allows is to answer {on_val}"
         return (
-            f"no threshold promises {self.accuracy:.2%} right, so abstain is true for every image: "
+            f"no threshold promises {wanted} right, so abstain is true for every image: "
             f"{why}; ask for a lower --accuracy, or choose a --threshold"
         )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Protocol
 
+import pyarrow as pa
 from PIL import Image
 
 from data.batches import BrokenImageError, decode
@@ -102,7 +103,14 @@ class SplitRows:
 
     def decoded(self) -> Iterator[Decoded]:
         for group in self.groups:
-            ids, images = read_group(self.storage, group)
+            try:
+                ids, images = read_group(self.storage, group)
+            except (OSError, pa.ArrowException) as error:
+                where, why = self.storage.path(group.file), str(error).rstrip(".")
+                raise OSError(
+                    f"{where}: row group {group.index} cannot be read: {why}; semigrid data check "
+                    f"{self.storage.uri} says what else is damaged"
+                ) from error
             wanted = slice(max(0, self.start - group.start), self.stop - group.start)
             for image_id, content in zip(ids[wanted], images[wanted], strict=True):
                 try:

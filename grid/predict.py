@@ -1,7 +1,9 @@
 """Prediction by Ray Data: images are read, decoded and answered for in order, in bounded memory."""
 
+import logging
 import pickle
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +26,9 @@ from grid.slots import Machine
 
 # One execution serves so many tasks: Ray keeps a record of each and of its blocks.
 MAX_TASKS = 500
+# So often a task whose process died is done again; Ray's own way, for ever, would never end with
+# an image that kills its decoder.
+RETRIES = 3
 VAL = "val"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -130,37 +135,49 @@ def _execute(tasks: Sequence[Any], model: Model, workers: Workers) -> Iterator[A
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     context.target_max_block_size = 1  # hand every row of ours on at once: it is a whole block
-    count = workers.count
-    if workers.gpus:
-        # the CPUs decode for the GPUs; who holds a GPU takes no CPU from them
-        work = work.map_batches(_make_views, batch_size=1, fn_args=(model,))
-        work = work.map_batches(
-            _AnswerViews,
-            batch_size=1,
-            fn_constructor_args=(model,),
-            compute=ray.data.ActorPoolStrategy(size=count),
-            num_cpus=0,
-            num_gpus=workers.gpus,
-        )
-    else:
-        work = work.map_batches(
-            _answer_rows,
-            batch_size=1,
-            fn_args=(pickle.dumps(model),),
-            compute=ray.data.TaskPoolStrategy(size=count),
-            num_cpus=workers.cpus,
-        )
+    # its errors are raised here; the context sets its loggers up
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    with warnings.catch_warnings():
+        # Ray would have retries named otherwise, and has no name for them yet
+        warnings.simplefilter("ignore", DeprecationWarning)
+        work = _stages(work, model, workers)
     try:
         for table in work.iter_batches(batch_size=None, batch_format="pyarrow"):
             for packed_one in table["packed"]:
                 yield _unpack(packed_one)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, OSError):  # a shard that is gone, storage that is away
-            raise PredictionError(f"{type(error.cause).__name__}: {error.cause}") from error
+            raise PredictionError(
+                str(error.cause).splitlines()[0]
+            ) from error  # without Ray's hints
         raise
     except ray.exceptions.RayError as error:
         words = str(error).strip().splitlines() or [type(error).__name__]
         raise PredictionError(f"a process died: {words[0]}") from error
+
+
+def _stages(work: Any, model: Model, workers: Workers) -> Any:
+    """The Ray dataset of answers to that of packed rows."""
+    if workers.gpus:
+        # the CPUs decode for the GPUs; who holds a GPU takes no CPU from them
+        work = work.map_batches(_make_views, batch_size=1, fn_args=(model,), max_retries=RETRIES)
+        return work.map_batches(
+            _AnswerViews,
+            batch_size=1,
+            fn_constructor_args=(model,),
+            compute=ray.data.ActorPoolStrategy(size=workers.count),
+            num_cpus=0,
+            num_gpus=workers.gpus,
+            max_task_retries=RETRIES,
+        )
+    return work.map_batches(
+        _answer_rows,
+        batch_size=1,
+        fn_args=(pickle.dumps(model),),
+        compute=ray.data.TaskPoolStrategy(size=workers.count),
+        num_cpus=workers.cpus,
+        max_retries=RETRIES,
+    )
 
 
 def _make_views(batch: dict[str, np.ndarray], model: Model) -> Iterator[pa.Table]:

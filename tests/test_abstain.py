@@ -79,7 +79,7 @@ def test_a_model_that_is_always_right_answers_everything() -> None:
     confidence = np.linspace(0.2, 1, 200)
     found = calibrate(confidence, np.ones(200, bool), 0.95)
     assert (found.threshold, found.answered) == (0.2, 200)
-    assert "answers 200 of 200 images on val, of which 100.00% are right" in found.describe()
+    assert "answers 200 of 200 images of val, of which 100.00% are right" in found.describe()
 
 
 def test_where_nothing_can_be_promised_it_says_why() -> None:

@@ -1,6 +1,7 @@
 """Predictions without Ray: what is read, what the model says of it, and what lies in the folder."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -151,6 +152,15 @@ def test_a_split_cut_anywhere_has_the_same_images(digits: Dataset) -> None:
         names = [name for name, _, _ in cut.decoded()]
         assert names == whole[start:stop] and cut.count == len(names)
     assert [n for n, _, _ in rows.cut(70, 300).cut(20, 90).decoded()] == whole[90:160]
+
+
+def test_a_damaged_shard_is_named_with_what_to_do(digits: Dataset, tmp_path: Path) -> None:
+    shutil.copytree(digits.storage.root, tmp_path / "set")
+    part = find_images([str(tmp_path / "set")], ["val"]).parts[0]
+    shard = tmp_path / "set" / part.rows.groups[0].file  # type: ignore[attr-defined]
+    shard.write_bytes(shard.read_bytes()[:1000])
+    with pytest.raises(OSError, match=f"{shard.name}: row group 0 cannot be read.*data check"):
+        next(part.rows.decoded())
 
 
 def test_any_file_is_one_row_with_its_class_or_its_error(trained: Trained, tmp_path: Path) -> None:
