@@ -147,9 +147,8 @@ def _execute(tasks: Sequence[Any], model: Model, workers: Workers) -> Iterator[A
                 yield _unpack(packed_one)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, OSError):  # a shard that is gone, storage that is away
-            raise PredictionError(
-                str(error.cause).splitlines()[0]
-            ) from error  # without Ray's hints
+            why = str(error.cause).splitlines()[0]  # without Ray's hints
+            raise PredictionError(why) from error
         raise
     except ray.exceptions.RayError as error:
         words = str(error).strip().splitlines() or [type(error).__name__]

@@ -206,10 +206,10 @@ def test_names_tell_images_of_several_sources_apart(
     for twice in (["a", "a/b"], ["a", f"{tmp_path}/a"], ["top.jpg", "./top.jpg"]):
         with pytest.raises(InputError, match="given twice"):
             find_images(twice)
-    memory = Storage("memory://photos")
+    memory = Storage("memory://predict-photos")
     memory.write("x.png", (tmp_path / "a/x.png").read_bytes())
-    assert names("memory://photos") == ["x.png"]
-    assert names("memory://photos", "c") == ["memory://photos/x.png", "c/x.png"]
+    assert names("memory://predict-photos") == ["x.png"]
+    assert names("memory://predict-photos", "c") == ["memory://predict-photos/x.png", "c/x.png"]
 
 
 def test_a_prediction_goes_on_with_what_is_missing(
