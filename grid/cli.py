@@ -1,4 +1,4 @@
-"""The command line: ``semigrid plan | run | status | table | export | predict``, and ``semigrid data``."""
+"""The command line: ``semigrid run`` and all that is asked of a run; ``semigrid data``."""
 
 import json
 import os

@@ -14,6 +14,7 @@ from data.storage import FileFacts
 from grid.images import Rows
 from grid.ledger import Record
 from grid.plan import Cell, Plan
+from grid.winner import run_command
 from trainers.evaluate import predict
 from trainers.models import input_statistics
 from trainers.trial import (
@@ -70,15 +71,16 @@ def winner_model(plan: Plan, cell: Cell, record: Record, folder: str, gpus: floa
     place = plan.place(search, folder)
     classes = tuple(plan.experiment.datasets[cell.dataset].manifest.classes)
     try:
-        if record.weights_file is None:  # of a version that did not write it down
-            facts = FileFacts.of(place.storage.read(weights_file(record.id)))
-        else:
-            facts = record.weights_file
-        place = replace(place, weights_sha256=facts.sha256)
+        facts = record.weights_file
+        place = replace(place, weights_sha256=facts.sha256 if facts else None)
         model = finished_model(record.spec, place, len(classes), record.best_weights)
-    except (DamagedError, FileNotFoundError) as error:
+        if facts is None:  # of a version that did not write it down: what they are now
+            facts = FileFacts.of(place.storage.read(weights_file(record.id)))
+            place = replace(place, weights_sha256=facts.sha256)
+    except DamagedError as error:
         raise InputError(
-            f"{cell.name}: {error}; semigrid run {plan.experiment.source} trains it again"
+            f"{error}; delete it if it is there, and have it trained again: "
+            + run_command(plan.experiment, cell.name)
         ) from error
     views = view_settings(record.spec.recipe, input_statistics(model))
     device = "cuda" if gpus else "cpu"
@@ -144,7 +146,7 @@ class Predictor:
         self.device = torch.device(model.device)
         classes = len(model.classes)
         self.network: Any = finished_model(model.spec, model.place, classes, model.weights)
-        self.network.to(self.device)
+        self.network.to(self.device).eval()
 
     def __call__(self, made: Views) -> Answers:
         with torch.inference_mode():

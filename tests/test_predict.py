@@ -319,10 +319,10 @@ def test_weights_that_are_not_what_was_written_are_no_model(trained: Trained) ->
     cell, record = find_winner(trained.grid.scheduler, trained.grid.records, CELL)
     try:
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-        with pytest.raises(InputError, match=r"damaged.*semigrid run file.yaml trains it again"):
+        with pytest.raises(InputError, match=r"damaged.*delete it.*semigrid run file.yaml --only"):
             winner_model(trained.grid.plan, cell, record, str(trained.folder), gpus=0)
         path.unlink()
-        with pytest.raises(InputError, match=r"missing; semigrid run file.yaml trains it again"):
+        with pytest.raises(InputError, match=r"missing.*semigrid run file.yaml --only"):
             winner_model(trained.grid.plan, cell, record, str(trained.folder), gpus=0)
     finally:
         path.write_bytes(whole)
