@@ -16,10 +16,11 @@ from rich.console import Console
 from data.errors import InputError
 from data.patience import StorageGoneError, storage_patience
 from data.storage import Storage
-from grid import data_cli, predict_cli
+from grid import data_cli
 from grid.experiment import EXPERIMENT_COPY, Experiment, load_experiment
 from grid.formats import Format, View, format_of
 from grid.lock import RunLock
+from grid.predict import command as predict_cli
 from grid.supervise import DriverGoneError, Supervisor, follow_supervisor, say_ended
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from grid.abstain import at_threshold, calibrate, images_needed, lower_bound, tried_ranks
+from grid.predict.abstain import at_threshold, calibrate, images_needed, lower_bound, tried_ranks
 
 
 def answers(rng: np.random.Generator, images: int, ties: bool = False) -> tuple[np.ndarray, ...]:

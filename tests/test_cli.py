@@ -93,4 +93,4 @@ def test_status_and_table_of_what_has_not_begun(tmp_path: Path) -> None:
     assert "0 of 3" in semigrid("status", str(file)).stdout
     assert "—" in semigrid("table", str(file)).stdout
     lines = semigrid("table", str(file), "--format", "csv").stdout.splitlines()
-    assert lines[0].startswith("dataset,model,labels") and len(lines) == 5
+    assert lines[0].startswith("cell,dataset,model,labels") and len(lines) == 5

@@ -11,7 +11,13 @@ import grid
 import trainers
 
 # the modules that design keeps for Ray; everything else must import where Ray cannot
-RAY_MODULES = {"data.ingest_ray", "data.stream", "trainers.ray_worker", "grid.run", "grid.predict"}
+RAY_MODULES = {
+    "data.ingest_ray",
+    "data.stream",
+    "trainers.ray_worker",
+    "grid.run",
+    "grid.predict.ray_data",
+}
 PACKAGES = {"data": data, "trainers": trainers, "grid": grid}
 ALLOWED = {"data": {"data"}, "trainers": {"data", "trainers"}, "grid": {"data", "trainers", "grid"}}
 

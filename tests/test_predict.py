@@ -22,11 +22,11 @@ from data.errors import InputError
 from data.schema import Dataset
 from data.storage import Storage
 from grid import images as images_module
-from grid import predict_cli
-from grid.abstain import Calibration
-from grid.images import Decoded, Images, Part, Rows, find_images, of_dataset
-from grid.inference import Model, Predictor, join, make_views, winner_model
-from grid.prediction_files import PredictionFolder, Request, identity
+from grid.predict import command as predict_cli
+from grid.predict.abstain import Calibration
+from grid.predict.folder import PredictionFolder, Request, identity
+from grid.predict.images import Decoded, Images, Part, Rows, find_images, of_dataset
+from grid.predict.inference import Model, Predictor, join, make_views, winner_model
 from grid.winner import find_winner
 from trainers.predictions import Predictions, decode_predictions
 from trainers.trial import predictions_file, weights_file

@@ -161,7 +161,8 @@ def test_a_long_run_is_several_executions_and_the_same_batches(
 def test_predictions_are_the_evaluations_and_go_on_where_they_were_stopped(
     cluster: None, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from grid import inference, predict_cli
+    from grid.predict import command as predict_cli
+    from grid.predict import inference
 
     # digits are few: cut them into several tasks, of several blocks each
     monkeypatch.setattr(inference, "TASK_IMAGES", 128)
@@ -271,7 +272,10 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, 
 
 def test_the_grid_runs_from_file_to_table(finished_run: tuple[Path, Path, str, str]) -> None:
     file, storage, out, err = finished_run
-    assert out.count("semi-vit") == 2 and "—" in out
+    assert sum(line.startswith(" semi-vit") for line in out.splitlines()) == 2 and "—" in out
+    assert "digits: " in out  # the answer, below the table
+    assert f"report: {storage}/small/report.html" in out
+    assert (storage / "small/report.html").read_text().startswith("<!doctype html>")
     assert "4 of 4 cells finished" in err
     # Ray's own chatter goes to its log files
     assert not any(word in err.lower() for word in ("raylet", "warning", "pid=", "traceback"))

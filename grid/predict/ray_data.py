@@ -17,10 +17,10 @@ import ray.data
 
 from data.errors import InputError
 from data.schema import Dataset
-from grid.abstain import at_threshold, calibrate
-from grid.images import Part, of_dataset
-from grid.inference import Answers, Model, Predictor, Views, join, make_views
-from grid.prediction_files import PredictionFolder, Request, right_on
+from grid.predict.abstain import at_threshold, calibrate
+from grid.predict.folder import PredictionFolder, Request, right_on
+from grid.predict.images import Part, of_dataset
+from grid.predict.inference import Answers, Model, Predictor, Views, join, make_views
 from grid.run import cluster_machines, start_ray
 from grid.slots import Machine
 

@@ -11,9 +11,9 @@ from PIL import Image
 from data.augment import ViewSettings, isolated_random, make_view
 from data.errors import InputError
 from data.storage import FileFacts
-from grid.images import Rows
 from grid.ledger import Record
 from grid.plan import Cell, Plan
+from grid.predict.images import Rows
 from grid.winner import run_command
 from trainers.evaluate import predict
 from trainers.models import input_statistics

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from data.errors import InputError
 from data.storage import Storage
-from grid.abstain import Calibration
-from grid.images import Images, Part
-from grid.inference import Answers, Model
+from grid.predict.abstain import Calibration
+from grid.predict.images import Images, Part
+from grid.predict.inference import Answers, Model
 
 FORMAT = 1
 STARTED, SUMMARY, PARTS = "started.json", "predictions.json", "parts"

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data.errors import InputError
-from grid.abstain import Calibration
+from grid.predict.abstain import Calibration
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
 ACCURACY = 0.95
@@ -82,9 +82,9 @@ def run(
 
     cell, record = find_winner(scheduler, records, cell_name)
     # these take PyTorch, seconds to import: what is wrong so far was said without it
-    from grid.images import find_images
-    from grid.inference import winner_model
-    from grid.prediction_files import PredictionFolder, Request, identity
+    from grid.predict.folder import PredictionFolder, Request, identity
+    from grid.predict.images import find_images
+    from grid.predict.inference import winner_model
 
     plan = scheduler.plan
     train = plan.experiment.train_of(cell.model)
@@ -144,7 +144,7 @@ def _predict(
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    from grid.predict import PredictionError, Workers, predict_images
+    from grid.predict.ray_data import PredictionError, Workers, predict_images
 
     started = time.monotonic()
     bar = Progress(
