@@ -21,8 +21,8 @@ from test_scheduler import plan_of
 from data.errors import InputError
 from data.schema import Dataset
 from data.storage import Storage
-from grid import images as images_module
 from grid.predict import command as predict_cli
+from grid.predict import images as images_module
 from grid.predict.abstain import Calibration
 from grid.predict.folder import PredictionFolder, Request, identity
 from grid.predict.images import Decoded, Images, Part, Rows, find_images, of_dataset
