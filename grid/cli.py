@@ -11,20 +11,32 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from data.errors import InputError
 from data.patience import StorageGoneError, storage_patience
 from data.storage import Storage
-from grid import data_cli
+from grid import data_cli, results_cli
+from grid.console import (
+    BAD_INPUT,
+    INTERRUPTED,
+    OK,
+    SOME_FAILED,
+    JsonOption,
+    OnlyOption,
+    SeedsOption,
+    Source,
+    StorageOption,
+    WorkersOption,
+    err,
+    out,
+    say,
+)
 from grid.experiment import EXPERIMENT_COPY, Experiment, load_experiment
-from grid.formats import Format, View, format_of
+from grid.formats import Format
 from grid.lock import RunLock
-from grid.predict import command as predict_cli
+from grid.opening import load, open_grid
+from grid.results_cli import REPORT, print_sheet
 from grid.supervise import DriverGoneError, Supervisor, follow_supervisor, say_ended
-
-OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-REPORT = "report.html"
 
 app = typer.Typer(
     help="How many labels does an image classifier need, and what can unlabelled images replace?",
@@ -33,29 +45,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_cli.app, name="data")
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
-
-Source = Annotated[
-    str, typer.Argument(metavar="EXPERIMENT", help="An experiment file, or a run's folder or URI.")
-]
-StorageOption = Annotated[
-    str | None, typer.Option(help="Keep results here instead of the file's storage.")
-]
-SeedsOption = Annotated[
-    int | None, typer.Option(min=1, help="Run winners on this many seeds instead of the file's.")
-]
-WorkersOption = Annotated[
-    int | None, typer.Option(min=1, help="DDP workers per training instead of the file's.")
-]
-OnlyOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="PATTERN",
-        help="Only cells of these names, such as 'aprons/semi-vit/*'; may be given several times.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 @app.command()
@@ -70,8 +59,8 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Say what would run: what changed, what is kept, what remains, and what that may take."""
-    experiment = _load(source, storage, seeds, without_data=without_data)
-    scheduler, records, _ = _scheduler(experiment, for_run=True, only=only)
+    experiment = load(source, storage, seeds, without_data=without_data)
+    scheduler, records, _ = open_grid(experiment, for_run=True, only=only)
     _show_plan(scheduler, records, without_data, as_json)
 
 
@@ -168,7 +157,7 @@ def run(
     """Train what the ledger lacks, then print the table. Also how to resume: run it again."""
     from grid.trackers.create import check_trackers, create_trackers
 
-    experiment = _load(source, storage, seeds, workers)
+    experiment = load(source, storage, seeds, workers)
     folder = Storage(experiment.folder)
     if dry_run:
         _dry_run(experiment, folder, only)
@@ -185,32 +174,32 @@ def run(
     command = [sys.executable, "-m", "grid.cli", "drive", experiment.source, folder.uri]
     for pattern in only or []:
         command += ["--only", pattern]
-    supervisor = Supervisor(command, _say)
+    supervisor = Supervisor(command, say)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    with RunLock(folder, _say, supervisor.interrupt) as lock:
+    with RunLock(folder, say, supervisor.interrupt) as lock:
         folder.write(EXPERIMENT_COPY, experiment.text.encode())
         # from here on the folder is there, and if it vanishes it is waited for
-        scheduler, records, _ = _scheduler(experiment, True, storage_patience(), only)
+        scheduler, records, _ = open_grid(experiment, True, storage_patience(), only)
         if scheduler.done:
             err.print("nothing to train: every trial of this experiment is in the ledger")
-            create_trackers(scheduler, folder, records, _say).close()
+            create_trackers(scheduler, folder, records, say).close()
             raise typer.Exit(_report(scheduler, records, folder))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, supervisor.interrupt)
         try:
             code = supervisor.run()
         except DriverGoneError as error:
-            _say(f"{error}. To go on: {_this_command()}")
+            say(f"{error}. To go on: {_this_command()}")
             code = SOME_FAILED
     if lock.lost_to is not None:
-        _say(
+        say(
             f"stopped: this process slept, and another run took over: {lock.lost_to}; all that was "
             "finished is kept, and that run goes on with it"
         )
         code = SOME_FAILED
     elif code == INTERRUPTED:
-        _say(
+        say(
             "interrupted: finished trials are kept, running ones go on from their last checkpoint. "
             f"To go on: {_this_command()}"
         )
@@ -235,7 +224,7 @@ def _drive(source: str, folder: Storage, only: list[str] | None) -> int:
     try:
         follow_supervisor()
         experiment = load_experiment(source, text=folder.read(EXPERIMENT_COPY).decode())
-        scheduler, _, ledger = _scheduler(experiment, True, storage_patience(), only)
+        scheduler, _, ledger = open_grid(experiment, True, storage_patience(), only)
         _execute(scheduler, ledger)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -249,7 +238,7 @@ def _report(scheduler: Any, records: Any, folder: Storage) -> int:
     from grid.views import cells_view
 
     known = know(scheduler, records, folder)
-    _print_sheet(cells_view(known), Format.terminal, None)
+    print_sheet(cells_view(known), Format.terminal, None)
     failed = _failures(scheduler)
     for name, why in failed.items():
         err.print(f"{name}: {why}", style="red", soft_wrap=True, markup=False)
@@ -257,10 +246,6 @@ def _report(scheduler: Any, records: Any, folder: Storage) -> int:
     out.print(f"report: {folder.path(REPORT)}", soft_wrap=True)
     out.print(f"results: {folder.uri}", soft_wrap=True)
     return SOME_FAILED if failed else OK
-
-
-def _say(text: str) -> None:
-    err.print(text, soft_wrap=True, markup=False)
 
 
 def _dry_run(experiment: Experiment, folder: Storage, only: list[str] | None) -> None:
@@ -273,7 +258,7 @@ def _dry_run(experiment: Experiment, folder: Storage, only: list[str] | None) ->
         folder.check_could_write()
     except OSError as error:
         raise _not_writable(experiment, error) from error
-    scheduler, records, _ = _scheduler(experiment, for_run=True, only=only)
+    scheduler, records, _ = open_grid(experiment, for_run=True, only=only)
     missing = [w.source for w in experiment.weights.values() if w.sha256 is None]
     if not missing:
         check_models(scheduler, err.print)
@@ -314,7 +299,7 @@ def _execute(scheduler: Any, ledger: Any) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
-    trackers = create_trackers(scheduler, ledger.storage, ledger.read_all(), _say)
+    trackers = create_trackers(scheduler, ledger.storage, ledger.read_all(), say)
     try:
         # for who watches, the run is the process that starts this one again when it dies
         run_plan(scheduler, ledger, LiveView(err, os.getppid()), stop, trackers=trackers)
@@ -339,7 +324,7 @@ def status(
     """Say how far a run is, from its folder alone: from any terminal or machine."""
     if watch and as_json:
         raise InputError("--watch and --json: give one of them; --json prints the state once")
-    experiment = _load(source, storage, seeds)
+    experiment = load(source, storage, seeds)
     died = False
     if watch:
         from grid.watch import follow
@@ -352,7 +337,7 @@ def status(
 def _show_status(experiment: Experiment, only: list[str] | None, as_json: bool) -> None:
     from grid import show, snapshot
 
-    scheduler, _, ledger = _scheduler(experiment, only=only)
+    scheduler, _, ledger = open_grid(experiment, only=only)
     found = snapshot.take(scheduler)
     run = snapshot.read(ledger.storage)
     if as_json:
@@ -382,287 +367,8 @@ def _show_status(experiment: Experiment, only: list[str] | None, as_json: bool) 
     out.print(f"results: {ledger.storage.uri}", soft_wrap=True)
 
 
-@app.command()
-def table(
-    source: Source,
-    storage: StorageOption = None,
-    seeds: SeedsOption = None,
-    by: Annotated[
-        str | None,
-        typer.Option(metavar="SLICE", help="Show Acc@1 on each value of a slice of the datasets."),
-    ] = None,
-    view: Annotated[
-        View,
-        typer.Option(
-            help="cells: all that is known; labels and pool: the paper's tables 2 and 3; classes, "
-            "confusions: of the best cells; comparisons: of all pairs; costs."
-        ),
-    ] = View.cells,
-    format: Annotated[
-        Format | None, typer.Option(help="How to print it; else by the output's name.")
-    ] = None,
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="FILE", help="Write it here.")
-    ] = None,
-    paper: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TASK",
-            help="Show the paper's Acc@1 of a task of its beside, or DATASET=TASK: "
-            "vest-neck-style, phone-case-pattern, apron-food-bib-pattern.",
-        ),
-    ] = None,
-    only: OnlyOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Print the results table, from the ledger and the predictions alone."""
-    from grid.slices import by_slice, slices_sheet
-    from grid.views import view_sheet
-
-    if by is not None and view is not View.cells:
-        raise InputError(f"--by and --view {view}: give one of them; --by is a view of its own")
-    if as_json:
-        format = Format.json
-    chosen = format_of(format, output)
-    known = _known(_load(source, storage, seeds), only, paper)
-    if by is None:
-        sheet = view_sheet(known, view)
-    else:
-        sheet = slices_sheet(known.results, by_slice(known.measured, known.plan, by))
-    _print_sheet(sheet, chosen, output)
-
-
-@app.command()
-def answer(
-    source: Source,
-    storage: StorageOption = None,
-    seeds: SeedsOption = None,
-    margin: Annotated[
-        float,
-        typer.Option(min=0, max=100, help="By how many points a model may be worse and match."),
-    ] = 1.0,
-    as_json: JsonOption = False,
-) -> None:
-    """Say how many labels the unlabelled images replace, and how surely."""
-    from grid.answer import answer as find_answer
-    from grid.answer_sheets import as_facts, claims_sheet, savings_sheet
-    from grid.sheet import show
-
-    known = _known(_load(source, storage, seeds))
-    found = find_answer(known, margin / 100)
-    if as_json:
-        print(json.dumps(as_facts(found), indent=1))
-        return
-    # a pipe has no width
-    console = out if out.is_terminal else Console(highlight=False, width=140)
-    for text in [*(each.text for each in found.headlines), *(pool.text for pool in found.pools)]:
-        console.print(text, markup=False)
-    if not found.headlines:
-        console.print("no model of this experiment learns from unlabelled images (method: semi)")
-    for sheet in (savings_sheet(found), claims_sheet(found)):
-        if sheet.rows:
-            console.print(f"\n{sheet.title}", style="bold")
-            show(sheet, console)
-    for problem in known.results.problems:
-        _say(problem)
-
-
-@app.command()
-def report(
-    source: Source,
-    storage: StorageOption = None,
-    seeds: SeedsOption = None,
-    output: Annotated[
-        str | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Here, not in the run's folder."),
-    ] = None,
-) -> None:
-    """Write the report: one HTML file with the answer, tables, charts and provenance."""
-    from grid.report.page import report as make_report
-
-    experiment = _load(source, storage, seeds)
-    known = _known(experiment)
-    where = output or Storage(experiment.folder).path(REPORT)
-    _write(where, make_report(known).encode())
-    for problem in known.results.problems:
-        _say(problem)
-
-
-def _write(where: str, content: bytes) -> None:
-    """A file by path or URI; its folder is made."""
-    folder, _, name = where.replace(os.sep, "/").rpartition("/")
-    storage = Storage(folder or ("/" if where.startswith("/") else "."))
-    storage.write(name, content)
-    _say(f"written: {storage.path(name)}")
-
-
-def _known(
-    experiment: Experiment, only: list[str] | None = None, paper: list[str] | None = None
-) -> Any:
-    """What tables and reports are made from."""
-    from grid.known import know
-    from grid.paper import paper_tasks
-
-    tasks = paper_tasks(paper or [], experiment)
-    scheduler, records, ledger = _scheduler(experiment)
-    chosen = None if only is None else scheduler.plan.matching(only)
-    return know(scheduler, records, ledger.storage, chosen, tasks)
-
-
-def _print_sheet(sheet: Any, format: Any, output: str | None) -> None:
-    """To the terminal, or into a file; what a format has no room for goes to stderr."""
-    from grid import sheet as sheets
-
-    if format is Format.terminal and output is None:
-        # a pipe has no width: show the whole table there
-        sheets.show(sheet, out if out.is_terminal else Console(highlight=False, width=140))
-        return
-    content = sheets.render(sheet, format)
-    if output is None:
-        if format is Format.parquet and sys.stdout.isatty():
-            raise InputError("--format parquet: is no text; give --output FILE")
-        sys.stdout.buffer.write(content if format is Format.parquet else content + b"\n")
-        sys.stdout.buffer.flush()
-    else:
-        _write(output, content if format is Format.parquet else content + b"\n")
-    if not format.has_notes:
-        for problem in sheet.problems:
-            _say(problem)
-
-
-@app.command()
-def export(
-    source: Source,
-    cell: Annotated[str, typer.Argument(metavar="CELL", help="A finished cell: aprons/vit/50%.")],
-    destination: Annotated[str, typer.Argument(metavar="DEST", help="The folder to make.")],
-    storage: StorageOption = None,
-    seeds: SeedsOption = None,
-    onnx: Annotated[bool, typer.Option(help="Write an ONNX file too (extra: onnx).")] = True,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier export in DEST.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Write a cell's model for use elsewhere: a folder for timm, ONNX, and a model card."""
-    from grid.export import cell as exporting
-
-    scheduler, records, ledger = _scheduler(_load(source, storage, seeds))
-    done = exporting.export_cell(
-        scheduler, records, ledger.storage, cell, destination, onnx, overwrite
-    )
-    if as_json:
-        print(json.dumps(asdict(done), indent=1))
-        return
-    for line in exporting.show(done):
-        out.print(line, soft_wrap=True, markup=False)
-
-
-@app.command()
-def predict(
-    source: Source,
-    cell: predict_cli.CellName,
-    images: predict_cli.Sources,
-    output: predict_cli.OutputOption = None,
-    split: predict_cli.SplitOption = None,
-    accuracy: predict_cli.AccuracyOption = None,
-    threshold: predict_cli.ThresholdOption = None,
-    workers: predict_cli.WorkersOption = None,
-    gpus_per_worker: predict_cli.GpusOption = None,
-    no_probabilities: predict_cli.NoProbabilitiesOption = False,
-    storage: StorageOption = None,
-    seeds: SeedsOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Let a finished cell's model classify images; run it again to go on where it was stopped."""
-    scheduler, records, _ = _scheduler(_load(source, storage, seeds))
-    code = predict_cli.run(
-        scheduler,
-        records,
-        cell_name=cell,
-        sources=images,
-        output=output,
-        splits=split,
-        accuracy=accuracy,
-        threshold=threshold,
-        workers=workers,
-        gpus=gpus_per_worker,
-        with_probabilities=not no_probabilities,
-        as_json=as_json,
-    )
-    raise typer.Exit(code)
-
-
-def _load(
-    source: str,
-    storage: str | None,
-    seeds: int | None,
-    workers: int | None = None,
-    without_data: bool = False,
-) -> Experiment:
-    """Reads an experiment file, or the copy of it in a run's folder."""
-    overrides: dict[str, Any] = {}
-    if storage is not None:
-        overrides["storage"] = storage
-    if seeds is not None:
-        overrides["seeds"] = seeds
-    text = None
-    folder = Storage(source)
-    if folder.fs.isdir(folder.root):
-        if not folder.exists(EXPERIMENT_COPY):
-            raise InputError(
-                f"{source}: a folder without {EXPERIMENT_COPY}: no run was started here; give "
-                "an experiment file"
-            )
-        try:
-            text = folder.read(EXPERIMENT_COPY).decode()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{source}/{EXPERIMENT_COPY}: cannot be read: {error}") from error
-        overrides.setdefault("storage", folder.uri.rpartition("/")[0])
-        source = folder.path(EXPERIMENT_COPY)
-    experiment = load_experiment(source, overrides, text, workers, without_data)
-    if text is not None and storage is None and Storage(experiment.folder).uri != folder.uri:
-        raise InputError(
-            f"{folder.uri}: this folder was renamed: its experiment is called "
-            f"{experiment.file.name!r}; rename the folder to that"
-        )
-    return experiment
-
-
-def _scheduler(
-    experiment: Experiment,
-    for_run: bool = False,
-    patience: float = 0,
-    only: list[str] | None = None,
-) -> Any:
-    """The plan's state as the ledger has it, the records, and the ledger.
-
-    ``for_run`` looks for the predictions of measured cells too: a run makes those again that are
-    missing, while their scores stand in the ledger for a table. ``only`` are patterns of the cells
-    that the scheduler is to finish, None for all.
-    """
-    from grid.ledger import Ledger, record_summary
-    from grid.plan import Plan
-    from grid.scheduler import Scheduler
-    from grid.suggested import Suggestions
-
-    plan = Plan(experiment)
-    chosen = None if only is None else plan.matching(only)
-    ledger = Ledger(Storage(experiment.folder, patience))
-    records = ledger.read_all()
-    for path in ledger.unreadable:
-        err.print(f"{path}: not a readable record; its trial trains again", soft_wrap=True)
-    facts = {trial_id: record_summary(record) for trial_id, record in records.items()}
-    scheduler = Scheduler(
-        plan,
-        facts,
-        ledger.has_weights,
-        ledger.has_predictions if for_run else lambda trial_id: True,
-        Suggestions(ledger.storage, writes=for_run and patience > 0).suggest,
-        chosen,
-    )
-    for problem in ledger.problems:
-        _say(problem)
-    return scheduler, records, ledger
+for command in results_cli.COMMANDS:
+    app.command()(command)
 
 
 def _cell_line(scheduler: Any, name: str) -> Any:

@@ -510,11 +510,11 @@ LOST_INTERRUPT = """
 import sys, threading, time
 from rich.console import Console
 from data.storage import Storage
-from grid.cli import _load, _scheduler
+from grid.opening import load, open_grid
 from grid.live import LiveView
 from grid.run import run_plan
 
-scheduler, _, ledger = _scheduler(_load(sys.argv[1], sys.argv[2], None))
+scheduler, _, ledger = open_grid(load(sys.argv[1], sys.argv[2], None))
 stop = threading.Event()
 def ask():
     while not ledger.read_all():

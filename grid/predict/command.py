@@ -10,17 +10,13 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data.errors import InputError
+from grid.console import INTERRUPTED, OK, SOME_FAILED, err, out
 from grid.predict.abstain import Calibration
 
-OK, FAILED, INTERRUPTED = 0, 1, 130
 ACCURACY = 0.95
-
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
 
 CellName = Annotated[
     str, typer.Argument(metavar="CELL", help="A finished cell, such as 'aprons/semi-vit/50%/100%'.")
@@ -172,7 +168,7 @@ def _predict(
         raise typer.Exit(INTERRUPTED) from None
     except PredictionError as error:
         err.print(f"{error}; finished parts are kept. {_to_go_on()}", style="red", soft_wrap=True)
-        raise typer.Exit(FAILED) from error
+        raise typer.Exit(SOME_FAILED) from error
     seconds = time.monotonic() - started
     err.print(f"{marks[-1] - marks[0]:,} images in {seconds:.1f} s")
     return found
