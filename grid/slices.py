@@ -24,7 +24,7 @@ from grid.measured import Measured
 from grid.plan import Cell, Plan
 from grid.results import FEW_IMAGES, Results, Row, mean, std
 from grid.sheet import Column, Sheet
-from grid.statistics import Interval, accuracy_interval
+from grid.statistics import LEVEL, Interval, accuracy_interval
 
 NO_VALUE = "—"  # the images without a value stand under it
 
@@ -138,7 +138,11 @@ def slices_sheet(results: Results, by: BySlice) -> Sheet[Row]:
         columns=[*first, *slice_columns(results.rows, by)],
         rows=results.rows,
         frame=slice_frame(results, by),
-        notes=[*_slice_notes(by, results), *weights_notes(results.rows)],
+        notes=[
+            *_slice_notes(by, results),
+            *([f"in brackets: {LEVEL:.0%} intervals"] if by.intervals else []),
+            *weights_notes(results.rows),
+        ],
         problems=results.problems,
         records=[
             record | {"slices": {by.name: _slice_facts(row, by)}}
@@ -164,9 +168,18 @@ def slice_columns(rows: Sequence[Row], by: BySlice) -> list[Column[Row]]:
             if images is not None:
                 header += f"\n({dataset} {images})" if len(datasets) > 1 else f" ({images})"
                 header += "*" if images < FEW_IMAGES else ""
-        return Column(header, lambda row: show_scores(by.scores(row.cell, value)), may_break=True)
+        return Column(header, lambda row: _show(by, row, value), may_break=True)
 
     return [column(value) for value in by.values(datasets)]
+
+
+def _show(by: BySlice, row: Row, value: str) -> str:
+    """``77.50 ± 3.54 (62–88)``: mean and spread over seeds, and the interval."""
+    interval = by.interval(row.cell, value)
+    shown = show_scores(by.scores(row.cell, value))
+    if interval is None:
+        return shown
+    return f"{shown} ({100 * interval.low:.0f}–{100 * interval.high:.0f})"
 
 
 def slice_frame(results: Results, by: BySlice) -> pd.DataFrame:

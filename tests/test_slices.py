@@ -146,12 +146,13 @@ def test_mean_and_spread_over_seeds_largest_slices_first(aprons: Finished) -> No
     assert rule.count("---:") == 8
     # north is right on 30 and 32 of 40: 75 and 80 %, 77.5 ± 5 / sqrt(2)
     assert half.endswith(
-        "| 22 | — | 84.00 ± 2.83 | 90.00 ± 0.00 | 77.50 ± 3.54 | 83.33 ± 23.57 | 50.00 ± 70.71 |"
+        "| 22 | — | 84.00 ± 2.83 | 90.00 ± 0.00 (78–96) | 77.50 ± 3.54 (62–88) "
+        "| 83.33 ± 23.57 (2–100) | 50.00 ± 70.71 (2–98) |"
     )
     assert full.endswith("| 44 | — | — | — | — | — | — |")
     note = "* fewer than 30 test images: take these scores as a hint"
-    assert slices_sheet(results, by).all_notes == [note]
-    assert markdown(slices_sheet(results, by)).splitlines()[5:] == ["\\" + note]
+    assert slices_sheet(results, by).all_notes == [note, "in brackets: 95% intervals"]
+    assert markdown(slices_sheet(results, by)).splitlines()[5] == "\\" + note
     assert "north (40)" in aprons.printed(80) and "77.50 ± 3.54" in aprons.printed(80)
 
 
@@ -171,7 +172,11 @@ def test_thirty_images_are_enough_and_those_without_a_value_come_last(tmp_path: 
     columns = slice_columns(results.rows, by)
     assert [column.header for column in columns] == ["north (30)", "south (29)*", "— (40)"]
     # one seed has no spread
-    assert [column.shown(results.rows[0]) for column in columns] == ["50.00", "100.00", "25.00"]
+    assert [column.shown(results.rows[0]) for column in columns] == [
+        "50.00 (33–67)",  # Wilson's
+        "100.00 (88–100)",
+        "25.00 (14–40)",
+    ]
 
 
 def test_json_nests_and_csv_has_a_line_for_each_value(aprons: Finished) -> None:
@@ -215,7 +220,10 @@ def test_datasets_count_their_own_images(tmp_path: Path) -> None:
         "west\n(vests 2)*",
     ]
     assert r"| islands (aprons 9)\* (vests 50) |" in markdown(slices_sheet(results, by))
-    shown = {row.cell.name: [column.shown(row) for column in columns] for row in results.rows}
+    shown = {
+        row.cell.name: [column.shown(row).split(" (")[0] for column in columns]
+        for row in results.rows
+    }
     assert shown["aprons/vit/50%"] == ["100.00", "75.00", "—"]
     assert shown["vests/vit/50%"] == ["20.00", "25.00", "50.00"]
     assert shown["digits/vit/50%"] == ["—", "—", "—"]
@@ -310,8 +318,8 @@ def test_predictions_that_cannot_be_used_cost_their_seed_only(
     assert half["slices"]["marketplace"]["north"]["acc1_per_seed"] == [75.0, None]
     assert half["slices"]["marketplace"]["north"]["acc1"] == 75.0
     assert full["slices"]["marketplace"]["north"]["acc1_per_seed"] == [75.0, 75.0]
-    assert "| 84.00 ± 2.83 | 90.00 | 75.00 |" in markdown(slices_sheet(results, by))
-    (note,) = slices_sheet(results, by).all_notes[1:]
+    assert "| 84.00 ± 2.83 | 90.00 (79–96) | 75.00 (60–86) |" in markdown(slices_sheet(results, by))
+    (note,) = slices_sheet(results, by).problems
     assert note.startswith(f"aprons/vit/50%, seed 1, is left out: {file}: ") and reason in note
     assert f"delete ledger/{file.stem}.json and run" in note
 
@@ -360,7 +368,7 @@ def test_the_command_prints_every_format(aprons: Finished) -> None:
     terminal = printed("--by", "marketplace")
     assert "islands (9)*" in terminal and "77.50 ± 3.54" in terminal
     assert "* fewer than 30 test images" in terminal and "trials" not in terminal
-    assert "| 77.50 ± 3.54 |" in printed("--by", "marketplace", "--format", "markdown")
+    assert "| 77.50 ± 3.54 (62–88) |" in printed("--by", "marketplace", "--format", "markdown")
     assert printed("--by", "marketplace", "--format", "csv").count("north") == 2
     facts = json.loads(printed("--by", "marketplace", "--json"))
     assert facts[0]["slices"]["marketplace"]["islands"]["images"] == 9
