@@ -108,24 +108,34 @@ def measure(
     return found
 
 
+def read_predictions(storage: Storage, record: Record) -> Predictions:
+    """What the model of a measured trial said of the test images.
+
+    Raises ``FileNotFoundError`` and, with what is wrong, ``ValueError`` where the file is not what
+    the ledger speaks of.
+    """
+    assert record.test is not None
+    content = storage.read(predictions_file(record.id))
+    if record.predictions_file not in (None, FileFacts.of(content)):
+        raise ValueError("damaged, it is not what was written")
+    predictions = decode_predictions(content)
+    acc1, in_ledger = 100 * float(predictions.right.mean()), record.test["acc1"]
+    if not math.isclose(acc1, in_ledger, abs_tol=1e-6):
+        raise ValueError(f"Acc@1 is {acc1:.2f} here and {in_ledger:.2f} in the ledger")
+    return predictions
+
+
 def _read(
     storage: Storage, record: Record
 ) -> tuple[Predictions, tuple[np.ndarray, np.ndarray, np.ndarray, Scores]] | ValueError:
     """A trial's predictions and what is kept of them, or what is wrong with them."""
-    assert record.test is not None  # its cell is finished
     try:
-        content = storage.read(predictions_file(record.id))
-        if record.predictions_file not in (None, FileFacts.of(content)):
-            return ValueError("damaged, it is not what was written")
-        predictions = decode_predictions(content)
+        predictions = read_predictions(storage, record)
         found = scores(predictions.labels, predictions.probabilities)
     except FileNotFoundError:
         return ValueError("there is no such file")
     except ValueError as error:
         return error
-    in_ledger = record.test["acc1"]
-    if not math.isclose(100 * found.acc1, in_ledger, abs_tol=1e-6):
-        return ValueError(f"Acc@1 is {100 * found.acc1:.2f} here and {in_ledger:.2f} in the ledger")
     chosen = predictions.probabilities.argmax(axis=1).astype(np.int32)
     confidence = predictions.probabilities.max(axis=1).astype(np.float32)
     right = np.asarray(chosen == predictions.labels)

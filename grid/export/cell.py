@@ -1,13 +1,12 @@
 """A cell's winner as a folder to use and to share: timm's files, an ONNX file, a model card."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from data.errors import InputError
-from data.storage import FileFacts, Storage
+from data.storage import Storage
 from grid.export.card import CARD, model_card
 from grid.export.card_facts import CardFacts, card_license
 from grid.export.check import MAX_DIFFERENCE, Check, check_files, show_difference
@@ -15,10 +14,11 @@ from grid.export.onnx_file import ONNX, ONNX_DATA, require_onnx, write_onnx
 from grid.export.timm_folder import CONFIG, CROP_PCT, WEIGHTS, timm_config, write_timm_folder
 from grid.export.whole_folder import check_destination, whole_or_not
 from grid.ledger import Record
+from grid.measured import read_predictions
 from grid.plan import Cell
 from grid.scheduler import Scheduler
 from grid.winner import find_winner, run_command
-from trainers.predictions import Predictions, decode_predictions
+from trainers.predictions import Predictions
 from trainers.trial import DamagedError, Place, finished_model, predictions_file
 from trainers.weights import is_non_commercial
 
@@ -175,15 +175,7 @@ def _read_predictions(storage: Storage, record: Record, again: str) -> Predictio
     """What the model said of the test images when it was measured."""
     name = predictions_file(record.id)
     try:
-        content = storage.read(name)
-        if record.predictions_file not in (None, FileFacts.of(content)):
-            raise ValueError("damaged, it is not what was written")
-        predictions = decode_predictions(content)
-        acc1 = predictions.metrics()["acc1"]
-        assert record.test is not None  # the cell is finished
-        if not math.isclose(acc1, record.test["acc1"], abs_tol=1e-6):
-            raise ValueError(f"Acc@1 is {acc1:.2f} here, {record.test['acc1']:.2f} in the ledger")
-        return predictions
+        return read_predictions(storage, record)
     except FileNotFoundError as error:
         raise InputError(
             f"{storage.path(name)}: missing; have it measured again: {again}"
