@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: install quickstart test lint bench chaos picture clean
+.PHONY: install quickstart test lint bench chaos cluster-test picture clean
 .DELETE_ON_ERROR:
 
 install: $(READY)
@@ -37,6 +37,10 @@ bench: $(READY)
 # Twenty kills during a grid of ten cells, and the same numbers as without them: about 15 minutes.
 chaos: $(READY)
 	$(BIN)/python -m tests.chaos
+
+# The quickstart as a job on a real cluster of three nodes on this machine: a quarter of an hour.
+cluster-test: $(READY)
+	$(BIN)/python -m tests.cluster
 
 # The README's picture of the report that the quickstart left, by Chromium.
 picture: $(READY)

@@ -15,7 +15,7 @@ import typer
 from data.errors import InputError
 from data.patience import StorageGoneError, storage_patience
 from data.storage import Storage
-from grid import data_cli, results_cli
+from grid import data_cli, results_cli, submit_cli
 from grid.console import (
     BAD_INPUT,
     INTERRUPTED,
@@ -367,7 +367,7 @@ def _show_status(experiment: Experiment, only: list[str] | None, as_json: bool) 
     out.print(f"results: {ledger.storage.uri}", soft_wrap=True)
 
 
-for command in results_cli.COMMANDS:
+for command in (*results_cli.COMMANDS, submit_cli.submit):
     app.command()(command)
 
 

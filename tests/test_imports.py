@@ -17,6 +17,7 @@ RAY_MODULES = {
     "trainers.ray_worker",
     "grid.run",
     "grid.predict.ray_data",
+    "grid.submit.jobs",
 }
 PACKAGES = {"data": data, "trainers": trainers, "grid": grid}
 ALLOWED = {"data": {"data"}, "trainers": {"data", "trainers"}, "grid": {"data", "trainers", "grid"}}

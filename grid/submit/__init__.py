@@ -1,0 +1,1 @@
+"""A grid as a job on a Ray cluster that is elsewhere."""

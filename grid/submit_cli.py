@@ -1,0 +1,72 @@
+"""``semigrid submit``: a grid as a job on a cluster that is elsewhere."""
+
+import shlex
+import sys
+from typing import Annotated
+
+import typer
+
+from grid.console import OK, SOME_FAILED, OnlyOption, SeedsOption, Source, StorageOption, out, say
+from grid.opening import load
+
+
+def submit(
+    source: Source,
+    address: Annotated[
+        str,
+        typer.Option(
+            envvar="RAY_API_SERVER_ADDRESS",
+            help="Of the cluster's dashboard, such as http://localhost:8265.",
+        ),
+    ] = "http://localhost:8265",
+    storage: StorageOption = None,
+    seeds: SeedsOption = None,
+    only: OnlyOption = None,
+    install: Annotated[
+        bool,
+        typer.Option(
+            "--install", help="Let Ray install the versions that are here, where they are not."
+        ),
+    ] = False,
+    follow: Annotated[bool, typer.Option(help="Follow the job's log until it ends.")] = True,
+) -> None:
+    """Run an experiment as a job on a cluster; the same command follows it again."""
+    from grid.plan import Plan
+    from grid.submit.jobs import Jobs
+    from grid.submit.parcel import parcel
+
+    experiment = load(source, storage, seeds)
+    if only is not None:
+        Plan(experiment).matching(only)
+    sent = parcel(experiment, only)
+    jobs = Jobs(address)
+    job, is_new = jobs.submit(sent, install)
+    say(f"{job}: {'submitted' if is_new else 'is at work already: nothing is submitted'}")
+    if not follow:
+        say(f"results: {sent.folder}; to follow it: {_this_command()}")
+        return
+    try:
+        jobs.follow(job, lambda text: out.print(text, end="", markup=False, soft_wrap=True))
+    except KeyboardInterrupt:
+        say(f"{job} goes on without this terminal; to follow it again: {_this_command()}")
+        raise typer.Exit(OK) from None
+    raise typer.Exit(_ended(jobs, job))
+
+
+def _ended(jobs: object, job: str) -> int:
+    from grid.submit.jobs import Jobs
+
+    assert isinstance(jobs, Jobs)
+    code = jobs.exit_code(job)
+    if code is None:
+        say(
+            f"{job} was killed, or its machine was lost; all that was finished is kept. To go on: "
+            f"{_this_command()}"
+        )
+        return SOME_FAILED
+    return code
+
+
+def _this_command() -> str:
+    words = [word for word in sys.argv[1:] if word != "--no-follow"]
+    return shlex.join(["semigrid", *words])
