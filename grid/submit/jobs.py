@@ -1,6 +1,7 @@
 """Ray's job API: one job for an experiment's folder, followed from here."""
 
 import asyncio
+import logging
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,6 +14,12 @@ from data.errors import InputError
 from grid.submit.parcel import FOLDER_KEY, Parcel, runtime_env
 
 WAITING = (JobStatus.PENDING, JobStatus.RUNNING)
+# they would tell of every package that goes along
+CHATTER = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 # so often is a job looked at whose log says nothing
 LOOK_SECONDS = 1.0
 
@@ -28,6 +35,8 @@ class Jobs:
 
     def __init__(self, address: str):
         self.address = address
+        for name in CHATTER:
+            logging.getLogger(name).setLevel(logging.ERROR)
         try:
             self._client = JobSubmissionClient(address)
             self._client.list_jobs()

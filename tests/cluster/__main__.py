@@ -24,11 +24,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
     parser.add_argument("--expected", type=Path, help="storage of a finished local run")
     parser.add_argument("--experiment", type=Path, help="a file instead of the quickstart")
+    parser.add_argument("--folder", type=Path, help="an empty one, to keep what is left")
     options = parser.parse_args()
     quickstart = Path(str(files("grid.experiments").joinpath("quickstart.yaml")))
     experiment = options.experiment or quickstart
     with tempfile.TemporaryDirectory(prefix="semigrid-cluster-") as temporary:
-        folder = Path(temporary)
+        folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         expected = options.expected or folder / "local"
         local = semigrid("run", str(experiment), "--storage", str(expected))
         subprocess.run(local, check=True, timeout=LOCAL_SECONDS, stdout=subprocess.DEVNULL)
@@ -68,7 +70,7 @@ def _submit(nodes: Nodes, experiment: Path, storage: Path) -> None:
     second = follow("second.log")
     _wait_for(storage, 3, deadline, second)
     said = (nodes.folder / "second.log").read_text()
-    assert "is at work already: nothing is submitted" in said, said
+    assert "is at work already" in said, said
     nodes.kill(2)
     print("followed again, a node killed in the middle", flush=True)
     _wait_for(storage, 4, deadline, second)

@@ -32,6 +32,8 @@ class Nodes:
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
             "PYTHONWARNINGS": "ignore",
+            # a job's command is looked for where that of `ray start` was
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
         self.environment.pop("RAY_ADDRESS", None)
         self._nodes: list[subprocess.Popen[bytes]] = []
