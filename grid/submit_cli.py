@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from data.errors import InputError
 from grid.console import OK, SOME_FAILED, OnlyOption, SeedsOption, Source, StorageOption, out, say
 from grid.opening import load
+from grid.submit.kuberay import RayJobOptions, manifest
 
 
 def submit(
@@ -29,15 +31,48 @@ def submit(
         ),
     ] = False,
     follow: Annotated[bool, typer.Option(help="Follow the job's log until it ends.")] = True,
+    kuberay: Annotated[
+        bool, typer.Option("--kuberay", help="Print a RayJob for kubectl apply instead.")
+    ] = False,
+    image: Annotated[str, typer.Option(help="Of --kuberay: has semigrid installed.")] = "",
+    namespace: Annotated[str | None, typer.Option(help="Of --kuberay.")] = None,
+    max_pods: Annotated[
+        int, typer.Option(min=1, help="Of --kuberay: worker pods of each kind at most.")
+    ] = RayJobOptions.max_pods,
+    workers_per_pod: Annotated[
+        int, typer.Option(min=1, help="Of --kuberay: processes in a pod at most, a node's GPUs.")
+    ] = RayJobOptions.workers_per_pod,
+    secret: Annotated[
+        str | None, typer.Option(help="Of --kuberay: a Secret that has the bucket's credentials.")
+    ] = None,
+    service_account: Annotated[str | None, typer.Option(help="Of --kuberay: of every pod.")] = None,
+    claim: Annotated[
+        str | None, typer.Option(help="Of --kuberay: a PersistentVolumeClaim at /mnt/semigrid.")
+    ] = None,
 ) -> None:
     """Run an experiment as a job on a cluster; the same command follows it again."""
     from grid.plan import Plan
-    from grid.submit.jobs import Jobs
     from grid.submit.parcel import parcel
 
     experiment = load(source, storage, seeds)
     if only is not None:
         Plan(experiment).matching(only)
+    if kuberay:
+        if only is not None:
+            raise InputError("--only and --kuberay: give one of them; a RayJob runs all of a grid")
+        options = RayJobOptions(
+            image=image,
+            namespace=namespace,
+            max_pods=max_pods,
+            workers_per_pod=workers_per_pod,
+            secret=secret,
+            service_account=service_account,
+            claim=claim,
+        )
+        print(manifest(experiment, options), end="")
+        return
+    from grid.submit.jobs import Jobs
+
     sent = parcel(experiment, only)
     jobs = Jobs(address)
     job, is_new = jobs.submit(sent, install)

@@ -12,7 +12,7 @@ import yaml
 
 from data.errors import InputError
 from grid.experiment import load_experiment
-from grid.kuberay import CONFIG_MAP_BYTES, FILE_NAME, RayJobOptions, job_name, manifest
+from grid.submit.kuberay import CONFIG_MAP_BYTES, FILE_NAME, RayJobOptions, job_name, manifest
 from tests.experiments import SMALL, experiment_text
 
 HERE = Path(__file__).parent
