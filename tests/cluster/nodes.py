@@ -48,7 +48,6 @@ class Nodes:
             "--head",
             f"--port={self.port}",
             f"--dashboard-port={self.dashboard}",
-            f"--temp-dir={self.folder / 'ray'}",
             "--num-cpus=0",
         )
         self._wait()
@@ -63,6 +62,8 @@ class Nodes:
         log = (self.folder / f"node-{len(self._nodes)}.log").open("wb")
         command = [str(ray), "start", *options, "--num-gpus=0", "--block"]
         command += [f"--object-store-memory={STORE_BYTES}", "--disable-usage-stats"]
+        # its own, as on a machine of its own: a node that joins unpacks a job's files anew
+        command += [f"--temp-dir={self.folder / f'ray-{len(self._nodes)}'}"]
         self._nodes.append(
             subprocess.Popen(
                 command,
