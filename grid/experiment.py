@@ -231,6 +231,33 @@ def _uri(config: DatasetConfig | str) -> str:
     return config if isinstance(config, str) else config.uri
 
 
+def places(file: ExperimentFile) -> list[tuple[str, str]]:
+    """Every path and URI of an experiment, by its key."""
+    found = [("storage", file.storage)]
+    found += [(f"datasets.{name}", _uri(dataset)) for name, dataset in file.datasets.items()]
+    for name, model in file.models.items():
+        if isinstance(model.pretrained, str):
+            found.append((f"models.{name}.pretrained", model.pretrained))
+    return found
+
+
+# a password before the host, or a parameter that is named like one
+_SECRET = re.compile(
+    r"(?<=://)[^/@]*:[^/@]*(?=@)|(?<=[?&])[^=&]*(?:key|secret|token|password|signature|sig)[^=&]*=[^&]*",
+    re.IGNORECASE,
+)
+
+
+def _secret_problems(file: ExperimentFile) -> list[str]:
+    """An experiment is copied into its results' folder, and shown: nothing in it is secret."""
+    return [
+        f"{key}: {_SECRET.sub('***', place)!r} has credentials in it; take them out, and give them "
+        "where every machine finds them: in the environment (AWS_ACCESS_KEY_ID, …) or by its role"
+        for key, place in places(file)
+        if _SECRET.search(place)
+    ]
+
+
 class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML keeps the last of two equal keys silently; an experiment must not."""
 
@@ -295,6 +322,8 @@ def load_experiment(
     except ValidationError as error:
         found = dict.fromkeys(_explain(e) for e in error.errors())  # a union says it twice
         raise InputError(*(f"{path}: {_cut(problem)}" for problem in found)) from error
+    if secrets := _secret_problems(file):  # before anything else could show them
+        raise InputError(*(f"{path}: {problem}" for problem in secrets))
     problems = _model_problems(file) + _grid_problems(file)
     datasets: dict[str, Dataset] = {}
     for name, config in file.datasets.items():

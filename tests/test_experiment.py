@@ -167,3 +167,18 @@ def test_a_models_own_training_settings_stand_over_the_files() -> None:
     assert load_experiment("file.yaml", text=text, workers=4).train_of("vit").workers == 4
     with pytest.raises(InputError, match=r"models.vit.train.workers: 3: the global batch of vit"):
         load_experiment("file.yaml", text=changed("models.vit.train", {"workers": 3}))
+
+
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("storage", "s3://AKIA:hunter2@bucket/results"),
+        ("storage", "s3://bucket/results?access_key=AKIA&secret_key=hunter2"),
+        ("datasets.digits", "sftp://me:hunter2@host/digits"),
+        ("models.vit.pretrained", "https://host/mae.pth?X-Amz-Signature=hunter2"),
+    ],
+)
+def test_credentials_in_a_file_are_refused_and_not_shown(key: str, place: str) -> None:
+    with pytest.raises(InputError, match="has credentials in it; take them out") as found:
+        load_experiment("file.yaml", text=changed(key, place))
+    assert str(found.value).startswith(f"file.yaml: {key}: ") and "hunter2" not in str(found.value)

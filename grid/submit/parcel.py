@@ -13,7 +13,7 @@ import grid
 import trainers
 from data.errors import InputError
 from data.storage import Storage
-from grid.experiment import EXPERIMENT_COPY, Experiment
+from grid.experiment import EXPERIMENT_COPY, Experiment, places
 
 # the key of a job's metadata by which it is known whose folder it writes to
 FOLDER_KEY = "semigrid-folder"
@@ -47,7 +47,7 @@ def parcel(experiment: Experiment, only: list[str] | None = None) -> Parcel:
     problems = [
         f"{experiment.source}: {key}: {path!r} is relative, and means another folder on each "
         "machine; give a URI, or an absolute path that every node of the cluster has"
-        for key, path in _paths(experiment)
+        for key, path in places(experiment.file)
         if "://" not in path and not path.startswith("/")
     ]
     if problems:
@@ -61,17 +61,6 @@ def parcel(experiment: Experiment, only: list[str] | None = None) -> Parcel:
         experiment.text,
         shlex.join(words),
     )
-
-
-def _paths(experiment: Experiment) -> list[tuple[str, str]]:
-    file = experiment.file
-    found = [("storage", file.storage)]
-    for name, dataset in file.datasets.items():
-        found.append((f"datasets.{name}", dataset if isinstance(dataset, str) else dataset.uri))
-    for name, model in file.models.items():
-        if isinstance(model.pretrained, str):
-            found.append((f"models.{name}.pretrained", model.pretrained))
-    return found
 
 
 def runtime_env(parcel: Parcel, folder: Path, install: bool) -> dict[str, Any]:
