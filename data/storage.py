@@ -164,16 +164,20 @@ class Storage:
         """Sorted names of the files directly in ``folder``; none if it is not there."""
         where = self.path(folder) if folder else self.root
         try:
-            entries = self._patiently(lambda: self._entries(where))
+            names = self._patiently(lambda: self._files(where))
         except NOT_THERE:
             return []
-        names = (posixpath.basename(e["name"]) for e in entries if e["type"] == "file")
         return sorted(name for name in names if name.endswith(suffix) and not name.startswith("."))
 
-    def _entries(self, where: str) -> list[dict[str, Any]]:
+    def _files(self, where: str) -> list[str]:
+        if self.is_local:
+            # not fsspec's: of a folder that is moved away meanwhile it leaves out what it misses
+            with os.scandir(where) as entries:
+                return [entry.name for entry in entries if entry.is_file()]
         self.fs.invalidate_cache()  # another process may have written since the last listing
         self._size(where)
-        return list(self.fs.ls(where, detail=True))
+        entries = self.fs.ls(where, detail=True)
+        return [posixpath.basename(e["name"]) for e in entries if e["type"] == "file"]
 
     def delete(self, name: str) -> None:
         """Removes a file or folder; nothing happens if it is not there."""
