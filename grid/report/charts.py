@@ -24,7 +24,7 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 WIDTH, HEIGHT = 4.6, 3.3  # inches
 _BAR, _FAINT = "#7fa8d1", "#d3dfec"  # a dark whisker is seen on them
 SHORT = 28  # letters of a name on an axis
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "semigrid",  # the same chart is the same text
     "text.parse_math": False,
@@ -69,7 +69,7 @@ def short(name: str, letters: int = SHORT) -> str:
 @contextmanager
 def _figure(draw: dict[str, str], width: float, height: float) -> Iterator[Axes]:
     """An empty chart; what is drawn on it is ``draw["svg"]`` afterwards."""
-    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
+    with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure.subplots()
         buffer = io.StringIO()
