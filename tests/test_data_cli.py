@@ -43,7 +43,7 @@ def test_the_nastiest_folder_becomes_a_dataset_that_checks(tmp_path: Path) -> No
     assert again.returncode == 2 and "there is a dataset here already" in again.stderr
 
 
-@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize("split", ["train", "test"])
 def test_one_flipped_byte_is_found_and_its_shard_named(tmp_path: Path, split: str) -> None:
     where = tmp_path / "set"
     assert semigrid("data", "build", str(shop(tmp_path / "shop")), str(where)).returncode == 0
