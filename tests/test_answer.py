@@ -38,6 +38,12 @@ def test_a_parabolas_top_is_found() -> None:
     assert found.at_end.difference == pytest.approx(-0.16)
 
 
+def test_a_top_beside_the_middle_is_found() -> None:
+    found = pool_curve({1000 * 2**k: share(1600 - 40 * (k - 1) ** 2) for k in range(5)})
+    assert found is not None and found.turn is not None
+    assert found.turn.images == pytest.approx(2000, rel=0.01)
+
+
 def test_a_straight_line_does_not_turn_and_one_pool_is_no_curve() -> None:
     line = pool_curve({1000 * 2**k: share(1200 + 40 * k) for k in range(4)})
     assert line is not None and line.turn is None

@@ -105,3 +105,9 @@ def test_weights_and_their_licence_stand_under_the_table(results: Results) -> No
 
 def test_seconds_as_people_read_them() -> None:
     assert [show_seconds(s) for s in (0, 59.6, 61, 3723)] == ["0:00", "1:00", "1:01", "1:02:03"]
+
+
+def test_a_cells_text_ends_no_cell_and_is_no_markup() -> None:
+    column = sheet.Column[str]("name", lambda text: text, is_name=True)
+    table = sheet.Sheet("names", [column], ["a|b*", "<i>_x_"], pd.DataFrame())
+    assert sheet.markdown(table).splitlines()[2:] == ["| a\\|b\\* |", "| \\<i>\\_x\\_ |"]
