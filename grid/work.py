@@ -172,6 +172,7 @@ def _train(
         record.starts, record.steps_run = told.get("starts", []), told.get("steps_run", 0)
     record.device_seconds = meter.spent()
     ledger.write(record)
+    meter.wait()  # else what it wrote last would come back
     if record.status in ENDED:
         checkpoints.delete()  # only now: until the ledger has it, the checkpoint is the result
     report({"step": spec.recipe.total_steps, "status": record.status})

@@ -1,5 +1,6 @@
 """Exact checkpoints, and the weights that a finished training leaves."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -12,10 +13,14 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from data.storage import Storage
+from trainers.background import Background
 
 
 class Checkpoints:
     """The latest checkpoint of one training and the best weights that it names.
+
+    They are written in the background, in the order given: a step waits only while its state is
+    copied, or while the checkpoint before is still on its way. ``wait`` until all is there.
 
     The checkpoint is one file replaced atomically. Best weights are files of their own, named by
     step, so that a kill between the two writes never pairs a checkpoint with later weights. The
@@ -32,23 +37,43 @@ class Checkpoints:
         self.damaged: list[str] = []
         self._latest_best: int | None = None  # the best step of the file that is there, if whole
         self._hashes: dict[int, str] = {}  # of best weights by step
+        self.background = Background()
+        self._saving = False
 
     def save(self, state: dict[str, Any]) -> None:
+        """Takes the state as it is now. Raises what went wrong with the one before."""
+        self._wait_for_the_last()
         best = state["best_step"]
+        copy = io.BytesIO()
+        torch.save(state | {"best_sha256": self._hashes.get(best)}, copy)
+        self._saving = True
+        self.background.do(lambda: self._write(copy, best))
+
+    def _write(self, copy: io.BytesIO, best: int) -> None:
         kept = {self.weights_name(best)}
         if self._latest_best is not None:
             self.storage.keep(self.FILE, self.PREVIOUS)
             kept.add(self.weights_name(self._latest_best))
-        buffer = io.BytesIO()
-        torch.save(state | {"best_sha256": self._hashes.get(best)}, buffer)
-        self.storage.write(self.FILE, _seal(buffer.getvalue()))
+        _seal(copy)
+        self.storage.write(self.FILE, copy.getvalue())
         self._latest_best = best
         for name in self.storage.names("", ".safetensors"):
             if name not in kept:
                 self.storage.delete(name)
 
+    def _wait_for_the_last(self) -> None:
+        """Bounds the memory: of a storage that is slower than the training, one is on its way."""
+        if self._saving:
+            self.wait()
+
+    def wait(self) -> None:
+        """Until all that was saved is written; raises what went wrong on its way."""
+        self._saving = False
+        self.background.wait()
+
     def load(self) -> dict[str, Any] | None:
         """The latest whole state, tensors on the CPU; None if there is none."""
+        self.wait()
         for name in (self.FILE, self.PREVIOUS):
             try:
                 content = self.storage.read(name)
@@ -73,7 +98,7 @@ class Checkpoints:
         if expected is not None:
             weights = self.weights_name(best)
             try:
-                found = hashlib.sha256(self.load_weights(best)).hexdigest()
+                found = hashlib.sha256(self.storage.read(weights)).hexdigest()
             except FileNotFoundError:
                 return None, f"{weights}, which it names, is missing"
             if found != expected:
@@ -82,10 +107,12 @@ class Checkpoints:
         return state, ""
 
     def save_weights(self, step: int, content: bytes) -> None:
-        self.storage.write(self.weights_name(step), content)
+        self._wait_for_the_last()
         self._hashes[step] = hashlib.sha256(content).hexdigest()
+        self.background.do(lambda: self.storage.write(self.weights_name(step), content))
 
     def load_weights(self, step: int) -> bytes:
+        self.wait()
         return self.storage.read(self.weights_name(step))
 
     @staticmethod
@@ -104,14 +131,18 @@ class Checkpoints:
 
     def delete(self) -> None:
         """Removes everything, checkpoints first: they must not outlive the weights they name."""
+        with contextlib.suppress(OSError):
+            self.wait()  # else it would come back
         self.storage.delete(self.FILE)
         self.storage.delete(self.PREVIOUS)
         self.storage.delete("")
 
 
-def _seal(content: bytes) -> bytes:
-    """The content with its hash behind it; torch reads the file as before."""
-    return content + hashlib.sha256(content).digest()
+def _seal(content: io.BytesIO) -> None:
+    """Puts the content's hash behind it; torch reads the file as before."""
+    digest = hashlib.sha256(content.getbuffer()).digest()
+    content.seek(0, io.SEEK_END)
+    content.write(digest)
 
 
 def _unseal(sealed: bytes) -> bytes | None:

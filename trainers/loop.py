@@ -15,6 +15,7 @@ from torch import nn
 
 from data.augment import ViewSettings, erase, normalize
 from data.batches import Batch, EvalBatches
+from trainers.background import all_done
 from trainers.checkpoint import encode_weights, random_states, restore_random_states
 from trainers.choose import Cutoffs, falls_behind, is_better
 from trainers.drop_path import DropPaths
@@ -117,7 +118,8 @@ def train(
     trainer.prepare(precision, micro_batch, compiled)
     outcome = trainer.outcome
     try:
-        return _run(trainer, recipe, runtime, outcome, checkpoint_steps, cutoffs or {})
+        with all_done(runtime.checkpoints.background):
+            return _run(trainer, recipe, runtime, outcome, checkpoint_steps, cutoffs or {})
     except CollapsedError as error:
         error.outcome = outcome
         raise

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data.storage import Storage
+from trainers.background import Background
 
 FILE = "progress.json"
 # how often it is written, at the ends of steps; with 0 at every one
@@ -50,6 +51,7 @@ class Meter:
         self._interval = float(os.environ.get(WRITE_SECONDS_VARIABLE, WRITE_SECONDS))
         self._started = time.monotonic()
         self._written: float | None = None
+        self._background = Background()
 
     def spent(self) -> DeviceSeconds:
         """By all attempts up to now."""
@@ -72,30 +74,45 @@ class Meter:
     def step(self, step: int) -> None:
         """So many steps are done."""
         self._step = self._metrics["step"] = step
-        if self._due():
-            self.write()
+        self._write_if_due()
 
     def note(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """The metrics with what was spent; every ten seconds they are written down as well."""
         self._metrics = dict(metrics)
-        if self._due():
-            self.write()
+        self._write_if_due()
         return {**metrics, "device_seconds": self.spent()}
 
-    def _due(self) -> bool:
-        return self._written is None or time.monotonic() - self._written >= self._interval
+    def _write_if_due(self) -> None:
+        if self._written is None or not self._interval:
+            self.write()
+        elif time.monotonic() - self._written >= self._interval and not self._background.busy:
+            # no step waits for storage that is slow, or away
+            self._written = time.monotonic()
+            facts = self._facts()
+            self._background.do(lambda: self._put(facts))
 
     def write(self) -> None:
+        """Writes it down now; what was on its way is there before."""
+        self.wait()
         self._written = time.monotonic()
-        facts = {
+        self._put(self._facts())
+
+    def wait(self) -> None:
+        """Until nothing is on its way to storage any more."""
+        self._background.wait()
+
+    def _facts(self) -> dict[str, Any]:
+        return {
             **self._metrics,
             "device_seconds": self.spent(),
-            "starts": self.starts,
+            "starts": list(self.starts),
             "steps_run": self.steps_run,
             "reached": self._step,
             "held": self.held,
             "at": time.time(),
         }
+
+    def _put(self, facts: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):  # a figure for the eye stops no training
             self.storage.write(FILE, json.dumps(facts).encode())
 

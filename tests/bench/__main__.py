@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench.results import SEEDS, results_speed
+from tests.bench.saving import steps_while_saving
 from tests.bench.step import semi_steps, utilization
 from tests.bench.stopping import early_stopping
 from tests.bench.stream import memory_at, stream_rates
@@ -116,7 +117,7 @@ def against_goals(title: str, rows: Iterable[tuple[str, str, str]]) -> Table:
     return table
 
 
-PARTS = ("steps", "mixing", "stream", "memory", "trials", "results", "stopping")
+PARTS = ("steps", "mixing", "saving", "stream", "memory", "trials", "results", "stopping")
 
 
 def main() -> None:
@@ -138,6 +139,8 @@ def main() -> None:
         return
     if wanted("mixing"):
         console.print(rates(mixing()))
+    if wanted("saving"):
+        console.print(rates(steps_while_saving(options.device)))
     if wanted("stream"):
         console.print(rates(stream_rates()))
     if wanted("memory"):
