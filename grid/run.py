@@ -15,7 +15,9 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray._private.services import GcsClient
 from ray._private.state import available_resources_per_node
+from ray.exceptions import AuthenticationError
 from ray.tune.search import Searcher
 
 from data.errors import InputError
@@ -136,7 +138,7 @@ def start_ray(streaming: bool) -> None:
 
 
 def check_address(address: str) -> None:
-    """Raises ``InputError`` where nothing answers: Ray would try for minutes, then exit."""
+    """Raises ``InputError`` where nothing answers, or not to us: Ray would try on, then exit."""
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdigit():
         return
@@ -146,6 +148,13 @@ def check_address(address: str) -> None:
         raise InputError(
             f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); give the address that "
             "`ray start --head` printed, or unset RAY_ADDRESS to run on this machine"
+        ) from error
+    try:
+        GcsClient(address=address)
+    except AuthenticationError as error:
+        raise InputError(
+            f"RAY_ADDRESS={address}: that cluster wants its token; set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN), or put the token in ~/.ray/auth_token"
         ) from error
 
 
@@ -291,7 +300,8 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         self.jobs[trial_id] = self.scheduler.start(job)
         self._began[trial_id] = time.time()
         self.view.started(job)
-        order = order_for(self.plan, job, self.ledger.storage) | {"train_storage": self.scratch}
+        order = order_for(self.plan, job, self.ledger.storage, len(self.jobs))
+        order["train_storage"] = self.scratch
         return {"order": json.dumps(order), "request": dict(self.request(job))}
 
     def _next(self) -> Job | None:

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,10 @@ from data.errors import InputError
 from grid.console import OK, SOME_FAILED, OnlyOption, SeedsOption, Source, StorageOption, out, say
 from grid.opening import load
 from grid.submit.kuberay import RayJobOptions, manifest
+
+if TYPE_CHECKING:
+    from grid.submit.jobs import Ending
+    from grid.submit.parcel import Parcel
 
 
 def submit(
@@ -31,6 +35,12 @@ def submit(
         ),
     ] = False,
     follow: Annotated[bool, typer.Option(help="Follow the job's log until it ends.")] = True,
+    retries: Annotated[
+        int,
+        typer.Option(
+            min=0, help="So often is a job that was killed started again, while it is followed."
+        ),
+    ] = 3,
     kuberay: Annotated[
         bool, typer.Option("--kuberay", help="Print a RayJob for kubectl apply instead.")
     ] = False,
@@ -71,35 +81,54 @@ def submit(
         )
         print(manifest(experiment, options), end="")
         return
-    from grid.submit.jobs import Jobs
-
-    sent = parcel(experiment, only)
-    jobs = Jobs(address)
-    job, is_new = jobs.submit(sent, install)
-    say(f"{job}: {'submitted' if is_new else 'is at work already: nothing is submitted'}")
-    if not follow:
-        say(f"results: {sent.folder}; to follow it: {_this_command()}")
-        return
-    try:
-        jobs.follow(job, lambda text: out.print(text, end="", markup=False, soft_wrap=True))
-    except KeyboardInterrupt:
-        say(f"{job} goes on without this terminal; to follow it again: {_this_command()}")
-        raise typer.Exit(OK) from None
-    raise typer.Exit(_ended(jobs, job))
+    _follow(parcel(experiment, only), address, install, follow, retries)
 
 
-def _ended(jobs: object, job: str) -> int:
-    from grid.submit.jobs import Jobs
+def _follow(sent: "Parcel", address: str, install: bool, follow: bool, retries: int) -> None:
+    """Submits, follows, and does so again where the job is lost. Ends with the job's exit code."""
+    from grid.submit.jobs import ClusterAwayError, Jobs
 
-    assert isinstance(jobs, Jobs)
-    code = jobs.exit_code(job)
-    if code is None:
-        say(
-            f"{job} was killed, or its machine was lost; all that was finished is kept. To go on: "
-            f"{_this_command()}"
-        )
-        return SOME_FAILED
-    return code
+    jobs = Jobs(address, say)
+    for left in range(retries, -1, -1):
+        job, is_new = jobs.submit(sent, install)
+        say(f"{job}: {'submitted' if is_new else 'is at work already: nothing is submitted'}")
+        if not follow:
+            say(f"results: {sent.folder}; to follow it: {_this_command()}")
+            return
+        try:
+            ending = jobs.follow(
+                job, lambda text: out.print(text, end="", markup=False, soft_wrap=True)
+            )
+        except KeyboardInterrupt:
+            say(f"{job} goes on without this terminal; to follow it again: {_this_command()}")
+            raise typer.Exit(OK) from None
+        except ClusterAwayError as error:
+            say(f"{error}; {job} may well go on; to follow it again: {_this_command()}")
+            raise typer.Exit(SOME_FAILED) from None
+        if not ending.lost or not left:
+            break
+        say(f"{job} {_lost(ending)}; all that was finished is kept, the rest is submitted again")
+    raise typer.Exit(_code(job, ending))
+
+
+def _lost(ending: "Ending") -> str:
+    if ending.status == "UNKNOWN":
+        return "is unknown to the cluster, whose head is a new one"
+    return "was killed, or its machine was lost"
+
+
+def _code(job: str, ending: "Ending") -> int:
+    """The exit code of the job's command, or what takes its place where there is none."""
+    go_on = f"to go on: {_this_command()}"
+    if ending.lost:
+        say(f"{job} {_lost(ending)}; all that was finished is kept; {go_on}")
+    elif ending.status == "STOPPED":
+        say(f"{job} was stopped; all that was finished is kept; {go_on}")
+    elif ending.code is None:
+        say(f"{job} did not start: {ending.words}")
+    else:
+        return ending.code
+    return SOME_FAILED
 
 
 def _this_command() -> str:

@@ -21,15 +21,25 @@ Report = Callable[[dict[str, Any]], None]
 RunGroup = Callable[[TrialSpec, Place, dict[str, Any]], dict[str, Any]]
 
 
-def order_for(plan: Plan, job: Job, storage: Storage) -> dict[str, Any]:
-    """All that a process needs to know to do a job, as JSON can hold it."""
+# A driver takes some hundred reports a second, and a training waits until its own is taken: so many
+# of them are left to it.
+REPORTS_PER_SECOND = 50
+
+
+def order_for(plan: Plan, job: Job, storage: Storage, running: int = 0) -> dict[str, Any]:
+    """All that a process needs to know to do a job, as JSON can hold it.
+
+    ``running`` is how many jobs there are beside it: the more, the less often it reports.
+    """
     model = job.search.cell.model
+    place = plan.place(job.search, storage.uri, storage.patience)
+    seconds = max(place.report_seconds, running / REPORTS_PER_SECOND)
     train, weights = plan.experiment.train_of(model), plan.experiment.weights_of(model)
     return {
         "kind": job.kind,
         "spec": job.spec.model_dump(mode="json"),
         "cell": job.search.name,
-        "place": asdict(plan.place(job.search, storage.uri, storage.patience)),
+        "place": asdict(replace(place, report_seconds=seconds)),
         "workers": train.workers,
         "cpus_per_worker": train.cpus_per_worker,
         "gpus_per_worker": train.gpus_per_worker,

@@ -11,6 +11,7 @@ from experiments import experiment_text
 
 from data.errors import InputError
 from grid.experiment import load_experiment
+from grid.submit.jobs import Ending
 from grid.submit.parcel import FOLDER_KEY, parcel, pinned_requirements, runtime_env
 
 
@@ -66,3 +67,21 @@ def test_no_cluster_is_said_at_once(tmp_path: Path) -> None:
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "--address http://127.0.0.1:9: no Ray cluster that takes jobs" in done.stderr
     assert not (tmp_path / "s").exists()
+
+
+def test_what_was_killed_is_told_from_what_failed() -> None:
+    died = [
+        Ending("FAILED", code=-9),
+        Ending("FAILED", code=137),  # as a shell has it
+        Ending("FAILED", error="JOB_SUPERVISOR_ACTOR_DIED"),
+        Ending("UNKNOWN"),
+    ]
+    ended = [
+        Ending("SUCCEEDED", code=0),
+        Ending("FAILED", code=1),
+        Ending("FAILED", code=2),
+        Ending("FAILED", code=130),
+        Ending("STOPPED"),
+        Ending("FAILED", error="RUNTIME_ENV_SETUP_FAILURE", words="no such package"),
+    ]
+    assert [e.lost for e in died + ended] == [True] * len(died) + [False] * len(ended)

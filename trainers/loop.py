@@ -95,6 +95,7 @@ def train(
     micro_batch: int | None = None,
     compiled: bool = False,
     cutoffs: Cutoffs | None = None,
+    report_seconds: float = REPORT_SECONDS,
 ) -> Outcome:
     """Trains ``model`` for ``recipe.total_steps``, going on from the latest checkpoint.
 
@@ -108,6 +109,7 @@ def train(
             It is halved, and the step repeated, when the device's memory runs out.
         compiled: run student and teacher through ``torch.compile``.
         cutoffs: what its best evaluation must reach at some steps, else it ends there.
+        report_seconds: so often it says where it stands, beside its evaluations.
 
     Raises:
         CollapsedError: the training leads to nothing; ``DivergedError`` if a loss or a prediction
@@ -119,7 +121,9 @@ def train(
     outcome = trainer.outcome
     try:
         with all_done(runtime.checkpoints.background):
-            return _run(trainer, recipe, runtime, outcome, checkpoint_steps, cutoffs or {})
+            return _run(
+                trainer, recipe, runtime, outcome, checkpoint_steps, cutoffs or {}, report_seconds
+            )
     except CollapsedError as error:
         error.outcome = outcome
         raise
@@ -132,6 +136,7 @@ def _run(
     outcome: Outcome,
     checkpoint_steps: int,
     cutoffs: Cutoffs,
+    report_seconds: float,
 ) -> Outcome:
     evaluate_at = set(recipe.evaluation_steps)
     started = time.monotonic() - outcome.seconds
@@ -145,7 +150,7 @@ def _run(
         outcome.seconds = time.monotonic() - started
         runtime.stepped(outcome.step)
         now = time.monotonic()
-        if now - last_report >= REPORT_SECONDS:
+        if now - last_report >= report_seconds:
             images = (outcome.step - last_step) * trainer.images_per_step
             speed = {"images_per_s": images / (now - last_report)}
             runtime.progress(trainer.progress() | trainer.loss_so_far() | speed)

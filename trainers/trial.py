@@ -78,6 +78,7 @@ class Place:
     threads: int = 1
     loader_workers: int = 0
     checkpoint_steps: int = 200
+    report_seconds: float = 2.0
     micro_batch: int | None = None
     compiled: bool = False
     weights_uri: str | None = None
@@ -163,6 +164,7 @@ def run_trial(
         micro_batch=place.micro_batch,
         compiled=place.compiled,
         cutoffs=cutoffs,
+        report_seconds=place.report_seconds,
     )
     if outcome.finished and runtime.rank == 0:
         best = runtime.checkpoints.load_weights(outcome.best_step)
