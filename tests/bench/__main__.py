@@ -18,6 +18,7 @@ from rich.table import Table
 
 from tests.bench.results import SEEDS, results_speed
 from tests.bench.saving import steps_while_saving
+from tests.bench.scale import GPUS, scale
 from tests.bench.step import semi_steps, utilization
 from tests.bench.stopping import early_stopping
 from tests.bench.stream import memory_at, stream_rates
@@ -117,7 +118,7 @@ def against_goals(title: str, rows: Iterable[tuple[str, str, str]]) -> Table:
     return table
 
 
-PARTS = ("steps", "mixing", "saving", "stream", "memory", "trials", "results", "stopping")
+PARTS = ("steps", "mixing", "saving", "stream", "memory", "trials", "scale", "results", "stopping")
 
 
 def main() -> None:
@@ -147,6 +148,8 @@ def main() -> None:
         console.print(memory())
     if wanted("trials"):
         console.print(against_goals("trials that cost nothing: lower is better", trial_costs()))
+    if wanted("scale"):
+        console.print(against_goals(f"what {GPUS:,} GPUs ask of the driver", scale()))
     if wanted("results"):
         title = f"tables and report of 30 cells, {SEEDS} seeds, 5,010 test images, 30 classes"
         console.print(against_goals(title, results_speed()))
