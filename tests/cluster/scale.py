@@ -1,0 +1,212 @@
+"""A grid on a cluster that grows from nothing and shrinks to nothing again: ``make scale-test``.
+
+Ray's own fake provider starts real raylets on this machine as its autoscaler asks for nodes of
+cluster.yaml's types: same names, limits and priorities. Only their CPUs are fewer, 2 for 48, so
+that trainings of one CPU, with as many threads as in the run that they are compared with, need
+more than one node; the GPUs are numbers that nothing asks for. First a run is killed, and what it
+asked for must go with it; the next run goes on, with as many nodes as before.
+
+It runs alone: on two cores a second Ray beside it would make it late. About five minutes for each
+of Ray's two autoscalers.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import yaml
+from tests.cluster.__main__ import compare, semigrid
+from tests.cluster.nodes import Nodes
+from tests.experiments import experiment_text
+
+CLUSTER_FILE = Path(__file__).parent.parent.parent / "cluster.yaml"
+CPUS = {48: 2, 0: 0}
+IDLE_MINUTES = 0.25
+PHASE_SECONDS = 300.0
+# by these the fake provider knows the head, and each version of the autoscaler its instance
+HEAD_ID, HEAD_TYPE = "f" * 51 + "00000", "ray.head.default"
+
+
+class GrowingNodes(Nodes):
+    """A head whose autoscaler starts nodes of cluster.yaml's types on this machine."""
+
+    def __init__(self, folder: Path, version: str):
+        super().__init__(folder)
+        self.environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+        if version == "v2":
+            self.environment |= {
+                "RAY_enable_autoscaler_v2": "1",
+                "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+                "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+            }
+
+    def start_head(self) -> None:
+        config = self.folder / "autoscaler.yaml"
+        config.write_text(yaml.safe_dump(self._config()))
+        self._start(
+            "--head",
+            "--node-ip-address=127.0.0.1",
+            f"--port={self.port}",
+            f"--dashboard-port={self.dashboard}",
+            "--num-cpus=0",
+            f"--autoscaling-config={config}",
+        )
+        self._wait()
+
+    def _config(self) -> dict[str, Any]:
+        file = yaml.safe_load(CLUSTER_FILE.read_text())
+        types = {}
+        for name, kind in file["available_node_types"].items():
+            cpus = CPUS[kind["resources"]["CPU"]]
+            scaled = {"resources": {**kind["resources"], "CPU": cpus}, "node_config": {}}
+            types[HEAD_TYPE if name == file["head_node_type"] else name] = {**kind, **scaled}
+        return {
+            "cluster_name": file["cluster_name"],
+            "max_workers": file["max_workers"],
+            "idle_timeout_minutes": IDLE_MINUTES,
+            "head_node_type": HEAD_TYPE,
+            "available_node_types": types,
+            # its class by name: the defaults of type fake_multinode are not in Ray's wheel
+            "provider": {
+                "type": "external",
+                "module": "ray.autoscaler._private.fake_multi_node.node_provider"
+                ".FakeMultiNodeProvider",
+                "gcs_address": f"127.0.0.1:{self.port}",
+                "head_node_id": HEAD_ID,
+                "launch_multiple": True,
+                "use_node_id_as_ip": True,
+                "disable_node_updaters": True,
+                "disable_launch_config_check": True,
+            },
+            # nothing is installed, and no command run, on a machine that is this one
+            **{name: {} for name in ("auth", "docker", "file_mounts")},
+            **{name: [] for name in file if name.endswith("_commands")},
+            "initialization_commands": [],
+            "cluster_synced_files": [],
+            "file_mounts_sync_continuously": False,
+        }
+
+    def workers(self) -> int:
+        """How many nodes there are besides the head."""
+        request = Request(
+            f"{self.url}/api/v0/nodes?limit=1000",
+            headers={"Authorization": f"Bearer {self.token}"},
+        )
+        with urlopen(request, timeout=30) as answer:
+            nodes = json.load(answer)["data"]["result"]["result"]
+        return sum(node["state"] == "ALIVE" and not node["is_head_node"] for node in nodes)
+
+
+class Course:
+    """Prints what happens, with the seconds since it began."""
+
+    def __init__(self, nodes: GrowingNodes):
+        self.nodes, self._began, self._last, self.most = nodes, time.monotonic(), 0, 0
+
+    def say(self, words: str) -> None:
+        print(f"{time.monotonic() - self._began:6.1f} s  {words}", flush=True)
+
+    def look(self) -> int:
+        """The nodes there are now; a change is printed."""
+        count = self.nodes.workers()
+        if count != self._last:
+            self.say(f"{count} nodes")
+        self._last, self.most = count, max(self.most, count)
+        return count
+
+    def until_empty(self) -> None:
+        deadline = time.monotonic() + PHASE_SECONDS
+        while self.look():
+            assert time.monotonic() < deadline, "nodes without work are still there"
+            time.sleep(0.5)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.cluster.scale", description=__doc__)
+    parser.add_argument("--autoscaler", choices=["v1", "v2"], help="one of Ray's two, not both")
+    parser.add_argument("--folder", type=Path, help="an empty one, to keep what is left")
+    options = parser.parse_args()
+    problems = []
+    with tempfile.TemporaryDirectory(prefix="semigrid-scale-") as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        experiment = folder / "small.yaml"
+        experiment.write_text(experiment_text())
+        local = semigrid("run", str(experiment), "--storage", str(folder / "local"))
+        subprocess.run(local, check=True, timeout=PHASE_SECONDS, stdout=subprocess.DEVNULL)
+        print("run on this machine alone", flush=True)
+        for version in [options.autoscaler] if options.autoscaler else ["v2", "v1"]:
+            print(f"Ray's autoscaler {version}", flush=True)
+            (folder / version).mkdir()
+            problems += _scale(folder / version, version, experiment)
+            problems += compare(experiment, folder / "local", folder / version / "found")
+    for problem in problems:
+        print(problem)
+    print("the tables are the same" if not problems else f"{len(problems)} problems")
+    sys.exit(bool(problems))
+
+
+def _scale(folder: Path, version: str, experiment: Path) -> list[str]:
+    """Runs the grid on a cluster without nodes; what was not as it must be."""
+    nodes = GrowingNodes(folder, version)
+    storage = folder / "found"
+    try:
+        nodes.start_head()
+        course = Course(nodes)
+        assert course.look() == 0
+        killed = _start(nodes, experiment, storage, "killed.log")
+        course.say("a run starts")
+        _until_trained(storage, 2, course, killed)
+        killed.kill()  # its driver dies with it
+        killed.wait()
+        course.say("it is killed")
+        course.until_empty()
+        run = _start(nodes, experiment, storage, "run.log")
+        course.say("the next run starts")
+        deadline = time.monotonic() + PHASE_SECONDS
+        course.most = 0
+        while run.poll() is None:
+            assert time.monotonic() < deadline, "the grid is not finished in time"
+            course.look()
+            time.sleep(0.5)
+        course.say(f"it ends with exit code {run.returncode}")
+        said = (folder / "run.log").read_text()
+        course.until_empty()
+    finally:
+        nodes.close()
+    problems = [] if run.returncode == 0 else [f"{version}: {said}"]
+    if course.most < 2:
+        problems.append(f"{version}: no more than {course.most} nodes")
+    if "asked the cluster for" not in said:
+        problems.append(f"{version}: nothing is said of what was asked for: {said}")
+    return problems
+
+
+def _start(
+    nodes: GrowingNodes, experiment: Path, storage: Path, log: str
+) -> subprocess.Popen[bytes]:
+    environment = nodes.environment | {"RAY_ADDRESS": f"127.0.0.1:{nodes.port}"}
+    command = semigrid("run", str(experiment), "--storage", str(storage))
+    file = (nodes.folder / log).open("wb")
+    return subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+
+
+def _until_trained(
+    storage: Path, trials: int, course: Course, run: subprocess.Popen[bytes]
+) -> None:
+    deadline = time.monotonic() + PHASE_SECONDS
+    while sum(1 for _ in storage.glob("*/weights/*")) < trials:
+        assert time.monotonic() < deadline, "no trial is finished in time"
+        assert run.poll() is None, "the run has ended"
+        course.look()
+        time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    main()
