@@ -24,14 +24,15 @@ LOOK_SECONDS = 60.0
 
 
 def cluster_growth() -> Growth:
-    """What the cluster that Ray is connected to may grow to.
+    """What the cluster that Ray is connected to may grow to, as its autoscaler was started.
 
     Ray publishes it nowhere, but its autoscaler is a process on the head that was given a file. On
     Kubernetes it is a container of its own, which is only known to be there.
     """
     context = ray.get_runtime_context()
     port = context.gcs_address.rpartition(":")[2]
-    heads = [n["NodeID"] for n in ray.nodes() if "node:__internal_head__" in n["Resources"]]
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    heads = [n["NodeID"] for n in nodes if "node:__internal_head__" in n["Resources"]]
     if context.get_node_id() in heads:
         return look_on_head(port)
     if not heads:
@@ -91,11 +92,8 @@ class Asks:
 
     def let_go(self) -> None:
         """Gives back the room of what has arrived."""
-        if not self._waiting:
-            return
-        states = {name: facts["state"] for name, facts in placement_group_table().items()}
         for ask, group in list(self._waiting):
-            if states.get(group.id.hex()) != "PENDING":
+            if placement_group_table(group).get("state") != "PENDING":
                 self._remove(ask, group)
 
     def update(self, wanted: Sequence[Ask]) -> None:

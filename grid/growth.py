@@ -7,8 +7,8 @@ from typing import Any
 
 from grid.slots import Demand, Machine, for_training, place, spare_one
 
-# So many machines at a time are asked for of an autoscaler that does not say what it has.
-UNKNOWN_MOST = 16
+# So many are asked for at a time; the next when these have come.
+MOST_ASKS = 64
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Growth:
 
 
 FIXED = Growth((), 0)  # no autoscaler
-UNKNOWN = Growth(None, UNKNOWN_MOST)
+UNKNOWN = Growth(None, MOST_ASKS)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ def asks_for(
     left, room = _left(machines, growth)
     if growth.types is None:  # the likes of what it has brought already
         shapes = {m for m in machines if m.cpus or m.gpus}
-        left = {NodeType("machines", m, UNKNOWN_MOST): UNKNOWN_MOST for m in shapes}
+        left = {NodeType("machines", m, MOST_ASKS): MOST_ASKS for m in shapes}
+    room = min(room, MOST_ASKS)
     free = _room(machines, streaming)
     for demand in running:
         place(free, demand)
@@ -183,6 +184,8 @@ def _room(machines: Iterable[Machine], streaming: bool) -> list[list[float]]:
 
 def _placed(free: list[list[float]], demand: Demand) -> bool:
     """Takes a job's room if there is enough of it, else nothing."""
+    if demand.workers == 1:
+        return place(free, demand)
     trial = [list(room) for room in free]
     if not place(trial, demand):
         return False

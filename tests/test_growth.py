@@ -5,8 +5,12 @@ from typing import Any
 
 import pytest
 import yaml
+from experiments import changed
+from test_scheduler import plan_of
 
+from data.errors import InputError
 from grid.growth import FIXED, UNKNOWN, Growth, NodeType, asks_for, grown, growth_of, show_asks
+from grid.scheduler import Scheduler
 from grid.slots import Demand, Machine, fits
 
 ROOT = Path(__file__).parent.parent
@@ -98,3 +102,21 @@ def test_an_autoscaler_that_does_not_say_is_asked_for_what_jobs_need(
     assert ask.bundles == (Machine(cpus, 1), Machine(cpus, 1))
     # and for more of the same, once something came
     assert asked([HEAD, G5], UNKNOWN, *[VIT] * 5) == "1 × machines (48 CPUs and 4 GPUs)"
+
+
+@pytest.mark.ray
+def test_only_what_the_grown_cluster_could_not_hold_is_refused() -> None:
+    from grid.run import check_room
+
+    def check(growth: Growth, **train: int) -> None:
+        scheduler = Scheduler(plan_of(changed("train", train)), {}, lambda _: True)
+        check_room(scheduler, [HEAD], False, growth)
+
+    check(GROWTH, cpus_per_worker=48, gpus_per_worker=4, workers=2)
+    check(UNKNOWN, cpus_per_worker=4096)
+    with pytest.raises(InputError, match=r"(?s)needs 1 × 49 CPUs.*start up to 3 × g5 \(48 CPUs"):
+        check(GROWTH, cpus_per_worker=49)
+    with pytest.raises(InputError, match="needs 4 × 48 CPUs"):
+        check(GROWTH, cpus_per_worker=48, workers=4)
+    with pytest.raises(InputError, match="machines with 0 CPUs and 0 GPUs; lower"):
+        check(FIXED, cpus_per_worker=1)

@@ -21,6 +21,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import yaml
+
 from tests.cluster.__main__ import compare, semigrid
 from tests.cluster.nodes import Nodes
 from tests.experiments import experiment_text
@@ -28,7 +29,7 @@ from tests.experiments import experiment_text
 CLUSTER_FILE = Path(__file__).parent.parent.parent / "cluster.yaml"
 CPUS = {48: 2, 0: 0}
 IDLE_MINUTES = 0.25
-PHASE_SECONDS = 300.0
+PHASE_SECONDS = 420.0
 # by these the fake provider knows the head, and each version of the autoscaler its instance
 HEAD_ID, HEAD_TYPE = "f" * 51 + "00000", "ray.head.default"
 
