@@ -7,8 +7,11 @@ from pathlib import Path
 
 import ray
 import yaml
+from ray._common.usage.usage_constants import KUBERAY_ENV
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.exceptions import RayError
+from ray.experimental import internal_kv
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -71,10 +74,15 @@ def _growth_in(path: str | None) -> Growth:
 
 
 def _is_elsewhere() -> bool:
-    """Whether an autoscaler reports to the cluster, for none runs beside its GCS."""
+    """Whether the cluster has an autoscaler, for none runs beside its GCS.
+
+    KubeRay starts a head without one just where a container of its own is the autoscaler, which
+    may not have reported yet.
+    """
+    if os.environ.get(KUBERAY_ENV) or internal_kv._internal_kv_exists(DEBUG_AUTOSCALING_STATUS):
+        return True
     reply = GetClusterStatusReply()
-    gcs = ray.experimental.internal_kv.internal_kv_get_gcs_client()
-    reply.ParseFromString(gcs.get_cluster_status())
+    reply.ParseFromString(internal_kv.internal_kv_get_gcs_client().get_cluster_status())
     return bool(reply.HasField("autoscaling_state"))
 
 

@@ -4,14 +4,17 @@ Ray's own fake provider starts real raylets on this machine as its autoscaler as
 cluster.yaml's types: same names, limits and priorities. Only their CPUs are fewer, 2 for 48, so
 that trainings of one CPU, with as many threads as in the run that they are compared with, need
 more than one node; the GPUs are numbers that nothing asks for. First a run is killed, and what it
-asked for must go with it; the next run goes on, with as many nodes as before.
+asked for must go with it; the next run goes on, with new nodes, of which one is lost.
 
-It runs alone: on two cores a second Ray beside it would make it late. About five minutes for each
-of Ray's two autoscalers.
+It runs alone: on two cores a second Ray beside it would make it late. About four minutes
+for each of three autoscalers.
 """
 
 import argparse
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +32,8 @@ from tests.experiments import experiment_text
 CLUSTER_FILE = Path(__file__).parent.parent.parent / "cluster.yaml"
 CPUS = {48: 2, 0: 0}
 IDLE_MINUTES = 0.25
+# Ray's two autoscalers on the head, and the newer one where the run cannot see what it may start
+VERSIONS = ["v2", "v1", "apart"]
 PHASE_SECONDS = 420.0
 # by these the fake provider knows the head, and each version of the autoscaler its instance
 HEAD_ID, HEAD_TYPE = "f" * 51 + "00000", "ray.head.default"
@@ -40,7 +45,7 @@ class GrowingNodes(Nodes):
     def __init__(self, folder: Path, version: str):
         super().__init__(folder)
         self.environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-        if version == "v2":
+        if version != "v1":
             self.environment |= {
                 "RAY_enable_autoscaler_v2": "1",
                 "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
@@ -50,15 +55,26 @@ class GrowingNodes(Nodes):
     def start_head(self) -> None:
         config = self.folder / "autoscaler.yaml"
         config.write_text(yaml.safe_dump(self._config()))
-        self._start(
-            "--head",
-            "--node-ip-address=127.0.0.1",
-            f"--port={self.port}",
-            f"--dashboard-port={self.dashboard}",
-            "--num-cpus=0",
-            f"--autoscaling-config={config}",
-        )
+        self._start(*self._options(), f"--autoscaling-config={config}")
         self._wait()
+
+    def _options(self) -> list[str]:
+        ports = [f"--port={self.port}", f"--dashboard-port={self.dashboard}"]
+        return ["--head", "--node-ip-address=127.0.0.1", *ports, "--num-cpus=0"]
+
+    def start_apart(self) -> None:
+        """A head without an autoscaler, and one beside it, as in a container of Kubernetes."""
+        config = self.folder / "autoscaler.yaml"
+        config.write_text(yaml.safe_dump(self._config()))
+        self._start(*self._options(), "--no-monitor")
+        self._wait()
+        program = (
+            "from ray.autoscaler.v2.monitor import AutoscalerMonitor\n"
+            "from ray.autoscaler.v2.instance_manager.config import FileConfigReader\n"
+            f"reader = FileConfigReader({str(config)!r})\n"
+            f"AutoscalerMonitor('127.0.0.1:{self.port}', reader, monitor_ip='127.0.0.1').run()\n"
+        )
+        self._launch([sys.executable, "-c", program], "autoscaler.log")
 
     def _config(self) -> dict[str, Any]:
         file = yaml.safe_load(CLUSTER_FILE.read_text())
@@ -93,15 +109,24 @@ class GrowingNodes(Nodes):
             "file_mounts_sync_continuously": False,
         }
 
-    def workers(self) -> int:
-        """How many nodes there are besides the head."""
+    def workers(self) -> list[str]:
+        """The ids of the nodes that are there besides the head."""
         request = Request(
             f"{self.url}/api/v0/nodes?limit=1000",
             headers={"Authorization": f"Bearer {self.token}"},
         )
         with urlopen(request, timeout=30) as answer:
             nodes = json.load(answer)["data"]["result"]["result"]
-        return sum(node["state"] == "ALIVE" and not node["is_head_node"] for node in nodes)
+        alive = (n for n in nodes if n["state"] == "ALIVE" and not n["is_head_node"])
+        return [node["node_id"] for node in alive]
+
+    def lose(self, node_id: str) -> None:
+        """Kills a node's raylet, with which its workers die, as when a spot machine is taken."""
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                command = (process / "cmdline").read_text()
+                if f"--node_id={node_id}" in command and str(self.folder) in command:
+                    os.kill(int(process.name), signal.SIGKILL)
 
 
 class Course:
@@ -115,7 +140,7 @@ class Course:
 
     def look(self) -> int:
         """The nodes there are now; a change is printed."""
-        count = self.nodes.workers()
+        count = len(self.nodes.workers())
         if count != self._last:
             self.say(f"{count} nodes")
         self._last, self.most = count, max(self.most, count)
@@ -130,7 +155,7 @@ class Course:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.scale", description=__doc__)
-    parser.add_argument("--autoscaler", choices=["v1", "v2"], help="one of Ray's two, not both")
+    parser.add_argument("--autoscaler", choices=VERSIONS, help="one of Ray's, not all")
     parser.add_argument("--folder", type=Path, help="an empty one, to keep what is left")
     options = parser.parse_args()
     problems = []
@@ -142,7 +167,7 @@ def main() -> None:
         local = semigrid("run", str(experiment), "--storage", str(folder / "local"))
         subprocess.run(local, check=True, timeout=PHASE_SECONDS, stdout=subprocess.DEVNULL)
         print("run on this machine alone", flush=True)
-        for version in [options.autoscaler] if options.autoscaler else ["v2", "v1"]:
+        for version in [options.autoscaler] if options.autoscaler else VERSIONS:
             print(f"Ray's autoscaler {version}", flush=True)
             (folder / version).mkdir()
             problems += _scale(folder / version, version, experiment)
@@ -158,7 +183,7 @@ def _scale(folder: Path, version: str, experiment: Path) -> list[str]:
     nodes = GrowingNodes(folder, version)
     storage = folder / "found"
     try:
-        nodes.start_head()
+        nodes.start_apart() if version == "apart" else nodes.start_head()
         course = Course(nodes)
         assert course.look() == 0
         killed = _start(nodes, experiment, storage, "killed.log")
@@ -172,6 +197,9 @@ def _scale(folder: Path, version: str, experiment: Path) -> list[str]:
         course.say("the next run starts")
         deadline = time.monotonic() + PHASE_SECONDS
         course.most = 0
+        _until_trained(storage, 4, course, run)
+        nodes.lose(nodes.workers()[0])
+        course.say("a node is lost")
         while run.poll() is None:
             assert time.monotonic() < deadline, "the grid is not finished in time"
             course.look()
