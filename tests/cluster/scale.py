@@ -134,12 +134,19 @@ class Course:
 
     def __init__(self, nodes: GrowingNodes):
         self.nodes, self._began, self._last, self.most = nodes, time.monotonic(), 0, 0
+        self.log = ""
 
     def say(self, words: str) -> None:
         print(f"{time.monotonic() - self._began:6.1f} s  {words}", flush=True)
 
     def look(self) -> int:
-        """The nodes there are now; a change is printed."""
+        """The nodes there are now; a change is printed, and what the run first says of nodes."""
+        path = self.nodes.folder / self.log
+        for line in path.read_text().splitlines() if self.log else ():
+            if line.startswith("asked the cluster"):
+                self.say(line)
+                self.log = ""
+                break
         count = len(self.nodes.workers())
         if count != self._last:
             self.say(f"{count} nodes")
@@ -186,15 +193,13 @@ def _scale(folder: Path, version: str, experiment: Path) -> list[str]:
         nodes.start_apart() if version == "apart" else nodes.start_head()
         course = Course(nodes)
         assert course.look() == 0
-        killed = _start(nodes, experiment, storage, "killed.log")
-        course.say("a run starts")
+        killed = _start(course, experiment, storage, "killed.log")
         _until_trained(storage, 2, course, killed)
         killed.kill()  # its driver dies with it
         killed.wait()
         course.say("it is killed")
         course.until_empty()
-        run = _start(nodes, experiment, storage, "run.log")
-        course.say("the next run starts")
+        run = _start(course, experiment, storage, "run.log")
         deadline = time.monotonic() + PHASE_SECONDS
         course.most = 0
         _until_trained(storage, 4, course, run)
@@ -217,12 +222,13 @@ def _scale(folder: Path, version: str, experiment: Path) -> list[str]:
     return problems
 
 
-def _start(
-    nodes: GrowingNodes, experiment: Path, storage: Path, log: str
-) -> subprocess.Popen[bytes]:
+def _start(course: Course, experiment: Path, storage: Path, log: str) -> subprocess.Popen[bytes]:
+    nodes = course.nodes
     environment = nodes.environment | {"RAY_ADDRESS": f"127.0.0.1:{nodes.port}"}
     command = semigrid("run", str(experiment), "--storage", str(storage))
     file = (nodes.folder / log).open("wb")
+    course.say("a run starts")
+    course.log = log
     return subprocess.Popen(command, env=environment, stdout=file, stderr=file)
 
 
