@@ -244,10 +244,17 @@ def _placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:
 
 
 class TuneTrials(tune.Callback):  # type: ignore[misc]  # Ray is untyped
-    """Tune's own view of its running trials: where it wrote why one died."""
+    """Tune's own view of its running trials: where it wrote why one died.
 
-    def __init__(self) -> None:
+    ``look`` is called again and again, also while a trial of Tune's waits for its process.
+    """
+
+    def __init__(self, look: Callable[[], None]) -> None:
         self._trials: dict[str, Any] = {}
+        self._look = look
+
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        self._look()
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         self._trials[trial.trial_id] = trial
@@ -279,7 +286,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         self.scratch, self.stop, self.trackers = scratch, stop, trackers
         self.streaming = _streams(self.plan)
         self.jobs: dict[str, Job] = {}
-        self.trials = TuneTrials()
+        self.trials = TuneTrials(self._look)
         # how often in a row a job's process died, and which checkpoint was there at that time
         self._deaths: dict[tuple[str, str], tuple[int, str | None]] = {}
         self._began: dict[str, float] = {}
@@ -305,16 +312,8 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         return {"order": json.dumps(order), "request": dict(self.request(job))}
 
     def _next(self) -> Job | None:
-        """The next job that the machines have room for, as they are now: nodes come and go."""
-        if time.monotonic() - self._looked_at > LOOK_SECONDS:
-            self._machines, self._free = cluster_machines(), _free()
-            self._looked_at = time.monotonic()
-            if self._growth != FIXED:
-                self._ask()
-            if self._looked_at < self._orphans_until:
-                from trainers.ray_worker import free_orphans
-
-                free_orphans()
+        """The next job that the machines have room for."""
+        self._look()
         machines = for_training(self._machines, self.streaming)
         if self.streaming and not self.jobs:
             machines = spare_one(self._machines)
@@ -327,6 +326,19 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
             wanted = next((str(self._demand(job)) for job in self.scheduler.ready()), "")
             self.view.activity = f"waiting for machines with {wanted}"
         return job
+
+    def _look(self) -> None:
+        """Looks at the machines as they are now, every second: nodes come and go."""
+        if time.monotonic() - self._looked_at <= LOOK_SECONDS:
+            return
+        self._machines, self._free = cluster_machines(), _free()
+        self._looked_at = time.monotonic()
+        if self._growth != FIXED:
+            self._ask()
+        if self._looked_at < self._orphans_until:
+            from trainers.ray_worker import free_orphans
+
+            free_orphans()
 
     def _ask(self) -> None:
         """Asks the autoscaler for the machines that ready jobs wait for, and for no others."""
