@@ -42,7 +42,7 @@ chaos: $(READY)
 cluster-test: $(READY)
 	$(BIN)/python -m tests.cluster
 
-# A small grid on a cluster whose autoscaler starts nodes from none, and ends them: ten minutes.
+# A small grid on a cluster whose autoscaler starts nodes from none, and ends them: a quarter of an hour.
 # Alone: nothing else should use this machine, other Rays least of all.
 scale-test: $(READY)
 	$(BIN)/python -m tests.cluster.scale

@@ -132,7 +132,7 @@ def asks_for(
             room -= count
         elif growth.types is None:
             cpus = demand.cpus + (max(1.0, demand.cpus) if streaming else 0)
-            asks.append(Ask(str(demand), (Machine(cpus, demand.gpus),) * demand.workers))
+            asks.append(Ask(f"room for {demand}", (Machine(cpus, demand.gpus),) * demand.workers))
             room -= 1
         else:
             refused.add(demand)

@@ -100,6 +100,7 @@ def test_an_autoscaler_that_does_not_say_is_asked_for_what_jobs_need(
 ) -> None:
     (ask,) = asks_for([HEAD], UNKNOWN, [], [Demand(8, 1, 2)], streaming)
     assert ask.bundles == (Machine(cpus, 1), Machine(cpus, 1))
+    assert show_asks([ask]) == "1 × room for 2 × 8 CPUs and 1 GPUs"
     # and for more of the same, once something came
     assert asked([HEAD, G5], UNKNOWN, *[VIT] * 5) == "1 × machines (48 CPUs and 4 GPUs)"
 
