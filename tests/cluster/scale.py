@@ -194,7 +194,7 @@ def _scale(folder: Path, version: str, experiment: Path) -> list[str]:
         course = Course(nodes)
         assert course.look() == 0
         killed = _start(course, experiment, storage, "killed.log")
-        _until_trained(storage, 2, course, killed)
+        _until(storage, "weights", course, killed)
         killed.kill()  # its driver dies with it
         killed.wait()
         course.say("it is killed")
@@ -202,7 +202,7 @@ def _scale(folder: Path, version: str, experiment: Path) -> list[str]:
         run = _start(course, experiment, storage, "run.log")
         deadline = time.monotonic() + PHASE_SECONDS
         course.most = 0
-        _until_trained(storage, 4, course, run)
+        _until(storage, "predictions", course, run)
         nodes.lose(nodes.workers()[0])
         course.say("a node is lost")
         while run.poll() is None:
@@ -232,12 +232,11 @@ def _start(course: Course, experiment: Path, storage: Path, log: str) -> subproc
     return subprocess.Popen(command, env=environment, stdout=file, stderr=file)
 
 
-def _until_trained(
-    storage: Path, trials: int, course: Course, run: subprocess.Popen[bytes]
-) -> None:
+def _until(storage: Path, kind: str, course: Course, run: subprocess.Popen[bytes]) -> None:
+    """Waits for the first weights, or predictions, of any trial."""
     deadline = time.monotonic() + PHASE_SECONDS
-    while sum(1 for _ in storage.glob("*/weights/*")) < trials:
-        assert time.monotonic() < deadline, "no trial is finished in time"
+    while not any(storage.glob(f"*/{kind}/*")):
+        assert time.monotonic() < deadline, f"no trial has {kind} in time"
         assert run.poll() is None, "the run has ended"
         course.look()
         time.sleep(0.5)
