@@ -194,17 +194,22 @@ def _scale(folder: Path, version: str, experiment: Path) -> list[str]:
         course = Course(nodes)
         assert course.look() == 0
         killed = _start(course, experiment, storage, "killed.log")
-        _until(storage, "weights", course, killed)
+        _until_trained(storage, course, killed)
         killed.kill()  # its driver dies with it
         killed.wait()
         course.say("it is killed")
         course.until_empty()
         run = _start(course, experiment, storage, "run.log")
         deadline = time.monotonic() + PHASE_SECONDS
-        course.most = 0
-        _until(storage, "predictions", course, run)
+        while course.look() < 2:
+            assert time.monotonic() < deadline and run.poll() is None, "no two nodes came"
+            time.sleep(0.5)
+        before = course.look()
         nodes.lose(nodes.workers()[0])
         course.say("a node is lost")
+        while course.look() >= before and run.poll() is None:
+            time.sleep(0.5)
+        course.most = 0
         while run.poll() is None:
             assert time.monotonic() < deadline, "the grid is not finished in time"
             course.look()
@@ -216,7 +221,7 @@ def _scale(folder: Path, version: str, experiment: Path) -> list[str]:
         nodes.close()
     problems = [] if run.returncode == 0 else [f"{version}: {said}"]
     if course.most < 2:
-        problems.append(f"{version}: no more than {course.most} nodes")
+        problems.append(f"{version}: after a node was lost, {course.most} at most")
     if "asked the cluster for" not in said:
         problems.append(f"{version}: nothing is said of what was asked for: {said}")
     return problems
@@ -232,11 +237,11 @@ def _start(course: Course, experiment: Path, storage: Path, log: str) -> subproc
     return subprocess.Popen(command, env=environment, stdout=file, stderr=file)
 
 
-def _until(storage: Path, kind: str, course: Course, run: subprocess.Popen[bytes]) -> None:
-    """Waits for the first weights, or predictions, of any trial."""
+def _until_trained(storage: Path, course: Course, run: subprocess.Popen[bytes]) -> None:
+    """Waits for the first weights of any trial."""
     deadline = time.monotonic() + PHASE_SECONDS
-    while not any(storage.glob(f"*/{kind}/*")):
-        assert time.monotonic() < deadline, f"no trial has {kind} in time"
+    while not any(storage.glob("*/weights/*")):
+        assert time.monotonic() < deadline, "no trial is finished in time"
         assert run.poll() is None, "the run has ended"
         course.look()
         time.sleep(0.5)
