@@ -40,6 +40,7 @@ class LiveView:
         self.console = console
         self.pid = pid or os.getpid()
         self.activity = "starting Ray"
+        self._asked = ""
         self._running: dict[tuple[str, str], _Running] = {}
         self._announced: set[str] = set()
         self._live: Live | None = None
@@ -88,6 +89,12 @@ class LiveView:
         self.activity = "waiting for a process"
         self._running[job.key] = _Running(job, time.time())
 
+    def asked(self, machines: str) -> None:
+        """The cluster's autoscaler is asked for these machines; for none where it is ""."""
+        if machines and not self._asked and not self.console.is_terminal:
+            self.console.print(Text(f"asked the cluster for {machines}"))
+        self._asked = machines
+
     def progress(self, job: Job, facts: dict[str, Any]) -> None:
         if job.key in self._running:
             self._hear(self._running[job.key], facts, time.time())
@@ -132,6 +139,7 @@ class LiveView:
         found.seconds_left = self._seconds_left()
         found.share_done = 1 - self._work_left() / max(self._work_at_start, 1)
         found.activity = self.activity
+        found.asked = self._asked
         found.pid = self.pid
         return found
 

@@ -22,11 +22,13 @@ from ray.tune.search import Searcher
 
 from data.errors import InputError
 from data.patience import StorageGoneError
+from grid.autoscaler import Asks, cluster_growth
+from grid.growth import FIXED, Growth, asks_for, grown, show_asks
 from grid.ledger import ENDED, Ledger
 from grid.live import LiveView
 from grid.plan import Plan
 from grid.scheduler import Job, Scheduler
-from grid.slots import Admission, Demand, Machine, demand_of, fits, for_training
+from grid.slots import Admission, Demand, Machine, demand_of, fits, for_training, spare_one
 from grid.supervise import is_restarted, scratch_folder
 from grid.trackers.tracker import Trackers
 from grid.work import Death, cutoffs_of, do_job, order_for, settle
@@ -76,9 +78,10 @@ def run_plan(
         with view:
             streaming = _streams(scheduler.plan)
             start_ray(streaming)
-            check_room(scheduler, cluster_machines(), streaming)
+            growth = cluster_growth() if os.environ.get("RAY_ADDRESS") else FIXED
+            check_room(scheduler, cluster_machines(), streaming, growth)
             searcher = GridSearcher(
-                scheduler, ledger, view, scratch, stop or threading.Event(), trackers
+                scheduler, ledger, view, scratch, stop or threading.Event(), trackers, growth
             )
             try:
                 _fit(searcher, work or execute, scratch)
@@ -175,32 +178,37 @@ def _streams(plan: Plan) -> bool:
     return any(uses_ray_stream(stream, plan.experiment.datasets[name]) for name in names)
 
 
-def check_room(scheduler: Scheduler, machines: Sequence[Machine], streaming: bool) -> None:
-    """Raises ``InputError`` for trainings that not even idle machines could hold."""
+def check_room(
+    scheduler: Scheduler, machines: Sequence[Machine], streaming: bool, growth: Growth = FIXED
+) -> None:
+    """Raises ``InputError`` for trainings that not even the grown cluster, idle, could hold."""
+    if growth.types is None:
+        return
     plan = scheduler.plan
+    clusters = grown(machines, growth)
     problems = []
     open_ones = (s for s in plan.searches if scheduler.is_open(s.name))
     for model in {search.cell.model: None for search in open_ones}:
         demand = demand_of(plan.experiment.train_of(model), "train")
-        if not fits(for_training(machines, streaming), [], demand) and not (
-            # one training at a time, with a CPU to spare for Ray Data
-            streaming and fits(_spare_one(machines), [], demand)
-        ):
+        if not any(_holds(cluster, demand, streaming) for cluster in clusters):
             also = ", and a CPU for Ray Data" if streaming else ""
             problems.append(f"train: one training of {model} needs {demand}{also}")
     if problems:
         there = ", ".join(f"{m.cpus:g} CPUs and {m.gpus:g} GPUs" for m in machines)
+        more = f", and may start {growth}, {growth.most} in all" if growth.types else ""
         raise InputError(
             *problems,
-            f"Ray has machines with {there}; lower workers, cpus_per_worker or gpus_per_worker, in "
-            "train or in the model's own train, or use larger machines",
+            f"Ray has machines with {there}{more}; lower workers, cpus_per_worker or "
+            "gpus_per_worker, in train or in the model's own train, or use larger machines",
         )
 
 
-def _spare_one(machines: Sequence[Machine]) -> list[Machine]:
-    """The machines with one CPU less on the largest."""
-    by_size = sorted(machines, key=lambda m: m.cpus, reverse=True)
-    return [Machine(by_size[0].cpus - 1, by_size[0].gpus), *by_size[1:]]
+def _holds(machines: Sequence[Machine], demand: Demand, streaming: bool) -> bool:
+    """Whether the machines hold one training, while nothing else runs."""
+    if fits(for_training(machines, streaming), [], demand):
+        return True
+    # one training at a time, with a CPU to spare for Ray Data
+    return streaming and fits(spare_one(machines), [], demand)
 
 
 def cluster_machines() -> list[Machine]:
@@ -245,10 +253,17 @@ def _placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:
 
 
 class TuneTrials(tune.Callback):  # type: ignore[misc]  # Ray is untyped
-    """Tune's own view of its running trials: where it wrote why one died."""
+    """Tune's own view of its running trials: where it wrote why one died.
 
-    def __init__(self) -> None:
+    ``look`` is called again and again, also while a trial of Tune's waits for its process.
+    """
+
+    def __init__(self, look: Callable[[], None]) -> None:
         self._trials: dict[str, Any] = {}
+        self._look = look
+
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        self._look()
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         self._trials[trial.trial_id] = trial
@@ -273,13 +288,14 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         scratch: str,
         stop: threading.Event,
         trackers: Trackers | None = None,
+        growth: Growth = FIXED,
     ):
         super().__init__(metric="step", mode="max")
         self.plan, self.scheduler, self.ledger, self.view = scheduler.plan, scheduler, ledger, view
         self.scratch, self.stop, self.trackers = scratch, stop, trackers
         self.streaming = _streams(self.plan)
         self.jobs: dict[str, Job] = {}
-        self.trials = TuneTrials()
+        self.trials = TuneTrials(self._look)
         # how often in a row a job's process died, and which checkpoint was there at that time
         self._deaths: dict[tuple[str, str], tuple[int, str | None]] = {}
         self._began: dict[str, float] = {}
@@ -290,6 +306,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         self.groups = any(train.workers > 1 for train in trains)
         self._looked_at = time.monotonic()
         self._orphans_until = 0.0
+        self._growth, self._asks = growth, Asks()
 
     def suggest(self, trial_id: str) -> Any:
         """The next job; None while all that is left waits for a running one, or for room."""
@@ -305,17 +322,11 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         return {"order": json.dumps(order), "request": dict(self.request(job))}
 
     def _next(self) -> Job | None:
-        """The next job that the machines have room for, as they are now: nodes come and go."""
-        if time.monotonic() - self._looked_at > LOOK_SECONDS:
-            self._machines, self._free = cluster_machines(), _free()
-            self._looked_at = time.monotonic()
-            if self._looked_at < self._orphans_until:
-                from trainers.ray_worker import free_orphans
-
-                free_orphans()
+        """The next job that the machines have room for."""
+        self._look()
         machines = for_training(self._machines, self.streaming)
         if self.streaming and not self.jobs:
-            machines = _spare_one(self._machines)
+            machines = spare_one(self._machines)
         ready = ((job, self._demand(job)) for job in self.scheduler.ready())
         running = [self._demand(j) for j in self.jobs.values()]
         # with nothing running, what is not free is about to be
@@ -325,6 +336,28 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
             wanted = next((str(self._demand(job)) for job in self.scheduler.ready()), "")
             self.view.activity = f"waiting for machines with {wanted}"
         return job
+
+    def _look(self) -> None:
+        """Looks at the machines as they are now, every second: nodes come and go."""
+        if time.monotonic() - self._looked_at <= LOOK_SECONDS:
+            return
+        self._machines, self._free = cluster_machines(), _free()
+        self._looked_at = time.monotonic()
+        if self._growth != FIXED:
+            self._ask()
+        if self._looked_at < self._orphans_until:
+            from trainers.ray_worker import free_orphans
+
+            free_orphans()
+
+    def _ask(self) -> None:
+        """Asks the autoscaler for the machines that ready jobs wait for, and for no others."""
+        self._asks.let_go()
+        running = [self._demand(job) for job in self.jobs.values()]
+        ready = map(self._demand, self.scheduler.ready())
+        asks = asks_for(self._machines, self._growth, running, ready, self.streaming)
+        self._asks.update(asks)
+        self.view.asked(show_asks(asks))
 
     def _demand(self, job: Job) -> Demand:
         return demand_of(self.plan.experiment.train_of(job.search.cell.model), job.kind)

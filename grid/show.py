@@ -47,9 +47,10 @@ def live(snapshot: Snapshot, now: float) -> RenderableType:
     title = headline(snapshot, now)
     bar = Table.grid()
     bar.add_row(ProgressBar(total=1, completed=snapshot.share_done, width=40))
+    asked = [Text(f"asked the cluster for {snapshot.asked}")] if snapshot.asked else []
     if not snapshot.running:
-        return Group(Text(f"{title}: {snapshot.activity}", style="bold"), bar)
-    return Group(Text(title, style="bold"), bar, running_table(snapshot.running, now))
+        return Group(Text(f"{title}: {snapshot.activity}", style="bold"), bar, *asked)
+    return Group(Text(title, style="bold"), bar, *asked, running_table(snapshot.running, now))
 
 
 def watch(snapshot: Snapshot, now: float, silent: float, rows: int) -> RenderableType:

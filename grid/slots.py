@@ -44,6 +44,29 @@ def for_training(machines: Iterable[Machine], streaming: bool) -> list[Machine]:
     return [Machine(m.cpus - max(1.0, m.cpus // 2), m.gpus) for m in machines]
 
 
+def spare_one(machines: Sequence[Machine]) -> list[Machine]:
+    """The machines with one CPU less on the largest."""
+    by_size = sorted(machines, key=lambda m: m.cpus, reverse=True)
+    return [Machine(by_size[0].cpus - 1, by_size[0].gpus), *by_size[1:]]
+
+
+def place(free: list[list[float]], demand: Demand) -> bool:
+    """Takes a job's room, each worker where it first fits; False, and part is taken, if it cannot.
+
+    Args:
+        free: of each machine the CPUs and the GPUs that are left.
+    """
+    for _ in range(demand.workers):
+        for room in free:
+            if room[0] >= demand.cpus and room[1] >= demand.gpus:
+                room[0] -= demand.cpus
+                room[1] -= demand.gpus
+                break
+        else:
+            return False
+    return True
+
+
 def fits(machines: Sequence[Machine], running: Iterable[Demand], wanted: Demand) -> bool:
     """Whether all of these have room at once, the largest placed first, each where it first fits.
 
@@ -51,16 +74,7 @@ def fits(machines: Sequence[Machine], running: Iterable[Demand], wanted: Demand)
     """
     free = [[machine.cpus, machine.gpus] for machine in machines]
     demands = sorted([*running, wanted], key=lambda d: (d.gpus, d.cpus), reverse=True)
-    for demand in demands:
-        for _ in range(demand.workers):
-            for room in free:
-                if room[0] >= demand.cpus and room[1] >= demand.gpus:
-                    room[0] -= demand.cpus
-                    room[1] -= demand.gpus
-                    break
-            else:
-                return False
-    return True
+    return all(place(free, demand) for demand in demands)
 
 
 class Admission:

@@ -82,6 +82,7 @@ class Snapshot(_Part):
     seconds_left: float | None = None
     share_done: float = 0.0
     activity: str = ""
+    asked: str = ""  # machines that the cluster's autoscaler is asked for
     host: str = ""
     pid: int = 0
 

@@ -15,6 +15,7 @@ RAY_MODULES = {
     "data.ingest_ray",
     "data.stream",
     "trainers.ray_worker",
+    "grid.autoscaler",
     "grid.run",
     "grid.predict.ray_data",
     "grid.submit.jobs",

@@ -160,6 +160,22 @@ def test_a_view_that_cannot_write_stops_nothing(
         assert view._writer.is_alive()
 
 
+def test_what_the_cluster_is_asked_for_is_shown_until_it_is_there(scheduler: Scheduler) -> None:
+    console = quiet()
+    view = LiveView(console)
+    view.attach(scheduler)
+    view.activity = "waiting for machines with 1 × 8 CPUs"
+    for machines in ("2 × g5", "1 × g5", ""):
+        view.asked(machines)
+        shown = printed(show.live(view.snapshot(), 0.0))
+        assert "waiting for machines with 1 × 8 CPUs" in shown
+        assert ("asked the cluster for" in shown) == bool(machines) and machines in shown
+    view.asked("1 × g5")  # a node was lost
+    assert isinstance(console.file, io.StringIO)  # a job's log has a line each time it begins
+    said = console.file.getvalue().splitlines()
+    assert said == ["asked the cluster for 2 × g5", "asked the cluster for 1 × g5"]
+
+
 def read_running(storage: Storage, step: int) -> Snapshot | None:
     found = snapshot.read(storage)
     return found if found and [t.step for t in found.running] == [step] else None

@@ -285,7 +285,7 @@ def _workers(kind: WorkerPod, options: RayJobOptions) -> dict[str, Any]:
         pod["tolerations"] = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
     return {
         "groupName": kind.group,
-        "replicas": 0,
+        "replicas": 0,  # the run asks for them
         "minReplicas": 0,
         "maxReplicas": options.max_pods,
         "rayStartParams": {},

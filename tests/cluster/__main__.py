@@ -39,7 +39,7 @@ def main() -> None:
         with cluster(folder, workers=2) as nodes:
             print(f"a head and two nodes, token authentication on, at {nodes.url}", flush=True)
             _submit(nodes, experiment, found)
-        problems = _compare(experiment, expected, found)
+        problems = compare(experiment, expected, found)
         problems += _secrets(folder, nodes.token)
     for problem in problems:
         print(problem)
@@ -99,7 +99,7 @@ def _table(experiment: Path, storage: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if "seconds" not in k} for row in json.loads(shown)]
 
 
-def _compare(experiment: Path, expected: Path, found: Path) -> list[str]:
+def compare(experiment: Path, expected: Path, found: Path) -> list[str]:
     pairs = zip(_table(experiment, expected), _table(experiment, found), strict=True)
     return [f"{one['cell']}: {two} instead of {one}" for one, two in pairs if one != two]
 

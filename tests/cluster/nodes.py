@@ -59,17 +59,20 @@ class Nodes:
 
     def _start(self, *options: str) -> None:
         ray = Path(sys.executable).with_name("ray")
-        log = (self.folder / f"node-{len(self._nodes)}.log").open("wb")
         command = [str(ray), "start", *options, "--num-gpus=0", "--block"]
         command += [f"--object-store-memory={STORE_BYTES}", "--disable-usage-stats"]
         # its own, as on a machine of its own: a node that joins unpacks a job's files anew
         command += [f"--temp-dir={self.folder / f'ray-{len(self._nodes)}'}"]
+        self._launch(command, f"node-{len(self._nodes)}.log")
+
+    def _launch(self, command: list[str], log: str) -> None:
+        file = (self.folder / log).open("wb")
         self._nodes.append(
             subprocess.Popen(
                 command,
                 env=self.environment,
-                stdout=log,
-                stderr=log,
+                stdout=file,
+                stderr=file,
                 start_new_session=True,
             )
         )
