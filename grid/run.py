@@ -28,7 +28,16 @@ from grid.ledger import ENDED, Ledger
 from grid.live import LiveView
 from grid.plan import Plan
 from grid.scheduler import Job, Scheduler
-from grid.slots import Admission, Demand, Machine, demand_of, fits, for_training, spare_one
+from grid.slots import (
+    Admission,
+    Demand,
+    Machine,
+    demand_of,
+    driver_memory,
+    fits,
+    for_training,
+    spare_one,
+)
 from grid.supervise import is_restarted, scratch_folder
 from grid.trackers.tracker import Trackers
 from grid.work import Death, cutoffs_of, do_job, order_for, settle
@@ -49,8 +58,6 @@ TRAIN_SETTINGS = {
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300"
     ),
 }
-# What a job that drives a worker group asks for.
-DRIVER_BYTES = 2**20
 # So long (s) after a job's process died, what its worker group held is looked for.
 ORPHAN_SECONDS = 60.0
 
@@ -217,6 +224,11 @@ def cluster_machines() -> list[Machine]:
     return [Machine(r.get("CPU", 0.0), r.get("GPU", 0.0)) for r in found]
 
 
+def _memories() -> list[float]:
+    """Of each node the bytes that Ray may give to tasks and processes."""
+    return [node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]]
+
+
 def _free() -> list[Machine]:
     """What the nodes have left now."""
     found = available_resources_per_node().values()
@@ -368,7 +380,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         if demand.workers > 1:
             # It only drives the worker group. Any share of a CPU would leave the last group of a
             # machine one short, and Tune refuses an empty request.
-            return (("memory", DRIVER_BYTES),)
+            return (("memory", driver_memory(_memories())),)
         return ("CPU", demand.cpus), ("GPU", demand.gpus)
 
     def _stop_if_asked(self) -> None:

@@ -8,6 +8,8 @@ from grid.scheduler import Job
 
 # A job that does not fit lets so many that fit go before it; then machines are cleared for it.
 PATIENCE = 8
+# What the two processes that drive a worker group take on their node (`make bench --only scale`).
+DRIVER_BYTES = 2**30
 
 
 @dataclass(frozen=True, order=True)
@@ -35,6 +37,17 @@ def demand_of(train: TrainConfig, kind: str) -> Demand:
     """A training holds its whole group, a measurement what one worker would."""
     workers = train.workers if kind == "train" else 1
     return Demand(train.cpus_per_worker, train.gpus_per_worker, workers)
+
+
+def driver_memory(memories: Sequence[float]) -> int:
+    """Bytes that a worker group's driver asks for; else Ray would put all of them on one node.
+
+    On small nodes it is an eighth of the largest, as a group must fit wherever its workers do.
+
+    Args:
+        memories: of each node the bytes that Ray has to give.
+    """
+    return max(1, min(DRIVER_BYTES, int(max(memories, default=0) / 8)))
 
 
 def for_training(machines: Iterable[Machine], streaming: bool) -> list[Machine]:

@@ -11,7 +11,16 @@ from test_scheduler import plan_of
 
 from grid.experiment import TrainConfig
 from grid.scheduler import Job, Scheduler
-from grid.slots import PATIENCE, Admission, Demand, Machine, demand_of, fits, for_training
+from grid.slots import (
+    PATIENCE,
+    Admission,
+    Demand,
+    Machine,
+    demand_of,
+    driver_memory,
+    fits,
+    for_training,
+)
 
 G5 = Machine(48, 4)  # four GPUs, as g5.12xlarge has
 RESNET, VIT = Demand(4, 1), Demand(4, 1, workers=4)
@@ -32,6 +41,13 @@ def test_groups_and_single_processes_share_machines() -> None:
     # a group spreads over machines, a worker does not
     assert fits([Machine(2), Machine(2)], [], Demand(1, 0, workers=4))
     assert not fits([Machine(2), Machine(2)], [], Demand(3, 0))
+
+
+def test_drivers_of_worker_groups_do_not_pile_up_on_one_node() -> None:
+    head, small = 22 * 2**30, 2 * 2**30
+    assert driver_memory([head, head]) == 2**30  # 22 of them on a head, and the rest elsewhere
+    assert 8 * driver_memory([small, small // 2]) <= small  # and some on a laptop too
+    assert driver_memory([]) == driver_memory([0]) == 1  # Tune refuses to be asked for nothing
 
 
 def test_ray_data_gets_half_of_each_machine() -> None:
