@@ -22,8 +22,9 @@ from errno import (
 )
 from typing import Any, TypeVar
 
-from tenacity import RetryCallState, Retrying, stop_after_delay, wait_exponential
+from tenacity import RetryCallState, Retrying, stop_after_delay, wait_random_exponential
 
+from data.buckets import is_away as bucket_is_away
 from data.errors import InputError
 
 T = TypeVar("T")
@@ -32,8 +33,6 @@ PATIENCE = "SEMIGRID_STORAGE_PATIENCE"
 # what a mount, a server or a network says while it is away; a full disk is not among it
 AWAY = {EAGAIN, EBUSY, EHOSTDOWN, EHOSTUNREACH, EIO, ENETDOWN, ENETRESET, ENETUNREACH}
 AWAY |= {ENODEV, ENOTCONN, ENXIO, ESHUTDOWN, ESTALE, ETIMEDOUT}
-# of botocore and aiohttp, which buckets are reached by: these are no OSErrors
-NETWORK_ERRORS = {"HTTPClientError", "ClientConnectionError"}
 NOT_THERE = (FileNotFoundError, NotADirectoryError)
 
 
@@ -53,11 +52,14 @@ def storage_patience() -> float:
     return seconds
 
 
-def patiently(work: Callable[[], T], where: str, seconds: float, vanished: Callable[[], bool]) -> T:
+def patiently(
+    work: Callable[[], T], where: str, seconds: float, vanished: Callable[[], bool] | None = None
+) -> T:
     """Does the work, again and again for so many seconds while the storage ``where`` is away.
 
-    ``vanished`` tells a file that is missing from storage that is. Raises what the work raises
-    when that is nothing to wait for, and ``StorageGoneError`` when the time is over.
+    ``vanished`` tells a file that is missing from storage that is; of a bucket its answer does.
+    Raises what the work raises when that is nothing to wait for, and ``StorageGoneError`` when the
+    time is over.
     """
 
     def look_twice() -> T:
@@ -68,7 +70,9 @@ def patiently(work: Callable[[], T], where: str, seconds: float, vanished: Calla
 
     def is_away(state: RetryCallState) -> bool:
         error = _error(state)
-        return vanished() if isinstance(error, NOT_THERE) else _passes(error)
+        if isinstance(error, NOT_THERE):
+            return vanished is not None and vanished()
+        return _passes(error)
 
     def say_once(state: RetryCallState) -> None:
         if state.attempt_number == 1:
@@ -84,12 +88,13 @@ def patiently(work: Callable[[], T], where: str, seconds: float, vanished: Calla
 
     retrying = Retrying(
         retry=is_away,
-        wait=wait_exponential(multiplier=0.1, max=min(5, seconds / 4)),
+        # growing, and at random: a server that comes back is not met by all at once
+        wait=wait_random_exponential(multiplier=0.1, max=min(5, seconds / 4)),
         stop=stop_after_delay(seconds),
         before_sleep=say_once,
         retry_error_callback=give_up,
     )
-    return retrying(look_twice)
+    return retrying(work if vanished is None else look_twice)
 
 
 def _error(state: RetryCallState) -> BaseException | None:
@@ -98,8 +103,7 @@ def _error(state: RetryCallState) -> BaseException | None:
 
 def _passes(error: BaseException | None) -> bool:
     """Whether such an error goes away by itself."""
-    if isinstance(error, ConnectionError | TimeoutError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno in AWAY
-    return bool(NETWORK_ERRORS & {kind.__name__ for kind in type(error).__mro__})
+    of_a_bucket = bucket_is_away(error)
+    if of_a_bucket is not None:
+        return of_a_bucket
+    return isinstance(error, OSError) and error.errno in AWAY

@@ -112,7 +112,7 @@ def load_request(source: str, options: dict[str, Any]) -> BuildRequest:
 def _read_yaml(path: str) -> dict[str, Any]:
     storage = Storage(path)
     try:
-        content = yaml.safe_load(storage.fs.cat_file(storage.root))
+        content = yaml.safe_load(storage.read())
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:

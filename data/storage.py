@@ -6,16 +6,17 @@ import hashlib
 import os
 import posixpath
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from data.buckets import READERS, S3, open_filesystem, put_if_unchanged, refusal
 from data.errors import InputError
-from data.patience import NOT_THERE, patiently
+from data.patience import NOT_THERE, patiently, storage_patience
 
 T = TypeVar("T")
 
@@ -51,24 +52,24 @@ class Storage:
     files under a mount point, or stand in the way of the folder that is to come back. The folder
     counts as away while it is missing or empty, so it must be made and have a file before.
     ``folder`` keeps patience and anchor.
+
+    A bucket is always waited for, for the patience given or else for ``storage_patience()``; when
+    it refuses, that is a ``RefusedError`` (an ``InputError``) at once.
     """
 
     def __init__(self, uri: str | Path, patience: float = 0, anchor: str | None = None):
-        try:
-            self.fs, root = fsspec.core.url_to_fs(str(uri))
-        except (ValueError, ImportError) as error:  # an unknown protocol, or its package missing
-            raise InputError(f"{uri}: not a path or URI that can be opened: {error}") from error
+        self.fs, root = open_filesystem(str(uri))
         self.root: str = root.rstrip("/") or "/"
         self.is_local = isinstance(self.fs, LocalFileSystem)
         self.uri: str = self.root if self.is_local else self.fs.unstrip_protocol(self.root)
-        self.patience = patience
+        self.patience = patience if self.is_local else patience or storage_patience()
         self.anchor = anchor or self.root
 
     def __reduce__(self) -> tuple[type["Storage"], tuple[str, float, str]]:
         return Storage, (self.uri, self.patience, self.anchor)
 
     def path(self, *names: str) -> str:
-        return posixpath.join(self.root, *names)
+        return posixpath.join(self.root, *filter(None, names))
 
     def folder(self, *names: str) -> "Storage":
         return Storage(posixpath.join(self.uri, *names), self.patience, self.anchor)
@@ -78,7 +79,7 @@ class Storage:
 
     def size(self, name: str = "") -> int | None:
         """A file's bytes, any number for a folder; None if it is not there."""
-        path = self.path(name) if name else self.root
+        path = self.path(name)
         try:
             return self._patiently(lambda: self._size(path))
         except NOT_THERE:
@@ -92,21 +93,63 @@ class Storage:
     def stamp(self, name: str) -> str | None:
         """Tells one version of a file from the next; None while none is to be had."""
         try:
-            facts = self.fs.info(self.path(name))
+            facts = self._patiently(lambda: self.fs.info(self.path(name)))
         except OSError:
             return None
         known = ("mtime", "LastModified", "last_modified", "updated", "ETag", "etag", "ino", "size")
         return str([facts.get(name) for name in known])
 
-    def read(self, name: str) -> bytes:
-        return self._patiently(lambda: bytes(self.fs.cat_file(self.path(name))))
+    def is_folder(self) -> bool:
+        """Whether this is a folder: in a bucket, whether objects lie below it."""
+        return self._patiently(self._is_folder)
+
+    def _is_folder(self) -> bool:
+        if self.is_local:
+            return os.path.isdir(self.root)
+        try:
+            entries = self.fs.ls(self.root, detail=True)
+        except NOT_THERE as error:
+            if self.refusal(error):  # a bucket that is not there is not the same
+                raise
+            return False
+        return any(entry["name"].rstrip("/") != self.root for entry in entries)
+
+    def read(self, name: str = "") -> bytes:
+        # s3fs would ask for the size first
+        how = {"max_concurrency": 1} if S3[0] in self.fs.protocol else {}
+        return self._patiently(lambda: bytes(self.fs.cat_file(self.path(name), **how)))
+
+    def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
+        """Many files by name, those left out that are not there; of a bucket side by side."""
+
+        def read(name: str) -> bytes | None:
+            try:
+                return self.read(name)
+            except FileNotFoundError:
+                return None
+
+        names = list(names)
+        if self.is_local or len(names) < 2:
+            found = list(map(read, names))
+        else:
+            with ThreadPoolExecutor(min(READERS, len(names))) as pool:
+                found = list(pool.map(read, names))
+        return {n: content for n, content in zip(names, found, strict=True) if content is not None}
 
     def open(self, name: str = "") -> Any:
         """Opens a file to read parts of it: of a bucket just those, and nothing ahead of them."""
-        path = self.path(name) if name else self.root
-        if not self.is_local:
-            with contextlib.suppress(TypeError):  # some file systems have no such choice
-                return self.fs.open(path, "rb", cache_type="none")
+        path = self.path(name)
+        if self.is_local:
+            return self.fs.open(path, "rb")
+        file = self._patiently(lambda: self._open_far(path))
+        if (cache := getattr(file, "cache", None)) is not None:
+            fetch = cache.fetcher
+            cache.fetcher = lambda start, end: self._patiently(lambda: fetch(start, end))
+        return file
+
+    def _open_far(self, path: str) -> Any:
+        with contextlib.suppress(TypeError):  # some file systems have no such choice
+            return self.fs.open(path, "rb", cache_type="none")
         return self.fs.open(path, "rb")
 
     def write(self, name: str, content: bytes) -> None:
@@ -132,6 +175,24 @@ class Storage:
             with contextlib.suppress(OSError):
                 os.remove(beside)
             raise
+
+    def write_if_unchanged(self, name: str, content: bytes, stamp: str | None) -> bool:
+        """Writes a file of a bucket if its ``etag`` is still ``stamp``; None for not there.
+
+        False if it is another's now, or this very write's, whose answer was lost: read to tell.
+        What a store can promise of it is what ``put_if_unchanged`` says.
+        """
+        path = self.path(name)
+        return self._patiently(lambda: put_if_unchanged(self.fs, path, content, stamp))
+
+    def etag(self, name: str) -> str | None:
+        """A bucket's name for this version of a file; None if it is not there or has none."""
+        try:
+            facts = self._patiently(lambda: self.fs.info(self.path(name)))
+        except NOT_THERE:
+            return None
+        etag: str | None = facts.get("ETag") or facts.get("etag")
+        return etag
 
     def _make_folder(self, folder: str) -> None:
         if not self.patience:
@@ -162,38 +223,62 @@ class Storage:
 
     def names(self, folder: str, suffix: str = "") -> list[str]:
         """Sorted names of the files directly in ``folder``; none if it is not there."""
-        where = self.path(folder) if folder else self.root
-        try:
-            names = self._patiently(lambda: self._files(where))
-        except NOT_THERE:
-            return []
-        return sorted(name for name in names if name.endswith(suffix) and not name.startswith("."))
+        files = self._listing(folder)
+        return sorted(name for name in files if name.endswith(suffix) and not name.startswith("."))
 
-    def _files(self, where: str) -> list[str]:
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of the files directly in ``folder``, by name; of a bucket by one listing."""
+        if not self.is_local:
+            return self._listing(folder)
+        sizes = {name: self.size(posixpath.join(folder, name)) for name in self._listing(folder)}
+        return {name: size for name, size in sizes.items() if size is not None}
+
+    def _listing(self, folder: str) -> dict[str, int]:
+        where = self.path(folder)
+        try:
+            return self._patiently(lambda: self._files(where))
+        except NOT_THERE:
+            return {}
+
+    def _files(self, where: str) -> dict[str, int]:
+        """Names, and of a bucket's objects their bytes."""
         if self.is_local:
             # not fsspec's: of a folder that is moved away meanwhile it leaves out what it misses
             with os.scandir(where) as entries:
-                return [entry.name for entry in entries if entry.is_file()]
+                return {entry.name: 0 for entry in entries if entry.is_file()}
         self.fs.invalidate_cache()  # another process may have written since the last listing
-        self._size(where)
         entries = self.fs.ls(where, detail=True)
-        return [posixpath.basename(e["name"]) for e in entries if e["type"] == "file"]
+        files = (e for e in entries if e["type"] == "file" and e["name"] != where)
+        return {posixpath.basename(e["name"]): int(e["size"] or 0) for e in files}
 
     def delete(self, name: str) -> None:
         """Removes a file or folder; nothing happens if it is not there."""
-        path = self.path(name) if name else self.root
+        path = self.path(name)
         with contextlib.suppress(*NOT_THERE):
             self._patiently(lambda: self._delete(path))
 
     def _delete(self, path: str) -> None:
+        if S3[0] in self.fs.protocol:
+            files = self.fs.find(path)
+            if files:
+                self.fs.rm(files)
+            return
         self._size(path)
         self.fs.rm(path, recursive=True)
 
     def _patiently(self, work: Callable[[], T]) -> T:
+        if not self.is_local:
+            try:
+                return patiently(work, self.uri, self.patience)
+            except Exception as error:  # of fsspec's packages, each of which has its own
+                raise self.refusal(error) or error from error.__cause__
         if not self.patience:
             return work()
-        where = self.anchor if self.is_local else self.uri
-        return patiently(work, where, self.patience, lambda: self.is_local and self._vanished())
+        return patiently(work, self.anchor, self.patience, self._vanished)
+
+    def refusal(self, error: BaseException) -> InputError | None:
+        """What a bucket's error means to the user if it refuses to do what it was asked."""
+        return None if self.is_local else refusal(error, self.uri)
 
     def _vanished(self) -> bool:
         """Whether the local folder is missing, or an empty mount point is in its place."""
@@ -211,7 +296,7 @@ class Storage:
         A bucket is only reached for.
         """
         if not self.is_local:
-            self.fs.exists(self.root)
+            self.size()
             return
         there = Path(self.root)
         while not there.exists():

@@ -284,7 +284,7 @@ def read_answers(
 def _content(uri: str) -> bytes:
     storage = Storage(uri)
     try:
-        return bytes(storage.fs.cat_file(storage.root))
+        return storage.read()
     except OSError as error:
         raise InputError(f"{uri}: cannot be read: {error}") from error
 

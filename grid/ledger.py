@@ -1,8 +1,10 @@
 """The durable record of trials: one JSON file each, replaced atomically."""
 
+import contextlib
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -86,6 +88,7 @@ class Ledger:
         # what is wrong with files that records tell of, each said once
         self.problems: list[str] = []
         self._sizes: dict[str, int] = {}
+        self._listings: dict[str, dict[str, int]] | None = None
 
     def write(self, record: Record) -> None:
         content = record.model_dump_json(indent=1) + "\n"
@@ -94,11 +97,15 @@ class Ledger:
 
     def read(self, trial_id: str) -> Record | None:
         """The trial's record; None if there is none or it cannot be read (then it trains again)."""
-        name = f"{FOLDER}/{trial_id}.json"
         try:
-            record = Record.model_validate_json(self.storage.read(name))
+            return self._parse(trial_id, self.storage.read(f"{FOLDER}/{trial_id}.json"))
         except FileNotFoundError:
             return None
+
+    def _parse(self, trial_id: str, content: bytes) -> Record | None:
+        name = f"{FOLDER}/{trial_id}.json"
+        try:
+            record = Record.model_validate_json(content)
         except ValidationError:
             self.unreadable.append(self.storage.path(name))
             return None
@@ -119,12 +126,31 @@ class Ledger:
 
     def read_all(self) -> dict[str, Record]:
         """All readable records by trial id."""
+        names = [f"{FOLDER}/{name}" for name in self.storage.names(FOLDER, ".json")]
         records = {}
-        for name in self.storage.names(FOLDER, ".json"):
-            record = self.read(name.removesuffix(".json"))
+        for name, content in self.storage.read_all(names).items():
+            trial_id = name.removeprefix(f"{FOLDER}/").removesuffix(".json")
+            record = self._parse(trial_id, content)
             if record is not None:
                 records[record.id] = record
         return records
+
+    @contextlib.contextmanager
+    def listed(self) -> Iterator[None]:
+        """While the block runs, files are looked for in one listing a folder."""
+        self._listings = {}
+        try:
+            yield
+        finally:
+            self._listings = None
+
+    def _size(self, name: str) -> int | None:
+        if self._listings is None or self.storage.is_local:
+            return self.storage.size(name)
+        folder, _, file = name.rpartition("/")
+        if folder not in self._listings:
+            self._listings[folder] = self.storage.sizes(folder)
+        return self._listings[folder].get(file)
 
     def has_weights(self, trial_id: str) -> bool:
         """Whether a finished trial's weights are there, as long as they were when written."""
@@ -136,7 +162,7 @@ class Ledger:
         return self._has(predictions_file(trial_id), "missing", "its trial is measured again")
 
     def _has(self, name: str, missing: str, then: str) -> bool:
-        size, expected = self.storage.size(name), self._sizes.get(name)
+        size, expected = self._size(name), self._sizes.get(name)
         if size is None:
             problem = missing
         elif expected is not None and size != expected:

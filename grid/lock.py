@@ -87,6 +87,8 @@ class RunLock:
                     self._await_death(found)
                 if self._take(found):
                     break
+        except InputError:
+            raise
         except OSError as error:
             raise InputError(
                 f"{self._storage.uri}: cannot be locked: {error}; {FILE} and {GUARD} in it must be "
@@ -148,24 +150,21 @@ class RunLock:
             if guarded:
                 self._storage.write(FILE, self._beat_now())
                 return True
-            if found is None and not self._create():
-                return False
-            if found is not None:
+            if self._storage.is_local:  # where files cannot be locked
                 self._storage.write(FILE, self._beat_now())
-        # two may have written: the last one's is there, once both are done
+            else:
+                self._put(self._storage, found)
+        # a store without conditions may have let two write: the last one's is there, once both
+        # are done; and a put whose answer was lost is this process's own
         time.sleep(min(2.0, self.interval / 5))
         return self._is_mine(_parse(_read(self._storage)))
 
-    def _create(self) -> bool:
-        """Writes a lock where none is; buckets refuse a second one, if they can."""
-        fs, path = self._storage.fs, self._storage.path(FILE)
-        try:
-            fs.pipe_file(path, self._beat_now(), mode="create")
-        except FileExistsError:
-            return False
-        except (NotImplementedError, TypeError, ValueError):
-            self._storage.write(FILE, self._beat_now())
-        return True
+    def _put(self, storage: Storage, found: bytes | None) -> None:
+        """Replaces the lock that was found in a bucket, or none, unless it is another now."""
+        etag = None if found is None else storage.etag(FILE)
+        if found is not None and (etag is None or _read(storage) != found):
+            return
+        storage.write_if_unchanged(FILE, self._beat_now(), etag)
 
     def _beat_now(self) -> bytes:
         self._me.heartbeat = time.time()
@@ -183,13 +182,16 @@ class RunLock:
     def _refresh(self) -> None:
         _read(self._lasting)  # waits for storage that vanished
         with _guard(self._lasting, create=True):  # someone may have deleted it
-            holder = _parse(_read(self._lasting))
+            found = _read(self._lasting)
+            holder = _parse(found)
             if self._left.is_set():
                 return
-            if holder is None or self._is_mine(holder):
+            if holder is not None and not self._is_mine(holder):
+                self.lost_to = holder
+            elif self._lasting.is_local:
                 self._lasting.write(FILE, self._beat_now())
             else:
-                self.lost_to = holder
+                self._put(self._lasting, found)
 
 
 @contextlib.contextmanager

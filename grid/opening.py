@@ -23,7 +23,7 @@ def load(
         overrides["seeds"] = seeds
     text = None
     folder = Storage(source)
-    if folder.fs.isdir(folder.root):
+    if folder.is_folder():
         if not folder.exists(EXPERIMENT_COPY):
             raise InputError(
                 f"{source}: a folder without {EXPERIMENT_COPY}: no run was started here; give "
@@ -68,14 +68,15 @@ def open_grid(
     for path in ledger.unreadable:
         err.print(f"{path}: not a readable record; its trial trains again", soft_wrap=True)
     facts = {trial_id: record_summary(record) for trial_id, record in records.items()}
-    scheduler = Scheduler(
-        plan,
-        facts,
-        ledger.has_weights,
-        ledger.has_predictions if for_run else lambda trial_id: True,
-        Suggestions(ledger.storage, writes=for_run and patience > 0).suggest,
-        chosen,
-    )
+    with ledger.listed():
+        scheduler = Scheduler(
+            plan,
+            facts,
+            ledger.has_weights,
+            ledger.has_predictions if for_run else lambda trial_id: True,
+            Suggestions(ledger.storage, writes=for_run and patience > 0).suggest,
+            chosen,
+        )
     for problem in ledger.problems:
         say(problem)
     return scheduler, records, ledger

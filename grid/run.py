@@ -18,6 +18,7 @@ from ray import tune
 from ray._private.services import GcsClient
 from ray._private.state import available_resources_per_node
 from ray.exceptions import AuthenticationError
+from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
 
 from data.errors import InputError
@@ -129,6 +130,7 @@ def start_ray(streaming: bool) -> None:
         RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
         RAY_USAGE_STATS_ENABLED="0",
     )
+    _keep_credentials()
     for name in ("ray", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # a death is no error here but a reason to go on; what it was stands in the trial's log
@@ -145,6 +147,13 @@ def start_ray(streaming: bool) -> None:
         # the dashboard stays on: without it Ray Train leaks placement groups of stopped trials
         **({"object_store_memory": _object_store_bytes(streaming)} if address == "local" else {}),
     )
+
+
+def _keep_credentials() -> None:
+    """Tune would copy them into its processes' runtime environments, which Ray writes into logs."""
+    class_cache.ENV_VARS_TO_PROPAGATE -= {
+        name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")
+    }
 
 
 def check_address(address: str) -> None:

@@ -121,8 +121,7 @@ def uses_ray_stream(stream: str, dataset: Dataset) -> bool:
     if stream != "auto":
         return stream == "ray"
     files = [shard.file for shard in dataset.manifest.shards if shard.split == "pool"]
-    sizes = (int(dataset.storage.fs.size(dataset.storage.path(file))) for file in files)
-    return sum(sizes) > MEMORY_POOL_BYTES
+    return sum(dataset.storage.size(file) or 0 for file in files) > MEMORY_POOL_BYTES
 
 
 def run_trial(
