@@ -22,7 +22,13 @@ from errno import (
 )
 from typing import Any, TypeVar
 
-from tenacity import RetryCallState, Retrying, stop_after_delay, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    stop_after_delay,
+    wait_exponential,
+    wait_random_exponential,
+)
 
 from data.buckets import is_away as bucket_is_away
 from data.errors import InputError
@@ -86,10 +92,11 @@ def patiently(
             f"it back, then run the same command again ({PATIENCE} sets how long it is waited for)"
         ) from _error(state)
 
+    # at random: a server that comes back is not met by all at once
+    pauses = wait_random_exponential if vanished is None else wait_exponential
     retrying = Retrying(
         retry=is_away,
-        # growing, and at random: a server that comes back is not met by all at once
-        wait=wait_random_exponential(multiplier=0.1, max=min(5, seconds / 4)),
+        wait=pauses(multiplier=0.1, max=min(5, seconds / 4)),
         stop=stop_after_delay(seconds),
         before_sleep=say_once,
         retry_error_callback=give_up,

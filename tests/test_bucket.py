@@ -315,7 +315,9 @@ def test_a_missing_bucket_and_wrong_credentials_are_said_at_once(
         Storage("s3://none/a").write("file", b"")
     done = run_status("s3://none/a")
     assert done.returncode == 2 and "make the bucket" in done.stderr, done.stderr
-    check = Request(f"http://127.0.0.1:{server}/moto-api/reset-auth", b"0")
+    check = Request(
+        f"http://127.0.0.1:{server}/moto-api/reset-auth", b"0", {"Content-Type": "text"}
+    )
     try:
         urlopen(check).close()
         done = run_status("s3://shop/a")
