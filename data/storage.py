@@ -113,12 +113,19 @@ class Storage:
         """Writes a whole file, making its folders; readers see the old content or the new."""
         path = self.path(name)
         if not self.is_local:
-            self._patiently(lambda: self.fs.pipe_file(path, content))
+            self._patiently(lambda: self._put(path, content))
             return
         folder, file = os.path.split(path)
         # one name for all attempts: what an interrupted one left is written over
         beside = os.path.join(folder, f".{file}.{uuid.uuid4().hex}.tmp")
         self._patiently(lambda: self._write(path, beside, content))
+
+    def before_change(self) -> None:
+        """Called right before each change, also when it is tried again; may refuse by raising."""
+
+    def _put(self, path: str, content: bytes) -> None:
+        self.before_change()
+        self.fs.pipe_file(path, content)
 
     def _write(self, path: str, beside: str, content: bytes) -> None:
         self._make_folder(os.path.dirname(path))
@@ -127,6 +134,7 @@ class Storage:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())  # else a power cut may keep the name and lose the bytes
+            self.before_change()
             os.replace(beside, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -137,7 +145,7 @@ class Storage:
         if not self.patience:
             os.makedirs(folder, exist_ok=True)
             return
-        if self._vanished():
+        if self.vanished():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.anchor)
         made = self.anchor
         for name in os.path.relpath(folder, self.anchor).split(os.sep):
@@ -154,11 +162,16 @@ class Storage:
         """
         old, new = self.path(name), self.path(kept)
         if not self.is_local:
-            self._patiently(lambda: self.fs.copy(old, new))
+            self._patiently(lambda: self._copy(old, new))
             return
         self.delete(kept)
         with contextlib.suppress(OSError):
+            self.before_change()
             os.link(old, new)
+
+    def _copy(self, old: str, new: str) -> None:
+        self.before_change()
+        self.fs.copy(old, new)
 
     def names(self, folder: str, suffix: str = "") -> list[str]:
         """Sorted names of the files directly in ``folder``; none if it is not there."""
@@ -187,15 +200,16 @@ class Storage:
 
     def _delete(self, path: str) -> None:
         self._size(path)
+        self.before_change()
         self.fs.rm(path, recursive=True)
 
     def _patiently(self, work: Callable[[], T]) -> T:
         if not self.patience:
             return work()
         where = self.anchor if self.is_local else self.uri
-        return patiently(work, where, self.patience, lambda: self.is_local and self._vanished())
+        return patiently(work, where, self.patience, lambda: self.is_local and self.vanished())
 
-    def _vanished(self) -> bool:
+    def vanished(self) -> bool:
         """Whether the local folder is missing, or an empty mount point is in its place."""
         try:
             with os.scandir(self.anchor) as entries:
