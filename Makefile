@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: install quickstart test lint bench chaos cluster-test scale-test picture clean
+.PHONY: install quickstart test lint bench chaos cluster-test restart-test scale-test picture clean
 .DELETE_ON_ERROR:
 
 install: $(READY)
@@ -41,6 +41,10 @@ chaos: $(READY)
 # The quickstart as a job on a real cluster of three nodes on this machine: a quarter of an hour.
 cluster-test: $(READY)
 	$(BIN)/python -m tests.cluster
+
+# A job whose process is killed, then one whose head is replaced, followed by one command: some minutes.
+restart-test: $(READY)
+	$(BIN)/python -m tests.cluster.restarts
 
 # A small grid on a cluster whose autoscaler starts nodes from none, and ends them: a quarter of an hour.
 # Alone: nothing else should use this machine, other Rays least of all.

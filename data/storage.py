@@ -156,12 +156,19 @@ class Storage:
         """Writes a whole file, making its folders; readers see the old content or the new."""
         path = self.path(name)
         if not self.is_local:
-            self._patiently(lambda: self.fs.pipe_file(path, content))
+            self._patiently(lambda: self._put(path, content))
             return
         folder, file = os.path.split(path)
         # one name for all attempts: what an interrupted one left is written over
         beside = os.path.join(folder, f".{file}.{uuid.uuid4().hex}.tmp")
         self._patiently(lambda: self._write(path, beside, content))
+
+    def before_change(self) -> None:
+        """Called right before each change, also when it is tried again; may refuse by raising."""
+
+    def _put(self, path: str, content: bytes) -> None:
+        self.before_change()
+        self.fs.pipe_file(path, content)
 
     def _write(self, path: str, beside: str, content: bytes) -> None:
         self._make_folder(os.path.dirname(path))
@@ -170,6 +177,7 @@ class Storage:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())  # else a power cut may keep the name and lose the bytes
+            self.before_change()
             os.replace(beside, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -198,7 +206,7 @@ class Storage:
         if not self.patience:
             os.makedirs(folder, exist_ok=True)
             return
-        if self._vanished():
+        if self.vanished():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.anchor)
         made = self.anchor
         for name in os.path.relpath(folder, self.anchor).split(os.sep):
@@ -215,11 +223,16 @@ class Storage:
         """
         old, new = self.path(name), self.path(kept)
         if not self.is_local:
-            self._patiently(lambda: self.fs.copy(old, new))
+            self._patiently(lambda: self._copy(old, new))
             return
         self.delete(kept)
         with contextlib.suppress(OSError):
+            self.before_change()
             os.link(old, new)
+
+    def _copy(self, old: str, new: str) -> None:
+        self.before_change()
+        self.fs.copy(old, new)
 
     def names(self, folder: str, suffix: str = "") -> list[str]:
         """Sorted names of the files directly in ``folder``; none if it is not there."""
@@ -264,6 +277,7 @@ class Storage:
                 self.fs.rm(files)
             return
         self._size(path)
+        self.before_change()
         self.fs.rm(path, recursive=True)
 
     def _patiently(self, work: Callable[[], T]) -> T:
@@ -274,13 +288,13 @@ class Storage:
                 raise self.refusal(error) or error from error.__cause__
         if not self.patience:
             return work()
-        return patiently(work, self.anchor, self.patience, self._vanished)
+        return patiently(work, self.anchor, self.patience, self.vanished)
 
     def refusal(self, error: BaseException) -> InputError | None:
         """What a bucket's error means to the user if it refuses to do what it was asked."""
         return None if self.is_local else refusal(error, self.uri)
 
-    def _vanished(self) -> bool:
+    def vanished(self) -> bool:
         """Whether the local folder is missing, or an empty mount point is in its place."""
         try:
             with os.scandir(self.anchor) as entries:

@@ -42,6 +42,7 @@ from grid.slots import (
 from grid.supervise import is_restarted, scratch_folder
 from grid.trackers.tracker import Trackers
 from grid.work import Death, cutoffs_of, do_job, order_for, settle
+from trainers.fence import begin_attempt, end_attempts
 from trainers.trial import Place, TrialSpec, latest_checkpoint, uses_ray_stream
 
 # By so much the clocks of two machines may differ.
@@ -315,6 +316,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         self.plan, self.scheduler, self.ledger, self.view = scheduler.plan, scheduler, ledger, view
         self.scratch, self.stop, self.trackers = scratch, stop, trackers
         self.streaming = _streams(self.plan)
+        self.on_cluster = bool(os.environ.get("RAY_ADDRESS"))
         self.jobs: dict[str, Job] = {}
         self.trials = TuneTrials(self._look)
         # how often in a row a job's process died, and which checkpoint was there at that time
@@ -339,8 +341,18 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         self._began[trial_id] = time.time()
         self.view.started(job)
         order = order_for(self.plan, job, self.ledger.storage, len(self.jobs))
+        if self.on_cluster:
+            order["place"]["attempt"] = job.spec.id, self._begin_attempt(job)
         order["train_storage"] = self.scratch
         return {"order": json.dumps(order), "request": dict(self.request(job))}
+
+    def _begin_attempt(self, job: Job) -> str:
+        try:
+            return begin_attempt(self.ledger.storage, job.spec.id)
+        except StorageGoneError as error:
+            self.gone = error
+            self.stop.set()
+            raise KeyboardInterrupt from error
 
     def _next(self) -> Job | None:
         """The next job that the machines have room for."""
@@ -418,6 +430,8 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
             return
         death = Death(words or "", self.max_failures(job) + 1) if error else None
         try:
+            if self.on_cluster:
+                end_attempts(self.ledger.storage, job.spec.id)
             record, problem = settle(job, self.scheduler, self.ledger, result, death)
         except StorageGoneError as error_of_storage:
             # raised here, Tune would only say that something broke

@@ -1,6 +1,7 @@
 """What becomes of one job: the trial trained or measured, and what the ledger says of it."""
 
 import contextlib
+import logging
 import time
 import traceback
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from grid.ledger import ENDED, Ledger, Record, record_summary, start_record
 from grid.plan import Plan
 from grid.scheduler import Job, Scheduler
 from trainers.choose import Cutoffs
+from trainers.fence import FencedError
 from trainers.progress import Meter, device_kind, held_devices, read_progress
 from trainers.trial import DamagedError, Place, TrialSpec, measure_trial, run_trial
 from trainers.weights import Weights
@@ -79,6 +81,9 @@ def do_job(order: dict[str, Any], report: Report, run_group: RunGroup) -> None:
             _measure(spec, place, ledger, order, report)
         else:
             _train(spec, place, ledger, order, report, run_group)
+    except FencedError as error:  # who gave it up does not listen any more
+        logging.getLogger(__name__).warning("%s", error)
+        report({"step": 0, "problem": str(error)})
     except DamagedError as error:
         report({"step": 0, "damaged_trial": error.trial_id, "problem": error.problem})
     except OSError as error:  # a full disk, storage that is gone: the ledger cannot say it
@@ -158,7 +163,7 @@ def _train(
         if record.status == "finished":
             record.weights_file = FileFacts(**outcome["weights_file"])
         _note_course(record, outcome)
-    except DamagedError:  # the parent's failure, not its own
+    except (DamagedError, FencedError):  # the parent's failure, not its own; nobody's
         raise
     except Exception as error:  # whatever went wrong belongs into the ledger, not only to Ray
         root = _root(error)
@@ -236,7 +241,7 @@ def _measure(
             )
             record.device_seconds = meter.spent()
             record.error = record.log = None
-        except DamagedError:
+        except (DamagedError, FencedError):
             raise
         except Exception as error:  # see _train
             _note_error(record, error, place)

@@ -3,7 +3,7 @@
 import json
 import os
 import uuid
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import ray
@@ -20,7 +20,8 @@ from ray.train import (
     TrainingFailedError,
     WorkerGroupError,
 )
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch.config import _TorchBackend as TorchBackend
 from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupFailedError,
     WorkerGroupStartupTimeoutError,
@@ -33,6 +34,7 @@ from trainers.checkpoint import Checkpoints
 from trainers.choose import Cutoffs
 from trainers.health import CollapsedError, DivergedError
 from trainers.loop import Outcome
+from trainers.network import backend_for, talk_over
 from trainers.progress import Meter, device_kind, held_devices
 from trainers.runtime import DistributedRuntime
 from trainers.trial import DamagedError, Place, TrialSpec, latest_checkpoint, run_trial
@@ -44,6 +46,24 @@ NOT_STARTED = (WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError)
 LOST = (WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError, RayActorError)
 # An exception of a worker may be another one's death, seen from afar: it is tried again so often.
 WORKER_EXCEPTIONS = 3
+
+
+class GroupNetwork(TorchConfig):  # type: ignore[misc]  # Ray is untyped
+    """Torch's process group, over the network that Ray's nodes know each other by."""
+
+    @property
+    def backend_cls(self) -> type[TorchBackend]:
+        return _GroupNetworkBackend
+
+
+class _GroupNetworkBackend(TorchBackend):  # type: ignore[misc]  # Ray is untyped
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        worker_group.execute(_talk_over_rays_network)
+        super().on_start(worker_group, backend_config)
+
+
+def _talk_over_rays_network() -> None:
+    talk_over(ray.util.get_node_ip_address())
 
 
 class GroupDiedError(RuntimeError):
@@ -69,9 +89,8 @@ def run_group(
     ``GroupDiedError`` is raised. Ray Train itself neither looks at checkpoints nor outlives its
     controller, so it is left no failures of its own. Raises what a worker raised.
     """
-    config = {
+    config: dict[str, Any] = {
         "spec": spec.model_dump_json(),
-        "place": asdict(place),
         "devices": (cpus_per_worker, gpus_per_worker),
         "cutoffs": cutoffs or {},
     }
@@ -84,6 +103,7 @@ def run_group(
     checkpoint = place.storage.stamp(latest_checkpoint(spec.id))
     deaths = exceptions = 0
     while True:
+        config["place"] = asdict(_next_part(place))
         run = RunConfig(
             # a name of its own, or it would look for the state of the one that died
             name=f"{spec.id}-{uuid.uuid4().hex[:8]}",
@@ -93,7 +113,11 @@ def run_group(
         )
         try:
             trainer = TorchTrainer(
-                _worker, train_loop_config=config, scaling_config=scaling, run_config=run
+                _worker,
+                train_loop_config=config,
+                torch_config=GroupNetwork(backend=backend_for(gpus_per_worker)),
+                scaling_config=scaling,
+                run_config=run,
             )
             trainer.fit()
             return _read_outcome(place, spec)
@@ -111,6 +135,16 @@ def run_group(
                 if not _died(error):
                     raise
                 raise GroupDiedError(_describe(error, deaths, scaling)) from error
+
+
+def _next_part(place: Place) -> Place:
+    """For the next start of the group: what is left of the one before may write nothing more.
+
+    Raises ``FencedError`` when the attempt itself was given up.
+    """
+    if place.fence is None:
+        return place
+    return replace(place, attempt=(place.fence.trial_id, place.fence.next_part()))
 
 
 def free_orphans() -> None:

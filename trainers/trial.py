@@ -14,6 +14,7 @@ from data.schema import Dataset, open_dataset
 from data.splits import label_subset
 from data.storage import FileFacts, Storage
 from trainers.choose import Cutoffs
+from trainers.fence import Fence, FencedStorage
 from trainers.recipe import RECIPE_VERSION, Method, Recipe
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ class Place:
     torch's within an operation; ``weights_uri`` is the file of weights that the specification
     names by their hash, and ``weights_sha256`` the hash of the trained weights that it loads, if
     it is known. With ``patience`` (seconds) the folder is waited for when it vanishes, and
-    never made: see ``Storage``.
+    never made: see ``Storage``. ``attempt`` is a trial and the token of an attempt at it, on a
+    cluster: once it was given up, nothing more is written there.
     """
 
     dataset_uri: str
@@ -84,10 +86,16 @@ class Place:
     weights_uri: str | None = None
     patience: float = 0
     weights_sha256: str | None = None
+    attempt: tuple[str, str] | None = None
 
     @property
     def storage(self) -> Storage:
-        return Storage(self.folder, self.patience)
+        storage = Storage(self.folder, self.patience)
+        return storage if self.fence is None else FencedStorage(storage, self.fence)
+
+    @property
+    def fence(self) -> Fence | None:
+        return None if self.attempt is None else Fence(Storage(self.folder), *self.attempt)
 
     def checkpoints(self, trial_id: str) -> Storage:
         return self.storage.folder("checkpoints", trial_id)

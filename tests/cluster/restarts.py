@@ -1,6 +1,6 @@
 """A job whose process is killed, then one whose head is replaced, while one command follows it.
 
-``python -m tests.cluster.restarts``: a small grid on a head and a node on this machine, some three
+``make restart-test``: a small grid on a head and a node on this machine, some three
 minutes. The command that follows starts the job again each time, the grid goes on from its ledger,
 and its table is that of a run without a cluster.
 """

@@ -1,0 +1,87 @@
+"""Attempts at a trial, of which only the last that was begun may write.
+
+A node that is cut off from its cluster is not dead: its process trains on while another one was
+started for the same trial, and may still reach the storage. So whoever hands a trial out writes the
+attempt's token into the run's folder, and its process compares before it writes.
+"""
+
+import uuid
+from dataclasses import dataclass
+
+from data.storage import Storage
+
+FOLDER = "attempts"
+
+
+class FencedError(RuntimeError):
+    """This attempt at a trial was given up: it may write nothing more."""
+
+
+def attempt_file(trial_id: str) -> str:
+    return f"{FOLDER}/{trial_id}"
+
+
+def begin_attempt(storage: Storage, trial_id: str) -> str:
+    """Gives up all earlier attempts at the trial; the token of the new one."""
+    token = uuid.uuid4().hex
+    storage.write(attempt_file(trial_id), token.encode())
+    return token
+
+
+def end_attempts(storage: Storage, trial_id: str) -> None:
+    """Gives up all attempts at the trial; none is begun."""
+    storage.delete(attempt_file(trial_id))
+
+
+@dataclass(frozen=True)
+class Fence:
+    """What an attempt at a trial looks at before it writes.
+
+    An attempt may begin parts of itself, one after the other, with ``next_part``: of them, too,
+    only the last may write, while the attempt itself still may.
+    """
+
+    storage: Storage  # without patience: it is asked within the attempts of those that have some
+    trial_id: str
+    token: str
+
+    def check(self) -> None:
+        """Raises ``FencedError`` when this attempt was given up, ``OSError`` if none can tell."""
+        try:
+            found = self.storage.read(attempt_file(self.trial_id)).decode()
+        except FileNotFoundError:
+            if self.storage.is_local and self.storage.vanished():
+                raise  # with all else, for a while
+            found = ""
+        if found != self.token and not found.startswith(f"{self.token}."):
+            raise FencedError(
+                f"trial {self.trial_id}: this attempt at it was given up, another one may be at "
+                "work; nothing more is written"
+            )
+
+    def next_part(self) -> str:
+        """Gives up earlier parts of this attempt; the token of the new one."""
+        self.check()
+        token = f"{self.token}.{uuid.uuid4().hex}"
+        self.storage.write(attempt_file(self.trial_id), token.encode())
+        return token
+
+
+class FencedStorage(Storage):
+    """A storage that changes nothing once the attempt that has it was given up.
+
+    Asked right before each change: plain storage has no way to make both one step.
+    """
+
+    def __init__(self, storage: Storage, fence: Fence):
+        super().__init__(storage.uri, storage.patience, storage.anchor)
+        self.fence = fence
+
+    def __reduce__(self) -> tuple[type[Storage], tuple[Storage, Fence]]:  # type: ignore[override]
+        return FencedStorage, (Storage(self.uri, self.patience, self.anchor), self.fence)
+
+    def folder(self, *names: str) -> Storage:
+        return FencedStorage(super().folder(*names), self.fence)
+
+    def before_change(self) -> None:
+        self.fence.check()
