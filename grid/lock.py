@@ -162,9 +162,12 @@ class RunLock:
     def _put(self, storage: Storage, found: bytes | None) -> None:
         """Replaces the lock that was found in a bucket, or none, unless it is another now."""
         etag = None if found is None else storage.etag(FILE)
-        if found is not None and (etag is None or _read(storage) != found):
+        if _read(storage) != found:
             return
-        storage.write_if_unchanged(FILE, self._beat_now(), etag)
+        if found is not None and etag is None:  # a store that tells no versions
+            storage.write(FILE, self._beat_now())
+        else:
+            storage.write_if_unchanged(FILE, self._beat_now(), etag)
 
     def _beat_now(self) -> bytes:
         self._me.heartbeat = time.time()
