@@ -27,6 +27,7 @@ from grid.autoscaler import Asks, cluster_growth
 from grid.growth import FIXED, Growth, asks_for, grown, show_asks
 from grid.ledger import ENDED, Ledger
 from grid.live import LiveView
+from grid.node_check import check_nodes
 from grid.plan import Plan
 from grid.scheduler import Job, Scheduler
 from grid.slots import (
@@ -89,6 +90,8 @@ def run_plan(
             start_ray(streaming)
             growth = cluster_growth() if os.environ.get("RAY_ADDRESS") else FIXED
             check_room(scheduler, cluster_machines(), streaming, growth)
+            if os.environ.get("RAY_ADDRESS"):
+                check_nodes(scheduler.plan, ledger.storage)
             searcher = GridSearcher(
                 scheduler, ledger, view, scratch, stop or threading.Event(), trackers, growth
             )

@@ -16,6 +16,7 @@ RAY_MODULES = {
     "data.stream",
     "trainers.ray_worker",
     "grid.autoscaler",
+    "grid.node_check",
     "grid.run",
     "grid.predict.ray_data",
     "grid.submit.jobs",
