@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: install quickstart test lint bench chaos cluster-test restart-test scale-test picture clean
+.PHONY: install quickstart test lint bench chaos cluster-test restart-test hosts-test scale-test picture clean
 .DELETE_ON_ERROR:
 
 install: $(READY)
@@ -45,6 +45,10 @@ cluster-test: $(READY)
 # A job whose process is killed, then one whose head is replaced, followed by one command: some minutes.
 restart-test: $(READY)
 	$(BIN)/python -m tests.cluster.restarts
+
+# A node that lacks the run's storage is named, and nothing starts: about a minute.
+hosts-test: $(READY)
+	$(BIN)/python -m tests.cluster.hosts
 
 # A small grid on a cluster whose autoscaler starts nodes from none, and ends them: a quarter of an hour.
 # Alone: nothing else should use this machine, other Rays least of all.
