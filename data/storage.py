@@ -274,6 +274,7 @@ class Storage:
         if S3[0] in self.fs.protocol:
             files = self.fs.find(path)
             if files:
+                self.before_change()
                 self.fs.rm(files)
             return
         self._size(path)

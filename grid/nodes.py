@@ -104,8 +104,10 @@ def _storage_problems(needs: Needs) -> list[str]:
     storage = Storage(needs.storage)
     try:
         read = storage.read(FILE).decode()
-    except OSError:
+    except FileNotFoundError:
         read = ""
+    except OSError as error:
+        return [f"storage: {needs.storage}: cannot be read: {error}"]
     if read != needs.token:
         return [
             f"storage: {needs.storage}: what the driver wrote there cannot be read here; use "
