@@ -28,6 +28,7 @@ from data.errors import InputError
 from data.patience import StorageGoneError
 from data.storage import Storage
 from grid.lock import FILE, RunLock
+from trainers.fence import Fence, FencedError, FencedStorage, begin_attempt
 
 KEY, SECRET = "AKIATESTTESTTESTTEST", "secret-that-must-not-be-shown"
 
@@ -171,6 +172,22 @@ def test_what_was_written_is_read(storage: Storage) -> None:
     assert not storage.exists()
     with pytest.raises(FileNotFoundError):
         storage.read("a/one.json")
+
+
+def test_an_attempt_that_was_given_up_changes_nothing(storage: Storage) -> None:
+    fenced = FencedStorage(storage, Fence(storage, "trial", begin_attempt(storage, "trial")))
+    fenced.write("a/one", b"one")
+    begin_attempt(storage, "trial")
+    changes = [
+        lambda: fenced.write("a/one", b"two"),
+        lambda: fenced.keep("a/one", "a/two"),
+        lambda: fenced.delete("a/one"),
+        lambda: fenced.delete("a"),
+    ]
+    for change in changes:
+        with pytest.raises(FencedError):
+            change()
+    assert storage.read("a/one") == b"one" and storage.names("a") == ["one"]
 
 
 def test_few_requests(storage: Storage, forwarder: Forwarder) -> None:
