@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: install quickstart test lint bench chaos cluster-test restart-test hosts-test scale-test picture clean
+.PHONY: install quickstart test lint bench chaos cluster-test restart-test bucket-test hosts-test scale-test picture clean
 .DELETE_ON_ERROR:
 
 install: $(READY)
@@ -45,6 +45,10 @@ cluster-test: $(READY)
 # A job whose process is killed, then one whose head is replaced, followed by one command: some minutes.
 restart-test: $(READY)
 	$(BIN)/python -m tests.cluster.restarts
+
+# The quickstart as a job on a bucket that fails, its process killed twice: some ten minutes.
+bucket-test: $(READY)
+	$(BIN)/python -m tests.cluster.bucket
 
 # A node that lacks the run's storage is named, and nothing starts: about a minute.
 hosts-test: $(READY)

@@ -17,6 +17,7 @@ import fsspec
 from data.errors import InputError
 
 S3 = ("s3", "s3a")
+BUCKETS = (*S3, "gs", "gcs", "abfs", "abfss", "az")
 # a server that takes connections and says nothing must not hold a run up for longer
 CONNECT_SECONDS, READ_SECONDS = 5, 20
 # objects read side by side
@@ -56,7 +57,12 @@ CREDENTIALS = (
 
 
 class RefusedError(InputError, PermissionError):
-    """A bucket answers, but not to this: nothing to wait for. Of a disk, ``PermissionError``."""
+    """A bucket answers, but not to this: nothing to wait for. Of a disk, ``PermissionError``.
+
+    ``of_one`` is true where it may be said of one object alone, not of all that is asked.
+    """
+
+    of_one = False
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,10 @@ def refusal(error: BaseException, uri: str) -> RefusedError | None:
         said = str(error) or type(error).__name__
     else:
         return None
-    return RefusedError(f"{uri}: the storage refuses: {_clean(said)}; {_advice(error, answer)}")
+    words = f"{uri}: the storage refuses: {_clean(said)}; {_advice(error, answer)}"
+    refused = RefusedError(words)
+    refused.of_one = answer is not None and answer.code == "AccessDenied"
+    return refused
 
 
 def put_if_unchanged(fs: Any, path: str, content: bytes, etag: str | None) -> bool:

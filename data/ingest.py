@@ -19,10 +19,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.buckets import RefusedError
 from data.build import write_shard
 from data.clean import CLEAN_VERSION, CleanSettings, UnusableImageError, clean_image
 from data.curate import Curation, Facts, Placed, curate
 from data.errors import InputError
+from data.patience import StorageGoneError
 from data.schema import (
     FORMAT,
     LABELED_SPLITS,
@@ -240,14 +242,22 @@ def _clean_item(number: int, item: Item, settings: CleanSettings) -> dict[str, A
 
 
 def read_patiently(item: Item) -> bytes:
-    """The bytes of an image; a network gets more than one chance. Raises ``UnusableImageError``."""
+    """The bytes of an image; a network gets more than one chance.
+
+    Raises ``UnusableImageError``, and where all images are concerned, not this one,
+    ``StorageGoneError`` or ``RefusedError``.
+    """
     for attempt in range(1, READ_ATTEMPTS + 1):
         try:
             return read_item(item)
         except FileNotFoundError as error:
             raise UnusableImageError("there is no such file") from error
-        except MemoryError:
-            raise  # a full machine, not an image that cannot be read
+        except (MemoryError, StorageGoneError):
+            raise  # a full machine, a bucket that is away: not an image that cannot be read
+        except RefusedError as error:
+            if not error.of_one:
+                raise
+            raise UnusableImageError(f"cannot be read: {error}") from error
         except Exception as error:  # every protocol has its own errors
             if attempt == READ_ATTEMPTS:
                 raise UnusableImageError(f"cannot be read: {error}") from error
@@ -269,8 +279,8 @@ def _read_known(chunks: Sequence[Chunk]) -> Iterator[dict[str, Any]]:
     names = [name for name in _CLEANED.names if name != "content"]
     for chunk in chunks:
         storage = Storage(chunk.folder)
-        # not Storage.open: in a bucket, facts scattered between images are read sooner with them
-        with storage.fs.open(storage.path(chunk.file), "rb") as file:
+        # facts scattered between images are read sooner with them from a bucket
+        with storage.open(chunk.file, ahead=True) as file:
             yield from pq.read_table(file, columns=names).to_pylist()
 
 

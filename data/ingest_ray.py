@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import ray
 import ray.data
+from ray.exceptions import RayError
 
+from data.errors import InputError
 from data.ingest import Chunk, Workers, clean_chunk
+from data.patience import StorageGoneError
 
 
 def in_processes(count: int) -> Workers:
@@ -33,11 +36,20 @@ def in_processes(count: int) -> Workers:
             )
         try:
             yield from _run(chunks)
+        except RayError as error:
+            raise _first_known(error) or error from error
         finally:
             if mine:
                 ray.shutdown()
 
     return run
+
+
+def _first_known(error: BaseException | None) -> BaseException | None:
+    """What a task raised, where that is meant for the user."""
+    while error is not None and not isinstance(error, (InputError, StorageGoneError)):
+        error = getattr(error, "cause", None) or error.__cause__
+    return error
 
 
 def _run(chunks: Sequence[Chunk]) -> Iterator[Any]:

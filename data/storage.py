@@ -6,7 +6,7 @@ import hashlib
 import os
 import posixpath
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,13 @@ from fsspec.implementations.local import LocalFileSystem
 
 from data.buckets import READERS, S3, open_filesystem, put_if_unchanged, refusal
 from data.errors import InputError
-from data.patience import NOT_THERE, patiently, storage_patience
+from data.patience import NOT_THERE, storage_patience
+from data.patience import patiently as wait_for
 
 T = TypeVar("T")
+
+ANY_PART: dict[str, Any] = {"cache_type": "none"}
+AHEAD_BYTES, CHUNK_BYTES = 5 * 2**20, 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Storage:
         """A file's bytes, any number for a folder; None if it is not there."""
         path = self.path(name)
         try:
-            return self._patiently(lambda: self._size(path))
+            return self.patiently(lambda: self._size(path))
         except NOT_THERE:
             return None
 
@@ -90,10 +94,10 @@ class Storage:
             return os.stat(path).st_size
         return int(self.fs.info(path)["size"] or 0)
 
-    def stamp(self, name: str) -> str | None:
+    def stamp(self, name: str = "") -> str | None:
         """Tells one version of a file from the next; None while none is to be had."""
         try:
-            facts = self._patiently(lambda: self.fs.info(self.path(name)))
+            facts = self.patiently(lambda: self.fs.info(self.path(name)))
         except OSError:
             return None
         known = ("mtime", "LastModified", "last_modified", "updated", "ETag", "etag", "ino", "size")
@@ -101,7 +105,7 @@ class Storage:
 
     def is_folder(self) -> bool:
         """Whether this is a folder: in a bucket, whether objects lie below it."""
-        return self._patiently(self._is_folder)
+        return self.patiently(self._is_folder)
 
     def _is_folder(self) -> bool:
         if self.is_local:
@@ -117,7 +121,7 @@ class Storage:
     def read(self, name: str = "") -> bytes:
         # s3fs would ask for the size first
         how = {"max_concurrency": 1} if S3[0] in self.fs.protocol else {}
-        return self._patiently(lambda: bytes(self.fs.cat_file(self.path(name), **how)))
+        return self.patiently(lambda: bytes(self.fs.cat_file(self.path(name), **how)))
 
     def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
         """Many files by name, those left out that are not there; of a bucket side by side."""
@@ -136,32 +140,43 @@ class Storage:
                 found = list(pool.map(read, names))
         return {n: content for n, content in zip(names, found, strict=True) if content is not None}
 
-    def open(self, name: str = "") -> Any:
-        """Opens a file to read parts of it: of a bucket just those, and nothing ahead of them."""
+    def open(self, name: str = "", ahead: bool = False) -> Any:
+        """Opens a file to read parts of it: of a bucket just those, and nothing ahead of them.
+
+        With ``ahead``, for many small parts one after the other, a bucket is asked for some
+        mebibytes at a time.
+        """
         path = self.path(name)
         if self.is_local:
             return self.fs.open(path, "rb")
-        file = self._patiently(lambda: self._open_far(path))
+        file = self.patiently(lambda: self._open_far(path, ahead))
         if (cache := getattr(file, "cache", None)) is not None:
             fetch = cache.fetcher
-            cache.fetcher = lambda start, end: self._patiently(lambda: fetch(start, end))
+            cache.fetcher = lambda start, end: self.patiently(lambda: fetch(start, end))
         return file
 
-    def _open_far(self, path: str) -> Any:
+    def _open_far(self, path: str, ahead: bool) -> Any:
+        how = {"cache_type": "readahead", "block_size": AHEAD_BYTES} if ahead else ANY_PART
         with contextlib.suppress(TypeError):  # some file systems have no such choice
-            return self.fs.open(path, "rb", cache_type="none")
+            return self.fs.open(path, "rb", **how)
         return self.fs.open(path, "rb")
+
+    def chunks(self, name: str = "") -> Iterator[bytes]:
+        """A file's content, some mebibytes at a time: it may be larger than the memory."""
+        with self.open(name) as file:
+            while content := file.read(CHUNK_BYTES):
+                yield content
 
     def write(self, name: str, content: bytes) -> None:
         """Writes a whole file, making its folders; readers see the old content or the new."""
         path = self.path(name)
         if not self.is_local:
-            self._patiently(lambda: self._put(path, content))
+            self.patiently(lambda: self._put(path, content))
             return
         folder, file = os.path.split(path)
         # one name for all attempts: what an interrupted one left is written over
         beside = os.path.join(folder, f".{file}.{uuid.uuid4().hex}.tmp")
-        self._patiently(lambda: self._write(path, beside, content))
+        self.patiently(lambda: self._write(path, beside, content))
 
     def before_change(self) -> None:
         """Called right before each change, also when it is tried again; may refuse by raising."""
@@ -191,12 +206,12 @@ class Storage:
         What a store can promise of it is what ``put_if_unchanged`` says.
         """
         path = self.path(name)
-        return self._patiently(lambda: put_if_unchanged(self.fs, path, content, stamp))
+        return self.patiently(lambda: put_if_unchanged(self.fs, path, content, stamp))
 
     def etag(self, name: str) -> str | None:
         """A bucket's name for this version of a file; None if it is not there or has none."""
         try:
-            facts = self._patiently(lambda: self.fs.info(self.path(name)))
+            facts = self.patiently(lambda: self.fs.info(self.path(name)))
         except NOT_THERE:
             return None
         etag: str | None = facts.get("ETag") or facts.get("etag")
@@ -223,7 +238,7 @@ class Storage:
         """
         old, new = self.path(name), self.path(kept)
         if not self.is_local:
-            self._patiently(lambda: self._copy(old, new))
+            self.patiently(lambda: self._copy(old, new))
             return
         self.delete(kept)
         with contextlib.suppress(OSError):
@@ -246,10 +261,27 @@ class Storage:
         sizes = {name: self.size(posixpath.join(folder, name)) for name in self._listing(folder)}
         return {name: size for name, size in sizes.items() if size is not None}
 
+    def folders(self, folder: str) -> list[str]:
+        """Sorted names of the folders directly in ``folder``; none if it is not there."""
+        where = self.path(folder)
+        try:
+            return sorted(self.patiently(lambda: self._folders(where)))
+        except NOT_THERE:
+            return []
+
+    def _folders(self, where: str) -> list[str]:
+        if self.is_local:
+            with os.scandir(where) as entries:
+                return [entry.name for entry in entries if entry.is_dir()]
+        self.fs.invalidate_cache()
+        entries = self.fs.ls(where, detail=True)
+        names = (entry["name"].rstrip("/") for entry in entries if entry["type"] == "directory")
+        return [posixpath.basename(name) for name in names if name != where]
+
     def _listing(self, folder: str) -> dict[str, int]:
         where = self.path(folder)
         try:
-            return self._patiently(lambda: self._files(where))
+            return self.patiently(lambda: self._files(where))
         except NOT_THERE:
             return {}
 
@@ -268,7 +300,7 @@ class Storage:
         """Removes a file or folder; nothing happens if it is not there."""
         path = self.path(name)
         with contextlib.suppress(*NOT_THERE):
-            self._patiently(lambda: self._delete(path))
+            self.patiently(lambda: self._delete(path))
 
     def _delete(self, path: str) -> None:
         if S3[0] in self.fs.protocol:
@@ -281,15 +313,16 @@ class Storage:
         self.before_change()
         self.fs.rm(path, recursive=True)
 
-    def _patiently(self, work: Callable[[], T]) -> T:
+    def patiently(self, work: Callable[[], T]) -> T:
+        """Does what reads here, as all that is here does: waits, and says what a refusal means."""
         if not self.is_local:
             try:
-                return patiently(work, self.uri, self.patience)
+                return wait_for(work, self.uri, self.patience)
             except Exception as error:  # of fsspec's packages, each of which has its own
                 raise self.refusal(error) or error from error.__cause__
         if not self.patience:
             return work()
-        return patiently(work, self.anchor, self.patience, self.vanished)
+        return wait_for(work, self.anchor, self.patience, self.vanished)
 
     def refusal(self, error: BaseException) -> InputError | None:
         """What a bucket's error means to the user if it refuses to do what it was asked."""

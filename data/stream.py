@@ -32,6 +32,8 @@ class RayBatches:
     come back in stream order. Starting at a step reads nothing that came before it. At any time
     the tasks in flight hold one row group each. With N ranks, each reads the row groups that its
     share of a batch lies in, up to N times the pool in all, but decodes only its own images.
+
+    ``nodes`` is Ray's label selector of the nodes whose CPUs may be used, all of them if None.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class RayBatches:
         settings: ViewSettings,
         views: tuple[View, ...],
         seed: int,
+        nodes: dict[str, str] | None = None,
     ):
         self.storage = storage
         self.units = units
@@ -51,6 +54,7 @@ class RayBatches:
         self.settings = settings
         self.views = views
         self.seed = seed
+        self.nodes = nodes
 
     def __call__(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """Yields the batches of the given steps; the Ray execution ends with the iterator."""
@@ -84,6 +88,7 @@ class RayBatches:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.execution_options.preserve_order = True
+        context.execution_options.label_selector = self.nodes
         context.target_max_block_size = 1  # hand every row of ours on at once: it is a whole block
         rendered = spans.map_batches(
             self._render_spans,

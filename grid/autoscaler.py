@@ -104,8 +104,8 @@ class Asks:
             if placement_group_table(group).get("state") != "PENDING":
                 self._remove(ask, group)
 
-    def update(self, wanted: Sequence[Ask]) -> None:
-        """Asks for these and nothing else."""
+    def update(self, wanted: Sequence[Ask], selector: dict[str, str] | None = None) -> None:
+        """Asks for these and nothing else, new ones not from nodes that the selector leaves out."""
         missing = Counter(wanted)
         for ask, group in list(self._waiting):
             if missing[ask] > 0:
@@ -115,7 +115,8 @@ class Asks:
         for ask in missing.elements():
             bundles = [{"CPU": m.cpus, "GPU": m.gpus} for m in ask.bundles]
             bundles = [{k: v for k, v in bundle.items() if v} for bundle in bundles]
-            self._waiting.append((ask, placement_group(bundles)))
+            selectors = None if selector is None else [selector] * len(bundles)
+            self._waiting.append((ask, placement_group(bundles, bundle_label_selector=selectors)))
 
     def _remove(self, ask: Ask, group: PlacementGroup) -> None:
         self._waiting.remove((ask, group))

@@ -96,6 +96,7 @@ def asks_for(
     running: Iterable[Demand],
     ready: Iterable[Demand],
     streaming: bool,
+    unfit: Sequence[Machine] = (),
 ) -> list[Ask]:
     """What to ask the autoscaler for, so that ready jobs need not wait for running ones.
 
@@ -104,9 +105,10 @@ def asks_for(
 
     Args:
         ready: in the order in which they are to start.
+        unfit: machines that count for the limits, but are given no work.
     """
     running = sorted(running, key=lambda d: (d.gpus, d.cpus), reverse=True)
-    left, room = _left(machines, growth)
+    left, room = _left([*machines, *unfit], growth)
     if growth.types is None:  # the likes of what it has brought already
         shapes = {m for m in machines if m.cpus or m.gpus}
         left = {NodeType("machines", m, MOST_ASKS): MOST_ASKS for m in shapes}

@@ -95,6 +95,10 @@ class LiveView:
             self.console.print(Text(f"asked the cluster for {machines}"))
         self._asked = machines
 
+    def noted(self, words: str) -> None:
+        """Something that the user should know, and that ends nothing."""
+        self.console.print(Text(words, style="red"))
+
     def progress(self, job: Job, facts: dict[str, Any]) -> None:
         if job.key in self._running:
             self._hear(self._running[job.key], facts, time.time())

@@ -1,56 +1,97 @@
-"""Every node of the cluster is asked what it lacks, before the first trial starts."""
+"""The nodes of the cluster are asked what they lack: all before the first trial, others as they
+join."""
 
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from data.errors import InputError
 from data.storage import Storage
+from grid.node_watch import ANSWER_SECONDS, NodeWatch
 from grid.nodes import Needs, needs_of, problems_here
 from grid.plan import Plan
+from trainers.ray_nodes import KnownNodes, tell_nodes
 
-# So long (s) all nodes together may take to answer.
-ANSWER_SECONDS = 60.0
-
-
-def check_nodes(plan: Plan, storage: Storage) -> None:
-    """Raises ``InputError`` with all that any node lacks, each named by address and host."""
-    needs = needs_of(plan, storage)
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    asked = {_ask(node["NodeID"], needs): node for node in nodes}
-    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
-    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-    problems = []
-    for answer, node in asked.items():
-        if node["NodeID"] not in alive:
-            continue  # it left meanwhile, as spot machines do
-        where = f"node {node['NodeManagerAddress']} ({node['NodeManagerHostname']})"
-        if answer in answered:
-            problems += [f"{where}: {problem}" for problem in _answer(answer)]
-        else:
-            ray.cancel(answer, force=True)
-            problems.append(
-                f"{where}: it did not answer within {ANSWER_SECONDS:g} seconds; look whether it "
-                "and its storage can be reached, or take it out of the cluster"
-            )
-    if problems:
-        raise InputError(*problems)
+POLL_SECONDS = 0.1
+# So long (s) may a node take that is to install the job's packages first, torch among them.
+INSTALL_SECONDS = 1200.0
 
 
-def _ask(node_id: str, needs: Needs) -> Any:
+class NodeCheck:
+    """Keeps nodes free of work that lack what trainings need, or were not asked yet.
+
+    Args:
+        say: is told of nodes that join and lack something.
+
+    ``before_the_first_trial`` is to be called first, then ``look`` again and again.
+    """
+
+    def __init__(self, plan: Plan, storage: Storage, say: Callable[[str], None]):
+        needs = needs_of(plan, storage)
+        self._watch = NodeWatch(
+            lambda node_id: _ask(node_id, needs),
+            self._say,
+            INSTALL_SECONDS if _installs() else ANSWER_SECONDS,
+        )
+        self._listener, self._begun = say, False
+        self._told = KnownNodes()
+
+    def _say(self, words: str) -> None:
+        if self._begun:  # else the error says all
+            self._listener(words)
+
+    def before_the_first_trial(self) -> None:
+        """Raises ``InputError`` with all that any node lacks, each named by address and host."""
+        self.look(alive_nodes())
+        while self._watch.coming:
+            time.sleep(POLL_SECONDS)
+            self.look(alive_nodes())
+        if self._watch.problems:
+            raise InputError(*self._watch.problems)
+        self._begun = True
+
+    def look(self, nodes: list[dict[str, Any]]) -> None:
+        """Asks those of the nodes that are to be asked, and tells all processes who is fit.
+
+        Args:
+            nodes: those that are alive, as Ray lists them.
+        """
+        self._watch.look({node["NodeID"]: _name(node) for node in nodes})
+        known = KnownNodes(sorted(self._watch.fit), sorted([*self.unfit, *self.coming]))
+        if known != self._told:
+            tell_nodes(known)
+            self._told = known
+
+    @property
+    def coming(self) -> list[str]:
+        """IDs of nodes that have not answered yet."""
+        return self._watch.coming
+
+    @property
+    def unfit(self) -> list[str]:
+        """IDs of nodes that lack something."""
+        return self._watch.unfit
+
+
+def _installs() -> bool:
+    """Whether Ray is to install packages on each node before anything of this job runs there."""
+    return not {"pip", "uv", "conda"}.isdisjoint(ray.get_runtime_context().runtime_env)
+
+
+def alive_nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _name(node: dict[str, Any]) -> str:
+    return f"node {node['NodeManagerAddress']} ({node['NodeManagerHostname']})"
+
+
+def _ask(node_id: str, needs: Needs) -> "Future[list[str]]":
     there = NodeAffinitySchedulingStrategy(node_id, soft=False)
     look = ray.remote(num_cpus=0, max_retries=0)(problems_here)
-    return look.options(scheduling_strategy=there).remote(needs)
-
-
-def _answer(answer: Any) -> list[str]:
-    try:
-        found: list[str] = ray.get(answer)
-    except TaskUnschedulableError:  # it has left; the head knows, its list of nodes not yet
-        return []
-    except RayError as error:
-        words = str(error).strip().splitlines() or [type(error).__name__]
-        return [f"it cannot run semigrid: {words[-1]}"]
-    return found
+    answer: Future[list[str]] = look.options(scheduling_strategy=there).remote(needs).future()
+    return answer

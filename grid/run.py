@@ -16,18 +16,18 @@ from typing import Any
 import ray
 from ray import tune
 from ray._private.services import GcsClient
-from ray._private.state import available_resources_per_node
 from ray.exceptions import AuthenticationError
 from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
+from ray.util.placement_group import placement_group
 
 from data.errors import InputError
-from data.patience import StorageGoneError
+from data.patience import PATIENCE, StorageGoneError, storage_patience
 from grid.autoscaler import Asks, cluster_growth
 from grid.growth import FIXED, Growth, asks_for, grown, show_asks
 from grid.ledger import ENDED, Ledger
 from grid.live import LiveView
-from grid.node_check import check_nodes
+from grid.node_check import NodeCheck, alive_nodes
 from grid.plan import Plan
 from grid.scheduler import Job, Scheduler
 from grid.slots import (
@@ -44,6 +44,7 @@ from grid.supervise import is_restarted, scratch_folder
 from grid.trackers.tracker import Trackers
 from grid.work import Death, cutoffs_of, do_job, order_for, settle
 from trainers.fence import begin_attempt, end_attempts
+from trainers.ray_nodes import free_nodes, known_nodes
 from trainers.trial import Place, TrialSpec, latest_checkpoint, uses_ray_stream
 
 # By so much the clocks of two machines may differ.
@@ -90,10 +91,12 @@ def run_plan(
             start_ray(streaming)
             growth = cluster_growth() if os.environ.get("RAY_ADDRESS") else FIXED
             check_room(scheduler, cluster_machines(), streaming, growth)
+            check = None
             if os.environ.get("RAY_ADDRESS"):
-                check_nodes(scheduler.plan, ledger.storage)
+                check = NodeCheck(scheduler.plan, ledger.storage, view.noted)
+                check.before_the_first_trial()
             searcher = GridSearcher(
-                scheduler, ledger, view, scratch, stop or threading.Event(), trackers, growth
+                scheduler, ledger, view, scratch, stop or threading.Event(), trackers, growth, check
             )
             try:
                 _fit(searcher, work or execute, scratch)
@@ -108,8 +111,8 @@ def run_plan(
 
 def _tidy(scheduler: Scheduler, ledger: Ledger) -> None:
     """Removes what a killed run left of trials that are in the ledger for good."""
-    for trial_id, facts in scheduler.facts.items():
-        if facts["status"] in ENDED:
+    for trial_id in ledger.storage.folders("checkpoints"):
+        if scheduler.facts.get(trial_id, {}).get("status") in ENDED:
             ledger.storage.delete(f"checkpoints/{trial_id}")
     _drop_losers(scheduler, ledger)
 
@@ -120,6 +123,8 @@ def start_ray(streaming: bool) -> None:
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_DEDUP_LOGS": "0",
         "PYTHONWARNINGS": "ignore",
+        # of datasets and weights in buckets, too, which are read where a training is
+        PATIENCE: f"{storage_patience():g}",
         **TRAIN_SETTINGS,
     }
     os.environ.update(
@@ -233,19 +238,21 @@ def _holds(machines: Sequence[Machine], demand: Demand, streaming: bool) -> bool
 
 def cluster_machines() -> list[Machine]:
     """The nodes that are alive now."""
-    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Machine(r.get("CPU", 0.0), r.get("GPU", 0.0)) for r in found]
+    return [_machine(node["Resources"]) for node in alive_nodes()]
+
+
+def _machine(resources: dict[str, float]) -> Machine:
+    return Machine(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
 
 
 def _memories() -> list[float]:
     """Of each node the bytes that Ray may give to tasks and processes."""
-    return [node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]]
+    return [node["Resources"].get("memory", 0.0) for node in alive_nodes()]
 
 
 def _free() -> list[Machine]:
-    """What the nodes have left now."""
-    found = available_resources_per_node().values()
-    return [Machine(r.get("CPU", 0.0), r.get("GPU", 0.0)) for r in found]
+    """What the nodes that may be given work have left now."""
+    return [_machine(free) for free in free_nodes().values()]
 
 
 def _fit(searcher: "GridSearcher", work: Callable[[dict[str, Any]], None], scratch: str) -> None:
@@ -273,8 +280,23 @@ def _fit(searcher: "GridSearcher", work: Callable[[dict[str, Any]], None], scrat
     tuner.fit()
 
 
-def _placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-    return tune.PlacementGroupFactory([config["request"]])
+class Placement(tune.PlacementGroupFactory):  # type: ignore[misc]  # Ray is untyped
+    """A job's room on any node but those that are kept free when it is asked for.
+
+    Two of the same resources are equal whatever is kept free: Tune may give a process that has one
+    to a job that wants the other. A node that joins while one waits may still be taken, unasked:
+    that is rare, since a job waits here only if a node vanished under it.
+    """
+
+    def to_placement_group(self) -> Any:
+        selector = known_nodes().placement()
+        if selector is None:
+            return super().to_placement_group()
+        return placement_group(self.bundles, bundle_label_selector=[selector] * len(self.bundles))
+
+
+def _placement(config: dict[str, Any]) -> Placement:
+    return Placement([config["request"]])
 
 
 class TuneTrials(tune.Callback):  # type: ignore[misc]  # Ray is untyped
@@ -314,6 +336,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         stop: threading.Event,
         trackers: Trackers | None = None,
         growth: Growth = FIXED,
+        check: NodeCheck | None = None,
     ):
         super().__init__(metric="step", mode="max")
         self.plan, self.scheduler, self.ledger, self.view = scheduler.plan, scheduler, ledger, view
@@ -327,7 +350,8 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         self._began: dict[str, float] = {}
         self.gone: StorageGoneError | None = None
         self._admission = Admission()
-        self._machines, self._free = cluster_machines(), _free()
+        self._check = check
+        self._look_at_nodes()
         trains = [self.plan.experiment.train_of(s.cell.model) for s in self.plan.searches]
         self.groups = any(train.workers > 1 for train in trains)
         self._looked_at = time.monotonic()
@@ -377,7 +401,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         """Looks at the machines as they are now, every second: nodes come and go."""
         if time.monotonic() - self._looked_at <= LOOK_SECONDS:
             return
-        self._machines, self._free = cluster_machines(), _free()
+        self._look_at_nodes()
         self._looked_at = time.monotonic()
         if self._growth != FIXED:
             self._ask()
@@ -386,13 +410,26 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
 
             free_orphans()
 
+    def _look_at_nodes(self) -> None:
+        """Those with work, those that were not asked yet, and those that lack something."""
+        nodes = alive_nodes()
+        coming, unfit = [], []
+        if self._check is not None:
+            self._check.look(nodes)
+            coming, unfit = self._check.coming, self._check.unfit
+        machines = {node["NodeID"]: _machine(node["Resources"]) for node in nodes}
+        self._coming = [machines.pop(node_id) for node_id in coming]
+        self._unfit = [machines.pop(node_id) for node_id in unfit]
+        self._machines, self._free = list(machines.values()), _free()
+
     def _ask(self) -> None:
         """Asks the autoscaler for the machines that ready jobs wait for, and for no others."""
         self._asks.let_go()
         running = [self._demand(job) for job in self.jobs.values()]
         ready = map(self._demand, self.scheduler.ready())
-        asks = asks_for(self._machines, self._growth, running, ready, self.streaming)
-        self._asks.update(asks)
+        machines = [*self._machines, *self._coming]
+        asks = asks_for(machines, self._growth, running, ready, self.streaming, self._unfit)
+        self._asks.update(asks, known_nodes().placement())
         self.view.asked(show_asks(asks))
 
     def _demand(self, job: Job) -> Demand:

@@ -36,6 +36,7 @@ class Suggestions:
     def __init__(self, storage: Storage, writes: bool = False):
         self.storage, self.writes = storage, writes
         self._known: dict[str, dict[str, Params]] = {}
+        self._contents: dict[str, bytes] | None = None
 
     def suggest(
         self,
@@ -73,11 +74,22 @@ class Suggestions:
     def _read(self, identity: str) -> dict[str, Params]:
         found: dict[str, Params] = {}
         with contextlib.suppress(OSError, ValidationError):  # damaged: made again
-            content = _File.model_validate_json(self.storage.read(_file(identity)))
+            content = _File.model_validate_json(self._content(_file(identity)))
             if content.sha256 == _hash(content.suggested):
                 found = content.suggested
         self._known[identity] = found
         return found
+
+    def _content(self, file: str) -> bytes:
+        """Raises ``OSError``. Of a bucket all files are read side by side, when the first is."""
+        if self.storage.is_local:
+            return self.storage.read(file)
+        if self._contents is None:
+            names = self.storage.names(FOLDER, ".json")
+            self._contents = self.storage.read_all(f"{FOLDER}/{name}" for name in names)
+        if file not in self._contents:
+            raise FileNotFoundError(file)
+        return self._contents.pop(file)
 
 
 def _file(identity: str) -> str:

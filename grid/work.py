@@ -15,7 +15,7 @@ from grid.scheduler import Job, Scheduler
 from trainers.choose import Cutoffs
 from trainers.fence import FencedError
 from trainers.progress import Meter, device_kind, held_devices, read_progress
-from trainers.trial import DamagedError, Place, TrialSpec, measure_trial, run_trial
+from trainers.trial import DamagedError, NoRoomError, Place, TrialSpec, measure_trial, run_trial
 from trainers.weights import Weights
 
 Report = Callable[[dict[str, Any]], None]
@@ -71,7 +71,8 @@ def do_job(order: dict[str, Any], report: Report, run_group: RunGroup) -> None:
 
     ``report`` gets signs of life and, at the end, the trial's ``status``, or a ``problem`` that
     the record does not tell: it could not be written, or the weights of ``damaged_trial`` are not
-    what they were. ``run_group`` is called where the order asks for more than one worker.
+    what they were. ``run_group`` is called where the order asks for more than one worker; its
+    ``NoRoomError`` is raised, as if this process had died.
     """
     spec = TrialSpec.model_validate(order["spec"])
     place = Place(**order["place"])
@@ -163,7 +164,7 @@ def _train(
         if record.status == "finished":
             record.weights_file = FileFacts(**outcome["weights_file"])
         _note_course(record, outcome)
-    except (DamagedError, FencedError):  # the parent's failure, not its own; nobody's
+    except (DamagedError, FencedError, NoRoomError):  # the parent's failure, or nobody's
         raise
     except Exception as error:  # whatever went wrong belongs into the ledger, not only to Ray
         root = _root(error)

@@ -1,150 +1,61 @@
 """Storage in a bucket, by a real S3 server on this machine: moto's."""
 
-import contextlib
+import io
 import os
-import socket
+import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-import boto3
 import pytest
+import timm
+import torch
 from botocore.exceptions import (
     ClientError,
     EndpointConnectionError,
     NoCredentialsError,
     ReadTimeoutError,
 )
+from test_ingest import SETTINGS, shop, tile
 
-from data.buckets import RefusedError, is_away, refusal
+from data.buckets import S3_OPTIONS, RefusedError, is_away, refusal
+from data.clean import CleanSettings
 from data.errors import InputError
+from data.ingest import Chunk, build_dataset, one_by_one
 from data.patience import StorageGoneError
+from data.schema import open_dataset
+from data.sources.archives import webdataset_items
+from data.sources.files import folder_items, read_item
 from data.storage import Storage
 from grid.lock import FILE, RunLock
+from tests.buckets import KEY, SECRET, Forwarder, S3Server, credentials, s3_server
 from trainers.fence import Fence, FencedError, FencedStorage, begin_attempt
-
-KEY, SECRET = "AKIATESTTESTTESTTEST", "secret-that-must-not-be-shown"
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
-class Forwarder:
-    """Passes connections on to the server, refuses them while ``closed``, and counts requests.
-
-    The answers of the next ``losing`` writes are lost: they are done, and the connection breaks.
-    """
-
-    def __init__(self, target: int):
-        self.target, self.port = target, free_port()
-        self.requests: list[bytes] = []
-        self.losing = 0
-        self._listener: socket.socket | None = None
-        self.open()
-
-    def open(self) -> None:
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", self.port))
-        listener.listen()
-        self._listener = listener
-        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
-
-    def close(self) -> None:
-        assert self._listener is not None
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client, listener), daemon=True).start()
-
-    def _serve(self, client: socket.socket, listener: socket.socket) -> None:
-        server = socket.create_connection(("127.0.0.1", self.target))
-        lost = threading.Event()
-
-        def answer() -> None:
-            try:
-                while content := server.recv(65536):
-                    if lost.is_set():
-                        break
-                    client.sendall(content)
-            except OSError:
-                pass
-            _end(client, server)
-
-        threading.Thread(target=answer, daemon=True).start()
-        try:
-            while content := client.recv(65536):
-                if listener.fileno() < 0:
-                    break
-                verb = content.split(b" ", 1)[0]
-                if verb in (b"GET", b"PUT", b"HEAD", b"POST", b"DELETE"):
-                    self.requests.append(content.split(b"\r\n", 1)[0])
-                    if verb == b"PUT" and self.losing:
-                        self.losing -= 1
-                        lost.set()
-                server.sendall(content)
-        except OSError:
-            pass
-        _end(client, server)
-
-
-def _end(*connections: socket.socket) -> None:
-    """At once, also where another thread waits for what comes."""
-    for each in connections:
-        with contextlib.suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)
-        each.close()
+from trainers.weights import file_weights, load_from_file
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[int]:
-    port = free_port()
-    command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p"]
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([*command, str(port)], **quiet)
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urlopen(f"http://127.0.0.1:{port}/moto-api/", timeout=5).close()
-                break
-            except URLError:
-                assert time.monotonic() < deadline and process.poll() is None
-                time.sleep(0.1)
-        yield port
-    finally:
-        process.kill()
-        process.wait()
+def server() -> Iterator[S3Server]:
+    with s3_server() as server:
+        yield server
 
 
 @pytest.fixture
-def forwarder(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Forwarder]:
+def forwarder(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Forwarder]:
     import s3fs
 
-    forwarder = Forwarder(server)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{forwarder.port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    forwarder = Forwarder(server.port)
+    for name, value in credentials(forwarder.port).items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("SEMIGRID_STORAGE_PATIENCE", "20")
     s3fs.S3FileSystem.clear_instance_cache()
-    boto3.client("s3", endpoint_url=f"http://127.0.0.1:{server}").create_bucket(Bucket="shop")
     yield forwarder
     s3fs.S3FileSystem.clear_instance_cache()
     forwarder.close()
@@ -209,6 +120,9 @@ def test_few_requests(storage: Storage, forwarder: Forwarder) -> None:
     assert asked() == ["GET"] * 21
     assert len(storage.names("ledger")) == 20
     assert asked() == ["GET"]
+    assert storage.folders("") == ["ledger"]
+    assert asked() == ["GET"]
+    assert storage.folders("none") == []
 
 
 def test_a_server_that_refuses_connections_is_waited_for(
@@ -223,6 +137,111 @@ def test_a_server_that_refuses_connections_is_waited_for(
     assert time.monotonic() - started > 1
     storage.write("file", b"other")
     assert storage.read("file") == b"other"
+
+
+def test_a_server_that_says_nothing_is_waited_for(
+    storage: Storage, server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(S3_OPTIONS, "config_kwargs", {"read_timeout": 1, "connect_timeout": 1})
+    storage.write("file", b"content")
+    hurried = Storage(storage.uri)
+    assert hurried.read("file") == b"content"
+    server.process.send_signal(signal.SIGSTOP)
+    threading.Timer(4, lambda: server.process.send_signal(signal.SIGCONT)).start()
+    started = time.monotonic()
+    hurried.write("other", b"more")
+    assert time.monotonic() - started > 2
+    assert storage.read("other") == b"more"
+
+
+def test_images_in_a_bucket_that_fails_become_the_same_dataset(
+    storage: Storage, forwarder: Forwarder, tmp_path: Path
+) -> None:
+    local = shop(tmp_path / "shop", images=30)
+    far = copied(local, storage.folder("raw"))
+    settings = replace(SETTINGS, clean=CleanSettings(shorter_side=4))
+    expected, _ = build_dataset(str(tmp_path / "set"), folder_items(str(local)), settings)
+
+    def failing(chunks: Sequence[Chunk]) -> Iterator[None]:
+        for number, _ in enumerate(one_by_one(chunks)):
+            if number == 1:
+                forwarder.close()
+                threading.Timer(2, forwarder.open).start()
+            yield
+
+    items = folder_items(far.uri)
+    built, report = build_dataset(storage.folder("set").uri, items, settings, workers=failing)
+    assert built.manifest.fingerprint == expected.manifest.fingerprint
+    assert sum(report["splits"].values()) == 30, report
+    assert open_dataset(storage.folder("set").uri).read("train").ids == expected.read("train").ids
+
+
+def test_a_bucket_that_stays_away_ends_a_build_and_drops_no_image(
+    storage: Storage, forwarder: Forwarder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = copied(shop(tmp_path / "shop", images=20), storage.folder("raw"))
+    items = folder_items(far.uri)
+    monkeypatch.setenv("SEMIGRID_STORAGE_PATIENCE", "0.5")
+    forwarder.close()
+    try:
+        with pytest.raises(StorageGoneError):
+            build_dataset(str(tmp_path / "set"), items, SETTINGS)
+        with pytest.raises(StorageGoneError):
+            folder_items(far.uri)
+    finally:
+        forwarder.open()
+    _, report = build_dataset(str(tmp_path / "set"), items, SETTINGS)
+    assert sum(report["splits"].values()) == 20, report
+
+
+def copied(folder: Path, to: Storage) -> Storage:
+    for file in folder.rglob("*.png"):
+        to.write(str(file.relative_to(folder)), file.read_bytes())
+    return to
+
+
+def test_tars_in_a_bucket_are_read_in_few_requests(storage: Storage, forwarder: Forwarder) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:") as tar:
+        for number in range(20):
+            for name, content in (("png", tile(number)), ("cls", str(number % 2).encode())):
+                member = tarfile.TarInfo(f"{number}.{name}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    storage.write("shards/0.tar", packed.getvalue())
+    forwarder.requests.clear()
+    items = webdataset_items(storage.folder("shards").uri)
+    assert len(forwarder.requests) < 8, forwarder.requests
+    assert [item.label for item in items[:3]] == ["0", "1", "0"]
+    assert [read_item(item) for item in items] == [tile(number) for number in range(20)]
+
+
+def test_weights_in_a_bucket_are_known_by_their_hash(
+    storage: Storage, forwarder: Forwarder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEMIGRID_CACHE", str(tmp_path))
+    model = timm.create_model("resnet18", num_classes=3)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    storage.write("w.pth", (tmp_path / "w.pth").read_bytes())
+    uri = f"{storage.uri}/w.pth"
+    found = file_weights(uri, None, "resnet18")
+    assert found.sha256 == file_weights(str(tmp_path / "w.pth"), None, "resnet18").sha256
+    forwarder.close()
+    threading.Timer(1, forwarder.open).start()
+    loaded = load_from_file(uri, str(found.sha256), "resnet18", created)
+    assert torch.equal(loaded.conv1.weight, model.conv1.weight)
+    storage.write("w.pth", b"another")
+    assert file_weights(uri, None, "resnet18").sha256 != found.sha256
+    with pytest.raises(InputError, match="no such file"):
+        file_weights(f"{storage.uri}/none.pth", None, "resnet18")
+    with pytest.raises(RefusedError, match="make the bucket"):
+        file_weights("s3://none/w.pth", None, "resnet18")
+
+
+def created(overlay: dict[str, Any]) -> torch.nn.Module:
+    return timm.create_model(
+        "resnet18", pretrained=True, num_classes=3, pretrained_cfg_overlay=overlay
+    )
 
 
 def test_patience_ends_with_one_error(storage: Storage, forwarder: Forwarder) -> None:
@@ -312,6 +331,7 @@ def test_what_is_refused(error: Exception, advice: str, monkeypatch: pytest.Monk
     found = refusal(error, "s3://shop/a")
     assert not is_away(error) and found is not None
     assert advice in str(found) and "s3://shop/a" in str(found)
+    assert found.of_one == (advice == "must be allowed")
     assert SECRET not in str(found) and "\n" not in str(found)
 
 
@@ -326,14 +346,14 @@ def run_status(folder: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_missing_bucket_and_wrong_credentials_are_said_at_once(
-    forwarder: Forwarder, server: int
+    forwarder: Forwarder, server: S3Server
 ) -> None:
     with pytest.raises(RefusedError, match="NoSuchBucket"):
         Storage("s3://none/a").write("file", b"")
     done = run_status("s3://none/a")
     assert done.returncode == 2 and "make the bucket" in done.stderr, done.stderr
     check = Request(
-        f"http://127.0.0.1:{server}/moto-api/reset-auth", b"0", {"Content-Type": "text"}
+        f"http://127.0.0.1:{server.port}/moto-api/reset-auth", b"0", {"Content-Type": "text"}
     )
     try:
         urlopen(check).close()

@@ -77,6 +77,11 @@ def test_the_limits_hold_with_machines_that_are_there() -> None:
     assert asked([HEAD], FIXED, VIT) == ""
 
 
+def test_machines_that_are_given_no_work_count_for_the_limits_alone() -> None:
+    assert asked([HEAD, G5], GROWTH, *[VIT] * 5, unfit=[G5]) == "1 × g5 (48 CPUs and 4 GPUs)"
+    assert asked([HEAD, G5], GROWTH, *[VIT] * 9, unfit=[G5, G5]) == ""
+
+
 def test_a_machine_that_vanished_is_asked_for_again() -> None:
     jobs = [VIT] * 8
     assert asked([HEAD, G5, G5], GROWTH, *jobs) == ""

@@ -14,6 +14,7 @@ import trainers
 RAY_MODULES = {
     "data.ingest_ray",
     "data.stream",
+    "trainers.ray_nodes",
     "trainers.ray_worker",
     "grid.autoscaler",
     "grid.node_check",

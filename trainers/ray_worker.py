@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import uuid
 from dataclasses import asdict, replace
 from typing import Any
@@ -36,8 +37,16 @@ from trainers.health import CollapsedError, DivergedError
 from trainers.loop import Outcome
 from trainers.network import backend_for, talk_over
 from trainers.progress import Meter, device_kind, held_devices
+from trainers.ray_nodes import has_room, known_nodes
 from trainers.runtime import DistributedRuntime
-from trainers.trial import DamagedError, Place, TrialSpec, latest_checkpoint, run_trial
+from trainers.trial import (
+    DamagedError,
+    NoRoomError,
+    Place,
+    TrialSpec,
+    latest_checkpoint,
+    run_trial,
+)
 
 OUTCOME = "outcome.json"
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
@@ -46,6 +55,9 @@ NOT_STARTED = (WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError)
 LOST = (WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError, RayActorError)
 # An exception of a worker may be another one's death, seen from afar: it is tried again so often.
 WORKER_EXCEPTIONS = 3
+# So long (s) a group whose machines vanished looks for room. Then its job goes back to be scheduled
+# anew: that waits for machines as long as it takes, asks for them, and has them looked at first.
+ROOM_SECONDS = 20.0
 
 
 class GroupNetwork(TorchConfig):  # type: ignore[misc]  # Ray is untyped
@@ -86,8 +98,10 @@ def run_group(
     The checkpoints are the trial's own, not Ray Train's: a trial that began with one worker can
     go on with two. When a worker or what controls the group dies, or the group does not start, it
     is started again; ``max_failures`` times in a row without a new checkpoint, then
-    ``GroupDiedError`` is raised. Ray Train itself neither looks at checkpoints nor outlives its
-    controller, so it is left no failures of its own. Raises what a worker raised.
+    ``GroupDiedError`` is raised. On a cluster, one that finds no room again raises ``NoRoomError``:
+    waiting here, it might be given machines that were not asked yet. Ray Train itself neither
+    looks at checkpoints nor outlives its controller, so it is left no failures of its own. Raises
+    what a worker raised.
     """
     config: dict[str, Any] = {
         "spec": spec.model_dump_json(),
@@ -97,13 +111,16 @@ def run_group(
     resources = {"CPU": float(cpus_per_worker)}
     if gpus_per_worker:
         resources["GPU"] = gpus_per_worker
-    scaling = ScalingConfig(
-        num_workers=workers, use_gpu=gpus_per_worker > 0, resources_per_worker=resources
-    )
     checkpoint = place.storage.stamp(latest_checkpoint(spec.id))
     deaths = exceptions = 0
     while True:
         config["place"] = asdict(_next_part(place))
+        scaling = ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpus_per_worker > 0,
+            resources_per_worker=resources,
+            label_selector=known_nodes().placement(),
+        )
         run = RunConfig(
             # a name of its own, or it would look for the state of the one that died
             name=f"{spec.id}-{uuid.uuid4().hex[:8]}",
@@ -135,6 +152,20 @@ def run_group(
                 if not _died(error):
                     raise
                 raise GroupDiedError(_describe(error, deaths, scaling)) from error
+            if place.attempt is not None and not _finds_room(workers, resources):
+                raise NoRoomError(
+                    f"its worker group died, and there is no room for {workers} × {resources}"
+                ) from error
+
+
+def _finds_room(workers: int, resources: dict[str, float]) -> bool:
+    """Whether there is room for the group; what died gives its own back a little later."""
+    deadline = time.monotonic() + ROOM_SECONDS
+    while not has_room(workers, resources):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(1)
+    return True
 
 
 def _next_part(place: Place) -> Place:

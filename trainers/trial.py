@@ -101,6 +101,10 @@ class Place:
         return self.storage.folder("checkpoints", trial_id)
 
 
+class NoRoomError(RuntimeError):
+    """A training lost its machines: who gave it room must give it room elsewhere."""
+
+
 class DamagedError(RuntimeError):
     """The weights of a finished trial are missing or not what was written: train it again."""
 
@@ -362,6 +366,7 @@ def _streams(
         share = Share(recipe.pool_batch_size, runtime.rank, runtime.world_size)
         if uses_ray_stream(place.stream, dataset):
             from data.stream import RayBatches
+            from trainers.ray_nodes import known_nodes
 
             pool = RayBatches(
                 dataset.storage,
@@ -371,6 +376,7 @@ def _streams(
                 views,
                 ("weak", "strong"),
                 spec.seed,
+                known_nodes().fit_only(),
             )
         else:
             images = _table(place.dataset_uri, spec.dataset, "pool")

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from data.buckets import RefusedError
 from data.errors import InputError
+from data.patience import StorageGoneError
 from data.storage import Storage, cache_folder
 from trainers.models import timm_weights
 
@@ -80,14 +82,20 @@ def _file_hash(uri: str) -> str:
     """SHA-256 of a file, remembered for as long as the file's size and time stay the same."""
     storage = Storage(uri)
     try:
-        if not storage.fs.isfile(storage.root):
+        stamp = storage.stamp()
+        if stamp is None or storage.is_folder():
+            storage.size()  # which says so where it is refused
             raise InputError(f"{uri!r}: there is no such file")
-        key = hashlib.sha256(f"{uri} {storage.fs.ukey(storage.root)}".encode()).hexdigest()
+        key = hashlib.sha256(f"{uri} {stamp}".encode()).hexdigest()
         known = Storage(cache_folder()).folder("hashes")
         if known.exists(key):
             return known.read(key).decode()
-        with storage.fs.open(storage.root, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        for content in storage.chunks():
+            digest.update(content)
+        found = digest.hexdigest()
+    except (RefusedError, StorageGoneError):  # which say all that there is to say
+        raise
     except OSError as error:
         raise InputError(f"{uri!r}: cannot be read: {error}") from error
     with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to stop
@@ -170,9 +178,10 @@ def _local(uri: str) -> Iterator[str]:
         yield storage.root
         return
     with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / Path(storage.root).name)
-        storage.fs.get(storage.root, path)
-        yield path
+        path = Path(folder) / Path(storage.root).name
+        with path.open("wb") as file:
+            file.writelines(storage.chunks())
+        yield str(path)
 
 
 # parts that a file may lack: a change of pooling makes them new

@@ -103,9 +103,8 @@ def _listings(storage: Storage) -> Iterator[dict[str, Any]]:
     if not names:
         raise InputError(f"{storage.uri}: no {LISTINGS}/listings_*.json.gz here")
     for name in names:
-        where = storage.path(LISTINGS, name)
         with (
-            storage.fs.open(where, "rb") as packed,
+            storage.open(f"{LISTINGS}/{name}", ahead=True) as packed,
             gzip.open(packed, "rt", encoding="utf-8") as text,
         ):
             for number, line in enumerate(text, 1):

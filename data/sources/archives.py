@@ -20,9 +20,9 @@ def matching_files(uri: str, suffix: str) -> list[str]:
     """
     storage = Storage(uri)
     pattern = storage.root
-    if storage.fs.isdir(storage.root):
+    if storage.is_folder():
         pattern = posixpath.join(storage.root, f"*{suffix}")
-    paths = sorted(str(path) for path in storage.fs.glob(pattern))
+    paths = sorted(str(path) for path in storage.patiently(lambda: storage.fs.glob(pattern)))
     if not paths:
         raise InputError(f"{uri}: no file here that ends in {suffix}")
     return [p if storage.is_local else str(storage.fs.unstrip_protocol(p)) for p in paths]
@@ -62,7 +62,7 @@ def _samples(path: str) -> dict[str, dict[str, tuple[int, int, bytes]]]:
     found: dict[str, dict[str, tuple[int, int, bytes]]] = {}
     try:
         # no compression: a member must be found again without reading what comes before it
-        with storage.fs.open(storage.root, "rb") as file, tarfile.open(None, "r:", file) as tar:
+        with storage.open(ahead=True) as file, tarfile.open(None, "r:", file) as tar:
             for member in tar:
                 folder, name = posixpath.split(member.name)
                 stem, _, extension = name.partition(".")

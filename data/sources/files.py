@@ -11,6 +11,7 @@ from functools import lru_cache
 import fsspec
 import pyarrow.parquet as pq
 
+from data.buckets import BUCKETS
 from data.errors import InputError
 from data.sources.drawing import draw
 from data.sources.patterns import URI, VERSION
@@ -75,13 +76,16 @@ class Item:
 
 
 def read_item(item: Item) -> bytes:
-    """The bytes of an image. Raises ``OSError``."""
+    """The bytes of an image. A bucket that is away is waited for. Raises ``OSError``."""
     if isinstance(item.inside, Drawn):
         return draw(item.inside.seed, item.inside.number, item.inside.size)
     if isinstance(item.inside, Cell):
         content = _row_group(item.uri, item.inside.column, item.inside.row_group)[item.inside.row]
         return content
     if item.inside is None:
+        if item.uri.partition("://")[0] in BUCKETS:
+            return Storage(item.uri).read()
+        # a list of addresses has dead ones, none of which is waited for
         with fsspec.open(item.uri, "rb") as file:
             return bytes(file.read())
     with Storage(item.uri).open() as file:
@@ -103,10 +107,10 @@ def folder_items(uri: str, labeled: bool = True) -> list[Item]:
     Raises ``InputError`` where there is no image, or a labelled one lies outside class folders.
     """
     storage = Storage(uri)
-    if not storage.fs.isdir(storage.root):
+    if not storage.is_folder():
         raise InputError(f"{uri}: there is no such folder")
     items = []
-    for path in sorted(storage.fs.find(storage.root)):
+    for path in sorted(storage.patiently(lambda: storage.fs.find(storage.root))):
         name = posixpath.relpath(path, storage.root)
         hidden = any(part.startswith(".") for part in name.split("/"))
         if hidden or not name.lower().endswith(SUFFIXES):

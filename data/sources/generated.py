@@ -5,6 +5,7 @@ import io
 import posixpath
 import shlex
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from data.errors import InputError
 from data.sources.crowd import answers_of, gold_of
@@ -78,7 +79,7 @@ def write_raw(
         InputError: something lies there already.
     """
     storage = Storage(uri)
-    if storage.exists() and storage.fs.ls(storage.root):
+    if storage.exists() and storage.patiently(lambda: storage.fs.ls(storage.root)):
         raise InputError(f"{uri}: there is something here already; give a new or an empty folder")
     storage.fs.makedirs(storage.path("images"), exist_ok=True)
     items = pattern_items(patterns)
@@ -86,7 +87,8 @@ def write_raw(
     for done, item in enumerate(items, 1):
         file = f"images/{item.image_id}.jpg"
         # not Storage.write: what can be generated again need not outlive a power cut
-        storage.fs.pipe_file(storage.path(file), draw(patterns.seed, done - 1, patterns.size))
+        image = draw(patterns.seed, done - 1, patterns.size)
+        storage.patiently(partial(storage.fs.pipe_file, storage.path(file), image))
         rows.append((item.image_id, file, item.slices["marketplace"], item.group))
         progress(done, len(items))
     command = _command(storage.uri, patterns)

@@ -90,12 +90,13 @@ class PredictionFolder:
                 )
 
     def _check_empty(self) -> None:
-        fs, root = self.storage.fs, self.storage.root
-        if not fs.exists(root):
+        storage = self.storage
+        if not storage.exists():
             return
-        if not fs.isdir(root):
-            raise InputError(f"--output {self.storage.uri}: this is a file; give a folder")
-        names = [entry.rstrip("/").rpartition("/")[2] for entry in fs.ls(root, detail=False)]
+        if not storage.is_folder():
+            raise InputError(f"--output {storage.uri}: this is a file; give a folder")
+        entries = storage.patiently(lambda: storage.fs.ls(storage.root, detail=False))
+        names = [entry.rstrip("/").rpartition("/")[2] for entry in entries]
         if any(not name.startswith(".") for name in names):
             raise InputError(
                 f"--output {self.storage.uri}: this folder has files of something else; give a new "

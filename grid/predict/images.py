@@ -211,11 +211,11 @@ def _files(source: str, several: bool) -> Iterator[tuple[str, str]]:
     storage = Storage(source)
     given = source.rstrip("/").removeprefix("./")
     try:
-        if storage.fs.isdir(storage.root):
+        if storage.is_folder():
             for item in folder_items(source, labeled=False):
                 yield posixpath.join(given, item.image_id) if several else item.image_id, item.uri
             return
-        if not storage.fs.isfile(storage.root):
+        if not storage.exists():
             raise InputError(f"{source}: there is no such folder, file or dataset")
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):

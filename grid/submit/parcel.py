@@ -1,6 +1,7 @@
 """What goes to the cluster with a job: the experiment, the code, and what tells it from others."""
 
 import hashlib
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import data
 import grid
 import trainers
 from data.errors import InputError
+from data.patience import PATIENCE
 from data.storage import Storage
 from grid.experiment import EXPERIMENT_COPY, Experiment, places
 
@@ -72,6 +74,8 @@ def runtime_env(parcel: Parcel, folder: Path, install: bool) -> dict[str, Any]:
     (folder / EXPERIMENT_COPY).write_text(parcel.text)
     packages = [str(Path(package.__path__[0])) for package in (data, trainers, grid)]
     environment: dict[str, Any] = {"working_dir": str(folder), "py_modules": packages}
+    if patience := os.environ.get(PATIENCE):
+        environment["env_vars"] = {PATIENCE: patience}
     if install:
         environment["pip"] = pinned_requirements()
     return environment

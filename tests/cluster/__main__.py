@@ -93,13 +93,15 @@ def _wait_for(storage: Path, cells: int, deadline: float, process: subprocess.Po
         time.sleep(0.5)
 
 
-def _table(experiment: Path, storage: Path) -> list[dict[str, Any]]:
-    command = semigrid("table", str(experiment), "--storage", str(storage), "--json")
+def _table(experiment: Path, storage: Path | None) -> list[dict[str, Any]]:
+    command = semigrid("table", str(experiment), "--json")
+    command += [] if storage is None else ["--storage", str(storage)]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return [{k: v for k, v in row.items() if "seconds" not in k} for row in json.loads(shown)]
 
 
-def compare(experiment: Path, expected: Path, found: Path) -> list[str]:
+def compare(experiment: Path, expected: Path, found: Path | None) -> list[str]:
+    """The cells that differ in two storages, the second the file's own if it is None."""
     pairs = zip(_table(experiment, expected), _table(experiment, found), strict=True)
     return [f"{one['cell']}: {two} instead of {one}" for one, two in pairs if one != two]
 

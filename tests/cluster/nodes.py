@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -17,10 +17,18 @@ START_SECONDS = 90.0
 
 
 class Nodes:
-    """Starts nodes and kills them; ``environment`` is what clients of the cluster need."""
+    """Starts nodes and kills them; ``environment`` is what clients of the cluster need.
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    Nodes and clients get the one that is given besides this process's own.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        address: str = "127.0.0.1",
+    ):
+        self.folder, self.address = folder, address
         token = folder / "token"
         token.touch(mode=0o600)
         self.token = secrets.token_hex(32)
@@ -28,6 +36,7 @@ class Nodes:
         self.port, self.dashboard = free_port(), free_port()
         self.environment = {
             **os.environ,
+            **(environment or {}),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
@@ -40,7 +49,7 @@ class Nodes:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.dashboard}"
+        return f"http://{self.address}:{self.dashboard}"
 
     def start_head(self) -> None:
         """Without CPUs for trials, as the head of a cluster of spot machines has none."""
@@ -54,7 +63,7 @@ class Nodes:
 
     def start_node(self) -> int:
         """Joins a node with one CPU; its number."""
-        self._start(f"--address=127.0.0.1:{self.port}", "--num-cpus=1")
+        self._start(f"--address={self.address}:{self.port}", "--num-cpus=1")
         return len(self._nodes) - 1
 
     def _start(self, *options: str) -> None:
@@ -101,9 +110,11 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, workers: int) -> Iterator[Nodes]:
+def cluster(
+    folder: Path, workers: int, environment: Mapping[str, str] | None = None
+) -> Iterator[Nodes]:
     """A head and so many nodes with one CPU each, all gone at the end."""
-    nodes = Nodes(folder)
+    nodes = Nodes(folder, environment)
     try:
         nodes.start_head()
         for _ in range(workers):
