@@ -75,6 +75,10 @@ class Storage:
     def path(self, *names: str) -> str:
         return posixpath.join(self.root, *filter(None, names))
 
+    def location(self, *names: str) -> str:
+        """As people write it and other programs open it: a path, or a URI with its scheme."""
+        return posixpath.join(self.uri, *filter(None, names))
+
     def folder(self, *names: str) -> "Storage":
         return Storage(posixpath.join(self.uri, *names), self.patience, self.anchor)
 

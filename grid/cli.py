@@ -243,7 +243,7 @@ def _report(scheduler: Any, records: Any, folder: Storage) -> int:
     for name, why in failed.items():
         err.print(f"{name}: {why}", style="red", soft_wrap=True, markup=False)
     folder.write(REPORT, make_report(known).encode())
-    out.print(f"report: {folder.path(REPORT)}", soft_wrap=True)
+    out.print(f"report: {folder.location(REPORT)}", soft_wrap=True)
     out.print(f"results: {folder.uri}", soft_wrap=True)
     return SOME_FAILED if failed else OK
 

@@ -49,4 +49,4 @@ def write_file(where: str, content: bytes) -> None:
     folder, _, name = where.replace(os.sep, "/").rpartition("/")
     storage = Storage(folder or ("/" if where.startswith("/") else "."))
     storage.write(name, content)
-    say(f"written: {storage.path(name)}")
+    say(f"written: {storage.location(name)}")

@@ -181,7 +181,7 @@ def _print_report(dataset: Dataset, report: dict[str, Any]) -> None:
     if report["answers"]:
         lines += _answer_lines(report["answers"])
     lines.append(f"made of {dataset.manifest.source}")
-    lines.append(f"all of it, name by name: {dataset.storage.path('report.json')}")
+    lines.append(f"all of it, name by name: {dataset.storage.location('report.json')}")
     lines.append(f"dataset: {dataset.storage.uri}, fingerprint {dataset.manifest.fingerprint[:12]}")
     for line in lines:
         out.print(line, soft_wrap=True, markup=False)

@@ -107,10 +107,10 @@ class Ledger:
         try:
             record = Record.model_validate_json(content)
         except ValidationError:
-            self.unreadable.append(self.storage.path(name))
+            self.unreadable.append(self.storage.location(name))
             return None
         if record.id != trial_id:  # written by a version whose identities meant something else
-            self.unreadable.append(self.storage.path(name))
+            self.unreadable.append(self.storage.location(name))
             return None
         self._note_sizes(record)
         return record
@@ -169,7 +169,7 @@ class Ledger:
             problem = f"damaged, {size:,} bytes where {expected:,} were written"
         else:
             return True
-        problem = f"{self.storage.path(name)}: {problem}; {then}"
+        problem = f"{self.storage.location(name)}: {problem}; {then}"
         if problem not in self.problems:
             self.problems.append(problem)
         return False

@@ -97,7 +97,7 @@ class LiveView:
 
     def noted(self, words: str) -> None:
         """Something that the user should know, and that ends nothing."""
-        self.console.print(Text(words, style="red"))
+        self.console.print(Text(words, style="red"), soft_wrap=True)
 
     def progress(self, job: Job, facts: dict[str, Any]) -> None:
         if job.key in self._running:

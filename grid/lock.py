@@ -122,7 +122,7 @@ class RunLock:
             self.say(f"the run that held this folder is dead ({holder}); taking its lock over")
             return
         seconds = MISSED_BEATS * (holder.interval if holder else self.interval)
-        name = str(holder) if holder else f"{self._storage.path(FILE)} cannot be read"
+        name = str(holder) if holder else f"{self._storage.location(FILE)} cannot be read"
         self.say(f"watching for {seconds:g} seconds whether the run that holds this folder: {name}")
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

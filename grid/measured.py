@@ -100,7 +100,7 @@ def measure(
                 seeds.append(None)
                 found.problems.append(
                     f"{cell.name}, seed {seed}, is left out: "
-                    f"{storage.path(predictions_file(record.id))}: {error}; to have it again, "
+                    f"{storage.location(predictions_file(record.id))}: {error}; to have it again, "
                     f"delete {FOLDER}/{record.id}.json and run the experiment"
                 )
             else:

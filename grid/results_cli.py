@@ -123,7 +123,7 @@ def report(
 
     experiment = load(source, storage, seeds)
     known = open_results(experiment)
-    where = output or Storage(experiment.folder).path(REPORT)
+    where = output or Storage(experiment.folder).location(REPORT)
     write_file(where, make_report(known).encode())
     for problem in known.results.problems:
         say(problem)

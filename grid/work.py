@@ -281,6 +281,6 @@ def _write_log(record: Record, words: str, storage: Storage) -> None:
     name = f"logs/{record.id}.log"
     try:
         storage.write(name, words.encode())
-        record.log = storage.path(name)
+        record.log = storage.location(name)
     except OSError as full:  # what broke the trial may break its log: the disk is full
         record.log = f"could not be written: {full}"

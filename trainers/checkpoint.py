@@ -81,7 +81,7 @@ class Checkpoints:
                 continue
             state, damage = self._open(content)
             if state is None:
-                self.damaged.append(f"{self.storage.path(name)}: {damage}")
+                self.damaged.append(f"{self.storage.location(name)}: {damage}")
                 continue
             if name == self.FILE:
                 self._latest_best = state["best_step"]

@@ -190,7 +190,7 @@ def _load_weights(trial_id: str, place: Place) -> dict[str, dict[str, Any]]:
 
     from trainers.checkpoint import decode_weights
 
-    where = place.storage.path(weights_file(trial_id))
+    where = place.storage.location(weights_file(trial_id))
     try:
         content = place.storage.read(weights_file(trial_id))
         if place.weights_sha256 not in (None, FileFacts.of(content).sha256):

@@ -71,7 +71,7 @@ class PredictionFolder:
                 continue
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(
-                    f"{self.storage.path(name)}: not what a prediction writes; give another "
+                    f"{self.storage.location(name)}: not what a prediction writes; give another "
                     "--output, or remove that folder"
                 ) from error
             self._check_same(before)

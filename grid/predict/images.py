@@ -106,7 +106,7 @@ class SplitRows:
             try:
                 ids, images = read_group(self.storage, group)
             except (OSError, pa.ArrowException) as error:
-                where, why = self.storage.path(group.file), str(error).rstrip(".")
+                where, why = self.storage.location(group.file), str(error).rstrip(".")
                 raise OSError(
                     f"{where}: row group {group.index} cannot be read: {why}; semigrid data check "
                     f"{self.storage.uri} says what else is damaged"

@@ -67,6 +67,7 @@ def main() -> None:
             tell(", ".join(f"{count} {verb}" for verb, count in verbs.most_common()))
             os.environ.update(away)  # as on a laptop: no cluster is there any more
             problems += compare(experiment, expected, None)
+            _is_looked_at(experiment, server)
     for problem in problems:
         print(problem)
     tell(
@@ -182,6 +183,20 @@ def _finishes(job: Job) -> None:
     code, said = job.ends()
     assert code == 0 and "nothing to train" in said, said
     tell("submitted once more: nothing to train")
+
+
+def _is_looked_at(experiment: Path, server: S3Server) -> None:
+    """By the commands that need nothing but the storage."""
+    page = f"{RESULTS}/report.html"
+    server.client.delete_object(Bucket=BUCKET, Key=page)
+    said = {}
+    for name in ("status", "answer", "report"):
+        done = subprocess.run(semigrid(name, str(experiment)), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        said[name] = done.stdout + done.stderr
+    assert f"s3://{BUCKET}/{page}" in said["report"], said
+    assert b"</html>" in server.read(page)
+    tell("status, answer and report, from the bucket alone")
 
 
 def _secrets(folder: Path, server: S3Server, token: str) -> list[str]:
