@@ -50,7 +50,7 @@ restart-test: $(READY)
 bucket-test: $(READY)
 	$(BIN)/python -m tests.cluster.bucket
 
-# A node that lacks the run's storage is named, and nothing starts: about a minute.
+# Hosts with networks of their own: one without the storage, one cut off for a minute. Some eight minutes.
 hosts-test: $(READY)
 	$(BIN)/python -m tests.cluster.hosts
 

@@ -69,12 +69,14 @@ class Forwarder:
     """Passes connections on to the server, refuses them while ``closed``, and counts requests.
 
     The answers of the next ``losing`` writes are lost: they are done, and the connection breaks.
+    Each request is held up for ``delay`` seconds.
     """
 
     def __init__(self, target: int):
         self.target, self.port = target, free_port()
         self.requests: list[bytes] = []
         self.losing = 0
+        self.delay = 0.0
         self._listener: socket.socket | None = None
         self.open()
 
@@ -121,6 +123,7 @@ class Forwarder:
                 verb = content.split(b" ", 1)[0]
                 if verb in (b"GET", b"PUT", b"HEAD", b"POST", b"DELETE"):
                     self.requests.append(content.split(b"\r\n", 1)[0])
+                    time.sleep(self.delay)
                     if verb == b"PUT" and self.losing:
                         self.losing -= 1
                         lost.set()

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench.bucket import DELAY_SECONDS, looking_from_afar
 from tests.bench.results import SEEDS, results_speed
 from tests.bench.saving import steps_while_saving
 from tests.bench.scale import GPUS, scale
@@ -118,7 +119,8 @@ def against_goals(title: str, rows: Iterable[tuple[str, str, str]]) -> Table:
     return table
 
 
-PARTS = ("steps", "mixing", "saving", "stream", "memory", "trials", "scale", "results", "stopping")
+PARTS = ["steps", "mixing", "saving", "stream", "memory", "trials", "scale", "results", "bucket"]
+PARTS += ["stopping"]
 
 
 def main() -> None:
@@ -153,6 +155,10 @@ def main() -> None:
     if wanted("results"):
         title = f"tables and report of 30 cells, {SEEDS} seeds, 5,010 test images, 30 classes"
         console.print(against_goals(title, results_speed()))
+    if wanted("bucket"):
+        milliseconds = f"{1000 * DELAY_SECONDS:g}"
+        title = f"looking at such a grid in a bucket {milliseconds} ms away"
+        console.print(against_goals(title, looking_from_afar()))
     if options.only == "stopping":  # half an hour: only when asked for
         with tempfile.TemporaryDirectory(prefix="semigrid-bench-") as temporary:
             folder = Path(options.folder or temporary)

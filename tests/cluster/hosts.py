@@ -1,4 +1,4 @@
-"""Hosts with addresses and names of their own: ``make hosts-test``, some five minutes.
+"""Hosts with addresses and names of their own: ``make hosts-test``, some eight minutes.
 
 A head and workers in network namespaces on one bridge. One worker sees an empty disk of its own (in
 a mount namespace) where the others have the run's folder: a run starts nothing while it is there,
