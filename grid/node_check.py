@@ -67,6 +67,11 @@ class NodeCheck:
             self._told = known
 
     @property
+    def unfit_in_a_row(self) -> list[str]:
+        """What the nodes lack that joined one after the other, with none between that was fit."""
+        return self._watch.unfit_in_a_row
+
+    @property
     def coming(self) -> list[str]:
         """IDs of nodes that have not answered yet."""
         return self._watch.coming

@@ -44,6 +44,8 @@ class NodeWatch:
         self._ask, self._say, self._clock = ask, say, clock
         self._answer_seconds = answer_seconds
         self._nodes: dict[str, _Node] = {}
+        # what was found on nodes that joined one after the other, none of them fit
+        self.unfit_in_a_row: list[str] = []
 
     def look(self, nodes: Mapping[str, str]) -> None:
         """Takes note of answers, and asks who is to be asked; nothing is waited for.
@@ -87,7 +89,10 @@ class NodeWatch:
     def _found(self, node: _Node, *problems: str) -> None:
         before, node.problems = node.problems, [f"{node.where}: {p}" for p in problems]
         node.fit = not problems
+        if node.fit:
+            self.unfit_in_a_row = []
         if problems and not before:
+            self.unfit_in_a_row.append(node.problems[0])
             for problem in node.problems:
                 self._say(problem)
             self._say(

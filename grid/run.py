@@ -62,6 +62,8 @@ TRAIN_SETTINGS = {
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300"
     ),
 }
+# So many nodes that an autoscaler starts in a row may lack what trainings need.
+UNFIT_NODES = 3
 # So long (s) after a job's process died, what its worker group held is looked for.
 ORPHAN_SECONDS = 60.0
 
@@ -348,7 +350,8 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         # how often in a row a job's process died, and which checkpoint was there at that time
         self._deaths: dict[tuple[str, str], tuple[int, str | None]] = {}
         self._began: dict[str, float] = {}
-        self.gone: StorageGoneError | None = None
+        # why this run ends before its time
+        self.gone: StorageGoneError | InputError | None = None
         self._admission = Admission()
         self._check = check
         self._look_at_nodes()
@@ -395,7 +398,20 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         if job is None and not self.jobs and not self.scheduler.done:
             wanted = next((str(self._demand(job)) for job in self.scheduler.ready()), "")
             self.view.activity = f"waiting for machines with {wanted}"
+            self._stop_if_hopeless()
         return job
+
+    def _stop_if_hopeless(self) -> None:
+        """Else an autoscaler would start machine after machine, each paid for and none of use."""
+        found = [] if self._check is None else self._check.unfit_in_a_row
+        if self._growth != FIXED and len(found) >= UNFIT_NODES:
+            self.gone = InputError(
+                *found,
+                f"{len(found)} nodes were started one after the other that lack what trainings "
+                "need, and no other has room; set that right, then run the same command again",
+            )
+            self.stop.set()
+            raise KeyboardInterrupt
 
     def _look(self) -> None:
         """Looks at the machines as they are now, every second: nodes come and go."""

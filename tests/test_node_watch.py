@@ -69,6 +69,22 @@ def test_a_node_that_lacks_something_is_named_once_and_asked_again() -> None:
     assert cluster.said[3:] == ["node 10.0.0.2 (two): it has now what it lacked, and is given work"]
 
 
+def test_nodes_that_were_unfit_one_after_the_other_are_counted_though_they_left() -> None:
+    cluster = Cluster()
+    cluster.look(1, "a")
+    cluster.answer("a", "storage: away", "weights: another")
+    assert cluster.watch.unfit_in_a_row == ["node 10.0.0.1 (one): storage: away"]
+    cluster.look(1, "b")
+    cluster.look(1, "b")
+    cluster.answers["b"].set_result(["storage: gone"])
+    cluster.look(1, "b")
+    assert len(cluster.watch.unfit_in_a_row) == 2
+    cluster.look(AGAIN_SECONDS, "b")
+    cluster.answers["b"].set_result([])
+    cluster.look(1, "b")
+    assert cluster.watch.fit == ["b"] and cluster.watch.unfit_in_a_row == []
+
+
 def test_a_node_that_does_not_answer_is_unfit_until_it_does() -> None:
     cluster = Cluster()
     cluster.look()
