@@ -95,6 +95,7 @@ def run_plan(
             check_room(scheduler, cluster_machines(), streaming, growth)
             check = None
             if os.environ.get("RAY_ADDRESS"):
+                view.activity = "asking each node what it lacks"
                 check = NodeCheck(scheduler.plan, ledger.storage, view.noted)
                 check.before_the_first_trial()
             searcher = GridSearcher(

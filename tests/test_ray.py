@@ -34,8 +34,10 @@ from data.schema import Dataset
 from data.splits import seeded_order
 from data.storage import Storage
 from grid.ledger import Ledger, Record
+from trainers.fence import begin_attempt
 from trainers.predictions import decode_predictions
-from trainers.trial import pool_units, predictions_file, view_settings
+from trainers.ray_nodes import KnownNodes, has_room, known_nodes, tell_nodes
+from trainers.trial import NoRoomError, TrialSpec, pool_units, predictions_file, view_settings
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
 
@@ -49,6 +51,12 @@ def cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+def this_node() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
 
 
 def streams(digits: Dataset, share: Share, rows: int = 700) -> tuple[Any, MemoryBatches]:
@@ -83,6 +91,8 @@ def test_the_ray_stream_equals_the_in_memory_one(
 ) -> None:
     # 700 rows at 96 a step: batches straddle row groups, and 20 steps more than two passes
     by_ray, in_memory = streams(digits, Share(96, rank, world_size))
+    if start:
+        by_ray.nodes = KnownNodes(fit=[this_node(), "gone"]).fit_only()
     batches = list(by_ray(start, 20))
     assert len(batches) == 20 - start
     for step, batch in enumerate(batches, start):
@@ -636,6 +646,42 @@ def test_an_exception_of_a_workers_code_is_the_records_error(cluster: None, tmp_
     assert record.status == "failed"
     assert record.error is not None and record.error.startswith("InputError")
     assert "nowhere" in record.error
+
+
+def test_a_node_that_is_kept_free_is_given_no_work(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from grid.run import Placement
+    from trainers import ray_worker
+
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "2")
+    monkeypatch.setattr(ray_worker, "ROOM_SECONDS", 1.0)
+    assert known_nodes() == KnownNodes() and has_room(2, {"CPU": 1.0})
+    request = Placement([{"CPU": 1.0}])
+    tell_nodes(KnownNodes(kept_free=[this_node(), "gone"]))
+    try:
+        heard = ray.get(ray.remote(num_cpus=0)(known_nodes).remote())
+        assert heard.kept_free == [this_node(), "gone"], "another process does not know it"
+        assert not has_room(1, {"CPU": 1.0})
+        group = request.to_placement_group()
+        assert not group.wait(3)
+        ray.util.remove_placement_group(group)
+        # a worker group goes back to be scheduled anew: no failure of its training
+        order = group_order(tmp_path) | {"max_failures": 1}
+        trial = TrialSpec.model_validate(order["spec"]).id
+        token = begin_attempt(Storage(tmp_path / "small"), trial)
+        order["place"]["attempt"] = trial, token
+        with pytest.raises(NoRoomError, match="no room for 2 ×"):
+            do_with_group(tmp_path, order)
+        assert [record.status for record in records(tmp_path / "small").values()] == ["started"]
+        tell_nodes(KnownNodes(fit=[this_node()]))
+        group = request.to_placement_group()
+        assert group.wait(10)
+        ray.util.remove_placement_group(group)
+    finally:
+        tell_nodes(KnownNodes())
 
 
 def test_a_group_without_room_gives_up_and_says_what_was_missing(
