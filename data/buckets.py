@@ -47,6 +47,8 @@ REFUSED_STATUS = {301, 307, 401, 403}
 REFUSED_CODES = {"400", "ExpiredToken", "InvalidBucketName", "InvalidToken", "NoSuchBucket"}
 REFUSED_CODES |= {"AuthorizationHeaderMalformed", "TokenRefreshRequired"}
 REFUSED_CODES |= {"IllegalLocationConstraintException"}
+# what may be said of one object while others are read; gcsfs has no more than the number
+OF_ONE = {"AccessDenied", "InvalidObjectState", "403"}
 UNCHANGED_FAILED = {409, 412}
 
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -122,7 +124,7 @@ def refusal(error: BaseException, uri: str) -> RefusedError | None:
         return None
     words = f"{uri}: the storage refuses: {_clean(said)}; {_advice(error, answer)}"
     refused = RefusedError(words)
-    refused.of_one = answer is not None and answer.code == "AccessDenied"
+    refused.of_one = answer is not None and answer.code in OF_ONE
     return refused
 
 
@@ -197,6 +199,8 @@ def _advice(error: BaseException, answer: Answer | None) -> str:
         return "check AWS_ENDPOINT_URL, AWS_PROFILE and AWS_DEFAULT_REGION of this machine"
     if code == "NoSuchBucket":
         return "make the bucket first, or correct its name (or AWS_ENDPOINT_URL)"
+    if code == "InvalidObjectState":
+        return "restore the object from its archive first"
     if code == "RequestTimeTooSkewed":
         return "set the clock of this machine"
     if answer.status in (301, 307) or "Location" in code or "Malformed" in code:

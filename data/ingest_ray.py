@@ -13,7 +13,6 @@ from ray.exceptions import RayError
 
 from data.errors import InputError
 from data.ingest import Chunk, Workers, clean_chunk
-from data.patience import StorageGoneError
 
 
 def in_processes(count: int) -> Workers:
@@ -37,7 +36,7 @@ def in_processes(count: int) -> Workers:
         try:
             yield from _run(chunks)
         except RayError as error:
-            raise _first_known(error) or error from error
+            raise _first_known(getattr(error, "cause", None)) or error from error
         finally:
             if mine:
                 ray.shutdown()
@@ -46,8 +45,8 @@ def in_processes(count: int) -> Workers:
 
 
 def _first_known(error: BaseException | None) -> BaseException | None:
-    """What a task raised, where that is meant for the user."""
-    while error is not None and not isinstance(error, (InputError, StorageGoneError)):
+    """What a task raised, where that is meant for the user: bad input, a full disk, storage."""
+    while error is not None and not isinstance(error, (InputError, OSError)):
         error = getattr(error, "cause", None) or error.__cause__
     return error
 
@@ -56,6 +55,7 @@ def _run(chunks: Sequence[Chunk]) -> Iterator[Any]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # the context sets its loggers up
 
     def clean(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -98,14 +98,23 @@ class Storage:
             return os.stat(path).st_size
         return int(self.fs.info(path)["size"] or 0)
 
-    def stamp(self, name: str = "") -> str | None:
+    def stamp(self, name: str) -> str | None:
         """Tells one version of a file from the next; None while none is to be had."""
         try:
-            facts = self.patiently(lambda: self.fs.info(self.path(name)))
+            return self.version(name)
         except OSError:
             return None
-        known = ("mtime", "LastModified", "last_modified", "updated", "ETag", "etag", "ino", "size")
-        return str([facts.get(name) for name in known])
+
+    def version(self, name: str = "") -> str:
+        """Tells one version of a file from the next. Raises ``OSError``, of a folder, too."""
+        path = self.path(name)
+        facts = self.patiently(lambda: self.fs.info(path))
+        if facts["type"] == "directory":
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        known = ("mtime", "LastModified", "last_modified", "updated", "ETag", "etag", "ino")
+        if not any(facts.get(name) for name in known):
+            return str(self.fs.ukey(path))  # some kinds of storage have words of their own
+        return str([facts.get(name) for name in (*known, "size")])
 
     def is_folder(self) -> bool:
         """Whether this is a folder: in a bucket, whether objects lie below it."""

@@ -1,6 +1,7 @@
 """The unlabelled stream on Ray Data: read, decoded and augmented in order, in bounded memory."""
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyarrow as pa
 import ray
 import ray.data
 import torch
+from ray.exceptions import RayError
 
 from data.augment import View, ViewSettings, isolated_random
 from data.batches import Batch, Rendered, render, stack
@@ -22,6 +24,8 @@ MAX_TASKS = 500
 # times a second: a task that is shorter leaves its CPU idle, and one that hands on many small
 # blocks is held up.
 TASK_BYTES, BLOCK_BYTES = 64 * 2**20, 16 * 2**20
+# So long (s) after a task failed may it take until its node is known to lack something.
+KNOWN_SECONDS = 5.0
 
 
 class RayBatches:
@@ -33,7 +37,9 @@ class RayBatches:
     the tasks in flight hold one row group each. With N ranks, each reads the row groups that its
     share of a batch lies in, up to N times the pool in all, but decodes only its own images.
 
-    ``nodes`` is Ray's label selector of the nodes whose CPUs may be used, all of them if None.
+    ``nodes`` tells Ray's label selector of the nodes whose CPUs may be used, all of them if None.
+    Where it changed since an execution began, one that failed is begun again where it stood: a
+    task may have been given to a node that joined and lacks the dataset.
     """
 
     def __init__(
@@ -45,7 +51,7 @@ class RayBatches:
         settings: ViewSettings,
         views: tuple[View, ...],
         seed: int,
-        nodes: dict[str, str] | None = None,
+        nodes: Callable[[], dict[str, str] | None] = lambda: None,
     ):
         self.storage = storage
         self.units = units
@@ -58,6 +64,27 @@ class RayBatches:
 
     def __call__(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """Yields the batches of the given steps; the Ray execution ends with the iterator."""
+        step = start_step
+        while step < stop_step:
+            nodes = self.nodes()
+            try:
+                for batch in self._batches(step, stop_step, nodes):
+                    yield batch
+                    step += 1
+            except RayError:
+                if not self._changed(nodes):
+                    raise
+
+    def _changed(self, nodes: dict[str, str] | None) -> bool:
+        """Whether other nodes may be used now; one that has just joined is soon known to be."""
+        deadline = time.monotonic() + KNOWN_SECONDS
+        while (changed := self.nodes() != nodes) is False and time.monotonic() < deadline:
+            time.sleep(1)
+        return changed
+
+    def _batches(
+        self, start_step: int, stop_step: int, nodes: dict[str, str] | None
+    ) -> Iterator[Batch]:
         start = start_step * self.share.global_batch_size
         stop = stop_step * self.share.global_batch_size
         first = self.order.span_number(start)
@@ -65,7 +92,7 @@ class RayBatches:
         parts = (
             part
             for number in range(first, end, MAX_TASKS * self._spans_per_task)
-            for part in self._parts(number, end, start, stop)
+            for part in self._parts(number, end, start, stop, nodes)
         )
         return map(_batch, rebatch(parts, self.share.local_batch_size))
 
@@ -79,7 +106,9 @@ class RayBatches:
         rows = max(self.order.unit_rows)
         return max(1, TASK_BYTES * self.share.world_size // (rows * self._view_bytes))
 
-    def _parts(self, first: int, end: int, start: int, stop: int) -> Iterator["Part"]:
+    def _parts(
+        self, first: int, end: int, start: int, stop: int, nodes: dict[str, str] | None
+    ) -> Iterator["Part"]:
         """This rank's rows of the spans from ``first`` on, as many as one execution takes."""
         end = min(end, first + MAX_TASKS * self._spans_per_task)
         tasks = -(-(end - first) // self._spans_per_task)
@@ -88,7 +117,8 @@ class RayBatches:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.execution_options.preserve_order = True
-        context.execution_options.label_selector = self.nodes
+        context.execution_options.label_selector = nodes
+        context.raise_original_map_exception = True
         context.target_max_block_size = 1  # hand every row of ours on at once: it is a whole block
         rendered = spans.map_batches(
             self._render_spans,

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 
 from data.errors import InputError
+from data.patience import StorageGoneError
 from data.schema import FORMAT, Dataset, Manifest, open_dataset
 from data.splits import empty_classes, images_at, pool_subset
 from data.storage import Storage
@@ -435,7 +436,7 @@ def _weights(file: ExperimentFile) -> tuple[dict[str, Weights], list[str]]:
         key = f"models.{name}.pretrained"
         try:
             weights = file_weights(model.pretrained, model.weights_license, model.backbone)
-        except InputError as error:
+        except (InputError, StorageGoneError) as error:
             if model.weights_sha256 is None:
                 problems.append(f"{key}: {error}")
                 continue

@@ -26,16 +26,20 @@ class NodeCheck:
 
     Args:
         say: is told of nodes that join and lack something.
+        grows: whether the cluster has an autoscaler.
 
     ``before_the_first_trial`` is to be called first, then ``look`` again and again.
     """
 
-    def __init__(self, plan: Plan, storage: Storage, say: Callable[[str], None]):
+    def __init__(
+        self, plan: Plan, storage: Storage, say: Callable[[str], None], grows: bool = False
+    ):
         needs = needs_of(plan, storage)
         self._watch = NodeWatch(
             lambda node_id: _ask(node_id, needs),
             self._say,
             INSTALL_SECONDS if _installs() else ANSWER_SECONDS,
+            grows,
         )
         self._listener, self._begun = say, False
         self._told = KnownNodes()
@@ -44,15 +48,27 @@ class NodeCheck:
         if self._begun:  # else the error says all
             self._listener(words)
 
-    def before_the_first_trial(self) -> None:
-        """Raises ``InputError`` with all that any node lacks, each named by address and host."""
+    def before_the_first_trial(self, continues: bool) -> None:
+        """Raises ``InputError`` with all that any node lacks, each named by address and host.
+
+        A run that ``continues`` raises it only where no node is fit: it may have gone on without
+        the others before.
+        """
         self.look(alive_nodes())
         while self._watch.coming:
             time.sleep(POLL_SECONDS)
             self.look(alive_nodes())
-        if self._watch.problems:
-            raise InputError(*self._watch.problems)
+        problems = self._watch.problems
+        if problems and not (continues and self._watch.fit):
+            raise InputError(*problems)
         self._begun = True
+        for problem in problems:
+            self._say(f"{problem}; that node is given no work")
+        self.worked()
+
+    def worked(self) -> None:
+        """Takes note that something runs: what was unfit before is no reason to give up."""
+        self._watch.unfit_in_vain = []
 
     def look(self, nodes: list[dict[str, Any]]) -> None:
         """Asks those of the nodes that are to be asked, and tells all processes who is fit.
@@ -67,9 +83,9 @@ class NodeCheck:
             self._told = known
 
     @property
-    def unfit_in_a_row(self) -> list[str]:
-        """What the nodes lack that joined one after the other, with none between that was fit."""
-        return self._watch.unfit_in_a_row
+    def unfit_in_vain(self) -> list[str]:
+        """What the nodes lack that joined since something was last begun, none of them fit."""
+        return self._watch.unfit_in_vain
 
     @property
     def coming(self) -> list[str]:

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 ANSWER_SECONDS = 60.0
 # So long (s) until a node that lacks something is asked again: a mount, a copy may be on its way.
 AGAIN_SECONDS = 60.0
+# On a cluster that grows each pause is longer by this: a node that is asked is not idle, and only
+# an idle one is ended by its autoscaler, to be replaced.
+LONGER = 4
 # A node whose process broke is asked again after this (s): it may have been about to leave.
 BROKEN_SECONDS = 3.0
 BROKEN_TIMES = 2
@@ -23,6 +26,8 @@ class _Node:
     broken: int = 0  # times in a row
     problems: list[str] = field(default_factory=list)
     fit: bool = False
+    counted: bool = False  # among those that joined in vain
+    pause: float = AGAIN_SECONDS
 
 
 class NodeWatch:
@@ -32,6 +37,7 @@ class NodeWatch:
         ask: asks the node of an ID what it lacks; nothing, where it is fit.
         say: is told once of each node that lacks something, and when it no longer does.
         answer_seconds: so long may a node take to answer.
+        grows: whether nodes are started and ended by an autoscaler.
     """
 
     def __init__(
@@ -39,13 +45,14 @@ class NodeWatch:
         ask: Callable[[str], "Future[list[str]]"],
         say: Callable[[str], None],
         answer_seconds: float = ANSWER_SECONDS,
+        grows: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._ask, self._say, self._clock = ask, say, clock
-        self._answer_seconds = answer_seconds
+        self._answer_seconds, self._grows = answer_seconds, grows
         self._nodes: dict[str, _Node] = {}
-        # what was found on nodes that joined one after the other, none of them fit
-        self.unfit_in_a_row: list[str] = []
+        # what was found on nodes that joined since it was last emptied, none of them fit
+        self.unfit_in_vain: list[str] = []
 
     def look(self, nodes: Mapping[str, str]) -> None:
         """Takes note of answers, and asks who is to be asked; nothing is waited for.
@@ -77,27 +84,33 @@ class NodeWatch:
         if error is None:
             node.broken = 0
             self._found(node, *answer.result())
-            node.ask_at = self._clock() + AGAIN_SECONDS
+            self._ask_later(node)
             return
         node.broken += 1
         node.ask_at = self._clock() + BROKEN_SECONDS
         if node.broken >= BROKEN_TIMES:
             words = str(error).strip().splitlines() or [type(error).__name__]
             self._found(node, f"it cannot run semigrid: {words[-1]}")
-            node.ask_at = self._clock() + AGAIN_SECONDS
+            self._ask_later(node)
+
+    def _ask_later(self, node: _Node) -> None:
+        node.ask_at = self._clock() + node.pause
+        if self._grows:
+            node.pause *= LONGER
 
     def _found(self, node: _Node, *problems: str) -> None:
         before, node.problems = node.problems, [f"{node.where}: {p}" for p in problems]
         node.fit = not problems
         if node.fit:
-            self.unfit_in_a_row = []
+            self.unfit_in_vain = []
+        # one that only takes its time may yet be fit
+        if problems and node.answer is None and not node.counted:
+            node.counted = True
+            self.unfit_in_vain.append(node.problems[0])
         if problems and not before:
-            self.unfit_in_a_row.append(node.problems[0])
             for problem in node.problems:
                 self._say(problem)
-            self._say(
-                f"{node.where} is given no work; it is asked again every {AGAIN_SECONDS:g} seconds"
-            )
+            self._say(f"{node.where} is given no work; it is asked again from time to time")
         elif before and node.fit:
             self._say(f"{node.where}: it has now what it lacked, and is given work")
 

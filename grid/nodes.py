@@ -5,7 +5,6 @@ import platform
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -53,7 +52,6 @@ def needs_of(plan: Plan, storage: Storage) -> Needs:
     )
 
 
-@cache
 def versions() -> dict[str, str]:
     """Of all that a training's numbers depend on."""
     python = ".".join(platform.python_version_tuple()[:2])
@@ -92,7 +90,7 @@ def problems_here(needs: Needs) -> list[str]:
     for uri, (backbone, sha256) in needs.weights.items():
         try:
             same = file_weights(uri, None, backbone).sha256 == sha256
-        except InputError as error:
+        except (InputError, OSError) as error:
             problems.append(f"weights: {error}")
             continue
         if not same:

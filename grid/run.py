@@ -44,8 +44,8 @@ from grid.supervise import is_restarted, scratch_folder
 from grid.trackers.tracker import Trackers
 from grid.work import Death, cutoffs_of, do_job, order_for, settle
 from trainers.fence import begin_attempt, end_attempts
-from trainers.ray_nodes import free_nodes, known_nodes
-from trainers.trial import Place, TrialSpec, latest_checkpoint, uses_ray_stream
+from trainers.ray_nodes import free_nodes, placement
+from trainers.trial import NoRoomError, Place, TrialSpec, latest_checkpoint, uses_ray_stream
 
 # By so much the clocks of two machines may differ.
 CLOCK_SECONDS = 5.0
@@ -62,7 +62,7 @@ TRAIN_SETTINGS = {
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300"
     ),
 }
-# So many nodes that an autoscaler starts in a row may lack what trainings need.
+# So many nodes may come from an autoscaler and lack what trainings need, while nothing runs.
 UNFIT_NODES = 3
 # So long (s) after a job's process died, what its worker group held is looked for.
 ORPHAN_SECONDS = 60.0
@@ -96,8 +96,8 @@ def run_plan(
             check = None
             if os.environ.get("RAY_ADDRESS"):
                 view.activity = "asking each node what it lacks"
-                check = NodeCheck(scheduler.plan, ledger.storage, view.noted)
-                check.before_the_first_trial()
+                check = NodeCheck(scheduler.plan, ledger.storage, view.noted, growth != FIXED)
+                check.before_the_first_trial(continues=bool(scheduler.facts))
             searcher = GridSearcher(
                 scheduler, ledger, view, scratch, stop or threading.Event(), trackers, growth, check
             )
@@ -292,7 +292,7 @@ class Placement(tune.PlacementGroupFactory):  # type: ignore[misc]  # Ray is unt
     """
 
     def to_placement_group(self) -> Any:
-        selector = known_nodes().placement()
+        selector = placement()
         if selector is None:
             return super().to_placement_group()
         return placement_group(self.bundles, bundle_label_selector=[selector] * len(self.bundles))
@@ -355,6 +355,8 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         self.gone: StorageGoneError | InputError | None = None
         self._admission = Admission()
         self._check = check
+        # groups that went back, their machines lost
+        self._lacked_room: set[tuple[str, str]] = set()
         self._look_at_nodes()
         trains = [self.plan.experiment.train_of(s.cell.model) for s in self.plan.searches]
         self.groups = any(train.workers > 1 for train in trains)
@@ -370,6 +372,9 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
             return Searcher.FINISHED if self.scheduler.done else None
         self.jobs[trial_id] = self.scheduler.start(job)
         self._began[trial_id] = time.time()
+        self._lacked_room.discard(job.key)
+        if self._check is not None:
+            self._check.worked()
         self.view.started(job)
         order = order_for(self.plan, job, self.ledger.storage, len(self.jobs))
         if self.on_cluster:
@@ -389,12 +394,12 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         """The next job that the machines have room for."""
         self._look()
         machines = for_training(self._machines, self.streaming)
-        if self.streaming and not self.jobs:
+        if self.streaming and not self.jobs and self._machines:
             machines = spare_one(self._machines)
         ready = ((job, self._demand(job)) for job in self.scheduler.ready())
         running = [self._demand(j) for j in self.jobs.values()]
-        # with nothing running, what is not free is about to be
-        free = self._free if self.groups and running else None
+        # with nothing running, what is not free is about to be, or its machine is lost
+        free = self._free if self.groups and (running or self._lacked_room) else None
         job = self._admission.choose(ready, machines, running, free)
         if job is None and not self.jobs and not self.scheduler.done:
             wanted = next((str(self._demand(job)) for job in self.scheduler.ready()), "")
@@ -404,12 +409,14 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
 
     def _stop_if_hopeless(self) -> None:
         """Else an autoscaler would start machine after machine, each paid for and none of use."""
-        found = [] if self._check is None else self._check.unfit_in_a_row
-        if self._growth != FIXED and len(found) >= UNFIT_NODES:
+        if self._check is None or self._growth == FIXED or self._coming:
+            return
+        found = self._check.unfit_in_vain
+        if found and len(found) >= min(UNFIT_NODES, self._growth.most):
             self.gone = InputError(
                 *found,
-                f"{len(found)} nodes were started one after the other that lack what trainings "
-                "need, and no other has room; set that right, then run the same command again",
+                f"each of {len(found)} nodes that came lacks what trainings need, and no other has "
+                "room; set that right, then run the same command again",
             )
             self.stop.set()
             raise KeyboardInterrupt
@@ -446,7 +453,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         ready = map(self._demand, self.scheduler.ready())
         machines = [*self._machines, *self._coming]
         asks = asks_for(machines, self._growth, running, ready, self.streaming, self._unfit)
-        self._asks.update(asks, known_nodes().placement())
+        self._asks.update(asks, placement())
         self.view.asked(show_asks(asks))
 
     def _demand(self, job: Job) -> Demand:
@@ -481,6 +488,11 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
             self._orphans_until = time.monotonic() + ORPHAN_SECONDS
         began = self._began.pop(trial_id)
         error = error and not self._had_ended(job, began)
+        if error and NoRoomError.__name__ in (words or ""):  # no death: it waits for machines
+            self._lacked_room.add(job.key)
+            self.view.died(job)
+            self.scheduler.release(job)
+            return
         if error and self._goes_on(job):
             self.view.died(job)
             self.scheduler.release(job)

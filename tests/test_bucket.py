@@ -320,6 +320,7 @@ def test_what_passes(error: Exception) -> None:
         (answer(403, "InvalidAccessKeyId"), "credentials of this machine are wrong"),
         (answer(403, "SignatureDoesNotMatch"), "credentials of this machine are wrong"),
         (answer(403, "AccessDenied"), "must be allowed"),
+        (answer(403, "InvalidObjectState"), "restore the object"),
         (answer(400, "ExpiredToken"), "may have expired"),
         (answer(404, "NoSuchBucket"), "make the bucket"),
         (answer(301, "PermanentRedirect"), "AWS_DEFAULT_REGION"),
@@ -331,7 +332,7 @@ def test_what_is_refused(error: Exception, advice: str, monkeypatch: pytest.Monk
     found = refusal(error, "s3://shop/a")
     assert not is_away(error) and found is not None
     assert advice in str(found) and "s3://shop/a" in str(found)
-    assert found.of_one == (advice == "must be allowed")
+    assert found.of_one == (advice in ("must be allowed", "restore the object"))
     assert SECRET not in str(found) and "\n" not in str(found)
 
 

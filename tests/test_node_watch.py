@@ -10,12 +10,12 @@ NODES = {"a": "node 10.0.0.1 (one)", "b": "node 10.0.0.2 (two)"}
 class Cluster:
     """Nodes that answer when they are told to, and a clock that is set by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, grows: bool = False) -> None:
         self.now = 0.0
         self.said: list[str] = []
         self.asked: list[str] = []
         self.answers: dict[str, Future[list[str]]] = {}
-        self.watch = NodeWatch(self.ask, self.said.append, clock=lambda: self.now)
+        self.watch = NodeWatch(self.ask, self.said.append, grows=grows, clock=lambda: self.now)
 
     def ask(self, node_id: str) -> "Future[list[str]]":
         self.asked.append(node_id)
@@ -55,7 +55,7 @@ def test_a_node_that_lacks_something_is_named_once_and_asked_again() -> None:
     assert cluster.said == [
         "node 10.0.0.2 (two): storage: away",
         "node 10.0.0.2 (two): weights: another",
-        "node 10.0.0.2 (two) is given no work; it is asked again every 60 seconds",
+        "node 10.0.0.2 (two) is given no work; it is asked again from time to time",
     ]
     cluster.look(AGAIN_SECONDS - 2)
     assert cluster.asked == ["a", "b"]
@@ -69,26 +69,42 @@ def test_a_node_that_lacks_something_is_named_once_and_asked_again() -> None:
     assert cluster.said[3:] == ["node 10.0.0.2 (two): it has now what it lacked, and is given work"]
 
 
+def test_where_nodes_come_and_go_one_that_is_unfit_is_left_idle_for_longer_and_longer() -> None:
+    cluster = Cluster(grows=True)
+    cluster.look(1, "a")
+    for pause in (1, 4, 16):
+        cluster.answers["a"].set_result(["storage: away"])
+        cluster.look(1, "a")
+        asked = len(cluster.asked)
+        cluster.look(pause * AGAIN_SECONDS - 2, "a")
+        assert len(cluster.asked) == asked
+        cluster.look(2, "a")
+        assert len(cluster.asked) == asked + 1
+
+
 def test_nodes_that_were_unfit_one_after_the_other_are_counted_though_they_left() -> None:
     cluster = Cluster()
     cluster.look(1, "a")
     cluster.answer("a", "storage: away", "weights: another")
-    assert cluster.watch.unfit_in_a_row == ["node 10.0.0.1 (one): storage: away"]
+    assert cluster.watch.unfit_in_vain == ["node 10.0.0.1 (one): storage: away"]
     cluster.look(1, "b")
     cluster.look(1, "b")
     cluster.answers["b"].set_result(["storage: gone"])
     cluster.look(1, "b")
-    assert len(cluster.watch.unfit_in_a_row) == 2
-    cluster.look(AGAIN_SECONDS, "b")
-    cluster.answers["b"].set_result([])
-    cluster.look(1, "b")
-    assert cluster.watch.fit == ["b"] and cluster.watch.unfit_in_a_row == []
+    assert len(cluster.watch.unfit_in_vain) == 2
+    for lacks in (["storage: gone"], []):
+        cluster.look(AGAIN_SECONDS, "b")
+        cluster.answers["b"].set_result(lacks)
+        cluster.look(1, "b")
+        assert len(cluster.watch.unfit_in_vain) == (2 if lacks else 0), "counted twice"
+    assert cluster.watch.fit == ["b"]
 
 
 def test_a_node_that_does_not_answer_is_unfit_until_it_does() -> None:
     cluster = Cluster()
     cluster.look()
     cluster.look(ANSWER_SECONDS + 1)
+    assert not cluster.watch.unfit_in_vain, "it may be starting"
     assert (
         cluster.watch.unfit == ["a", "b"] and "did not answer within 60 seconds" in cluster.said[0]
     )

@@ -92,11 +92,43 @@ def test_the_ray_stream_equals_the_in_memory_one(
     # 700 rows at 96 a step: batches straddle row groups, and 20 steps more than two passes
     by_ray, in_memory = streams(digits, Share(96, rank, world_size))
     if start:
-        by_ray.nodes = KnownNodes(fit=[this_node(), "gone"]).fit_only()
+        by_ray.nodes = KnownNodes(kept_free=["another"]).placement
     batches = list(by_ray(start, 20))
     assert len(batches) == 20 - start
     for step, batch in enumerate(batches, start):
         assert_same(batch, in_memory[step])
+
+
+def test_a_stream_that_met_an_unfit_node_goes_on_where_it_stood(
+    cluster: None, digits: Dataset, tmp_path: Path
+) -> None:
+    by_ray, in_memory = streams(digits, Share(96))
+    copy = tmp_path / "digits"
+    for file in [shard.file for shard in digits.manifest.shards]:
+        Storage(copy).write(file, digits.storage.read(file))
+    by_ray.storage = Storage(copy)
+    shards = sorted(copy.glob("pool*"))
+    asked: list[int] = []
+
+    def nodes() -> dict[str, str] | None:
+        """After the first failure the node that lacks the dataset is known."""
+        asked.append(1)
+        if len(asked) == 3:
+            for shard in shards:
+                shard.with_suffix(".gone").rename(shard)
+        return KnownNodes(kept_free=["another"] if len(asked) > 2 else []).placement()
+
+    by_ray.nodes = nodes
+    found = iter(by_ray(3, 6))
+    for shard in shards:
+        shard.rename(shard.with_suffix(".gone"))
+    for step, batch in enumerate(found, 3):
+        assert_same(batch, in_memory[step])
+    assert step == 5 and len(asked) == 4
+    for shard in shards:
+        shard.unlink()
+    with pytest.raises(FileNotFoundError):
+        list(by_ray(3, 6))
 
 
 @pytest.fixture
@@ -492,6 +524,18 @@ def test_a_collapsing_training_is_stopped_named_and_no_result(tmp_path: Path) ->
     # it is an end, not an accident: the next run does not train it again
     _, err = finish(semigrid("run", str(file), "--storage", str(tmp_path)), code=1)
     assert "nothing to train" in err
+
+
+def test_what_a_process_of_a_build_meets_is_said_as_it_is(cluster: None, tmp_path: Path) -> None:
+    from data.clean import CleanSettings
+    from data.ingest import Chunk
+    from data.ingest_ray import in_processes
+
+    (tmp_path / "file").write_text("no folder")
+    chunk = Chunk(0, 0, (), str(tmp_path / "file" / "set"), 0, 1, CleanSettings())
+    with pytest.raises(NotADirectoryError, match="file") as error:
+        list(in_processes(2)([chunk]))
+    assert type(error.value) is NotADirectoryError, "dressed up by Ray"
 
 
 def test_two_processes_build_the_dataset_of_one(cluster: None, tmp_path: Path) -> None:

@@ -19,13 +19,18 @@ def text_for(tmp_path: Path, **changes: object) -> str:
     return experiment_text(storage=str(tmp_path / "s"), **changes)
 
 
-def test_a_parcel_is_known_by_its_folder(tmp_path: Path) -> None:
+def test_a_parcel_is_known_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = load_experiment("a.yaml", text=text_for(tmp_path))
     sent = parcel(experiment, ["digits/vit/*", "digits/semi-vit/50%/100%"])
     assert sent.metadata[FOLDER_KEY] == sent.folder == str(tmp_path / "s" / "small")
     assert sent.entrypoint == (
         "python -m grid.cli run experiment.yaml --only 'digits/vit/*' "
         "--only digits/semi-vit/50%/100%"
+    )
+    assert "env_vars" not in runtime_env(sent, tmp_path, install=False)
+    monkeypatch.setenv("SEMIGRID_STORAGE_PATIENCE", "300")
+    assert parcel(experiment).entrypoint == (
+        "SEMIGRID_STORAGE_PATIENCE=300 python -m grid.cli run experiment.yaml"
     )
     again = parcel(load_experiment("elsewhere/b.yaml", text=text_for(tmp_path)))
     other = parcel(load_experiment("a.yaml", text=text_for(tmp_path / "other")))

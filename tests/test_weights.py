@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from data.errors import InputError
+from data.storage import Storage
 from grid.experiment import load_experiment
 from grid.plan import Plan
 from trainers.models import _timm_source, create_model
@@ -165,6 +166,14 @@ def test_what_is_known_of_a_file(tmp_path: Path) -> None:
         file_weights(str(tmp_path / "none.pth"), None, VIT)
     with pytest.raises(InputError, match="weights are a file ending in .safetensors, .pth"):
         file_weights(str(tmp_path), None, VIT)
+
+
+def test_a_file_of_the_same_size_is_another_where_storage_tells_no_times() -> None:
+    storage = Storage("memory://weights")
+    storage.write("w.pth", b"one")
+    first = file_weights("memory://weights/w.pth", None, "resnet18")
+    storage.write("w.pth", b"two")
+    assert file_weights("memory://weights/w.pth", None, "resnet18").sha256 != first.sha256
 
 
 def test_licences_are_timms() -> None:

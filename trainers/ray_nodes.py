@@ -28,15 +28,7 @@ class KnownNodes:
     def placement(self) -> dict[str, str] | None:
         """Ray's label selector for what may run wherever it is not kept free, also on nodes that
         join; None if nothing is kept free."""
-        return _selector(f"!in({', '.join(self.kept_free)})") if self.kept_free else None
-
-    def fit_only(self) -> dict[str, str] | None:
-        """Ray's label selector for what may run on the fit nodes alone; None if none is known."""
-        return _selector(f"in({', '.join(self.fit)})") if self.fit else None
-
-
-def _selector(value: str) -> dict[str, str]:
-    return {NODE_ID: value}
+        return {NODE_ID: f"!in({', '.join(self.kept_free)})"} if self.kept_free else None
 
 
 def tell_nodes(nodes: KnownNodes) -> None:
@@ -49,6 +41,11 @@ def known_nodes() -> KnownNodes:
         return KnownNodes()
     content = _internal_kv_get(_key(), namespace=NAMESPACE)
     return KnownNodes() if content is None else KnownNodes(**json.loads(content))
+
+
+def placement() -> dict[str, str] | None:
+    """The label selector of this moment."""
+    return known_nodes().placement()
 
 
 def _key() -> bytes:

@@ -37,7 +37,7 @@ from trainers.health import CollapsedError, DivergedError
 from trainers.loop import Outcome
 from trainers.network import backend_for, talk_over
 from trainers.progress import Meter, device_kind, held_devices
-from trainers.ray_nodes import has_room, known_nodes
+from trainers.ray_nodes import has_room, placement
 from trainers.runtime import DistributedRuntime
 from trainers.trial import (
     DamagedError,
@@ -119,7 +119,7 @@ def run_group(
             num_workers=workers,
             use_gpu=gpus_per_worker > 0,
             resources_per_worker=resources,
-            label_selector=known_nodes().placement(),
+            label_selector=placement(),
         )
         run = RunConfig(
             # a name of its own, or it would look for the state of the one that died

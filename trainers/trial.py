@@ -366,7 +366,7 @@ def _streams(
         share = Share(recipe.pool_batch_size, runtime.rank, runtime.world_size)
         if uses_ray_stream(place.stream, dataset):
             from data.stream import RayBatches
-            from trainers.ray_nodes import known_nodes
+            from trainers.ray_nodes import placement
 
             pool = RayBatches(
                 dataset.storage,
@@ -376,7 +376,7 @@ def _streams(
                 views,
                 ("weak", "strong"),
                 spec.seed,
-                known_nodes().fit_only(),
+                placement,
             )
         else:
             images = _table(place.dataset_uri, spec.dataset, "pool")

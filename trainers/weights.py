@@ -82,11 +82,7 @@ def _file_hash(uri: str) -> str:
     """SHA-256 of a file, remembered for as long as the file's size and time stay the same."""
     storage = Storage(uri)
     try:
-        stamp = storage.stamp()
-        if stamp is None or storage.is_folder():
-            storage.size()  # which says so where it is refused
-            raise InputError(f"{uri!r}: there is no such file")
-        key = hashlib.sha256(f"{uri} {stamp}".encode()).hexdigest()
+        key = hashlib.sha256(f"{uri} {storage.version()}".encode()).hexdigest()
         known = Storage(cache_folder()).folder("hashes")
         if known.exists(key):
             return known.read(key).decode()
@@ -96,6 +92,8 @@ def _file_hash(uri: str) -> str:
         found = digest.hexdigest()
     except (RefusedError, StorageGoneError):  # which say all that there is to say
         raise
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InputError(f"{uri!r}: there is no such file") from error
     except OSError as error:
         raise InputError(f"{uri!r}: cannot be read: {error}") from error
     with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to stop

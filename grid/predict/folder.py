@@ -94,6 +94,8 @@ class PredictionFolder:
         if not storage.exists():
             return
         if not storage.is_folder():
+            if not storage.is_local and not storage.size():  # the mark of a folder in a bucket
+                return
             raise InputError(f"--output {storage.uri}: this is a file; give a folder")
         entries = storage.patiently(lambda: storage.fs.ls(storage.root, detail=False))
         names = [entry.rstrip("/").rpartition("/")[2] for entry in entries]

@@ -133,6 +133,7 @@ def _execute(tasks: Sequence[Any], model: Model, workers: Workers) -> Iterator[A
     context = work.context  # a copy: other datasets of this process keep their settings
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True
     context.execution_options.preserve_order = True
     context.target_max_block_size = 1  # hand every row of ours on at once: it is a whole block
     # its errors are raised here; the context sets its loggers up

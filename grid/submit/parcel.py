@@ -13,7 +13,7 @@ import data
 import grid
 import trainers
 from data.errors import InputError
-from data.patience import PATIENCE
+from data.patience import PATIENCE, storage_patience
 from data.storage import Storage
 from grid.experiment import EXPERIMENT_COPY, Experiment, places
 
@@ -54,7 +54,9 @@ def parcel(experiment: Experiment, only: list[str] | None = None) -> Parcel:
     ]
     if problems:
         raise InputError(*problems)
-    words = ["python", "-m", "grid.cli", "run", EXPERIMENT_COPY]
+    # before the command: the driver's own runtime environment may not name it once more
+    words = [f"{PATIENCE}={storage_patience():g}"] if os.environ.get(PATIENCE) else []
+    words += ["python", "-m", "grid.cli", "run", EXPERIMENT_COPY]
     for pattern in only or []:
         words += ["--only", pattern]
     return Parcel(
@@ -74,8 +76,6 @@ def runtime_env(parcel: Parcel, folder: Path, install: bool) -> dict[str, Any]:
     (folder / EXPERIMENT_COPY).write_text(parcel.text)
     packages = [str(Path(package.__path__[0])) for package in (data, trainers, grid)]
     environment: dict[str, Any] = {"working_dir": str(folder), "py_modules": packages}
-    if patience := os.environ.get(PATIENCE):
-        environment["env_vars"] = {PATIENCE: patience}
     if install:
         environment["pip"] = pinned_requirements()
     return environment

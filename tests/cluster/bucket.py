@@ -8,6 +8,7 @@ may stand in any file of the cluster or any object of the bucket. About ten minu
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -57,11 +58,14 @@ def main() -> None:
             environment = away | {"TMPDIR": str(folder / "tmp")}
             with cluster(folder, workers=2, environment=environment) as nodes:
                 job = Job(nodes, experiment, server)
-                _killed_and_submitted_again(job)
-                problems += _secrets(folder, server, nodes.token)
-                _killed_while_followed(job)
-                _server_away(job, forwarder)
-                _finishes(job)
+                try:
+                    _killed_and_submitted_again(job)
+                    problems += _secrets(folder, server, nodes.token)
+                    _killed_while_followed(job)
+                    _server_away(job, forwarder)
+                    _finishes(job)
+                finally:
+                    job.close()
                 problems += _secrets(folder, server, nodes.token)
             verbs = Counter(line.split(b" ")[0].decode() for line in forwarder.requests)
             tell(", ".join(f"{count} {verb}" for verb, count in verbs.most_common()))
@@ -83,6 +87,7 @@ class Job:
         self.nodes, self.server = nodes, server
         self.command = semigrid("submit", str(experiment), "--address", nodes.url)
         self.deadline = time.monotonic() + SECONDS
+        self.follower: subprocess.Popen[bytes] | None = None
 
     def follow(self, log: str, *options: str) -> None:
         self.log = self.nodes.folder / log
@@ -93,17 +98,18 @@ class Job:
 
     def ends(self) -> tuple[int, str]:
         """The exit code of the command that follows, and what it said."""
-        try:
-            code = self.follower.wait(timeout=self.deadline - time.monotonic())
-        finally:
-            if self.follower.poll() is None:
-                self.follower.kill()
+        assert self.follower is not None
+        code = self.follower.wait(timeout=self.deadline - time.monotonic())
         return code, self.log.read_text()
+
+    def close(self) -> None:
+        if self.follower is not None and self.follower.poll() is None:
+            self.follower.kill()
 
     def until(self, holds: Callable[[], bool]) -> None:
         while not holds():
             assert time.monotonic() < self.deadline, self.log.read_text()
-            assert self.follower.poll() is None, self.log.read_text()
+            assert self.follower is None or self.follower.poll() is None, self.log.read_text()
             time.sleep(0.5)
 
     def until_measured(self, cells: int) -> None:
@@ -159,7 +165,8 @@ def _server_away(job: Job, forwarder: Forwarder) -> None:
     time.sleep(AWAY_SECONDS / 2)
     job.nodes.kill(2)
     time.sleep(AWAY_SECONDS / 2)
-    assert job.trained() == before and job.follower.poll() is None, job.log.read_text()
+    job.until(lambda: True)  # it is still followed
+    assert job.trained() == before
     forwarder.open()
     tell(f"the server refused connections for {AWAY_SECONDS:g} s; a node died meanwhile")
     job.nodes.start_node()
@@ -204,7 +211,10 @@ def _secrets(folder: Path, server: S3Server, token: str) -> list[str]:
     secrets = {"the token": token, "the key's id": KEY, "the key": SECRET}
     paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "token"]
     names = server.names()
-    contents = [(str(path), path.read_bytes()) for path in paths if path.exists()]
+    contents = []
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # the cluster is at work
+            contents.append((str(path), path.read_bytes()))
     contents += [(f"s3://{BUCKET}/{name}", server.read(name)) for name in names]
     tell(f"searched {len(paths)} files and {len(names)} objects for secrets")
     return [

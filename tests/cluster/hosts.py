@@ -44,9 +44,12 @@ class Hosts(Nodes):
     def __init__(self, folder: Path):
         super().__init__(folder, HEALTH, address=f"{NETWORK}.1")
         self._hidden: Path | None = None
+
+    def start_head(self) -> None:
         _ip("link", "add", BRIDGE, "type", "bridge")
         _ip("addr", "add", f"{NETWORK}.{LAPTOP}/24", "dev", BRIDGE)
         _ip("link", "set", BRIDGE, "up")
+        super().start_head()
 
     def _launch(self, command: list[str], log: str) -> None:
         number = len(self._nodes) + 1
@@ -83,17 +86,17 @@ class Hosts(Nodes):
 
     def close(self) -> None:
         super().close()
-        for number in range(len(self._nodes)):
-            _ip("netns", "del", _name(number + 1))
-        _ip("link", "del", BRIDGE)
+        for number in range(len(self._nodes) + 1):  # the last one may have been begun
+            _ip("netns", "del", _name(number + 1), check=False)
+        _ip("link", "del", BRIDGE, check=False)
 
 
 def _name(number: int) -> str:
     return f"semigrid-{number}"
 
 
-def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True)
+def _ip(*words: str, check: bool = True) -> None:
+    subprocess.run(["ip", *words], check=check, stderr=None if check else subprocess.DEVNULL)
 
 
 def main() -> None:
