@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import ray
 import ray.data
-from ray.exceptions import RayError
 
 from data.errors import InputError
 from data.ingest import Chunk, Workers, clean_chunk
@@ -35,8 +34,6 @@ def in_processes(count: int) -> Workers:
             )
         try:
             yield from _run(chunks)
-        except RayError as error:
-            raise _first_known(getattr(error, "cause", None)) or error from error
         finally:
             if mine:
                 ray.shutdown()
@@ -44,28 +41,28 @@ def in_processes(count: int) -> Workers:
     return run
 
 
-def _first_known(error: BaseException | None) -> BaseException | None:
-    """What a task raised, where that is meant for the user: bad input, a full disk, storage."""
-    while error is not None and not isinstance(error, (InputError, OSError)):
-        error = getattr(error, "cause", None) or error.__cause__
-    return error
-
-
 def _run(chunks: Sequence[Chunk]) -> Iterator[Any]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.raise_original_map_exception = True
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # the context sets its loggers up
 
     def clean(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        for packed in batch["chunk"]:
-            clean_chunk(pickle.loads(packed))  # ours, of a moment ago
-        return {"done": np.ones(len(batch["chunk"]))}  # the results are files: only news travels
+        """The results are files: only news travels, of bad input, a full disk or lost storage."""
+        error: Exception | None = None
+        try:
+            for packed in batch["chunk"]:
+                clean_chunk(pickle.loads(packed))  # ours, of a moment ago
+        except (InputError, OSError) as met:  # raised here, Ray would dress it up
+            error = met
+        return {"error": np.array([pickle.dumps(error)], dtype=object)}
 
     # each task gets its own chunk, not the list of all
     packed = [{"chunk": pickle.dumps(chunk)} for chunk in chunks]
     work = ray.data.from_items(packed, override_num_blocks=len(packed))
     done = work.map_batches(clean, batch_size=1)
     for batch in done.iter_batches(batch_size=1, prefetch_batches=0):
-        yield from batch["done"]
+        error = pickle.loads(batch["error"][0])
+        if error is not None:
+            raise error
+        yield
