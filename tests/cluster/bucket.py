@@ -23,13 +23,14 @@ from pathlib import Path
 
 import yaml
 
+from data.patience import PATIENCE
 from tests.buckets import BUCKET, KEY, SECRET, Forwarder, S3Server, credentials, s3_server
 from tests.cluster.__main__ import LOCAL_SECONDS, compare, semigrid
 from tests.cluster.nodes import Nodes, cluster
 from tests.cluster.restarts import tell
 
 SECONDS = 1500.0
-AWAY_SECONDS = 30.0
+AWAY_SECONDS, PATIENCE_SECONDS = 30.0, 150
 FOLDER = "experiments"
 RESULTS = f"{FOLDER}/quickstart"
 
@@ -55,7 +56,7 @@ def main() -> None:
             forwarder = Forwarder(server.port)
             away = credentials(forwarder.port)
             # what a process leaves behind for a moment is searched, too
-            environment = away | {"TMPDIR": str(folder / "tmp")}
+            environment = away | {"TMPDIR": str(folder / "tmp"), PATIENCE: f"{PATIENCE_SECONDS}"}
             with cluster(folder, workers=2, environment=environment) as nodes:
                 job = Job(nodes, experiment, server)
                 try:
@@ -185,6 +186,7 @@ def _finishes(job: Job) -> None:
     code, said = job.ends()
     assert code == 0 and "report: " in said, said
     assert said.count(": submitted") == 2, said
+    assert f"waiting for it, up to {PATIENCE_SECONDS} seconds" in said, said
     tell("finished")
     job.follow("third.log")
     code, said = job.ends()
