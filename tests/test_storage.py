@@ -157,15 +157,20 @@ def test_of_a_file_in_a_bucket_only_the_parts_asked_for_are_read(tmp_path: Path)
     assert 100_000 < sum(FarFile.fetched) < 200_000
 
 
-def move_away(folder: Path, times: int, stop: threading.Event) -> None:
-    """Moves a folder away for a moment and back, again and again; notes if it was made anew."""
-    for _ in range(times):
-        away = folder.with_name("away")
+def move_away(folder: Path, times: int, enough: threading.Event, stop: threading.Event) -> None:
+    """Moves a folder away for a moment and back, again and again; notes if it was made anew.
+
+    So many times, and until there was enough of it: a slow disk may need longer.
+    """
+    away, deadline = folder.with_name("away"), time.monotonic() + 60
+    while times > 0 or not enough.is_set():
+        assert time.monotonic() < deadline, "nothing is written between the moves"
+        times -= 1
         os.rename(folder, away)
         time.sleep(0.3)
         assert not folder.exists(), "something was written at the vanished place"
         os.rename(away, folder)
-        time.sleep(0.1)
+        time.sleep(0.2)
     stop.set()
 
 
@@ -176,9 +181,9 @@ def test_storage_that_vanishes_for_a_while_is_waited_for(tmp_path: Path) -> None
     storage = pickle.loads(pickle.dumps(Storage(folder, patience=30)))
     checkpoints = storage.folder("checkpoints", "one")
     checkpoints.write("fixed", b"always here")
-    stop, written = threading.Event(), 0
+    enough, stop, written = threading.Event(), threading.Event(), 0
     with ThreadPoolExecutor(1) as pool:
-        mover = pool.submit(move_away, folder, 6, stop)
+        mover = pool.submit(move_away, folder, 6, enough, stop)
         while not stop.is_set() and not mover.done():
             checkpoints.write("latest", str(written).encode())
             storage.write(f"ledger/{written}.json", b"{}")
@@ -189,8 +194,9 @@ def test_storage_that_vanishes_for_a_while_is_waited_for(tmp_path: Path) -> None
             storage.delete("gone")
             assert not storage.exists("gone")
             written += 1
+            if written > 5:
+                enough.set()
         mover.result()
-    assert written > 5
     names = {path.name for path in folder.rglob("*") if not path.name.startswith(".")}
     assert {f"{n}.json" for n in range(written)} <= names
 
