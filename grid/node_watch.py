@@ -26,6 +26,7 @@ class _Node:
     broken: int = 0  # times in a row
     problems: list[str] = field(default_factory=list)
     fit: bool = False
+    silent: bool = False  # its problem is that it has not answered
     counted: bool = False  # among those that joined in vain
     pause: float = AGAIN_SECONDS
 
@@ -107,12 +108,14 @@ class NodeWatch:
         if problems and node.answer is None and not node.counted:
             node.counted = True
             self.unfit_in_vain.append(node.problems[0])
-        if problems and not before:
+        if problems and (not before or node.silent):
             for problem in node.problems:
                 self._say(problem)
+        if problems and not before:
             self._say(f"{node.where} is given no work; it is asked again from time to time")
         elif before and node.fit:
             self._say(f"{node.where}: it has now what it lacked, and is given work")
+        node.silent = node.answer is not None
 
     @property
     def problems(self) -> list[str]:

@@ -112,6 +112,8 @@ def test_a_node_that_does_not_answer_is_unfit_until_it_does() -> None:
     assert cluster.asked == ["a", "b"], "asked while it owes an answer"
     cluster.answer("b")
     assert cluster.watch.fit == ["b"]
+    cluster.answer("a", "storage: away")
+    assert cluster.said[-1] == "node 10.0.0.1 (one): storage: away", "only its silence was said"
 
 
 def test_a_node_that_left_is_forgotten_and_one_that_broke_is_asked_twice() -> None:
