@@ -1,4 +1,4 @@
-"""The quickstart as a job whose storage is a bucket that fails: ``make bucket-test``.
+"""The quickstart as a job on a bucket that fails, dataset and storage: ``make bucket-test``.
 
 A head and two nodes with token authentication, and a real S3 server, moto's, all on this machine.
 The job's process is killed, and the same command submits it again; it is killed once more, and the
@@ -24,6 +24,7 @@ from pathlib import Path
 import yaml
 
 from data.patience import PATIENCE
+from data.schema import MANIFEST, open_dataset
 from tests.buckets import BUCKET, KEY, SECRET, Forwarder, S3Server, credentials, s3_server
 from tests.cluster.__main__ import LOCAL_SECONDS, compare, semigrid
 from tests.cluster.nodes import Nodes, cluster
@@ -33,6 +34,7 @@ SECONDS = 1500.0
 AWAY_SECONDS, PATIENCE_SECONDS = 30.0, 150
 FOLDER = "experiments"
 RESULTS = f"{FOLDER}/quickstart"
+DATASET = f"s3://{BUCKET}/digits"
 
 
 def main() -> None:
@@ -43,16 +45,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="semigrid-bucket-") as temporary:
         folder = options.folder or Path(temporary)
         (folder / "tmp").mkdir(parents=True, exist_ok=True)
+        quickstart = Path(str(files("grid.experiments").joinpath("quickstart.yaml")))
         experiment = folder / "quickstart.yaml"
-        text = files("grid.experiments").joinpath("quickstart.yaml").read_text()
-        content = {**yaml.safe_load(text), "storage": f"s3://{BUCKET}/{FOLDER}"}
+        places = {"storage": f"s3://{BUCKET}/{FOLDER}", "datasets": {"digits": DATASET}}
+        content = {**yaml.safe_load(quickstart.read_text()), **places}
         experiment.write_text(yaml.safe_dump(content, sort_keys=False))
         expected = options.expected or folder / "local"
-        local = semigrid("run", str(experiment), "--storage", str(expected))
+        local = semigrid("run", str(quickstart), "--storage", str(expected))
         subprocess.run(local, check=True, timeout=LOCAL_SECONDS, stdout=subprocess.DEVNULL)
         tell("run on this machine alone")
         problems = []
         with s3_server() as server:
+            _upload_digits(server)
             forwarder = Forwarder(server.port)
             away = credentials(forwarder.port)
             # what a process leaves behind for a moment is searched, too
@@ -134,6 +138,15 @@ class Job:
         holder = self.holder()
         os.kill(int(str(holder["pid"])), signal.SIGKILL)
         return holder
+
+
+def _upload_digits(server: S3Server) -> None:
+    """The same dataset, so that its trainings are the same."""
+    digits = open_dataset("builtin://digits")
+    for file in [MANIFEST, *(shard.file for shard in digits.manifest.shards)]:
+        server.client.put_object(
+            Bucket=BUCKET, Key=f"digits/{file}", Body=digits.storage.read(file)
+        )
 
 
 def _killed_and_submitted_again(job: Job) -> None:
