@@ -3,8 +3,9 @@
 Ray's own fake provider starts real raylets on this machine as its autoscaler asks for nodes of
 cluster.yaml's types: same names, limits and priorities. Only their CPUs are fewer, 2 for 48, so
 that trainings of one CPU, with as many threads as in the run that they are compared with, need
-more than one node; the GPUs are numbers that nothing asks for. First a run is killed, and what it
-asked for must go with it; the next run goes on, with new nodes, of which one is lost.
+more than one node; the GPUs are numbers that nothing asks for. First a run meets a node that lacks
+its storage and goes on without it; it is killed, and what it asked for must go with it; the next run
+goes on, with new nodes, of which one is lost.
 
 It runs alone: on two cores a second Ray beside it would make it late. Four to eight minutes for
 each of three autoscalers: Ray's two on the head, and one in a process of its own, as KubeRay has
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -194,6 +196,7 @@ def _scale(folder: Path, version: str, experiment: Path) -> list[str]:
         course = Course(nodes)
         assert course.look() == 0
         killed = _start(course, experiment, storage, "killed.log")
+        _first_node_is_unfit(storage, course, killed)
         _until_trained(storage, course, killed)
         killed.kill()  # its driver dies with it
         killed.wait()
@@ -225,6 +228,25 @@ def _scale(folder: Path, version: str, experiment: Path) -> list[str]:
     if "asked the cluster for" not in said:
         problems.append(f"{version}: nothing is said of what was asked for: {said}")
     return problems
+
+
+def _first_node_is_unfit(storage: Path, course: Course, run: subprocess.Popen[bytes]) -> None:
+    """Until it is named, the run's folder looks to nodes like another one."""
+    told, log = storage / "small" / ".nodes", course.nodes.folder / "killed.log"
+    deadline = time.monotonic() + PHASE_SECONDS
+
+    def until(holds: Callable[[], bool]) -> None:
+        while not holds():
+            assert time.monotonic() < deadline and run.poll() is None, log.read_text()
+            course.look()
+            time.sleep(0.1)
+
+    until(lambda: "asked the cluster for" in log.read_text())  # the head has answered
+    content = told.read_bytes()
+    told.write_bytes(b"another run's")
+    until(lambda: "is given no work" in log.read_text())
+    told.write_bytes(content)
+    course.say("a node that lacks the run's storage is named; the run goes on without it")
 
 
 def _start(course: Course, experiment: Path, storage: Path, log: str) -> subprocess.Popen[bytes]:
