@@ -2,9 +2,9 @@
 
 Ray's own fake provider starts real raylets on this machine as its autoscaler asks for nodes of
 cluster.yaml's types: same names, limits and priorities. Only their CPUs are fewer, 2 for 48, so
-that trainings of one CPU, with as many threads as in the run that they are compared with, need
-more than one node; the GPUs are numbers that nothing asks for. First a run meets a node that lacks
-its storage and goes on without it; it is killed, and what it asked for must go with it; the next run
+that trainings of one CPU, with as many threads as in the run that they are compared with, need more
+than one node; the GPUs are numbers that nothing asks for. First a run meets a node that lacks its
+storage and goes on without it; it is killed, and what it asked for must go with it; the next run
 goes on, with new nodes, of which one is lost.
 
 It runs alone: on two cores a second Ray beside it would make it late. Four to eight minutes for
