@@ -103,9 +103,13 @@ class LiveView:
         if job.key in self._running:
             self._hear(self._running[job.key], facts, time.time())
 
+    def waits(self, job: Job) -> None:
+        """A job that was begun has no room for now."""
+        self._running.pop(job.key, None)
+
     def died(self, job: Job) -> None:
         """A job's process is gone; the job starts again."""
-        self._running.pop(job.key, None)
+        self.waits(job)
         self.console.print(
             Text(f"{job.search.name}: a process died; its trial goes on from its last checkpoint")
         )

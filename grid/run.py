@@ -372,14 +372,13 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
             return Searcher.FINISHED if self.scheduler.done else None
         self.jobs[trial_id] = self.scheduler.start(job)
         self._began[trial_id] = time.time()
-        self._lacked_room.discard(job.key)
         if self._check is not None:
             self._check.worked()
         self.view.started(job)
         order = order_for(self.plan, job, self.ledger.storage, len(self.jobs))
         if self.on_cluster:
             order["place"]["attempt"] = job.spec.id, self._begin_attempt(job)
-        order["train_storage"] = self.scratch
+        order |= {"train_storage": self.scratch, "look_first": job.key in self._lacked_room}
         return {"order": json.dumps(order), "request": dict(self.request(job))}
 
     def _begin_attempt(self, job: Job) -> str:
@@ -398,8 +397,8 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
             machines = spare_one(self._machines)
         ready = ((job, self._demand(job)) for job in self.scheduler.ready())
         running = [self._demand(j) for j in self.jobs.values()]
-        # with nothing running, what is not free is about to be, or its machine is lost
-        free = self._free if self.groups and (running or self._lacked_room) else None
+        # with nothing running, what is not free is about to be, as soon as Tune has a trial again
+        free = self._free if self.groups and running else None
         job = self._admission.choose(ready, machines, running, free)
         if job is None and not self.jobs and not self.scheduler.done:
             wanted = next((str(self._demand(job)) for job in self.scheduler.ready()), "")
@@ -489,10 +488,13 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         began = self._began.pop(trial_id)
         error = error and not self._had_ended(job, began)
         if error and NoRoomError.__name__ in (words or ""):  # no death: it waits for machines
+            if job.key not in self._lacked_room:
+                self.view.died(job)
             self._lacked_room.add(job.key)
-            self.view.died(job)
+            self.view.waits(job)
             self.scheduler.release(job)
             return
+        self._lacked_room.discard(job.key)
         if error and self._goes_on(job):
             self.view.died(job)
             self.scheduler.release(job)
@@ -572,6 +574,7 @@ def _run_group(spec: TrialSpec, place: Place, order: dict[str, Any]) -> dict[str
         order["max_failures"],
         callbacks=[TuneReportCallback()],
         cutoffs=cutoffs_of(order),
+        look_first=order["look_first"],
     )
 
 

@@ -703,10 +703,10 @@ def test_a_node_that_is_kept_free_is_given_no_work(
     monkeypatch.setattr(ray_worker, "ROOM_SECONDS", 1.0)
     assert known_nodes() == KnownNodes() and has_room(2, {"CPU": 1.0})
     request = Placement([{"CPU": 1.0}])
-    tell_nodes(KnownNodes(kept_free=[this_node(), "gone"]))
+    tell_nodes(KnownNodes(kept_free=["gone", this_node()]))
     try:
         heard = ray.get(ray.remote(num_cpus=0)(known_nodes).remote())
-        assert heard.kept_free == [this_node(), "gone"], "another process does not know it"
+        assert heard.kept_free == ["gone", this_node()], "another process does not know it"
         assert not has_room(1, {"CPU": 1.0})
         group = request.to_placement_group()
         assert not group.wait(3)

@@ -28,7 +28,8 @@ class KnownNodes:
     def placement(self) -> dict[str, str] | None:
         """Ray's label selector for what may run wherever it is not kept free, also on nodes that
         join; None if nothing is kept free."""
-        return {NODE_ID: f"!in({', '.join(self.kept_free)})"} if self.kept_free else None
+        # no space after the commas: Ray would take it for a part of the next ID
+        return {NODE_ID: f"!in({','.join(self.kept_free)})"} if self.kept_free else None
 
 
 def tell_nodes(nodes: KnownNodes) -> None:

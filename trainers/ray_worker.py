@@ -92,16 +92,17 @@ def run_group(
     max_failures: int = 0,
     callbacks: list[Any] | None = None,
     cutoffs: Cutoffs | None = None,
+    look_first: bool = False,
 ) -> dict[str, Any]:
     """Trains a trial on a worker group and returns rank 0's outcome.
 
-    The checkpoints are the trial's own, not Ray Train's: a trial that began with one worker can
-    go on with two. When a worker or what controls the group dies, or the group does not start, it
-    is started again; ``max_failures`` times in a row without a new checkpoint, then
-    ``GroupDiedError`` is raised. On a cluster, one that finds no room again raises ``NoRoomError``:
-    waiting here, it might be given machines that were not asked yet. Ray Train itself neither
-    looks at checkpoints nor outlives its controller, so it is left no failures of its own. Raises
-    what a worker raised.
+    The checkpoints are the trial's own, not Ray Train's: a trial that began with one worker can go
+    on with two. When a worker or what controls the group dies, or the group does not start, it is
+    started again; ``max_failures`` times in a row without a new checkpoint, then ``GroupDiedError``
+    is raised. On a cluster, one that finds no room again raises ``NoRoomError``: waiting here, it
+    might be given machines that were not asked yet. With ``look_first`` so does one for which there
+    is no room at once. Ray Train itself neither looks at checkpoints nor outlives its controller,
+    so it is left no failures of its own. Raises what a worker raised.
     """
     config: dict[str, Any] = {
         "spec": spec.model_dump_json(),
@@ -113,6 +114,8 @@ def run_group(
         resources["GPU"] = gpus_per_worker
     checkpoint = place.storage.stamp(latest_checkpoint(spec.id))
     deaths = exceptions = 0
+    if look_first and not _finds_room(workers, resources):
+        raise NoRoomError(f"there is still no room for {workers} × {resources}")
     while True:
         config["place"] = asdict(_next_part(place))
         scaling = ScalingConfig(
