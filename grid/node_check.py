@@ -84,7 +84,7 @@ class NodeCheck:
 
     @property
     def unfit_in_vain(self) -> list[str]:
-        """What the nodes lack that joined since something was last begun, none of them fit."""
+        """What nodes answered that they lack since something was last begun, none of them fit."""
         return self._watch.unfit_in_vain
 
     @property

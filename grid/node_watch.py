@@ -27,7 +27,6 @@ class _Node:
     problems: list[str] = field(default_factory=list)
     fit: bool = False
     silent: bool = False  # its problem is that it has not answered
-    counted: bool = False  # among those that joined in vain
     pause: float = AGAIN_SECONDS
 
 
@@ -52,7 +51,7 @@ class NodeWatch:
         self._ask, self._say, self._clock = ask, say, clock
         self._answer_seconds, self._grows = answer_seconds, grows
         self._nodes: dict[str, _Node] = {}
-        # what was found on nodes that joined since it was last emptied, none of them fit
+        # what was found on nodes, again and again, since it was last emptied, none of them fit
         self.unfit_in_vain: list[str] = []
 
     def look(self, nodes: Mapping[str, str]) -> None:
@@ -105,8 +104,7 @@ class NodeWatch:
         if node.fit:
             self.unfit_in_vain = []
         # one that only takes its time may yet be fit
-        if problems and node.answer is None and not node.counted:
-            node.counted = True
+        if problems and node.answer is None:
             self.unfit_in_vain.append(node.problems[0])
         if problems and (not before or node.silent):
             for problem in node.problems:

@@ -62,8 +62,8 @@ TRAIN_SETTINGS = {
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300"
     ),
 }
-# So many nodes may come from an autoscaler and lack what trainings need, while nothing runs.
-UNFIT_NODES = 3
+# So often may nodes of an autoscaler answer that they lack something, while nothing runs.
+UNFIT_ANSWERS = 3
 # So long (s) after a job's process died, what its worker group held is looked for.
 ORPHAN_SECONDS = 60.0
 
@@ -407,15 +407,16 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         return job
 
     def _stop_if_hopeless(self) -> None:
-        """Else an autoscaler would start machine after machine, each paid for and none of use."""
+        """Else an autoscaler would start machine after machine, each paid for and none of use, or
+        keep those that are of none."""
         if self._check is None or self._growth == FIXED or self._coming:
             return
         found = self._check.unfit_in_vain
-        if found and len(found) >= min(UNFIT_NODES, self._growth.most):
+        if len(found) >= UNFIT_ANSWERS:
             self.gone = InputError(
-                *found,
-                f"each of {len(found)} nodes that came lacks what trainings need, and no other has "
-                "room; set that right, then run the same command again",
+                *dict.fromkeys(found),
+                "no node that came has what trainings need, and no other has room; set that right, "
+                "then run the same command again",
             )
             self.stop.set()
             raise KeyboardInterrupt

@@ -172,7 +172,8 @@ def main() -> None:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         experiment = folder / "small.yaml"
-        experiment.write_text(experiment_text())
+        # enough to be killed, and to lose a node, and still have something to do
+        experiment.write_text(experiment_text(search={"trials": 6, "wave": 2}))
         local = semigrid("run", str(experiment), "--storage", str(folder / "local"))
         subprocess.run(local, check=True, timeout=PHASE_SECONDS, stdout=subprocess.DEVNULL)
         print("run on this machine alone", flush=True)
