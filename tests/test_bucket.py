@@ -185,6 +185,8 @@ def test_a_bucket_that_stays_away_ends_a_build_and_drops_no_image(
     forwarder.close()
     try:
         with pytest.raises(StorageGoneError):
+            read_item(items[0])
+        with pytest.raises(StorageGoneError):
             build_dataset(str(tmp_path / "set"), items, SETTINGS)
         with pytest.raises(StorageGoneError):
             folder_items(far.uri)
