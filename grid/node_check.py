@@ -71,13 +71,13 @@ class NodeCheck:
         self._watch.unfit_in_vain = []
 
     def look(self, nodes: list[dict[str, Any]]) -> None:
-        """Asks those of the nodes that are to be asked, and tells all processes who is fit.
+        """Asks those of the nodes that are to be asked, and tells all processes who is kept free.
 
         Args:
             nodes: those that are alive, as Ray lists them.
         """
         self._watch.look({node["NodeID"]: _name(node) for node in nodes})
-        known = KnownNodes(sorted(self._watch.fit), sorted([*self.unfit, *self.coming]))
+        known = KnownNodes(sorted([*self.unfit, *self.coming]))
         if known != self._told:
             tell_nodes(known)
             self._told = known

@@ -719,7 +719,7 @@ def test_a_node_that_is_kept_free_is_given_no_work(
         with pytest.raises(NoRoomError, match="no room for 2 ×"):
             do_with_group(tmp_path, order)
         assert [record.status for record in records(tmp_path / "small").values()] == ["started"]
-        tell_nodes(KnownNodes(fit=[this_node()]))
+        tell_nodes(KnownNodes(kept_free=["gone"]))
         group = request.to_placement_group()
         assert group.wait(10)
         ray.util.remove_placement_group(group)

@@ -17,12 +17,11 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class KnownNodes:
-    """IDs of nodes: ``fit`` have what trainings need, ``kept_free`` were not asked yet or lack it.
+    """IDs of nodes that are ``kept_free``: they were not asked yet, or lack what trainings need.
 
-    Without a word of the driver, as on one machine, there are none of either.
+    Without a word of the driver, as on one machine, there are none.
     """
 
-    fit: Collection[str] = ()
     kept_free: Collection[str] = ()
 
     def placement(self) -> dict[str, str] | None:
@@ -38,6 +37,7 @@ def tell_nodes(nodes: KnownNodes) -> None:
 
 
 def known_nodes() -> KnownNodes:
+    """What the driver told last."""
     if not ray.is_initialized():
         return KnownNodes()
     content = _internal_kv_get(_key(), namespace=NAMESPACE)
