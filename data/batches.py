@@ -11,9 +11,16 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from data.augment import View, ViewSettings, isolated_random, make_view, reduction, view_seed
-from data.order import Share, StreamOrder
-from data.schema import ImageTable
+from semigrid.data.order import Share, StreamOrder
+from semigrid.data.schema import ImageTable
+from semigrid.data.views.augment import (
+    View,
+    ViewSettings,
+    isolated_random,
+    make_view,
+    reduction,
+    view_seed,
+)
 
 
 @dataclass

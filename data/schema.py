@@ -10,10 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
 
-from data.errors import InputError
-from data.storage import Storage
+from semigrid.data.storage import Storage
 
 FORMAT = 1
 MANIFEST = "dataset.json"
@@ -205,51 +204,3 @@ class Dataset:
         labels = table["label"].fill_null(-1).to_numpy().astype(np.int64)
         images = pc.struct_field(table["image"], "bytes").to_pylist()
         return ImageTable(table["image_id"].to_pylist(), images, labels)
-
-
-def open_dataset(uri: str) -> Dataset:
-    """Opens ``builtin://NAME`` or a folder or bucket that holds ``dataset.json``.
-
-    Raises ``InputError`` when it is missing, of another format, or lacks a shard.
-    """
-    if uri.startswith("builtin://"):
-        from data.sources import builtin
-
-        return builtin.open_builtin(uri)
-    storage = Storage(uri)
-    try:
-        found = storage.exists(MANIFEST)
-    except OSError as error:
-        raise InputError(f"{uri}: cannot be read: {error}") from error
-    if not found:
-        raise InputError(
-            f"{uri}: no dataset here ({MANIFEST} is missing); give the folder or URI of a built "
-            "dataset, builtin://digits or builtin://patterns"
-        )
-    content = storage.read(MANIFEST)
-    try:
-        found_format = json.loads(content).get("format")
-    except (ValueError, AttributeError) as error:
-        raise InputError(
-            f"{uri}/{MANIFEST}: not JSON ({error}); build the dataset again"
-        ) from error
-    if found_format != FORMAT:
-        raise InputError(
-            f"{uri}/{MANIFEST}: format {found_format}, this version reads {FORMAT}; "
-            "build the dataset again"
-        )
-    try:
-        manifest = Manifest.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(
-            f"{uri}/{MANIFEST}: {where}: {first['msg']}; build the dataset again"
-        ) from error
-    missing = [s.file for s in manifest.shards if not storage.exists(s.file)]
-    if missing:
-        raise InputError(
-            f"{uri}: {len(missing)} of {len(manifest.shards)} shards are missing, the first is "
-            f"{missing[0]}; copy them here or build the dataset again"
-        )
-    return Dataset(storage, manifest)

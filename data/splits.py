@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from data.schema import Split
+from semigrid.data.schema import Split
 
 
 def seeded_order(ids: Sequence[str], seed: int) -> list[int]:

@@ -11,11 +11,11 @@ import ray.data
 import torch
 from ray.exceptions import RayError
 
-from data.augment import View, ViewSettings, isolated_random
-from data.batches import Batch, Rendered, render, stack
-from data.order import Share, StreamOrder
-from data.schema import RowGroup, read_row_group
-from data.storage import Storage
+from semigrid.data.batches import Batch, Rendered, render, stack
+from semigrid.data.order import Share, StreamOrder
+from semigrid.data.schema import RowGroup, read_row_group
+from semigrid.data.storage import Storage
+from semigrid.data.views.augment import View, ViewSettings, isolated_random
 
 # One execution serves a run of up to so many tasks. Ray keeps a record of every task and block of
 # an execution, so a longer run is several in a row.

@@ -6,23 +6,25 @@ import subprocess
 import sys
 from pathlib import Path
 
-import data
-import grid
-import trainers
+import semigrid.data
+import semigrid.grid
+import semigrid.trainers
+
+ROOT = Path(__file__).parent.parent
 
 # the modules that design keeps for Ray; everything else must import where Ray cannot
 RAY_MODULES = {
-    "data.ingest_ray",
-    "data.stream",
-    "trainers.ray_nodes",
-    "trainers.ray_worker",
-    "grid.autoscaler",
-    "grid.node_check",
-    "grid.run",
-    "grid.predict.ray_data",
-    "grid.submit.jobs",
+    "semigrid.data.builder.ingest_ray",
+    "semigrid.data.stream",
+    "semigrid.trainers.ray_nodes",
+    "semigrid.trainers.ray_worker",
+    "semigrid.grid.cluster.autoscaler",
+    "semigrid.grid.cluster.node_check",
+    "semigrid.grid.run.tune",
+    "semigrid.grid.predict.ray_data",
+    "semigrid.grid.submit.jobs",
 }
-PACKAGES = {"data": data, "trainers": trainers, "grid": grid}
+PACKAGES = {"data": semigrid.data, "trainers": semigrid.trainers, "grid": semigrid.grid}
 ALLOWED = {"data": {"data"}, "trainers": {"data", "trainers"}, "grid": {"data", "trainers", "grid"}}
 
 
@@ -50,7 +52,7 @@ def test_everything_but_the_ray_modules_imports_where_ray_does_not() -> None:
 def test_the_ray_modules_are_those_that_import_ray() -> None:
     importing = set()
     for name in module_names():
-        path = Path(__file__).parent.parent / (name.replace(".", "/") + ".py")
+        path = ROOT / "src" / (name.replace(".", "/") + ".py")
         if path.exists() and any(
             line.startswith(("import ray", "from ray")) for line in path.read_text().splitlines()
         ):
@@ -60,12 +62,12 @@ def test_the_ray_modules_are_those_that_import_ray() -> None:
 
 def test_packages_import_in_one_direction_only() -> None:
     for package, allowed in ALLOWED.items():
-        for path in (Path(__file__).parent.parent / package).rglob("*.py"):
+        for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 names = []
                 if isinstance(node, ast.Import):
                     names = [alias.name for alias in node.names]
                 elif isinstance(node, ast.ImportFrom) and node.module:
                     names = [node.module]
-                roots = {name.split(".")[0] for name in names} & set(PACKAGES)
+                roots = {n.split(".")[1] for n in names if n.startswith("semigrid.")}
                 assert roots <= allowed, f"{path} imports {roots - allowed}"

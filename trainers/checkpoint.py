@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from data.storage import Storage
-from trainers.background import Background
+from semigrid.data.storage import Storage
+from semigrid.trainers.background import Background
 
 
 class Checkpoints:

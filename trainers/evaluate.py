@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from data.augment import ViewSettings, normalize
-from data.batches import EvalBatches
-from trainers.predictions import Predictions
-from trainers.runtime import Runtime
+from semigrid.data.batches import EvalBatches
+from semigrid.data.views.augment import ViewSettings, normalize
+from semigrid.trainers.predictions import Predictions
+from semigrid.trainers.runtime import Runtime
 
 
 def predict(

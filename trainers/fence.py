@@ -8,7 +8,7 @@ attempt's token into the run's folder, and its process compares before it writes
 import uuid
 from dataclasses import dataclass
 
-from data.storage import Storage
+from semigrid.data.storage import Storage
 
 FOLDER = "attempts"
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainers.recipe import Recipe
+from semigrid.trainers.recipe import Recipe
 
 
 class CollapsedError(RuntimeError):

@@ -13,14 +13,14 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from data.augment import ViewSettings, erase, normalize
-from data.batches import Batch, EvalBatches
-from trainers.background import all_done
-from trainers.checkpoint import encode_weights, random_states, restore_random_states
-from trainers.choose import Cutoffs, falls_behind, is_better
-from trainers.drop_path import DropPaths
-from trainers.evaluate import evaluate
-from trainers.health import (
+from semigrid.data.batches import Batch, EvalBatches
+from semigrid.data.views.augment import ViewSettings, erase, normalize
+from semigrid.trainers.background import all_done
+from semigrid.trainers.checkpoint import encode_weights, random_states, restore_random_states
+from semigrid.trainers.choose import Cutoffs, falls_behind, is_better
+from semigrid.trainers.drop_path import DropPaths
+from semigrid.trainers.evaluate import evaluate
+from semigrid.trainers.health import (
     CollapsedError,
     DivergedError,
     Speedometer,
@@ -28,13 +28,13 @@ from trainers.health import (
     flops_per_image,
     peak_flops,
 )
-from trainers.losses import entropy
-from trainers.methods import Lesson, Sharing, StepInput, finetune, semi
-from trainers.predictions import Predictions
-from trainers.recipe import Method, Recipe
-from trainers.runtime import Runtime
-from trainers.schedule import create_optimizer, create_schedule
-from trainers.student import OutOfMemoryError, Student, normalizes_over_batch
+from semigrid.trainers.losses import entropy
+from semigrid.trainers.methods import Lesson, Sharing, StepInput, finetune, semi
+from semigrid.trainers.predictions import Predictions
+from semigrid.trainers.recipe import Method, Recipe
+from semigrid.trainers.runtime import Runtime
+from semigrid.trainers.schedule import create_optimizer, create_schedule
+from semigrid.trainers.stepper import OutOfMemoryError, Student, normalizes_over_batch
 
 # The batches of the steps from start to stop, in order.
 BatchSource = Callable[[int, int], Iterator[Batch]]

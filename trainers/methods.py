@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from trainers.mixup import (
+from semigrid.trainers.mixup import (
     draw_labeled_mix,
     draw_pseudo_mix,
     mix_labeled,
     pseudo_mix,
     smooth_one_hot,
 )
-from trainers.recipe import Recipe
+from semigrid.trainers.recipe import Recipe
 
 # (my rows of the global batch, the global row numbers that each rank wants) -> those I want
 Fetch = Callable[[torch.Tensor, Sequence[torch.Tensor]], torch.Tensor]

@@ -7,12 +7,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import InputError
+from semigrid.data.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from trainers.recipe import Recipe
+    from semigrid.trainers.recipe import Recipe
 
 
 # timm's source files of convolutional networks that the ResNet recipe (SGD) is meant for; newer
@@ -143,7 +143,7 @@ def create_model(
 ) -> "nn.Module":
     """A timm model with a new head; what is random in it depends on ``seed`` alone.
 
-    ``pretrained_cfg`` overlays timm's own of this name (``trainers.weights.load_from_file``).
+    ``pretrained_cfg`` overlays timm's own of this name (``weights.load_from_file``).
     """
     import timm
     import torch

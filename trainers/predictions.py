@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainers.scores import scores
+from semigrid.trainers.scores import scores
 
 COLUMNS = ("image_id", "label", "probabilities")
 

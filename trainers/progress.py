@@ -11,8 +11,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from data.storage import Storage
-from trainers.background import Background
+from semigrid.data.storage import Storage
+from semigrid.trainers.background import Background
 
 FILE = "progress.json"
 # how often it is written, at the ends of steps; with 0 at every one

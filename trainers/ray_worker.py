@@ -31,15 +31,15 @@ from ray.train.v2._internal.exceptions import (
 )
 from ray.util.placement_group import PlacementGroup
 
-from trainers.checkpoint import Checkpoints
-from trainers.choose import Cutoffs
-from trainers.health import CollapsedError, DivergedError
-from trainers.loop import Outcome
-from trainers.network import backend_for, talk_over
-from trainers.progress import Meter, device_kind, held_devices
-from trainers.ray_nodes import has_room, placement
-from trainers.runtime import DistributedRuntime
-from trainers.trial import (
+from semigrid.trainers.checkpoint import Checkpoints
+from semigrid.trainers.choose import Cutoffs
+from semigrid.trainers.health import CollapsedError, DivergedError
+from semigrid.trainers.loop import Outcome
+from semigrid.trainers.network import backend_for, talk_over
+from semigrid.trainers.progress import Meter, device_kind, held_devices
+from semigrid.trainers.ray_nodes import has_room, placement
+from semigrid.trainers.runtime import DistributedRuntime
+from semigrid.trainers.trial import (
     DamagedError,
     NoRoomError,
     Place,

@@ -5,12 +5,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from trainers.models import backbone_family
+from semigrid.trainers.models import backbone_family
 
 # Raised when the same recipe would give other numbers than before: it is part of every identity.
 RECIPE_VERSION = 3
 
-# timm's parts; those that name other sets of operations have no fast form in data.pixels
+# timm's parts; those that name other sets of operations have no fast form in data.views.pixels
 RAND_AUGMENT = re.compile(r"rand(-((mstd|p)\d+(\.\d+)?|(mmax|inc|m|n)\d+))+")
 
 Method = Literal["finetune", "semi"]

@@ -9,8 +9,8 @@ import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
-from trainers.checkpoint import Checkpoints
-from trainers.progress import Meter
+from semigrid.trainers.checkpoint import Checkpoints
+from semigrid.trainers.progress import Meter
 
 Report = Callable[[dict[str, Any]], None]
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from data.schema import Dataset, open_dataset
-from data.splits import label_subset
-from data.storage import FileFacts, Storage
-from trainers.choose import Cutoffs
-from trainers.fence import Fence, FencedStorage
-from trainers.recipe import RECIPE_VERSION, Method, Recipe
+from semigrid.data.catalog import open_dataset
+from semigrid.data.schema import Dataset
+from semigrid.data.splits import label_subset
+from semigrid.data.storage import FileFacts, Storage
+from semigrid.trainers.choose import Cutoffs
+from semigrid.trainers.fence import Fence, FencedStorage
+from semigrid.trainers.recipe import RECIPE_VERSION, Method, Recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -149,8 +150,8 @@ def run_trial(
     """
     import torch
 
-    from trainers.loop import train
-    from trainers.models import input_statistics
+    from semigrid.trainers.loop import train
+    from semigrid.trainers.models import input_statistics
 
     torch.set_num_threads(place.threads)
     dataset = _dataset(place.dataset_uri, spec.dataset)
@@ -188,7 +189,7 @@ def _load_weights(trial_id: str, place: Place) -> dict[str, dict[str, Any]]:
     """``decode_weights`` of a trial's file; ``DamagedError`` if that is not what was written."""
     from safetensors import SafetensorError
 
-    from trainers.checkpoint import decode_weights
+    from semigrid.trainers.checkpoint import decode_weights
 
     where = place.storage.location(weights_file(trial_id))
     try:
@@ -208,8 +209,8 @@ def start_model(spec: TrialSpec, num_classes: int, weights_uri: str | None) -> A
     A trial with a parent takes all weights from there. Raises ``InputError`` where the pretrained
     weights cannot be had or do not fit.
     """
-    from trainers.models import create_model
-    from trainers.weights import load_from_file, load_from_hub
+    from semigrid.trainers.models import create_model
+    from semigrid.trainers.weights import load_from_file, load_from_hub
 
     def create(pretrained: bool, overlay: dict[str, Any] | None = None) -> Any:
         return create_model(
@@ -236,7 +237,7 @@ def finished_model(spec: TrialSpec, place: Place, num_classes: int, weights: str
 
     Raises ``DamagedError`` when the weights are not as they were written.
     """
-    from trainers.models import create_model
+    from semigrid.trainers.models import create_model
 
     model = create_model(
         spec.backbone, num_classes, spec.recipe, spec.backbone_args, False, spec.seed
@@ -256,8 +257,8 @@ def measure_trial(
     """
     import torch
 
-    from trainers.evaluate import evaluate
-    from trainers.models import input_statistics
+    from semigrid.trainers.evaluate import evaluate
+    from semigrid.trainers.models import input_statistics
 
     torch.set_num_threads(place.threads)
     dataset = _dataset(place.dataset_uri, spec.dataset)
@@ -283,7 +284,7 @@ def _slices(dataset: Dataset, ids: list[str]) -> dict[str, list[str | None]]:
 
 def view_settings(recipe: Recipe, statistics: tuple[Any, Any]) -> Any:
     """The views of a recipe, normalised as the model's weights expect."""
-    from data.augment import ViewSettings
+    from semigrid.data.views.augment import ViewSettings
 
     return ViewSettings(
         img_size=recipe.img_size,
@@ -315,7 +316,7 @@ def _table(uri: str, fingerprint: str, split: str) -> Any:
 def _kept_eval_batches(
     uri: str, fingerprint: str, split: str, views: Any, rank: int, world_size: int
 ) -> Any:
-    from data.batches import EvalBatches
+    from semigrid.data.batches import EvalBatches
 
     table = _table(uri, fingerprint, split)
     return EvalBatches(table, views, EVALUATION_BATCH, rank, world_size)
@@ -326,7 +327,7 @@ def _eval_batches(dataset: Dataset, split: str, views: Any, runtime: Any) -> Any
 
     Only what an evaluation view depends on goes into the key.
     """
-    from data.augment import ViewSettings
+    from semigrid.data.views.augment import ViewSettings
 
     seen = ViewSettings(
         img_size=views.img_size,
@@ -343,9 +344,9 @@ def _eval_batches(dataset: Dataset, split: str, views: Any, runtime: Any) -> Any
 def _streams(
     spec: TrialSpec, place: Place, dataset: Dataset, runtime: Any, statistics: tuple[Any, Any]
 ) -> Any:
-    from data.batches import MemoryBatches
-    from data.order import Share, StreamOrder
-    from trainers.loop import Streams
+    from semigrid.data.batches import MemoryBatches
+    from semigrid.data.order import Share, StreamOrder
+    from semigrid.trainers.loop import Streams
 
     recipe = spec.recipe
     views = view_settings(recipe, statistics)
@@ -365,8 +366,8 @@ def _streams(
         order = StreamOrder([unit.rows for unit in units], spec.seed)
         share = Share(recipe.pool_batch_size, runtime.rank, runtime.world_size)
         if uses_ray_stream(place.stream, dataset):
-            from data.stream import RayBatches
-            from trainers.ray_nodes import placement
+            from semigrid.data.stream import RayBatches
+            from semigrid.trainers.ray_nodes import placement
 
             pool = RayBatches(
                 dataset.storage,

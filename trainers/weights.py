@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from data.buckets import RefusedError
-from data.errors import InputError
-from data.patience import StorageGoneError
-from data.storage import Storage, cache_folder
-from trainers.models import timm_weights
+from semigrid.data.errors import InputError
+from semigrid.data.storage import Storage, cache_folder
+from semigrid.data.storage.buckets import RefusedError
+from semigrid.data.storage.patience import StorageGoneError
+from semigrid.trainers.models import timm_weights
 
 if TYPE_CHECKING:
     from torch import nn

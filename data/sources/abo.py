@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from data.curate import Joined
-from data.errors import InputError
-from data.sources.files import Item
-from data.storage import Storage
+from semigrid.data.builder.curate import Joined
+from semigrid.data.errors import InputError
+from semigrid.data.sources.files import Item
+from semigrid.data.storage import Storage
 
 LISTINGS, IMAGES = "listings/metadata", "images/metadata/images.csv.gz"
 

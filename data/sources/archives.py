@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.errors import InputError
-from data.sources.files import SUFFIXES, Cell, Extent, Item
-from data.storage import Storage
+from semigrid.data.errors import InputError
+from semigrid.data.sources.files import SUFFIXES, Cell, Extent, Item
+from semigrid.data.storage import Storage
 
 
 def matching_files(uri: str, suffix: str) -> list[str]:

@@ -8,7 +8,7 @@ what looks alike. Who is asked about an image, and what each worker would answer
 import numpy as np
 import pandas as pd
 
-from data.sources.patterns import (
+from semigrid.data.sources.patterns import (
     ANSWERED,
     BLOCK,
     CLASSES,

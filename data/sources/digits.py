@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data.build import Row
-from data.splits import seeded_order, split_labeled
+from semigrid.data.builder.write import Row
+from semigrid.data.splits import seeded_order, split_labeled
 
 VERSION = 1
 SEED = 0

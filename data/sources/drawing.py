@@ -11,8 +11,16 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from data.sources.motifs import MOTIFS
-from data.sources.patterns import BLOCK, CLASSES, DESIGN, MARKETPLACES, VIEW, block, generator
+from semigrid.data.sources.motifs import MOTIFS
+from semigrid.data.sources.patterns import (
+    BLOCK,
+    CLASSES,
+    DESIGN,
+    MARKETPLACES,
+    VIEW,
+    block,
+    generator,
+)
 
 QUALITY = 90
 # periods of each pattern across the image

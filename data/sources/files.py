@@ -11,12 +11,12 @@ from functools import lru_cache
 import fsspec
 import pyarrow.parquet as pq
 
-from data.buckets import BUCKETS
-from data.errors import InputError
-from data.sources.drawing import draw
-from data.sources.patterns import URI, VERSION
-from data.storage import Storage
-from data.votes import read_table
+from semigrid.data.crowd.votes import read_table
+from semigrid.data.errors import InputError
+from semigrid.data.sources.drawing import draw
+from semigrid.data.sources.patterns import URI, VERSION
+from semigrid.data.storage import Storage
+from semigrid.data.storage.buckets import BUCKETS
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"),

@@ -7,11 +7,12 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from data.errors import InputError
-from data.sources.crowd import answers_of, gold_of
-from data.sources.drawing import draw
-from data.sources.files import Drawn, Item
-from data.sources.patterns import (
+from semigrid.data.crowd.votes import COLUMNS
+from semigrid.data.errors import InputError
+from semigrid.data.sources.crowd import answers_of, gold_of
+from semigrid.data.sources.drawing import draw
+from semigrid.data.sources.files import Drawn, Item
+from semigrid.data.sources.patterns import (
     BLOCK,
     LICENSE,
     MARKETPLACES,
@@ -20,8 +21,7 @@ from data.sources.patterns import (
     block,
     image_id,
 )
-from data.storage import Storage
-from data.votes import COLUMNS
+from semigrid.data.storage import Storage
 
 ABOUT = """\
 Everything here is generated, the images and the crowd answers alike: nothing was photographed, and

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from data.errors import InputError
+from semigrid.data.errors import InputError
 
 # The same seed and number give the same image and answers for as long as this number stays.
 VERSION = 1

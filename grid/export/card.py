@@ -9,15 +9,21 @@ from fractions import Fraction
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from grid.experiment import show_percent
-from grid.export.card_code import ONNX_CODE, TIMM_CODE
-from grid.export.card_facts import OTHER, CardFacts, card_license, source_words, weights_words
-from grid.export.card_limits import limitations
-from grid.export.card_origin import licences, provenance, training
-from grid.export.card_scores import class_table, score_table, slice_tables, summary
-from grid.markdown import escape, table
-from grid.results import mean, std
-from trainers.weights import is_non_commercial
+from semigrid.grid.analysis.results import mean, std
+from semigrid.grid.experiment import show_percent
+from semigrid.grid.export.card_code import ONNX_CODE, TIMM_CODE
+from semigrid.grid.export.card_facts import (
+    OTHER,
+    CardFacts,
+    card_license,
+    source_words,
+    weights_words,
+)
+from semigrid.grid.export.card_limits import limitations
+from semigrid.grid.export.card_origin import licences, provenance, training
+from semigrid.grid.export.card_scores import class_table, score_table, slice_tables, summary
+from semigrid.grid.tables.markdown import escape, table
+from semigrid.trainers.weights import is_non_commercial
 
 CARD = "README.md"
 

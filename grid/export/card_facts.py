@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
-from data.schema import Manifest
-from data.splits import images_at
-from grid.export.card_scores import ClassScore, class_scores
-from grid.export.check import Check
-from grid.ledger import Record
-from grid.markdown import escape
-from grid.plan import Cell
-from trainers.predictions import Predictions
-from trainers.weights import Weights, is_non_commercial
+from semigrid.data.schema import Manifest
+from semigrid.data.splits import images_at
+from semigrid.grid.export.card_scores import ClassScore, class_scores
+from semigrid.grid.export.check import Check
+from semigrid.grid.study.ledger import Record
+from semigrid.grid.study.plan import Cell
+from semigrid.grid.tables.markdown import escape
+from semigrid.trainers.predictions import Predictions
+from semigrid.trainers.weights import Weights, is_non_commercial
 
 OTHER = "other"
 # names that the hub knows; any other is `other` there, with a name of its own

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from grid.export.card_facts import CardFacts
-from grid.export.card_scores import ClassScore, confidence_gap
-from grid.markdown import escape
-from grid.results import FEW_IMAGES
-from grid.slices import tally
-from trainers.predictions import Predictions
-from trainers.scores import calibration_error
+from semigrid.grid.analysis.results import FEW_IMAGES
+from semigrid.grid.analysis.slices import tally
+from semigrid.grid.export.card_facts import CardFacts
+from semigrid.grid.export.card_scores import ClassScore, confidence_gap
+from semigrid.grid.tables.markdown import escape
+from semigrid.trainers.predictions import Predictions
+from semigrid.trainers.scores import calibration_error
 
 
 def limitations(facts: CardFacts) -> list[str]:

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from grid.export.card_facts import CardFacts, weights_words
-from grid.export.check import show_difference
-from grid.ledger import Record
-from grid.markdown import escape, table
-from grid.show import show_seconds
-from trainers.recipe import why_unused
-from trainers.weights import UNSTATED, is_non_commercial
+from semigrid.grid.export.card_facts import CardFacts, weights_words
+from semigrid.grid.export.check import show_difference
+from semigrid.grid.status.show import show_seconds
+from semigrid.grid.study.ledger import Record
+from semigrid.grid.tables.markdown import escape, table
+from semigrid.trainers.recipe import why_unused
+from semigrid.trainers.weights import UNSTATED, is_non_commercial
 
 
 def training(facts: CardFacts) -> list[str]:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grid.markdown import escape, table
-from grid.results import FEW_IMAGES
-from grid.slices import NO_VALUE, tally
-from grid.statistics import Interval, quantile, share_interval
-from trainers.predictions import Predictions
-from trainers.scores import scores
+from semigrid.grid.analysis.results import FEW_IMAGES
+from semigrid.grid.analysis.slices import NO_VALUE, tally
+from semigrid.grid.analysis.statistics import Interval, quantile, share_interval
+from semigrid.grid.tables.markdown import escape, table
+from semigrid.trainers.predictions import Predictions
+from semigrid.trainers.scores import scores
 
 FEW = f"\\* fewer than {FEW_IMAGES} test images: a hint, no more"
 

@@ -5,27 +5,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from data.errors import InputError
-from data.storage import Storage
-from grid.export.card import CARD, model_card
-from grid.export.card_facts import CardFacts, card_license
-from grid.export.check import MAX_DIFFERENCE, Check, check_files, show_difference
-from grid.export.onnx_file import ONNX, ONNX_DATA, require_onnx, write_onnx
-from grid.export.timm_folder import CONFIG, CROP_PCT, WEIGHTS, timm_config, write_timm_folder
-from grid.export.whole_folder import check_destination, whole_or_not
-from grid.ledger import Record
-from grid.measured import read_predictions
-from grid.plan import Cell
-from grid.scheduler import Scheduler
-from grid.winner import find_winner, run_command
-from trainers.predictions import Predictions
-from trainers.trial import DamagedError, Place, finished_model, predictions_file
-from trainers.weights import is_non_commercial
+from semigrid.data.errors import InputError
+from semigrid.data.storage import Storage
+from semigrid.grid.analysis.measured import read_predictions
+from semigrid.grid.export.card import CARD, model_card
+from semigrid.grid.export.card_facts import CardFacts, card_license
+from semigrid.grid.export.check import MAX_DIFFERENCE, Check, check_files, show_difference
+from semigrid.grid.export.onnx_file import ONNX, ONNX_DATA, require_onnx, write_onnx
+from semigrid.grid.export.timm_folder import (
+    CONFIG,
+    CROP_PCT,
+    WEIGHTS,
+    timm_config,
+    write_timm_folder,
+)
+from semigrid.grid.export.whole_folder import check_destination, whole_or_not
+from semigrid.grid.study.ledger import Record
+from semigrid.grid.study.plan import Cell
+from semigrid.grid.study.scheduler import Scheduler
+from semigrid.grid.study.winner import find_winner, run_command
+from semigrid.trainers.predictions import Predictions
+from semigrid.trainers.trial import DamagedError, Place, finished_model, predictions_file
+from semigrid.trainers.weights import is_non_commercial
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from data.augment import ViewSettings
+    from semigrid.data.views.augment import ViewSettings
 
 FILES = (WEIGHTS, CONFIG, ONNX, ONNX_DATA, CARD)
 
@@ -140,8 +146,8 @@ def _load_model(
 
 
 def _views(model: "nn.Module", record: Record) -> "ViewSettings":
-    from trainers.models import input_statistics
-    from trainers.trial import view_settings
+    from semigrid.trainers.models import input_statistics
+    from semigrid.trainers.trial import view_settings
 
     views: ViewSettings = view_settings(record.spec.recipe, input_statistics(model))
     return views

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.errors import InputError
-from data.schema import Dataset
-from grid.export.onnx_file import ONNX, run_onnx
-from grid.export.timm_folder import open_timm_folder
-from trainers.predictions import Predictions
+from semigrid.data.errors import InputError
+from semigrid.data.schema import Dataset
+from semigrid.grid.export.onnx_file import ONNX, run_onnx
+from semigrid.grid.export.timm_folder import open_timm_folder
+from semigrid.trainers.predictions import Predictions
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from data.augment import ViewSettings
+    from semigrid.data.views.augment import ViewSettings
 
 CHECK_IMAGES = 64
 # of logits and probabilities, between two ways to compute the same in float32
@@ -126,8 +126,8 @@ def _check_images(
     """
     import torch
 
-    from data.augment import make_view, normalize
-    from data.batches import decode
+    from semigrid.data.batches import decode
+    from semigrid.data.views.augment import make_view, normalize
 
     count = dataset.rows_in("test")
     rows = np.unique(np.linspace(0, count - 1, min(count, CHECK_IMAGES)).round().astype(int))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.errors import InputError
+from semigrid.data.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn

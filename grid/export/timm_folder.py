@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainers.trial import TrialSpec
+from semigrid.trainers.trial import TrialSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from data.augment import ViewSettings
+    from semigrid.data.views.augment import ViewSettings
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # the evaluation view resizes the shorter side to img_size·256/224

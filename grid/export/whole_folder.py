@@ -7,8 +7,8 @@ import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from data.errors import InputError
-from data.storage import Storage
+from semigrid.data.errors import InputError
+from semigrid.data.storage import Storage
 
 
 def check_destination(destination: str, names: Collection[str], overwrite: bool) -> Path:

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data.errors import InputError
-from data.storage import Storage
-from grid.predict.abstain import Calibration
-from grid.predict.images import Images, Part
-from grid.predict.inference import Answers, Model
+from semigrid.data.errors import InputError
+from semigrid.data.storage import Storage
+from semigrid.grid.predict.abstain import Calibration
+from semigrid.grid.predict.images import Images, Part
+from semigrid.grid.predict.inference import Answers, Model
 
 FORMAT = 1
 STARTED, SUMMARY, PARTS = "started.json", "predictions.json", "parts"

@@ -11,15 +11,16 @@ from typing import Any, Protocol
 import pyarrow as pa
 from PIL import Image
 
-from data.batches import BrokenImageError, decode
-from data.clean import CleanSettings, UnusableImageError, decode_upright
-from data.errors import InputError
-from data.ingest import read_patiently
-from data.schema import LABELED_SPLITS, MANIFEST, POOL, Dataset, RowGroup, open_dataset
-from data.schema import read_row_group as read_group
-from data.sources.files import SUFFIXES, Item, folder_items
-from data.storage import Storage
-from trainers.trial import EVALUATION_BATCH
+from semigrid.data.batches import BrokenImageError, decode
+from semigrid.data.builder.clean import CleanSettings, UnusableImageError, decode_upright
+from semigrid.data.builder.ingest import read_patiently
+from semigrid.data.catalog import open_dataset
+from semigrid.data.errors import InputError
+from semigrid.data.schema import LABELED_SPLITS, MANIFEST, POOL, Dataset, RowGroup
+from semigrid.data.schema import read_row_group as read_group
+from semigrid.data.sources.files import SUFFIXES, Item, folder_items
+from semigrid.data.storage import Storage
+from semigrid.trainers.trial import EVALUATION_BATCH
 
 SPLITS = (*LABELED_SPLITS, POOL)
 # images of an output file: what an interruption costs at most, and what is held in memory

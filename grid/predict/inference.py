@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data.augment import ViewSettings, isolated_random, make_view
-from data.errors import InputError
-from data.storage import FileFacts
-from grid.ledger import Record
-from grid.plan import Cell, Plan
-from grid.predict.images import Rows
-from grid.winner import run_command
-from trainers.evaluate import predict
-from trainers.models import input_statistics
-from trainers.trial import (
+from semigrid.data.errors import InputError
+from semigrid.data.storage import FileFacts
+from semigrid.data.views.augment import ViewSettings, isolated_random, make_view
+from semigrid.grid.predict.images import Rows
+from semigrid.grid.study.ledger import Record
+from semigrid.grid.study.plan import Cell, Plan
+from semigrid.grid.study.winner import run_command
+from semigrid.trainers.evaluate import predict
+from semigrid.trainers.models import input_statistics
+from semigrid.trainers.trial import (
     EVALUATION_BATCH,
     DamagedError,
     Place,

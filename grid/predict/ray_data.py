@@ -15,14 +15,14 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from data.errors import InputError
-from data.schema import Dataset
-from grid.predict.abstain import at_threshold, calibrate
-from grid.predict.folder import PredictionFolder, Request, right_on
-from grid.predict.images import Part, of_dataset
-from grid.predict.inference import Answers, Model, Predictor, Views, join, make_views
-from grid.run import cluster_machines, start_ray
-from grid.slots import Machine
+from semigrid.data.errors import InputError
+from semigrid.data.schema import Dataset
+from semigrid.grid.cluster.slots import Machine
+from semigrid.grid.predict.abstain import at_threshold, calibrate
+from semigrid.grid.predict.folder import PredictionFolder, Request, right_on
+from semigrid.grid.predict.images import Part, of_dataset
+from semigrid.grid.predict.inference import Answers, Model, Predictor, Views, join, make_views
+from semigrid.grid.run.tune import cluster_machines, start_ray
 
 # One execution serves so many tasks: Ray keeps a record of each and of its blocks.
 MAX_TASKS = 500

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from grid.answer import Answer
-from grid.by_class import class_lines, confusion_matrix, confusions
-from grid.cells import show_interval, show_scores
-from grid.known import Known
-from grid.report.charts import COLORS, Line, Ticks, bars, heat, lines, reliability, short
-from grid.report.figure import Figure, Missing
-from grid.results import FEW_IMAGES, Row, mean
-from grid.slices import BySlice
-from grid.statistics import accuracy_interval
-from trainers.scores import calibration_bins, calibration_error
+from semigrid.grid.analysis.answer import Answer
+from semigrid.grid.analysis.classes import class_lines, confusion_matrix, confusions
+from semigrid.grid.analysis.known import Known
+from semigrid.grid.analysis.results import FEW_IMAGES, Row, mean
+from semigrid.grid.analysis.slices import BySlice
+from semigrid.grid.analysis.statistics import accuracy_interval
+from semigrid.grid.report.charts import COLORS, Line, Ticks, bars, heat, lines, reliability, short
+from semigrid.grid.report.figure import Figure, Missing
+from semigrid.grid.tables.cells import show_interval, show_scores
+from semigrid.trainers.scores import calibration_bins, calibration_error
 
 # classes or slices that a chart of bars shows: more are in the table
 MOST_BARS = 40

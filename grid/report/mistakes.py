@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from data.errors import InputError
-from grid.known import Known
-from grid.results import Row
+from semigrid.data.errors import InputError
+from semigrid.grid.analysis.known import Known
+from semigrid.grid.analysis.results import Row
 
 MOST = 24
 SIDE = 160  # pixels of a thumbnail's longer side: 24 of them are some 150 kB

@@ -9,22 +9,22 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from data.errors import InputError
-from grid.answer import answer
-from grid.answer_sheets import claims_sheet, savings_sheet
-from grid.by_class import classes_sheet, confusions_sheet
-from grid.cells import cells_sheet
-from grid.known import Known
-from grid.report import curves, training
-from grid.report.charts import with_own_ids
-from grid.report.figure import Figure, Missing
-from grid.report.mistakes import confident_mistakes
-from grid.report.provenance import facts, recipes
-from grid.results import Row
-from grid.sheet import Sheet
-from grid.slices import by_slice, slices_sheet
-from grid.spending import costs_sheet
-from grid.views import comparisons_sheet, labels_sheet, pool_sheet
+from semigrid.data.errors import InputError
+from semigrid.grid.analysis.answer import answer
+from semigrid.grid.analysis.classes import classes_sheet, confusions_sheet
+from semigrid.grid.analysis.costs import costs_sheet
+from semigrid.grid.analysis.known import Known
+from semigrid.grid.analysis.results import Row
+from semigrid.grid.analysis.slices import by_slice, slices_sheet
+from semigrid.grid.report import curves, training
+from semigrid.grid.report.charts import with_own_ids
+from semigrid.grid.report.figure import Figure, Missing
+from semigrid.grid.report.mistakes import confident_mistakes
+from semigrid.grid.report.provenance import facts, recipes
+from semigrid.grid.tables.answer_sheets import claims_sheet, savings_sheet
+from semigrid.grid.tables.cells import cells_sheet
+from semigrid.grid.tables.sheet import Sheet
+from semigrid.grid.tables.views import comparisons_sheet, labels_sheet, pool_sheet
 
 # pairs in the table of comparisons, the first ones: all are a command away
 MOST_PAIRS = 100
@@ -73,7 +73,7 @@ def report(known: Known) -> str:
 
 def _environment() -> Environment:
     return Environment(
-        loader=PackageLoader("grid.report", ""),
+        loader=PackageLoader("semigrid.grid.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

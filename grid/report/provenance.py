@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from grid.cost import show_bill
-from grid.known import Known
-from grid.ledger import Record
-from trainers.progress import DeviceSeconds, add
+from semigrid.grid.analysis.known import Known
+from semigrid.grid.status.cost import show_bill
+from semigrid.grid.study.ledger import Record
+from semigrid.trainers.progress import DeviceSeconds, add
 
 
 @dataclass(frozen=True)

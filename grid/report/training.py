@@ -6,14 +6,14 @@ import optuna
 from optuna.importance import get_param_importances
 from optuna.trial import TrialState
 
-from grid.known import Known
-from grid.ledger import Record
-from grid.report.charts import COLORS, Line, bars, lines
-from grid.report.figure import Figure, Missing
-from grid.scheduler import SearchState
-from grid.search import space_of
-from grid.trackers.studies import frozen
-from grid.trackers.tracker import Run
+from semigrid.grid.analysis.known import Known
+from semigrid.grid.report.charts import COLORS, Line, bars, lines
+from semigrid.grid.report.figure import Figure, Missing
+from semigrid.grid.study.ledger import Record
+from semigrid.grid.study.scheduler import SearchState
+from semigrid.grid.study.search import space_of
+from semigrid.grid.trackers.studies import frozen
+from semigrid.grid.trackers.tracker import Run
 
 FEWEST_TRIALS = 8  # fewer say nothing of what matters
 MOST_LINES = 2 * len(COLORS)

@@ -13,8 +13,8 @@ import aiohttp
 from ray.job_submission import JobStatus, JobSubmissionClient
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
-from data.errors import InputError
-from grid.submit.parcel import FOLDER_KEY, Parcel, runtime_env
+from semigrid.data.errors import InputError
+from semigrid.grid.submit.parcel import FOLDER_KEY, Parcel, runtime_env
 
 WAITING = (JobStatus.PENDING, JobStatus.RUNNING)
 # they would tell of every package that goes along

@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from data.errors import InputError
-from grid.experiment import DatasetConfig, Experiment, TrainConfig
-from trainers.trial import uses_ray_stream
+from semigrid.data.errors import InputError
+from semigrid.grid.experiment import DatasetConfig, Experiment, TrainConfig
+from semigrid.trainers.trial import uses_ray_stream
 
 # The operator appends to a RayJob's name, and the sum must be a label (63 characters).
 NAME_LENGTH = 47

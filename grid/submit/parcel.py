@@ -4,21 +4,21 @@ import hashlib
 import os
 import re
 import shlex
+import shutil
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
-import data
-import grid
-import trainers
-from data.errors import InputError
-from data.patience import PATIENCE, storage_patience
-from data.storage import Storage
-from grid.experiment import EXPERIMENT_COPY, Experiment, places
+import semigrid
+from semigrid.data.errors import InputError
+from semigrid.data.storage import Storage
+from semigrid.data.storage.patience import PATIENCE, storage_patience
+from semigrid.grid.experiment import EXPERIMENT_COPY, Experiment, places
 
 # the key of a job's metadata by which it is known whose folder it writes to
 FOLDER_KEY = "semigrid-folder"
+PACKAGE_FILES = (".py", ".yaml", ".j2")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def parcel(experiment: Experiment, only: list[str] | None = None) -> Parcel:
         raise InputError(*problems)
     # before the command: the driver's own runtime environment may not name it once more
     words = [f"{PATIENCE}={storage_patience():g}"] if os.environ.get(PATIENCE) else []
-    words += ["python", "-m", "grid.cli", "run", EXPERIMENT_COPY]
+    words += ["python", "-m", "semigrid", "run", EXPERIMENT_COPY]
     for pattern in only or []:
         words += ["--only", pattern]
     return Parcel(
@@ -73,12 +73,26 @@ def runtime_env(parcel: Parcel, folder: Path, install: bool) -> dict[str, Any]:
     The code goes along, so that the cluster runs what is here. With ``install`` so do the versions
     of all packages that it needs, for Ray to install where they are not; else they must be there.
     """
-    (folder / EXPERIMENT_COPY).write_text(parcel.text)
-    packages = [str(Path(package.__path__[0])) for package in (data, trainers, grid)]
-    environment: dict[str, Any] = {"working_dir": str(folder), "py_modules": packages}
+    working_dir, package = folder / "job", folder / "semigrid"
+    working_dir.mkdir()
+    (working_dir / EXPERIMENT_COPY).write_text(parcel.text)
+    shutil.copytree(semigrid.__path__[0], package, ignore=_not_of_the_package)
+    environment: dict[str, Any] = {
+        "working_dir": str(working_dir),
+        "py_modules": [str(package)],
+    }
     if install:
         environment["pip"] = pinned_requirements()
     return environment
+
+
+def _not_of_the_package(folder: str, names: list[str]) -> list[str]:
+    """What lies beside the package's own files: a checkout's ``data`` may hold datasets."""
+    return [
+        name
+        for name in names
+        if Path(name).suffix not in PACKAGE_FILES and not Path(folder, name, "__init__.py").exists()
+    ]
 
 
 def pinned_requirements() -> list[str]:

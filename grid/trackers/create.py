@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from data.errors import InputError
-from data.storage import Storage
-from grid.experiment import Experiment
-from grid.ledger import Record
-from grid.plan import Plan, Search
-from grid.scheduler import Scheduler
-from grid.search import Space, space_of
-from grid.trackers.tracker import Make, Past, Run, Say, Tracker, Trackers, folder_at
+from semigrid.data.errors import InputError
+from semigrid.data.storage import Storage
+from semigrid.grid.experiment import Experiment
+from semigrid.grid.study.ledger import Record
+from semigrid.grid.study.plan import Plan, Search
+from semigrid.grid.study.scheduler import Scheduler
+from semigrid.grid.study.search import Space, space_of
+from semigrid.grid.trackers.tracker import Make, Past, Run, Say, Tracker, Trackers, folder_at
 
 # what must be installed for a tracker, beside semigrid itself
 EXTRAS = ("mlflow", "wandb")
@@ -72,22 +72,22 @@ def create_trackers(
     spaces = {search.name: _with_published(plan, search) for search in plan.searches}
 
     def studies() -> Tracker:
-        from grid.trackers.studies import Studies
+        from semigrid.grid.trackers.studies import Studies
 
         return Studies(storage, spaces)
 
     def tensorboard() -> Tracker:
-        from grid.trackers.tensorboard import TensorBoard
+        from semigrid.grid.trackers.tensorboard import TensorBoard
 
         return TensorBoard(storage)
 
     def mlflow() -> Tracker:
-        from grid.trackers.mlflow import MLflow
+        from semigrid.grid.trackers.mlflow import MLflow
 
         return MLflow(name)
 
     def wandb() -> Tracker:
-        from grid.trackers.wandb import WandB
+        from semigrid.grid.trackers.wandb import WandB
 
         return WandB(name, folder_at(storage, "wandb") if storage.is_local else Path("wandb"))
 

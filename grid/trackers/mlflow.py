@@ -6,8 +6,8 @@ from typing import Any
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
-from grid.ledger import COLLAPSED, ENDED, Record
-from grid.trackers.tracker import Past, Run, course_of, stamp
+from semigrid.grid.study.ledger import COLLAPSED, ENDED, Record
+from semigrid.grid.trackers.tracker import Past, Run, course_of, stamp
 
 STATUS = {"finished": "FINISHED", "stopped": "KILLED"}
 # an evaluation's step is looked for in this metric, which each of them has

@@ -14,11 +14,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from data.storage import Storage
-from grid.ledger import ENDED, Record
-from grid.search import Space, distribution
-from grid.trackers.tracker import Past, Run, folder_at
-from trainers.choose import course, stopped_at
+from semigrid.data.storage import Storage
+from semigrid.grid.study.ledger import ENDED, Record
+from semigrid.grid.study.search import Space, distribution
+from semigrid.grid.trackers.tracker import Past, Run, folder_at
+from semigrid.trainers.choose import course, stopped_at
 
 FOLDER, FILE = "optuna", "journal.log"
 # whose trial a study's trial is

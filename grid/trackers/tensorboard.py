@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from data.storage import Storage
-from grid.ledger import ENDED, Record
-from grid.trackers.tracker import MEASURED, Past, Run, course_of, folder_at, stamp
+from semigrid.data.storage import Storage
+from semigrid.grid.study.ledger import ENDED, Record
+from semigrid.grid.trackers.tracker import MEASURED, Past, Run, course_of, folder_at, stamp
 
 FOLDER = "tensorboard"
 # Ends the name of the file that completes a trial, or has its test scores, with the ``stamp``.

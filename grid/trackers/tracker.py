@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from data.storage import Storage
-from grid.ledger import Record
-from grid.scheduler import Job
-from trainers.choose import Cutoffs
-from trainers.trial import TrialSpec
+from semigrid.data.storage import Storage
+from semigrid.grid.study.ledger import Record
+from semigrid.grid.study.scheduler import Job
+from semigrid.trainers.choose import Cutoffs
+from semigrid.trainers.trial import TrialSpec
 
 # How long the end of a run waits for what is still to be written.
 LAST_SECONDS = 60.0

@@ -5,8 +5,8 @@ from typing import Any
 
 import wandb
 
-from grid.ledger import ENDED, Record
-from grid.trackers.tracker import MEASURED, Past, Run, course_of, stamp
+from semigrid.grid.study.ledger import ENDED, Record
+from semigrid.grid.trackers.tracker import MEASURED, Past, Run, course_of, stamp
 
 
 class WandB:

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-
 from tests.bench.bucket import DELAY_SECONDS, looking_from_afar
 from tests.bench.results import SEEDS, results_speed
 from tests.bench.saving import steps_while_saving
@@ -24,7 +23,8 @@ from tests.bench.step import semi_steps, utilization
 from tests.bench.stopping import early_stopping
 from tests.bench.stream import memory_at, stream_rates
 from tests.bench.trials import trial_costs
-from trainers.mixup import draw_pseudo_mix, pseudo_mix, smooth_one_hot
+
+from semigrid.trainers.mixup import draw_pseudo_mix, pseudo_mix, smooth_one_hot
 
 
 def mixing() -> Iterator[tuple[str, str, float, float]]:

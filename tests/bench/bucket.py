@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
-from data.storage import Storage
-from grid.ledger import FOLDER, Ledger
 from tests.bench.results import finished_grid
-from tests.buckets import BUCKET, Forwarder, S3Server, credentials, s3_server
+from tests.helpers.buckets import BUCKET, Forwarder, S3Server, credentials, s3_server
+
+from semigrid.data.storage import Storage
+from semigrid.grid.study.ledger import FOLDER, Ledger
 
 DELAY_SECONDS = 0.05
 
@@ -47,7 +48,7 @@ def looking_from_afar() -> Iterator[tuple[str, str, str]]:
                 forwarder.requests.clear()
                 started = time.perf_counter()
                 subprocess.run(
-                    [sys.executable, "-m", "grid.cli", *words], check=True, capture_output=True
+                    [sys.executable, "-m", "semigrid", *words], check=True, capture_output=True
                 )
                 seconds = time.perf_counter() - started
                 found = f"{seconds:.1f} s, {len(forwarder.requests)} requests"

@@ -14,8 +14,8 @@ from timm.data.random_erasing import RandomErasing
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
-from data.augment import ViewSettings
-from trainers.recipe import Recipe
+from semigrid.data.views.augment import ViewSettings
+from semigrid.trainers.recipe import Recipe
 
 
 class PlainSemi:

@@ -17,14 +17,14 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from data.build import Row, write_dataset
-from data.storage import FileFacts, Storage
-from grid.experiment import load_experiment
-from grid.ledger import Ledger, record_summary, start_record
-from grid.plan import Plan
-from grid.scheduler import Job, Scheduler
-from trainers.predictions import Predictions
-from trainers.trial import predictions_file
+from semigrid.data.builder.write import Row, write_dataset
+from semigrid.data.storage import FileFacts, Storage
+from semigrid.grid.experiment import load_experiment
+from semigrid.grid.study.ledger import Ledger, record_summary, start_record
+from semigrid.grid.study.plan import Plan
+from semigrid.grid.study.scheduler import Job, Scheduler
+from semigrid.trainers.predictions import Predictions
+from semigrid.trainers.trial import predictions_file
 
 CLASSES, PER_CLASS, SEEDS, TRIALS, EVALUATIONS = 30, 167, 3, 16, 20
 DATASETS = ("vests", "cases", "aprons")
@@ -43,9 +43,9 @@ def results_speed() -> Iterator[tuple[str, str, str]]:
     with tempfile.TemporaryDirectory(prefix="semigrid-bench-") as temporary:
         file = finished_grid(Path(temporary))
         imports = _seconds([sys.executable, "-c", _IMPORTS])
-        table = _seconds([sys.executable, "-m", "grid.cli", "table", str(file)])
+        table = _seconds([sys.executable, "-m", "semigrid", "table", str(file)])
         report = Path(temporary) / "report.html"
-        command = [sys.executable, "-m", "grid.cli", "report", str(file), "-o", str(report)]
+        command = [sys.executable, "-m", "semigrid", "report", str(file), "-o", str(report)]
         made = _seconds(command)
         yield "semigrid table, less its imports", f"{table - imports:.1f} s", "below 2 s"
         yield "its imports", f"{imports:.1f} s", ""
@@ -54,8 +54,8 @@ def results_speed() -> Iterator[tuple[str, str, str]]:
 
 
 _IMPORTS = (
-    "import grid.cli, grid.known, grid.ledger, grid.plan, grid.scheduler, grid.suggested, "
-    "grid.views, data.sources.builtin"
+    "import semigrid.grid.commands.main, semigrid.grid.analysis.known, semigrid.grid.tables.views; "
+    "import semigrid.grid.study.suggested, semigrid.data.builder.builtin"
 )
 
 

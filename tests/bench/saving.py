@@ -4,8 +4,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-from data.storage import Storage
 from tests.bench.step import Steps
+
+from semigrid.data.storage import Storage
 
 STEPS, INTERVAL = 60, 20
 STORAGE_SECONDS = 2.0

@@ -54,10 +54,10 @@ def _grid(cells: list[dict[str, Any]], storage: str, **changes: Any) -> dict[str
 
 def deciding() -> Iterator[tuple[str, str, str]]:
     """Planning 500 cells, and what the driver thinks for each job while a thousand run."""
-    from grid.experiment import load_experiment
-    from grid.plan import Plan
-    from grid.scheduler import Job, Scheduler
-    from grid.slots import Admission, Demand, Machine
+    from semigrid.grid.cluster.slots import Admission, Demand, Machine
+    from semigrid.grid.experiment import load_experiment
+    from semigrid.grid.study.plan import Plan
+    from semigrid.grid.study.scheduler import Job, Scheduler
 
     labels = [f"{100 * (i + 1) // FRACTIONS}%" for i in range(FRACTIONS)]
     cells = [{"model": f"vit{i}", "labels": labels} for i in range(MODELS)]
@@ -97,13 +97,13 @@ def _run(folder: str, grid: dict[str, Any], work: Any = None) -> None:
     """Runs a grid by Tune in this process, whatever this machine has."""
     from rich.console import Console
 
-    from data.storage import Storage
-    from grid.experiment import load_experiment
-    from grid.ledger import Ledger
-    from grid.live import LiveView
-    from grid.plan import Plan
-    from grid.run import run_plan
-    from grid.scheduler import Scheduler
+    from semigrid.data.storage import Storage
+    from semigrid.grid.experiment import load_experiment
+    from semigrid.grid.run.tune import run_plan
+    from semigrid.grid.status.live import LiveView
+    from semigrid.grid.study.ledger import Ledger
+    from semigrid.grid.study.plan import Plan
+    from semigrid.grid.study.scheduler import Scheduler
 
     experiment = load_experiment("scale.yaml", text=yaml.safe_dump(grid))
     Storage(experiment.folder).write("experiment.yaml", experiment.text.encode())
@@ -116,7 +116,6 @@ def _run(folder: str, grid: dict[str, Any], work: Any = None) -> None:
 def chatter(config: dict[str, Any]) -> None:
     """A job that does nothing but say where it stands."""
     from ray import tune
-
     from tests.bench.trials import trivial
 
     began = time.time()

@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-
-from data.augment import ViewSettings
-from data.batches import Batch, EvalBatches
-from data.schema import ImageTable
-from data.storage import Storage
 from tests.bench.plain import PlainSemi
-from trainers.checkpoint import Checkpoints
-from trainers.loop import Streams, Training, step_seed
-from trainers.methods import semi
-from trainers.models import create_model
-from trainers.recipe import Recipe, published, resolve
-from trainers.runtime import InlineRuntime
+
+from semigrid.data.batches import Batch, EvalBatches
+from semigrid.data.schema import ImageTable
+from semigrid.data.storage import Storage
+from semigrid.data.views.augment import ViewSettings
+from semigrid.trainers.checkpoint import Checkpoints
+from semigrid.trainers.loop import Streams, Training, step_seed
+from semigrid.trainers.methods import semi
+from semigrid.trainers.models import create_model
+from semigrid.trainers.recipe import Recipe, published, resolve
+from semigrid.trainers.runtime import InlineRuntime
 
 CLASSES, RATIO = 10, 5
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from data.storage import Storage
-from grid.ledger import ENDED, Ledger, Record
+from semigrid.data.storage import Storage
+from semigrid.grid.study.ledger import ENDED, Ledger, Record
 
 SEEDS = 3
 SEARCH = {"trials": 16, "wave": 4}
@@ -19,13 +19,15 @@ SEARCH = {"trials": 16, "wave": 4}
 
 def searched(folder: Path, early: bool) -> list[Record]:
     """The records of the grid, run whole with or without early stopping, or as it was left."""
-    content = yaml.safe_load(files("grid.experiments").joinpath("quickstart.yaml").read_text())
+    content = yaml.safe_load(
+        files("semigrid.grid.experiments").joinpath("quickstart.yaml").read_text()
+    )
     content["search"] = SEARCH | {"early_stopping": early}
     name = "early" if early else "full"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(content, sort_keys=False))
-    command = [sys.executable, "-m", "grid.cli", "run", str(file)]
+    command = [sys.executable, "-m", "semigrid", "run", str(file)]
     command += ["--storage", str(folder / name), "--seeds", str(SEEDS)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     found = Ledger(Storage(folder / name / content["name"])).read_all()

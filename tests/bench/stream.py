@@ -18,12 +18,13 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from data.augment import View, ViewSettings, timm_transform
-from data.batches import MemoryBatches, decode
-from data.build import Row, write_dataset
-from data.order import Share, StreamOrder
-from data.schema import Dataset as ImageDataset
-from data.schema import ImageTable, open_dataset
+from semigrid.data.batches import MemoryBatches, decode
+from semigrid.data.builder.write import Row, write_dataset
+from semigrid.data.catalog import open_dataset
+from semigrid.data.order import Share, StreamOrder
+from semigrid.data.schema import Dataset as ImageDataset
+from semigrid.data.schema import ImageTable
+from semigrid.data.views.augment import View, ViewSettings, timm_transform
 
 VIEWS: tuple[View, ...] = ("weak", "strong")
 BATCH, PROCESSES = 128, 2
@@ -88,7 +89,7 @@ class Streams:
     """The same images in the same order by every way; each yields batches until ``steps``."""
 
     def __init__(self, dataset: ImageDataset, settings: ViewSettings):
-        from data.stream import RayBatches
+        from semigrid.data.stream import RayBatches
 
         units = dataset.row_groups("pool")
         self.order = StreamOrder([unit.rows for unit in units], 0)
@@ -196,7 +197,7 @@ def _stream_by(uri: str) -> None:
             peak = max(peak, _used())
 
     threading.Thread(target=watch, daemon=True).start()
-    from data.stream import RayBatches
+    from semigrid.data.stream import RayBatches
 
     dataset = open_dataset(uri)
     units = dataset.row_groups("pool")

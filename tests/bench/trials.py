@@ -51,8 +51,8 @@ def trivial(config: dict[str, Any]) -> None:
     """A job that leaves all that a real one leaves, at once."""
     from ray import tune
 
-    from grid.ledger import Ledger, start_record
-    from trainers.trial import Place, TrialSpec, predictions_file, weights_file
+    from semigrid.grid.study.ledger import Ledger, start_record
+    from semigrid.trainers.trial import Place, TrialSpec, predictions_file, weights_file
 
     order = json.loads(config["order"])
     spec, place = TrialSpec.model_validate(order["spec"]), Place(**order["place"])
@@ -78,15 +78,15 @@ def trivial(config: dict[str, Any]) -> None:
 
 def ours(folder: str, trials: int) -> dict[str, float]:
     """The whole machinery in this process: seconds, and the bytes that a trial adds to it."""
-    from data.storage import Storage
-    from grid.experiment import load_experiment
-    from grid.ledger import Ledger
-    from grid.live import LiveView
-    from grid.plan import Plan
-    from grid.run import run_plan
-    from grid.scheduler import Scheduler
-    from grid.suggested import Suggestions
-    from grid.trackers.create import create_trackers
+    from semigrid.data.storage import Storage
+    from semigrid.grid.experiment import load_experiment
+    from semigrid.grid.run.tune import run_plan
+    from semigrid.grid.status.live import LiveView
+    from semigrid.grid.study.ledger import Ledger
+    from semigrid.grid.study.plan import Plan
+    from semigrid.grid.study.scheduler import Scheduler
+    from semigrid.grid.study.suggested import Suggestions
+    from semigrid.grid.trackers.create import create_trackers
 
     loaded = load_experiment(experiment(folder, trials))
     storage = Storage(loaded.folder)
@@ -165,7 +165,7 @@ def trial_costs(trials: int = TRIALS) -> Iterator[tuple[str, str, str]]:
         times = f"{by_us['seconds']:.0f} s and {by_tune['seconds']:.0f} s, ratio {ratio:.2f}"
         yield f"{trials:,} trials, semigrid and Tune with one OptunaSearch", times, "at most 1.25"
         yield "memory that a trial adds to the driver", f"{by_us['bytes'] / 1e3:.0f} kB", "200 kB"
-        command = [sys.executable, "-m", "grid.cli", "run", f"{folder}/ours/trials"]
+        command = [sys.executable, "-m", "semigrid", "run", f"{folder}/ours/trials"]
         started = time.monotonic()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         yield "run on the finished ledger", f"{time.monotonic() - started:.1f} s", "10 s"

@@ -17,10 +17,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from grid.ledger import ENDED
 from tests.chaos import grid
 from tests.chaos.cluster import TwoNodes, children, kill, title
-from trainers.progress import WRITE_SECONDS_VARIABLE
+
+from semigrid.grid.study.ledger import ENDED
+from semigrid.trainers.progress import WRITE_SECONDS_VARIABLE
 
 # So many of each: trial is the process of a training, worker one of a DDP group, controller Ray
 # Train's, node the second raylet with all that it started, driver the process that drives Ray,
@@ -53,7 +54,7 @@ class Run:
     @property
     def driver(self) -> int | None:
         """The process that drives Ray."""
-        found = [pid for pid in children(self.process.pid) if "grid.cli drive" in title(pid)]
+        found = [pid for pid in children(self.process.pid) if "semigrid drive" in title(pid)]
         return found[0] if found else None
 
     def kill(self) -> None:

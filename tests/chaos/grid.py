@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from data.storage import Storage
-from grid.ledger import Ledger, Record
-from trainers import progress
+from semigrid.data.storage import Storage
+from semigrid.grid.study.ledger import Ledger, Record
+from semigrid.trainers import progress
 
 CHECKPOINT_STEPS = 20
 # what one kill may cost: the interval, and the steps made while a checkpoint is on its way
@@ -83,7 +83,7 @@ def write_experiment(folder: Path) -> Path:
 
 
 def command(*args: str) -> list[str]:
-    return [sys.executable, "-m", "grid.cli", *args]
+    return [sys.executable, "-m", "semigrid", *args]
 
 
 def records_of(storage: Path) -> dict[str, Record]:

@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--experiment", type=Path, help="a file instead of the quickstart")
     parser.add_argument("--folder", type=Path, help="an empty one, to keep what is left")
     options = parser.parse_args()
-    quickstart = Path(str(files("grid.experiments").joinpath("quickstart.yaml")))
+    quickstart = Path(str(files("semigrid.grid.experiments").joinpath("quickstart.yaml")))
     experiment = options.experiment or quickstart
     with tempfile.TemporaryDirectory(prefix="semigrid-cluster-") as temporary:
         folder = options.folder or Path(temporary)
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def semigrid(*words: str) -> list[str]:
-    return [sys.executable, "-m", "grid.cli", *words]
+    return [sys.executable, "-m", "semigrid", *words]
 
 
 def _submit(nodes: Nodes, experiment: Path, storage: Path) -> None:

@@ -22,13 +22,14 @@ from importlib.resources import files
 from pathlib import Path
 
 import yaml
-
-from data.patience import PATIENCE
-from data.schema import MANIFEST, open_dataset
-from tests.buckets import BUCKET, KEY, SECRET, Forwarder, S3Server, credentials, s3_server
 from tests.cluster.__main__ import LOCAL_SECONDS, compare, semigrid
 from tests.cluster.nodes import Nodes, cluster
 from tests.cluster.restarts import tell
+from tests.helpers.buckets import BUCKET, KEY, SECRET, Forwarder, S3Server, credentials, s3_server
+
+from semigrid.data.catalog import open_dataset
+from semigrid.data.schema import MANIFEST
+from semigrid.data.storage.patience import PATIENCE
 
 SECONDS = 1500.0
 AWAY_SECONDS, PATIENCE_SECONDS = 30.0, 150
@@ -45,7 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="semigrid-bucket-") as temporary:
         folder = options.folder or Path(temporary)
         (folder / "tmp").mkdir(parents=True, exist_ok=True)
-        quickstart = Path(str(files("grid.experiments").joinpath("quickstart.yaml")))
+        quickstart = Path(str(files("semigrid.grid.experiments").joinpath("quickstart.yaml")))
         experiment = folder / "quickstart.yaml"
         places = {"storage": f"s3://{BUCKET}/{FOLDER}", "datasets": {"digits": DATASET}}
         content = {**yaml.safe_load(quickstart.read_text()), **places}

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import yaml
-
 from tests.chaos.grid import EXPERIMENT, PAIR, records_of, table_of
 from tests.cluster.__main__ import semigrid
 from tests.cluster.nodes import Nodes

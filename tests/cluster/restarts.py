@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 import yaml
-
 from tests.chaos.grid import EXPERIMENT, table_of
 from tests.cluster.__main__ import semigrid
 from tests.cluster.nodes import Nodes, cluster

@@ -27,10 +27,9 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import yaml
-
 from tests.cluster.__main__ import compare, semigrid
 from tests.cluster.nodes import Nodes
-from tests.experiments import experiment_text
+from tests.helpers.experiments import experiment_text
 
 CLUSTER_FILE = Path(__file__).parent.parent.parent / "cluster.yaml"
 CPUS = {48: 2, 0: 0}

@@ -1,0 +1,1 @@
+"""From images to a dataset: gather, clean, curate, write, check."""

@@ -1,0 +1,160 @@
+"""Which images a dataset keeps, and on which side of the split: pure functions of what is known."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from semigrid.data.errors import InputError
+from semigrid.data.schema import POOL, Split
+from semigrid.data.splits import split_labeled
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a usable image: ``pixels`` is equal for exact duplicates."""
+
+    image_id: str
+    label: str | None
+    group: str
+    pixels: str
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An image that is kept: its class index (None in the pool), split, and group."""
+
+    image_id: str
+    label: int | None
+    split: Split
+    group: str
+
+
+@dataclass
+class Curation:
+    """The images kept, sorted by id, the classes, and what became of the others.
+
+    ``duplicates`` maps an image that is left out to the one that is kept in its place;
+    ``conflicts`` lists duplicates with different labels: they keep no label and join the pool.
+    ``beside_labeled`` are pool images left out because a labelled image shares their group.
+    """
+
+    classes: tuple[str, ...] = ()
+    images: list[Placed] = field(default_factory=list)
+    duplicates: dict[str, str] = field(default_factory=dict)
+    conflicts: list[dict[str, str]] = field(default_factory=list)
+    beside_labeled: list[str] = field(default_factory=list)
+
+
+def curate(
+    facts: Sequence[Facts],
+    *,
+    seed: int = 0,
+    val_share: float = 0.15,
+    test_share: float = 0.10,
+    classes: Sequence[str] | None = None,
+) -> Curation:
+    """Merges exact duplicates, joins the groups that they connect, and splits.
+
+    The result does not depend on the order of ``facts``.
+
+    Args:
+        classes: in this order; by default the labels found, sorted.
+
+    Raises:
+        InputError: labels outside ``classes``, or no class-balanced test set.
+    """
+    result = Curation()
+    in_order = sorted(facts, key=lambda image: image.image_id)
+    joined = Joined()
+    same: dict[str, list[Facts]] = {}
+    for image in in_order:
+        joined.join(image.group, image.group)
+        same.setdefault(image.pixels, []).append(image)
+    kept: list[Facts] = []
+    for copies in same.values():
+        for other in copies[1:]:
+            joined.join(copies[0].group, other.group)  # they show the same photograph
+        kept.append(_merged(copies, result))
+    found = sorted({image.label for image in kept if image.label is not None})
+    result.classes = tuple(found if classes is None else classes)
+    unknown = sorted(set(found) - set(result.classes))
+    if unknown:
+        raise InputError(
+            f"the label {unknown[0]!r} is not among the classes: {', '.join(result.classes)}"
+        )
+    result.images = _placed(kept, joined, result, seed, val_share, test_share)
+    return result
+
+
+def _merged(copies: list[Facts], result: Curation) -> Facts:
+    """The one image that stays of exact duplicates: the first, of the labelled ones if any."""
+    labeled = [image for image in copies if image.label is not None]
+    labels = {image.label for image in labeled}
+    stays = (labeled or copies)[0]
+    result.duplicates |= {c.image_id: stays.image_id for c in copies if c is not stays}
+    if len(labels) > 1:
+        result.conflicts.append({c.image_id: str(c.label) for c in labeled})
+        return Facts(stays.image_id, None, stays.group, stays.pixels)
+    return stays
+
+
+def _placed(
+    kept: list[Facts],
+    joined: "Joined",
+    result: Curation,
+    seed: int,
+    val_share: float,
+    test_share: float,
+) -> list[Placed]:
+    groups = {image.image_id: joined.name(image.group) for image in kept}
+    labeled = sorted((i for i in kept if i.label is not None), key=lambda i: i.image_id)
+    index = {name: number for number, name in enumerate(result.classes)}
+    labels = [index[str(image.label)] for image in labeled]
+    if not labeled:
+        raise InputError("no image has a label: there is nothing to train and measure on")
+    found = set(labels)
+    missing = [name for name, number in index.items() if number not in found]
+    if missing:
+        raise InputError(f"the class {missing[0]!r} has no image")
+    names = [groups[image.image_id] for image in labeled]
+    try:
+        splits = split_labeled(labels, names, len(index), seed, val_share, test_share)
+    except ValueError as error:
+        counts = Counter(image.label for image in labeled)
+        rarest = ", ".join(f"{name} {count}" for name, count in counts.most_common()[::-1][:5])
+        raise InputError(f"{error} (images by class, fewest first: {rarest})") from error
+    images = [
+        Placed(image.image_id, label, split, group)
+        for image, label, split, group in zip(labeled, labels, splits, names, strict=True)
+    ]
+    taken = set(names)
+    for image in kept:
+        if image.label is not None:
+            continue
+        if groups[image.image_id] in taken:
+            result.beside_labeled.append(image.image_id)
+        else:
+            images.append(Placed(image.image_id, None, POOL, groups[image.image_id]))
+    result.beside_labeled.sort()
+    return sorted(images, key=lambda image: image.image_id)
+
+
+class Joined:
+    """Disjoint sets of group names; a set goes by its smallest name."""
+
+    def __init__(self) -> None:
+        self._parent: dict[str, str] = {}
+
+    def name(self, group: str) -> str:
+        root = group
+        while self._parent[root] != root:
+            root = self._parent[root]
+        while self._parent[group] != root:
+            self._parent[group], group = root, self._parent[group]
+        return root
+
+    def join(self, first: str, second: str) -> None:
+        for group in (first, second):
+            self._parent.setdefault(group, group)
+        a, b = sorted((self.name(first), self.name(second)))
+        self._parent[b] = a

@@ -1,0 +1,57 @@
+"""Opens a dataset by its URI: a folder, a bucket, or one that comes with semigrid."""
+
+import json
+
+from pydantic import ValidationError
+
+from semigrid.data.errors import InputError
+from semigrid.data.schema import FORMAT, MANIFEST, Dataset, Manifest
+from semigrid.data.storage import Storage
+
+
+def open_dataset(uri: str) -> Dataset:
+    """Opens ``builtin://NAME`` or a folder or bucket that holds ``dataset.json``.
+
+    Raises ``InputError`` when it is missing, of another format, or lacks a shard.
+    """
+    if uri.startswith("builtin://"):
+        from semigrid.data.builder.builtin import builtin_folder
+
+        uri = builtin_folder(uri)
+    storage = Storage(uri)
+    try:
+        found = storage.exists(MANIFEST)
+    except OSError as error:
+        raise InputError(f"{uri}: cannot be read: {error}") from error
+    if not found:
+        raise InputError(
+            f"{uri}: no dataset here ({MANIFEST} is missing); give the folder or URI of a built "
+            "dataset, builtin://digits or builtin://patterns"
+        )
+    content = storage.read(MANIFEST)
+    try:
+        found_format = json.loads(content).get("format")
+    except (ValueError, AttributeError) as error:
+        raise InputError(
+            f"{uri}/{MANIFEST}: not JSON ({error}); build the dataset again"
+        ) from error
+    if found_format != FORMAT:
+        raise InputError(
+            f"{uri}/{MANIFEST}: format {found_format}, this version reads {FORMAT}; "
+            "build the dataset again"
+        )
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(
+            f"{uri}/{MANIFEST}: {where}: {first['msg']}; build the dataset again"
+        ) from error
+    missing = [s.file for s in manifest.shards if not storage.exists(s.file)]
+    if missing:
+        raise InputError(
+            f"{uri}: {len(missing)} of {len(manifest.shards)} shards are missing, the first is "
+            f"{missing[0]}; copy them here or build the dataset again"
+        )
+    return Dataset(storage, manifest)

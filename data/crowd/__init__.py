@@ -1,0 +1,1 @@
+"""What a crowd answered, and the labels that follow from it."""

@@ -1,0 +1,1 @@
+"""What a network sees of an image: weak, strong and evaluation views."""

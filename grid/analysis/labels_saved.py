@@ -1,0 +1,103 @@
+"""How many labels a model would need for what another reaches. Pure: arrays in, numbers out.
+
+The baseline's accuracy is taken to be a straight line on the scales of ``log(labels)`` and
+``logit(accuracy)``: the error falls as a power of the number of labels. What the line says beyond
+the fractions that were trained is an extrapolation, and said to be one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq
+
+from semigrid.grid.analysis.statistics import combine, quantile
+
+# Numbers of labels that are looked at: from so many times fewer than were tried to as many more.
+REACH = 16.0
+
+
+@dataclass(frozen=True)
+class Needed:
+    """How many labels the baseline needs for the accuracy of a cell.
+
+    ``labels`` is the best estimate, and the interval from ``low`` to ``high`` (95 %) holds all
+    numbers at which the data cannot tell the two apart (Fieller's method). None: beyond what was
+    looked at, sixteen times fewer or more than were tried; all three are None where the baseline's
+    accuracy does not rise with labels for certain. ``tried`` are the numbers of labels that the
+    line was drawn through, fewest and most.
+    """
+
+    labels: float | None
+    low: float | None
+    high: float | None
+    tried: tuple[int, int]
+
+    @property
+    def extrapolated(self) -> bool:
+        """Whether the estimate is outside of what was tried."""
+        return self.labels is None or not self.tried[0] <= self.labels <= self.tried[1]
+
+
+def labels_needed(target: np.ndarray, baseline: Mapping[int, np.ndarray]) -> Needed | None:
+    """The labels at which a baseline reaches ``target``; None with fewer than two numbers of them.
+
+    Args:
+        target: ``right``, (S, N), of the cell to be reached, see ``analysis.statistics``.
+        baseline: the same, on the same images, by number of labels.
+    """
+    if len(baseline) < 2:
+        return None
+    numbers = sorted(baseline)
+    cells = [baseline[number] for number in numbers]
+    x = np.log(np.array(numbers, float))
+    y, slopes = np.array([_logit(right) for right in cells]).T
+    goal, goal_slope = _logit(target)
+    weights = np.array([1 / _logit_variance(right) for right in cells])
+    middle = float(np.average(x, weights=weights))
+    spread = float((weights * (x - middle) ** 2).sum())
+    # each cell's part in the line's slope, and in its height at the weighted middle
+    in_slope = weights * (x - middle) / spread
+    in_middle = weights / weights.sum()
+    slope, height = float(in_slope @ y), float(in_middle @ y)
+    tried = numbers[0], numbers[-1]
+    _, variance, freedom = combine(list(in_slope * slopes), cells)
+    if slope <= quantile(freedom) * variance**0.5:
+        return Needed(None, None, None, tried)
+    best = middle + (goal - height) / slope
+
+    def beyond(at: float) -> float:
+        """How much further apart the cell and the line are there than they may be by chance."""
+        line = in_middle + in_slope * (at - middle)
+        parts = [goal_slope, *(-line * slopes)]
+        _, variance, freedom = combine(parts, [target, *cells])
+        apart = abs(goal - float(line @ y))
+        return float(apart - quantile(freedom) * variance**0.5)
+
+    def end(at: float) -> float | None:
+        if beyond(best) >= 0:  # nothing varies there
+            return float(np.exp(best))
+        return float(np.exp(float(brentq(beyond, best, at)))) if beyond(at) > 0 else None
+
+    lowest, highest = x[0] - np.log(REACH), x[-1] + np.log(REACH)
+    return Needed(
+        labels=float(np.exp(best)) if lowest <= best <= highest else None,
+        low=end(lowest) if best > lowest else None,
+        high=end(highest) if best < highest else None,
+        tried=tried,
+    )
+
+
+def _logit(right: np.ndarray) -> tuple[float, float]:
+    """The log odds of a cell's accuracy, and by how much they rise with it.
+
+    Half an image is added to the right and the wrong ones: all right would be infinitely good.
+    """
+    images = right.shape[1]
+    share = (float(right.mean()) * images + 0.5) / (images + 1)
+    return float(np.log(share / (1 - share))), 1 / (share * (1 - share))
+
+
+def _logit_variance(right: np.ndarray) -> float:
+    """As far as chance on the images goes; it weighs the cells among each other."""
+    return float(_logit(right)[1] / right.shape[1])

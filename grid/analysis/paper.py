@@ -1,0 +1,79 @@
+"""What the paper (arXiv 2305.10018) published: Acc@1 on test, in per cent, for its three tasks.
+
+Values that cannot be read in the source are left out.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from semigrid.data.errors import InputError
+from semigrid.grid.experiment import Experiment
+from semigrid.grid.study.plan import Cell
+
+_QUARTERS = tuple(Fraction(n, 4) for n in (1, 2, 3, 4))
+# by task and model: Acc@1 with 25, 50, 75, 100 % of the labels
+_BY_LABELS: dict[str, dict[str, tuple[float | None, ...]]] = {
+    "vest-neck-style": {
+        "resnet": (None, None, None, 79.736),
+        "vit": (76.343, 80.584, 81.056, 81.244),
+        "semi": (81.244, 81.433, 83.129, 85.297),
+    },
+    "phone-case-pattern": {
+        "resnet": (None, None, None, 72.931),
+        "vit": (74.175, None, 77.810, 79.005),
+        "semi": (76.279, 79.149, 80.010, 81.540),
+    },
+    "apron-food-bib-pattern": {
+        "resnet": (None, None, None, 73.766),
+        "vit": (69.898, None, 78.301, None),
+        "semi": (73.499, 77.234, 81.547, 81.814),
+    },
+}
+# Semi-ViT with half the labels of aprons and more than 100 % of the unlabelled images
+_BY_POOL = {Fraction(2): 78.301, Fraction(3): 79.146, Fraction(4): 77.679}
+TASKS = tuple(_BY_LABELS)
+
+
+def paper_tasks(asked: Sequence[str], experiment: Experiment) -> dict[str, str]:
+    """Which of the paper's tasks each dataset is shown beside.
+
+    Args:
+        asked: ``TASK`` for an experiment of one dataset, or ``DATASET=TASK``.
+
+    Raises ``InputError`` for tasks and datasets that there are not.
+    """
+    datasets = list(experiment.file.datasets)
+    found: dict[str, str] = {}
+    for each in asked:
+        dataset, equals, task = each.rpartition("=")
+        if not equals:
+            if len(datasets) > 1:
+                raise InputError(
+                    f"--paper {each!r}: there are several datasets; give DATASET=TASK, with one of "
+                    f"{', '.join(datasets)}"
+                )
+            dataset = datasets[0]
+        if dataset not in datasets:
+            raise InputError(
+                f"--paper {each!r}: {dataset!r} is no dataset of {experiment.source}; there are "
+                f"{', '.join(datasets)}"
+            )
+        if task not in TASKS:
+            raise InputError(
+                f"--paper {each!r}: {task!r} is no task of the paper; there are {', '.join(TASKS)}"
+            )
+        found[dataset] = task
+    return found
+
+
+def paper_acc1(cell: Cell, task: str, experiment: Experiment) -> float | None:
+    """What the paper has for such a cell; None where it has nothing."""
+    model = experiment.file.models[cell.model]
+    if cell.unlabeled is not None and cell.unlabeled != 1:
+        of_aprons = task == "apron-food-bib-pattern" and cell.labels == Fraction(1, 2)
+        return _BY_POOL.get(cell.unlabeled) if of_aprons else None
+    kind = "semi" if model.method == "semi" else experiment.backbone_of(cell.model).backbone or ""
+    row = next((row for name, row in _BY_LABELS[task].items() if name in kind), None)
+    if row is None or cell.labels not in _QUARTERS:
+        return None
+    return row[_QUARTERS.index(cell.labels)]

@@ -1,0 +1,90 @@
+"""What more unlabelled images do for a model, and where that turns. Pure: arrays in, numbers out.
+
+Accuracy is taken to be a parabola over the logarithm of the pool's size; with two sizes it is a
+straight line. All of it are weighted sums of the cells' accuracies, so that images and seeds enter
+as in ``analysis.statistics``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq
+
+from semigrid.grid.analysis.statistics import LEVEL, Comparison, contrast
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The pool from which on more of it hurts: the best estimate and its interval, in images.
+
+    None is an end beyond the pools that were tried.
+    """
+
+    images: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class PoolCurve:
+    """How accuracy goes with the pool; differences are shares from 0 to 1.
+
+    ``doubling`` is what each doubling adds on average, ``at_end`` what the next one would add by
+    the curve at the largest pool; ``best`` is the pool with the highest accuracy. ``turn`` is there
+    when the curve certainly bends downwards and its top is within the pools that were tried.
+    """
+
+    pools: tuple[int, ...]
+    best: int
+    doubling: Comparison
+    at_end: Comparison
+    turn: Turn | None
+
+
+def pool_curve(cells: Mapping[int, np.ndarray]) -> PoolCurve | None:
+    """Of cells that differ in their pool only; None with fewer than two.
+
+    Args:
+        cells: ``right``, (S, N), of each cell on the same test images, by images in its pool.
+    """
+    if len(cells) < 2:
+        return None
+    pools = sorted(cells)
+    rights = [cells[pool] for pool in pools]
+    best = max(pools, key=lambda pool: float(cells[pool].mean()))
+    x = np.log2(np.array(pools, float))
+    middle = float(x.mean())
+    line = np.linalg.pinv(np.vander(x - middle, 2))[0]
+    doubling = contrast(list(line), rights)
+    if len(pools) == 2:
+        return PoolCurve(tuple(pools), best, doubling, doubling, None)
+    bend, slope, _ = np.linalg.pinv(np.vander(x - middle, 3))
+
+    def rise(at: float) -> Sequence[float]:
+        """Weights of the curve's slope at log2 of a pool."""
+        return [float(each) for each in slope + 2 * (at - middle) * bend]
+
+    at_end = contrast(rise(x[-1]), rights)
+    bent = contrast(list(bend), rights)
+    if bent.difference >= 0 or bent.p >= 1 - LEVEL:
+        return PoolCurve(tuple(pools), best, doubling, at_end, None)
+    height = contrast(rise(middle), rights).difference
+    top = middle - height / (2 * bent.difference)
+    turn = None
+    if x[0] <= top <= x[-1]:
+
+        def beyond(at: float) -> float:
+            """How much surer the curve's slope is than chance would make it (Fieller)."""
+            found = contrast(rise(at), rights)
+            half = found.difference - found.interval.low
+            return abs(found.difference) - half
+
+        def end(at: float) -> float | None:
+            if beyond(top) >= 0:  # nothing varies there
+                return float(2**top)
+            return float(2 ** float(brentq(beyond, top, at))) if beyond(at) > 0 else None
+
+        low, high = end(x[0]), end(x[-1])
+        turn = Turn(float(2**top), low, high)
+    return PoolCurve(tuple(pools), best, doubling, at_end, turn)

@@ -1,0 +1,1 @@
+"""What fits where on a cluster, and what its nodes must have."""

@@ -1,0 +1,95 @@
+"""An experiment as a command finds it: its file or its run's folder, and what its ledger says."""
+
+from typing import Any
+
+from semigrid.data.errors import InputError
+from semigrid.data.storage import Storage
+from semigrid.grid.commands.console import err, say
+from semigrid.grid.experiment import EXPERIMENT_COPY, Experiment, load_experiment
+
+
+def load(
+    source: str,
+    storage: str | None,
+    seeds: int | None,
+    workers: int | None = None,
+    without_data: bool = False,
+) -> Experiment:
+    """Reads an experiment file, or the copy of it in a run's folder."""
+    overrides: dict[str, Any] = {}
+    if storage is not None:
+        overrides["storage"] = storage
+    if seeds is not None:
+        overrides["seeds"] = seeds
+    text = None
+    folder = Storage(source)
+    if folder.is_folder():
+        if not folder.exists(EXPERIMENT_COPY):
+            raise InputError(
+                f"{source}: a folder without {EXPERIMENT_COPY}: no run was started here; give "
+                "an experiment file"
+            )
+        try:
+            text = folder.read(EXPERIMENT_COPY).decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{source}/{EXPERIMENT_COPY}: cannot be read: {error}") from error
+        overrides.setdefault("storage", folder.uri.rpartition("/")[0])
+        source = folder.path(EXPERIMENT_COPY)
+    experiment = load_experiment(source, overrides, text, workers, without_data)
+    if text is not None and storage is None and Storage(experiment.folder).uri != folder.uri:
+        raise InputError(
+            f"{folder.uri}: this folder was renamed: its experiment is called "
+            f"{experiment.file.name!r}; rename the folder to that"
+        )
+    return experiment
+
+
+def open_grid(
+    experiment: Experiment,
+    for_run: bool = False,
+    patience: float = 0,
+    only: list[str] | None = None,
+) -> Any:
+    """The plan's state as the ledger has it, the records, and the ledger.
+
+    ``for_run`` looks for the predictions of measured cells too: a run makes those again that are
+    missing, while their scores stand in the ledger for a table. ``only`` are patterns of the cells
+    that the scheduler is to finish, None for all.
+    """
+    from semigrid.grid.study.ledger import Ledger, record_summary
+    from semigrid.grid.study.plan import Plan
+    from semigrid.grid.study.scheduler import Scheduler
+    from semigrid.grid.study.suggested import Suggestions
+
+    plan = Plan(experiment)
+    chosen = None if only is None else plan.matching(only)
+    ledger = Ledger(Storage(experiment.folder, patience))
+    records = ledger.read_all()
+    for path in ledger.unreadable:
+        err.print(f"{path}: not a readable record; its trial trains again", soft_wrap=True)
+    facts = {trial_id: record_summary(record) for trial_id, record in records.items()}
+    with ledger.listed():
+        scheduler = Scheduler(
+            plan,
+            facts,
+            ledger.has_weights,
+            ledger.has_predictions if for_run else lambda trial_id: True,
+            Suggestions(ledger.storage, writes=for_run and patience > 0).suggest,
+            chosen,
+        )
+    for problem in ledger.problems:
+        say(problem)
+    return scheduler, records, ledger
+
+
+def open_results(
+    experiment: Experiment, only: list[str] | None = None, paper: list[str] | None = None
+) -> Any:
+    """What tables and reports are made from."""
+    from semigrid.grid.analysis.known import know
+    from semigrid.grid.analysis.paper import paper_tasks
+
+    tasks = paper_tasks(paper or [], experiment)
+    scheduler, records, ledger = open_grid(experiment)
+    chosen = None if only is None else scheduler.plan.matching(only)
+    return know(scheduler, records, ledger.storage, chosen, tasks)

@@ -1,0 +1,1 @@
+"""One Ray Tune run over the whole grid."""

@@ -1,0 +1,217 @@
+"""One live view of a run: on its own terminal, and as a file for those who watch elsewhere."""
+
+import contextlib
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from semigrid.data.storage import Storage
+from semigrid.grid.status import show, snapshot
+from semigrid.grid.status.cost import Estimate
+from semigrid.grid.status.snapshot import RunningTrial, Snapshot
+from semigrid.grid.study.ledger import Record
+from semigrid.grid.study.scheduler import Job, Scheduler
+from semigrid.trainers.progress import read_progress
+
+
+@dataclass
+class _Running:
+    job: Job
+    since: float
+    heard: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class LiveView:
+    """Redraws itself on a terminal; elsewhere prints a line for each cell that ends.
+
+    Where it was given the run's storage, it leaves a snapshot there every few seconds, and takes
+    it away at the end. ``pid`` is the process that a run lives and dies with, this one unless
+    said.
+    """
+
+    def __init__(self, console: Console, pid: int | None = None):
+        self.console = console
+        self.pid = pid or os.getpid()
+        self.activity = "starting Ray"
+        self._asked = ""
+        self._running: dict[tuple[str, str], _Running] = {}
+        self._announced: set[str] = set()
+        self._live: Live | None = None
+        self._started = time.monotonic()
+        self._storage: Storage | None = None
+        self._estimates: list[Estimate] = []
+        self._over = threading.Event()
+        self._writer = threading.Thread(target=self._write_on, name="live view", daemon=True)
+
+    def attach(self, scheduler: Scheduler, storage: Storage | None = None) -> None:
+        self.scheduler = scheduler
+        self._storage = storage
+        plan = scheduler.plan
+        self._images = {search.name: plan.images_per_trial(search) for search in plan.searches}
+        self._work_at_start = self._work_left()
+        self._announced = {
+            name for name, state in scheduler.states.items() if state.state == "finished"
+        }
+
+    def __enter__(self) -> "LiveView":
+        self._started = time.monotonic()
+        if self.console.is_terminal:
+            self._live = Live(
+                console=self.console,
+                get_renderable=self._render,
+                refresh_per_second=2,
+                transient=True,
+            )
+            self._live.start()
+        else:
+            self.console.print(f"{self._counts()}; training")
+        if self._storage is not None:
+            self._writer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+        self._over.set()
+        if self._storage is not None:
+            self._writer.join(timeout=snapshot.SILENT_SECONDS)
+            with contextlib.suppress(OSError):  # it says of itself how old it is
+                self._storage.delete(snapshot.FILE)
+
+    def started(self, job: Job) -> None:
+        self.activity = "waiting for a process"
+        self._running[job.key] = _Running(job, time.time())
+
+    def asked(self, machines: str) -> None:
+        """The cluster's autoscaler is asked for these machines; for none where it is ""."""
+        if machines and not self._asked and not self.console.is_terminal:
+            self.console.print(Text(f"asked the cluster for {machines}"))
+        self._asked = machines
+
+    def noted(self, words: str) -> None:
+        """Something that the user should know, and that ends nothing."""
+        self.console.print(Text(words, style="red"), soft_wrap=True)
+
+    def progress(self, job: Job, facts: dict[str, Any]) -> None:
+        if job.key in self._running:
+            self._hear(self._running[job.key], facts, time.time())
+
+    def waits(self, job: Job) -> None:
+        """A job that was begun has no room for now."""
+        self._running.pop(job.key, None)
+
+    def died(self, job: Job) -> None:
+        """A job's process is gone; the job starts again."""
+        self.waits(job)
+        self.console.print(
+            Text(f"{job.search.name}: a process died; its trial goes on from its last checkpoint")
+        )
+
+    def completed(self, job: Job, record: Record | None, problem: str | None) -> None:
+        self._running.pop(job.key, None)
+        for found in record.damaged if record is not None and job.kind == "train" else ():
+            self.console.print(Text(f"{job.search.name}: {found}"))
+        if problem is not None:
+            failed = "failed: " if job.spec.id in self.scheduler.failed else ""
+            self.console.print(Text(f"{failed}{job.search.name}: {problem}", style="red"))
+        for name, state in self.scheduler.states.items():
+            if state.state == "finished" and state.search.in_table and name not in self._announced:
+                self._announced.add(name)
+                left = self._seconds_left()
+                shown = "" if left is None else f", about {show.show_seconds(left)} left"
+                self.console.print(f"{name} finished; {self._counts()}{shown}")
+
+    @staticmethod
+    def _hear(running: _Running, facts: dict[str, Any], at: float) -> None:
+        if running.heard is None or at >= running.heard:
+            running.facts.update(facts)
+            running.heard = at
+
+    def snapshot(self) -> Snapshot:
+        """How the run stands now, with what its running trials last said."""
+        now = time.time()
+        running = list(self._running.values())
+        spending = {
+            r.job.spec.id: r.facts["device_seconds"] for r in running if "device_seconds" in r.facts
+        }
+        found = snapshot.take(self.scheduler, spending, self._estimates)
+        found.running = [_running_trial(each) for each in running]
+        found.started_at = now - (time.monotonic() - self._started)
+        found.seconds_left = self._seconds_left()
+        found.share_done = 1 - self._work_left() / max(self._work_at_start, 1)
+        found.activity = self.activity
+        found.asked = self._asked
+        found.pid = self.pid
+        return found
+
+    def _write_on(self) -> None:
+        """Until the end: looks where worker groups stand, and writes the snapshot."""
+        assert self._storage is not None
+        while True:
+            with contextlib.suppress(OSError):  # nobody's run ends because nobody could watch it
+                self._look_at_groups(self._storage)
+                self._estimates = snapshot.estimates_of(self.scheduler)
+                snapshot.write(self._storage, self.snapshot())
+            if self._over.wait(snapshot.WRITE_SECONDS):
+                return
+
+    def _look_at_groups(self, storage: Storage) -> None:
+        """A group of workers reports to Ray at evaluations only; in between it leaves a file."""
+        train_of = self.scheduler.plan.experiment.train_of
+        for running in list(self._running.values()):
+            job = running.job
+            if job.kind == "train" and train_of(job.search.cell.model).workers > 1:
+                facts = read_progress(storage.folder("checkpoints", job.spec.id))
+                if facts.get("at", 0.0) > running.since:
+                    self._hear(running, facts, facts["at"])
+
+    def _counts(self) -> str:
+        return show.counts(snapshot.cell_lines(self.scheduler))
+
+    def _work_left(self) -> float:
+        """Images that the trainings still to come will process, the running ones included."""
+        left = 0.0
+        for name, images in self._images.items():
+            left += self.scheduler.trainings_left(name) * images
+        for running in list(self._running.values()):
+            steps = running.facts.get("total_steps")
+            if steps:
+                share = running.facts.get("step", 0) / steps
+                left -= share * self._images[running.job.search.name]
+        return max(left, 0.0)
+
+    def _seconds_left(self) -> float | None:
+        elapsed = time.monotonic() - self._started
+        left = self._work_left()
+        done = self._work_at_start - left
+        if done <= 0 or elapsed < 5 or left == 0:
+            return None
+        return elapsed * left / done
+
+    def _render(self) -> RenderableType:
+        return show.live(self.snapshot(), time.time())
+
+
+def _running_trial(running: _Running) -> RunningTrial:
+    facts, job = running.facts, running.job
+    scores = [facts[name] for name in ("student_acc1", "ema_acc1") if name in facts]
+    known = {name: facts.get(name) for name in ("step", "total_steps", "loss", "images_per_s")}
+    if "total_steps" not in facts:  # of a measurement, or a report of its end
+        known["step"] = None
+    return RunningTrial(
+        cell=job.search.name,
+        kind=job.kind,
+        trial=job.spec.id,
+        seed=job.spec.seed,
+        started_at=running.since,
+        heard_at=running.heard,
+        acc1=max(scores) if scores else None,
+        **known,
+    )

@@ -1,0 +1,1 @@
+"""The plan, the ledger, and what the two say of every cell."""

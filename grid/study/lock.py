@@ -1,0 +1,301 @@
+"""One run at a time in an experiment's folder: a lock file that says who holds it."""
+
+import contextlib
+import errno
+import fcntl
+import getpass
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from semigrid.data.errors import InputError
+from semigrid.data.storage import Storage
+
+FILE = "lock.json"
+GUARD = ".lock.guard"
+HEARTBEAT_SECONDS = 10.0
+# a heartbeat that is late by less than this many intervals is a busy machine's
+MISSED_BEATS = 3
+GUARD_SECONDS = 10.0
+# of file systems on which files cannot be locked
+NO_FLOCK = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+class Holder(BaseModel):
+    """Who holds a lock. Times are seconds since 1970 by the holder's clock, for people to read."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    host: str
+    pid: int
+    user: str
+    machine: str  # this boot of this machine, and the space that its process ids are in
+    born: str  # when the process started: the same number may be another process's next time
+    started_at: float
+    heartbeat: float
+    interval: float
+    token: str
+
+    def __str__(self) -> str:
+        def clock(seconds: float) -> str:
+            return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+
+        return (
+            f"{self.user} on {self.host}, process {self.pid}, since {clock(self.started_at)}, "
+            f"last heartbeat {clock(self.heartbeat)}"
+        )
+
+
+class RunLock:
+    """Holds an experiment's folder, which must be there, while a ``with`` block runs.
+
+    A heartbeat is written every ``interval`` seconds. The lock of a process of this machine that
+    is dead is taken over at once; one of another machine only after its heartbeat was watched and
+    did not change, since the clocks of two machines differ. ``say`` is told of it. On entering,
+    raises ``InputError`` that names the holder. ``lost`` is called, in another thread, when this
+    process finds that it is the holder no longer: it slept, and another run took over.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        say: Callable[[str], None],
+        lost: Callable[[], None],
+        interval: float = HEARTBEAT_SECONDS,
+    ):
+        self.say, self.lost, self.interval = say, lost, interval
+        # a heartbeat waits for a folder that vanished, all else finds it there or not
+        self._storage = Storage(storage.uri)
+        self._lasting = Storage(storage.uri, storage.patience or interval)
+        self.lost_to: Holder | None = None
+        self._me = _this_process(interval)
+        self._left = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="lock heartbeat", daemon=True)
+
+    def __enter__(self) -> "RunLock":
+        try:
+            while True:
+                found = _read(self._storage)
+                if found is not None:
+                    self._await_death(found)
+                if self._take(found):
+                    break
+        except InputError:
+            raise
+        except OSError as error:
+            raise InputError(
+                f"{self._storage.uri}: cannot be locked: {error}; {FILE} and {GUARD} in it must be "
+                "files that this user may read and write"
+            ) from error
+        self._heart.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._left.set()
+        self._heart.join(timeout=self.interval)
+        # what cannot be removed now is the lock of a dead process soon
+        with contextlib.suppress(OSError), _guard(self._storage):
+            if self._is_mine(_parse(_read(self._storage))):
+                self._storage.delete(FILE)
+
+    def _is_mine(self, holder: Holder | None) -> bool:
+        return holder is not None and holder.token == self._me.token
+
+    def _await_death(self, found: bytes) -> None:
+        """Returns when the lock's holder is dead or gone; raises ``InputError`` if it lives."""
+        holder = _parse(found)
+        if holder is not None and holder.machine and holder.machine == self._me.machine:
+            if _born(holder.pid) == holder.born:
+                raise self._refusal(holder)
+            self.say(f"the run that held this folder is dead ({holder}); taking its lock over")
+            return
+        seconds = MISSED_BEATS * (holder.interval if holder else self.interval)
+        name = str(holder) if holder else f"{self._storage.location(FILE)} cannot be read"
+        self.say(f"watching for {seconds:g} seconds whether the run that holds this folder: {name}")
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            time.sleep(min(0.5, self.interval / 10))
+            now = _read(self._storage)
+            if now is None:
+                return
+            alive = _parse(now)
+            if now != found and alive is not None:
+                raise self._refusal(alive)
+        self.say(f"its heartbeat did not change for {seconds:g} seconds; taking its lock over")
+
+    def _refusal(self, holder: Holder) -> InputError:
+        return InputError(
+            f"{self._storage.uri}: another run is at work here: {holder}; wait until it ends or "
+            f"stop it (kill {holder.pid} on {holder.host}), or keep this run's results elsewhere "
+            "with --storage; plan, status and table work meanwhile"
+        )
+
+    def _take(self, found: bytes | None) -> bool:
+        """Replaces the lock that was found, or none; False if another process was faster."""
+        with _guard(self._storage, create=True) as guarded:
+            if _read(self._storage) != found:
+                return False
+            if guarded:
+                self._storage.write(FILE, self._beat_now())
+                return True
+            if self._storage.is_local:  # where files cannot be locked
+                self._storage.write(FILE, self._beat_now())
+            else:
+                self._put(self._storage, found)
+        # a store without conditions may have let two write: the last one's is there, once both
+        # are done; and a put whose answer was lost is this process's own
+        time.sleep(min(2.0, self.interval / 5))
+        return self._is_mine(_parse(_read(self._storage)))
+
+    def _put(self, storage: Storage, found: bytes | None) -> None:
+        """Replaces the lock that was found in a bucket, or none, unless it is another now."""
+        etag = None if found is None else storage.etag(FILE)
+        if _read(storage) != found:
+            return
+        if found is not None and etag is None:  # a store that tells no versions
+            storage.write(FILE, self._beat_now())
+        else:
+            storage.write_if_unchanged(FILE, self._beat_now(), etag)
+
+    def _beat_now(self) -> bytes:
+        self._me.heartbeat = time.time()
+        return (self._me.model_dump_json(indent=1) + "\n").encode()
+
+    def _beat(self) -> None:
+        while not self._left.wait(self.interval):
+            # a full disk or storage that is away: the next beat may succeed
+            with contextlib.suppress(OSError):
+                self._refresh()
+            if self.lost_to is not None:
+                self.lost()
+                return
+
+    def _refresh(self) -> None:
+        _read(self._lasting)  # waits for storage that vanished
+        with _guard(self._lasting, create=True):  # someone may have deleted it
+            found = _read(self._lasting)
+            holder = _parse(found)
+            if self._left.is_set():
+                return
+            if holder is not None and not self._is_mine(holder):
+                self.lost_to = holder
+            elif self._lasting.is_local:
+                self._lasting.write(FILE, self._beat_now())
+            else:
+                self._put(self._lasting, found)
+
+
+@contextlib.contextmanager
+def _guard(storage: Storage, create: bool = False) -> Iterator[bool]:
+    """Lets one process at a time look at the lock and replace it; False where nothing can.
+
+    Raises ``TimeoutError`` when another process does so for too long.
+    """
+    if not storage.is_local:
+        yield False
+        return
+    path = storage.path(GUARD)
+    # not the lock itself: that is a new file with every heartbeat
+    try:
+        file = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
+    except PermissionError:  # another user's: to read it is enough, but on some network shares
+        file = os.open(path, os.O_RDONLY)
+    try:
+        yield _flock(file, path)
+    finally:
+        os.close(file)
+
+
+def _flock(file: int, path: str) -> bool:
+    deadline = time.monotonic() + GUARD_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"a process has held {path} for {GUARD_SECONDS:g} s") from None
+        except OSError as error:
+            if error.errno in NO_FLOCK:
+                return False
+            raise
+        time.sleep(0.02)
+
+
+def living_holder(storage: Storage) -> Holder | None:
+    """Who holds the folder's lock, unless that process is certainly dead."""
+    try:
+        holder = _parse(_read(Storage(storage.uri)))
+    except OSError:
+        return None
+    if holder is not None and holder.machine == _machine() and _born(holder.pid) != holder.born:
+        return None
+    return holder
+
+
+def _read(storage: Storage) -> bytes | None:
+    try:
+        return storage.read(FILE)
+    except FileNotFoundError:
+        return None
+
+
+def _parse(content: bytes | None) -> Holder | None:
+    """None if there is no lock or it cannot be read."""
+    try:
+        return None if content is None else Holder.model_validate_json(content)
+    except ValidationError:
+        return None
+
+
+def _this_process(interval: float) -> Holder:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # containers run under numbers without a name
+        user = f"user {os.getuid()}"
+    now = time.time()
+    return Holder(
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        user=user,
+        machine=_machine(),
+        born=_born(os.getpid()),
+        started_at=now,
+        heartbeat=now,
+        interval=interval,
+        token=uuid.uuid4().hex,
+    )
+
+
+def _machine() -> str:
+    """What two processes share that see each other by number; empty if that cannot be told.
+
+    Not the host's name: containers may share it, and do not see each other's processes.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _born(pid: int) -> str:
+    """When a process started, in ticks since the boot; empty if it is dead."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    state, *fields = stat.rpartition(")")[2].split()  # the name before may hold anything
+    return "" if state in "ZX" else fields[18]

@@ -1,0 +1,258 @@
+"""From an experiment to cells, searches and trial specifications. Pure: no files, no Ray."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+from semigrid.data.errors import InputError
+from semigrid.data.splits import pool_subset
+from semigrid.grid.experiment import Experiment, labeled_images, nearest, show_percent
+from semigrid.trainers.recipe import Recipe, resolve
+from semigrid.trainers.trial import Place, TrialSpec
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the results table: dataset × model × label fraction × unlabelled multiplier."""
+
+    dataset: str
+    model: str
+    labels: Fraction
+    unlabeled: Fraction | None  # None for finetune
+
+    @property
+    def name(self) -> str:
+        """``aprons/semi-vit/50%/300%``."""
+        parts = [self.dataset, self.model, show_percent(self.labels)]
+        if self.unlabeled is not None:
+            parts.append(show_percent(self.unlabeled))
+        return "/".join(parts)
+
+
+@dataclass(frozen=True)
+class Search:
+    """The trainings of one cell: a recipe to search around, and the search it starts from.
+
+    A search that no row of the grid asks for, but another starts from, has ``in_table`` False.
+    ``neighbor`` names the search of the next smaller label fraction or, at the smallest, of the
+    next smaller pool.
+    """
+
+    cell: Cell
+    parent: "Search | None"
+    in_table: bool
+    neighbor: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.cell.name
+
+
+class Plan:
+    """All searches of an experiment, parents before children, neighbours before whom they help."""
+
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+        self.cells = _cells(experiment)
+        self.searches = _searches(experiment, self.cells)
+
+    @property
+    def trials(self) -> int:
+        """Trials per search."""
+        return self.experiment.file.search.trials
+
+    @property
+    def trainings(self) -> int:
+        """Trainings in all: every search's trials, and its winner on the other seeds."""
+        return len(self.searches) * self.trainings_per_search
+
+    @property
+    def trainings_per_search(self) -> int:
+        return self.trials + self.experiment.file.seeds - 1
+
+    @property
+    def trainings_unshared(self) -> int:
+        """What it would take if every cell trained its own parent."""
+        chains = sum(_chain_length(s) for s in self.searches if s.in_table)
+        return chains * self.trainings_per_search
+
+    def matching(self, patterns: Sequence[str]) -> list[str]:
+        """Names of the cells that one of the patterns matches, ``aprons/semi-vit/*``.
+
+        ``*`` stands for anything, also across ``/``. Raises ``InputError`` for patterns that match
+        no cell.
+        """
+        names = [cell.name for cell in self.cells]
+        problems = [
+            f"--only {pattern!r}: no cell of {self.experiment.source} is called that; "
+            + nearest(pattern, names)
+            for pattern in patterns
+            if not any(fnmatchcase(name, pattern) for name in names)
+        ]
+        if problems:
+            raise InputError(*problems)
+        return [n for n in names if any(fnmatchcase(n, pattern) for pattern in patterns)]
+
+    @cached_property
+    def _recipes(self) -> dict[str, Recipe]:
+        file = self.experiment.file
+        return {name: self.experiment.recipe_of(name) for name in file.models}
+
+    def recipe(self, search: Search) -> Recipe:
+        """The search's starting point: the model's recipe, not yet resolved."""
+        return self._recipes[search.cell.model]
+
+    def pool_images(self, search: Search) -> int | None:
+        if search.cell.unlabeled is None:
+            return None
+        return pool_subset(self.experiment.pool_unit(search.cell.dataset), search.cell.unlabeled)
+
+    def spec(
+        self, search: Search, params: dict[str, float], seed: int, parent_id: str | None
+    ) -> TrialSpec:
+        """The trial with these hyper-parameters over the search's recipe."""
+        file, cell = self.experiment.file, search.cell
+        model, backbone = file.models[cell.model], self.experiment.backbone_of(cell.model)
+        dataset = self.experiment.datasets[cell.dataset]
+        pool_images = self.pool_images(search)
+        recipe = resolve(
+            self.recipe(search).model_copy(update=params),
+            model.method,
+            labeled_images(dataset, cell.labels),
+            pool_images or 0,
+        )
+        assert backbone.backbone is not None
+        return TrialSpec(
+            dataset=dataset.manifest.fingerprint,
+            labels=str(cell.labels),
+            pool_images=pool_images,
+            backbone=backbone.backbone,
+            backbone_args=backbone.backbone_args,
+            weights=self._start(cell.model),
+            method=model.method,
+            recipe=recipe,
+            precision=file.train.precision,
+            seed=seed,
+            parent=parent_id,
+        )
+
+    def _start(self, model: str) -> str:
+        """What the backbone starts from, as ``TrialSpec.weights``."""
+        pretrained = self.experiment.backbone_of(model).pretrained
+        weights = self.experiment.weights_of(model)
+        if pretrained is False or weights is None:
+            return "random"
+        return "timm" if pretrained is True else f"sha256:{weights.sha256}"
+
+    def place(self, search: Search, folder: str, patience: float = 0) -> Place:
+        """Where and how the search's trials run; ``patience`` is for storage that vanishes."""
+        train = self.experiment.train_of(search.cell.model)
+        weights = self.experiment.weights_of(search.cell.model)
+        return Place(
+            dataset_uri=self.experiment.dataset_uri(search.cell.dataset),
+            folder=folder,
+            patience=patience,
+            stream=train.stream,
+            threads=train.cpus_per_worker,
+            loader_workers=train.loader_workers,
+            checkpoint_steps=train.checkpoint_steps,
+            micro_batch=train.micro_batch,
+            compiled=train.compile,
+            weights_uri=None if weights is None else weights.source,
+        )
+
+    def images_per_trial(self, search: Search) -> int:
+        """Images that pass through a student or teacher in one training, for estimates."""
+        recipe = self.spec(search, {}, 0, None).recipe
+        per_step = recipe.batch_size
+        if search.cell.unlabeled is not None:
+            per_step += 2 * recipe.pool_batch_size  # the teacher's weak and the student's strong
+        return per_step * recipe.total_steps
+
+    def priorities(self) -> dict[str, int]:
+        """Images left on the longest chain of children: what should start first."""
+        chain = {s.name: self.images_per_trial(s) for s in self.searches}
+        for search in reversed(self.searches):  # children before parents
+            if search.parent is not None:
+                own = self.images_per_trial(search.parent)
+                chain[search.parent.name] = max(chain[search.parent.name], own + chain[search.name])
+        return chain
+
+    def describe(self) -> dict[str, Any]:
+        """Counts for ``semigrid plan``."""
+        file = self.experiment.file
+        return {
+            "experiment": file.name,
+            "cells": len(self.cells),
+            "searches": len(self.searches),
+            "trials_per_search": self.trials,
+            "seeds": file.seeds,
+            "trainings": self.trainings,
+            "trainings_unshared": self.trainings_unshared,
+            "weights": {
+                name: weights.model_dump() for name, weights in self.experiment.weights.items()
+            },
+            "images": sum(
+                self.images_per_trial(s) * self.trainings_per_search for s in self.searches
+            ),
+        }
+
+
+def _cells(experiment: Experiment) -> list[Cell]:
+    cells = []
+    for entry in experiment.file.grid:
+        semi = experiment.file.models[entry.model].method == "semi"
+        multipliers: list[Fraction | None] = [None]
+        if semi:
+            multipliers = list(entry.unlabeled or [Fraction(1)])
+        for dataset in entry.datasets or experiment.file.datasets:
+            cells += [
+                Cell(dataset, entry.model, fraction, multiplier)
+                for fraction in entry.labels
+                for multiplier in multipliers
+            ]
+    return cells
+
+
+def _searches(experiment: Experiment, cells: list[Cell]) -> list[Search]:
+    made: dict[Cell, Search] = {}
+    asked = set(cells)
+    models = experiment.file.models
+    wanted = asked | {
+        Cell(cell.dataset, parent, cell.labels, None)
+        for cell in cells
+        if (parent := models[cell.model].from_) is not None
+    }
+
+    def search(cell: Cell) -> Search:
+        if cell not in made:
+            parent_model = models[cell.model].from_
+            parent = None
+            if parent_model is not None:
+                parent = search(Cell(cell.dataset, parent_model, cell.labels, None))
+            made[cell] = Search(cell, parent, cell in asked, _neighbor(cell, wanted))
+        return made[cell]
+
+    for cell in cells:
+        search(cell)
+    return sorted(
+        made.values(),
+        key=lambda s: (_chain_length(s), s.cell.labels, s.cell.unlabeled or Fraction(0)),
+    )
+
+
+def _neighbor(cell: Cell, cells: set[Cell]) -> str | None:
+    alike = [c for c in cells if (c.dataset, c.model) == (cell.dataset, cell.model)]
+    fewer = [c for c in alike if c.unlabeled == cell.unlabeled and c.labels < cell.labels]
+    if fewer:
+        return max(fewer, key=lambda c: c.labels).name
+    pool = cell.unlabeled or Fraction(0)
+    less = [c for c in alike if c.labels == cell.labels and (c.unlabeled or 0) < pool]
+    return max(less, key=lambda c: c.unlabeled or 0).name if less else None
+
+
+def _chain_length(search: Search) -> int:
+    return 1 if search.parent is None else 1 + _chain_length(search.parent)

@@ -1,0 +1,1 @@
+"""Tables of a result set, in every format."""

@@ -1,0 +1,62 @@
+"""What tables there are and how they are printed; no more, so that ``--help`` is quick."""
+
+from enum import StrEnum
+
+from semigrid.data.errors import InputError
+
+
+class View(StrEnum):
+    """What a table shows of the results."""
+
+    cells = "cells"
+    labels = "labels"
+    pool = "pool"
+    classes = "classes"
+    confusions = "confusions"
+    comparisons = "comparisons"
+    costs = "costs"
+    savings = "savings"
+    claims = "claims"
+
+
+class Format(StrEnum):
+    """How a table is printed."""
+
+    terminal = "terminal"
+    markdown = "markdown"
+    csv = "csv"
+    json = "json"
+    latex = "latex"
+    parquet = "parquet"
+
+    @property
+    def has_notes(self) -> bool:
+        """Whether there is room for what belongs under the table."""
+        return self in (Format.terminal, Format.markdown, Format.latex)
+
+
+# by the ending of a file's name
+_ENDINGS = {
+    "txt": Format.terminal,
+    "md": Format.markdown,
+    "csv": Format.csv,
+    "json": Format.json,
+    "tex": Format.latex,
+    "parquet": Format.parquet,
+}
+
+
+def format_of(asked: Format | None, output: str | None) -> Format:
+    """The format asked for, or that of a file's name.
+
+    Raises ``InputError`` for a name whose ending says nothing.
+    """
+    if asked is not None or output is None:
+        return asked or Format.terminal
+    _, _, ending = output.rpartition(".")
+    if ending not in _ENDINGS:
+        known = ", ".join(f".{each}" for each in _ENDINGS)
+        raise InputError(
+            f"--output {output!r}: its ending says no format; use one of {known}, or give --format"
+        )
+    return _ENDINGS[ending]

@@ -1,0 +1,5 @@
+"""``python -m semigrid`` is the command ``semigrid``."""
+
+from semigrid.grid.commands.main import main
+
+main()

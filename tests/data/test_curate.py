@@ -1,0 +1,116 @@
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from semigrid.data.builder.curate import Curation, Facts, Placed, curate
+from semigrid.data.errors import InputError
+
+
+def many(images: int = 80) -> list[Facts]:
+    """Two classes by turns, each image a group and a photograph of its own."""
+    return [
+        Facts(f"i{n:03d}", "even" if n % 2 == 0 else "odd", f"g{n:03d}", f"p{n}")
+        for n in range(images)
+    ]
+
+
+def of(result: Curation) -> dict[str, Placed]:
+    return {image.image_id: image for image in result.images}
+
+
+def test_everything_distinct_is_kept_and_split() -> None:
+    result = curate([*many(), *[Facts(f"u{n}", None, f"gu{n}", f"pu{n}") for n in range(5)]])
+    assert result.classes == ("even", "odd")
+    splits = Counter((image.split, image.label) for image in result.images)
+    assert splits["test", 0] == splits["test", 1] == 4  # a tenth, the same of every class
+    assert splits["val", 0] == splits["val", 1] == 6
+    assert splits["pool", None] == 5 and sum(splits.values()) == 85
+    assert (result.duplicates, result.conflicts, result.beside_labeled) == ({}, [], [])
+
+
+def test_duplicates_by_hand() -> None:
+    extra = [
+        Facts("z-pool", None, "gz", "p0"),  # of the labelled i000: val must not be in the pool
+        Facts("a-pool", None, "ga", "p1"),  # of i001, though it comes first
+        Facts("j1", "even", "gj1", "p2"),  # of i002, same label
+        Facts("j2", "odd", "gj2", "p4"),  # of i004, which is even
+        Facts("u1", None, "gu1", "q"),
+        Facts("u2", None, "gu2", "q"),
+    ]
+    result = curate(many() + extra)
+    assert result.duplicates == {
+        "z-pool": "i000",
+        "a-pool": "i001",
+        "j1": "i002",
+        "j2": "i004",
+        "u2": "u1",
+    }
+    assert result.conflicts == [{"i004": "even", "j2": "odd"}]
+    kept = of(result)
+    assert kept["i004"] == Placed("i004", None, "pool", "g004")  # nobody knows what it is
+    assert kept["i001"].label == 1 and kept["u1"].split == "pool"
+
+
+def test_a_shared_photograph_joins_groups() -> None:
+    # the photograph p0 stands in two products: neither product's other images may leave its side
+    facts = [*many(), Facts("xc", "even", "product", "p0"), Facts("xo", "odd", "product", "b")]
+    kept = of(curate(facts))
+    assert kept["i000"].group == kept["xo"].group == "g000"
+    assert kept["i000"].split == kept["xo"].split
+
+
+def test_pool_images_beside_labelled_ones_are_left_out() -> None:
+    facts = [*many(), Facts("u", None, "g003", "pu"), Facts("w", None, "gw", "pw")]
+    result = curate(facts)
+    assert result.beside_labeled == ["u"] and "u" not in of(result) and "w" in of(result)
+
+
+def test_classes_may_be_given_and_must_have_images() -> None:
+    assert curate(many(), classes=["odd", "even"]).classes == ("odd", "even")
+    with pytest.raises(InputError, match="the label 'odd' is not among the classes: even"):
+        curate(many(), classes=["even"])
+    with pytest.raises(InputError, match="the class 'third' has no image"):
+        curate(many(), classes=["even", "odd", "third"])
+    with pytest.raises(InputError, match="no image has a label"):
+        curate([Facts("u", None, "g", "p")])
+
+
+def test_too_few_images_of_a_class_are_named() -> None:
+    with pytest.raises(InputError, match=r"no class-balanced test set.*fewest first: rare 1, odd"):
+        curate([*many(), Facts("r", "rare", "gr", "pr")])
+
+
+images = st.lists(
+    st.tuples(st.sampled_from(["even", "odd", None]), st.integers(0, 25), st.integers(0, 60)),
+    max_size=50,
+)
+
+
+@given(rows=images, seed=st.integers(0, 3))
+def test_promises(rows: list[tuple[str | None, int, int]], seed: int) -> None:
+    facts = many() + [
+        Facts(f"x{n:02d}", label, f"h{group}", f"q{pixels}")
+        for n, (label, group, pixels) in enumerate(rows)
+    ]
+    shuffled = random.Random(seed).sample(facts, len(facts))
+    result = curate(facts, seed=seed)
+    assert curate(shuffled, seed=seed) == result
+    kept = of(result)
+    # every image is kept, or it is said why not
+    gone = {*result.duplicates, *result.beside_labeled}
+    assert {f.image_id for f in facts} == {*kept, *gone} and not gone & set(kept)
+    splits: dict[str, set[str]] = {}
+    for image in result.images:
+        splits.setdefault(image.group, set()).add(image.split)
+    assert all(len(found) == 1 for found in splits.values())
+    # images that share a group or a photograph share a side
+    by_photograph: dict[str, set[str]] = {}
+    for fact in facts:
+        if fact.image_id in kept:
+            by_photograph.setdefault(fact.pixels, set()).add(fact.image_id)
+    assert all(len(same) == 1 for same in by_photograph.values())
+    test = Counter(image.label for image in result.images if image.split == "test")
+    assert len(set(test.values())) == 1 and set(test) == {0, 1}

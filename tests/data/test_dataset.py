@@ -1,0 +1,218 @@
+import io
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from semigrid.data.builder.write import Row, write_dataset
+from semigrid.data.catalog import open_dataset
+from semigrid.data.errors import InputError
+from semigrid.data.schema import MANIFEST, Dataset
+from semigrid.data.sources import digits as digits_source
+
+
+def grey_png(value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (2, 2), value).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def row(number: int, split: str, label: int | None = None) -> Row:
+    return Row(f"image-{number}", grey_png(number), label, split, f"image-{number}")
+
+
+ROWS = [
+    *[row(i, "train", i % 2) for i in range(10)],
+    *[row(i, "val", i % 2) for i in range(10, 14)],
+    *[row(i, "test", i % 2) for i in range(14, 18)],
+    *[row(i, "pool") for i in range(18, 30)],
+]
+
+
+def write(folder: Path | str, rows: list[Row] = ROWS, **settings: Any) -> Dataset:
+    facts = {"name": "greys", "classes": ["even", "odd"], "license": "CC0", "source": "tests"}
+    return write_dataset(str(folder), rows, rows_per_group=3, **(facts | settings))
+
+
+def test_digits_are_the_documented_sets(digits: Dataset) -> None:
+    counts = digits.manifest.counts
+    assert counts["test"] == {str(digit): 20 for digit in range(10)}
+    assert sum(sum(of_split.values()) for of_split in counts.values()) == 597
+    assert digits.manifest.pool == digits.rows_in("pool") == 1200
+    assert digits.manifest.pool_unit == 300
+    for split in ("train", "val", "test"):
+        labels = digits.read(split).labels
+        assert Counter(labels.tolist()) == {int(k): n for k, n in counts[split].items()}
+
+
+def test_digits_keep_their_pixels_and_hide_the_pool_labels(digits: Dataset) -> None:
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    seen = []
+    for split in ("train", "val", "test", "pool"):
+        table = digits.read(split)
+        seen += table.ids
+        for row in range(20):
+            number = int(table.ids[row].removeprefix("digit-"))
+            pixels = np.asarray(Image.open(io.BytesIO(table.images[row])))
+            assert np.array_equal(pixels, (source.images[number] * 255 / 16).astype(np.uint8))
+            assert table.labels[row] == (-1 if split == "pool" else source.target[number])
+    assert len(seen) == len(set(seen)) == 1797
+
+
+def test_the_digits_fingerprint_is_the_same_on_every_machine(digits: Dataset) -> None:
+    # a new fingerprint makes every trial of every user new: raise digits.VERSION with it
+    assert digits.manifest.fingerprint == (
+        "5547cf6e0db405275ec4728d3c742d068fe258e97823e7a9c6b5d6ef581c510f"
+    )
+
+
+def test_the_fingerprint_is_of_the_content_not_of_the_place(tmp_path: Path) -> None:
+    rows = digits_source.rows()
+    first = write_dataset(str(tmp_path / "a"), rows, **digits_source.DESCRIPTION)
+    second = write_dataset("memory://fingerprint", rows, **digits_source.DESCRIPTION)
+    assert first.manifest == second.manifest
+
+
+def test_the_fingerprint_does_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
+    # sources list files in whatever order the file system has
+    first, second = write(tmp_path / "a"), write(tmp_path / "b", ROWS[::-1])
+    assert first.manifest == second.manifest
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        Row("image-0", grey_png(99), 0, "train", "image-0"),  # other pixels
+        Row("image-0", grey_png(0), 1, "train", "image-0"),  # another label
+        Row("image-0", grey_png(0), 0, "val", "image-0"),  # another split
+        Row("image-x", grey_png(0), 0, "train", "image-0"),  # another id
+    ],
+)
+def test_the_fingerprint_changes_with_any_row(tmp_path: Path, changed: Row) -> None:
+    before = write(tmp_path / "a").manifest.fingerprint
+    assert write(tmp_path / "b", [changed, *ROWS[1:]]).manifest.fingerprint != before
+
+
+def test_shards_are_hugging_face_image_tables(digits: Dataset) -> None:
+    file = digits.manifest.shards[0].file
+    schema = pq.read_schema(digits.storage.path(file))
+    image = schema.field("image").type
+    assert {image.field(i).name: str(image.field(i).type) for i in range(image.num_fields)} == {
+        "bytes": "binary",
+        "path": "string",
+    }
+    features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+    assert features["image"] == {"_type": "Image"}
+    assert set(features) == set(schema.names)
+
+
+def test_row_groups_of_the_manifest_are_those_of_the_files(tmp_path: Path) -> None:
+    # the stream reads row groups by what the manifest says
+    dataset = write(tmp_path, groups_per_shard=2)
+    ids = []
+    for group in dataset.row_groups("pool"):
+        part = pq.ParquetFile(tmp_path / group.file).read_row_group(group.index)
+        assert (group.start, group.rows) == (len(ids), len(part))
+        ids += part["image_id"].to_pylist()
+    assert len(dataset.row_groups("pool")) == 4  # 12 rows, 3 a group, 2 groups a shard
+    assert [shard.rows for shard in dataset.manifest.shards if shard.split == "pool"] == [6, 6]
+    assert ids == dataset.read("pool").ids
+
+
+def test_read_returns_the_rows_asked_for(tmp_path: Path) -> None:
+    dataset = write(tmp_path, groups_per_shard=1)
+    everything = dataset.read("train")
+    part = dataset.read("train", np.array([7, 0, 3]))
+    assert part.ids == [everything.ids[i] for i in (7, 0, 3)]
+    assert part.labels.tolist() == [everything.labels[i] for i in (7, 0, 3)]
+    for image_id, content in zip(part.ids, part.images, strict=True):
+        number = int(image_id.removeprefix("image-"))
+        assert np.asarray(Image.open(io.BytesIO(content)))[0, 0] == number
+    assert dataset.train_labels.tolist() == everything.labels.tolist()
+
+
+def test_repeated_ids_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="1 image ids are not unique, the first is 'image-3'"):
+        write(tmp_path, [*ROWS, row(3, "pool")])
+
+
+def test_without_its_manifest_it_is_no_dataset(tmp_path: Path) -> None:
+    # what a build that was killed half way leaves: shards, and no manifest yet
+    write(tmp_path)
+    (tmp_path / MANIFEST).unlink()
+    with pytest.raises(InputError, match=r"no dataset here \(dataset.json is missing\)") as caught:
+        open_dataset(str(tmp_path))
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no dataset here") as caught:
+        open_dataset(str(tmp_path / "nowhere"))
+    assert str(tmp_path / "nowhere") in str(caught.value)
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest | {"format": 2}))
+    with pytest.raises(InputError, match="format 2, this version reads 1") as caught:
+        open_dataset(str(tmp_path))
+    assert str(tmp_path / MANIFEST) in str(caught.value)
+
+
+def test_a_later_format_is_named_even_if_it_has_new_fields(tmp_path: Path) -> None:
+    # "build the dataset again" would be bad advice for a file that a newer version wrote
+    write(tmp_path)
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    later = manifest | {"format": 2, "slices": ["marketplace"]}
+    (tmp_path / MANIFEST).write_text(json.dumps(later))
+    with pytest.raises(InputError, match="format 2, this version reads 1"):
+        open_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', "\xff"])
+def test_a_damaged_manifest_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / MANIFEST).write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match="build the dataset again") as caught:
+        open_dataset(str(tmp_path))
+    assert str(tmp_path / MANIFEST) in str(caught.value)
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "val-00000.parquet").unlink()
+    with pytest.raises(InputError, match="1 of 4 shards are missing.*val-00000.parquet") as caught:
+        open_dataset(str(tmp_path))
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_an_unknown_builtin_names_those_there_are() -> None:
+    with pytest.raises(InputError, match="builtin://letters.*there is builtin://digits"):
+        open_dataset("builtin://letters")
+
+
+def test_a_dataset_without_a_pool_reads_as_an_empty_one(tmp_path: Path) -> None:
+    write(tmp_path, [r for r in ROWS if r.split != "pool"])
+    # in a process of its own: what another module has imported must not matter
+    code = (
+        "import sys; from semigrid.data.catalog import open_dataset; "
+        "print(len(open_dataset(sys.argv[1]).read('pool')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def test_a_row_of_an_unknown_split_is_not_lost_silently(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="trian"):
+        write(tmp_path, [*ROWS, row(200, "trian", 0)])

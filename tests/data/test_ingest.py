@@ -1,0 +1,293 @@
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from tests.helpers import nasty
+
+from semigrid.data.batches import decode
+from semigrid.data.builder.clean import CleanSettings
+from semigrid.data.builder.ingest import (
+    BUILDING,
+    BuildSettings,
+    build_dataset,
+    clean_chunk,
+    one_by_one,
+)
+from semigrid.data.catalog import open_dataset
+from semigrid.data.crowd.votes import Vote
+from semigrid.data.errors import InputError
+from semigrid.data.schema import MANIFEST, Dataset
+from semigrid.data.sources.files import Item, folder_items, table_items
+from semigrid.data.storage import Storage
+
+SETTINGS = BuildSettings("shop", "CC0", "tests", chunk_images=7, bucket_images=20)
+
+
+def tile(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return nasty.saved(Image.fromarray(pixels), "png")
+
+
+def shop(folder: Path, images: int = 60) -> Path:
+    """Class folders with distinct images, by turns."""
+    for number in range(images):
+        path = folder / ("dots" if number % 2 else "plain") / f"{number:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tile(number))
+    return folder
+
+
+def pool(folder: Path, images: int = 30) -> list[Item]:
+    folder.mkdir()
+    for number in range(images):
+        (folder / f"{number:03d}.png").write_bytes(tile(1000 + number))
+    return folder_items(str(folder), labeled=False)
+
+
+def build(source: Path, to: Path | str, **settings: Any) -> tuple[Dataset, dict[str, Any]]:
+    from dataclasses import replace
+
+    return build_dataset(str(to), folder_items(str(source)), replace(SETTINGS, **settings))
+
+
+def test_a_folder_becomes_a_dataset(tmp_path: Path) -> None:
+    items = folder_items(str(shop(tmp_path / "shop"))) + pool(tmp_path / "pool")
+    built, report = build_dataset(str(tmp_path / "set"), items, SETTINGS)
+    dataset = open_dataset(str(tmp_path / "set"))
+    assert dataset.manifest == built.manifest
+    assert dataset.manifest.classes == ("dots", "plain")
+    # a tenth balanced for test, 15 % for val; the pool has no labels
+    assert dataset.manifest.counts["test"] == {"dots": 3, "plain": 3}
+    assert dataset.manifest.counts["val"] == {"dots": 5, "plain": 5}
+    assert (dataset.manifest.pool, dataset.manifest.pool_unit) == (30, 30)
+    assert report["splits"] == {"train": 44, "val": 10, "test": 6, "pool": 30}
+    seen = 0
+    for split in ("train", "val", "test", "pool"):
+        table = dataset.read(split)
+        for image_id, content, label in zip(table.ids, table.images, table.labels, strict=True):
+            number = int(Path(image_id).stem)
+            assert content == tile(number + 1000 * (split == "pool"))
+            assert label == (-1 if split == "pool" else 1 - number % 2)
+            seen += 1
+    assert seen == 90
+    assert sorted(os.listdir(tmp_path / "set"))[:2] == ["dataset.json", "pool-00000.parquet"]
+    assert not (tmp_path / "set" / BUILDING).exists()
+
+
+def test_rows_stand_in_the_seeded_order_whatever_the_chunks(tmp_path: Path) -> None:
+    source = shop(tmp_path / "shop")
+    first, _ = build(source, tmp_path / "a")
+    second, _ = build(source, tmp_path / "b", chunk_images=100, bucket_images=3)
+    assert first.manifest == second.manifest  # hashes of the shards' bytes included
+    third, _ = build(source, tmp_path / "c", seed=1)
+    assert third.manifest.fingerprint != first.manifest.fingerprint
+
+
+def test_the_fingerprint_does_not_know_where_the_source_lies(tmp_path: Path) -> None:
+    first, _ = build(shop(tmp_path / "here"), tmp_path / "a")
+    second, _ = build(shop(tmp_path / "there"), "memory://ingest/b")
+    assert first.manifest.fingerprint == second.manifest.fingerprint
+
+
+@pytest.mark.parametrize("name", ["plain/000.png", "dots/001.png"])
+def test_the_fingerprint_changes_with_any_image_and_setting(tmp_path: Path, name: str) -> None:
+    source = shop(tmp_path / "shop")
+    before, _ = build(source, tmp_path / "a")
+    smaller, _ = build(source, tmp_path / "b", clean=CleanSettings(shorter_side=4))
+    (source / name).write_bytes(tile(12345))
+    after, _ = build(source, tmp_path / "c")
+    found = {d.manifest.fingerprint for d in (before, smaller, after)}
+    assert len(found) == 3
+
+
+def test_the_nastiest_files(tmp_path: Path) -> None:
+    source = shop(tmp_path / "shop")
+    for name, content in {**nasty.good(), **nasty.bad()}.items():
+        (source / "plain" / name).write_bytes(content)
+    _, report = build(source, tmp_path / "set")
+    assert set(report["quarantined"]) == {f"plain/{name}" for name in nasty.bad()}
+    assert report["quarantined"]["plain/text.jpg"] == "not an image"
+    assert report["quarantined"]["plain/empty.jpg"] == "an empty file"
+    # the same picture in other wrappings is one image
+    kept = {*nasty.good()} - {Path(name).name for name in report["duplicates"]}
+    assert {"plain/plain.tiff", "plain/lossless.webp"} <= set(report["duplicates"])
+    assert report["kept"] == 60 + len(kept)
+    assert report["changed"]["turned upright"] == 1 and report["changed"]["CMYK"] == 1
+    assert json.loads((tmp_path / "set" / "report.json").read_text()) == report
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_build_killed_half_way_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+    source = shop(tmp_path / "shop")
+    whole, _ = build(source, tmp_path / "whole")
+    cleaned: list[int] = []
+
+    def dies(chunks: Any) -> Any:
+        for chunk in chunks:
+            if len(cleaned) == 4:
+                raise Killed
+            cleaned.append(chunk.number)
+            yield clean_chunk(chunk)
+
+    items = folder_items(str(source))
+    with pytest.raises(Killed):
+        build_dataset(str(tmp_path / "set"), items, SETTINGS, workers=dies)
+    with pytest.raises(InputError, match="no dataset here"):
+        open_dataset(str(tmp_path / "set"))  # half of one does not look whole
+    seen: list[tuple[int, int]] = []
+    again: list[int] = []
+
+    def counted(chunks: Any) -> Any:
+        again.extend(chunk.number for chunk in chunks)
+        return one_by_one(chunks)
+
+    built, _ = build_dataset(
+        str(tmp_path / "set"),
+        items,
+        SETTINGS,
+        workers=counted,
+        progress=lambda *at: seen.append(at),
+    )
+    assert cleaned == [0, 1, 2, 3] and again == [4, 5, 6, 7, 8]  # nothing twice
+    assert seen[0] == (28, 60) and seen[-1] == (60, 60)
+    assert built.manifest == whole.manifest
+
+
+def test_a_dataset_is_never_overwritten(tmp_path: Path) -> None:
+    source = shop(tmp_path / "shop")
+    build(source, tmp_path / "set")
+    content = (tmp_path / "set" / MANIFEST).read_bytes()
+    with pytest.raises(InputError, match="there is a dataset here already"):
+        build(source, tmp_path / "set", seed=2)
+    assert (tmp_path / "set" / MANIFEST).read_bytes() == content
+
+
+def test_slices_and_votes_are_columns(tmp_path: Path) -> None:
+    source = shop(tmp_path / "shop")
+    items = [
+        Item(i.image_id, i.uri, i.label, None, {"country": "MX" if n % 3 else "BR"})
+        for n, i in enumerate(folder_items(str(source)))
+    ]
+    votes = {items[0].image_id: Vote("dots", None, {"dots": 2, "plain": 1})}
+    built, _ = build_dataset(str(tmp_path / "set"), items, SETTINGS, votes=votes)
+    assert built.manifest.slices == ("country",) and built.manifest.votes
+    found = {}
+    for shard in built.manifest.shards:
+        table = pq.read_table(tmp_path / "set" / shard.file)
+        for row in table.select(["image_id", "country", "votes"]).to_pylist():
+            found[row["image_id"]] = (row["country"], row["votes"])
+    assert found[items[0].image_id] == ("BR", '{"dots": 2, "plain": 1}')
+    assert found[items[1].image_id] == ("MX", None)
+    assert [country for country, _ in found.values()].count("BR") == 20
+
+
+def test_a_slice_cannot_take_the_name_of_a_column(tmp_path: Path) -> None:
+    items = folder_items(str(shop(tmp_path / "shop")))
+    items = [Item(i.image_id, i.uri, i.label, None, {"label": "x"}) for i in items]
+    with pytest.raises(InputError, match="a slice cannot be called 'label'"):
+        build_dataset(str(tmp_path / "set"), items, SETTINGS)
+
+
+def test_the_dataset_opens_as_hugging_face_images(tmp_path: Path) -> None:
+    built, _ = build(shop(tmp_path / "shop"), tmp_path / "set")
+    file = tmp_path / "set" / built.manifest.shards[0].file
+    features = json.loads(pq.read_schema(file).metadata[b"huggingface"])["info"]["features"]
+    assert features["image"] == {"_type": "Image"}
+    content = pq.read_table(file)["image"][0].as_py()["bytes"]
+    assert Image.open(io.BytesIO(content)).size == (6, 6)
+
+
+def test_the_dataset_opens_in_hugging_face_datasets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    import datasets
+
+    built, _ = build(shop(tmp_path / "shop"), tmp_path / "set")
+    files = {
+        split: [str(tmp_path / "set" / s.file) for s in built.manifest.shards if s.split == split]
+        for split in ("train", "val", "test")
+    }
+    opened = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
+    for split, rows in opened.items():
+        assert rows.num_rows == built.rows_in(split)
+        found = [row["image_id"] for row in rows]
+        assert found == built.column(split, "image_id").to_pylist()
+    first = opened["train"][0]
+    assert isinstance(first["image"], Image.Image) and first["image"].size == (6, 6)
+    assert np.array_equal(first["image"], decode(built.read("train").images[0], "first"))
+
+
+def test_a_folder_of_images_without_class_folders(tmp_path: Path) -> None:
+    shop(tmp_path / "shop")
+    (tmp_path / "shop" / "beside.png").write_bytes(tile(1))
+    with pytest.raises(InputError, match="beside.png lies beside the class folders"):
+        folder_items(str(tmp_path / "shop"))
+    assert len(folder_items(str(tmp_path / "shop"), labeled=False)) == 61
+    with pytest.raises(InputError, match="there is no such folder"):
+        folder_items(str(tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no image here"):
+        folder_items(str(tmp_path / "empty"))
+
+
+def test_a_table_of_paths(tmp_path: Path) -> None:
+    source = shop(tmp_path / "shop", 4)
+    lines = ["path,pattern,sku,country"]
+    lines += [
+        f"{label}/{n:03d}.png,{'' if n == 3 else label},sku{n // 2},MX"
+        for n in range(4)
+        for label in ["dots" if n % 2 else "plain"]
+    ]
+    (source / "images.csv").write_text("\n".join(lines) + "\n")
+    items = table_items(
+        f"{source}/images.csv", image="path", label="pattern", group="sku", slices=["country"]
+    )
+    assert items[1] == Item(
+        "dots/001.png", f"{source}/dots/001.png", "dots", "sku0", {"country": "MX"}
+    )
+    assert items[3].label is None  # no label: for the pool
+    with pytest.raises(InputError, match="there is no column 'colour'; there are path, pattern"):
+        table_items(f"{source}/images.csv", image="path", label="colour")
+    (source / "images.csv").write_text("path,pattern\na.png,x\na.png,y\n")
+    with pytest.raises(InputError, match="1 images stand in it twice, the first is 'a.png'"):
+        table_items(f"{source}/images.csv", image="path", label="pattern")
+
+
+def test_images_on_any_file_system(tmp_path: Path) -> None:
+    where = Storage("memory://photos")
+    for number in range(40):
+        where.write(f"{'ab'[number % 2]}/{number}.png", tile(number))
+    dataset, _ = build_dataset("memory://datasets/photos", folder_items(where.uri), SETTINGS)
+    assert dataset.manifest.classes == ("a", "b")
+    assert len(open_dataset("memory://datasets/photos").read("train")) == 30
+
+
+def test_a_file_that_is_gone_is_quarantined(tmp_path: Path) -> None:
+    source = shop(tmp_path / "shop")
+    items = [*folder_items(str(source)), Item("gone", str(tmp_path / "gone.png"), "dots")]
+    _, report = build_dataset(str(tmp_path / "set"), items, SETTINGS)
+    assert report["quarantined"] == {"gone": "there is no such file"}
+
+
+def test_a_full_machine_is_no_reason_to_set_an_image_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(item: Item) -> bytes:
+        raise MemoryError
+
+    source = shop(tmp_path / "shop")
+    monkeypatch.setattr("semigrid.data.builder.ingest.read_item", full)
+    with pytest.raises(MemoryError):
+        build(source, tmp_path / "set")
+    assert not (tmp_path / "set" / MANIFEST).exists()

@@ -1,0 +1,190 @@
+"""Sources as their makers document them, in miniature, through to items with their bytes."""
+
+import gzip
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.data.test_ingest import SETTINGS, tile
+
+from semigrid.data.builder.ingest import build_dataset
+from semigrid.data.builder.request import gather, load_request
+from semigrid.data.errors import InputError
+from semigrid.data.sources.abo import abo_items
+from semigrid.data.sources.archives import parquet_items, webdataset_items
+from semigrid.data.sources.files import read_item
+
+
+def tar_of(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_webdataset(tmp_path: Path) -> None:
+    for shard in range(2):
+        files: dict[str, bytes] = {}
+        for n in range(shard * 30, shard * 30 + 30):
+            files |= {f"{n:04d}.png": tile(n), f"{n:04d}.cls": b"%d\n" % (n % 2)}
+            files[f"{n:04d}.json"] = json.dumps({"pattern": "dots" if n % 2 else "plain"}).encode()
+        files["9999.txt"] = b"a sample without an image"
+        tar_of(tmp_path / f"shop-{shard}.tar", files)
+    items = webdataset_items(str(tmp_path))
+    assert len(items) == 60
+    assert (items[31].image_id, items[31].label) == ("shop-1.tar/0031", "1")
+    assert [read_item(items[n]) for n in (0, 31, 59)] == [tile(0), tile(31), tile(59)]
+    named = webdataset_items(f"{tmp_path}/*.tar", label="pattern")
+    assert named[31].label == "dots"
+    dataset, _ = build_dataset(str(tmp_path / "set"), named, SETTINGS)
+    assert dataset.manifest.classes == ("dots", "plain") and dataset.rows_in("train") == 44
+
+
+def test_tars_that_cannot_be_used(tmp_path: Path) -> None:
+    packed = tar_of(tmp_path / "packed.tar", {"1.png": tile(1)}, "w:gz")
+    with pytest.raises(InputError, match="packed.tar: not an uncompressed tar"):
+        webdataset_items(str(packed))
+    two = tar_of(tmp_path / "two.tar", {"1.png": tile(1), "1.jpg": tile(1)})
+    with pytest.raises(InputError, match="the sample '1' has 2 images"):
+        webdataset_items(str(two))
+    with pytest.raises(InputError, match="no file here that ends in .tar"):
+        webdataset_items(str(tmp_path / "none"))
+
+
+def hugging_face(path: Path, labels: list[Any], feature: dict[str, Any]) -> Path:
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema(
+        [("image", image), ("label", pa.int64())],
+        metadata={
+            b"huggingface": json.dumps(
+                {"info": {"features": {"image": {"_type": "Image"}, "label": feature}}}
+            ).encode()
+        },
+    )
+    images = [{"bytes": tile(n), "path": f"{n}.png"} for n in range(len(labels))]
+    table = pa.table({"image": pa.array(images, image), "label": labels}, schema=schema)
+    pq.write_table(table, path, row_group_size=7)
+    return path
+
+
+def test_hugging_face_parquet(tmp_path: Path) -> None:
+    labels = [-1 if n == 5 else None if n == 6 else n % 2 for n in range(60)]
+    feature = {"names": ["plain", "dots"], "_type": "ClassLabel"}
+    file = hugging_face(tmp_path / "train.parquet", labels, feature)
+    items = parquet_items(str(file))
+    assert [item.label for item in items[:7]] == [
+        "plain",
+        "dots",
+        "plain",
+        "dots",
+        "plain",
+        None,
+        None,
+    ]
+    assert [read_item(items[n]) for n in (0, 6, 7, 59)] == [tile(n) for n in (0, 6, 7, 59)]
+    assert items[8].image_id == "train.parquet/00001/0000001"
+    dataset, _ = build_dataset(str(tmp_path / "set"), items, SETTINGS)
+    assert dataset.manifest.classes == ("dots", "plain") and dataset.manifest.pool == 2
+    # our own datasets are in this format: one can be made of another
+    again = parquet_items(f"{tmp_path}/set/train-*.parquet")
+    assert len(again) == dataset.rows_in("train")
+
+
+def test_parquet_that_holds_no_images(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": ["a.png"], "label": [1]}), tmp_path / "paths.parquet")
+    with pytest.raises(InputError, match="the column 'image' is string, not struct<bytes, path>"):
+        parquet_items(f"{tmp_path}/paths.parquet")
+    with pytest.raises(InputError, match="there is no column 'photo'; there are image, label"):
+        parquet_items(f"{tmp_path}/paths.parquet", image="photo")
+    file = hugging_face(tmp_path / "b.parquet", [7], {"names": ["a"], "_type": "ClassLabel"})
+    with pytest.raises(InputError, match="row 0 has the label 7 of 1 classes"):
+        parquet_items(str(file))
+
+
+def listing(number: int, image: int, **more: Any) -> dict[str, Any]:
+    return {
+        "item_id": f"B{number:03d}",
+        "domain_name": "amazon.com",
+        "marketplace": "Amazon",
+        "country": "US",
+        "product_type": [{"value": "CELLULAR_PHONE_CASE"}],
+        "main_image_id": f"img{image:03d}",
+        "item_name": [{"language_tag": "en_US", "value": "A case"}],
+    } | more
+
+
+def pattern(*values: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"language_tag": tag, "value": value} for tag, value in values]
+
+
+def abo(root: Path) -> Path:
+    """A tree as the archive has it: 60 labelled cases, and every corner of the format."""
+    listings = [
+        listing(n, n, pattern=pattern(("en_US", "Dots" if n % 2 else " plain "))) for n in range(60)
+    ]
+    listings += [
+        listing(60, 60),  # no pattern: for the pool
+        listing(61, 61, pattern=pattern(("de_DE", "gepunktet"), ("en_GB", "dots"))),
+        listing(62, 62, pattern=pattern(("es_MX", "lunares"))),  # no English value
+        listing(63, 63, product_type="SHOES", pattern=pattern(("en_US", "dots"))),
+        listing(64, 64, product_type="CELLULAR_PHONE_CASE", country="MX"),  # as a string
+        listing(0, 65, country="BR", domain_name="amazon.com.br"),  # the product of listing 0 again
+        listing(66, 1),  # another product that shows the photograph of listing 1
+        listing(67, 2, pattern=pattern(("en_US", "dots"))),  # and disagrees with listing 2
+        listing(68, 999),  # a photograph that is not there
+        listing(69, 69, other_image_id=["img070"], pattern=pattern(("en_US", "dots"))),
+    ]
+    folder = root / "listings" / "metadata"
+    folder.mkdir(parents=True)
+    for part, name in ((listings[:40], "0"), (listings[40:], "f")):
+        text = "".join(json.dumps(entry) + "\n" for entry in part)
+        (folder / f"listings_{name}.json.gz").write_bytes(gzip.compress(text.encode()))
+    rows = ["image_id,height,width,path"]
+    for n in range(71):
+        path = f"{n % 16:02x}/{n:08x}.png"
+        rows.append(f"img{n:03d},6,6,{path}")
+        (root / "images" / "small" / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / "images" / "small" / path).write_bytes(tile(n))
+    (root / "images" / "metadata").mkdir(parents=True)
+    packed = gzip.compress(("\n".join(rows) + "\n").encode())
+    (root / "images" / "metadata" / "images.csv.gz").write_bytes(packed)
+    return root
+
+
+def test_amazon_berkeley_objects(tmp_path: Path) -> None:
+    items = {item.image_id: item for item in abo_items(str(abo(tmp_path)), "CELLULAR_PHONE_CASE")}
+    assert len(items) == 60 + 5 + 1  # without the shoes and the photograph that is not there
+    labels = {name: item.label for name, item in items.items()}
+    assert (labels["img000"], labels["img001"], labels["img061"]) == ("plain", "dots", "dots")
+    # no attribute, none in English, or two of them: for the pool
+    assert {n for n, label in labels.items() if label is None} == {
+        *("img060", "img062", "img064", "img065", "img002"),
+    }
+    assert items["img064"].slices == {"country": "MX"}
+    assert read_item(items["img061"]) == tile(61)
+    # one product's photographs, and one photograph's products, stay together
+    assert items["img000"].group == items["img065"].group
+    assert items["img001"].group == "B001" and items["img002"].group == "B002"
+    everything = abo_items(str(tmp_path), "CELLULAR_PHONE_CASE", all_images=True)
+    assert len(everything) == len(items) + 1
+    with pytest.raises(InputError, match=r"no image of type 'HAT'; the most are of CELLULAR_PHONE"):
+        abo_items(str(tmp_path), "HAT")
+
+
+def test_amazon_berkeley_objects_become_a_dataset(tmp_path: Path) -> None:
+    root = abo(tmp_path / "abo")
+    request = load_request(str(root), {"product_type": "CELLULAR_PHONE_CASE"})  # guessed to be ABO
+    dataset, report = build_dataset(str(tmp_path / "set"), gather(request).items, SETTINGS)
+    assert dataset.manifest.classes == ("dots", "plain")
+    assert dataset.manifest.slices == ("country",)
+    # the pool image of the labelled product B000 is left out
+    assert report["beside_labeled"] == ["img065"] and dataset.manifest.pool == 4
+    with pytest.raises(InputError, match="product_type is missing"):
+        gather(load_request(str(root), {}))

@@ -1,0 +1,306 @@
+import errno
+import os
+import pickle
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractBufferedFile
+
+from semigrid.data.errors import InputError
+from semigrid.data.storage import Storage
+from semigrid.data.storage.patience import StorageGoneError, storage_patience
+
+
+@pytest.fixture(params=["folder", "memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "folder":
+        return Storage(tmp_path / "store")
+    return Storage(f"memory://{uuid.uuid4().hex}")
+
+
+def test_what_was_written_is_read(storage: Storage) -> None:
+    assert not storage.exists("a/b.json")
+    storage.write("a/b.json", b"one")
+    assert storage.exists("a/b.json")
+    assert storage.read("a/b.json") == b"one"
+    assert storage.folder("a").read("b.json") == b"one"
+
+
+def test_writing_again_replaces_the_whole_file(storage: Storage) -> None:
+    storage.write("file", b"a long first content")
+    storage.write("file", b"short")
+    assert storage.read("file") == b"short"
+    assert storage.names("") == ["file"]
+
+
+def test_names_are_sorted_and_chosen_by_suffix(storage: Storage) -> None:
+    for name in ("trials/b.json", "trials/a.json", "trials/c.txt"):
+        storage.write(name, b"")
+    assert storage.names("trials") == ["a.json", "b.json", "c.txt"]
+    assert storage.names("trials", ".json") == ["a.json", "b.json"]
+    assert storage.names("nowhere") == []
+
+
+def test_names_are_of_files_not_of_folders(storage: Storage) -> None:
+    storage.write("file", b"")
+    storage.write("folder/file", b"")
+    assert storage.names("") == ["file"]
+
+
+def test_names_sees_what_another_process_wrote(storage: Storage) -> None:
+    storage.write("one", b"")
+    assert storage.names("") == ["one"]
+    Storage(storage.uri).write("two", b"")
+    assert storage.names("") == ["one", "two"]
+
+
+def test_a_missing_file_is_an_error(storage: Storage) -> None:
+    with pytest.raises(FileNotFoundError):
+        storage.read("nowhere")
+
+
+def test_delete_takes_files_and_folders(storage: Storage) -> None:
+    storage.write("a/one", b"")
+    storage.write("a/two", b"")
+    storage.write("b", b"")
+    storage.delete("a/one")
+    assert storage.names("a") == ["two"]
+    storage.delete("a")
+    assert not storage.exists("a")
+    storage.delete("a")  # nothing is there: nothing happens
+    assert storage.read("b") == b""
+    storage.delete("")
+    assert not storage.exists()
+
+
+def test_the_uri_leads_to_the_same_place(storage: Storage) -> None:
+    storage.write("file", b"content")
+    assert Storage(storage.uri).read("file") == b"content"
+    assert pickle.loads(pickle.dumps(storage)).read("file") == b"content"
+
+
+def test_check_writable_leaves_nothing_behind(storage: Storage) -> None:
+    storage.check_writable()
+    assert storage.names("") == []
+
+
+def test_check_writable_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError):
+        Storage(tmp_path / "file" / "folder").check_writable()
+
+
+def test_a_write_that_fails_leaves_the_old_content_and_no_litter(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    storage.write("file", b"old")
+    with pytest.raises(TypeError):
+        storage.write("file", "text is no bytes")  # type: ignore[arg-type]
+    assert storage.read("file") == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_killed_writer_left_is_not_listed(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    storage.write("a.json", b"")
+    (tmp_path / ".a.json.0123.tmp").write_bytes(b"half of")
+    assert storage.names("") == ["a.json"]
+
+
+def test_relative_paths_are_fixed_when_the_storage_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Ray's workers run in another folder
+    monkeypatch.chdir(tmp_path)
+    storage = Storage("results")
+    assert storage.uri == str(tmp_path / "results")
+
+
+class FarFile(AbstractBufferedFile):
+    """Reads a local file in requests, as files in buckets are read, and notes what it fetched."""
+
+    fetched: ClassVar[list[int]] = []
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        self.fetched.append(end - start)
+        return Path(self.path).read_bytes()[start:end]
+
+
+class FarFileSystem(LocalFileSystem):
+    """A local folder behind a network."""
+
+    protocol = "far"
+
+    def _open(self, path: str, mode: str = "rb", **how: Any) -> FarFile:
+        return FarFile(self, path, mode, size=Path(path).stat().st_size, **how)
+
+
+def test_of_a_file_in_a_bucket_only_the_parts_asked_for_are_read(tmp_path: Path) -> None:
+    images = pa.array([bytes(10_000)] * 100, pa.binary())
+    table = pa.table({"label": list(range(100)), "image": images})
+    plain: dict[str, Any] = {"compression": "none", "use_dictionary": False}
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=10, **plain)
+    storage = Storage(tmp_path)
+    storage.fs, storage.is_local = FarFileSystem(), False
+    FarFile.fetched.clear()
+    with storage.open("a.parquet") as file:
+        rows = pq.ParquetFile(file).read_row_group(4)
+    assert rows["label"].to_pylist() == list(range(40, 50))
+    # ten images of a hundred, and what Parquet says of itself at its end
+    assert 100_000 < sum(FarFile.fetched) < 200_000
+
+
+def move_away(folder: Path, times: int, enough: threading.Event, stop: threading.Event) -> None:
+    """Moves a folder away for a moment and back, again and again; notes if it was made anew.
+
+    So many times, and until there was enough of it: a slow disk may need longer.
+    """
+    away, deadline = folder.with_name("away"), time.monotonic() + 60
+    while times > 0 or not enough.is_set():
+        assert time.monotonic() < deadline, "nothing is written between the moves"
+        times -= 1
+        os.rename(folder, away)
+        time.sleep(0.3)
+        assert not folder.exists(), "something was written at the vanished place"
+        os.rename(away, folder)
+        time.sleep(0.2)
+    stop.set()
+
+
+def test_storage_that_vanishes_for_a_while_is_waited_for(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    Storage(folder).write("experiment.yaml", b"")
+    # as Ray hands it on, and a folder below: both keep their patience
+    storage = pickle.loads(pickle.dumps(Storage(folder, patience=30)))
+    checkpoints = storage.folder("checkpoints", "one")
+    checkpoints.write("fixed", b"always here")
+    enough, stop, written = threading.Event(), threading.Event(), 0
+    with ThreadPoolExecutor(1) as pool:
+        mover = pool.submit(move_away, folder, 6, enough, stop)
+        while not stop.is_set() and not mover.done():
+            checkpoints.write("latest", str(written).encode())
+            storage.write(f"ledger/{written}.json", b"{}")
+            assert checkpoints.read("latest") == str(written).encode()
+            assert checkpoints.exists("fixed") and checkpoints.names("") == ["fixed", "latest"]
+            assert not storage.exists("nowhere") and storage.names("nowhere") == []
+            storage.write("gone", b"")
+            storage.delete("gone")
+            assert not storage.exists("gone")
+            written += 1
+            if written > 5:
+                enough.set()
+        mover.result()
+    names = {path.name for path in folder.rglob("*") if not path.name.startswith(".")}
+    assert {f"{n}.json" for n in range(written)} <= names
+
+
+def test_a_missing_file_in_patient_storage_is_an_error_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    storage = Storage(tmp_path, patience=60)
+    started = time.monotonic()
+    with pytest.raises(FileNotFoundError):
+        storage.read("nowhere")
+    with pytest.raises(NotADirectoryError):
+        storage.write("file/below", b"")
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("place", ["missing", "an empty mount point"])
+def test_patience_ends_with_one_clear_error_and_nothing_made(place: str, tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    if place != "missing":
+        folder.mkdir()
+    storage = Storage(folder, patience=0.5)
+    for work in (
+        lambda: storage.read("file"),
+        lambda: storage.folder("a").write("file", b""),
+        lambda: storage.exists("file"),
+        lambda: storage.names("ledger"),
+        lambda: storage.delete("file"),
+    ):
+        started = time.monotonic()
+        with pytest.raises(StorageGoneError, match=r"has been away for 0\.5 seconds") as error:
+            work()
+        assert str(folder) in str(error.value)
+        assert 0.4 < time.monotonic() - started < 2
+    assert [path.name for path in tmp_path.rglob("*")] == (["store"] if folder.exists() else [])
+
+
+class Flaky(LocalFileSystem):
+    """A local folder that answers with an error so many times first."""
+
+    protocol = "flaky"
+    errors: ClassVar[list[Exception]] = []
+
+    def cat_file(self, path: str, **how: Any) -> bytes:
+        if self.errors:
+            raise self.errors.pop()
+        return bytes(super().cat_file(path, **how))
+
+
+class HTTPClientError(Exception):
+    """As botocore has it: no OSError."""
+
+
+class EndpointConnectionError(HTTPClientError):
+    """As botocore has it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "waited_for"),
+    [
+        (OSError(errno.ESTALE, "stale file handle"), True),
+        (OSError(errno.ETIMEDOUT, "timed out"), True),
+        (ConnectionResetError("by peer"), True),
+        (TimeoutError(), True),
+        (EndpointConnectionError("endpoint"), True),
+        (OSError(errno.ENOSPC, "no space left"), False),
+        (OSError(errno.EDQUOT, "quota"), False),
+        (PermissionError(errno.EACCES, "denied"), False),
+    ],
+)
+def test_only_what_passes_is_waited_for(error: Exception, waited_for: bool, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    storage = Storage(tmp_path, patience=20)
+    storage.fs = Flaky()
+    Flaky.errors[:] = [error, error]
+    if waited_for:
+        assert storage.read("file") == b"content"
+        return
+    started = time.monotonic()
+    with pytest.raises(type(error)):
+        storage.read("file")
+    assert time.monotonic() - started < 1
+    Flaky.errors.clear()
+
+
+def test_patience_is_set_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert storage_patience() == 120
+    monkeypatch.setenv("SEMIGRID_STORAGE_PATIENCE", "7.5")
+    assert storage_patience() == 7.5
+    for wrong in ("soon", "-1", "inf", "nan"):
+        monkeypatch.setenv("SEMIGRID_STORAGE_PATIENCE", wrong)
+        with pytest.raises(InputError, match=f"SEMIGRID_STORAGE_PATIENCE={wrong}"):
+            storage_patience()
+
+
+def test_what_is_kept_stays_when_the_first_name_is_written_again(storage: Storage) -> None:
+    for content in (b"one", b"two", b"three"):
+        storage.write("latest", content)
+        assert storage.read("latest") == content
+        storage.keep("latest", "previous")
+    storage.write("latest", b"four")
+    assert storage.read("previous") == b"three"
+
+
+def test_a_size_is_of_a_file_that_is_there(storage: Storage) -> None:
+    storage.write("a/file", b"12345")
+    assert storage.size("a/file") == 5
+    assert storage.size("a/none") is None

@@ -1,0 +1,262 @@
+"""Crowd answers: every corner of the vote by hand, and the formats as their makers write them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from semigrid.data.crowd import votes
+from semigrid.data.crowd.votes import Rules, Vote, consensus, fleiss_kappa, read_answers
+from semigrid.data.errors import InputError
+
+
+def frame(**answers: str) -> pd.DataFrame:
+    """``task="ann:dots bob:plain"`` as rows."""
+    rows = [(task, *answer.split(":")) for task, cast in answers.items() for answer in cast.split()]
+    return pd.DataFrame(rows, columns=["task", "worker", "label"])
+
+
+HAND = frame(
+    all="a:dots b:dots c:dots",
+    two="a:dots b:plain c:dots",
+    none="a:dots b:plain c:other",
+    pair="a:dots b:dots",
+    split="a:dots b:plain",
+    single="a:dots",
+    late="a:plain b:dots c:other d:dots",  # the fourth is more than asked for
+    again="a:dots a:dots b:plain",  # one worker has one vote
+)
+
+
+def test_two_of_three_by_hand() -> None:
+    found, audit = consensus(HAND)
+    assert {task: vote.label for task, vote in found.items()} == {
+        "all": "dots",
+        "two": "dots",
+        "none": None,
+        "pair": "dots",
+        "split": None,
+        "single": None,
+        "late": None,
+        "again": None,
+    }
+    assert found["two"].votes == {"dots": 2, "plain": 1}
+    assert found["again"].votes == {"dots": 1, "plain": 1}
+    assert {v.reason for v in found.values()} == {None, votes.TOO_FEW}
+    assert (audit.answers, audit.used, audit.tasks, audit.labeled) == (21, 19, 8, 3)
+    assert audit.dropped == {votes.REPEATED: 1, votes.SURPLUS: 1}
+    assert audit.unlabeled == {votes.TOO_FEW: 5}
+
+
+def test_both_numbers_are_adjustable() -> None:
+    answers = frame(tie="a:x b:x c:y d:y", three="a:x b:x c:x d:y e:y", four="a:x b:x c:x d:x e:y")
+    found, _ = consensus(answers, Rules(agree=2, of=4))
+    assert found["tie"] == Vote(None, votes.TIE, {"x": 2, "y": 2})
+    assert found["three"].label == "x"
+    found, _ = consensus(answers, Rules(agree=4, of=5))
+    assert [found[t].label for t in ("three", "four")] == [None, "x"]
+    found, _ = consensus(frame(one="a:x"), Rules(agree=1, of=1))
+    assert found["one"].label == "x"
+    with pytest.raises(InputError, match="agree is 4 of 3"):
+        Rules(agree=4)
+
+
+def test_workers_below_the_score_on_gold_do_not_count() -> None:
+    answers = frame(
+        gold1="good:x bad:y half:x",
+        gold2="good:y bad:x half:x",
+        image="bad:plain good:dots half:plain new:plain",
+        other="good:dots half:dots bad:plain",
+    )
+    truth = {"gold1": "x", "gold2": "y"}
+    found, audit = consensus(answers, Rules(min_gold_score=0.7), truth)
+    assert found["image"] == Vote(None, votes.TOO_FEW, {"dots": 1})
+    assert found["gold1"].label == "x" and found["gold2"].label == "y"
+    assert audit.dropped == {votes.UNQUALIFIED: 4 + 4, votes.UNTESTED: 1}
+    scores = {w["worker"]: (w["gold_score"], w["used"]) for w in audit.workers}
+    assert scores == {"good": (1.0, 4), "bad": (0.0, 0), "half": (0.5, 0), "new": (None, 0)}
+    # a worker who reaches the score exactly counts
+    found, _ = consensus(answers, Rules(min_gold_score=0.5), truth)
+    assert found["other"].label == "dots"
+
+
+def test_a_task_without_any_answer_that_counts() -> None:
+    answers = frame(gold="bad:y", image="bad:dots")
+    found, audit = consensus(answers, gold={"gold": "x"})
+    assert found["image"] == Vote(None, votes.NO_ANSWER, {})
+    assert audit.unlabeled == {votes.NO_ANSWER: 1}
+
+
+def test_agreement_of_workers_with_the_labels() -> None:
+    _, audit = consensus(frame(one="a:x b:x c:y", two="a:y b:y c:y", none="a:x b:y"))
+    agreement = {w["worker"]: w["agreement"] for w in audit.workers}
+    assert agreement == {"a": 1.0, "b": 1.0, "c": 0.5}
+
+
+def test_fleiss_kappa_of_the_published_example() -> None:
+    # Fleiss 1971 as worked out in textbooks: 10 subjects, 14 raters, 5 categories, κ = 0.210
+    counts = [
+        *[[0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1]],
+        *[[7, 7, 0, 0, 0], [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0], [0, 2, 2, 3, 7]],
+    ]
+    votes_ = [{str(j): n for j, n in enumerate(row) if n} for row in counts]
+    assert fleiss_kappa(votes_) == pytest.approx(0.210, abs=0.0005)
+
+
+def test_fleiss_kappa_at_its_ends() -> None:
+    assert fleiss_kappa([{"x": 3}, {"y": 3}]) == 1
+    assert fleiss_kappa([{"x": 1, "y": 1}, {"x": 1, "y": 1}]) == -1
+    assert fleiss_kappa([{"x": 3}, {"x": 2}]) is None  # nothing to disagree on
+    assert fleiss_kappa([{"x": 1}]) is None and fleiss_kappa([]) is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("pqrs"), st.sampled_from("abcde"), st.sampled_from("xyz")),
+        max_size=40,
+    )
+)
+def test_a_label_always_has_its_majority(rows: list[tuple[str, str, str]]) -> None:
+    found, audit = consensus(pd.DataFrame(rows, columns=["task", "worker", "label"]))
+    assert set(found) == {task for task, _, _ in rows}
+    for vote in found.values():
+        assert (vote.label is None) != (vote.reason is None)
+        assert sum(vote.votes.values()) <= 3
+        if vote.label is not None:
+            assert vote.votes[vote.label] >= 2 and vote.votes[vote.label] == max(
+                vote.votes.values()
+            )
+    assert audit.used + sum(audit.dropped.values()) == audit.answers == len(rows)
+    assert audit.labeled + sum(audit.unlabeled.values()) == audit.tasks
+
+
+def written(folder: Path, name: str, content: str) -> str:
+    path = folder / name
+    path.write_text(content)
+    return str(path)
+
+
+def triples(answers: pd.DataFrame) -> list[tuple[str, ...]]:
+    return [tuple(row) for row in answers.itertuples(index=False)]
+
+
+def test_generic_answers(tmp_path: Path) -> None:
+    text = "worker,task,label,time\n007,img1,1,3\nann,img1,NA,4\n"
+    expected = [("img1", "007", "1"), ("img1", "ann", "NA")]  # strings, as they stand
+    assert triples(read_answers(written(tmp_path, "a.csv", text))) == expected
+    pd.DataFrame(expected, columns=votes.COLUMNS).to_parquet(tmp_path / "a.parquet")
+    assert triples(read_answers(str(tmp_path / "a.parquet"))) == expected
+
+
+MTURK = "HITId,HITTypeId,Title,AssignmentId,WorkerId,AssignmentStatus,WorkTimeInSeconds,"
+
+
+def test_mturk_answer_column(tmp_path: Path) -> None:
+    text = MTURK + (
+        "Input.image_url,Answer.pattern,Approve,Reject\n"
+        "h1,t,Which pattern?,a1,W1,Approved,9,https://x/1.jpg,dots,x,\n"
+        "h1,t,Which pattern?,a2,W2,Submitted,9,https://x/1.jpg,plain,,\n"
+        "h1,t,Which pattern?,a3,W3,Rejected,9,https://x/1.jpg,stripes,,x\n"
+    )
+    assert triples(read_answers(written(tmp_path, "batch.csv", text))) == [
+        ("https://x/1.jpg", "W1", "dots"),
+        ("https://x/1.jpg", "W2", "plain"),
+    ]
+
+
+def test_mturk_one_hot_columns(tmp_path: Path) -> None:
+    text = MTURK + (
+        "Input.image_url,Input.title,Answer.pattern.dots,Answer.pattern.v-neck. wide,Answer.note\n"
+        "h1,t,T,a1,W1,Approved,9,1.jpg,one,true,false,hm\n"
+        "h1,t,T,a2,W2,Approved,9,1.jpg,one,false,TRUE,\n"
+        "h1,t,T,a3,W3,Approved,9,1.jpg,one,false,false,\n"
+    )
+    file = written(tmp_path, "batch.csv", text)
+    found = read_answers(file, image="image_url", answer="pattern")
+    assert triples(found) == [("1.jpg", "W1", "dots"), ("1.jpg", "W2", "v-neck. wide")]
+    with pytest.raises(InputError, match=r"2 Input columns \(Input.image_url, Input.title\)"):
+        read_answers(file, answer="pattern")
+    with pytest.raises(InputError, match=r"2 Answer columns \(Answer.note, Answer.pattern\)"):
+        read_answers(file, image="Input.image_url")
+    broken = written(tmp_path, "two.csv", text.replace("true,false,hm", "true,true,hm"))
+    with pytest.raises(InputError, match="row 1 has 2 answers"):
+        read_answers(broken, image="image_url", answer="pattern")
+
+
+@pytest.mark.parametrize(
+    "value", ["dots", {"label": "dots"}, {"dots": True, "plain": False}, {"dots": True}]
+)
+def test_mturk_json_answers(tmp_path: Path, value: Any) -> None:
+    quoted = json.dumps(json.dumps([{"pattern": value}]))[1:-1].replace('\\"', '""')
+    text = MTURK + f'Input.image_url,Answer.taskAnswers\nh,t,T,a,W1,Approved,9,1.jpg,"{quoted}"\n'
+    file = written(tmp_path, "batch.csv", text)
+    assert triples(read_answers(file)) == [("1.jpg", "W1", "dots")]
+    assert triples(read_answers(file, answer="pattern")) == [("1.jpg", "W1", "dots")]
+
+
+def test_ground_truth_manifest(tmp_path: Path) -> None:
+    settled = {
+        "source-ref": "s3://shop/1.jpg",
+        "pattern": 0,
+        "pattern-metadata": {
+            "class-name": "dots",
+            "confidence": 0.0,
+            "type": "groundtruth/image-classification",
+            "human-annotated": "yes",
+        },
+    }
+    unasked = {"source-ref": "s3://shop/2.jpg"}
+    file = written(tmp_path, "out.manifest", "\n".join(map(json.dumps, [settled, unasked])) + "\n")
+    found = read_answers(file)
+    assert triples(found) == [("s3://shop/1.jpg", votes.CONSOLIDATED, "dots")]
+    # Ground Truth has voted already: no second answer is asked for, no gold task either
+    labels, _ = consensus(found, gold={"elsewhere": "x"})
+    assert labels["s3://shop/1.jpg"].label == "dots"
+
+
+def test_ground_truth_custom_job(tmp_path: Path) -> None:
+    content = [json.dumps({"pattern": {"label": label}}) for label in ("dots", "dots", "plain")]
+    record = {
+        "source-ref": "s3://shop/1.jpg",
+        "votes": {
+            "annotationsFromAllWorkers": [
+                {"workerId": f"w{i}", "annotationData": {"content": text}}
+                for i, text in enumerate(content)
+            ]
+        },
+    }
+    found = read_answers(written(tmp_path, "out.manifest", json.dumps(record)))
+    assert [row[1:] for row in triples(found)] == [("w0", "dots"), ("w1", "dots"), ("w2", "plain")]
+    assert consensus(found)[0]["s3://shop/1.jpg"].label == "dots"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.csv", "task,label\n1,2\n", "lacks the column 'worker'"),
+        ("a.csv", "task,worker,label\n1,ann,\n", "row 1 has an empty task, worker or label"),
+        ("a.manifest", '{"source": 1}\n', "line 1: not a JSON object with source-ref"),
+        ("a.parquet", "PAR1 and no more", "not a CSV or Parquet file"),
+    ],
+)
+def test_files_that_are_no_answers(tmp_path: Path, name: str, content: str, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        read_answers(written(tmp_path, name, content))
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        read_answers(str(tmp_path / "none.csv"))
+
+
+def test_dawid_skene_weighs_workers() -> None:
+    pytest.importorskip("crowdkit")
+    # c contradicts a and b on every task; two poor answers do not outweigh many good ones
+    answers = {f"t{i}": f"a:{'xy'[i % 2]} b:{'xy'[i % 2]} c:{'yx'[i % 2]}" for i in range(10)}
+    found, _ = consensus(frame(**answers, last="a:x c:y"), Rules(method="dawid-skene"))
+    assert found["t0"].label == "x" and found["t1"].label == "y"
+    assert found["last"].label == "x"  # c is known to say the other thing

@@ -1,0 +1,97 @@
+"""Faults of storage and of people, as the users of the command line meet them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.end_to_end.test_damage import MOUNT, can_mount
+from tests.end_to_end.test_ray import finish, records, semigrid
+from tests.helpers.experiments import changed, experiment_text
+
+from semigrid.data.storage import Storage
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
+
+
+def test_a_second_run_is_refused_and_the_lock_of_a_killed_one_is_taken_over(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "small.yaml"
+    grid = [{"model": "vit", "labels": ["50%"]}]
+    file.write_text(changed("models.vit.recipe.steps", 5000))
+    storage = ("--storage", str(tmp_path / "results"))
+    lock = tmp_path / "results" / "small" / "lock.json"
+    first = semigrid("run", str(file), *storage)
+    try:
+        deadline = time.monotonic() + 200
+        while not records(tmp_path / "results/small") and time.monotonic() < deadline:
+            time.sleep(0.2)
+        holder = json.loads(lock.read_text())
+        assert holder["pid"] == first.pid
+        text = (tmp_path / "results/small/experiment.yaml").read_text()
+        file.write_text(experiment_text(grid=grid, search={"trials": 1}))
+        _, err = finish(semigrid("run", str(file), *storage), code=2)
+        assert "another run is at work here" in err and "Traceback" not in err
+        assert f"process {first.pid}" in err and holder["user"] in err and holder["host"] in err
+        # it wrote nothing, and reading goes on
+        assert (tmp_path / "results/small/experiment.yaml").read_text() == text
+        assert "started" in finish(semigrid("status", str(tmp_path / "results/small")))[0]
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
+    _, err = finish(semigrid("run", str(file), *storage))
+    assert "taking its lock over" in err and str(first.pid) in err
+    assert not lock.exists()
+
+
+@pytest.mark.skipif(not can_mount(), reason="no small file system can be mounted here")
+def test_a_full_disk_ends_with_its_reason_and_exit_code_1(tmp_path: Path) -> None:
+    file = tmp_path / "small.yaml"
+    file.write_text(experiment_text(search={"trials": 1}))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    # one namespace for both runs: the file system is gone with it
+    program = (
+        'dd if=/dev/zero of="$1/filler" bs=1k count=7900 status=none; '
+        'run() { "$2" -m semigrid run "$3" --storage "$1"; }; '
+        'run "$@"; echo "exit code $?"; rm "$1/filler"; run "$@"'
+    )
+    command = ["unshare", "-rm", "sh", "-c", MOUNT, "sh", str(disk), "sh", "-c", program, "sh"]
+    done = subprocess.run(
+        [*command, str(disk), sys.executable, str(file)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "exit code 1" in done.stdout and "No space left" in done.stderr
+    assert "process died" not in done.stderr and "Traceback" not in done.stderr
+    assert "4 of 4 cells finished" in done.stderr
+
+
+def test_a_run_whose_lock_was_taken_over_stops_and_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "small.yaml"
+    file.write_text(changed("models.vit.recipe.steps", 5000))
+    folder = tmp_path / "results" / "small"
+    first = semigrid("run", str(file), "--storage", str(tmp_path / "results"))
+    try:
+        deadline = time.monotonic() + 200
+        while not records(folder) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        # as a run on another machine does while this one sleeps
+        taken = json.loads((folder / "lock.json").read_text())
+        taken |= {"host": "elsewhere", "machine": "another", "token": "another"}
+        Storage(folder).write("lock.json", json.dumps(taken).encode())
+        _, err = finish(first, code=1)
+    finally:
+        if first.poll() is None:
+            os.killpg(first.pid, signal.SIGKILL)
+            first.communicate()
+    assert "another run took over" in err and "elsewhere" in err and "Traceback" not in err
+    assert json.loads((folder / "lock.json").read_text()) == taken
+    assert all(record.status != "failed" for record in records(folder).values())

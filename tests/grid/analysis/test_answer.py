@@ -1,0 +1,246 @@
+"""The answer on grids whose truth is known: labels saved, the pool, and the paper's claims."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.grid.commands.test_cli import semigrid
+from tests.helpers.experiments import SMALL
+from tests.helpers.finished import FinishedGrid
+
+from semigrid.grid.analysis.answer import answer
+from semigrid.grid.analysis.claims import (
+    Claim,
+    beats,
+    half_is_enough,
+    more_helps_then_hurts,
+    rare_classes_fail,
+)
+from semigrid.grid.analysis.known import Known
+from semigrid.grid.analysis.pool_curve import pool_curve
+
+
+def share(right: int, images: int = 2000, seeds: int = 1) -> np.ndarray:
+    """Seeds that all put the same images into their class."""
+    return np.repeat((np.arange(images) < right)[None, :], seeds, axis=0)
+
+
+# ---- the pool
+
+
+def test_a_parabolas_top_is_found() -> None:
+    # over log2 of the pool: 80 % less 4 points for each doubling away from 4,000
+    cells = {1000 * 2**k: share(1600 - 80 * abs(k - 2) ** 2) for k in range(5)}
+    found = pool_curve(cells)
+    assert found is not None and found.turn is not None
+    assert found.pools == (1000, 2000, 4000, 8000, 16000) and found.best == 4000
+    assert found.turn.images == pytest.approx(4000, rel=0.01)
+    # left and right of the top the same images are right: nothing varies there
+    assert found.turn.low == found.turn.high == found.turn.images
+    assert found.doubling.difference == pytest.approx(0, abs=1e-9)
+    # the slope at the end: 2 · 4 points · 2 doublings from the top
+    assert found.at_end.difference == pytest.approx(-0.16)
+
+
+def test_a_top_beside_the_middle_is_found() -> None:
+    found = pool_curve({1000 * 2**k: share(1600 - 40 * (k - 1) ** 2) for k in range(5)})
+    assert found is not None and found.turn is not None
+    assert found.turn.images == pytest.approx(2000, rel=0.01)
+
+
+def test_a_straight_line_does_not_turn_and_one_pool_is_no_curve() -> None:
+    line = pool_curve({1000 * 2**k: share(1200 + 40 * k) for k in range(4)})
+    assert line is not None and line.turn is None
+    assert line.doubling.difference == pytest.approx(0.02) and line.doubling.interval.low > 0
+    assert line.at_end.difference == pytest.approx(0.02)
+    two = pool_curve({1000: share(1200), 4000: share(1300)})
+    assert two is not None and two.doubling.difference == pytest.approx(0.025)
+    assert pool_curve({1000: share(1200)}) is None
+
+
+def test_the_turn_is_within_its_interval() -> None:
+    draw = np.random.default_rng(0)
+    held = found_at_all = 0
+    for _ in range(200):
+        difficulty = draw.normal(size=1500)
+        cells = {}
+        for k in range(5):
+            skill = 0.8 - 0.12 * (k - 2.3) ** 2
+            cells[1000 * 2**k] = difficulty + draw.normal(size=(3, 1500)) * 0.5 < skill
+        found = pool_curve(cells)
+        if found is not None and found.turn is not None:
+            low, high = found.turn.low or 1000, found.turn.high or 16000
+            # the accuracies of a parabola of skill are one nearly; so is its top
+            held += low <= 1000 * 2**2.3 <= high
+            found_at_all += 1
+    assert found_at_all > 150 and held / found_at_all >= 0.9
+
+
+# ---- the paper's claims
+
+
+def by_fraction(**right: int) -> dict[Fraction, np.ndarray]:
+    return {Fraction(int(name[1:]), 100): share(count) for name, count in right.items()}
+
+
+def verdicts(claim: Claim) -> tuple[str, int]:
+    return claim.verdict, len(claim.evidence)
+
+
+def test_one_model_beats_another() -> None:
+    vit = by_fraction(p25=1000, p50=1200, p100=1400)
+    names = "d", "semi", "vit"
+    above = by_fraction(p25=1200, p50=1300, p100=1450)
+    assert verdicts(beats(*names, above, vit)) == ("held", 3)
+    once_equal = by_fraction(p25=1200, p50=1200, p100=1450)
+    assert verdicts(beats(*names, once_equal, vit)) == ("undecided", 3)
+    once_below = by_fraction(p25=1200, p50=1300, p100=1300)
+    assert verdicts(beats(*names, once_below, vit)) == ("refuted", 3)
+    assert verdicts(beats(*names, by_fraction(p75=1400), vit)) == ("not tested", 1)
+
+
+def test_half_the_labels_are_enough_within_a_margin() -> None:
+    vit = by_fraction(p25=1000, p50=1200, p100=1400)
+    names = "d", "semi", "vit"
+    equal = by_fraction(p25=1200, p50=1400, p100=1000)
+    assert verdicts(half_is_enough(*names, equal, vit, 0.01)) == ("held", 2)
+    a_little_below = by_fraction(p25=1195, p50=1395)
+    assert verdicts(half_is_enough(*names, a_little_below, vit, 0.01)) == ("held", 2)
+    assert verdicts(half_is_enough(*names, a_little_below, vit, 0.001)) == ("undecided", 2)
+    below = by_fraction(p25=1200, p50=1300)
+    assert verdicts(half_is_enough(*names, below, vit, 0.01)) == ("refuted", 2)
+    assert verdicts(half_is_enough(*names, by_fraction(p100=1400), vit, 0.01)) == ("not tested", 1)
+
+
+@pytest.mark.parametrize(
+    ("right", "verdict"),
+    [
+        ((1000, 1200, 1100), "held"),
+        ((1000, 1100, 1200), "refuted"),  # no end to it in sight
+        ((1200, 1100, 1000), "refuted"),  # it hurts from the start
+        ((1000, 1003, 1000), "undecided"),
+        ((1000, 1000, 1001), "undecided"),
+        ((1000, 1200), "not tested"),
+    ],
+)
+def test_more_helps_then_hurts(right: tuple[int, ...], verdict: str) -> None:
+    cells = {1000 * 2**k: share(count) for k, count in enumerate(right)}
+    claim = more_helps_then_hurts("d", "semi", pool_curve(cells), cells)
+    assert claim.verdict == verdict and claim.evidence
+
+
+def test_rare_classes() -> None:
+    def verdict(**classes: tuple[int, int]) -> str:
+        right = {name: share(count, images) for name, (count, images) in classes.items()}
+        return rare_classes_fail("d", "cell", right, 0.01).verdict
+
+    assert verdict(a=(5, 40), b=(10, 60)) == "held"
+    assert verdict(a=(5, 40), b=(55, 60)) == "refuted"
+    assert verdict(a=(5, 40), b=(28, 60)) == "undecided"
+    assert verdict(a=(1, 1)) == "undecided"  # one image says nothing
+    assert verdict() == "not tested"
+
+
+def test_models_that_are_equal_seldom_beat_each_other() -> None:
+    draw = np.random.default_rng(1)
+    held = refuted = 0
+    for _ in range(300):
+        cells = [
+            {
+                Fraction(n, 4): draw.normal(size=(3, 300)) < 0.8 + draw.normal(size=(3, 1)) * 0.1
+                for n in (1, 2, 4)
+            }
+            for _ in range(2)
+        ]
+        verdict = beats("d", "semi", "vit", *cells).verdict
+        held += verdict == "held"
+        refuted += verdict == "refuted"
+    assert held / 300 <= 0.05 and refuted / 300 <= 0.05
+
+
+# ---- the answer of a grid
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> FinishedGrid:
+    """ViT's odds double with its labels; Semi-ViT with 25 % does what ViT does with 100 %."""
+    grid = FinishedGrid(tmp_path)
+    for fraction, vit, semi in (("25%", 100, 160), ("50%", 133, 178), ("100%", 160, 190)):
+        grid.finish(f"digits/vit/{fraction}", vit)
+        grid.finish(f"digits/semi-vit/{fraction}/100%", semi)
+    grid.finish("digits/semi-vit/50%/200%", 188)
+    grid.finish("digits/semi-vit/50%/400%", 170)
+    return grid
+
+
+def test_a_quarter_of_the_labels_is_enough(finished: FinishedGrid) -> None:
+    found = answer(finished.known())
+    (headline,) = found.headlines
+    assert headline.saving is not None
+    assert headline.saving.cell.name == "digits/semi-vit/25%/100%"
+    start = "digits: 25% of the labels are enough. semi-vit with 63 labels (25%) and 300 unlabelled"
+    assert headline.text.startswith(start)
+    assert "vit with 246 (100%) is at 80.0%" in headline.text
+    assert "difference +0.00 points" in headline.text
+    # it reaches what all 246 labels reach, so it saves those that it does without
+    needed = headline.saving.needed
+    assert needed is not None and needed.labels == pytest.approx(246, rel=0.05)
+    assert f"about {needed.labels:,.0f} labels" in headline.text
+    assert f"{needed.labels - 63:,.0f} saved" in headline.text
+    assert len(found.savings) == 5
+    (pool,) = found.pools
+    assert pool.curve.best == 600 and "then hurt" in pool.text
+    named = {claim.text: claim.verdict for claim in found.claims}
+    assert named["semi-vit beats vit at every label fraction"] == "held"
+    assert named["semi-vit with half the labels matches vit (within 1 point)"] == "held"
+    (pool_verdict,) = (verdict for text, verdict in named.items() if "then hurt" in text)
+    assert pool_verdict == "held"
+
+
+def test_a_model_that_saves_nothing_says_so(tmp_path: Path) -> None:
+    grid = FinishedGrid(tmp_path)
+    for fraction, vit, semi in (("25%", 100, 90), ("50%", 133, 100), ("100%", 160, 150)):
+        grid.finish(f"digits/vit/{fraction}", vit)
+        grid.finish(f"digits/semi-vit/{fraction}/100%", semi)
+    (headline,) = answer(grid.known()).headlines
+    assert headline.saving is None
+    assert headline.text.startswith("digits: semi-vit replaces no labels here. semi-vit with 246")
+
+
+def test_what_is_not_finished_is_said_and_shown_as_a_dash(tmp_path: Path) -> None:
+    grid = FinishedGrid(tmp_path)
+    (headline,) = answer(grid.known()).headlines
+    assert headline.text == "digits: no answer yet: no cell of semi-vit is finished"
+    grid.finish("digits/vit/25%", 100)
+    grid.finish("digits/semi-vit/25%/100%", 120)
+    (headline,) = answer(grid.known()).headlines
+    assert "takes two label fractions" in headline.text
+    done = semigrid("table", str(grid.file), "--view", "labels", "--format", "markdown")
+    assert done.stdout.count("| — | — | — |") == 4, done.stdout
+    done = semigrid("table", str(grid.file), "--view", "savings")
+    assert done.returncode == 0 and done.stdout.count("—") == 3
+
+
+def test_the_command_answers(finished: FinishedGrid) -> None:
+    done = semigrid("answer", str(finished.file))
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert done.stdout.startswith("digits: 25% of the labels are enough.")
+    assert "Labels saved" in done.stdout and "The paper's claims" in done.stdout
+    facts = json.loads(semigrid("answer", str(finished.file), "--json").stdout)
+    assert facts["headlines"][0]["cell"] == "digits/semi-vit/25%/100%"
+    assert facts["pools"][0]["turn"]["images"] == pytest.approx(600, rel=0.3)
+    assert {claim["verdict"] for claim in facts["claims"]} == {"held", "not tested"}
+
+
+def test_an_experiment_without_unlabelled_images_has_no_answer(tmp_path: Path) -> None:
+    grid = FinishedGrid(
+        tmp_path,
+        models={"vit": SMALL["models"]["vit"]},
+        grid=[{"model": "vit", "labels": ["100%"]}],
+    )
+    grid.finish("digits/vit/100%", 150)
+    known: Known = grid.known()
+    assert answer(known).headlines == []
+    assert "no model of this experiment" in semigrid("answer", str(grid.file)).stdout

@@ -1,0 +1,113 @@
+"""The results table: from records alone, with a dash where there is no score."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from tests.helpers.experiments import experiment_text
+
+from semigrid.grid.analysis.results import Results, Row, results_of
+from semigrid.grid.experiment import load_experiment
+from semigrid.grid.status.show import show_seconds
+from semigrid.grid.study.ledger import Record, record_summary, start_record
+from semigrid.grid.study.plan import Plan
+from semigrid.grid.study.scheduler import Scheduler
+from semigrid.grid.tables import sheet
+from semigrid.grid.tables.cells import cells_sheet
+from semigrid.trainers.weights import Weights
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    """Two seeds; vit/50% finished with 90 and 93 on test, everything else not."""
+    text = experiment_text(seeds=2, search={"trials": 1})
+    plan = Plan(load_experiment("file.yaml", text=text))
+    search = plan.searches[0]
+    records: dict[str, Record] = {}
+    for seed, acc1 in [(0, 90.0), (1, 93.0)]:
+        record = start_record(plan.spec(search, {}, seed, None), search.name)
+        record.status = "finished"
+        record.seconds = 61
+        record.val = {"acc1": 1.0, "ce": 1.0}
+        record.test = {"acc1": acc1, "acc5": 100.0, "ce": 0.25}
+        records[record.id] = record
+    facts = {trial_id: record_summary(record) for trial_id, record in records.items()}
+    return results_of(Scheduler(plan, facts, lambda _: True), records)
+
+
+@pytest.fixture
+def rows(results: Results) -> list[Row]:
+    return results.rows
+
+
+def test_mean_and_spread_over_seeds(rows: list[Row]) -> None:
+    assert [row.cell.name for row in rows][0] == "digits/vit/50%"
+    assert rows[0].mean("acc1") == 91.5
+    # the sample standard deviation of 90 and 93: 3 / sqrt(2)
+    assert rows[0].std("acc1") == pytest.approx(3 / 2**0.5)
+    assert (rows[0].trials, rows[0].seconds, rows[0].labeled_images) == (1, 122, 126)
+
+
+def test_a_missing_score_is_a_dash_in_print_and_missing_as_data(results: Results) -> None:
+    table = cells_sheet(results)
+    lines = sheet.markdown(table).splitlines()
+    assert len(lines) == 2 + 4
+    assert "| 91.50 ± 2.12 | 100.00 ± 0.00 | 0.250 ± 0.000 | 1 | 2:02 |" in lines[2]
+    assert lines[3].split(" | ")[4:7] == ["—", "—", "—"]
+    read = pd.read_csv(io.StringIO(sheet.csv(table)))
+    assert read["acc1"].isna().tolist() == [False, True, True, True]
+    assert read["acc1"][0] == 91.5
+    loaded = json.loads(sheet.as_json(table))
+    assert loaded[0]["test_per_seed"][1]["acc1"] == 93.0
+    assert loaded[1]["acc1"] is None
+    latex = sheet.latex(table)
+    assert latex.count("&") == 8 * 5 and latex.count("---") == 3 * 3 + 2
+    parquet = pd.read_parquet(io.BytesIO(sheet.render(table, sheet.Format.parquet)))
+    assert parquet["acc1"].isna().tolist() == [False, True, True, True]
+
+
+def test_a_table_has_the_same_columns_and_types_whatever_is_finished(results: Results) -> None:
+    nothing = replace(results, rows=results.rows[1:])
+    full, empty = cells_sheet(results).frame, cells_sheet(nothing).frame
+    assert list(full.columns) == list(empty.columns)
+    for column in full.columns:
+        assert str(full[column].dtype) == str(empty[column].dtype), column
+
+
+def test_the_terminal_table_shows_every_cell(results: Results) -> None:
+    def printed(width: int) -> str:
+        console = Console(width=width, file=io.StringIO(), record=True)
+        sheet.show(cells_sheet(results), console)
+        return console.export_text()
+
+    assert printed(100).count("semi-vit") == 2 and printed(100).count("91.50 ± 2.12") == 1
+    # a narrow terminal cuts no name and no number
+    assert printed(80).count("semi-vit") == 2
+    assert printed(80).count("91.50") == 1 and printed(80).count("2.12") == 1
+
+
+def test_weights_and_their_licence_stand_under_the_table(results: Results) -> None:
+    assert cells_sheet(results).notes == []  # random weights need no licence
+    known = Weights(source="timm/mae", license="cc-by-nc-4.0", sha256="ab" * 32)
+    table = cells_sheet(
+        replace(results, rows=[replace(row, weights=known) for row in results.rows])
+    )
+    note = "weights of vit, semi-vit: timm/mae, licence cc-by-nc-4.0 (not for commercial use), "
+    assert table.notes == [note + "sha256 abababababab"]
+    assert sheet.markdown(table).endswith(table.notes[0])
+    assert sheet.latex(table).endswith("% " + table.notes[0])
+    assert json.loads(sheet.as_json(table))[0]["weights"]["sha256"] == "ab" * 32
+
+
+def test_seconds_as_people_read_them() -> None:
+    assert [show_seconds(s) for s in (0, 59.6, 61, 3723)] == ["0:00", "1:00", "1:01", "1:02:03"]
+
+
+def test_a_cells_text_ends_no_cell_and_is_no_markup() -> None:
+    column = sheet.Column[str]("name", lambda text: text, is_name=True)
+    table = sheet.Sheet("names", [column], ["a|b*", "<i>_x_"], pd.DataFrame())
+    assert sheet.markdown(table).splitlines()[2:] == ["| a\\|b\\* |", "| \\<i>\\_x\\_ |"]

@@ -1,0 +1,386 @@
+"""The table by slice: hand-counted scores, from prediction tables to every format."""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+from tests.data.test_ingest import SETTINGS, shop
+from tests.grid.commands.test_cli import semigrid
+from tests.helpers.experiments import SMALL, experiment_text
+
+from semigrid.data.builder.ingest import build_dataset
+from semigrid.data.errors import InputError
+from semigrid.data.sources.files import Item, folder_items
+from semigrid.data.storage import Storage
+from semigrid.grid.analysis.known import know
+from semigrid.grid.analysis.results import Results
+from semigrid.grid.analysis.slices import BySlice, by_slice, slice_columns, slices_sheet, tally
+from semigrid.grid.analysis.statistics import accuracy_interval
+from semigrid.grid.experiment import load_experiment
+from semigrid.grid.study.ledger import Ledger, record_summary, start_record
+from semigrid.grid.study.plan import Plan, Search
+from semigrid.grid.study.scheduler import Scheduler
+from semigrid.grid.tables.cells import cells_sheet
+from semigrid.grid.tables.sheet import as_json, csv, markdown, show
+from semigrid.trainers.predictions import decode_predictions
+from semigrid.trainers.trial import predictions_file
+
+# value of the slice, images, right ones
+Counts = Sequence[tuple[str | None, int, int]]
+FIRST: Counts = [("north", 40, 30), ("south", 50, 45), ("islands", 9, 6), (None, 1, 1)]
+SECOND: Counts = [("north", 40, 32), ("south", 50, 45), ("islands", 9, 9), (None, 1, 0)]
+
+
+def predictions(counts: Counts, *columns: str) -> pa.Table:
+    """A prediction table over three classes, as ``measure_trial`` writes it."""
+    found: dict[str, list[Any]] = {"label": [], "probabilities": [], "value": []}
+    for value, images, right in counts:
+        for number in range(images):
+            label = number % 3
+            chosen = label if number < right else (label + 1) % 3
+            found["label"].append(label)
+            found["probabilities"].append([0.6 if k == chosen else 0.2 for k in range(3)])
+            found["value"].append(value)
+    return pa.table(
+        {
+            "image_id": [f"image-{i}" for i in range(len(found["label"]))],
+            "label": found["label"],
+            "probabilities": pa.array(found["probabilities"], pa.list_(pa.float64(), 3)),
+            **dict.fromkeys(columns or ["marketplace"], pa.array(found["value"], pa.string())),
+        }
+    )
+
+
+class Finished:
+    """An experiment on built datasets with some of its cells finished; nothing is trained."""
+
+    def __init__(self, folder: Path, slices: dict[str, list[str]], seeds: int = 2):
+        for number, (dataset, names) in enumerate(slices.items()):
+            images = shop(folder / f"{dataset}-images", 60 + number)  # no two datasets are equal
+            items = [
+                Item(i.image_id, i.uri, i.label, None, dict.fromkeys(names, "north"))
+                for i in folder_items(str(images))
+            ]
+            build_dataset(str(folder / dataset), items, SETTINGS)
+        text = experiment_text(
+            datasets={dataset: str(folder / dataset) for dataset in slices},
+            models={"vit": SMALL["models"]["vit"]},
+            grid=[{"model": "vit", "labels": ["50%", "100%"]}],
+            search={"trials": 1},
+            seeds=seeds,
+            storage=str(folder / "results"),
+        )
+        self.file = folder / "file.yaml"
+        self.file.write_text(text)
+        self.plan = Plan(load_experiment("file.yaml", text=text))
+        self.storage = Storage(self.plan.experiment.folder)
+        self.ledger = Ledger(self.storage)
+
+    def search(self, cell: str) -> Search:
+        return next(search for search in self.plan.searches if search.name == cell)
+
+    def finish(self, cell: str, *seeds: Counts) -> list[Path]:
+        """Records a cell as finished and writes its seeds' predictions; returns their files."""
+        files = []
+        for seed, counts in enumerate(seeds):
+            record = start_record(self.plan.spec(self.search(cell), {}, seed, None), cell)
+            record.status = "finished"
+            record.val = {"acc1": 1.0, "ce": 1.0}
+            right, images = sum(r for _, _, r in counts), sum(n for _, n, _ in counts)
+            record.test = {"acc1": 100 * right / images, "acc5": 100.0, "ce": 0.5}
+            self.ledger.write(record)
+            self.storage.write(f"weights/{record.id}.safetensors", b"")
+            file = Path(self.storage.path(predictions_file(record.id)))
+            file.parent.mkdir(exist_ok=True)
+            dataset = self.plan.experiment.datasets[cell.partition("/")[0]]
+            pq.write_table(predictions(counts, *dataset.manifest.slices), file)
+            files.append(file)
+        return files
+
+    def by(self, name: str = "marketplace") -> tuple[Results, BySlice]:
+        records = self.ledger.read_all()
+        facts = {trial_id: record_summary(record) for trial_id, record in records.items()}
+        known = know(Scheduler(self.plan, facts, self.ledger.has_weights), records, self.storage)
+        return known.results, by_slice(known.measured, self.plan, name)
+
+    def printed(self, width: int) -> str:
+        console = Console(width=width, file=io.StringIO(), record=True)
+        show(slices_sheet(*self.by()), console)
+        return console.export_text()
+
+
+@pytest.fixture
+def aprons(tmp_path: Path) -> Finished:
+    """One dataset; 50% has two seeds on 40 + 50 + 9 + 1 images, 100% is not finished."""
+    finished = Finished(tmp_path, {"aprons": ["marketplace", "season"]})
+    finished.finish("aprons/vit/50%", FIRST, SECOND)
+    return finished
+
+
+def test_images_and_right_ones_are_counted_by_value() -> None:
+    buffer = io.BytesIO()
+    pq.write_table(predictions([("b", 3, 2), (None, 2, 1), ("a", 1, 0), ("", 2, 2)]), buffer)
+    table = decode_predictions(buffer.getvalue())
+    values, right = table.slices["marketplace"], table.right
+    found = {value: (of.images, of.right) for value, of in tally(values, right).items()}
+    # an image without a value has none, whether its table left it out or empty
+    assert found == {"a": (1, 0), "b": (3, 2), "—": (4, 3)}
+    assert tally(values, right)["b"].acc1 == pytest.approx(200 / 3)
+
+
+def test_mean_and_spread_over_seeds_largest_slices_first(aprons: Finished) -> None:
+    results, by = aprons.by()
+    header, rule, half, full = markdown(slices_sheet(results, by)).splitlines()[:4]
+    assert header == (
+        "| model | labels | images | unlabelled | Acc@1 "
+        r"| south (50) | north (40) | islands (9)\* | — (1)\* |"
+    )
+    assert rule.count("---:") == 8
+    # north is right on 30 and 32 of 40: 75 and 80 %, 77.5 ± 5 / sqrt(2)
+    assert half.endswith(
+        "| 22 | — | 84.00 ± 2.83 | 90.00 ± 0.00 (78–96) | 77.50 ± 3.54 (62–88) "
+        "| 83.33 ± 23.57 (2–100) | 50.00 ± 70.71 (2–98) |"
+    )
+    assert full.endswith("| 44 | — | — | — | — | — | — |")
+    note = "* fewer than 30 test images: take these scores as a hint"
+    assert slices_sheet(results, by).all_notes == [note, "in brackets: 95% intervals"]
+    assert markdown(slices_sheet(results, by)).splitlines()[5] == "\\" + note
+    assert "north (40)" in aprons.printed(80) and "77.50 ± 3.54" in aprons.printed(80)
+
+
+def test_the_slices_weighted_by_their_images_make_the_whole(aprons: Finished) -> None:
+    results, by = aprons.by()
+    facts = json.loads(as_json(slices_sheet(results, by)))[0]
+    values = facts["slices"]["marketplace"].values()
+    for seed, test in enumerate(facts["test_per_seed"]):
+        total = sum(of["images"] * of["acc1_per_seed"][seed] for of in values)
+        assert total / sum(of["images"] for of in values) == pytest.approx(test["acc1"])
+
+
+def test_thirty_images_are_enough_and_those_without_a_value_come_last(tmp_path: Path) -> None:
+    finished = Finished(tmp_path, {"aprons": ["marketplace"]}, seeds=1)
+    finished.finish("aprons/vit/50%", [(None, 40, 10), ("south", 29, 29), ("north", 30, 15)])
+    results, by = finished.by()
+    columns = slice_columns(results.rows, by)
+    assert [column.header for column in columns] == ["north (30)", "south (29)*", "— (40)"]
+    # one seed has no spread
+    assert [column.shown(results.rows[0]) for column in columns] == [
+        "50.00 (33–67)",  # Wilson's
+        "100.00 (88–100)",
+        "25.00 (14–40)",
+    ]
+
+
+def test_json_nests_and_csv_has_a_line_for_each_value(aprons: Finished) -> None:
+    results, by = aprons.by()
+    half, full = json.loads(as_json(slices_sheet(results, by)))
+    north = half["slices"]["marketplace"]["north"]
+    of_north = np.array([[number < right for number in range(40)] for right in (30, 32)])
+    interval = accuracy_interval(of_north)
+    assert north == {
+        "images": 40,
+        "acc1_per_seed": [75.0, 80.0],
+        "acc1": 77.5,
+        "acc1_std": pytest.approx(5 / 2**0.5),
+        "acc1_low": pytest.approx(100 * interval.low),
+        "acc1_high": pytest.approx(100 * interval.high),
+    }
+    nothing = full["slices"]["marketplace"]["north"]
+    assert nothing == {**dict.fromkeys(north), "images": 40, "acc1_per_seed": []}
+    assert half["acc1"] == 84 and "slices" not in json.loads(as_json(cells_sheet(results)))[0]
+    table = pd.read_csv(io.StringIO(csv(slices_sheet(results, by))))
+    assert table["value"].tolist() == ["south", "north", "islands", "—"] * 2
+    assert table["test_images"].tolist() == [50, 40, 9, 1] * 2
+    assert table["slice_acc1"].isna().tolist() == [False] * 4 + [True] * 4
+    north = table[(table["labels"] == "50%") & (table["value"] == "north")].iloc[0]
+    assert (north["slice"], north["slice_acc1"], north["slice_seeds"]) == ("marketplace", 77.5, 2)
+    assert (north["acc1"], north["labeled_images"], north["seeds"]) == (84, 22, 2)
+    assert north["slice_acc1_std"] == pytest.approx(5 / 2**0.5)
+
+
+def test_datasets_count_their_own_images(tmp_path: Path) -> None:
+    names = {"aprons": ["marketplace"], "vests": ["marketplace"], "digits": []}
+    finished = Finished(tmp_path, names, seeds=1)
+    finished.finish("aprons/vit/50%", [("north", 40, 30), ("islands", 9, 9)])
+    finished.finish("vests/vit/50%", [("islands", 50, 10), ("north", 4, 1), ("west", 2, 1)])
+    finished.finish("digits/vit/50%", [("elsewhere", 10, 5)])
+    results, by = finished.by()
+    columns = slice_columns(results.rows, by)
+    assert [column.header for column in columns] == [
+        "islands\n(aprons 9)*\n(vests 50)",
+        "north\n(aprons 40)\n(vests 4)*",
+        "west\n(vests 2)*",
+    ]
+    assert r"| islands (aprons 9)\* (vests 50) |" in markdown(slices_sheet(results, by))
+    shown = {
+        row.cell.name: [column.shown(row).split(" (")[0] for column in columns]
+        for row in results.rows
+    }
+    assert shown["aprons/vit/50%"] == ["100.00", "75.00", "—"]
+    assert shown["vests/vit/50%"] == ["20.00", "25.00", "50.00"]
+    assert shown["digits/vit/50%"] == ["—", "—", "—"]
+    assert results.problems == []  # a dataset without the slice is no problem
+    table = pd.read_csv(io.StringIO(csv(slices_sheet(results, by))))
+    of = table[(table["dataset"] == "digits") & (table["labels"] == "50%")]
+    assert of["acc1"].tolist() == [50] and of["value"].isna().all()
+    assert of["slice_acc1"].isna().all() and of["test_images"].isna().all()
+    assert table[table["dataset"] == "aprons"]["test_images"].tolist() == [40, 9] * 2
+
+
+def test_a_slice_that_no_dataset_has_names_those_there_are(tmp_path: Path) -> None:
+    finished = Finished(tmp_path, {"aprons": ["marketplace", "season"], "vests": ["season"]})
+    known = r"there are marketplace \(aprons\), season \(aprons\), season \(vests\)"
+    with pytest.raises(InputError, match=f"'country' is no slice of aprons, vests; {known}"):
+        finished.by("country")
+    with pytest.raises(InputError, match="'country' is no slice of shirts; they have none"):
+        Finished(tmp_path, {"shirts": []}).by("country")
+
+
+def test_nothing_finished_is_said(tmp_path: Path) -> None:
+    results, by = Finished(tmp_path, {"aprons": ["marketplace"]}).by()
+    assert slice_columns(results.rows, by) == []
+    assert slices_sheet(results, by).all_notes == [
+        "no cell is finished yet, so there is no accuracy by marketplace"
+    ]
+    table = pd.read_csv(io.StringIO(csv(slices_sheet(results, by))))
+    assert table["labels"].tolist() == ["50%", "100%"] and table["slice_acc1"].isna().all()
+
+
+def test_a_cell_not_measured_on_every_seed_has_no_scores_yet(aprons: Finished) -> None:
+    aprons.finish("aprons/vit/100%", FIRST, SECOND)
+    record = next(r for r in aprons.ledger.read_all().values() if r.cell == "aprons/vit/100%")
+    record.test = None
+    aprons.ledger.write(record)
+    results, by = aprons.by()
+    assert [row.state for row in results.rows] == [
+        "finished",
+        "measuring",
+    ] and results.problems == []
+    assert by.scores(results.rows[0].cell, "north") == [75.0, 80.0]
+    assert by.scores(results.rows[1].cell, "north") == []
+
+
+def unlink(file: Path) -> None:
+    file.unlink()
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def without_slices(file: Path) -> None:
+    pq.write_table(predictions(SECOND, "other"), file)
+
+
+def of_another(file: Path) -> None:
+    pq.write_table(predictions(FIRST, "marketplace", "season"), file)
+
+
+def other_images(file: Path) -> None:
+    """As many right, on images of which one more is of the north."""
+    table = predictions([("north", 41, 32), *SECOND[1:3]], "marketplace", "season")
+    pq.write_table(table, file)
+
+
+def uneven(file: Path) -> None:
+    table = predictions(SECOND, "marketplace", "season").to_pylist()
+    table[0]["probabilities"] = [1.0]
+    pq.write_table(pa.Table.from_pylist(table), file)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (unlink, "there is no such file"),
+        (truncate, "cannot be read"),
+        (without_slices, "there is no column 'marketplace'"),
+        (of_another, "Acc@1 is 82.00 here and 86.00 in the ledger"),
+        (other_images, "other test images than other predictions of aprons"),
+        (uneven, "these are no predictions: cannot reshape"),
+    ],
+)
+def test_predictions_that_cannot_be_used_cost_their_seed_only(
+    aprons: Finished, spoil: Any, reason: str
+) -> None:
+    aprons.finish("aprons/vit/100%", FIRST, FIRST)
+    file = aprons.finish("aprons/vit/50%", FIRST, SECOND)[1]
+    spoil(file)
+    results, by = aprons.by()
+    half, full = json.loads(as_json(slices_sheet(results, by)))
+    assert half["slices"]["marketplace"]["north"]["acc1_per_seed"] == [75.0, None]
+    assert half["slices"]["marketplace"]["north"]["acc1"] == 75.0
+    assert full["slices"]["marketplace"]["north"]["acc1_per_seed"] == [75.0, 75.0]
+    assert "| 84.00 ± 2.83 | 90.00 (79–96) | 75.00 (60–86) |" in markdown(slices_sheet(results, by))
+    (note,) = slices_sheet(results, by).problems
+    assert note.startswith(f"aprons/vit/50%, seed 1, is left out: {file}: ") and reason in note
+    assert f"delete ledger/{file.stem}.json and run" in note
+
+
+def test_without_any_predictions_there_are_dashes_and_notes(aprons: Finished) -> None:
+    for file in aprons.finish("aprons/vit/50%", FIRST, SECOND):
+        file.unlink()
+    results, by = aprons.by()
+    assert "| 84.00 ± 2.83 |" in markdown(slices_sheet(results, by))
+    assert len(slices_sheet(results, by).all_notes) == 2
+    aprons.finish("aprons/vit/100%", FIRST, FIRST)
+    results, by = aprons.by()
+    assert "| 84.00 ± 2.83 | — | — | — | — |" in markdown(slices_sheet(results, by))
+
+
+def test_names_stand_as_they_are_in_every_format(tmp_path: Path) -> None:
+    finished = Finished(tmp_path, {"aprons": ["marketplace"]}, seeds=1)
+    finished.finish("aprons/vit/50%", [("[red]a|b*", 40, 30), ("c, d", 30, 30)])
+    results, by = finished.by()
+    assert r"| \[red]a\|b\* (40) | c, d (30) |" in markdown(slices_sheet(results, by))
+    assert "[red]a|b* (40)" in finished.printed(80)
+    table = pd.read_csv(io.StringIO(csv(slices_sheet(results, by))))
+    assert table["value"].tolist() == ["[red]a|b*", "c, d"] * 2
+
+
+def test_a_terminal_too_narrow_gets_tables_one_below_another(tmp_path: Path) -> None:
+    finished = Finished(tmp_path, {"aprons": ["marketplace"]}, seeds=1)
+    countries = [(f"country-{i:02d}", 100 - i, 50 - i) for i in range(20)]
+    finished.finish("aprons/vit/50%", countries)
+    for width, tables in [(80, 10), (120, 5), (500, 1)]:
+        shown = finished.printed(width)
+        assert shown.count("model") == shown.count("Acc@1") == tables
+        for name, images, right in countries:  # no name and no number is cut
+            assert f"{name} ({images})" in shown and f"{100 * right / images:.2f}" in shown
+    # one that is wider than the terminal is broken, not cut
+    narrow = "".join(finished.printed(50).split())
+    assert narrow.count("model") == 20 and narrow.count("…") == 0
+
+
+def test_the_command_prints_every_format(aprons: Finished) -> None:
+    def printed(*options: str) -> str:
+        done = semigrid("table", str(aprons.file), *options)
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+        return done.stdout
+
+    terminal = printed("--by", "marketplace")
+    assert "islands (9)*" in terminal and "77.50 ± 3.54" in terminal
+    assert "* fewer than 30 test images" in terminal and "trials" not in terminal
+    assert printed("--by", "marketplace", "--format", "csv").count("north") == 2
+    facts = json.loads(printed("--by", "marketplace", "--json"))
+    assert facts[0]["slices"]["marketplace"]["islands"]["images"] == 9
+    assert "trials" in printed() and "north" not in printed()
+
+
+def test_the_command_says_what_it_cannot_show(aprons: Finished) -> None:
+    done = semigrid("table", str(aprons.file), "--by", "country")
+    assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
+    assert "there are marketplace (aprons), season (aprons)" in done.stderr
+    aprons.finish("aprons/vit/50%", FIRST, SECOND)[1].unlink()
+    done = semigrid("table", str(aprons.file), "--by", "marketplace", "--format", "csv")
+    assert done.returncode == 0 and "aprons/vit/50%, seed 1, is left out" in done.stderr
+    assert "left out" not in done.stdout
+    done = semigrid("table", str(aprons.file), "--by", "marketplace")
+    assert "aprons/vit/50%, seed 1, is left out" in done.stdout

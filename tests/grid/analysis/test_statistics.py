@@ -1,0 +1,200 @@
+"""Statistics against other people's implementations, and their promises in simulations."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
+from statsmodels.formula.api import ols
+from statsmodels.stats.anova import anova_lm
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+)
+
+from semigrid.grid.analysis.statistics import (
+    accuracy_interval,
+    compare,
+    holm,
+    share_interval,
+)
+from semigrid.trainers.scores import ECE_BINS, scores
+
+
+def table(images: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random true classes and probabilities; every class has an image where there is room."""
+    draw = np.random.default_rng(seed)
+    labels = draw.permutation(np.arange(images) % classes)
+    logits = draw.normal(size=(images, classes))
+    logits[np.arange(images), labels] += 1
+    probabilities = np.exp(2 * logits)
+    return labels, probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("images", [1, 7, 500])
+@pytest.mark.parametrize("classes", [2, 5, 6, 30])
+def test_scores_are_those_of_sklearn_and_torchmetrics(images: int, classes: int) -> None:
+    labels, probabilities = table(images, classes, 100 * images + classes)
+    found = scores(labels, probabilities)
+    chosen = probabilities.argmax(axis=1)
+    assert found.acc1 == pytest.approx(accuracy_score(labels, chosen))
+    assert found.ce == pytest.approx(log_loss(labels, probabilities, labels=range(classes)))
+    tensors = torch.tensor(probabilities), torch.tensor(labels)
+    top5 = multiclass_accuracy(*tensors, classes, average="micro", top_k=min(5, classes))
+    assert found.acc5 == pytest.approx(float(top5))
+    ece = multiclass_calibration_error(*tensors, classes, n_bins=ECE_BINS, norm="l1")
+    assert found.ece == pytest.approx(float(ece), abs=1e-6)
+    if images >= classes:
+        assert found.macro == pytest.approx(balanced_accuracy_score(labels, chosen))
+
+
+def test_scores_of_odd_tables() -> None:
+    # one class: nothing can be wrong
+    one = scores(np.zeros(3, int), np.ones((3, 1)))
+    assert (one.acc1, one.acc5, one.ce, one.macro, one.ece) == (1, 1, 0, 1, 0)
+    # all classes tied: the first is chosen, as everywhere in the project
+    tied = scores(np.arange(4), np.full((4, 4), 0.25))
+    assert (tied.acc1, tied.macro, tied.ece) == (0.25, 0.25, 0)
+    # a class without test images has no accuracy that could count
+    some = scores(np.array([0, 0, 2]), np.eye(3)[[0, 1, 2]] * 0.7 + 0.1)
+    assert some.macro == 0.75
+    # sure and right, in the last bin
+    assert scores(np.arange(3), np.eye(3)).ece == 0
+    with pytest.raises(ValueError, match="no test images"):
+        scores(np.zeros(0, int), np.zeros((0, 3)))
+
+
+@pytest.mark.parametrize(("right", "images"), [(0, 1), (1, 1), (0, 40), (40, 40), (17, 40), (3, 4)])
+def test_the_interval_of_a_share_is_wilsons(right: int, images: int) -> None:
+    expected = proportion_confint(right, images, method="wilson")
+    for found in (
+        share_interval(right, images),
+        accuracy_interval((np.arange(images) < right)[None, :]),
+        # seeds that agree on every image tell no more than one of them
+        *([accuracy_interval(np.ones((3, images), bool))] if right == images else []),
+    ):
+        assert (found.low, found.high) == pytest.approx(expected, abs=1e-12)
+
+
+def correct(share: float, shape: tuple[int, int], seed: int) -> np.ndarray:
+    """Right and wrong, images of all difficulties: what is hard for one seed is for the other."""
+    draw = np.random.default_rng(seed)
+    logits = np.log(share / (1 - share)) + 2 * draw.normal(size=shape[1])
+    return draw.random(shape) < 1 / (1 + np.exp(-logits - draw.normal(size=shape)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_models_are_compared_as_by_mcnemar(seed: int) -> None:
+    first, second = correct(0.8, (1, 60), seed), correct(0.6, (1, 60), seed)
+    pairs = pd.crosstab(first[0], second[0]).reindex(
+        index=[True, False], columns=[True, False], fill_value=0
+    )
+    found = compare(first, second)
+    assert found.p == pytest.approx(mcnemar(pairs.to_numpy(), exact=True).pvalue)
+    assert found.difference == pytest.approx(first.mean() - second.mean())
+    assert found.interval.holds(found.difference)
+    other = compare(second, first)
+    assert (other.p, other.difference) == (pytest.approx(found.p), -found.difference)
+    assert other.interval.low == pytest.approx(-found.interval.high)
+
+
+def test_the_interval_of_a_pair_is_agresti_and_mins() -> None:
+    # by hand: 8 images only the first has, 2 only the second, of 50
+    first, second = np.zeros((1, 50), bool), np.zeros((1, 50), bool)
+    first[0, :8] = second[0, 8:10] = True
+    middle = (8.5 - 2.5) / 52
+    half = 1.959964 * (8.5 + 2.5 - (8.5 - 2.5) ** 2 / 52) ** 0.5 / 52
+    found = compare(first, second).interval
+    assert (found.low, found.high) == pytest.approx((middle - half, middle + half), abs=1e-6)
+
+
+def test_seeds_and_images_count_as_in_an_analysis_of_variance() -> None:
+    right = correct(0.7, (4, 30), 3)
+    right[0, :20] = True  # one training is better: seeds vary beyond chance
+    cells = pd.DataFrame(right.astype(float)).stack().rename("y").reset_index()
+    squares = anova_lm(ols("y ~ C(level_0) + C(level_1)", cells).fit())["mean_sq"]
+    of_seeds, of_images, residual = squares.to_numpy()
+    assert of_images > residual and of_seeds > residual
+    # Hillis (2007), with images and seeds in the places of cases and readers
+    together = of_seeds + of_images - residual
+    variance, freedom = together / right.size, 3 * (together / of_seeds) ** 2
+    share, t = right.mean(), stats.t.ppf(0.975, freedom)
+    images = share * (1 - share) / variance
+    middle = (share + t**2 / (2 * images)) / (1 + t**2 / images)
+    half = (t / (1 + t**2 / images)) * (
+        share * (1 - share) / images + (t / (2 * images)) ** 2
+    ) ** 0.5
+    found = accuracy_interval(right)
+    assert (found.low, found.high) == pytest.approx((middle - half, middle + half))
+
+
+def test_odd_comparisons() -> None:
+    all_right, all_wrong = np.ones((2, 9), bool), np.zeros((2, 9), bool)
+    same = compare(all_right, all_right)
+    assert (same.difference, same.p, same.interval.low, same.interval.high) == (0, 1, 0, 0)
+    apart = compare(all_right, all_wrong)
+    assert apart.difference == 1 and apart.p < 0.01
+    # a missing seed: the other cell's scatter stands for both
+    uneven = compare(correct(0.8, (3, 200), 0), correct(0.5, (1, 200), 0))
+    assert uneven.p < 0.05 and uneven.interval.low > 0
+    one_image = compare(np.array([[True]]), np.array([[False]]))
+    assert one_image.p == 1 and one_image.interval.holds(0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_holms_correction_is_that_of_statsmodels(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    p = draw.random(draw.integers(1, 12)) ** 3
+    p[: len(p) // 3] = p[0]  # ties
+    assert holm(list(p)) == pytest.approx(list(multipletests(p, method="holm")[1]))
+    assert holm([]) == []
+
+
+# Experiments with a known truth: images of all difficulties, trainings that scatter.
+MEAN, EXPERIMENTS, IMAGES = 1.5, 500, 400
+
+
+def trained(
+    difficulty: np.ndarray, seeds: int, scatter: float, draw: np.random.Generator
+) -> np.ndarray:
+    shape = (seeds, len(difficulty))
+    logits = MEAN - difficulty + draw.normal(0, 1, shape) + draw.normal(0, scatter, (seeds, 1))
+    return draw.random(shape) < 1 / (1 + np.exp(-logits))
+
+
+def truth(scatter: float) -> float:
+    """Over all images and trainings, by quadrature: one normal variable in the logistic."""
+    points, weights = np.polynomial.hermite_e.hermegauss(200)
+    spread = (2**2 + 1 + scatter**2) ** 0.5
+    return float((weights / (1 + np.exp(-MEAN - spread * points))).sum() / weights.sum())
+
+
+@pytest.mark.parametrize(("seeds", "scatter"), [(1, 0.0), (3, 0.0), (3, 0.1), (5, 0.2)])
+def test_intervals_hold_the_truth_and_equal_cells_are_seldom_told_apart(
+    seeds: int, scatter: float
+) -> None:
+    draw, expected = np.random.default_rng(seeds), truth(scatter)
+    held = apart = 0
+    for _ in range(EXPERIMENTS):
+        difficulty = draw.normal(0, 2, IMAGES)
+        first, second = (trained(difficulty, seeds, scatter, draw) for _ in range(2))
+        held += accuracy_interval(first).holds(expected)
+        apart += compare(first, second).p < 0.05
+    assert 0.92 <= held / EXPERIMENTS <= 0.98
+    assert apart / EXPERIMENTS <= 0.05
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_cells_that_differ_are_told_apart(seeds: int) -> None:
+    draw = np.random.default_rng(seeds)
+    told = 0
+    for _ in range(100):
+        difficulty = draw.normal(0, 2, IMAGES)
+        first = trained(difficulty, seeds, 0.1, draw)
+        second = trained(difficulty + 1, seeds, 0.1, draw)
+        told += compare(first, second).p < 0.05
+    assert told > 85

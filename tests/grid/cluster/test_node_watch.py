@@ -1,0 +1,136 @@
+"""Nodes that join are asked what they lack; only those that lack nothing may be given work."""
+
+from concurrent.futures import Future
+
+from semigrid.grid.cluster.node_watch import (
+    AGAIN_SECONDS,
+    ANSWER_SECONDS,
+    BROKEN_SECONDS,
+    NodeWatch,
+)
+
+NODES = {"a": "node 10.0.0.1 (one)", "b": "node 10.0.0.2 (two)"}
+
+
+class Cluster:
+    """Nodes that answer when they are told to, and a clock that is set by hand."""
+
+    def __init__(self, grows: bool = False) -> None:
+        self.now = 0.0
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.answers: dict[str, Future[list[str]]] = {}
+        self.watch = NodeWatch(self.ask, self.said.append, grows=grows, clock=lambda: self.now)
+
+    def ask(self, node_id: str) -> "Future[list[str]]":
+        self.asked.append(node_id)
+        self.answers[node_id] = Future()
+        return self.answers[node_id]
+
+    def look(self, after: float = 1, *names: str) -> None:
+        self.now += after
+        self.watch.look({name: NODES[name] for name in names or NODES})
+
+    def answer(self, node_id: str, *problems: str) -> None:
+        self.answers[node_id].set_result(list(problems))
+        self.look()
+
+    def breaks(self, node_id: str) -> None:
+        self.answers[node_id].set_exception(RuntimeError("no module\nthe worker died"))
+        self.look()
+
+
+def test_a_node_is_fit_once_it_has_answered() -> None:
+    cluster = Cluster()
+    cluster.look(1, "a")
+    assert cluster.watch.coming == ["a"] and not cluster.watch.fit
+    cluster.answer("a")
+    assert cluster.watch.fit == ["a"] and cluster.watch.coming == ["b"]
+    cluster.look(10 * AGAIN_SECONDS)
+    assert cluster.asked == ["a", "b"], "asked once more"
+    assert [name for name in cluster.said if "10.0.0.1" in name] == []
+
+
+def test_a_node_that_lacks_something_is_named_once_and_asked_again() -> None:
+    cluster = Cluster()
+    cluster.look()
+    cluster.answer("a")
+    cluster.answer("b", "storage: away", "weights: another")
+    assert cluster.watch.unfit == ["b"] and cluster.watch.fit == ["a"]
+    assert cluster.said == [
+        "node 10.0.0.2 (two): storage: away",
+        "node 10.0.0.2 (two): weights: another",
+        "node 10.0.0.2 (two) is given no work; it is asked again from time to time",
+    ]
+    cluster.look(AGAIN_SECONDS - 2)
+    assert cluster.asked == ["a", "b"]
+    cluster.look(2)
+    cluster.answer("b", "storage: away")
+    assert cluster.asked == ["a", "b", "b"] and len(cluster.said) == 3
+    assert cluster.watch.unfit == ["b"] and not cluster.watch.coming, "it is known meanwhile"
+    cluster.look(AGAIN_SECONDS)
+    cluster.answer("b")
+    assert cluster.watch.fit == ["a", "b"] and not cluster.watch.unfit
+    assert cluster.said[3:] == ["node 10.0.0.2 (two): it has now what it lacked, and is given work"]
+
+
+def test_where_nodes_come_and_go_one_that_is_unfit_is_left_idle_for_longer_and_longer() -> None:
+    cluster = Cluster(grows=True)
+    cluster.look(1, "a")
+    for pause in (1, 4, 16):
+        cluster.answers["a"].set_result(["storage: away"])
+        cluster.look(1, "a")
+        asked = len(cluster.asked)
+        cluster.look(pause * AGAIN_SECONDS - 2, "a")
+        assert len(cluster.asked) == asked
+        cluster.look(2, "a")
+        assert len(cluster.asked) == asked + 1
+
+
+def test_nodes_that_were_unfit_one_after_the_other_are_counted_though_they_left() -> None:
+    cluster = Cluster()
+    cluster.look(1, "a")
+    cluster.answer("a", "storage: away", "weights: another")
+    assert cluster.watch.unfit_in_vain == ["node 10.0.0.1 (one): storage: away"]
+    cluster.look(1, "b")
+    cluster.look(1, "b")
+    cluster.answers["b"].set_result(["storage: gone"])
+    cluster.look(1, "b")
+    assert len(cluster.watch.unfit_in_vain) == 2
+    for lacks in (["storage: gone"], []):
+        cluster.look(AGAIN_SECONDS, "b")
+        cluster.answers["b"].set_result(lacks)
+        cluster.look(1, "b")
+        assert len(cluster.watch.unfit_in_vain) == (3 if lacks else 0)
+    assert cluster.watch.fit == ["b"]
+
+
+def test_a_node_that_does_not_answer_is_unfit_until_it_does() -> None:
+    cluster = Cluster()
+    cluster.look()
+    cluster.look(ANSWER_SECONDS + 1)
+    assert not cluster.watch.unfit_in_vain, "it may be starting"
+    assert (
+        cluster.watch.unfit == ["a", "b"] and "did not answer within 60 seconds" in cluster.said[0]
+    )
+    cluster.look(10 * AGAIN_SECONDS)
+    assert cluster.asked == ["a", "b"], "asked while it owes an answer"
+    cluster.answer("b")
+    assert cluster.watch.fit == ["b"]
+    cluster.answer("a", "storage: away")
+    assert cluster.said[-1] == "node 10.0.0.1 (one): storage: away", "only its silence was said"
+
+
+def test_a_node_that_left_is_forgotten_and_one_that_broke_is_asked_twice() -> None:
+    cluster = Cluster()
+    cluster.look()
+    cluster.breaks("b")
+    assert not cluster.said and cluster.watch.coming == ["a", "b"]
+    cluster.look(1, "a")
+    assert cluster.watch.coming == ["a"]
+    cluster.look()
+    cluster.breaks("b")
+    cluster.look(BROKEN_SECONDS)
+    cluster.breaks("b")
+    assert cluster.watch.unfit == ["b"]
+    assert cluster.said[0] == "node 10.0.0.2 (two): it cannot run semigrid: the worker died"

@@ -1,0 +1,98 @@
+"""The commands as users call them, in processes of their own; no Ray is started here."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.helpers.experiments import changed, experiment_text
+
+# fails the process if anything imports Ray: bad input and planning must not
+NO_RAY = (
+    "import sys; sys.modules['ray'] = None; from semigrid.grid.commands.main import main; main()"
+)
+
+
+def semigrid(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", NO_RAY, *args], capture_output=True, text=True, cwd=cwd, timeout=60
+    )
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "status", "table"])
+def test_bad_input_exits_with_2_and_one_message_in_seconds(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(changed("models.vit.backbone", "vit_bse"))
+    started = time.monotonic()
+    done = semigrid(command, str(file))
+    assert time.monotonic() - started < 5
+    assert done.returncode == 2
+    assert "models.vit.backbone: 'vit_bse'" in done.stderr and "nearest" in done.stderr
+    assert "Traceback" not in done.stderr and done.stdout == ""
+
+
+@pytest.mark.parametrize("storage", ["{tmp}/file/below", "/proc/nowhere", "foo://bucket"])
+def test_storage_that_cannot_be_written_exits_with_2(storage: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    file = tmp_path / "good.yaml"
+    file.write_text(experiment_text())
+    done = semigrid("run", str(file), "--storage", storage.format(tmp=tmp_path))
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr and storage.split("/")[-1] in done.stderr
+
+
+def test_a_folder_where_nothing_was_run(tmp_path: Path) -> None:
+    done = semigrid("table", str(tmp_path))
+    assert done.returncode == 2 and "no run was started here" in done.stderr
+
+
+def test_a_renamed_run_folder_is_not_taken_for_another(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "experiment.yaml").write_text(experiment_text())
+    done = semigrid("table", str(tmp_path / "other"))
+    assert done.returncode == 2 and "was renamed" in done.stderr and "'small'" in done.stderr
+
+
+def test_plan_says_which_weights_and_under_which_licence(tmp_path: Path) -> None:
+    file = tmp_path / "mae.yaml"
+    content = yaml.safe_load(changed("models.vit.backbone", "vit_base_patch16_224.mae"))
+    del content["models"]["vit"]["pretrained"], content["models"]["vit"]["backbone_args"]
+    file.write_text(yaml.safe_dump(content))
+    done = semigrid("plan", str(file), "--storage", str(tmp_path / "s"))
+    assert done.returncode == 0, done.stderr
+    weights = "weights of vit: timm/vit_base_patch16_224.mae, licence cc-by-nc-4.0"
+    assert f"{weights} (not for commercial use), not downloaded yet" in done.stdout
+    facts = json.loads(semigrid("plan", str(file), "--json").stdout)
+    assert facts["weights"]["vit"]["license"] == "cc-by-nc-4.0"
+
+
+def test_plan_counts_before_anything_ran(tmp_path: Path) -> None:
+    file = tmp_path / "good.yaml"
+    file.write_text(experiment_text())
+    done = semigrid("plan", str(file), "--storage", str(tmp_path / "s"), "--json")
+    facts = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert (facts["cells"], facts["trainings"], facts["trainings_remaining"]) == (4, 12, 12)
+    assert facts["trainings_unshared"] == 18
+    assert not (tmp_path / "s").exists()  # planning leaves nothing behind
+    assert "4 cells" in semigrid("plan", str(file)).stdout
+
+
+def test_the_papers_file_can_be_counted_without_its_datasets() -> None:
+    paper = Path(__file__).parents[3] / "grid/experiments/paper.yaml"
+    done = semigrid("plan", str(paper), "--without-data")
+    assert done.returncode == 0
+    assert "30 cells" in done.stdout and "480 trainings remain" in done.stdout
+    assert semigrid("plan", str(paper)).returncode == 2
+
+
+def test_status_and_table_of_what_has_not_begun(tmp_path: Path) -> None:
+    file = tmp_path / "good.yaml"
+    file.write_text(experiment_text(storage=str(tmp_path / "s")))
+    assert "0 of 3" in semigrid("status", str(file)).stdout
+    assert "—" in semigrid("table", str(file)).stdout
+    lines = semigrid("table", str(file), "--format", "csv").stdout.splitlines()
+    assert lines[0].startswith("cell,dataset,model,labels") and len(lines) == 5

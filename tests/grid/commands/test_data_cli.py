@@ -1,0 +1,126 @@
+"""``semigrid data`` as users call it, in processes of its own, where Ray cannot be imported."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tests.data.test_ingest import shop, tile
+from tests.grid.commands.test_cli import semigrid
+from tests.helpers import nasty
+
+from semigrid.data.catalog import open_dataset
+
+
+def test_the_nastiest_folder_becomes_a_dataset_that_checks(tmp_path: Path) -> None:
+    source = shop(tmp_path / "shop")
+    for name, content in {**nasty.good(), **nasty.bad()}.items():
+        (source / "plain" / name).write_bytes(content)
+    where = str(tmp_path / "set")
+    done = semigrid("data", "build", str(source), where, "--license", "CC0")
+    assert done.returncode == 0, done.stderr
+    assert f"{len(nasty.bad())} files are no usable images" in done.stdout
+    assert "exact duplicates left out" in done.stdout and "1 turned upright" in done.stdout
+    report = json.loads((tmp_path / "set" / "report.json").read_text())
+    assert set(report["quarantined"]) == {f"plain/{name}" for name in nasty.bad()}
+
+    checked = semigrid("data", "check", where)
+    assert checked.returncode == 0 and "all as the manifest says" in checked.stdout
+
+    sheets = tmp_path / "sheets"
+    shown = semigrid("data", "show", where, "--sheets", str(sheets))
+    assert shown.returncode == 0, shown.stderr
+    assert "licence CC0" in shown.stdout and "dots" in shown.stdout
+    for path in sorted(sheets.iterdir()):
+        with Image.open(path) as sheet:
+            assert sheet.size[0] == 8 * 96
+    assert len(list(sheets.iterdir())) == 2
+    facts = json.loads(semigrid("data", "show", where, "--json").stdout)
+    assert facts["splits"]["train"] == report["splits"]["train"]
+    assert sum(row["train_share"] for row in facts["classes"]) == pytest.approx(1)
+
+    again = semigrid("data", "build", str(source), where)
+    assert again.returncode == 2 and "there is a dataset here already" in again.stderr
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_one_flipped_byte_is_found_and_its_shard_named(tmp_path: Path, split: str) -> None:
+    where = tmp_path / "set"
+    assert semigrid("data", "build", str(shop(tmp_path / "shop")), str(where)).returncode == 0
+    shard = where / f"{split}-00000.parquet"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    done = semigrid("data", "check", str(where))
+    assert done.returncode == 1 and done.stdout == ""
+    assert f"{split}-00000.parquet: its bytes have the SHA-256" in done.stderr
+    assert "1 problems" in done.stderr and "Traceback" not in done.stderr
+
+
+def crowd(folder: Path, images: int = 60) -> Path:
+    """A folder of images nobody has sorted, three answers to each, and what they must become."""
+    folder.mkdir()
+    lines = ["task,worker,label"]
+    for number in range(images):
+        (folder / f"{number:03d}.png").write_bytes(tile(number))
+        truth, other = ("dots", "plain") if number % 2 else ("plain", "dots")
+        answers = [truth, truth, other] if number % 10 else [truth, other, "unclear"]
+        lines += [f"{number:03d}.png,w{i},{answer}" for i, answer in enumerate(answers)]
+    (folder / "answers.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_crowd_answers_make_labels_and_a_pool(tmp_path: Path) -> None:
+    source = crowd(tmp_path / "crowd")
+    where = tmp_path / "set"
+    done = semigrid("data", "build", str(source), str(where), "--answers", f"{source}/answers.csv")
+    assert done.returncode == 0, done.stderr
+    assert "180 of 180 answers of 3 workers count; Fleiss' κ" in done.stdout
+    assert "54 of 60 tasks have a label (6 too few equal answers)" in done.stdout
+    manifest = open_dataset(str(where)).manifest
+    assert manifest.pool == 6 and manifest.votes and manifest.classes == ("dots", "plain")
+
+
+def test_a_yaml_file_says_it_all_and_options_go_over_it(tmp_path: Path) -> None:
+    source = crowd(tmp_path / "crowd")
+    (tmp_path / "build.yaml").write_text(
+        f"source: {source}\nanswers: {source}/answers.csv\nlicense: CC0\nagree: 3\nname: yarn\n"
+    )
+    arguments = [str(tmp_path / "build.yaml"), str(tmp_path / "set"), "--agree", "2", "--json"]
+    done = semigrid("data", "build", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["answers"]["labeled"] == 54
+    manifest = open_dataset(str(tmp_path / "set")).manifest
+    assert (manifest.name, manifest.license) == ("yarn", "CC0")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("source: {shop}\nclases: [a, b]\n", "clases: unknown key; allowed are source, kind, pool"),
+        ("source: {shop}\nagree: 0\n", "agree: Input should be greater than 0"),
+        ("source: {shop}\ngold: g.csv\n", "gold is given without answers"),
+        ("source: {shop}/none\n", "there is no such folder"),
+        ("source: {shop}\nclasses: [dots, stripes]\n", "the label 'plain' is not among"),
+        ("- a list\n", "a mapping with source"),
+        ("source: {shop}\nanswers: {shop}/none.csv\n", "none.csv: cannot be read"),
+    ],
+)
+def test_bad_requests_exit_with_2_and_leave_no_dataset(
+    tmp_path: Path, content: str, expected: str
+) -> None:
+    source = shop(tmp_path / "shop", 20)
+    (tmp_path / "build.yaml").write_text(content.format(shop=source))
+    done = semigrid("data", "build", str(tmp_path / "build.yaml"), str(tmp_path / "set"))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert expected in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "set" / "dataset.json").exists()
+
+
+def test_answers_to_other_images_are_refused(tmp_path: Path) -> None:
+    source = crowd(tmp_path / "crowd")
+    (tmp_path / "other.csv").write_text("task,worker,label\nnowhere.png,w,x\n")
+    answers = ["--answers", str(tmp_path / "other.csv")]
+    done = semigrid("data", "build", str(source), str(tmp_path / "set"), *answers)
+    assert done.returncode == 2
+    assert "none of 1 tasks is an image of" in done.stderr and "'nowhere.png'" in done.stderr

@@ -1,0 +1,344 @@
+"""Predictions without Ray: what is read, what the model says of it, and what lies in the folder."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from tests.grid.commands.test_cli import semigrid
+from tests.grid.study.test_scheduler import plan_of
+from tests.helpers import nasty
+from tests.helpers.experiments import experiment_text
+from tests.helpers.in_process import Grid
+
+from semigrid.data.errors import InputError
+from semigrid.data.schema import Dataset
+from semigrid.data.storage import Storage
+from semigrid.grid.commands import predict as predict_cli
+from semigrid.grid.predict import images as images_module
+from semigrid.grid.predict.abstain import Calibration
+from semigrid.grid.predict.folder import PredictionFolder, Request, identity
+from semigrid.grid.predict.images import (
+    Decoded,
+    Images,
+    Part,
+    Rows,
+    SplitRows,
+    find_images,
+    of_dataset,
+)
+from semigrid.grid.predict.inference import Model, Predictor, join, make_views, winner_model
+from semigrid.grid.study.winner import find_winner
+from semigrid.trainers.predictions import Predictions, decode_predictions
+from semigrid.trainers.trial import predictions_file, weights_file
+
+CELL = "digits/vit/100%"
+THRESHOLD = Calibration(None, 0.1025, 151, 100, 50, 0.4)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished cell's model, and what its evaluation wrote of the test images."""
+
+    grid: Grid
+    folder: Path
+    model: Model
+    predictor: Predictor
+    measured: Predictions
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    where = tmp_path_factory.mktemp("run")
+    text = experiment_text(
+        grid=[{"model": "vit", "labels": ["100%"]}, {"model": "vit", "labels": ["50%"]}],
+        search={"trials": 1},
+        storage=str(where),
+    )
+    folder = where / "small"
+    grid = Grid(plan_of(text), folder).run()
+    (folder / "experiment.yaml").write_text(text)
+    cell, record = find_winner(grid.scheduler, grid.records, CELL)
+    model = winner_model(grid.plan, cell, record, str(folder), gpus=0)
+    measured = decode_predictions((folder / predictions_file(record.id)).read_bytes())
+    return Trained(grid, folder, model, Predictor(model), measured)
+
+
+def predict_missing(folder: PredictionFolder, trained: Trained) -> list[str]:
+    """Writes what is missing, as ``grid.predict`` does by Ray; the files written."""
+    written = []
+    for part in folder.missing():
+        blocks = make_views(part.rows, trained.model)
+        folder.write(part, join([trained.predictor(block) for block in blocks]))
+        written.append(part.file)
+    return written
+
+
+def open_folder(where: Path, trained: Trained, images: Images, **changes: Any) -> PredictionFolder:
+    request = Request(**{"cell": CELL, "accuracy": None, "threshold": 0.12} | changes)
+    return PredictionFolder(str(where), identity(request, trained.model, images), images)
+
+
+def predicted(where: Path, trained: Trained, images: Images) -> dict[str, Any]:
+    folder = open_folder(where, trained, images, with_probabilities=True)
+    # half of what the model says reaches it
+    median = float(np.median(trained.measured.probabilities.max(axis=1)))
+    folder.start(replace(THRESHOLD, threshold=median))
+    predict_missing(folder, trained)
+    return folder.finish()
+
+
+@dataclass(frozen=True)
+class Spoiled:
+    """Rows of which some cannot be read."""
+
+    rows: Rows
+    broken: frozenset[str]
+
+    @property
+    def count(self) -> int:
+        return self.rows.count
+
+    def cut(self, start: int, stop: int) -> "Spoiled":
+        return Spoiled(self.rows.cut(start, stop), self.broken)
+
+    def decoded(self) -> Iterator[Decoded]:
+        for image_id, image, error in self.rows.decoded():
+            bad = image_id in self.broken
+            yield image_id, None if bad else image, "spoiled" if bad else error
+
+
+@pytest.mark.parametrize("broken", [0, 1, 70])
+def test_probabilities_are_the_evaluations_to_the_bit_whatever_lies_beside_them(
+    broken: int, trained: Trained, digits: Dataset, tmp_path: Path
+) -> None:
+    part = of_dataset(digits, ["test"]).parts[0]
+    spoiled = frozenset(trained.measured.ids[:broken])
+    images = Images([Part(part.file, Spoiled(part.rows, spoiled))], {})
+    summary = predicted(tmp_path / "out", trained, images)
+    table = pd.read_parquet(tmp_path / "out/parts").set_index("image_id")
+    assert sorted(table.index) == trained.measured.ids
+    classes = trained.model.classes
+    for image_id, expected in zip(
+        trained.measured.ids, trained.measured.probabilities, strict=True
+    ):
+        row = table.loc[image_id]
+        if image_id in spoiled:
+            assert row["error"] == "spoiled"
+            assert row.drop("error").isna().all()
+            continue
+        assert np.array_equal(row["probabilities"], expected) and pd.isna(row["error"])
+        assert row["class"] == classes[expected.argmax()]
+        assert row["probability"] == expected.max()
+        assert row["abstain"] == (expected.max() < summary["threshold"])
+    assert summary["counts"] == {
+        "images": 200,
+        "predicted": 200 - broken,
+        "abstained": int(table["abstain"].eq(True).sum()),  # of a broken one it is null
+        "errors": broken,
+    }
+    assert 0 < summary["counts"]["abstained"] < 200 - broken
+    known = json.loads(
+        pq.read_schema(tmp_path / "out/parts/test-000000.parquet").metadata[b"semigrid"]
+    )
+    assert known["classes"] == summary["classes"] == list(classes)
+
+
+def test_a_split_cut_anywhere_has_the_same_images(digits: Dataset) -> None:
+    whole = [name for name, _, _ in of_dataset(digits, ["pool"]).parts[0].rows.decoded()]
+    rows = of_dataset(digits, ["pool"]).parts[0].rows
+    assert whole == digits.column("pool", "image_id").to_pylist()
+    for start, stop in ((0, 64), (64, 128), (100, 401), (640, 9999)):
+        cut = rows.cut(start, stop)
+        names = [name for name, _, _ in cut.decoded()]
+        assert names == whole[start:stop] and cut.count == len(names)
+    assert [n for n, _, _ in rows.cut(70, 300).cut(20, 90).decoded()] == whole[90:160]
+
+
+def test_a_damaged_shard_is_named_with_what_to_do(digits: Dataset, tmp_path: Path) -> None:
+    shutil.copytree(digits.storage.root, tmp_path / "set")
+    part = find_images([str(tmp_path / "set")], ["val"]).parts[0]
+    assert isinstance(part.rows, SplitRows)
+    shard = tmp_path / "set" / part.rows.groups[0].file
+    shard.write_bytes(shard.read_bytes()[:1000])
+    with pytest.raises(OSError, match=f"{shard.name}: row group 0 cannot be read.*data check"):
+        next(part.rows.decoded())
+
+
+def test_any_file_is_one_row_with_its_class_or_its_error(trained: Trained, tmp_path: Path) -> None:
+    for name, content in {**nasty.good(), **nasty.bad()}.items():
+        (tmp_path / "photos" / "deep").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / "deep" / name).write_bytes(content)
+    (tmp_path / "photos" / "one.pixel.png").write_bytes(nasty.saved(nasty.picture((1, 1)), "png"))
+    images = find_images([str(tmp_path / "photos")])
+    (tmp_path / "photos" / "one.pixel.png").rename(tmp_path / "photos" / "gone")  # since listed
+    summary = predicted(tmp_path / "out", trained, images)
+    table = pd.read_parquet(tmp_path / "out/parts").set_index("image_id")
+    bad = {f"deep/{name}" for name in nasty.bad()} | {"one.pixel.png"}
+    assert set(table.index) == bad | {f"deep/{name}" for name in nasty.good()}
+    assert set(table.index[table["error"].notna()]) == bad
+    assert table.loc[sorted(bad), "class"].isna().all()
+    assert table.drop(index=sorted(bad))["class"].isin(trained.model.classes).all()
+    assert summary["counts"]["errors"] == len(bad)
+    assert summary["first_error"]["image_id"] in bad
+    assert table.loc["one.pixel.png", "error"] == "there is no such file"
+    # a photograph stored on its side is seen upright, as a dataset would have it
+    upright = nasty.saved(nasty.picture(), "jpeg", quality=95)
+    (tmp_path / "upright.jpeg").write_bytes(upright)
+    predicted(tmp_path / "other", trained, find_images([str(tmp_path / "upright.jpeg")]))
+    other = pd.read_parquet(tmp_path / "other/parts")
+    turned = next(f"deep/{n}" for n, c in nasty.good().items() if c == nasty.rotated_jpeg())
+    assert table.loc[turned, "probability"] == pytest.approx(other.probability[0], abs=2e-3)
+
+
+def test_names_tell_images_of_several_sources_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/x.png", "a/b/x.png", "c/x.png", "top.jpg", "a/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name, "png")
+
+    def names(*sources: str) -> list[str]:
+        found = find_images(sources).parts
+        return [name for part in found for name, _, _ in part.rows.decoded()]
+
+    monkeypatch.chdir(tmp_path)
+    assert names("a") == names(f"{tmp_path}/a/") == ["b/x.png", "x.png"]
+    assert names("./a", "c/", "top.jpg") == ["a/b/x.png", "a/x.png", "c/x.png", "top.jpg"]
+    for twice in (["a", "a/b"], ["a", f"{tmp_path}/a"], ["top.jpg", "./top.jpg"]):
+        with pytest.raises(InputError, match="given twice"):
+            find_images(twice)
+    memory = Storage("memory://predict-photos")
+    memory.write("x.png", (tmp_path / "a/x.png").read_bytes())
+    assert names("memory://predict-photos") == ["x.png"]
+    assert names("memory://predict-photos", "c") == ["memory://predict-photos/x.png", "c/x.png"]
+
+
+def test_a_prediction_goes_on_with_what_is_missing(
+    trained: Trained, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images_module, "PART_IMAGES", 64)
+    images = of_dataset(digits, ["val", "test"])
+    files = [part.file for part in images.parts]
+    assert files[:2] == ["val-000000.parquet", "val-000001.parquet"] and len(files) == 7
+    folder = open_folder(tmp_path, trained, images, with_probabilities=False)
+    assert folder.calibration is None and folder.summary is None
+    folder.start(THRESHOLD)
+    for part in folder.missing()[:2]:
+        blocks = make_views(part.rows, trained.model)
+        folder.write(part, join([trained.predictor(block) for block in blocks]))
+
+    # another process finds two parts and the threshold
+    folder = open_folder(tmp_path, trained, images, with_probabilities=False)
+    assert folder.calibration == THRESHOLD and folder.summary is None
+    assert predict_missing(folder, trained) == files[2:]
+    summary = folder.finish()
+    assert summary["counts"]["images"] == sum(digits.rows_in(s) for s in ("val", "test"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["parts", "predictions.json"]
+    assert json.loads((tmp_path / "predictions.json").read_text()) == summary
+    assert "probabilities" not in pd.read_parquet(tmp_path / "parts").columns
+    again = open_folder(tmp_path, trained, images, with_probabilities=False)
+    assert again.summary == summary
+
+    # and what was lost or damaged since is made again
+    contents = {file: (tmp_path / "parts" / file).read_bytes() for file in files}
+    (tmp_path / "parts" / files[3]).unlink()
+    (tmp_path / "parts" / files[4]).write_bytes(contents[files[4]][:-9])
+    again = open_folder(tmp_path, trained, images, with_probabilities=False)
+    assert again.summary is None and predict_missing(again, trained) == files[3:5]
+    assert again.finish() == summary
+    assert {file: (tmp_path / "parts" / file).read_bytes() for file in files} == contents
+
+
+def test_a_folder_of_something_else_is_refused(
+    trained: Trained, digits: Dataset, tmp_path: Path
+) -> None:
+    images = of_dataset(digits, ["val"])
+    predicted(tmp_path / "out", trained, images)
+    same: dict[str, Any] = {"with_probabilities": True}
+    assert open_folder(tmp_path / "out", trained, images, **same).summary is not None
+    for changes, words in (
+        ({"with_probabilities": False}, "probabilities True where this one has False"),
+        (same | {"threshold": 0.5}, "threshold 0.12 where this one has 0.5"),
+        (same | {"cell": "digits/vit/50%"}, f"cell {CELL} where"),
+    ):
+        with pytest.raises(InputError, match=words):
+            open_folder(tmp_path / "out", trained, images, **changes)
+    with pytest.raises(InputError, match="of other images"):
+        open_folder(tmp_path / "out", trained, of_dataset(digits, ["test"]), **same)
+    with pytest.raises(InputError, match="files of something else"):
+        open_folder(tmp_path, trained, images, **same)
+    (tmp_path / "out/predictions.json").write_text("{}")
+    with pytest.raises(InputError, match="not what a prediction writes"):
+        open_folder(tmp_path / "out", trained, images, **same)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="this is a file"):
+        open_folder(tmp_path / "file", trained, images, **same)
+
+
+DEFAULTS: dict[str, Any] = {
+    "cell_name": CELL,
+    "sources": ["builtin://digits"],
+    "output": None,
+    "splits": None,
+    "accuracy": None,
+    "threshold": None,
+    "workers": None,
+    "gpus": None,
+    "with_probabilities": True,
+    "as_json": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"cell_name": "digits/vit/75%"}, "is no cell of file.yaml; there are digits/vit/100%"),
+        ({"sources": ["/nowhere"]}, "/nowhere: there is no such folder, file or dataset"),
+        ({"sources": ["builtin://cats"]}, "no such built-in dataset"),
+        ({"sources": ["builtin://digits", "/tmp"]}, "builtin://digits is a dataset: give it alone"),
+        ({"splits": ["dev"]}, "--split dev: no such split; there are train, val, test, pool"),
+        ({"sources": ["grid"], "splits": ["val"]}, "--split val: only a dataset has splits"),
+        ({"sources": ["grid"]}, "grid: no image here"),
+        ({"accuracy": "100%"}, "--accuracy 100%: give a share between"),
+        ({"accuracy": "much"}, "--accuracy much: give a share between"),
+        ({"accuracy": "95%", "threshold": 0.5}, "give one of them"),
+        ({"output": "/proc/nowhere"}, "--output /proc/nowhere: cannot be written"),
+    ],
+)
+def test_bad_input_is_refused_with_what_would_be_right(
+    changes: dict[str, Any], words: str, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[3])  # where there is a folder without images
+    with pytest.raises(InputError) as refused:
+        predict_cli.run(trained.grid.scheduler, trained.grid.records, **DEFAULTS | changes)
+    assert words in str(refused.value)
+
+
+def test_weights_that_are_not_what_was_written_are_no_model(trained: Trained) -> None:
+    path = trained.folder / weights_file(trained.model.spec.id)
+    whole = path.read_bytes()
+    cell, record = find_winner(trained.grid.scheduler, trained.grid.records, CELL)
+    try:
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(InputError, match=r"damaged.*delete it.*semigrid run file.yaml --only"):
+            winner_model(trained.grid.plan, cell, record, str(trained.folder), gpus=0)
+        path.unlink()
+        with pytest.raises(InputError, match=r"missing.*semigrid run file.yaml --only"):
+            winner_model(trained.grid.plan, cell, record, str(trained.folder), gpus=0)
+    finally:
+        path.write_bytes(whole)
+
+
+def test_the_command_refuses_without_starting_anything(trained: Trained, tmp_path: Path) -> None:
+    done = semigrid("predict", str(trained.folder), "digits/vit/1%", "x.png", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "is no cell of" in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

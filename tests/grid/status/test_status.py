@@ -1,0 +1,320 @@
+"""A run seen from elsewhere: snapshots, what is drawn from them, and following until the end."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+from tests.grid.commands.test_cli import semigrid
+from tests.grid.status.test_change import plan_of
+from tests.helpers.experiments import experiment_text
+
+from semigrid.data.storage import Storage
+from semigrid.grid.status import show, snapshot
+from semigrid.grid.status.live import LiveView
+from semigrid.grid.status.snapshot import Cost, RunningTrial, Snapshot
+from semigrid.grid.status.watch import Follower, follow
+from semigrid.grid.study.scheduler import Scheduler
+from semigrid.trainers.progress import Meter
+
+
+def printed(part: RenderableType, width: int = 100) -> str:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(part)
+    return console.export_text()
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=100)
+
+
+def running(**facts: Any) -> RunningTrial:
+    known = {"cell": "digits/vit/50%", "kind": "train", "trial": "0" * 20, "seed": 0}
+    return RunningTrial(**{**known, "started_at": 100.0, **facts})
+
+
+def dead_pid() -> int:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    return gone.pid
+
+
+@pytest.fixture
+def scheduler() -> Scheduler:
+    return Scheduler(plan_of(experiment_text(prices={"cpu": 0.04})), {}, lambda _: False)
+
+
+def test_a_running_trial_says_how_far_it_is_and_how_long_it_takes() -> None:
+    # 100 steps in 50 seconds, and 8 seconds since: 150 steps are 75 seconds away, less those 8
+    facts = {"step": 100, "total_steps": 250, "loss": 0.12345, "images_per_s": 1234.5}
+    shown = printed(show.running_table([running(heard_at=150.0, acc1=87.54, **facts)], now=158.0))
+    row = shown.splitlines()[1].split()
+    assert row == [
+        "digits/vit/50%,",
+        "seed",
+        "0",
+        "100/250",
+        "0.123",
+        "87.5",
+        "1,234",
+        "1:07",
+        "0:08",
+        "ago",
+    ]
+
+
+def test_a_trial_that_has_not_spoken_yet_and_a_measurement() -> None:
+    rows = printed(show.running_table([running(), running(kind="measure", seed=1)], 200.0))
+    assert re.search("seed 0 +starting", rows) and "digits/vit/50%, on test" in rows
+    assert "ago" not in rows
+
+
+def test_what_was_spent_and_is_left_with_prices_and_bases() -> None:
+    cost = Cost(
+        spent={"cpu": 7200.0},
+        left={"cpu": 3600.0},
+        bases={"vit": "from 4 finished trials", "semi": "from 1 finished trial"},
+        unknown=["resnet"],
+        prices={"cpu": 0.5},
+    )
+    spent, left, unknown = show.cost_lines(cost)
+    assert spent == "spent: 2.0 h of CPU cores, price 1.00"
+    assert left.startswith("still to spend: about 1.0 h of CPU cores, price 0.50 (vit from 4")
+    assert "resnet" in unknown
+
+
+def test_many_cells_fit_a_terminal_with_what_matters_first(scheduler: Scheduler) -> None:
+    cells = {
+        f"digits/vit/{n}%": snapshot.CellLine(state=state, trials_done=1, trials=3)
+        for n, state in enumerate(["finished"] * 30 + ["failed", "searching"])
+    }
+    shown = printed(show.cells_table(cells, rows=8))
+    assert "digits/vit/30%" in shown and "digits/vit/31%" in shown
+    assert "… and 25 finished" in shown
+    assert printed(show.cells_table(cells)).count("digits/vit") == 32
+
+
+def test_a_live_view_leaves_snapshots_and_takes_them_away(
+    scheduler: Scheduler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "WRITE_SECONDS", 0.05)
+    storage = Storage(tmp_path)
+    view = LiveView(quiet())
+    view.attach(scheduler, storage)
+    job = scheduler.next()
+    assert job is not None
+    with view:
+        view.started(job)
+        facts = {"step": 3, "total_steps": 6, "loss": 2.0, "device_seconds": {"cpu": 9.0}}
+        view.progress(job, facts)
+        found = until(lambda: read_running(storage, 3))
+        assert found.cells["digits/vit/50%"].state == "searching"
+        (trial,) = found.running
+        assert trial.cell == job.search.name
+        assert (trial.step, trial.total_steps, trial.loss) == (3, 6, 2.0)
+        assert found.cost.spent == {"cpu": 9.0} and found.cost.price_spent == pytest.approx(1e-4)
+        assert 0 < found.share_done < 0.5
+        assert json.loads((tmp_path / snapshot.FILE).read_text())["pid"] == found.pid
+        assert not snapshot.is_dead(found)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_groups_progress_comes_from_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "WRITE_SECONDS", 0.05)
+    scheduler = Scheduler(plan_of(experiment_text(train={"workers": 2})), {}, lambda _: False)
+    storage = Storage(tmp_path)
+    view = LiveView(quiet())
+    view.attach(scheduler, storage)
+    job = scheduler.next()
+    assert job is not None
+    left_by_an_earlier_run = Meter(storage.folder("checkpoints", job.spec.id), {"cpu": 2})
+    left_by_an_earlier_run.note({"step": 5, "total_steps": 6})
+    with view:
+        view.started(job)
+        time.sleep(0.3)
+        assert view.snapshot().running[0].step is None  # that was another attempt
+        Meter(storage.folder("checkpoints", job.spec.id), {"cpu": 2}).note(
+            {"step": 1, "total_steps": 6, "images_per_s": 7.0}
+        )
+        assert until(lambda: read_running(storage, 1)).running[0].images_per_s == 7.0
+
+
+def test_a_view_that_cannot_write_stops_nothing(
+    scheduler: Scheduler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "WRITE_SECONDS", 0.02)
+    (tmp_path / "file").write_text("in the way")
+    view = LiveView(quiet())
+    view.attach(scheduler, Storage(tmp_path / "file"))
+    with view:
+        time.sleep(0.2)
+        assert view._writer.is_alive()
+
+
+def test_what_the_cluster_is_asked_for_is_shown_until_it_is_there(scheduler: Scheduler) -> None:
+    console = quiet()
+    view = LiveView(console)
+    view.attach(scheduler)
+    view.activity = "waiting for machines with 1 × 8 CPUs"
+    for machines in ("2 × g5", "1 × g5", ""):
+        view.asked(machines)
+        shown = printed(show.live(view.snapshot(), 0.0))
+        assert "waiting for machines with 1 × 8 CPUs" in shown
+        assert ("asked the cluster for" in shown) == bool(machines) and machines in shown
+    view.asked("1 × g5")  # a node was lost
+    assert isinstance(console.file, io.StringIO)  # a job's log has a line each time it begins
+    said = console.file.getvalue().splitlines()
+    assert said == ["asked the cluster for 2 × g5", "asked the cluster for 1 × g5"]
+
+
+def read_running(storage: Storage, step: int) -> Snapshot | None:
+    found = snapshot.read(storage)
+    return found if found and [t.step for t in found.running] == [step] else None
+
+
+def until(look: Any) -> Any:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if (found := look()) is not None:
+            return found
+        time.sleep(0.02)
+    raise AssertionError("waited in vain")
+
+
+# Following.
+
+
+def test_nothing_to_follow(tmp_path: Path) -> None:
+    console = quiet()
+    assert follow(Storage(tmp_path), console)
+    assert "no run is at work here now" in console.file.getvalue()
+
+
+def test_following_ends_with_the_run(scheduler: Scheduler, tmp_path: Path) -> None:
+    storage, console = Storage(tmp_path), quiet()
+    snapshot.write(storage, snapshot.take(scheduler))
+    ending = threading.Timer(0.2, lambda: storage.delete(snapshot.FILE))
+    ending.start()
+    assert follow(storage, console, seconds=0.05)
+    ending.join()
+    assert console.file.getvalue() == "0 of 4 cells finished\nthe run ended\n"
+
+
+def test_a_terminal_shows_cells_trials_and_cost(scheduler: Scheduler, tmp_path: Path) -> None:
+    found = snapshot.take(scheduler)
+    found.running = [running(heard_at=150.0, step=1, total_steps=2)]
+    found.started_at, found.seconds_left = found.written_at - 60, 90.0
+    shown = printed(show.watch(found, found.written_at, silent=2, rows=40))
+    for part in ("0 of 4 cells finished, 1:00, about 1:30 left", "digits/semi-vit/50%/100%",
+                 "waiting", "1/2", "last sign of life 2 s ago"):  # fmt: skip
+        assert part in shown
+
+
+def test_a_run_that_died_is_told_from_one_that_is_silent(
+    scheduler: Scheduler, tmp_path: Path
+) -> None:
+    storage, console = Storage(tmp_path), quiet()
+    found = snapshot.take(scheduler)
+    found.pid, found.written_at = dead_pid(), time.time() - 3725
+    snapshot.write(storage, found)
+    assert not follow(storage, console, seconds=0.01)
+    assert "is dead, it last spoke 1:02:05 ago" in show.heard(found, 3725, dead=True).plain
+    # on another machine nobody can look for its process: it is silent
+    found.host = "elsewhere"
+    assert not snapshot.is_dead(found)
+    assert "nothing heard from the run for 1:02:05" in show.heard(found, 3725).plain
+
+
+def test_silence_is_measured_by_the_readers_clock(scheduler: Scheduler, tmp_path: Path) -> None:
+    storage, now = Storage(tmp_path), [1000.0]
+    found = snapshot.take(scheduler)
+    found.written_at = time.time() + 500  # the driver's clock is ahead
+    snapshot.write(storage, found)
+    follower = Follower(storage, clock=lambda: now[0])
+    follower.look()
+    assert follower.silent == 0
+    now[0] += 40
+    follower.look()
+    assert follower.silent == 40
+    found.written_at += 3
+    snapshot.write(storage, found)
+    follower.look()
+    assert follower.silent == 0 and not follower.is_over
+    (tmp_path / snapshot.FILE).unlink()
+    assert follower.look() is not None and follower.is_over
+
+
+# The commands.
+
+
+def test_status_as_json_has_cells_cost_and_the_run(scheduler: Scheduler, tmp_path: Path) -> None:
+    file = tmp_path / "good.yaml"
+    file.write_text(experiment_text(storage=str(tmp_path / "s"), prices={"cpu": 0.04}))
+    facts = json.loads(semigrid("status", str(file), "--json").stdout)
+    assert facts["run"] is None and facts["cost"]["unknown"] == ["vit", "semi-vit"]
+    found = snapshot.take(scheduler)
+    found.running, found.host = [running(step=1, total_steps=6)], "elsewhere"
+    snapshot.write(Storage(tmp_path / "s" / "small"), found)
+    facts = json.loads(semigrid("status", str(file), "--json").stdout)
+    assert facts["run"]["running"][0]["step"] == 1 and facts["run"]["dead"] is False
+    assert facts["run"]["silent_seconds"] < 60
+    assert facts["cells"]["digits/vit/50%"] == {
+        "state": "searching", "trials_done": 0, "trials": 3, "failure": None
+    }  # fmt: skip
+    assert re.search("seed 0 +1/6", semigrid("status", str(file)).stdout)
+
+
+def test_watching_what_died_exits_with_1_and_what_never_ran_with_0(
+    scheduler: Scheduler, tmp_path: Path
+) -> None:
+    file = tmp_path / "good.yaml"
+    file.write_text(experiment_text(storage=str(tmp_path / "s")))
+    done = semigrid("status", str(file), "--watch")
+    assert done.returncode == 0 and "no run is at work here now" in done.stdout
+    found = snapshot.take(scheduler)
+    found.pid = dead_pid()
+    snapshot.write(Storage(tmp_path / "s" / "small"), found)
+    done = semigrid("status", str(file), "--watch")
+    assert done.returncode == 1 and "is dead" in done.stdout
+    assert semigrid("status", str(file), "--watch", "--json").returncode == 2
+
+
+def test_a_dry_run_checks_all_and_leaves_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "good.yaml"
+    file.write_text(experiment_text())
+    arguments = ("run", str(file), "--storage", str(tmp_path / "s"), "--dry-run")
+    done = semigrid(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "12 trainings remain" in done.stdout and "from FLOPs" in done.stdout
+    assert "nothing was started or written" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["good.yaml"]
+    done = semigrid("run", str(file), "--storage", str(file / "below"), "--dry-run")
+    assert done.returncode == 2 and "cannot be written" in done.stderr
+    # what only building the model shows
+    file.write_text(experiment_text().replace("num_heads: 2", "num_heads: 3"))
+    assert semigrid(*arguments).returncode == 2
+
+
+def test_only_on_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "good.yaml"
+    file.write_text(experiment_text(storage=str(tmp_path / "s")))
+    only = ("--only", "digits/semi-vit/50%/*")
+    facts = json.loads(semigrid("plan", str(file), *only, "--json").stdout)
+    assert facts["trainings_remaining"] == 6  # the parent's too
+    whats = {cell["cell"]: cell["what"] for cell in facts["change"]["cells"]}
+    assert whats["digits/vit/100%"] == "not asked" and whats["digits/vit/50%"] == "new"
+    lines = semigrid("table", str(file), *only, "--format", "csv").stdout.splitlines()
+    assert len(lines) == 2
+    for command in ("plan", "run", "status", "table"):
+        done = semigrid(command, str(file), "--only", "digits/vti/*")
+        assert done.returncode == 2 and "there are digits/vit/50%" in done.stderr
+        assert done.stdout == "" and not (tmp_path / "s" / "small" / "experiment.yaml").exists()

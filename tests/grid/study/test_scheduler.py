@@ -1,0 +1,328 @@
+"""What trains next, driven by facts such as a ledger holds; the training itself is played."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from tests.helpers.experiments import changed, experiment_text
+
+from semigrid.grid.experiment import load_experiment
+from semigrid.grid.study.plan import Plan
+from semigrid.grid.study.scheduler import Job, Scheduler
+
+Facts = dict[str, dict[str, Any]]
+
+
+def plan_of(text: str) -> Plan:
+    return Plan(load_experiment("file.yaml", text=text))
+
+
+def finished(job: Job) -> dict[str, Any]:
+    """A result that depends on the trial alone, as a deterministic training's does."""
+    rng = random.Random(job.spec.id)
+    return {
+        "status": "finished",
+        "val": {"acc1": rng.uniform(50, 99), "ce": rng.random()},
+        "best_weights": "student",
+        "test": {"acc1": 1.0} if job.kind == "measure" else None,
+        "seconds": 1.0,
+    }
+
+
+def play(
+    plan: Plan,
+    facts: Facts,
+    slots: int,
+    seed: int = 0,
+    jobs: int | None = None,
+    weights: Callable[[str], bool] | None = None,
+    fail: str | None = None,
+) -> tuple[Scheduler, list[Job]]:
+    """Runs jobs with ``slots`` at a time that end in random order, until done or ``jobs`` ended."""
+    has_weights = weights or (lambda i: facts.get(i, {}).get("status") == "finished")
+    scheduler = Scheduler(plan, facts, has_weights)
+    rng = random.Random(seed)
+    running: list[Job] = []
+    ended: list[Job] = []
+    while not scheduler.done and (jobs is None or len(ended) < jobs):
+        while len(running) < slots and (job := scheduler.next()):
+            running.append(job)
+        job = running.pop(rng.randrange(len(running)))
+        if fail is not None and job.search.name == fail:
+            scheduler.complete(job, None, "boom")
+        else:
+            result = finished(job)
+            if job.kind == "measure":
+                result |= {k: facts[job.spec.id][k] for k in ("val", "seconds")}
+            scheduler.complete(job, result)
+        ended.append(job)
+    return scheduler, ended
+
+
+def test_the_same_trials_and_winners_whatever_the_concurrency_and_the_order_of_ends() -> None:
+    outcomes = []
+    for slots, seed in [(1, 0), (2, 1), (3, 2), (8, 3)]:
+        scheduler, jobs = play(plan_of(experiment_text(seeds=2)), {}, slots, seed)
+        winners = {name: s.winner.id for name, s in scheduler.states.items() if s.winner}
+        outcomes.append((winners, {job.key for job in jobs}))
+    assert all(outcome == outcomes[0] for outcome in outcomes)
+    assert len(outcomes[0][0]) == 4
+    # 4 cells: 3 trials and a second seed to train, two seeds to measure
+    assert len(outcomes[0][1]) == 4 * (3 + 1) + 4 * 2
+
+
+def test_interrupted_anywhere_and_resumed_trains_the_same_and_nothing_twice() -> None:
+    text = experiment_text(seeds=2)
+    _, whole = play(plan_of(text), {}, slots=2)
+    for cut in range(1, len(whole)):
+        facts: Facts = {}
+        _, first = play(plan_of(text), facts, slots=2, seed=cut, jobs=cut)
+        scheduler, second = play(plan_of(text), facts, slots=2, seed=cut + 1)
+        keys = [job.key for job in first + second]
+        assert len(keys) == len(set(keys))
+        assert set(keys) == {job.key for job in whole}
+        assert all(s.state == "finished" for s in scheduler.states.values())
+
+
+def test_a_finished_plan_has_nothing_to_do() -> None:
+    facts: Facts = {}
+    play(plan_of(experiment_text()), facts, slots=2)
+    scheduler, jobs = play(plan_of(experiment_text()), facts, slots=2)
+    assert scheduler.done and jobs == []
+
+
+def test_a_child_waits_for_its_parents_winner_and_starts_from_it() -> None:
+    scheduler, jobs = play(plan_of(experiment_text(seeds=2)), {}, slots=4)
+    ended = [job.key for job in jobs]
+    for name, state in scheduler.states.items():
+        if state.search.parent is None:
+            continue
+        parent = scheduler.states[state.search.parent.name]
+        for seed, spec in state.by_seed.items():
+            assert spec.parent == parent.by_seed[seed].id, name
+            assert ended.index(("train", spec.parent)) < ended.index(("train", spec.id))
+
+
+def test_a_child_is_searched_while_its_parents_other_seeds_are_trained() -> None:
+    grid = [{"model": "semi-vit", "labels": ["50%"]}]
+    scheduler = Scheduler(plan_of(experiment_text(seeds=3, grid=grid)), {}, lambda _: True)
+    parent, child = "digits/vit/50%", "digits/semi-vit/50%/100%"
+
+    def do_all_but_seeds_of_the_parent() -> None:
+        while jobs := [
+            j for j in scheduler.ready() if not (j.search.name == parent and j.spec.seed)
+        ]:
+            scheduler.complete(scheduler.start(jobs[0]), finished(jobs[0]))
+
+    do_all_but_seeds_of_the_parent()
+    assert scheduler.states[parent].state == "seeds"
+    assert scheduler.states[child].winner is not None
+    assert sorted(job.spec.seed for job in scheduler.ready()) == [1, 2]
+    assert scheduler.trainings_left(child) == scheduler.trainings_left(parent) == 2
+    second = next(job for job in scheduler.ready() if job.spec.seed == 2)
+    scheduler.complete(scheduler.start(second), finished(second))
+    own = [job for job in scheduler.ready() if job.search.name == child]
+    assert [(job.spec.seed, job.spec.parent) for job in own] == [(2, second.spec.id)]
+    do_all_but_seeds_of_the_parent()
+    assert scheduler.states[child].state == "seeds"  # nothing is measured before all are trained
+    first = next(scheduler.ready())
+    scheduler.complete(scheduler.start(first), None, "out of luck")
+    assert scheduler.states[parent].state == "failed"
+    assert scheduler.states[child].state == "blocked"
+    assert scheduler.done
+
+
+def test_a_childs_seed_starts_with_its_parents_whatever_else_of_it_runs() -> None:
+    grid = [{"model": "semi-vit", "labels": ["50%"]}]
+    scheduler = Scheduler(plan_of(experiment_text(seeds=3, grid=grid)), {}, lambda _: True)
+    parent, child = "digits/vit/50%", "digits/semi-vit/50%/100%"
+    while jobs := [job for job in scheduler.ready() if not job.spec.seed]:
+        scheduler.complete(scheduler.start(jobs[0]), finished(jobs[0]))
+    first, second = scheduler.ready()
+    assert {first.search.name, second.search.name} == {parent}
+    scheduler.complete(scheduler.start(first), finished(first))
+    (running,) = (job for job in scheduler.ready() if job.search.name == child)
+    scheduler.start(running)
+    scheduler.complete(scheduler.start(second), finished(second))
+    (other,) = (job for job in scheduler.ready() if job.search.name == child)
+    assert {running.spec.parent, other.spec.parent} == {first.spec.id, second.spec.id}
+
+
+def test_a_parent_that_cannot_be_measured_can_be_started_from() -> None:
+    grid = [{"model": "vit", "labels": ["50%"]}, {"model": "semi-vit", "labels": ["50%"]}]
+    scheduler = Scheduler(plan_of(experiment_text(grid=grid)), {}, lambda _: True)
+    parent, child = "digits/vit/50%", "digits/semi-vit/50%/100%"
+    while job := scheduler.next():
+        broken = job.kind == "measure" and job.search.name == parent
+        scheduler.complete(job, None if broken else finished(job), "a bad disk" if broken else None)
+    assert scheduler.states[parent].state == "failed"
+    assert scheduler.states[child].state == "finished"
+
+
+def test_only_winners_are_measured_on_test_and_each_once() -> None:
+    scheduler, jobs = play(plan_of(experiment_text(seeds=3)), {}, slots=3)
+    measured = [job.spec.id for job in jobs if job.kind == "measure"]
+    chosen = [s.id for state in scheduler.states.values() for s in state.by_seed.values()]
+    assert sorted(measured) == sorted(chosen)
+
+
+def test_the_winner_is_the_best_on_val() -> None:
+    scheduler, _ = play(plan_of(experiment_text()), {}, slots=2)
+    for state in scheduler.states.values():
+        scores = {t.spec.id: scheduler.facts[t.spec.id]["val"]["acc1"] for t in state.trials}
+        assert state.winner is not None
+        assert scores[state.winner.id] == max(scores.values())
+
+
+def test_every_seed_runs_the_winners_recipe() -> None:
+    scheduler, _ = play(plan_of(experiment_text(seeds=3)), {}, slots=2)
+    searched = 0
+    for state in scheduler.states.values():
+        assert state.winner is not None and set(state.by_seed) == {0, 1, 2}
+        assert {spec.seed for spec in state.by_seed.values()} == {0, 1, 2}
+        assert all(spec.recipe == state.winner.recipe for spec in state.by_seed.values())
+        searched += state.winner.id != state.trials[0].spec.id
+    assert searched  # some winner is not the published recipe, or this would show nothing
+
+
+def test_a_failure_blocks_children_and_nothing_else_and_is_tried_again_by_the_next_run() -> None:
+    facts: Facts = {}
+    plan = plan_of(experiment_text())
+    scheduler, _ = play(plan, facts, slots=2, fail="digits/vit/50%")
+    states = {name: s.state for name, s in scheduler.states.items()}
+    assert states == {
+        "digits/vit/50%": "failed",
+        "digits/vit/100%": "finished",
+        "digits/semi-vit/50%/100%": "blocked",
+        "digits/semi-vit/100%/100%": "finished",
+    }
+    assert "digits/vit/50%" in str(scheduler.states["digits/semi-vit/50%/100%"].failure)
+    scheduler, jobs = play(plan, facts, slots=2)
+    assert all(s.state == "finished" for s in scheduler.states.values())
+    assert {job.search.cell.labels for job in jobs} == {plan.cells[0].labels}
+
+
+def test_a_diverged_trial_is_a_result_that_cannot_win() -> None:
+    plan = plan_of(experiment_text(grid=[{"model": "vit", "labels": ["50%"]}]))
+    scheduler = Scheduler(plan, {}, lambda _: True)
+    first = True
+    while job := scheduler.next():
+        result = finished(job)
+        if first:
+            result |= {"status": "diverged", "val": {}}
+        first = False
+        scheduler.complete(job, result)
+    state = scheduler.states["digits/vit/50%"]
+    assert state.state == "finished" and len(state.trials) == 3
+    assert state.winner is not None and state.winner.id != state.trials[0].spec.id
+
+
+def test_all_trials_diverged_fails_the_cell() -> None:
+    plan = plan_of(experiment_text(grid=[{"model": "vit", "labels": ["50%"]}]))
+    scheduler = Scheduler(plan, {}, lambda _: True)
+    while job := scheduler.next():
+        scheduler.complete(
+            job, finished(job) | {"status": "diverged", "val": {}, "error": "too fast"}
+        )
+    failure = scheduler.states["digits/vit/50%"].failure
+    assert failure == "every trial diverged or collapsed, the first: too fast"
+
+
+def test_more_trials_fractions_and_seeds_train_only_what_is_new() -> None:
+    facts: Facts = {}
+    _, before = play(plan_of(experiment_text()), facts, slots=2)
+    done = {job.key for job in before}
+    for text, new_cells in [
+        (changed("grid.0.labels", ["50%", "75%", "100%"]), {"digits/vit/75%"}),
+        (changed("search.trials", 5), None),
+        (experiment_text(seeds=2), None),
+    ]:
+        _, jobs = play(plan_of(text), dict(facts), slots=2)
+        assert not {job.key for job in jobs if job.kind == "train"} & done
+        if new_cells is not None:
+            assert {job.search.name for job in jobs} == new_cells
+
+
+def test_losers_are_those_that_no_search_chose() -> None:
+    scheduler, _ = play(plan_of(experiment_text(seeds=2)), {}, slots=2)
+    chosen = {s.id for state in scheduler.states.values() for s in state.by_seed.values()}
+    trained = {t.spec.id for state in scheduler.states.values() for t in state.trials}
+    assert set(scheduler.losers()) == trained - chosen
+
+
+def test_a_winner_whose_weights_are_gone_is_trained_again() -> None:
+    facts: Facts = {}
+    scheduler, _ = play(plan_of(experiment_text()), facts, slots=2)
+    lost = {spec.id for s in scheduler.states.values() if (spec := s.winner)}
+    kept: set[str] = set()
+
+    def weights(trial_id: str) -> bool:
+        return trial_id in kept or trial_id not in lost
+
+    again = Scheduler(plan_of(experiment_text()), facts, weights)
+    trained = []
+    while job := again.next():
+        kept.add(job.spec.id)
+        trained.append(job.spec.id)
+        again.complete(job, finished(job))
+    assert lost <= set(trained)
+    assert all(s.state == "finished" for s in again.states.values())
+
+
+def test_a_child_whose_failed_parent_lost_its_weights_does_not_try_for_ever() -> None:
+    plan = plan_of(
+        experiment_text(
+            search={"trials": 1},
+            grid=[
+                {"model": "vit", "labels": ["50%"]},
+                {"model": "semi-vit", "labels": ["50%"]},
+            ],
+        )
+    )
+    scheduler = Scheduler(plan, {}, lambda _: True)
+    train = scheduler.next()
+    assert train is not None
+    scheduler.complete(train, finished(train))
+    measure, child = scheduler.next(), scheduler.next()
+    if measure is not None and measure.kind != "measure":
+        measure, child = child, measure
+    assert measure is not None and child is not None and measure.kind == "measure"
+    scheduler.complete(measure, scheduler.facts[train.spec.id], "could not be measured")
+    for _ in range(3):
+        scheduler.lose(child, train.spec.id, "damaged")
+        if (again := scheduler.next()) is None:
+            break
+        child = again
+    assert scheduler.done
+    assert scheduler.states["digits/vit/50%"].state == "failed"
+    assert scheduler.states["digits/semi-vit/50%/100%"].state in ("failed", "blocked")
+
+
+def test_a_cell_waits_for_the_next_run_where_its_neighbour_failed_by_accident() -> None:
+    text = experiment_text(search={"trials": 3, "wave": 2, "warm_start": True})
+    expected: Facts = {}
+    undisturbed, _ = play(plan_of(text), expected, slots=2)
+    facts: Facts = {}
+    scheduler, _ = play(plan_of(text), facts, slots=2, fail="digits/vit/50%")
+    state = scheduler.states["digits/vit/100%"]
+    assert state.state == "blocked" and "starts with the winner of digits/vit/50%" in str(
+        state.failure
+    )
+    scheduler, _ = play(plan_of(text), facts, slots=2)
+    for name, found in scheduler.states.items():
+        assert found.state == "finished"
+        assert found.winner == undisturbed.states[name].winner
+    assert facts.keys() == expected.keys()  # nothing was trained that the search does not need
+
+
+def test_a_cell_goes_on_alone_where_its_neighbour_found_no_winner_for_good() -> None:
+    text = experiment_text(
+        search={"trials": 2, "warm_start": True}, grid=[{"model": "vit", "labels": ["50%", "100%"]}]
+    )
+    scheduler = Scheduler(plan_of(text), {}, lambda _: True)
+    while job := scheduler.next():
+        diverged = {"status": "diverged", "val": {}, "error": "too fast"}
+        small = job.search.name == "digits/vit/50%"
+        scheduler.complete(job, finished(job) | (diverged if small else {}))
+    assert scheduler.states["digits/vit/50%"].state == "failed"
+    assert scheduler.states["digits/vit/100%"].state == "finished"

@@ -1,0 +1,189 @@
+"""What real worker processes do in ``test_distributed``: N of them, joined by gloo, no Ray."""
+
+import itertools
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from tests.helpers.tiny import (
+    LABELED_IMAGES,
+    POOL_IMAGES,
+    VAL_IMAGES,
+    first_rows,
+    tiny_model,
+    tiny_recipe,
+    training_batches,
+)
+
+from semigrid.data.batches import EvalBatches
+from semigrid.data.catalog import open_dataset
+from semigrid.data.storage import Storage
+from semigrid.trainers.checkpoint import Checkpoints
+from semigrid.trainers.loop import Outcome, Streams, train
+from semigrid.trainers.models import create_model
+from semigrid.trainers.recipe import Recipe, published, resolve
+from semigrid.trainers.runtime import DistributedRuntime
+from semigrid.trainers.trial import view_settings
+
+# divides by 1, 2 and 3 workers
+TWENTY = {"steps": 20, "evaluations": 20, "batch_size": 12, "drop_path": 0.3}
+
+
+class Runtime(DistributedRuntime):
+    """A worker that can be told when to stop."""
+
+    stop_after: int | None = None
+
+    def __init__(self, checkpoints: Checkpoints):
+        super().__init__(checkpoints, device="cpu")
+        self._steps = itertools.count(1)
+
+    def should_stop(self) -> bool:
+        return next(self._steps) == self.stop_after
+
+
+def streams(recipe: Recipe, method: str, rank: int, world_size: int) -> Streams:
+    digits = open_dataset("builtin://digits")
+    views = view_settings(recipe, ((0.5,) * 3, (0.5,) * 3))
+    where: tuple[int, int, int] = (0, rank, world_size)
+    labeled = first_rows(digits, "train", LABELED_IMAGES)
+    pool = None
+    if method == "semi":
+        table = first_rows(digits, "pool", POOL_IMAGES)
+        pool = training_batches(table, recipe.pool_batch_size, views, ("weak", "strong"), *where)
+    return Streams(
+        training_batches(labeled, recipe.batch_size, views, ("strong",), *where),
+        pool,
+        EvalBatches(first_rows(digits, "val", VAL_IMAGES), views, 4, rank, world_size),
+        views,
+    )
+
+
+def trained(
+    runtime: Any,
+    method: str,
+    recipe: Recipe,
+    model: torch.nn.Module | None = None,
+    **settings: Any,
+) -> Outcome:
+    return train(
+        recipe,
+        method,
+        tiny_model(recipe) if model is None else model,
+        None,
+        streams(recipe, method, runtime.rank, runtime.world_size),
+        runtime,
+        num_classes=10,
+        seed=0,
+        **settings,
+    )
+
+
+def twenty_steps(folder: Path) -> dict[str, Any]:
+    """Histories of 20 steps of both methods, whole and in micro-batches."""
+    found: dict[str, Any] = {}
+    for method in ("finetune", "semi"):
+        recipe = tiny_recipe(method, **TWENTY)
+        for micro_batch in (None, 5):
+            name = f"{method} {micro_batch}"
+            runtime = Runtime(Checkpoints(Storage(folder / name)))
+            found[name] = trained(runtime, method, recipe, micro_batch=micro_batch).history
+    return found
+
+
+def interrupted(folder: Path) -> dict[str, Any]:
+    """A semi run of 12 steps, whole, and in 12 pieces of one step."""
+    recipe = tiny_recipe("semi", steps=12, drop_path=0.3)
+    whole = Checkpoints(Storage(folder / "whole"))
+    outcome = trained(Runtime(whole), "semi", recipe)
+    parts = Checkpoints(Storage(folder / "parts"))
+    for _ in range(12):
+        torch.seed()
+        runtime = Runtime(parts)
+        runtime.stop_after = 1
+        resumed = trained(runtime, "semi", recipe)
+    last = trained(Runtime(parts), "semi", recipe)
+    return {
+        "states": [whole.load(), parts.load()],
+        "steps": resumed.step,
+        "same": replace(outcome, seconds=0) == replace(last, seconds=0),
+    }
+
+
+def out_of_memory(folder: Path) -> dict[str, Any]:
+    """Losses of a run in which the last rank's memory holds three images."""
+    recipe = tiny_recipe("semi", **TWENTY | {"steps": 4, "evaluations": 4})
+    return _short_of_memory(folder, recipe, tiny_model)
+
+
+def out_of_memory_with_buffers(folder: Path) -> dict[str, Any]:
+    """As ``out_of_memory``, for a model with buffers."""
+    recipe = tiny_recipe("semi", **TWENTY | {"steps": 3, "evaluations": 3, "img_size": 32})
+    return _short_of_memory(folder, recipe, tiny_swin)
+
+
+def tiny_swin(recipe: Recipe) -> torch.nn.Module:
+    """A model with buffers, and none of them statistics."""
+    sizes = {"img_size": 32, "window_size": 4, "embed_dim": 16, "depths": (1, 1)}
+    args = sizes | {"num_heads": (1, 2)}
+    return create_model("swin_tiny_patch4_window7_224", 10, recipe, args, False, 0)
+
+
+def _short_of_memory(
+    folder: Path, recipe: Recipe, make: Callable[[Recipe], torch.nn.Module]
+) -> dict[str, Any]:
+    checkpoints = [Checkpoints(Storage(folder / name)) for name in ("plain", "short")]
+    plain = trained(Runtime(checkpoints[0]), "semi", recipe, make(recipe))
+    model = make(recipe)
+    last = dist.get_rank() == dist.get_world_size() - 1
+
+    def full(module: torch.nn.Module, args: tuple[torch.Tensor]) -> None:
+        if module.training and last and len(args[0]) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
+
+    model.register_forward_pre_hook(full)
+    short = trained(Runtime(checkpoints[1]), "semi", recipe, model)
+    return {"plain": plain.history, "short": short.history, "speed": short.speed}
+
+
+def batch_statistics(folder: Path) -> dict[str, Any]:
+    """A ResNet's best metrics, and its weights as rank 0 saved them."""
+    settings = {"steps": 4, "batch_size": 12, "img_size": 32, "evaluations": 2, "hflip": 0}
+    recipe = resolve(published("finetune", "resnet18", settings), "finetune", LABELED_IMAGES, 0)
+    checkpoints = Checkpoints(Storage(folder))
+    model = create_model("test_resnet", 10, recipe, {}, False, 0)
+    outcome = trained(Runtime(checkpoints), "finetune", recipe, model)
+    # they are there once rank 0, which writes them, has ended its training
+    weights = checkpoints.load_weights(outcome.best_step) if dist.get_rank() == 0 else None
+    return {"best": outcome.best_metrics, "which": outcome.best_weights, "weights": weights}
+
+
+JOBS: dict[int, list[Callable[[Path], dict[str, Any]]]] = {
+    2: [
+        twenty_steps,
+        interrupted,
+        out_of_memory,
+        out_of_memory_with_buffers,
+        batch_statistics,
+    ],
+    3: [twenty_steps],
+}
+
+
+def work(rank: int, world_size: int, folder: str) -> None:
+    """One worker process: does all jobs of its world size and writes what came out."""
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", f"file://{folder}/meet", None, world_size, rank)
+    for job in JOBS[world_size]:
+        dist.barrier()
+        found = job(Path(folder) / job.__name__)
+        if rank == 0:
+            torch.save(found, f"{folder}/{job.__name__}.pt")
+    dist.destroy_process_group()

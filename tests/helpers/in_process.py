@@ -1,0 +1,79 @@
+"""The grid in this process: the scheduler, the ledger and real trainings, without Ray."""
+
+from pathlib import Path
+from typing import Any
+
+from semigrid.data.storage import Storage
+from semigrid.grid.analysis.known import know
+from semigrid.grid.run.work import do_job, order_for, settle
+from semigrid.grid.study.ledger import Ledger, Record, record_summary
+from semigrid.grid.study.plan import Plan
+from semigrid.grid.study.scheduler import Job, Scheduler
+from semigrid.grid.tables.cells import cells_sheet
+from semigrid.grid.tables.sheet import as_json
+
+
+class Grid:
+    """What ``semigrid run`` finds in a folder, and does about it, one job at a time."""
+
+    def __init__(self, plan: Plan, folder: Path, patience: float = 0):
+        self.plan = plan
+        self.ledger = Ledger(Storage(folder, patience))
+        facts = {i: record_summary(record) for i, record in self.ledger.read_all().items()}
+        self.scheduler = Scheduler(
+            plan, facts, self.ledger.has_weights, self.ledger.has_predictions
+        )
+        self.problems: list[str] = []
+
+    def run(self) -> "Grid":
+        while job := self.scheduler.next():
+            self.do(job)
+        assert self.scheduler.done
+        return self
+
+    def do(self, job: Job) -> None:
+        reports: list[dict[str, Any]] = []
+
+        def report(metrics: dict[str, Any]) -> None:
+            reports.append(metrics)
+            self.report(job, metrics)
+
+        order = order_for(self.plan, job, self.ledger.storage)
+        do_job(order, report, self._no_group)
+        record, problem = settle(job, self.scheduler, self.ledger, reports[-1])
+        if problem is not None:
+            self.problems.append(problem)
+        if record is not None:
+            self.settled(job, record)
+        for trial_id in self.scheduler.losers():
+            self.ledger.delete_weights(trial_id)
+
+    def report(self, job: Job, metrics: dict[str, Any]) -> None:
+        """What a running job says of itself."""
+
+    def settled(self, job: Job, record: Record) -> None:
+        """What became of a job."""
+
+    def _no_group(self, *_: Any) -> dict[str, Any]:
+        raise AssertionError("one worker needs no group")
+
+    @property
+    def records(self) -> dict[str, Record]:
+        return self.ledger.read_all()
+
+    @property
+    def found(self) -> list[str]:
+        """Everything that was said of damaged files."""
+        damaged = [what for record in self.records.values() for what in record.damaged]
+        return [*self.ledger.unreadable, *self.ledger.problems, *self.problems, *damaged]
+
+    def numbers(self) -> dict[str, Any]:
+        """All that must not change, to the last digit."""
+        return {
+            i: (r.status, r.cell, r.val, r.test, r.best_step, r.best_weights, r.history)
+            for i, r in self.records.items()
+        }
+
+    def table(self) -> str:
+        results = know(self.scheduler, self.records, self.ledger.storage).results
+        return as_json(cells_sheet(results))

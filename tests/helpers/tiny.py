@@ -1,0 +1,169 @@
+"""A tiny model, recipes that take seconds, and simulated ranks."""
+
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from semigrid.data.batches import EvalBatches, MemoryBatches
+from semigrid.data.order import Share, StreamOrder
+from semigrid.data.schema import Dataset, ImageTable
+from semigrid.data.views.augment import ViewSettings
+from semigrid.trainers.checkpoint import Checkpoints
+from semigrid.trainers.loop import CHECKPOINT_STEPS, Outcome, Streams, train
+from semigrid.trainers.models import create_model
+from semigrid.trainers.recipe import Recipe, published, resolve
+from semigrid.trainers.runtime import InlineRuntime
+from semigrid.trainers.trial import view_settings
+
+VIT = "vit_tiny_patch16_224"
+# no BatchNorm: a row's output does not depend on the rows beside it
+VIT_ARGS: dict[str, Any] = {
+    "img_size": 16,
+    "patch_size": 4,
+    "embed_dim": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "class_token": False,
+}
+LABELED_IMAGES, POOL_IMAGES, VAL_IMAGES = 40, 64, 30
+
+
+def tiny_recipe(method: str, **overrides: Any) -> Recipe:
+    """The published ViT recipe, resolved for a run of 8 steps on a few digits."""
+    small = {
+        "img_size": 16,
+        "batch_size": 4,
+        "steps": 8,
+        "evaluations": 4,
+        "warmup_steps": 2,
+        "unlabeled_ratio": 2,
+        "base_lr": 0.05,
+        "ema_decay": 0.8,
+        "crop_scale": (0.5, 1.0),
+        "weak_crop_scale": (0.5, 1.0),
+        # confidences on both sides of the threshold from the start
+        "head_std": 0.3,
+        "confidence_threshold": 0.6,
+        # a few steps on a few images say nothing of collapse
+        "collapse_evaluations": 0,
+    }
+    recipe = published(method, VIT, small | overrides)
+    return resolve(recipe, method, LABELED_IMAGES, POOL_IMAGES)
+
+
+def tiny_model(recipe: Recipe, seed: int = 0) -> torch.nn.Module:
+    return create_model(VIT, 10, recipe, VIT_ARGS, False, seed)
+
+
+@lru_cache(maxsize=8)
+def first_rows(dataset: Dataset, split: str, rows: int) -> ImageTable:
+    return dataset.read(split, np.arange(rows))
+
+
+def tiny_streams(dataset: Dataset, recipe: Recipe, method: str, seed: int = 0) -> Streams:
+    """The streams of one worker, as ``semigrid.trainers.trial`` builds them, over a few digits."""
+    views = view_settings(recipe, ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+    labeled = training_batches(
+        first_rows(dataset, "train", LABELED_IMAGES), recipe.batch_size, views, ("strong",), seed
+    )
+    pool = None
+    if method == "semi":
+        table = first_rows(dataset, "pool", POOL_IMAGES)
+        pool = training_batches(table, recipe.pool_batch_size, views, ("weak", "strong"), seed)
+    validation = EvalBatches(first_rows(dataset, "val", VAL_IMAGES), views, batch_size=16)
+    return Streams(labeled, pool, validation, views)
+
+
+def training_batches(
+    table: ImageTable,
+    batch_size: int,
+    views: ViewSettings,
+    names: tuple[Any, ...],
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    unit_rows: list[int] | None = None,
+    loader_workers: int = 0,
+) -> MemoryBatches:
+    order = StreamOrder(unit_rows or [len(table)], seed)
+    share = Share(batch_size, rank, world_size)
+    return MemoryBatches(table, order, share, views, names, seed, loader_workers)
+
+
+def run_tiny(
+    dataset: Dataset,
+    method: str,
+    recipe: Recipe,
+    checkpoints: Checkpoints,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    teacher_state: dict[str, torch.Tensor] | None = None,
+    model: torch.nn.Module | None = None,
+    checkpoint_steps: int = CHECKPOINT_STEPS,
+) -> Outcome:
+    """Trains the tiny model, or goes on from its checkpoint."""
+    return train(
+        recipe,
+        method,
+        tiny_model(recipe) if model is None else model,
+        teacher_state,
+        tiny_streams(dataset, recipe, method),
+        InlineRuntime(checkpoints, device="cpu", should_stop=should_stop),
+        num_classes=10,
+        seed=0,
+        checkpoint_steps=checkpoint_steps,
+    )
+
+
+def stop_after(steps: int) -> Callable[[], bool]:
+    """A ``should_stop`` that asks to stop once this many steps are done."""
+    calls = itertools.count(1)
+    return lambda: next(calls) == steps
+
+
+class SimulatedRank(InlineRuntime):
+    """One of N ranks that are threads of this process; it meets the others in memory."""
+
+    def __init__(self, rank: int, world_size: int, meeting: "Meeting", checkpoints: Checkpoints):
+        super().__init__(checkpoints, device="cpu")
+        self.rank, self.world_size, self._meeting = rank, world_size, meeting
+
+    def gather(self, value: Any) -> list[Any]:
+        return self._meeting.gather(self.rank, value)
+
+    def fetch(self, rows: torch.Tensor, wanted: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.cat(self.gather(rows))[wanted[self.rank]]
+
+    def any(self, value: bool) -> bool:
+        return any(self.gather(value))
+
+
+class Meeting:
+    """Where simulated ranks lay down one value each and pick up all of them."""
+
+    def __init__(self, world_size: int):
+        self._values: list[Any] = [None] * world_size
+        self._barrier = threading.Barrier(world_size, timeout=60)
+
+    def gather(self, rank: int, value: Any) -> list[Any]:
+        self._values[rank] = value
+        self._barrier.wait()
+        found = list(self._values)
+        self._barrier.wait()  # nobody lays down the next value before all have picked up this one
+        return found
+
+
+def on_ranks(
+    world_size: int, checkpoints: Checkpoints, work: Callable[[SimulatedRank], Any]
+) -> list[Any]:
+    """What ``work`` returns on each of N simulated ranks, in rank order."""
+    meeting = Meeting(world_size)
+    ranks = [SimulatedRank(rank, world_size, meeting, checkpoints) for rank in range(world_size)]
+    with ThreadPoolExecutor(world_size) as pool:
+        return list(pool.map(work, ranks))

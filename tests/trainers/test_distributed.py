@@ -1,0 +1,101 @@
+"""N real worker processes train what one would."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing
+from tests.helpers.distributed import JOBS, TWENTY, streams, trained, work
+from tests.helpers.tiny import tiny_recipe
+
+from semigrid.data.storage import Storage
+from semigrid.trainers.checkpoint import Checkpoints, decode_weights
+from semigrid.trainers.evaluate import evaluate
+from semigrid.trainers.models import create_model
+from semigrid.trainers.recipe import published, resolve
+from semigrid.trainers.runtime import InlineRuntime
+
+METHODS = ["finetune", "semi"]
+
+
+@pytest.fixture(scope="module")
+def results(
+    quiet_machine: None, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, dict[str, Any]]:
+    """By world size and job: what rank 0 of as many processes found."""
+    found: dict[int, dict[str, Any]] = {}
+    for world_size in JOBS:
+        folder = tmp_path_factory.mktemp(f"workers-{world_size}")
+        torch.multiprocessing.spawn(work, (world_size, str(folder)), nprocs=world_size)
+        found[world_size] = {path.stem: torch.load(path) for path in folder.glob("*.pt")}
+    return found
+
+
+def alone(method: str, folder: Path, **settings: Any) -> list[dict[str, float]]:
+    runtime = InlineRuntime(Checkpoints(Storage(folder)), device="cpu")
+    return trained(runtime, method, tiny_recipe(method, **TWENTY), **settings).history
+
+
+def assert_same_losses(found: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
+    assert len(found) == len(expected) == 20
+    for record, other in zip(found, expected, strict=True):
+        for name in ("loss", "labeled_loss", "unlabeled_loss", "mask_rate", "pseudo_entropy"):
+            assert record.get(name) == pytest.approx(other.get(name), abs=1e-5), record["step"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("micro_batch", [None, 5])
+def test_workers_have_the_losses_of_one_process(
+    results: dict[int, Any], method: str, world_size: int, micro_batch: int | None, tmp_path: Path
+) -> None:
+    expected = alone(method, tmp_path)
+    found = results[world_size]["twenty_steps"][f"{method} {micro_batch}"]
+    assert_same_losses(found, expected)
+    if method == "semi":
+        assert len({record["mask_rate"] for record in expected}) > 5  # masks take part
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_gradient_accumulation_has_the_losses_of_one_step(
+    method: str, accumulation: int, tmp_path: Path
+) -> None:
+    rows = 12 if method == "finetune" else 12 + 24
+    settings = {"micro_batch": rows // accumulation}
+    whole, parts = alone(method, tmp_path / "1"), alone(method, tmp_path / "2", **settings)
+    assert_same_losses(parts, whole)
+
+
+def test_two_workers_stopped_at_every_step_end_as_if_never_stopped(results: dict[int, Any]) -> None:
+    found = results[2]["interrupted"]
+    assert found["steps"] == 12 and found["same"]
+    whole, parts = found["states"]
+    for part in ("student", "ema"):
+        for name, weights in whole[part].items():
+            assert torch.equal(weights, parts[part][name]), f"{part} {name}"
+
+
+@pytest.mark.parametrize("job", ["out_of_memory", "out_of_memory_with_buffers"])
+def test_a_rank_short_of_memory_changes_no_number(results: dict[int, Any], job: str) -> None:
+    found = results[2][job]
+    for record, other in zip(found["short"], found["plain"], strict=True):
+        assert record["loss"] == pytest.approx(other["loss"], abs=1e-5)
+        assert record["ema_ce"] == pytest.approx(other["ema_ce"], abs=1e-4)
+    assert found["speed"][-1]["micro_batch"] <= 3
+
+
+def test_what_two_workers_measured_of_a_resnet_is_what_they_saved(
+    results: dict[int, Any], tmp_path: Path
+) -> None:
+    # each rank has batch statistics of its own; val must be measured with those that are saved
+    found = results[2]["batch_statistics"]
+    settings = {"steps": 4, "batch_size": 12, "img_size": 32, "hflip": 0}
+    recipe = resolve(published("finetune", "resnet18", settings), "finetune", 40, 0)
+    model = create_model("test_resnet", 10, recipe, {}, False, 0)
+    model.load_state_dict(decode_weights(found["weights"])[found["which"]])
+    val = streams(recipe, "finetune", 0, 1)
+    runtime = InlineRuntime(Checkpoints(Storage(tmp_path)), device="cpu")
+    metrics = evaluate(model, val.validation, val.views, runtime).metrics()
+    assert metrics["ce"] == pytest.approx(found["best"]["ce"], abs=1e-6)

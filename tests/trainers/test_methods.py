@@ -1,0 +1,241 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.helpers.tiny import SimulatedRank, on_ranks
+from torch import nn
+
+from semigrid.data.storage import Storage
+from semigrid.trainers.checkpoint import Checkpoints
+from semigrid.trainers.losses import entropy, soft_cross_entropy
+from semigrid.trainers.methods import Lesson, Sharing, StepInput, finetune, semi
+from semigrid.trainers.mixup import draw_pseudo_mix
+from semigrid.trainers.recipe import Recipe
+
+PLAIN = {"mixup": 0, "cutmix": 0, "label_smoothing": 0.2, "unlabeled_loss_weight": 3.0}
+
+
+def recipe(**overrides: Any) -> Recipe:
+    return Recipe(**{**PLAIN, **overrides})
+
+
+def reader() -> nn.Module:
+    """Of an image of 1×1 pixels, the first two channels are the two logits."""
+    linear = nn.Linear(3, 2, bias=False)
+    linear.weight.data = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    return nn.Sequential(nn.Flatten(), linear)
+
+
+def images(*logits: tuple[float, float]) -> torch.Tensor:
+    return torch.tensor([[a, b, 0.0] for a, b in logits]).view(-1, 3, 1, 1)
+
+
+def alone() -> Sharing:
+    return Sharing(lambda rows, wanted: rows[wanted[0]], 0, 1)
+
+
+def losses(student: nn.Module, lesson: Lesson) -> list[float]:
+    """L_x and, of ``semi``, L_u as the student's passes find them."""
+    parts = [lesson.labeled] + ([] if lesson.unlabeled is None else [lesson.unlabeled])
+    return [
+        (soft_cross_entropy(student(rows.images), rows.targets) * rows.weights).sum().item()
+        for rows in parts
+    ]
+
+
+def taught(step: StepInput, settings: Recipe, seed: int = 0, skip: bool = True) -> Lesson:
+    return semi(reader(), step, settings, 2, generator(seed), alone(), skip)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def cross_entropy(logits: list[float], target: list[float]) -> float:
+    total = math.log(sum(math.exp(z) for z in logits))
+    return sum(t * (total - z) for z, t in zip(logits, target, strict=True))
+
+
+def test_soft_cross_entropy_by_hand() -> None:
+    # softmax of (ln 3, 0) is (¾, ¼)
+    logits = torch.tensor([[math.log(3), 0.0], [math.log(3), 0.0]])
+    losses = soft_cross_entropy(logits, torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
+    expected = [-math.log(3 / 4), -0.5 * math.log(3 / 4) - 0.5 * math.log(1 / 4)]
+    assert losses.tolist() == pytest.approx(expected)
+
+
+def test_entropy_by_hand() -> None:
+    assert entropy(torch.tensor([5, 5, 0])) == pytest.approx(math.log(2))
+    expected = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert entropy(torch.tensor([3.0, 1.0])) == pytest.approx(expected)
+    assert entropy(torch.tensor([7, 0])) == 0
+    assert entropy(torch.zeros(3)) == 0
+
+
+def test_finetune_without_mixing_is_smoothed_cross_entropy() -> None:
+    logits = [(1.0, -1.0), (0.5, 2.0)]
+    step = StepInput(images(*logits), torch.tensor([0, 0]))
+    lesson = finetune(step, recipe(), 2, generator(), alone())
+    expected = sum(cross_entropy(list(z), [0.9, 0.1]) for z in logits) / 2
+    assert losses(reader(), lesson) == pytest.approx([expected], rel=1e-5)
+    assert lesson.unlabeled is None
+
+
+def test_finetune_mixes_what_the_student_sees_and_its_targets() -> None:
+    # mixup of two mirrored images gives both the same λ-weighted pair
+    step = StepInput(images((4.0, 0.0), (0.0, 4.0)), torch.tensor([0, 1]))
+    settings = recipe(mixup=0.8, label_smoothing=0)
+    rows = finetune(step, settings, 2, generator(), alone()).labeled
+    lam = rows.images[0, 0].item() / 4
+    assert 0 < lam < 1
+    torch.testing.assert_close(rows.targets, torch.tensor([[lam, 1 - lam], [1 - lam, lam]]))
+
+
+WEAK = [(math.log(3), 0.0), (0.0, math.log(9)), (math.log(1.5), 0.0), (0.0, math.log(4))]
+# the teacher's softmax of the weak views: confidences and pseudo labels
+CONFIDENCE, PSEUDO = [0.75, 0.9, 0.6, 0.8], [0, 1, 0, 1]
+STRONG = [(0.3, -0.2), (1.0, 0.4), (-0.7, 0.1), (0.2, 0.2)]
+LABELED = [(2.0, 0.0), (1.0, 1.0)]
+
+
+def semi_input() -> StepInput:
+    return StepInput(images(*LABELED), torch.tensor([0, 1]), images(*WEAK), images(*STRONG))
+
+
+def semi_by_hand(seed: int, threshold: float) -> tuple[float, float, float]:
+    """Labelled loss, unlabelled loss and mask rate, from method.md §4 one image at a time."""
+    mix = draw_pseudo_mix(generator(seed), 4)
+    smooth = [[0.9, 0.1], [0.1, 0.9]]
+    kept = []
+    for i, j in enumerate(mix.permutation.tolist()):
+        lam = CONFIDENCE[i] / (CONFIDENCE[i] + CONFIDENCE[j])
+        if mix.use_cutmix[i]:
+            lam = 1.0  # a part of a single pixel cannot be pasted
+        u = [lam * a + (1 - lam) * b for a, b in zip(STRONG[i], STRONG[j], strict=True)]
+        pair = zip(smooth[PSEUDO[i]], smooth[PSEUDO[j]], strict=True)
+        y = [lam * a + (1 - lam) * b for a, b in pair]
+        if max(CONFIDENCE[i], CONFIDENCE[j]) >= threshold:
+            kept.append(cross_entropy(u, y))
+    labeled = sum(cross_entropy(list(z), smooth[y]) for z, y in zip(LABELED, [0, 1], strict=True))
+    return labeled / 2, sum(kept) / 4, len(kept) / 4
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("threshold", [0.0, 0.7, 0.85, 0.95])
+@pytest.mark.parametrize("skip", [True, False])
+def test_semi_by_hand(seed: int, threshold: float, skip: bool) -> None:
+    lesson = taught(semi_input(), recipe(confidence_threshold=threshold), seed, skip)
+    labeled, unlabeled, mask_rate = semi_by_hand(seed, threshold)
+    assert losses(reader(), lesson) == pytest.approx([labeled, unlabeled], rel=1e-5)
+    assert float(lesson.sums["mask_rate"]) == mask_rate
+    # L = L_x + λ_u L_u
+    assert (lesson.labeled.factor, lesson.unlabeled.factor) == (1, 3)
+    assert len(lesson.unlabeled) == (mask_rate * 4 if skip else 4)
+    assert lesson.pseudo_counts.tolist() == [2, 2]  # PSEUDO, masked or not
+
+
+def test_a_confidence_that_reaches_the_threshold_counts() -> None:
+    # softmax of (0, 0) is exactly ½
+    step = StepInput(
+        images((0, 0)), torch.tensor([0]), images((0, 0), (0, 0)), images((1, 0), (0, 1))
+    )
+    at, above = (taught(step, recipe(confidence_threshold=t)) for t in (0.5, 0.5001))
+    assert float(at.sums["mask_rate"]) == 1 and losses(reader(), at)[1] > 0
+    assert float(above.sums["mask_rate"]) == 0 and losses(reader(), above)[1] == 0
+
+
+def test_the_teacher_sees_the_weak_and_the_student_the_strong_views() -> None:
+    seen = []
+    teacher = reader()
+    teacher.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    step = semi_input()
+    settings = recipe(confidence_threshold=0)
+    lesson = semi(teacher, step, settings, 2, generator(), alone(), True)
+    assert len(seen) == 1 and torch.equal(seen[0], step.weak)
+    assert torch.equal(lesson.labeled.images, step.x)
+    # CutMix of single pixels pastes nothing: some rows are strong views as they were
+    unmixed = draw_pseudo_mix(generator(), 4).use_cutmix
+    assert unmixed.any()
+    assert torch.equal(lesson.unlabeled.images[unmixed], step.strong[unmixed])
+
+
+def test_rows_are_numbered_over_the_whole_step() -> None:
+    # drop paths are drawn by these numbers: labelled images first, then the unlabelled
+    lesson = taught(semi_input(), recipe(confidence_threshold=0.85), seed=3)
+    mix = draw_pseudo_mix(generator(3), 4)
+    kept = [i for i, j in enumerate(mix.permutation) if max(CONFIDENCE[i], CONFIDENCE[j]) >= 0.85]
+    assert lesson.labeled.numbers.tolist() == [0, 1]
+    assert lesson.unlabeled.numbers.tolist() == [2 + i for i in kept]
+
+
+@pytest.mark.parametrize("method", ["finetune", "semi"])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_the_rows_do_not_depend_on_how_many_ranks_share_the_batch(
+    method: str, seed: int, world_size: int, tmp_path: Path
+) -> None:
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2, bias=False))
+    teacher[1].weight.data = torch.randn(2, 3 * 8 * 8, generator=generator(9)) / 40
+    everything = torch.randn(2, 8, 3, 8, 8, generator=generator(seed))
+    labels = torch.arange(8) % 2
+    with torch.no_grad():
+        confidence = teacher(everything[0]).softmax(dim=1).max(dim=1).values.sort().values
+    # the second best: two to four of the eight count
+    threshold = float(confidence[-2])
+    settings = recipe(mixup=0.8, cutmix=1.0, confidence_threshold=threshold)
+
+    def lesson_of(rank: SimulatedRank) -> Lesson:
+        size = 8 // rank.world_size
+        local = slice(rank.rank * size, (rank.rank + 1) * size)
+        weak, strong = everything[:, local]
+        step = StepInput(strong, labels[local], weak, strong)
+        sharing = Sharing(rank.fetch, rank.rank, rank.world_size)
+        with torch.no_grad():
+            if method == "finetune":
+                return finetune(step, settings, 2, generator(seed), sharing)
+            return semi(teacher, step, settings, 2, generator(seed), sharing, True)
+
+    checkpoints = Checkpoints(Storage(tmp_path))
+    [whole] = on_ranks(1, checkpoints, lesson_of)
+    parts = on_ranks(world_size, checkpoints, lesson_of)
+    names = ["labeled"] + (["unlabeled"] if method == "semi" else [])
+    for name in names:
+        found = [getattr(part, name) for part in parts]
+        expected = getattr(whole, name)
+        for of in ("images", "targets", "numbers"):
+            joined = torch.cat([getattr(rows, of) for rows in found])
+            assert torch.equal(joined, getattr(expected, of)), (name, of)
+        # the mean over ranks of Σ weight · CE is the whole batch's
+        weights = torch.cat([rows.weights for rows in found]) / world_size
+        torch.testing.assert_close(weights, expected.weights)
+        sizes = [len(rows) for rows in found]
+        assert max(sizes) - min(sizes) <= 1  # no rank waits for one with more to do
+    if method == "semi":
+        assert 0 < len(whole.unlabeled) < 8  # the threshold takes part
+        assert all(part.pseudo_counts.tolist() == [*whole.pseudo_counts] for part in parts)
+
+
+def test_a_single_image_that_counts_leaves_no_rank_without_one(tmp_path: Path) -> None:
+    # synchronised batch normalisation would wait for a rank that has no forward to make
+    confident = torch.zeros(4, 2)
+    confident[2, 0] = 9.0
+
+    def lesson_of(rank: SimulatedRank) -> Lesson:
+        mine = slice(rank.rank, rank.rank + 1)
+        step = StepInput(*(noise[mine] for noise in (x, y, weak, strong)))
+        sharing = Sharing(rank.fetch, rank.rank, 4)
+        settings = recipe(confidence_threshold=0.9)
+
+        def teacher(weak: torch.Tensor) -> torch.Tensor:
+            return confident[mine]
+
+        return semi(teacher, step, settings, 2, generator(), sharing, True, at_least=1)
+
+    x, weak, strong = torch.randn(3, 4, 3, 8, 8, generator=generator())
+    y = torch.arange(4) % 2
+    lessons = on_ranks(4, Checkpoints(Storage(tmp_path)), lesson_of)
+    assert [len(lesson.unlabeled) for lesson in lessons] == [1, 1, 1, 1]  # all there are
+    # the image itself, and the one it is the partner of
+    assert sum(float(lesson.unlabeled.weights.sum()) for lesson in lessons) in (1, 2)

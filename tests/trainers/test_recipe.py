@@ -1,0 +1,233 @@
+import pytest
+from pydantic import ValidationError
+
+from semigrid.trainers.recipe import Recipe, backbone_family, ema_decay, published, resolve
+
+# method.md §3, ViT-B (MAE)
+VIT_FINETUNE = {
+    "optimizer": "adamw",
+    "base_lr": 5e-4,
+    "weight_decay": 0.05,
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "layer_decay": 0.65,
+    "min_lr": 1e-6,
+    "epochs": 100,
+    "warmup_epochs": 5,
+    "batch_size": 1024,
+    "img_size": 224,
+    "drop_path": 0.1,
+    "global_pool": "avg",
+    "head_std": 2e-5,
+    "label_smoothing": 0.1,
+    "mixup": 0.8,
+    "cutmix": 1.0,
+    "hflip": 0.5,
+    "color_jitter": 0.4,
+    "rand_augment": "rand-m9-mstd0.5-inc1",
+    "erase_prob": 0.25,
+}
+# method.md §3, ResNet18; the mixing and the label smoothing are the stage's
+RESNET_FINETUNE = {
+    "optimizer": "sgd",
+    "base_lr": 0.01,
+    "weight_decay": 1e-4,
+    "momentum": 0.9,
+    "layer_decay": 1.0,
+    "min_lr": 1e-6,
+    "epochs": 90,
+    "warmup_epochs": 5,
+    "batch_size": 256,
+    "drop_path": 0,
+    "erase_prob": 0,
+    "rand_augment": "",
+    "color_jitter": 0.4,
+    "head_std": None,
+    "label_smoothing": 0.1,
+    "mixup": 0.8,
+    "cutmix": 1.0,
+}
+# method.md §4
+VIT_SEMI = VIT_FINETUNE | {
+    "base_lr": 1e-3,
+    "layer_decay": 0.75,
+    "batch_size": 128,
+    "epochs": 100,
+    "warmup_epochs": 5,
+    "drop_path": 0.1,
+    "confidence_threshold": 0.5,
+    "unlabeled_loss_weight": 5,
+    "unlabeled_ratio": 5,
+}
+RESNET_SEMI = RESNET_FINETUNE | {
+    "batch_size": 128,
+    "confidence_threshold": 0.5,
+    "unlabeled_loss_weight": 5,
+    "unlabeled_ratio": 5,
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone", "expected"),
+    [
+        ("finetune", "vit_base_patch16_224.mae", VIT_FINETUNE),
+        ("finetune", "resnet18.tv_in1k", RESNET_FINETUNE),
+        ("semi", "vit_base_patch16_224.mae", VIT_SEMI),
+        ("semi", "resnet18.tv_in1k", RESNET_SEMI),
+    ],
+)
+def test_published_numbers(method: str, backbone: str, expected: dict[str, object]) -> None:
+    recipe = published(method, backbone, {}).model_dump()
+    assert {name: recipe[name] for name in expected} == expected
+
+
+def test_the_users_values_stand_over_the_published() -> None:
+    recipe = published("semi", "vit_base_patch16_224.mae", {"base_lr": 3e-4, "epochs": 10})
+    assert (recipe.base_lr, recipe.epochs, recipe.unlabeled_ratio) == (3e-4, 10, 5)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnext50_32x4d", "efficientnet_b0"])
+def test_convolutional_backbones(backbone: str) -> None:
+    assert backbone_family(backbone) == "convnet"
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    ["resnetv2_50", "seresnet50", "densenet121", "mobilenetv3_large_100", "tf_efficientnet_b0"]
+    + ["vgg16", "ecaresnet50d"],
+)
+def test_other_convolutional_backbones(backbone: str) -> None:
+    # "residual and other convolutional networks": the ViT recipe is not theirs
+    assert backbone_family(backbone) == "convnet"
+
+
+@pytest.mark.parametrize(
+    "backbone", ["vit_base_patch16_224", "deit_small_patch16_224", "beit_base"]
+)
+def test_transformer_backbones(backbone: str) -> None:
+    assert backbone_family(backbone) == "transformer"
+
+
+def test_finetune_epochs_are_passes_over_the_labeled_set() -> None:
+    recipe = published("finetune", "vit_base_patch16_224.mae", {})
+    resolved = resolve(recipe, "finetune", labeled_images=20480, pool_images=999)
+    # 20 steps a pass, 100 passes, the first 5 of them warm-up
+    assert (resolved.total_steps, resolved.warmup_steps) == (2000, 100)
+    assert resolved.ema_decay == pytest.approx(0.99)
+
+
+def test_semi_epochs_are_passes_over_the_pool() -> None:
+    recipe = published("semi", "vit_base_patch16_224.mae", {"epochs": 10, "warmup_epochs": 1})
+    # 128 · 5 unlabelled images a step
+    resolved = resolve(recipe, "semi", labeled_images=999, pool_images=64_000)
+    assert (resolved.total_steps, resolved.warmup_steps) == (1000, 100)
+
+
+def test_steps_stand_over_epochs_and_warmup_keeps_its_share() -> None:
+    recipe = published("finetune", "vit_base_patch16_224.mae", {"steps": 400})
+    resolved = resolve(recipe, "finetune", labeled_images=10, pool_images=0)
+    assert (resolved.total_steps, resolved.warmup_steps) == (400, 20)
+
+
+def test_what_the_user_sets_is_kept() -> None:
+    given = {"steps": 400, "warmup_steps": 0, "ema_decay": 0.5}
+    resolved = resolve(published("finetune", "resnet18", given), "finetune", 10, 0)
+    assert {name: getattr(resolved, name) for name in given} == given
+
+
+@pytest.mark.parametrize("images", [1, 100])
+def test_the_smallest_training_has_one_step_and_no_warmup(images: int) -> None:
+    recipe = published("finetune", "vit_base_patch16_224.mae", {"epochs": 1, "warmup_epochs": 0.5})
+    resolved = resolve(recipe, "finetune", images, 0)
+    assert (resolved.total_steps, resolved.warmup_steps) == (1, 0)
+
+
+def test_a_warmup_without_a_training_is_refused() -> None:
+    recipe = published("finetune", "vit_base_patch16_224.mae", {"epochs": 5})
+    with pytest.raises(ValueError, match="warmup_epochs is 5 of 5 epochs"):
+        resolve(recipe, "finetune", 30_000, 0)
+
+
+def test_resolving_again_changes_nothing() -> None:
+    once = resolve(published("semi", "vit_base_patch16_224", {}), "semi", 1000, 100_000)
+    assert resolve(once, "semi", 7, 7) == once
+
+
+def test_unresolved_recipes_have_no_number_of_steps() -> None:
+    with pytest.raises(ValueError, match="not resolved"):
+        _ = Recipe().total_steps
+
+
+def test_ema_decay_shrinks_with_the_run() -> None:
+    assert ema_decay(200_000) == 0.9999  # as published
+    assert ema_decay(10_000_000) == 0.9999
+    assert ema_decay(2_000) == pytest.approx(0.99)
+    assert ema_decay(40) == 0.5
+    assert ema_decay(20) == ema_decay(1) == 0
+
+
+def test_derived_numbers() -> None:
+    recipe = Recipe(base_lr=1e-3, batch_size=128, unlabeled_ratio=5)
+    assert recipe.learning_rate == 5e-4
+    assert recipe.pool_batch_size == 640
+
+
+@pytest.mark.parametrize("name", ["crop_scale", "weak_crop_scale"])
+@pytest.mark.parametrize("crop", [(0.5, 0.2), (0.0, 1.0), (0.1, 1.5), (-0.1, 1.0)])
+def test_crops_must_be_ranges(name: str, crop: tuple[float, float]) -> None:
+    with pytest.raises(ValidationError, match=rf"{name} must be a range within \(0, 1\]"):
+        Recipe(**{name: crop})
+
+
+@pytest.mark.parametrize("crop", [(0.3, 0.3), (1.0, 1.0), (0.01, 1.0)])
+def test_ranges_may_be_narrow(crop: tuple[float, float]) -> None:
+    assert Recipe(crop_scale=crop).crop_scale == crop
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"learning_rate": 1},  # no such key: it is base_lr
+        {"base_lr": 0},
+        {"base_lr": "fast"},
+        {"optimizer": "adam"},
+        {"batch_size": 0},
+        {"label_smoothing": 1},
+        {"ema_decay": 1},
+        {"erase_prob": 1.5},
+        {"confidence_threshold": -0.1},
+        {"unlabeled_ratio": 2.5},
+        {"evaluations": 0},
+    ],
+)
+def test_wrong_values_and_unknown_keys_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        published("finetune", "resnet18", wrong)
+
+
+def test_a_recipe_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Recipe().base_lr = 1.0
+
+
+@pytest.mark.parametrize("value", ["rand-m9-mstd0.5-inc1", "rand-m7-n3", "rand-m9-p0.5", ""])
+def test_augmentations_that_timm_understands(value: str) -> None:
+    assert Recipe(rand_augment=value).rand_augment == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "rand",
+        "rand-m",
+        "rand-m9-inc",
+        "rand-m9-inc1-typo",
+        "rand-x9",
+        "rand-m9.5",
+        "rand-w0",
+        "best",
+    ],
+)
+def test_augmentations_that_timm_would_read_in_part_are_refused(value: str) -> None:
+    with pytest.raises(ValidationError, match="is written as in rand-m9-mstd0.5-inc1"):
+        Recipe(rand_augment=value)

@@ -1,0 +1,182 @@
+"""The student's passes of one step: in one, in micro-batches, and again when memory runs out.
+
+However a step's rows are split, its gradient is that of the whole: Σ factor · weight · CE over all
+rows. That needs a model whose output for an image does not depend on the images beside it, so
+models with batch normalisation are never split.
+"""
+
+import contextlib
+import gc
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from semigrid.trainers.drop_path import DropPaths
+from semigrid.trainers.losses import soft_cross_entropy
+from semigrid.trainers.methods import Lesson, Rows
+from semigrid.trainers.runtime import Runtime
+
+
+class OutOfMemoryError(RuntimeError):
+    """The device's memory does not hold a step, however it is split."""
+
+
+def normalizes_over_batch(model: nn.Module) -> bool:
+    """Whether an image's output in training depends on the images beside it."""
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+@dataclass
+class _Chunk:
+    images: torch.Tensor
+    targets: torch.Tensor
+    weights: torch.Tensor
+    scales: torch.Tensor
+
+
+class Student:
+    """Runs a model over a lesson's rows and leaves the gradient of its loss.
+
+    Args:
+        model: as the forward must call it: under DDP, compiled, or as it is.
+        drop_paths: of that model, drawn for this step already.
+        autocast: makes the context of the forward.
+        scaler: of the loss (float16).
+        micro_batch: at most so many rows in one forward; None for all.
+        on_split: is told the new limit when memory ran out and it was halved.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        drop_paths: DropPaths,
+        runtime: Runtime,
+        autocast: Callable[[], AbstractContextManager[None]],
+        scaler: torch.amp.GradScaler,
+        micro_batch: int | None,
+        on_split: Callable[[int], None],
+    ):
+        self.model, self.drop_paths, self.runtime = model, drop_paths, runtime
+        self.autocast, self.scaler, self.on_split = autocast, scaler, on_split
+        self.rows_together = not normalizes_over_batch(model)
+        if micro_batch is not None and not self.rows_together:
+            raise OutOfMemoryError(
+                "the model has batch normalisation, whose numbers depend on the images beside: it "
+                "cannot train in micro-batches; take micro_batch out, and if memory is short use "
+                "more workers or a smaller batch_size"
+            )
+        self.micro_batch = micro_batch
+
+    def learn(self, lesson: Lesson) -> list[torch.Tensor]:
+        """Adds the gradient of the step's loss; returns this rank's part of L_x and L_u."""
+        parts = [lesson.labeled]
+        if lesson.unlabeled is not None and len(lesson.unlabeled):
+            parts.append(lesson.unlabeled)
+        while True:
+            chunks = self._chunks(parts)
+            losses = self._attempt(chunks)
+            if losses is not None:
+                break
+            self._split_further(max(len(chunk.images) for chunk in chunks))
+        found = torch.cat(losses)
+        each = torch.split(found, [len(part) for part in parts])
+        sums = [(ce * part.weights).sum() for ce, part in zip(each, parts, strict=True)]
+        if lesson.unlabeled is not None and len(sums) == 1:
+            sums.append(torch.zeros_like(sums[0]))
+        return sums
+
+    def _chunks(self, parts: Sequence[Rows]) -> list[_Chunk]:
+        device = self.runtime.device
+        chunks = []
+        for together in [parts] if self.rows_together else [[part] for part in parts]:
+            rows = sum(len(part) for part in together)
+            count = 1 if self.micro_batch is None else math.ceil(rows / self.micro_batch)
+            numbers = torch.cat([part.numbers for part in together])
+            pieces = zip(
+                torch.cat([part.images for part in together]).tensor_split(count),
+                torch.cat([part.targets for part in together]).tensor_split(count),
+                torch.cat([p.weights * p.factor for p in together]).tensor_split(count),
+                self.drop_paths.choose(numbers, device).tensor_split(count, dim=2),
+                strict=True,
+            )
+            chunks += [_Chunk(*piece) for piece in pieces]
+        return chunks
+
+    def _forward(self, chunk: _Chunk) -> tuple[torch.Tensor, torch.Tensor]:
+        self.drop_paths.set(chunk.scales)
+        with self.autocast():
+            losses = soft_cross_entropy(self.model(chunk.images), chunk.targets)
+        scaled: torch.Tensor = self.scaler.scale((losses * chunk.weights).sum())
+        return scaled, losses.detach()
+
+    def _attempt(self, chunks: list[_Chunk]) -> list[torch.Tensor] | None:
+        """Cross-entropies by chunk; None if the memory ran out, here or on another rank.
+
+        Ranks meet in the last backward only, and before it they make sure that all are there.
+        """
+        found: list[torch.Tensor] = []
+        full = False
+        try:
+            with _without_meeting(self.model):
+                for chunk in chunks:
+                    loss, losses = self._forward(chunk)
+                    found.append(losses)
+                    if chunk is not chunks[-1]:
+                        loss.backward()  # type: ignore[no-untyped-call]
+        except torch.OutOfMemoryError:
+            if not self.rows_together and self.runtime.world_size > 1:
+                raise  # the others may be waiting for this rank's batch statistics, not for a vote
+            full = True
+        if self.runtime.any(full):
+            return None
+        _expect_meeting(self.model)
+        try:
+            loss.backward()  # type: ignore[no-untyped-call]
+        except torch.OutOfMemoryError:
+            if self.runtime.world_size > 1:
+                # the others are in the middle of it: this group cannot go on, the next one can
+                largest = max(len(chunk.images) for chunk in chunks)
+                if self.rows_together and largest > 1:
+                    self.on_split((largest + 1) // 2)
+                raise
+            return None
+        return found
+
+    def _split_further(self, largest: int) -> None:
+        self.model.zero_grad(set_to_none=True)
+        gc.collect()
+        if self.runtime.device.type == "cuda":
+            torch.cuda.empty_cache()
+        largest = max(self.runtime.gather(largest))
+        if largest == 1 or not self.rows_together:
+            raise OutOfMemoryError(
+                "the device's memory is too small for "
+                + ("one image" if self.rows_together else f"{largest} images, and a model with ")
+                + ("" if self.rows_together else "batch normalisation cannot be split")
+                + "; use a smaller model, img_size or batch_size, more workers, or precision: bf16"
+            )
+        self.micro_batch = (largest + 1) // 2
+        self.on_split(self.micro_batch)
+
+
+def _without_meeting(model: nn.Module) -> AbstractContextManager[None]:
+    """Gradients of backwards in this context stay on the rank, to be averaged by a later one."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return model.no_sync()
+    return contextlib.nullcontext()
+
+
+def _expect_meeting(model: nn.Module) -> None:
+    """Makes the next backward average all gradients that have gathered, over the ranks.
+
+    A forward outside ``no_sync`` would do so too. But when it runs out of memory, DDP would go on
+    expecting its backward, and the ranks would meet in the middle of the step that is repeated. For
+    the same reason DDP is not to broadcast buffers: see ``Runtime.share_buffers``.
+    """
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model.reducer.prepare_for_backward([])
