@@ -111,7 +111,7 @@ def test_the_cluster_asks_for_a_token_is_not_exposed_and_scales_from_zero() -> N
 
 
 def test_ray_is_the_pinned_version() -> None:
-    pins = (HERE.parent / "constraints.txt").read_text().splitlines()
+    pins = (HERE.parents[2] / "constraints.txt").read_text().splitlines()
     assert f"ray=={OPTIONS.ray_version}" in pins
     _, job = documents()
     assert job["spec"]["rayClusterSpec"]["rayVersion"] == OPTIONS.ray_version

@@ -43,7 +43,7 @@ def test_the_experiment_goes_along_as_the_command_line_has_it(tmp_path: Path) ->
     sent = parcel(load_experiment("a.yaml", overrides, text_for(tmp_path)))
     environment = runtime_env(sent, tmp_path, install=False)
     assert set(environment) == {"working_dir", "py_modules"}  # nothing of this process's own
-    written = yaml.safe_load((tmp_path / "experiment.yaml").read_text())
+    written = yaml.safe_load(Path(environment["working_dir"], "experiment.yaml").read_text())
     assert written["seeds"] == 3 and written["storage"] == str(tmp_path / "elsewhere")
     assert [Path(path).name for path in environment["py_modules"]] == ["semigrid"]
     package = Path(environment["py_modules"][0])
