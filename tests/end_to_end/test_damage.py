@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from tests.helpers.experiments import experiment_text
 from tests.helpers.in_process import Grid
+from tests.helpers.small_disk import MOUNT, can_mount
 
 from semigrid.data.storage import Storage
 from semigrid.grid.experiment import load_experiment
@@ -294,14 +295,6 @@ for free in sys.argv[2:]:
     })
 print(json.dumps(found))
 """
-MOUNT = 'mount -t tmpfs -o size=8m tmpfs "$1" && shift && exec "$@"'
-
-
-def can_mount() -> bool:
-    if shutil.which("unshare") is None:
-        return False
-    command = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
-    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 @pytest.mark.skipif(not can_mount(), reason="no small file system can be mounted here")

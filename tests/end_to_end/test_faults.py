@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.end_to_end.test_damage import MOUNT, can_mount
-from tests.end_to_end.test_ray import finish, records, semigrid
 from tests.helpers.experiments import changed, experiment_text
+from tests.helpers.runs import finish, records, semigrid
+from tests.helpers.small_disk import MOUNT, can_mount
 
 from semigrid.data.storage import Storage
 

@@ -23,9 +23,9 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from tests.grid.study.test_scheduler import plan_of
-from tests.helpers.experiments import SMALL, changed, experiment_text
+from tests.helpers.experiments import SMALL, changed, experiment_text, plan_of
 from tests.helpers.in_process import Grid
+from tests.helpers.runs import finish, numbers, records, semigrid
 
 from semigrid.data.batches import Batch, MemoryBatches
 from semigrid.data.builder.write import Row, write_dataset
@@ -33,7 +33,7 @@ from semigrid.data.order import Share, StreamOrder
 from semigrid.data.schema import Dataset
 from semigrid.data.splits import seeded_order
 from semigrid.data.storage import Storage
-from semigrid.grid.study.ledger import Ledger, Record
+from semigrid.grid.study.ledger import Record
 from semigrid.trainers.fence import begin_attempt
 from semigrid.trainers.predictions import decode_predictions
 from semigrid.trainers.ray_nodes import KnownNodes, has_room, known_nodes, tell_nodes
@@ -271,35 +271,6 @@ def test_predictions_are_the_evaluations_and_go_on_where_they_were_stopped(
     assert table.loc["broken.jpg"].drop("error").isna().all()
     found = np.stack(table.loc[[f"{i}.png" for i in measured.ids], "probabilities"].to_list())
     assert found == pytest.approx(measured.probabilities, abs=1e-7)
-
-
-def semigrid(*args: str, cwd: Path | None = None) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "semigrid", *args],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        cwd=cwd,
-    )
-
-
-def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
-    out, err = process.communicate(timeout=500)
-    assert process.returncode == code, out + err
-    return out, err
-
-
-def records(folder: Path) -> dict[str, Record]:
-    return Ledger(Storage(folder)).read_all()
-
-
-def numbers(folder: Path) -> dict[str, Any]:
-    """All that a training may not change when it is interrupted, to the last digit."""
-    return {
-        i: (r.status, r.cell, r.val, r.test, r.best_step, r.best_weights, r.history)
-        for i, r in records(folder).items()
-    }
 
 
 def in_process(text: str, folder: Path) -> Grid:
@@ -544,7 +515,7 @@ def test_what_a_process_of_a_build_meets_is_said_as_it_is(cluster: None, tmp_pat
 
 
 def test_two_processes_build_the_dataset_of_one(cluster: None, tmp_path: Path) -> None:
-    from tests.data.test_ingest import SETTINGS, shop
+    from tests.helpers.shop import SETTINGS, shop
 
     from semigrid.data.builder.ingest import build_dataset
     from semigrid.data.builder.ingest_ray import in_processes

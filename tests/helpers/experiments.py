@@ -5,6 +5,9 @@ from typing import Any
 
 import yaml
 
+from semigrid.grid.experiment import load_experiment
+from semigrid.grid.study.plan import Plan
+
 SMALL_VIT = {
     "img_size": 16,
     "steps": 6,
@@ -67,3 +70,7 @@ def changed(path: str, value: Any) -> str:
         section = section[int(name)] if isinstance(section, list) else section.setdefault(name, {})
     section[last] = value
     return yaml.safe_dump(content, sort_keys=False)
+
+
+def plan_of(text: str) -> Plan:
+    return Plan(load_experiment("file.yaml", text=text))

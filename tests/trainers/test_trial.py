@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from tests.data.test_ingest import SETTINGS, shop
+from tests.helpers.shop import SETTINGS, shop
 from tests.helpers.tiny import VIT, VIT_ARGS
 
 from semigrid.data.builder.ingest import build_dataset

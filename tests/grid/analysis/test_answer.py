@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.grid.commands.test_cli import semigrid
+from tests.helpers.command import semigrid
 from tests.helpers.experiments import SMALL
 from tests.helpers.finished import FinishedGrid
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
-from tests.data.test_ingest import SETTINGS, shop
-from tests.grid.commands.test_cli import semigrid
+from tests.helpers.command import semigrid
 from tests.helpers.experiments import SMALL, experiment_text
+from tests.helpers.shop import SETTINGS, shop
 
 from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.errors import InputError

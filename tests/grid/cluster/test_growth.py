@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.grid.study.test_scheduler import plan_of
-from tests.helpers.experiments import changed
+from tests.helpers.experiments import changed, plan_of
 
 from semigrid.data.errors import InputError
 from semigrid.grid.cluster.growth import (

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.grid.study.test_scheduler import plan_of
-from tests.helpers.experiments import changed
+from tests.helpers.experiments import changed, plan_of
 
 from semigrid.grid.cluster.slots import (
     PATIENCE,

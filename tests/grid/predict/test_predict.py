@@ -12,10 +12,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from tests.grid.commands.test_cli import semigrid
-from tests.grid.study.test_scheduler import plan_of
 from tests.helpers import nasty
-from tests.helpers.experiments import experiment_text
+from tests.helpers.command import semigrid
+from tests.helpers.experiments import experiment_text, plan_of
 from tests.helpers.in_process import Grid
 
 from semigrid.data.errors import InputError

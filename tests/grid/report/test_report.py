@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, sync_playwright
-from tests.data.test_ingest import SETTINGS, shop
-from tests.grid.commands.test_cli import semigrid
+from tests.helpers.command import semigrid
 from tests.helpers.experiments import SMALL
 from tests.helpers.finished import FinishedGrid
+from tests.helpers.shop import SETTINGS, shop
 
 from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.sources.files import folder_items

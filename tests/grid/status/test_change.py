@@ -4,40 +4,14 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.grid.study.test_scheduler import Facts, finished
-from tests.helpers.experiments import changed, experiment_text
+from tests.helpers.experiments import changed, experiment_text, plan_of
+from tests.helpers.played import finished, ran
 
 from semigrid.data.errors import InputError
-from semigrid.grid.experiment import load_experiment
 from semigrid.grid.status.change import Change, compare
 from semigrid.grid.status.snapshot import cell_lines
-from semigrid.grid.study.ledger import Record, record_summary, start_record
-from semigrid.grid.study.plan import Plan
+from semigrid.grid.study.ledger import record_summary
 from semigrid.grid.study.scheduler import Scheduler
-
-
-def plan_of(text: str) -> Plan:
-    return Plan(load_experiment("file.yaml", text=text))
-
-
-def ran(text: str, records: dict[str, Record] | None = None, only: list[str] | None = None) -> Any:
-    """The records of a finished run of a file, over those there were, and the jobs it took."""
-    records = dict(records or {})
-    facts: Facts = {i: record_summary(record) for i, record in records.items()}
-    plan = plan_of(text)
-    chosen = None if only is None else plan.matching(only)
-    scheduler = Scheduler(plan, facts, lambda i: i in records, only=chosen)
-    jobs = []
-    while job := scheduler.next():
-        record = records.get(job.spec.id) or start_record(job.spec, job.search.name)
-        result = finished(job)
-        record.status, record.val = "finished", result["val"]
-        record.test = result["test"] if job.kind == "measure" else record.test
-        records[record.id] = record
-        jobs.append(job)
-        scheduler.complete(job, record_summary(record))
-    assert scheduler.done
-    return records, jobs, scheduler
 
 
 def change(before: str, after: str, only: list[str] | None = None) -> tuple[Change, Scheduler]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.grid.status.test_change import plan_of, ran
-from tests.helpers.experiments import changed, experiment_text
+from tests.helpers.experiments import changed, experiment_text, plan_of
+from tests.helpers.played import ran
 from tests.helpers.tiny import (
     LABELED_IMAGES,
     POOL_IMAGES,

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
-from tests.grid.commands.test_cli import semigrid
-from tests.grid.status.test_change import plan_of
-from tests.helpers.experiments import experiment_text
+from tests.helpers.command import semigrid
+from tests.helpers.experiments import experiment_text, plan_of
 
 from semigrid.data.storage import Storage
 from semigrid.grid.status import show, snapshot

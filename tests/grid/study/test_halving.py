@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.grid.study.test_scheduler import Facts, finished, plan_of
-from tests.helpers.experiments import changed, experiment_text
+from tests.helpers.experiments import changed, experiment_text, plan_of
+from tests.helpers.played import Facts, finished
 
 from semigrid.grid.study.halving import cutoffs, rungs
 from semigrid.grid.study.plan import Plan

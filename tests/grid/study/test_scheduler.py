@@ -1,62 +1,9 @@
 """What trains next, driven by facts such as a ledger holds; the training itself is played."""
 
-import random
-from collections.abc import Callable
-from typing import Any
+from tests.helpers.experiments import changed, experiment_text, plan_of
+from tests.helpers.played import Facts, finished, play
 
-from tests.helpers.experiments import changed, experiment_text
-
-from semigrid.grid.experiment import load_experiment
-from semigrid.grid.study.plan import Plan
-from semigrid.grid.study.scheduler import Job, Scheduler
-
-Facts = dict[str, dict[str, Any]]
-
-
-def plan_of(text: str) -> Plan:
-    return Plan(load_experiment("file.yaml", text=text))
-
-
-def finished(job: Job) -> dict[str, Any]:
-    """A result that depends on the trial alone, as a deterministic training's does."""
-    rng = random.Random(job.spec.id)
-    return {
-        "status": "finished",
-        "val": {"acc1": rng.uniform(50, 99), "ce": rng.random()},
-        "best_weights": "student",
-        "test": {"acc1": 1.0} if job.kind == "measure" else None,
-        "seconds": 1.0,
-    }
-
-
-def play(
-    plan: Plan,
-    facts: Facts,
-    slots: int,
-    seed: int = 0,
-    jobs: int | None = None,
-    weights: Callable[[str], bool] | None = None,
-    fail: str | None = None,
-) -> tuple[Scheduler, list[Job]]:
-    """Runs jobs with ``slots`` at a time that end in random order, until done or ``jobs`` ended."""
-    has_weights = weights or (lambda i: facts.get(i, {}).get("status") == "finished")
-    scheduler = Scheduler(plan, facts, has_weights)
-    rng = random.Random(seed)
-    running: list[Job] = []
-    ended: list[Job] = []
-    while not scheduler.done and (jobs is None or len(ended) < jobs):
-        while len(running) < slots and (job := scheduler.next()):
-            running.append(job)
-        job = running.pop(rng.randrange(len(running)))
-        if fail is not None and job.search.name == fail:
-            scheduler.complete(job, None, "boom")
-        else:
-            result = finished(job)
-            if job.kind == "measure":
-                result |= {k: facts[job.spec.id][k] for k in ("val", "seconds")}
-            scheduler.complete(job, result)
-        ended.append(job)
-    return scheduler, ended
+from semigrid.grid.study.scheduler import Scheduler
 
 
 def test_the_same_trials_and_winners_whatever_the_concurrency_and_the_order_of_ends() -> None:

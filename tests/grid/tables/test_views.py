@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import confusion_matrix
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
-from tests.grid.commands.test_cli import semigrid
+from tests.helpers.command import semigrid
 from tests.helpers.experiments import SMALL
 from tests.helpers.finished import FinishedGrid
 

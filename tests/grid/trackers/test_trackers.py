@@ -21,8 +21,7 @@ import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from tests.grid.study.test_scheduler import plan_of
-from tests.helpers.experiments import experiment_text
+from tests.helpers.experiments import experiment_text, plan_of
 from tests.helpers.in_process import Grid
 
 from semigrid.data.errors import InputError

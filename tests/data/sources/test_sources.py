@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.data.test_ingest import SETTINGS, tile
+from tests.helpers.shop import SETTINGS, tile
 
 from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.builder.request import gather, load_request

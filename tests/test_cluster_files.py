@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[1]
 NAMES = ["cluster.yaml", "cluster-onprem.yaml"]
 POLICIES = ["autoscaler.json", "bucket.json", "trust.json"]
 

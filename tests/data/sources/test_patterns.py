@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
-from tests.grid.commands.test_cli import semigrid
+from tests.helpers.command import semigrid
 
 from semigrid.data.builder.check import check_dataset
 from semigrid.data.builder.ingest import build_dataset

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.data.test_ingest import shop, tile
-from tests.grid.commands.test_cli import semigrid
 from tests.helpers import nasty
+from tests.helpers.command import semigrid
+from tests.helpers.shop import shop, tile
 
 from semigrid.data.catalog import open_dataset
 

@@ -24,8 +24,8 @@ from botocore.exceptions import (
     NoCredentialsError,
     ReadTimeoutError,
 )
-from tests.data.test_ingest import SETTINGS, shop, tile
 from tests.helpers.buckets import KEY, SECRET, Forwarder, S3Server, credentials, s3_server
+from tests.helpers.shop import SETTINGS, shop, tile
 
 from semigrid.data.builder.clean import CleanSettings
 from semigrid.data.builder.ingest import Chunk, build_dataset, one_by_one

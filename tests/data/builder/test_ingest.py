@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from tests.helpers import nasty
+from tests.helpers.shop import SETTINGS, shop, tile
 
 from semigrid.data.batches import decode
 from semigrid.data.builder.clean import CleanSettings
 from semigrid.data.builder.ingest import (
     BUILDING,
-    BuildSettings,
     build_dataset,
     clean_chunk,
     one_by_one,
@@ -25,22 +25,6 @@ from semigrid.data.errors import InputError
 from semigrid.data.schema import MANIFEST, Dataset
 from semigrid.data.sources.files import Item, folder_items, table_items
 from semigrid.data.storage import Storage
-
-SETTINGS = BuildSettings("shop", "CC0", "tests", chunk_images=7, bucket_images=20)
-
-
-def tile(seed: int) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    return nasty.saved(Image.fromarray(pixels), "png")
-
-
-def shop(folder: Path, images: int = 60) -> Path:
-    """Class folders with distinct images, by turns."""
-    for number in range(images):
-        path = folder / ("dots" if number % 2 else "plain") / f"{number:03d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(tile(number))
-    return folder
 
 
 def pool(folder: Path, images: int = 30) -> list[Item]:

@@ -1,25 +1,13 @@
 """The commands as users call them, in processes of their own; no Ray is started here."""
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
+from tests.helpers.command import semigrid
 from tests.helpers.experiments import changed, experiment_text
-
-# fails the process if anything imports Ray: bad input and planning must not
-NO_RAY = (
-    "import sys; sys.modules['ray'] = None; from semigrid.grid.commands.main import main; main()"
-)
-
-
-def semigrid(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", NO_RAY, *args], capture_output=True, text=True, cwd=cwd, timeout=60
-    )
 
 
 @pytest.mark.parametrize("command", ["plan", "run", "status", "table"])
