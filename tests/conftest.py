@@ -2,16 +2,22 @@
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import torch
 
 from semigrid.data.catalog import open_dataset
 from semigrid.data.schema import Dataset
 
+# without a deadline: how long an example takes depends on what else the machine does
+hypothesis.settings.register_profile("quick", max_examples=30, deadline=None)
+hypothesis.settings.register_profile("thorough", max_examples=1000, deadline=None)
+hypothesis.settings.load_profile("quick")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A dataset cache of the session's own, and one thread an operation: sums in one order."""
+    """A dataset cache for this session only, and one thread for each operation: sums repeat."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("SEMIGRID_CACHE", str(tmp_path_factory.mktemp("cache")))
         environment.setenv("OMP_NUM_THREADS", "1")
