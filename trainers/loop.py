@@ -30,6 +30,7 @@ from semigrid.trainers.health import (
 )
 from semigrid.trainers.losses import entropy
 from semigrid.trainers.methods import Lesson, Sharing, StepInput, finetune, semi
+from semigrid.trainers.options import Precision, TrainOptions
 from semigrid.trainers.predictions import Predictions
 from semigrid.trainers.recipe import Method, Recipe
 from semigrid.trainers.runtime import Runtime
@@ -41,8 +42,7 @@ BatchSource = Callable[[int, int], Iterator[Batch]]
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 REPORT_SECONDS = 2.0
-# what a kill may cost, beside the steps since the last evaluation
-CHECKPOINT_STEPS = 200
+DEFAULT_OPTIONS = TrainOptions()
 PSEUDO_COUNTS = "pseudo_counts"
 
 
@@ -90,10 +90,8 @@ def train(
     *,
     num_classes: int,
     seed: int,
-    precision: str = "fp32",
-    checkpoint_steps: int = CHECKPOINT_STEPS,
-    micro_batch: int | None = None,
-    compiled: bool = False,
+    precision: Precision = "fp32",
+    options: TrainOptions = DEFAULT_OPTIONS,
     cutoffs: Cutoffs | None = None,
     report_seconds: float = REPORT_SECONDS,
 ) -> Outcome:
@@ -101,13 +99,11 @@ def train(
 
     What is random in a step is a function of (seed, step) and of the images; so a resumed run
     equals an uninterrupted one, bit for bit on the CPU, and neither the number of ranks nor
-    ``micro_batch`` changes more than the order of sums. Checkpoints are written at every
-    evaluation and every ``checkpoint_steps``.
+    ``options`` changes more than the order of sums. Checkpoints are written at every evaluation and
+    every ``options.checkpoint_steps``.
 
     Args:
-        micro_batch: at most so many images in one forward and backward of a worker; None for all.
-            It is halved, and the step repeated, when the device's memory runs out.
-        compiled: run student and teacher through ``torch.compile``.
+        precision: the one of the trial's identity, whatever the options say.
         cutoffs: what its best evaluation must reach at some steps, else it ends there.
         report_seconds: so often it says where it stands, beside its evaluations.
 
@@ -117,12 +113,18 @@ def train(
         OutOfMemoryError: not even one image fits.
     """
     trainer = Training(recipe, method, model, teacher_state, streams, runtime, num_classes, seed)
-    trainer.prepare(precision, micro_batch, compiled)
+    trainer.prepare(precision, options)
     outcome = trainer.outcome
     try:
         with all_done(runtime.checkpoints.background):
             return _run(
-                trainer, recipe, runtime, outcome, checkpoint_steps, cutoffs or {}, report_seconds
+                trainer,
+                recipe,
+                runtime,
+                outcome,
+                options.checkpoint_steps,
+                cutoffs or {},
+                report_seconds,
             )
     except CollapsedError as error:
         error.outcome = outcome
@@ -214,7 +216,7 @@ class Training:
         labels = torch.from_numpy(np.asarray(streams.validation.table.labels))
         self.natural_entropy = entropy(torch.bincount(labels, minlength=num_classes))
 
-    def prepare(self, precision: str, micro_batch: int | None, compiled: bool) -> None:
+    def prepare(self, precision: Precision, options: TrainOptions = DEFAULT_OPTIONS) -> None:
         """Loads the latest checkpoint, if there is one, and makes the models ready to train."""
         device = self.runtime.device
         self.autocast_dtype = PRECISIONS[precision]
@@ -228,11 +230,11 @@ class Training:
             peak = peak_flops(torch.cuda.get_device_name(device), precision)
             flops = flops_per_image(self.student, self.recipe.img_size)
         self.speed = Speedometer(flops, peak)
-        if compiled:
+        if options.compile:
             # masks change the number of rows from step to step: one graph must serve them all
             self.student.compile(dynamic=True)
             self.ema.module.compile(dynamic=True)
-        known = self.runtime.checkpoints.load_micro_batch()
+        micro_batch, known = options.micro_batch, self.runtime.checkpoints.load_micro_batch()
         if known is not None:
             micro_batch = min(known, micro_batch or known)
         self.learner = Student(

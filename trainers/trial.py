@@ -16,14 +16,12 @@ from semigrid.data.splits import label_subset
 from semigrid.data.storage import FileFacts, Storage
 from semigrid.trainers.choose import Cutoffs
 from semigrid.trainers.fence import Fence, FencedStorage
+from semigrid.trainers.options import Precision, TrainOptions, uses_ray_stream
 from semigrid.trainers.recipe import RECIPE_VERSION, Method, Recipe
 
 if TYPE_CHECKING:
     from torch import nn
 
-Precision = Literal["fp32", "bf16", "fp16"]
-# pools whose encoded images take up to this many bytes are read into memory, larger ones streamed
-MEMORY_POOL_BYTES = 512 * 2**20
 # small enough that a few workers share a few hundred images evenly
 EVALUATION_BATCH = 64
 
@@ -129,14 +127,6 @@ def predictions_file(trial_id: str) -> str:
     return f"predictions/{trial_id}.parquet"
 
 
-def uses_ray_stream(stream: str, dataset: Dataset) -> bool:
-    """Whether the pool is streamed by Ray Data rather than read into memory; same batches."""
-    if stream != "auto":
-        return stream == "ray"
-    files = [shard.file for shard in dataset.manifest.shards if shard.split == "pool"]
-    return sum(dataset.storage.size(file) or 0 for file in files) > MEMORY_POOL_BYTES
-
-
 def run_trial(
     spec: TrialSpec, place: Place, runtime: Any, cutoffs: Cutoffs | None = None
 ) -> dict[str, Any]:
@@ -172,9 +162,11 @@ def run_trial(
         num_classes=dataset.num_classes,
         seed=spec.seed,
         precision=spec.precision,
-        checkpoint_steps=place.checkpoint_steps,
-        micro_batch=place.micro_batch,
-        compiled=place.compiled,
+        options=TrainOptions(
+            checkpoint_steps=place.checkpoint_steps,
+            micro_batch=place.micro_batch,
+            compile=place.compiled,
+        ),
         cutoffs=cutoffs,
         report_seconds=place.report_seconds,
     )

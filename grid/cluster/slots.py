@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from semigrid.grid.experiment import TrainConfig
 from semigrid.grid.study.scheduler import Job
+from semigrid.trainers.options import TrainOptions
 
 # A job that does not fit lets so many that fit go before it; then machines are cleared for it.
 PATIENCE = 8
@@ -33,7 +33,7 @@ class Machine:
     gpus: float = 0
 
 
-def demand_of(train: TrainConfig, kind: str) -> Demand:
+def demand_of(train: TrainOptions, kind: str) -> Demand:
     """A training holds its whole group, a measurement what one worker would."""
     workers = train.workers if kind == "train" else 1
     return Demand(train.cpus_per_worker, train.gpus_per_worker, workers)

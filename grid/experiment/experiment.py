@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+)
 
 from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError
@@ -17,8 +25,8 @@ from semigrid.data.splits import empty_classes, images_at, pool_subset
 from semigrid.data.storage import Storage
 from semigrid.data.storage.patience import StorageGoneError
 from semigrid.trainers.models import backbone_problem
+from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.recipe import Method, Recipe, published, resolve, why_unused
-from semigrid.trainers.trial import Precision
 from semigrid.trainers.weights import UNSTATED, Weights, file_weights, hub_weights
 
 
@@ -55,18 +63,6 @@ class DatasetConfig(_Section):
     pool_unit: int | None = Field(None, gt=0)
 
 
-class ModelTrain(_Section):
-    """What one model's trainings have of their own; see ``TrainConfig``."""
-
-    workers: int | None = Field(None, gt=0)
-    cpus_per_worker: int | None = Field(None, gt=0)
-    gpus_per_worker: float | None = Field(None, ge=0, allow_inf_nan=False)
-    loader_workers: int | None = Field(None, ge=0)
-    checkpoint_steps: int | None = Field(None, gt=0)
-    micro_batch: int | None = Field(None, gt=0)
-    compile: bool | None = None
-
-
 class ModelConfig(_Section):
     """A row of models: a backbone to fine-tune, or ``from`` a model to go on from with ``semi``.
 
@@ -83,7 +79,15 @@ class ModelConfig(_Section):
     weights_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     backbone_args: dict[str, JsonValue] = {}
     recipe: dict[str, Any] = {}
-    train: ModelTrain | None = None
+    train: TrainOptions | None = None  # the options it gives replace those of the file
+
+    @field_validator("train")
+    @classmethod
+    def _without_options_of_the_run(cls, train: TrainOptions | None) -> TrainOptions | None:
+        of_the_run = {"precision", "stream"} & (set() if train is None else train.model_fields_set)
+        if of_the_run:
+            raise ValueError(f"{', '.join(sorted(of_the_run))}: one for all models, set in train")
+        return train
 
 
 class GridEntry(_Section):
@@ -136,24 +140,6 @@ class SearchConfig(_Section):
         return {**self.space.get(method, {}), **self.space.get(model, {})}
 
 
-class TrainConfig(_Section):
-    """How trainings run. Of these only the precision can change the numbers.
-
-    ``max_failures``: so many times in a row a training may die before its next checkpoint.
-    """
-
-    workers: int = Field(1, gt=0)
-    cpus_per_worker: int = Field(1, gt=0)
-    gpus_per_worker: float = Field(0, ge=0, allow_inf_nan=False)
-    precision: Precision = "fp32"
-    stream: Literal["auto", "memory", "ray"] = "auto"
-    loader_workers: int = Field(0, ge=0)
-    checkpoint_steps: int = Field(200, gt=0)
-    micro_batch: int | None = Field(None, gt=0)
-    compile: bool = False
-    max_failures: int = Field(3, ge=0)
-
-
 class ExperimentFile(_Section):
     """The file as written; ``load_experiment`` turns it into an ``Experiment``."""
 
@@ -163,7 +149,7 @@ class ExperimentFile(_Section):
     grid: list[GridEntry] = Field(min_length=1)
     search: SearchConfig = SearchConfig()
     seeds: int = Field(1, gt=0, le=1000)
-    train: TrainConfig = TrainConfig()
+    train: TrainOptions = TrainOptions()
     trackers: list[Literal["optuna", "tensorboard", "mlflow", "wandb"]] = ["optuna", "tensorboard"]
     # of a device-hour, by kind as the ledger has it, in whatever currency
     prices: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
@@ -201,10 +187,10 @@ class Experiment(BaseModel):
         config = self.file.models[model]
         return config if config.from_ is None else self.backbone_of(config.from_)
 
-    def train_of(self, model: str) -> TrainConfig:
+    def train_of(self, model: str) -> TrainOptions:
         """How a model's trainings run: the file's ``train`` with the model's own over it."""
         own = self.file.models[model].train
-        update = {} if own is None else own.model_dump(exclude_none=True)
+        update = {} if own is None else own.model_dump(exclude_unset=True)
         return self.file.train.model_copy(update=update)
 
     def weights_of(self, model: str) -> Weights | None:
@@ -537,19 +523,19 @@ def _explain(error: Any) -> str:
     return f"{path}:{value} {message}"
 
 
-_SECTIONS: dict[str, type[_Section]] = {
+_SECTIONS: dict[str, type[BaseModel]] = {
     "datasets": DatasetConfig,
     "models": ModelConfig,
     "grid": GridEntry,
     "search": SearchConfig,
-    "train": TrainConfig,
+    "train": TrainOptions,
 }
 
 
 def _allowed_keys(where: list[Any]) -> list[str]:
     section = _SECTIONS.get(str(where[0]), ExperimentFile) if where else ExperimentFile
     if where[:1] == ["models"] and where[2:] == ["train"]:
-        section = ModelTrain
+        section = TrainOptions
     if where[:2] == ["search", "space"] and len(where) > 2:
         section = Around
     return [field.alias or name for name, field in section.model_fields.items()]
@@ -688,7 +674,8 @@ def _recipe_problems(experiment: Experiment, name: str) -> list[str]:
     workers = experiment.train_of(name).workers
     if recipe.batch_size % workers:
         own = file.models[name].train
-        key = f"models.{name}.train" if own is not None and own.workers else "train"
+        is_own = own is not None and "workers" in own.model_fields_set
+        key = f"models.{name}.train" if is_own else "train"
         return [
             f"{key}.workers: {workers}: the global batch of {name} is "
             f"{recipe.batch_size} images, which must divide by the number of workers"

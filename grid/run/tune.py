@@ -44,13 +44,13 @@ from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.scheduler import Job, Scheduler
 from semigrid.grid.trackers.tracker import Trackers
 from semigrid.trainers.fence import begin_attempt, end_attempts
+from semigrid.trainers.options import uses_ray_stream
 from semigrid.trainers.ray_nodes import free_nodes, placement
 from semigrid.trainers.trial import (
     NoRoomError,
     Place,
     TrialSpec,
     latest_checkpoint,
-    uses_ray_stream,
 )
 
 # By so much the clocks of two machines may differ.

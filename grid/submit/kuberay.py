@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from semigrid.data.errors import InputError
-from semigrid.grid.experiment import DatasetConfig, Experiment, TrainConfig
-from semigrid.trainers.trial import uses_ray_stream
+from semigrid.grid.experiment import DatasetConfig, Experiment
+from semigrid.trainers.options import TrainOptions, uses_ray_stream
 
 # The operator appends to a RayJob's name, and the sum must be a label (63 characters).
 NAME_LENGTH = 47
@@ -140,7 +140,7 @@ def worker_pods(experiment: Experiment, options: RayJobOptions) -> list[WorkerPo
     return sorted({_pod(experiment.train_of(model), options, streams) for model in used})
 
 
-def _pod(train: TrainConfig, options: RayJobOptions, streams: bool) -> WorkerPod:
+def _pod(train: TrainOptions, options: RayJobOptions, streams: bool) -> WorkerPod:
     processes = min(train.workers, options.workers_per_pod)
     cpus = processes * train.cpus_per_worker
     if streams:

@@ -17,6 +17,7 @@ from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.loop import Streams, Training, step_seed
 from semigrid.trainers.methods import semi
 from semigrid.trainers.models import create_model
+from semigrid.trainers.options import Precision, TrainOptions
 from semigrid.trainers.recipe import Recipe, published, resolve
 from semigrid.trainers.runtime import InlineRuntime
 
@@ -40,7 +41,7 @@ def batch(count: int, size: int, seed: int, *views: str) -> Batch:
 class Steps:
     """A training and the plain one from the same weights, on the same images."""
 
-    def __init__(self, backbone: str, size: int, labeled: int, device: str, precision: str):
+    def __init__(self, backbone: str, size: int, labeled: int, device: str, precision: Precision):
         self.device = device
         # a rate so low that the teacher, and with it the masks, stay as they are
         settings = {"img_size": size, "batch_size": labeled, "steps": 10**6, "base_lr": 1e-12}
@@ -59,7 +60,7 @@ class Steps:
         runtime = InlineRuntime(Checkpoints(Storage(tempfile.mkdtemp())), device=self.device)
         model = copy.deepcopy(self.model)
         training = Training(recipe, "semi", model, None, streams, runtime, CLASSES, 0)
-        training.prepare(self.precision, None, compiled)
+        training.prepare(self.precision, TrainOptions(compile=compiled))
 
         def step() -> None:
             training.step(0, self.labeled, self.pool)
@@ -120,7 +121,7 @@ GOALS = {1.0: 1.02, 0.5: 0.72, 0.2: 0.55}
 def semi_steps(device: str) -> Iterator[tuple[str, float, float, float]]:
     """What, seconds of ours, of the plain one, and the goal of their ratio, for each mask rate."""
     labeled = 4 if device == "cpu" else 64
-    precision = "fp32" if device == "cpu" else "bf16"
+    precision: Precision = "fp32" if device == "cpu" else "bf16"
     steps = Steps("vit_small_patch16_224", 224, labeled, device, precision)
     for rate, goal in GOALS.items():
         recipe = steps.at_mask_rate(rate)

@@ -26,6 +26,7 @@ from semigrid.data.storage import Storage
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.loop import Outcome, Streams, train
 from semigrid.trainers.models import create_model
+from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.recipe import Recipe, published, resolve
 from semigrid.trainers.runtime import DistributedRuntime
 from semigrid.trainers.trial import view_settings
@@ -92,7 +93,9 @@ def twenty_steps(folder: Path) -> dict[str, Any]:
         for micro_batch in (None, 5):
             name = f"{method} {micro_batch}"
             runtime = Runtime(Checkpoints(Storage(folder / name)))
-            found[name] = trained(runtime, method, recipe, micro_batch=micro_batch).history
+            found[name] = trained(
+                runtime, method, recipe, options=TrainOptions(micro_batch=micro_batch)
+            ).history
     return found
 
 

@@ -15,8 +15,9 @@ from semigrid.data.order import Share, StreamOrder
 from semigrid.data.schema import Dataset, ImageTable
 from semigrid.data.views.augment import ViewSettings
 from semigrid.trainers.checkpoint import Checkpoints
-from semigrid.trainers.loop import CHECKPOINT_STEPS, Outcome, Streams, train
+from semigrid.trainers.loop import DEFAULT_OPTIONS, Outcome, Streams, train
 from semigrid.trainers.models import create_model
+from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.recipe import Recipe, published, resolve
 from semigrid.trainers.runtime import InlineRuntime
 from semigrid.trainers.trial import view_settings
@@ -105,7 +106,7 @@ def run_tiny(
     should_stop: Callable[[], bool] = lambda: False,
     teacher_state: dict[str, torch.Tensor] | None = None,
     model: torch.nn.Module | None = None,
-    checkpoint_steps: int = CHECKPOINT_STEPS,
+    options: TrainOptions = DEFAULT_OPTIONS,
 ) -> Outcome:
     """Trains the tiny model, or goes on from its checkpoint."""
     return train(
@@ -117,7 +118,7 @@ def run_tiny(
         InlineRuntime(checkpoints, device="cpu", should_stop=should_stop),
         num_classes=10,
         seed=0,
-        checkpoint_steps=checkpoint_steps,
+        options=options,
     )
 
 

@@ -33,6 +33,7 @@ from semigrid.trainers.evaluate import evaluate
 from semigrid.trainers.health import CollapsedError, DivergedError
 from semigrid.trainers.loop import Outcome, Streams, Training, train
 from semigrid.trainers.models import create_model
+from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.recipe import Recipe, published, resolve
 from semigrid.trainers.runtime import InlineRuntime
 from semigrid.trainers.stepper import OutOfMemoryError
@@ -122,10 +123,12 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(digits: Dataset, tmp_path
         return False
 
     with pytest.raises(KeyboardInterrupt):
-        run_tiny(digits, "semi", recipe, parts, should_stop=die, checkpoint_steps=5)
+        run_tiny(
+            digits, "semi", recipe, parts, should_stop=die, options=TrainOptions(checkpoint_steps=5)
+        )
     assert saved(parts)["outcome"]["step"] == 5
     perturb_random_generators()
-    resumed = run_tiny(digits, "semi", recipe, parts, checkpoint_steps=5)
+    resumed = run_tiny(digits, "semi", recipe, parts, options=TrainOptions(checkpoint_steps=5))
     assert_same_end(whole, parts, (uninterrupted, resumed))
 
 
@@ -142,7 +145,7 @@ def prepared(
     runtime = InlineRuntime(checkpoints, device="cpu")
     model = tiny_model(recipe) if model is None else model
     training = Training(recipe, "semi", model, None, streams, runtime, 10, 0)
-    training.prepare(precision, micro_batch, False)
+    training.prepare(precision, TrainOptions(micro_batch=micro_batch))
     return training
 
 
@@ -514,7 +517,7 @@ def test_a_compiled_training_has_the_same_losses(digits: Dataset, tmp_path: Path
             InlineRuntime(Checkpoints(Storage(tmp_path / str(compiled))), device="cpu"),
             num_classes=10,
             seed=0,
-            compiled=compiled,
+            options=TrainOptions(compile=compiled),
         )
         return [record["loss"] for record in outcome.history]
 

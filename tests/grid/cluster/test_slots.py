@@ -18,8 +18,8 @@ from semigrid.grid.cluster.slots import (
     fits,
     for_training,
 )
-from semigrid.grid.experiment import TrainConfig
 from semigrid.grid.study.scheduler import Job, Scheduler
+from semigrid.trainers.options import TrainOptions
 
 G5 = Machine(48, 4)  # four GPUs, as g5.12xlarge has
 RESNET, VIT = Demand(4, 1), Demand(4, 1, workers=4)
@@ -59,7 +59,7 @@ def test_ray_data_gets_half_of_each_machine() -> None:
 
 
 def test_a_measurement_holds_what_one_worker_would() -> None:
-    train = TrainConfig(workers=4, cpus_per_worker=3, gpus_per_worker=1)
+    train = TrainOptions(workers=4, cpus_per_worker=3, gpus_per_worker=1)
     assert demand_of(train, "train") == Demand(3, 1, 4)
     assert demand_of(train, "measure") == Demand(3, 1, 1)
 

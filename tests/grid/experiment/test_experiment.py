@@ -167,6 +167,10 @@ def test_a_models_own_training_settings_stand_over_the_files() -> None:
     assert load_experiment("file.yaml", text=text, workers=4).train_of("vit").workers == 4
     with pytest.raises(InputError, match=r"models.vit.train.workers: 3: the global batch of vit"):
         load_experiment("file.yaml", text=changed("models.vit.train", {"workers": 3}))
+    with pytest.raises(InputError, match=r"models.vit.train: .*precision: one for all models"):
+        load_experiment("file.yaml", text=changed("models.vit.train", {"precision": "bf16"}))
+    own = changed("models.vit.train", {"micro_batch": None}) + "train: {micro_batch: 2}\n"
+    assert load_experiment("file.yaml", text=own).train_of("vit").micro_batch is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,55 @@
+"""How trainings run: the ``train`` section of an experiment file."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from semigrid.data.schema import Dataset
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+# Largest pool, in bytes of encoded images, that ``stream: auto`` reads into memory.
+MEMORY_POOL_BYTES = 512 * 2**20
+
+
+class TrainOptions(BaseModel):
+    """The options of a training, passed whole from the experiment file to the training loop.
+
+    Only ``precision`` can change numbers: it is part of a trial's identity, and a training takes it
+    from there.
+
+    Attributes:
+        stream: how the pool is read: into memory, through Ray Data, or whichever suits its size.
+        loader_workers: processes of each worker that prepare images; 0 prepares them in the worker.
+        checkpoint_steps: steps between checkpoints, besides those written at evaluations.
+        micro_batch: most images in one forward and backward pass of a worker; None for all. It is
+            halved, and the step repeated, when the device runs out of memory.
+        compile: whether student and teacher run through ``torch.compile``.
+        max_failures: how many times in a row a training may die without a new checkpoint.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workers: int = Field(1, gt=0)
+    cpus_per_worker: int = Field(1, gt=0)
+    gpus_per_worker: float = Field(0, ge=0, allow_inf_nan=False)
+    precision: Precision = "fp32"
+    stream: Literal["auto", "memory", "ray"] = "auto"
+    loader_workers: int = Field(0, ge=0)
+    checkpoint_steps: int = Field(200, gt=0)
+    micro_batch: int | None = Field(None, gt=0)
+    compile: bool = False
+    max_failures: int = Field(3, ge=0)
+
+    @property
+    def device(self) -> str:
+        """The type of torch device that a worker trains on."""
+        return "cuda" if self.gpus_per_worker else "cpu"
+
+
+def uses_ray_stream(stream: str, dataset: Dataset) -> bool:
+    """Whether Ray Data streams the pool, instead of reading it into memory; same batches."""
+    if stream != "auto":
+        return stream == "ray"
+    files = [shard.file for shard in dataset.manifest.shards if shard.split == "pool"]
+    return sum(dataset.storage.size(file) or 0 for file in files) > MEMORY_POOL_BYTES
