@@ -20,6 +20,7 @@ RAY_MODULES = {
     "semigrid.trainers.ray_worker",
     "semigrid.grid.cluster.autoscaler",
     "semigrid.grid.cluster.node_check",
+    "semigrid.grid.cluster.ray_private",
     "semigrid.grid.run.tune",
     "semigrid.grid.predict.ray_data",
     "semigrid.grid.submit.jobs",

@@ -1,1 +1,1 @@
-"""What fits where on a cluster, and what its nodes must have."""
+"""Machines of the cluster: what fits where, growth, node requirements and their checks."""

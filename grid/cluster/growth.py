@@ -1,34 +1,40 @@
-"""What a cluster may grow to, and which machines its ready jobs are worth. Pure."""
+"""What a cluster may grow to, and which machines to request for jobs that wait. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from semigrid.grid.cluster.slots import Demand, Machine, for_training, place, spare_one
+from semigrid.grid.cluster.machines import Demand, Machine, for_training, spare_one, take_room
 
-# So many are asked for at a time; the next when these have come.
-MOST_ASKS = 64
+# Most machines requested at a time; more are requested when these have arrived.
+MOST_REQUESTS = 64
 
 
 @dataclass(frozen=True)
 class NodeType:
-    """Machines of one size that an autoscaler may start, so many at a time; spot and on-demand
-    ones of a size count as one type."""
+    """Machines of one size, of which an autoscaler may start up to ``most``.
+
+    Spot and on-demand machines of a size are one type.
+    """
 
     name: str
     machine: Machine
     most: int
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.machine.cpus:g} CPUs and {self.machine.gpus:g} GPUs)"
+        return f"{self.name} ({self.machine})"
+
+    @property
+    def size(self) -> tuple[float, float]:
+        return self.machine.gpus, self.machine.cpus
 
 
 @dataclass(frozen=True)
 class Growth:
-    """What an autoscaler may start: ``most`` machines in all, besides the head.
+    """What an autoscaler may start: up to ``most`` machines in all, besides the head.
 
-    ``types`` is None where there is an autoscaler that does not say what it may start.
+    ``types`` is None where there is an autoscaler, but nobody knows what it may start.
     """
 
     types: tuple[NodeType, ...] | None
@@ -41,14 +47,14 @@ class Growth:
 
 
 FIXED = Growth((), 0)  # no autoscaler
-UNKNOWN = Growth(None, MOST_ASKS)
+UNKNOWN = Growth(None, MOST_REQUESTS)
 
 
 @dataclass(frozen=True)
-class Ask:
-    """Room that an autoscaler is asked for at once, each of ``bundles`` on one machine.
+class MachineRequest:
+    """Room requested from an autoscaler at once; each of ``bundles`` is on one machine.
 
-    ``kind`` says for people what is asked for.
+    ``kind`` names it for people.
     """
 
     kind: str
@@ -74,10 +80,10 @@ def growth_of(config: Mapping[str, Any]) -> Growth:
     return Growth(tuple(types), all_types)
 
 
-def grown(machines: Sequence[Machine], growth: Growth) -> list[list[Machine]]:
-    """The largest clusters that the machines may grow to: by each type alone, and by all.
+def largest_clusters(machines: Sequence[Machine], growth: Growth) -> list[list[Machine]]:
+    """The largest clusters that the machines may grow to: with each type alone, and with all.
 
-    Nothing is known of what an ``UNKNOWN`` growth leads to.
+    Not for ``UNKNOWN`` growth.
 
     Args:
         machines: those that are there, the head first or last: it counts for no type.
@@ -85,65 +91,67 @@ def grown(machines: Sequence[Machine], growth: Growth) -> list[list[Machine]]:
     left, room = _left(machines, growth)
     clusters = [[*machines, *[t.machine] * min(count, room)] for t, count in left.items()]
     mixed = list(machines)
-    for kind in sorted(left, key=_size, reverse=True):
+    for kind in sorted(left, key=lambda t: t.size, reverse=True):
         mixed += [kind.machine] * min(left[kind], room + len(machines) - len(mixed))
     return [*clusters, mixed]
 
 
-def asks_for(
+def requests_for(
     machines: Sequence[Machine],
     growth: Growth,
     running: Iterable[Demand],
     ready: Iterable[Demand],
     streaming: bool,
     unfit: Sequence[Machine] = (),
-) -> list[Ask]:
-    """What to ask the autoscaler for, so that ready jobs need not wait for running ones.
+) -> list[MachineRequest]:
+    """The requests with which ready jobs need not wait for running ones.
 
-    Whole machines are asked for, since a part might be found on a machine that is in use, whose
-    CPUs Ray Data needs. What already runs, or is lost with its machine, asks for itself.
+    They are for whole machines: a part could come from a machine in use, whose CPUs Ray Data
+    needs. Jobs that run, or were lost with their machine, are demand of their own to the
+    autoscaler.
 
     Args:
         ready: in the order in which they are to start.
-        unfit: machines that count for the limits, but are given no work.
+        unfit: machines that count towards the limits, but are given no work.
     """
     running = sorted(running, key=lambda d: (d.gpus, d.cpus), reverse=True)
     left, room = _left([*machines, *unfit], growth)
-    if growth.types is None:  # the likes of what it has brought already
-        shapes = {m for m in machines if m.cpus or m.gpus}
-        left = {NodeType("machines", m, MOST_ASKS): MOST_ASKS for m in shapes}
-    room = min(room, MOST_ASKS)
+    if growth.types is None:  # more of what it has brought already
+        sizes = {m for m in machines if m.cpus or m.gpus}
+        left = {NodeType("machines", m, MOST_REQUESTS): MOST_REQUESTS for m in sizes}
+    room = min(room, MOST_REQUESTS)
     free = _room(machines, streaming)
     for demand in running:
-        place(free, demand)
-    asks: list[Ask] = []
+        take_room(free, demand)
+    requests: list[MachineRequest] = []
     refused: set[Demand] = set()
     for demand in ready:
         if room <= 0:
             break
         if demand in refused or _placed(free, demand):
             continue
-        alone = streaming and not running and not asks
-        found = _cheapest(demand, free, left, room, streaming, alone)
-        if found is not None:
-            kind, count = found
-            asks += [Ask(str(kind), (kind.machine,))] * count
+        alone = streaming and not running and not requests
+        cheapest = _cheapest(demand, free, left, room, streaming, alone)
+        if cheapest is not None:
+            kind, count = cheapest
+            requests += [MachineRequest(str(kind), (kind.machine,))] * count
             free += _room([kind.machine] * count, streaming)
             _placed(free, demand)
             left[kind] -= count
             room -= count
         elif growth.types is None:
             cpus = demand.cpus + (max(1.0, demand.cpus) if streaming else 0)
-            asks.append(Ask(f"room for {demand}", (Machine(cpus, demand.gpus),) * demand.workers))
+            bundles = (Machine(cpus, demand.gpus),) * demand.workers
+            requests.append(MachineRequest(f"room for {demand}", bundles))
             room -= 1
         else:
             refused.add(demand)
-    return asks
+    return requests
 
 
-def show_asks(asks: Iterable[Ask]) -> str:
-    """Such as ``2 × gpu-spot (48 CPUs and 4 GPUs)``."""
-    counts = Counter(ask.kind for ask in asks)
+def show_requests(requests: Iterable[MachineRequest]) -> str:
+    """For example ``2 × gpu-spot (48 CPUs and 4 GPUs)``."""
+    counts = Counter(request.kind for request in requests)
     return ", ".join(f"{count} × {kind}" for kind, count in counts.items())
 
 
@@ -155,25 +163,30 @@ def _cheapest(
     streaming: bool,
     alone: bool,
 ) -> tuple[NodeType, int] | None:
-    """The type of which the fewest machines are enough, of those the smallest, and how many."""
-    found = []
-    for kind, count in left.items():
-        for more in range(1, min(count, room, demand.workers) + 1):
-            new = [kind.machine] * more
-            if _placed([*map(list, free), *_room(new, streaming)], demand) or (
-                # one training at a time, with a CPU to spare for Ray Data
-                alone and _placed(_room(spare_one(new), False), demand)
-            ):
-                found.append((more, _size(kind), kind.name, kind))
-                break
-    if not found:
+    """The type and number of the fewest, then smallest, new machines that make the job fit.
+
+    ``alone`` says that nothing else runs: then one CPU in all is enough for Ray Data.
+    """
+
+    def enough(machines: list[Machine]) -> bool:
+        return _placed([*map(list, free), *_room(machines, streaming)], demand) or (
+            alone and _placed(_room(spare_one(machines), False), demand)
+        )
+
+    options = [
+        (count, kind)
+        for kind, most in left.items()
+        for count in range(1, min(most, room, demand.workers) + 1)
+        if enough([kind.machine] * count)
+    ]
+    if not options:
         return None
-    more, _, _, kind = min(found, key=lambda each: each[:3])
-    return kind, more
+    count, kind = min(options, key=lambda option: (option[0], option[1].size, option[1].name))
+    return kind, count
 
 
 def _left(machines: Sequence[Machine], growth: Growth) -> tuple[dict[NodeType, int], int]:
-    """How many more of each type may come, and how many in all."""
+    """How many more machines of each type may come, and how many in all."""
     there = Counter(machines)
     left = {t: t.most - there[t.machine] for t in growth.types or ()}
     workers = len(machines) - 1 if growth.types is not None else 0
@@ -185,15 +198,11 @@ def _room(machines: Iterable[Machine], streaming: bool) -> list[list[float]]:
 
 
 def _placed(free: list[list[float]], demand: Demand) -> bool:
-    """Takes a job's room if there is enough of it, else nothing."""
+    """Takes a job's room if there is enough of it; else takes nothing."""
     if demand.workers == 1:
-        return place(free, demand)
+        return take_room(free, demand)
     trial = [list(room) for room in free]
-    if not place(trial, demand):
+    if not take_room(trial, demand):
         return False
     free[:] = trial
     return True
-
-
-def _size(kind: NodeType) -> tuple[float, float]:
-    return kind.machine.gpus, kind.machine.cpus

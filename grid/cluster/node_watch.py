@@ -1,43 +1,44 @@
-"""Which nodes of a cluster have what trainings need: found by asking each, as they come. Pure."""
+"""Tells which nodes of a cluster meet the requirements, by asking each one that joins. Pure."""
 
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-# So long (s) a node may take to answer; the first start of Python there is part of it.
+# Longest wait for a node's answer, in seconds, including the first start of Python there.
 ANSWER_SECONDS = 60.0
-# So long (s) until a node that lacks something is asked again: a mount, a copy may be on its way.
+# Pause before an unfit node is asked again, in seconds: a mount or a copy may be on its way.
 AGAIN_SECONDS = 60.0
-# On a cluster that grows each pause is longer by this: a node that is asked is not idle, and only
-# an idle one is ended by its autoscaler, to be replaced.
-LONGER = 4
-# A node whose process broke is asked again after this (s): it may have been about to leave.
+# Factor by which each pause grows where an autoscaler starts and ends nodes. It ends idle nodes
+# only, and a node that is asked is not idle: an unfit one would never be replaced.
+PAUSE_GROWTH = 4
+# Pause before a node whose process broke is asked again, in seconds: it may have been leaving.
 BROKEN_SECONDS = 3.0
+# Number of broken processes in a row that make a node unfit.
 BROKEN_TIMES = 2
 
 
 @dataclass
 class _Node:
-    where: str
+    label: str
     answer: "Future[list[str]] | None" = None
     asked_at: float = 0.0
     ask_at: float = 0.0
     broken: int = 0  # times in a row
     problems: list[str] = field(default_factory=list)
     fit: bool = False
-    silent: bool = False  # its problem is that it has not answered
+    silent: bool = False  # unfit because it has not answered yet
     pause: float = AGAIN_SECONDS
 
 
 class NodeWatch:
-    """Asks every node that joins, and tells who may be given work.
+    """Asks every node that joins, and knows which may be given work.
 
     Args:
-        ask: asks the node of an ID what it lacks; nothing, where it is fit.
-        say: is told once of each node that lacks something, and when it no longer does.
-        answer_seconds: so long may a node take to answer.
-        grows: whether nodes are started and ended by an autoscaler.
+        ask: asks the node of an ID which requirements it does not meet.
+        say: receives a message when a node turns out to be unfit, and when it is fit again.
+        answer_seconds: longest wait for a node's answer.
+        grows: whether an autoscaler starts and ends nodes.
     """
 
     def __init__(
@@ -51,84 +52,90 @@ class NodeWatch:
         self._ask, self._say, self._clock = ask, say, clock
         self._answer_seconds, self._grows = answer_seconds, grows
         self._nodes: dict[str, _Node] = {}
-        # what was found on nodes, again and again, since it was last emptied, none of them fit
-        self.unfit_in_vain: list[str] = []
+        # First problem of each unfit answer since a node was fit or ``progressed`` was called.
+        self.rejections: list[str] = []
 
     def look(self, nodes: Mapping[str, str]) -> None:
-        """Takes note of answers, and asks who is to be asked; nothing is waited for.
+        """Collects answers and asks the nodes whose turn it is, without waiting.
 
         Args:
-            nodes: those that are alive, by ID: what they are called.
+            nodes: labels of the nodes that are alive, by ID.
         """
         for gone in self._nodes.keys() - nodes.keys():
             del self._nodes[gone]
-        for node_id, where in nodes.items():
-            node = self._nodes.setdefault(node_id, _Node(where))
+        for node_id, label in nodes.items():
+            node = self._nodes.setdefault(node_id, _Node(label))
             if node.answer is not None:
-                self._hear(node, node.answer)
+                self._collect(node, node.answer)
             elif not node.fit and self._clock() >= node.ask_at:
                 node.answer, node.asked_at = self._ask(node_id), self._clock()
 
-    def _hear(self, node: _Node, answer: "Future[list[str]]") -> None:
+    def progressed(self) -> None:
+        """Notes that a job was started: earlier rejections are no reason to give up."""
+        self.rejections = []
+
+    @property
+    def problems(self) -> list[str]:
+        """Every unmet requirement, with the node's label."""
+        return [problem for node in self._nodes.values() for problem in node.problems]
+
+    @property
+    def fit(self) -> list[str]:
+        """IDs of nodes that may be given work."""
+        return [i for i, node in self._nodes.items() if node.fit]
+
+    @property
+    def unfit(self) -> list[str]:
+        """IDs of nodes with unmet requirements."""
+        return [i for i, node in self._nodes.items() if node.problems]
+
+    @property
+    def undecided(self) -> list[str]:
+        """IDs of nodes that have not answered yet."""
+        return [i for i, node in self._nodes.items() if not node.fit and not node.problems]
+
+    def _collect(self, node: _Node, answer: "Future[list[str]]") -> None:
         if not answer.done():
             longest = self._answer_seconds
             if not node.problems and self._clock() > node.asked_at + longest:
-                self._found(
+                self._judge(
                     node,
-                    f"it did not answer within {longest:g} seconds; look whether it and its "
-                    "storage can be reached, or take it out of the cluster",
+                    f"it did not answer within {longest:g} seconds; check that it and its storage "
+                    "can be reached, or take it out of the cluster",
                 )
             return
         node.answer = None
         error = answer.exception()
         if error is None:
             node.broken = 0
-            self._found(node, *answer.result())
+            self._judge(node, *answer.result())
             self._ask_later(node)
             return
         node.broken += 1
         node.ask_at = self._clock() + BROKEN_SECONDS
         if node.broken >= BROKEN_TIMES:
-            words = str(error).strip().splitlines() or [type(error).__name__]
-            self._found(node, f"it cannot run semigrid: {words[-1]}")
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            self._judge(node, f"it cannot run semigrid: {lines[-1]}")
             self._ask_later(node)
 
     def _ask_later(self, node: _Node) -> None:
         node.ask_at = self._clock() + node.pause
         if self._grows:
-            node.pause *= LONGER
+            node.pause *= PAUSE_GROWTH
 
-    def _found(self, node: _Node, *problems: str) -> None:
-        before, node.problems = node.problems, [f"{node.where}: {p}" for p in problems]
+    def _judge(self, node: _Node, *problems: str) -> None:
+        before, node.problems = node.problems, [f"{node.label}: {p}" for p in problems]
         node.fit = not problems
         if node.fit:
-            self.unfit_in_vain = []
-        # one that only takes its time may yet be fit
+            self.rejections = []
+        # a node that only takes its time may yet be fit
         if problems and node.answer is None:
-            self.unfit_in_vain.append(node.problems[0])
+            self.rejections.append(node.problems[0])
         if problems and (not before or node.silent):
             for problem in node.problems:
                 self._say(problem)
         if problems and not before:
-            self._say(f"{node.where} is given no work; it is asked again from time to time")
+            self._say(f"{node.label} is given no work; it is checked again from time to time")
         elif before and node.fit:
-            self._say(f"{node.where}: it has now what it lacked, and is given work")
+            self._say(f"{node.label}: it now meets all requirements and is given work")
         node.silent = node.answer is not None
-
-    @property
-    def problems(self) -> list[str]:
-        """All that any node lacks, each named."""
-        return [problem for node in self._nodes.values() for problem in node.problems]
-
-    @property
-    def fit(self) -> list[str]:
-        return [i for i, node in self._nodes.items() if node.fit]
-
-    @property
-    def unfit(self) -> list[str]:
-        return [i for i, node in self._nodes.items() if node.problems]
-
-    @property
-    def coming(self) -> list[str]:
-        """Those of which nothing is known yet."""
-        return [i for i, node in self._nodes.items() if not node.fit and not node.problems]

@@ -17,7 +17,7 @@ import ray.data
 
 from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
-from semigrid.grid.cluster.slots import Machine
+from semigrid.grid.cluster.machines import Machine
 from semigrid.grid.predict.abstain import at_threshold, calibrate
 from semigrid.grid.predict.folder import PredictionFolder, Request, right_on
 from semigrid.grid.predict.images import Part, of_dataset

@@ -23,11 +23,16 @@ from ray.util.placement_group import placement_group
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage.patience import PATIENCE, StorageGoneError, storage_patience
-from semigrid.grid.cluster.autoscaler import Asks, cluster_growth
-from semigrid.grid.cluster.growth import FIXED, Growth, asks_for, grown, show_asks
-from semigrid.grid.cluster.node_check import NodeCheck, alive_nodes
-from semigrid.grid.cluster.slots import (
-    Admission,
+from semigrid.grid.cluster.admission import Admission
+from semigrid.grid.cluster.autoscaler import MachineRequests, cluster_growth
+from semigrid.grid.cluster.growth import (
+    FIXED,
+    Growth,
+    largest_clusters,
+    requests_for,
+    show_requests,
+)
+from semigrid.grid.cluster.machines import (
     Demand,
     Machine,
     demand_of,
@@ -36,6 +41,7 @@ from semigrid.grid.cluster.slots import (
     for_training,
     spare_one,
 )
+from semigrid.grid.cluster.node_check import NodeCheck, alive_nodes
 from semigrid.grid.run.supervise import is_restarted, scratch_folder
 from semigrid.grid.run.work import Death, cutoffs_of, do_job, order_for, settle
 from semigrid.grid.status.live import LiveView
@@ -219,7 +225,7 @@ def check_room(
     if growth.types is None:
         return
     plan = scheduler.plan
-    clusters = grown(machines, growth)
+    clusters = largest_clusters(machines, growth)
     problems = []
     open_ones = (s for s in plan.searches if scheduler.is_open(s.name))
     for model in {search.cell.model: None for search in open_ones}:
@@ -228,7 +234,7 @@ def check_room(
             also = ", and a CPU for Ray Data" if streaming else ""
             problems.append(f"train: one training of {model} needs {demand}{also}")
     if problems:
-        there = ", ".join(f"{m.cpus:g} CPUs and {m.gpus:g} GPUs" for m in machines)
+        there = ", ".join(map(str, machines))
         more = f", and may start {growth}, {growth.most} in all" if growth.types else ""
         raise InputError(
             *problems,
@@ -368,7 +374,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         self.groups = any(train.workers > 1 for train in trains)
         self._looked_at = time.monotonic()
         self._orphans_until = 0.0
-        self._growth, self._asks = growth, Asks()
+        self._growth, self._requests = growth, MachineRequests()
 
     def suggest(self, trial_id: str) -> Any:
         """The next job; None while all that is left waits for a running one, or for room."""
@@ -379,7 +385,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         self.jobs[trial_id] = self.scheduler.start(job)
         self._began[trial_id] = time.time()
         if self._check is not None:
-            self._check.worked()
+            self._check.watch.progressed()
         self.view.started(job)
         order = order_for(self.plan, job, self.ledger.storage, len(self.jobs))
         if self.on_cluster:
@@ -417,10 +423,10 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         keep those that are of none."""
         if self._check is None or self._growth == FIXED or self._coming:
             return
-        found = self._check.unfit_in_vain
-        if len(found) >= UNFIT_ANSWERS:
+        rejections = self._check.watch.rejections
+        if len(rejections) >= UNFIT_ANSWERS:
             self.gone = InputError(
-                *dict.fromkeys(found),
+                *dict.fromkeys(rejections),
                 "no node that came has what trainings need, and no other has room; set that right, "
                 "then run the same command again",
             )
@@ -446,7 +452,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         coming, unfit = [], []
         if self._check is not None:
             self._check.look(nodes)
-            coming, unfit = self._check.coming, self._check.unfit
+            coming, unfit = self._check.watch.undecided, self._check.watch.unfit
         machines = {node["NodeID"]: _machine(node["Resources"]) for node in nodes}
         self._coming = [machines.pop(node_id) for node_id in coming]
         self._unfit = [machines.pop(node_id) for node_id in unfit]
@@ -454,13 +460,13 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
 
     def _ask(self) -> None:
         """Asks the autoscaler for the machines that ready jobs wait for, and for no others."""
-        self._asks.let_go()
+        self._requests.release_arrived()
         running = [self._demand(job) for job in self.jobs.values()]
         ready = map(self._demand, self.scheduler.ready())
         machines = [*self._machines, *self._coming]
-        asks = asks_for(machines, self._growth, running, ready, self.streaming, self._unfit)
-        self._asks.update(asks, placement())
-        self.view.asked(show_asks(asks))
+        requests = requests_for(machines, self._growth, running, ready, self.streaming, self._unfit)
+        self._requests.update(requests, placement())
+        self.view.asked(show_requests(requests))
 
     def _demand(self, job: Job) -> Demand:
         return demand_of(self.plan.experiment.train_of(job.search.cell.model), job.kind)

@@ -54,7 +54,8 @@ def _grid(cells: list[dict[str, Any]], storage: str, **changes: Any) -> dict[str
 
 def deciding() -> Iterator[tuple[str, str, str]]:
     """Planning 500 cells, and what the driver thinks for each job while a thousand run."""
-    from semigrid.grid.cluster.slots import Admission, Demand, Machine
+    from semigrid.grid.cluster.admission import Admission
+    from semigrid.grid.cluster.machines import Demand, Machine
     from semigrid.grid.experiment import load_experiment
     from semigrid.grid.study.plan import Plan
     from semigrid.grid.study.scheduler import Job, Scheduler

@@ -13,12 +13,12 @@ from semigrid.grid.cluster.growth import (
     UNKNOWN,
     Growth,
     NodeType,
-    asks_for,
-    grown,
     growth_of,
-    show_asks,
+    largest_clusters,
+    requests_for,
+    show_requests,
 )
-from semigrid.grid.cluster.slots import Demand, Machine, fits
+from semigrid.grid.cluster.machines import Demand, Machine, fits
 from semigrid.grid.study.scheduler import Scheduler
 
 ROOT = Path(__file__).parents[3]
@@ -31,7 +31,7 @@ GROUP = Demand(8, 1, workers=8)
 
 def asked(machines: list[Machine], growth: Growth, *demands: Any, **options: Any) -> str:
     settings = {"running": [], "streaming": False, **options}
-    return show_asks(asks_for(machines, growth, ready=demands, **settings))
+    return show_requests(requests_for(machines, growth, ready=demands, **settings))
 
 
 def test_the_cluster_file_says_what_may_come() -> None:
@@ -47,14 +47,16 @@ def test_a_type_of_unknown_size_makes_all_unknown() -> None:
 
 
 def test_a_grown_cluster_stays_within_each_types_and_all_types_limits() -> None:
-    alone, small, mixed = grown([HEAD, SMALL], GROWTH)
+    alone, small, mixed = largest_clusters([HEAD, SMALL], GROWTH)
     assert alone == [HEAD, SMALL, G5, G5, G5]
     assert small == [HEAD, SMALL, *[SMALL] * 7]
     assert mixed == [HEAD, SMALL, *[G5] * 3, *[SMALL] * 4]
-    assert grown([HEAD, SMALL], FIXED) == [[HEAD, SMALL]]
+    assert largest_clusters([HEAD, SMALL], FIXED) == [[HEAD, SMALL]]
     # 3 × 4 GPUs hold a group of eight workers with one each, and not one of 16
-    assert any(fits(cluster, [], GROUP) for cluster in grown([HEAD], GROWTH))
-    assert not any(fits(cluster, [], Demand(1, 1, 16)) for cluster in grown([HEAD], GROWTH))
+    assert any(fits(cluster, [], GROUP) for cluster in largest_clusters([HEAD], GROWTH))
+    assert not any(
+        fits(cluster, [], Demand(1, 1, 16)) for cluster in largest_clusters([HEAD], GROWTH)
+    )
 
 
 def test_ready_jobs_that_do_not_fit_are_asked_for_and_no_more() -> None:
@@ -111,9 +113,9 @@ def test_half_of_each_machine_is_for_ray_data() -> None:
 def test_an_autoscaler_that_does_not_say_is_asked_for_what_jobs_need(
     streaming: bool, cpus: int
 ) -> None:
-    (ask,) = asks_for([HEAD], UNKNOWN, [], [Demand(8, 1, 2)], streaming)
-    assert ask.bundles == (Machine(cpus, 1), Machine(cpus, 1))
-    assert show_asks([ask]) == "1 × room for 2 × 8 CPUs and 1 GPUs"
+    (request,) = requests_for([HEAD], UNKNOWN, [], [Demand(8, 1, 2)], streaming)
+    assert request.bundles == (Machine(cpus, 1), Machine(cpus, 1))
+    assert show_requests([request]) == "1 × room for 2 × 8 CPUs and 1 GPUs"
     # and for more of the same, once something came
     assert asked([HEAD, G5], UNKNOWN, *[VIT] * 5) == "1 × machines (48 CPUs and 4 GPUs)"
 

@@ -43,9 +43,9 @@ class Cluster:
 def test_a_node_is_fit_once_it_has_answered() -> None:
     cluster = Cluster()
     cluster.look(1, "a")
-    assert cluster.watch.coming == ["a"] and not cluster.watch.fit
+    assert cluster.watch.undecided == ["a"] and not cluster.watch.fit
     cluster.answer("a")
-    assert cluster.watch.fit == ["a"] and cluster.watch.coming == ["b"]
+    assert cluster.watch.fit == ["a"] and cluster.watch.undecided == ["b"]
     cluster.look(10 * AGAIN_SECONDS)
     assert cluster.asked == ["a", "b"], "asked once more"
     assert [name for name in cluster.said if "10.0.0.1" in name] == []
@@ -60,18 +60,20 @@ def test_a_node_that_lacks_something_is_named_once_and_asked_again() -> None:
     assert cluster.said == [
         "node 10.0.0.2 (two): storage: away",
         "node 10.0.0.2 (two): weights: another",
-        "node 10.0.0.2 (two) is given no work; it is asked again from time to time",
+        "node 10.0.0.2 (two) is given no work; it is checked again from time to time",
     ]
     cluster.look(AGAIN_SECONDS - 2)
     assert cluster.asked == ["a", "b"]
     cluster.look(2)
     cluster.answer("b", "storage: away")
     assert cluster.asked == ["a", "b", "b"] and len(cluster.said) == 3
-    assert cluster.watch.unfit == ["b"] and not cluster.watch.coming, "it is known meanwhile"
+    assert cluster.watch.unfit == ["b"] and not cluster.watch.undecided, "it is known meanwhile"
     cluster.look(AGAIN_SECONDS)
     cluster.answer("b")
     assert cluster.watch.fit == ["a", "b"] and not cluster.watch.unfit
-    assert cluster.said[3:] == ["node 10.0.0.2 (two): it has now what it lacked, and is given work"]
+    assert cluster.said[3:] == [
+        "node 10.0.0.2 (two): it now meets all requirements and is given work"
+    ]
 
 
 def test_where_nodes_come_and_go_one_that_is_unfit_is_left_idle_for_longer_and_longer() -> None:
@@ -91,17 +93,17 @@ def test_nodes_that_were_unfit_one_after_the_other_are_counted_though_they_left(
     cluster = Cluster()
     cluster.look(1, "a")
     cluster.answer("a", "storage: away", "weights: another")
-    assert cluster.watch.unfit_in_vain == ["node 10.0.0.1 (one): storage: away"]
+    assert cluster.watch.rejections == ["node 10.0.0.1 (one): storage: away"]
     cluster.look(1, "b")
     cluster.look(1, "b")
     cluster.answers["b"].set_result(["storage: gone"])
     cluster.look(1, "b")
-    assert len(cluster.watch.unfit_in_vain) == 2
+    assert len(cluster.watch.rejections) == 2
     for lacks in (["storage: gone"], []):
         cluster.look(AGAIN_SECONDS, "b")
         cluster.answers["b"].set_result(lacks)
         cluster.look(1, "b")
-        assert len(cluster.watch.unfit_in_vain) == (3 if lacks else 0)
+        assert len(cluster.watch.rejections) == (3 if lacks else 0)
     assert cluster.watch.fit == ["b"]
 
 
@@ -109,7 +111,7 @@ def test_a_node_that_does_not_answer_is_unfit_until_it_does() -> None:
     cluster = Cluster()
     cluster.look()
     cluster.look(ANSWER_SECONDS + 1)
-    assert not cluster.watch.unfit_in_vain, "it may be starting"
+    assert not cluster.watch.rejections, "it may be starting"
     assert (
         cluster.watch.unfit == ["a", "b"] and "did not answer within 60 seconds" in cluster.said[0]
     )
@@ -125,9 +127,9 @@ def test_a_node_that_left_is_forgotten_and_one_that_broke_is_asked_twice() -> No
     cluster = Cluster()
     cluster.look()
     cluster.breaks("b")
-    assert not cluster.said and cluster.watch.coming == ["a", "b"]
+    assert not cluster.said and cluster.watch.undecided == ["a", "b"]
     cluster.look(1, "a")
-    assert cluster.watch.coming == ["a"]
+    assert cluster.watch.undecided == ["a"]
     cluster.look()
     cluster.breaks("b")
     cluster.look(BROKEN_SECONDS)

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.helpers.experiments import changed, plan_of
 
-from semigrid.grid.cluster.slots import (
-    PATIENCE,
-    Admission,
+from semigrid.grid.cluster.admission import PATIENCE, Admission
+from semigrid.grid.cluster.machines import (
     Demand,
     Machine,
     demand_of,

@@ -1,0 +1,54 @@
+"""Names of Ray that are not part of its public API, and the one place in `grid` that uses them.
+
+Ray may change them in any release: check this file and its tests first when Ray is upgraded.
+"""
+
+import os
+from typing import Any
+
+from ray._common.constants import HEAD_NODE_RESOURCE_NAME
+from ray._common.usage.usage_constants import KUBERAY_ENV
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+from ray.experimental import internal_kv
+
+
+def in_kuberay() -> bool:
+    """Whether KubeRay started the pod that this runs in; it sets this environment variable."""
+    return bool(os.environ.get(KUBERAY_ENV))
+
+
+def is_head(node: dict[str, Any]) -> bool:
+    """Whether an entry of ``ray.nodes()`` is the head: only the head has this resource."""
+    return HEAD_NODE_RESOURCE_NAME in node["Resources"]
+
+
+def autoscaler_options(gcs_port: str) -> dict[str, str] | None:
+    """Command-line options of the autoscaler of a cluster, if it is a process of this machine.
+
+    Ray publishes nowhere what its autoscaler may start. It runs as ``…/autoscaler/…/monitor.py``
+    on the head, with ``--gcs-address`` and, if it may start machines, ``--autoscaling-config``.
+    """
+    import psutil  # bundled with Ray
+
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if not any("/autoscaler/" in w and w.endswith("/monitor.py") for w in words):
+            continue
+        options = dict(w.split("=", 1) for w in words if w.startswith("--") and "=" in w)
+        if options.get("--gcs-address", "").rpartition(":")[2] == gcs_port:
+            return options
+    return None
+
+
+def autoscaler_has_reported() -> bool:
+    """Whether an autoscaler, wherever it runs, has reported to the cluster this is connected to.
+
+    The first version of Ray's autoscaler leaves its status in the key-value store, the second one
+    in the state that the GCS answers with.
+    """
+    if internal_kv._internal_kv_exists(DEBUG_AUTOSCALING_STATUS):
+        return True
+    reply = GetClusterStatusReply()
+    reply.ParseFromString(internal_kv.internal_kv_get_gcs_client().get_cluster_status())
+    return bool(reply.HasField("autoscaling_state"))

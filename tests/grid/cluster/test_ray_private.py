@@ -1,0 +1,81 @@
+"""Ray's private names do what grid uses them for: the checklist of a Ray upgrade."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    import ray
+
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def test_the_head_is_known_by_a_resource(cluster: None) -> None:
+    import ray
+
+    from semigrid.grid.cluster.ray_private import is_head
+
+    (node,) = ray.nodes()
+    assert is_head(node)
+    others = {name: n for name, n in node["Resources"].items() if "head" not in name}
+    assert not is_head({**node, "Resources": others})
+
+
+def test_a_local_cluster_has_an_autoscaler_that_reports_and_starts_nothing(cluster: None) -> None:
+    import ray
+
+    from semigrid.grid.cluster.autoscaler import cluster_growth
+    from semigrid.grid.cluster.growth import FIXED
+    from semigrid.grid.cluster.ray_private import autoscaler_has_reported, autoscaler_options
+
+    port = ray.get_runtime_context().gcs_address.rpartition(":")[2]
+    options = autoscaler_options(port)
+    assert options is not None and "--autoscaling-config" not in options
+    deadline = time.monotonic() + 30
+    while not autoscaler_has_reported():  # as seen where the process itself is not
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert cluster_growth() == FIXED
+
+
+def test_an_autoscaler_on_this_machine_is_found_by_its_command_line(tmp_path: Path) -> None:
+    from semigrid.grid.cluster.ray_private import autoscaler_options
+
+    script = tmp_path / "autoscaler" / "_private" / "monitor.py"
+    script.parent.mkdir(parents=True)
+    script.write_text("import time; print('started', flush=True); time.sleep(60)")
+    options = ["--gcs-address=10.0.0.1:64123", "--autoscaling-config=/tmp/x.yaml"]
+    command = [sys.executable, str(script), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "started\n"
+        assert autoscaler_options("64124") is None
+        known = autoscaler_options("64123")
+        assert known is not None and known["--autoscaling-config"] == "/tmp/x.yaml"
+        process.kill()
+
+
+@pytest.mark.parametrize("module", ["_private/monitor.py", "v2/monitor.py"])
+def test_rays_own_autoscalers_have_that_command_line(module: str) -> None:
+    import ray
+
+    source = (Path(ray.__file__).parent / "autoscaler" / module).read_text()
+    assert '"--gcs-address"' in source and '"--autoscaling-config"' in source
+
+
+def test_kuberay_is_known_by_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    from semigrid.grid.cluster.ray_private import in_kuberay
+
+    monkeypatch.delenv("RAY_USAGE_STATS_KUBERAY_IN_USE", raising=False)
+    assert not in_kuberay()
+    monkeypatch.setenv("RAY_USAGE_STATS_KUBERAY_IN_USE", "1")  # as KubeRay's operator does
+    assert in_kuberay()
