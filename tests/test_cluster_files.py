@@ -188,7 +188,10 @@ def test_files_it_copies_are_in_the_repository_and_install_the_pins(name: str) -
         "constraints.txt",
         "README.md",
         "LICENSE",
+        "src",
     }
+    links = {link.name for link in (ROOT / "src/semigrid").iterdir() if link.is_symlink()}
+    assert links == packages
     installs = [c for c in config["setup_commands"] if " install " in c]
     assert all("--constraint ~/semigrid/constraints.txt" in command for command in installs)
     assert any("--compile-bytecode" in command for command in installs)
