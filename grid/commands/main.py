@@ -223,10 +223,16 @@ def drive(source: str, folder: str, only: OnlyOption = None) -> None:
 
 
 def _drive(source: str, folder: Storage, only: list[str] | None) -> int:
+    from semigrid.grid.run.preflight import check_models
+
     try:
         follow_supervisor()
-        experiment = load_experiment(source, text=folder.read(EXPERIMENT_COPY).decode())
+        text = folder.read(EXPERIMENT_COPY).decode()
+        experiment = load_experiment(source, text=text)
         scheduler, _, ledger = open_grid(experiment, True, storage_patience(), only)
+        if check_models(scheduler, err.print):
+            experiment = load_experiment(source, text=text)  # with the downloaded weights' hashes
+            scheduler, _, ledger = open_grid(experiment, True, storage_patience(), only)
         _execute(scheduler, ledger)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -284,12 +290,9 @@ def _execute(scheduler: Any, ledger: Any) -> None:
     """Runs the plan under the live view; raises ``KeyboardInterrupt`` on Ctrl-C or SIGTERM."""
     # Ray reads this when it is imported; it would print its machines' messages among the results
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
-    from semigrid.grid.run.preflight import check_models
     from semigrid.grid.run.tune import run_plan
     from semigrid.grid.status.live import LiveView
     from semigrid.grid.trackers.create import create_trackers
-
-    check_models(scheduler, err.print)
 
     stop = threading.Event()
 

@@ -1,18 +1,19 @@
-"""The experiment file: read, checked whole, and every problem said in one message."""
+"""The experiment file: what it may say, how it is read, and all its problems in one message."""
 
-from semigrid.grid.experiment.experiment import (
-    EXPERIMENT_COPY,
+from semigrid.grid.experiment.checks import labeled_images
+from semigrid.grid.experiment.experiment import Experiment
+from semigrid.grid.experiment.load import load_experiment
+from semigrid.grid.experiment.messages import nearest
+from semigrid.grid.experiment.schema import (
     Around,
     DatasetConfig,
-    Experiment,
     ExperimentFile,
     Range,
-    labeled_images,
-    load_experiment,
-    nearest,
-    places,
     show_percent,
 )
+
+# Name of the file's copy in the run's folder: the file of the last run there.
+EXPERIMENT_COPY = "experiment.yaml"
 
 __all__ = [
     "EXPERIMENT_COPY",
@@ -24,6 +25,5 @@ __all__ = [
     "labeled_images",
     "load_experiment",
     "nearest",
-    "places",
     "show_percent",
 ]

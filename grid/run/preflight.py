@@ -12,13 +12,14 @@ from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.trial import TrialSpec, start_model, view_settings
-from semigrid.trainers.weights import hub_weights
 
 Say = Callable[[str], None]
 
 
-def check_models(scheduler: Scheduler, say: Say) -> None:
+def check_models(scheduler: Scheduler, say: Say) -> bool:
     """Builds each model that is to train, with its weights, and shows it an image.
+
+    Returns whether weights were downloaded: an experiment loaded afterwards knows their hashes.
 
     Args:
         say: is told what may take long.
@@ -28,16 +29,17 @@ def check_models(scheduler: Scheduler, say: Say) -> None:
     """
     plan = scheduler.plan
     problems: list[str] = []
+    downloaded = False
     for name, search in _to_train(scheduler).items():
         weights = plan.experiment.weights.get(name)
         if weights is not None and weights.sha256 is None:
             say(f"fetching {weights.source}")
+            downloaded = True
         problems += [f"models.{name}{problem}" for problem in _problems(plan, search)]
-        if weights is not None and weights.sha256 is None and not problems:
-            plan.experiment.weights[name] = hub_weights(plan.spec(search, {}, 0, None).backbone)
     if problems:
         source = plan.experiment.source
         raise InputError(*(f"{source}: {problem}" for problem in problems))
+    return downloaded
 
 
 def _to_train(scheduler: Scheduler) -> dict[str, Search]:

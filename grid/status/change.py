@@ -213,6 +213,8 @@ def _key_changes(before: Experiment, after: Experiment) -> list[KeyChange]:
 def _effective(experiment: Experiment) -> dict[str, Any]:
     content = experiment.file.model_dump(mode="json", by_alias=True, exclude={"grid", "storage"})
     for name, model in content["models"].items():
+        own = experiment.file.models[name].train
+        model["train"] = None if own is None else own.model_dump(mode="json", exclude_unset=True)
         try:
             model["recipe"] = experiment.recipe_of(name).model_dump(mode="json")
         except (ValueError, KeyError, AssertionError):

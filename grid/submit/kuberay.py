@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from semigrid.data.errors import InputError
-from semigrid.grid.experiment import DatasetConfig, Experiment
+from semigrid.grid.experiment import Experiment
 from semigrid.trainers.options import TrainOptions, uses_ray_stream
 
 # The operator appends to a RayJob's name, and the sum must be a label (63 characters).
@@ -194,18 +194,11 @@ def _size_problems(experiment: Experiment) -> list[str]:
 
 
 def _unreachable(experiment: Experiment, options: RayJobOptions) -> list[str]:
-    file = experiment.file
-    places = {"storage": file.storage}
-    for name, config in file.datasets.items():
-        places[f"datasets.{name}"] = config.uri if isinstance(config, DatasetConfig) else config
-    for name, model in file.models.items():
-        if isinstance(model.pretrained, str):
-            places[f"models.{name}.pretrained"] = model.pretrained
     return [
         f"{key}: {place}: no pod of a cluster can reach it; give a bucket's URI such as "
         f"s3://shop/{key.rpartition('.')[2]}, or a path in {options.claim_path} and the claim "
         "that is mounted there"
-        for key, place in places.items()
+        for key, place in experiment.file.locations.items()
         if not _reachable(place, options)
     ]
 

@@ -14,7 +14,7 @@ import semigrid
 from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage
 from semigrid.data.storage.patience import PATIENCE, storage_patience
-from semigrid.grid.experiment import EXPERIMENT_COPY, Experiment, places
+from semigrid.grid.experiment import EXPERIMENT_COPY, Experiment
 
 # the key of a job's metadata by which it is known whose folder it writes to
 FOLDER_KEY = "semigrid-folder"
@@ -49,7 +49,7 @@ def parcel(experiment: Experiment, only: list[str] | None = None) -> Parcel:
     problems = [
         f"{experiment.source}: {key}: {path!r} is relative, and means another folder on each "
         "machine; give a URI, or an absolute path that every node of the cluster has"
-        for key, path in places(experiment.file)
+        for key, path in experiment.file.locations.items()
         if "://" not in path and not path.startswith("/")
     ]
     if problems:

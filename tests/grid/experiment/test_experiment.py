@@ -97,7 +97,7 @@ def test_values_that_would_only_fail_later(path: str, value: Any, expected: str)
         ("{[1, 2]: 3}", "not valid YAML"),
         ("name: 2020-13-45", "not valid YAML"),
         ("just words", "is a mapping"),
-        ("name: a\nname: b\n", "stands twice"),
+        ("name: a\nname: b\n", "appears twice"),
         ("", "is a mapping"),
     ],
 )
@@ -123,6 +123,16 @@ def test_semi_inherits_the_form_of_its_images_and_nothing_else() -> None:
     recipe = experiment.recipe_of("semi-vit")
     assert (recipe.img_size, recipe.hflip) == (16, 0)
     assert recipe.base_lr == 1e-3  # the published one of semi, not the parent's
+
+
+def test_an_experiment_cannot_be_changed_after_its_checks() -> None:
+    experiment: Any = load_experiment("file.yaml", text=experiment_text())
+    with pytest.raises(TypeError):
+        experiment.weights["vit"] = None
+    with pytest.raises(TypeError):
+        experiment.datasets["digits"] = None
+    with pytest.raises(AttributeError):
+        experiment.text = ""
 
 
 def test_percentages_are_exact() -> None:
@@ -167,7 +177,7 @@ def test_a_models_own_training_settings_stand_over_the_files() -> None:
     assert load_experiment("file.yaml", text=text, workers=4).train_of("vit").workers == 4
     with pytest.raises(InputError, match=r"models.vit.train.workers: 3: the global batch of vit"):
         load_experiment("file.yaml", text=changed("models.vit.train", {"workers": 3}))
-    with pytest.raises(InputError, match=r"models.vit.train: .*precision: one for all models"):
+    with pytest.raises(InputError, match=r"models.vit.train.precision: is the same for all models"):
         load_experiment("file.yaml", text=changed("models.vit.train", {"precision": "bf16"}))
     own = changed("models.vit.train", {"micro_batch": None}) + "train: {micro_batch: 2}\n"
     assert load_experiment("file.yaml", text=own).train_of("vit").micro_batch is None

@@ -161,7 +161,7 @@ def inserted(text: bytes, rng: random.Random) -> bytes:
         b"&a ", b"*a ", b"*missing", b"<<: ", b"<<: *a\n", b"? ", b"- ", b": ", b"&a [*a]",
         b"!!binary x", b"!!python/object:x ", b"!!set {a}", b"!x ", b"|\n", b">\n", b"%YAML 9\n",
         b"---\n", b"...\n", b"\t", b"\r", b"\x00", b"\x85", b"\xef\xbb\xbf", b"\xff", b"'", b'"',
-        b"[" * 3000, b"{" * 500, b"a: " * 50, b"1_000", b"0o17", b"1:30:00", b".nan", b".inf", b"~",
+        b"a: " * 50, b"1_000", b"0o17", b"1:30:00", b".nan", b".inf", b"~",
         b"2001-99-99", b"=",
     ]  # fmt: skip
     return text[:place] + rng.choice(pieces) + text[place:]
@@ -173,18 +173,10 @@ def repeated_line(text: bytes, rng: random.Random) -> bytes:
     return b"".join(lines[: place + 1] + lines[place:])
 
 
-def bombed(text: bytes, rng: random.Random) -> bytes:
-    """Anchors that multiply what they name, again and again."""
-    bomb = b"x0: &x0 [1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
-    for n in range(1, rng.choice([2, 9])):
-        bomb += b"x%d: &x%d [%s]\n" % (n, n, b", ".join([b"*x%d" % (n - 1)] * 9))
-    return bomb + text
-
-
 DAMAGE: list[Callable[[Any, random.Random], None]] = [
     replaced, replaced, replaced, deleted, renamed, moved, doubled, nested
 ]  # fmt: skip
-TEXT_DAMAGE = [cut, flipped, inserted, repeated_line, bombed]
+TEXT_DAMAGE = [cut, flipped, inserted, repeated_line]
 
 
 def damaged(seed: int) -> bytes:
@@ -212,11 +204,9 @@ def names_its_place(message: str) -> bool:
     known = (
         "unknown key",
         "a key must be text",
-        "nested more than",
-        "anchors make",
         "a mapping with",
     )
-    at_line = re.search(r"line \d+", where)
+    at_line = re.search(r"(line|position) \d+", where)
     return first in KEYS or any(words in where for words in known) or bool(at_line)
 
 

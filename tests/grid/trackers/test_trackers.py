@@ -533,7 +533,7 @@ def test_wandb_without_a_key_is_refused_and_asks_nobody(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))  # where `wandb login` keeps keys
     code = (
-        "import sys; from semigrid.grid.experiment.experiment import load_experiment\n"
+        "import sys; from semigrid.grid.experiment import load_experiment\n"
         "from semigrid.grid.trackers.create import check_trackers\n"
         "check_trackers(load_experiment('file.yaml', text=sys.stdin.read()))"
     )

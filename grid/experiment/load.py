@@ -1,0 +1,228 @@
+"""Reads an experiment file, opens what it names, and refuses it with all its problems at once."""
+
+import re
+from collections.abc import Hashable, Iterable
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from semigrid.data.catalog import open_dataset
+from semigrid.data.errors import InputError
+from semigrid.data.schema import FORMAT, Dataset, Manifest
+from semigrid.data.storage import Storage
+from semigrid.data.storage.patience import StorageGoneError
+from semigrid.grid.experiment.checks import problems_of
+from semigrid.grid.experiment.experiment import Experiment
+from semigrid.grid.experiment.messages import file_problems
+from semigrid.grid.experiment.schema import ExperimentFile, ModelConfig
+from semigrid.trainers.weights import UNSTATED, Weights, file_weights, hub_weights
+
+# Longest message about one problem, in characters: values of a file may be of any length.
+_LONGEST = 1500
+# A password before the host of a URI, or a parameter named like a credential.
+_SECRET = re.compile(
+    r"(?<=://)[^/@]*:[^/@]*(?=@)|(?<=[?&])[^=&]*(?:key|secret|token|password|signature|sig)[^=&]*=[^&]*",
+    re.IGNORECASE,
+)
+
+
+def load_experiment(
+    path: str,
+    overrides: dict[str, Any] | None = None,
+    text: str | None = None,
+    workers: int | None = None,
+    without_data: bool = False,
+) -> Experiment:
+    """Reads and checks an experiment file and its datasets; writes and starts nothing.
+
+    Args:
+        path: the file, for messages and, if ``text`` is None, to read.
+        overrides: top-level keys to replace (the command line's options).
+        text: the file's content, if it is read already.
+        workers: number of workers for all models, replacing that of every ``train`` section.
+        without_data: assume the datasets instead of opening them, to count cells and trainings
+            before the datasets are built.
+
+    Raises:
+        InputError: with every problem of the file, each naming the key's path, the value, and
+            what would be right.
+    """
+    if text is None:
+        text = _read(path)
+    content = {**_parse(path, text), **(overrides or {})}
+    if workers is not None:
+        _set_workers(content, workers)
+    try:
+        file = ExperimentFile.model_validate(content)
+    except ValidationError as error:
+        raise _refusal(path, file_problems(error)) from error
+    if secrets := _secret_problems(file):  # first, since other messages would show them
+        raise _refusal(path, secrets)
+    datasets, problems = _open_datasets(file, without_data)
+    weights, weight_problems = _find_weights(file)
+    pinned = _pin_weights(content, file, weights)
+    if overrides or workers is not None or pinned:
+        text = yaml.safe_dump(content, sort_keys=False)  # the folder's copy says what ran
+    experiment = Experiment(path, file, text, MappingProxyType(datasets), MappingProxyType(weights))
+    problems += weight_problems + problems_of(experiment)
+    if problems:
+        raise _refusal(path, problems)
+    return experiment
+
+
+def _refusal(path: str, problems: Iterable[str]) -> InputError:
+    return InputError(
+        *(
+            f"{path}: {problem[:_LONGEST]}{'…' if len(problem) > _LONGEST else ''}"
+            for problem in problems
+        )
+    )
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such experiment file") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}: line {line}: not UTF-8: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a key that appears twice in a section, where YAML would keep the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # the keys that << brings may be overridden
+            if isinstance(key_node, yaml.ScalarNode) and key_node.value in keys:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key_node.value!r} appears twice in one section",
+                    problem_mark=key_node.start_mark,
+                )
+            keys.add(str(key_node.value))
+        return super().construct_mapping(node, deep=deep)
+
+
+def _parse(path: str, text: str) -> dict[str, Any]:
+    try:
+        content = yaml.load(text, _UniqueKeyLoader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2001-99-99
+        raise InputError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: an experiment is a mapping with name, datasets, models, grid")
+    return content
+
+
+def _set_workers(content: dict[str, Any], workers: int) -> None:
+    """Replaces every number of workers, as far as the sections have the right form."""
+    content["train"] = content.get("train") or {}
+    sections = [content["train"]]
+    models = content.get("models")
+    for model in models.values() if isinstance(models, dict) else ():
+        sections.append(model.get("train") if isinstance(model, dict) else None)
+    for section in sections:
+        if isinstance(section, dict):
+            section["workers"] = workers
+
+
+def _secret_problems(file: ExperimentFile) -> list[str]:
+    """Credentials in URIs, which the run's folder and its reports would spread."""
+    return [
+        f"{key}: {_SECRET.sub('***', location)!r} has credentials in it; take them out and give "
+        "them to every machine by its environment (AWS_ACCESS_KEY_ID, …) or its role"
+        for key, location in file.locations.items()
+        if _SECRET.search(location)
+    ]
+
+
+def _open_datasets(
+    file: ExperimentFile, without_data: bool
+) -> tuple[dict[str, Dataset], list[str]]:
+    """The datasets that can be opened, and the problems with the others."""
+    datasets: dict[str, Dataset] = {}
+    problems = []
+    for name in file.datasets:
+        try:
+            datasets[name] = (
+                _assumed_dataset(name) if without_data else open_dataset(file.dataset(name).uri)
+            )
+        except InputError as error:
+            problems.append(f"datasets.{name}: {error}")
+    return datasets, problems
+
+
+def _assumed_dataset(name: str) -> Dataset:
+    """A dataset that is large enough for every fraction and multiplier."""
+    many = 10**6
+    manifest = Manifest(
+        format=FORMAT,
+        name=name,
+        classes=("any",),
+        counts={"train": {"any": many}, "val": {"any": many}, "test": {"any": many}},
+        pool=100 * many,
+        pool_unit=many,
+        fingerprint=f"assumed {name}",
+        license="unknown",
+        source="assumed",
+        order_seed=0,
+        shards=(),
+    )
+    return Dataset(Storage("memory://assumed"), manifest)
+
+
+def _find_weights(file: ExperimentFile) -> tuple[dict[str, Weights], list[str]]:
+    """The pretrained weights that models start from, and the problems with their files."""
+    weights: dict[str, Weights] = {}
+    problems = []
+    for name, model in file.models.items():
+        if model.from_ is not None or model.backbone is None:
+            continue
+        if model.pretrained is True:
+            weights[name] = hub_weights(model.backbone)
+        elif isinstance(model.pretrained, str):
+            key = f"models.{name}.pretrained"
+            try:
+                weights[name] = _weights_of_file(model.pretrained, model.backbone, model)
+            except (InputError, StorageGoneError) as error:
+                problems.append(f"{key}: {error}")
+                continue
+            if model.weights_sha256 not in (None, weights[name].sha256):
+                problems.append(
+                    f"{key}: {model.pretrained!r} has the SHA-256 {weights[name].sha256}, but "
+                    f"weights_sha256 is {model.weights_sha256}; use the right file, or take "
+                    "weights_sha256 out"
+                )
+    return weights, problems
+
+
+def _weights_of_file(uri: str, backbone: str, model: ModelConfig) -> Weights:
+    try:
+        return file_weights(uri, model.weights_license, backbone)
+    except (InputError, StorageGoneError):
+        if model.weights_sha256 is None:
+            raise
+        # the results of a run stay readable on machines that lack its weights
+        license = model.weights_license or UNSTATED
+        return Weights(source=Storage(uri).uri, license=license, sha256=model.weights_sha256)
+
+
+def _pin_weights(
+    content: dict[str, Any], file: ExperimentFile, weights: dict[str, Weights]
+) -> bool:
+    """Writes into the content which files of weights are meant, so that its copy says so too."""
+    pinned = [name for name in weights if isinstance(file.models[name].pretrained, str)]
+    for name in pinned:
+        content["models"][name] |= {
+            "pretrained": weights[name].source,
+            "weights_sha256": weights[name].sha256,
+            "weights_license": weights[name].license,
+        }
+    return bool(pinned)

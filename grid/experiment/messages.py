@@ -1,0 +1,98 @@
+"""Problems in sentences: pydantic's errors by the key's path, and hints at near names."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from semigrid.grid.experiment.schema import (
+    Around,
+    DatasetConfig,
+    ExperimentFile,
+    GridEntry,
+    ModelConfig,
+    SearchConfig,
+)
+from semigrid.trainers.options import TrainOptions
+from semigrid.trainers.recipe import Recipe
+
+# Forms of a value as pydantic's paths name them, and what each key with several forms accepts.
+_URI = "a folder or URI, or a section with uri"
+_RANGE = "[lowest, highest], a range around the value such as {times: 4} or {plus: 0.1}, or null"
+_FORMS = {
+    "DatasetConfig": _URI,
+    "str": _URI,
+    "tuple[float, float]": _RANGE,
+    "Around": _RANGE,
+    "bool": "true, false, or the path of a file of weights",
+}
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "datasets": DatasetConfig,
+    "models": ModelConfig,
+    "grid": GridEntry,
+    "search": SearchConfig,
+    "train": TrainOptions,
+}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``there are a, b``: all known names or, of many, those that look alike."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=3) if len(names) > 8 else names
+    return f"there are {', '.join(near or [*names[:3], '…'])}"
+
+
+def file_problems(error: ValidationError) -> list[str]:
+    """One sentence per problem of a file: key path, value, what is wrong, what is allowed."""
+    # pydantic reports a value with several forms once per form
+    return list(dict.fromkeys(_file_problem(details) for details in error.errors()))
+
+
+def recipe_problems(key: str, error: ValidationError) -> list[str]:
+    """The same for a recipe, whose keys stand below ``key``."""
+    return [_recipe_problem(key, details) for details in error.errors()]
+
+
+def _file_problem(error: ErrorDetails) -> str:
+    where = [part for part in error["loc"] if part not in _FORMS]
+    key = ".".join(map(str, where))
+    if error["type"] == "extra_forbidden":
+        allowed = _allowed_keys(where[:-1])
+        near = difflib.get_close_matches(str(where[-1]), allowed, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"{key}: unknown key; {hint}allowed are {', '.join(allowed)}"
+    if error["type"] == "missing":
+        return f"{key}: this key is missing"
+    if error["type"] == "invalid_key":
+        return f"{key}: a key must be text; put it in quotes if it is meant"
+    message = error["msg"].removeprefix("Value error, ")
+    form = error["loc"][-1] if error["loc"] else None
+    if form in _FORMS:
+        message = f"must be {_FORMS['bool' if key.endswith('.pretrained') else str(form)]}"
+    elif error["type"] == "string_pattern_mismatch" and where[-1] != "weights_sha256":
+        message = "use letters, digits, '.', '_' and '-' only, a letter or digit first"
+    elif error["type"] in ("model_type", "dict_type"):
+        message = "must be a section of keys and values"
+    value = "" if isinstance(error["input"], dict | list) else f" {error['input']!r}:"
+    return f"{key}:{value} {message}"
+
+
+def _allowed_keys(where: list[Any]) -> list[str]:
+    section = _SECTIONS.get(str(where[0]), ExperimentFile) if where else ExperimentFile
+    if where[:1] == ["models"] and where[2:] == ["train"]:
+        section = TrainOptions
+    if where[:2] == ["search", "space"] and len(where) > 2:
+        section = Around
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _recipe_problem(key: str, error: ErrorDetails) -> str:
+    where = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(where, Recipe.model_fields, n=3, cutoff=0.4)
+        hint = f"; the nearest are {', '.join(near)}" if near else ""
+        return f"{key}.{where}: unknown key{hint}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key}.{where}: {error['input']!r}: {message}" if where else f"{key}: {message}"

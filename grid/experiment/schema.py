@@ -1,0 +1,149 @@
+"""What an experiment file may say: its sections, keys, types and defaults."""
+
+import re
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+
+from semigrid.trainers.options import TrainOptions
+from semigrid.trainers.recipe import Method
+
+
+def _percent(value: Any) -> Fraction:
+    if isinstance(value, Fraction):
+        return value
+    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*%\s*", str(value))
+    if not match:
+        raise ValueError("must be a percentage such as 25%")
+    return Fraction(match[1]) / 100
+
+
+Percent = Annotated[Fraction, BeforeValidator(_percent)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def show_percent(value: Fraction) -> str:
+    """``Fraction(1, 4)`` as ``25%``."""
+    return f"{float(value * 100):.10g}%"
+
+
+class Section(BaseModel):
+    """A mapping of the file: frozen, and without keys that it does not declare."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DatasetConfig(Section):
+    """A dataset's folder or URI, and the number of pool images that ``unlabeled: 100%`` means."""
+
+    uri: str
+    pool_unit: int | None = Field(None, gt=0)
+
+
+# Keys of ``train`` that hold for all models and cannot be set for one.
+SHARED_TRAIN_KEYS = ("precision", "stream")
+
+
+class ModelConfig(Section):
+    """A row of models: a backbone to fine-tune, or the model that ``semi`` starts ``from``.
+
+    ``pretrained`` is true for timm's weights of the backbone's tag, false for random weights, or
+    the path or URI of a file. ``weights_license`` is the licence of that file, and
+    ``weights_sha256`` the hash that it must have. Keys of ``train`` override the file's ``train``.
+    """
+
+    backbone: str | None = None
+    from_: str | None = Field(None, alias="from")
+    method: Method
+    pretrained: bool | str = True
+    weights_license: str | None = None
+    weights_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    backbone_args: dict[str, JsonValue] = {}
+    recipe: dict[str, Any] = {}
+    train: TrainOptions | None = None
+
+
+class GridEntry(Section):
+    """Cells: one model at label fractions and, for ``semi``, unlabelled multipliers."""
+
+    model: str
+    labels: list[Percent] = Field(min_length=1)
+    unlabeled: list[Percent] | None = Field(None, min_length=1)
+    datasets: list[str] | None = Field(None, min_length=1)
+
+
+class Around(Section):
+    """A range around a value, by default the recipe's: ``{times: 4}``, ``{plus: 0.1}``."""
+
+    around: float | None = None
+    times: float | None = Field(None, gt=1, allow_inf_nan=False)
+    plus: float | None = Field(None, gt=0, allow_inf_nan=False)
+
+    def range(self, value: float) -> tuple[float, float]:
+        """Lowest and highest value around the recipe's ``value``."""
+        middle = value if self.around is None else self.around
+        if self.times is not None:
+            return middle / self.times, middle * self.times
+        assert self.plus is not None
+        return middle - self.plus, middle + self.plus
+
+
+# [lowest, highest], a range around a value, or null: not searched
+Range = tuple[float, float] | Around | None
+
+
+class SearchConfig(Section):
+    """How many trials a cell gets, and how they are suggested; the first is the recipe itself.
+
+    ``space`` has ranges by method and by model; a model's come before its method's. With
+    ``early_stopping``, one of ``reduction_factor`` trials goes on at each rung. With
+    ``warm_start``, a cell's first suggestion is the winner of the next smaller label fraction or,
+    at the smallest fraction, of the next smaller pool.
+    """
+
+    trials: int = Field(1, gt=0, le=100_000)
+    wave: int = Field(4, gt=0, le=1000)
+    sampler: Literal["tpe", "gp", "random"] = "tpe"
+    space: dict[str, dict[str, Range]] = {}
+    early_stopping: bool = False
+    reduction_factor: int = Field(3, ge=2)
+    warm_start: bool = False
+
+    def ranges(self, method: str, model: str) -> dict[str, Range]:
+        """The file's ranges for a model, by hyper-parameter."""
+        return {**self.space.get(method, {}), **self.space.get(model, {})}
+
+
+class ExperimentFile(Section):
+    """The file as written; ``load_experiment`` turns it into an ``Experiment``.
+
+    ``prices`` are per device-hour, in any currency, by the device's name in the ledger.
+    """
+
+    name: Name
+    datasets: dict[Name, DatasetConfig | str] = Field(min_length=1)
+    models: dict[Name, ModelConfig] = Field(min_length=1)
+    grid: list[GridEntry] = Field(min_length=1)
+    search: SearchConfig = SearchConfig()
+    seeds: int = Field(1, gt=0, le=1000)
+    train: TrainOptions = TrainOptions()
+    trackers: list[Literal["optuna", "tensorboard", "mlflow", "wandb"]] = ["optuna", "tensorboard"]
+    prices: dict[str, Price] = {}
+    storage: str = Field("results", min_length=1)
+
+    def dataset(self, name: str) -> DatasetConfig:
+        """A dataset's section, also where the file gives its URI alone."""
+        config = self.datasets[name]
+        return DatasetConfig(uri=config) if isinstance(config, str) else config
+
+    @property
+    def locations(self) -> dict[str, str]:
+        """Every path and URI of the file, by its key."""
+        pretrained = {f"models.{name}": model.pretrained for name, model in self.models.items()}
+        return {
+            "storage": self.storage,
+            **{f"datasets.{name}": self.dataset(name).uri for name in self.datasets},
+            **{f"{key}.pretrained": p for key, p in pretrained.items() if isinstance(p, str)},
+        }
