@@ -274,7 +274,7 @@ def test_another_file_than_the_one_meant_is_refused(tmp_path: Path) -> None:
     uri = written(tmp_path, source().state_dict())
     text = load_experiment("x.yaml", text=changed("models.vit.pretrained", uri)).text
     written(tmp_path, source(num_classes=8).state_dict())
-    with pytest.raises(InputError, match="take the right file, or that key out"):
+    with pytest.raises(InputError, match="use the right file, or take weights_sha256 out"):
         load_experiment("x.yaml", text=text)
 
 
