@@ -29,7 +29,7 @@ def collapse(history: Sequence[dict[str, float]], recipe: Recipe, natural: float
     """Why a ``semi`` training has collapsed, None if it has not.
 
     Collapsed is: for ``collapse_evaluations`` evaluations in a row, next to no image passes the
-    confidence threshold, or next to all pseudo labels are of one class (method.md §6).
+    confidence threshold, or next to all pseudo labels are of one class (docs/methods.md §6).
 
     Args:
         natural: entropy in nats of the classes of val, which pseudo labels are measured against.

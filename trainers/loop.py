@@ -29,13 +29,18 @@ from semigrid.trainers.health import (
     peak_flops,
 )
 from semigrid.trainers.losses import entropy
-from semigrid.trainers.methods import Lesson, Sharing, StepInput, finetune, semi
+from semigrid.trainers.methods import METHODS, MethodName
+from semigrid.trainers.methods.step import RankShard, StepContext, StepInput, StepTargets
 from semigrid.trainers.options import Precision, TrainOptions
 from semigrid.trainers.predictions import Predictions
-from semigrid.trainers.recipe import Method, Recipe
+from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.runtime import Runtime
 from semigrid.trainers.schedule import create_optimizer, create_schedule
-from semigrid.trainers.stepper import OutOfMemoryError, Student, normalizes_over_batch
+from semigrid.trainers.stepper import (
+    MicroBatchStepper,
+    OutOfMemoryError,
+    normalizes_over_batch,
+)
 
 # The batches of the steps from start to stop, in order.
 BatchSource = Callable[[int, int], Iterator[Batch]]
@@ -82,7 +87,7 @@ class Outcome:
 
 def train(
     recipe: Recipe,
-    method: Method,
+    method: MethodName,
     model: nn.Module,
     teacher_state: dict[str, torch.Tensor] | None,
     streams: Streams,
@@ -181,7 +186,7 @@ class Training:
     def __init__(
         self,
         recipe: Recipe,
-        method: Method,
+        method: MethodName,
         model: nn.Module,
         teacher_state: dict[str, torch.Tensor] | None,
         streams: Streams,
@@ -190,8 +195,8 @@ class Training:
         seed: int,
     ):
         assert recipe.ema_decay is not None, "the recipe is not resolved"
-        self.recipe, self.method, self.streams, self.runtime = recipe, method, streams, runtime
-        self.num_classes, self.seed = num_classes, seed
+        self.recipe, self.streams, self.runtime, self.seed = recipe, streams, runtime, seed
+        self.method = METHODS[method]
         self.student = model.to(runtime.device)
         self.drop_paths = DropPaths(self.student)
         self.batch_norm = normalizes_over_batch(self.student)
@@ -203,16 +208,20 @@ class Training:
             self.ema.module.load_state_dict(teacher_state)
         self.optimizer = create_optimizer(self.student, recipe)
         self.schedule = create_schedule(self.optimizer, recipe)
-        self.sharing = Sharing(runtime.fetch, runtime.rank, runtime.world_size)
+        self.context = StepContext(
+            recipe,
+            num_classes,
+            RankShard(runtime.fetch, runtime.rank, runtime.world_size),
+            self.teach,
+            self.batch_norm,
+        )
         self.outcome = Outcome()
         self.sums: dict[str, torch.Tensor] = {}
         self.summed_steps = 0
         self.images_per_step = recipe.batch_size
         self.teacher_rows = recipe.pool_batch_size
-        if method == "semi":
+        if self.method.needs_pool:
             self.images_per_step += recipe.pool_batch_size
-        # leaving images out changes the batch statistics of those that stay
-        self.skip_masked = not self.batch_norm if recipe.skip_masked is None else recipe.skip_masked
         labels = torch.from_numpy(np.asarray(streams.validation.table.labels))
         self.natural_entropy = entropy(torch.bincount(labels, minlength=num_classes))
 
@@ -237,7 +246,7 @@ class Training:
         micro_batch, known = options.micro_batch, self.runtime.checkpoints.load_micro_batch()
         if known is not None:
             micro_batch = min(known, micro_batch or known)
-        self.learner = Student(
+        self.stepper = MicroBatchStepper(
             self.runtime.wrap(self.student),
             self.drop_paths,
             self.runtime,
@@ -246,7 +255,7 @@ class Training:
             micro_batch,
             on_split=self.runtime.checkpoints.save_micro_batch,
         )
-        self.learner.model.train()
+        self.stepper.model.train()
         self.clock = time.monotonic()
 
     def _autocast(self) -> AbstractContextManager[None]:
@@ -316,16 +325,16 @@ class Training:
             torch.Generator().manual_seed(step_seed(self.seed, number, "drop path")),
         )
         self.schedule.step_update(number)
-        lesson = self._lesson(inputs, draw)
+        targets = self.method.step_targets(inputs, self.context, draw)
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self.learner.learn(lesson)
+        losses = self.stepper.learn(targets)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.ema.update(self.student)
         if self.batch_norm:
             self.runtime.share_buffers(self.student, self.ema.module)
-        self._add_up(lesson, losses)
-        rows = len(lesson.labeled) + (len(lesson.unlabeled) if lesson.unlabeled else 0)
+        self._add_up(targets, losses)
+        rows = len(targets.labeled) + (len(targets.unlabeled) if targets.unlabeled else 0)
         now = time.monotonic()
         weak = len(inputs.weak) if inputs.weak is not None else 0
         self.speed.add(self.images_per_step, weak, rows, now - self.clock)
@@ -334,19 +343,10 @@ class Training:
             known = set(self.outcome.broken)
             self.outcome.broken += sorted(set(pool.broken) - known)
 
-    def _lesson(self, inputs: StepInput, draw: torch.Generator) -> Lesson:
-        args = (inputs, self.recipe, self.num_classes, draw, self.sharing)
-        if self.method == "semi":
-            # a single image has no batch statistics, and a rank without any would not take part
-            # in those of the others
-            at_least = 2 if self.batch_norm else 0
-            return semi(self.teach, *args, skip_masked=self.skip_masked, at_least=at_least)
-        return finetune(*args)
-
     def teach(self, weak: torch.Tensor) -> torch.Tensor:
         """The teacher's logits, in pieces where the student needs pieces, or memory ran out."""
         self.ema.module.eval()  # some models keep what they derive from weights until this is said
-        self.teacher_rows = min(self.teacher_rows, self.learner.micro_batch or len(weak))
+        self.teacher_rows = min(self.teacher_rows, self.stepper.micro_batch or len(weak))
         while True:
             try:
                 with torch.inference_mode(), self._autocast():
@@ -362,15 +362,15 @@ class Training:
             torch.cuda.empty_cache()
             self.teacher_rows = (min(self.teacher_rows, len(weak)) + 1) // 2
 
-    def _add_up(self, lesson: Lesson, losses: list[torch.Tensor]) -> None:
-        parts = dict(lesson.sums)
+    def _add_up(self, targets: StepTargets, losses: list[torch.Tensor]) -> None:
+        parts = dict(targets.averages)
         total = losses[0]
-        if self.method == "semi":
-            total = total + self.recipe.unlabeled_loss_weight * losses[1]
+        if targets.unlabeled is not None:
+            total = total + targets.unlabeled.factor * losses[1]
             parts |= {"labeled_loss": losses[0], "unlabeled_loss": losses[1]}
         parts["loss"] = total
-        if lesson.pseudo_counts is not None:
-            parts[PSEUDO_COUNTS] = lesson.pseudo_counts
+        if targets.pseudo_counts is not None:
+            parts[PSEUDO_COUNTS] = targets.pseudo_counts
         for name, value in parts.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.summed_steps += 1
@@ -391,11 +391,10 @@ class Training:
         def strong(batch: Batch) -> torch.Tensor:
             return erase(ready(batch.views["strong"]), batch.erase_seeds, views.erase_prob)
 
-        inputs = StepInput(strong(labeled), labeled.labels.to(device))
-        if pool is not None:
-            inputs.weak = ready(pool.views["weak"])
-            inputs.strong = strong(pool)
-        return inputs
+        x, y = strong(labeled), labeled.labels.to(device)
+        if pool is None:
+            return StepInput(x, y)
+        return StepInput(x, y, ready(pool.views["weak"]), strong(pool))
 
     def evaluate(self) -> None:
         """Evaluates student and EMA on val, notes the better, and keeps the best weights so far."""
@@ -408,10 +407,10 @@ class Training:
         for name in found:
             record |= {f"{name}_{metric}": value for metric, value in metrics[name].items()}
         record["teacher_gap"] = metrics["ema"]["acc1"] - metrics["student"]["acc1"]
-        if self.method == "semi":
+        if self.method.uses_pseudo_labels:
             record |= found["ema"].confident(self.recipe.confidence_threshold)
         self.outcome.history.append(record)
-        if self.method == "semi":
+        if self.method.uses_pseudo_labels:
             collapsed = collapse(self.outcome.history, self.recipe, self.natural_entropy)
             if collapsed:
                 raise CollapsedError(collapsed)
@@ -438,8 +437,8 @@ class Training:
         # the losses have been read: a GPU has done by now what the last steps had asked of it
         self.speed.add(0, 0, 0, time.monotonic() - self.clock)
         reading = self.speed.reading()
-        if self.learner.micro_batch is not None:
-            reading["micro_batch"] = self.learner.micro_batch
+        if self.stepper.micro_batch is not None:
+            reading["micro_batch"] = self.stepper.micro_batch
         self.outcome.speed.append({"step": self.outcome.step, **reading})
         self.speed.reset()
 

@@ -1,11 +1,9 @@
 """Recipes: every hyper-parameter of a method, with the published values as defaults."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-
-from semigrid.trainers.models import backbone_family
 
 # Raised when the same recipe would give other numbers than before: it is part of every identity.
 RECIPE_VERSION = 3
@@ -13,7 +11,6 @@ RECIPE_VERSION = 3
 # timm's parts; those that name other sets of operations have no fast form in data.views.pixels
 RAND_AUGMENT = re.compile(r"rand(-((mstd|p)\d+(\.\d+)?|(mmax|inc|m|n)\d+))+")
 
-Method = Literal["finetune", "semi"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -117,93 +114,6 @@ class Recipe(BaseModel):
     def learning_rate(self) -> float:
         """lr = base · batch/256 (Goyal et al. 2017, as MAE and Semi-ViT use it)."""
         return self.base_lr * self.batch_size / 256
-
-
-_SEMI_ONLY = (
-    "weak_crop_scale",
-    "confidence_threshold",
-    "unlabeled_loss_weight",
-    "unlabeled_ratio",
-    "skip_masked",
-    "min_mask_rate",
-    "min_pseudo_entropy",
-)
-_OPTIMIZER_OF = {"beta1": "adamw", "beta2": "adamw", "momentum": "sgd"}
-
-# method.md §3 and §4: what was published for each method and family of backbones
-PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
-    ("finetune", "transformer"): {},
-    ("finetune", "convnet"): {
-        "optimizer": "sgd",
-        "base_lr": 0.01,
-        "weight_decay": 1e-4,
-        "decay_one_dimensional": True,
-        "layer_decay": 1.0,
-        "epochs": 90,
-        "batch_size": 256,
-        "drop_path": 0.0,
-        "erase_prob": 0.0,
-        "rand_augment": "",
-        "global_pool": None,
-        "head_std": None,
-    },
-}
-_SEMI = {
-    "base_lr": 1e-3,
-    "layer_decay": 0.75,
-    "batch_size": 128,
-    "confidence_threshold": 0.5,
-    "unlabeled_loss_weight": 5.0,
-    "unlabeled_ratio": 5,
-}
-PUBLISHED["semi", "transformer"] = {**PUBLISHED["finetune", "transformer"], **_SEMI}
-PUBLISHED["semi", "convnet"] = {
-    **PUBLISHED["finetune", "convnet"],
-    **{name: value for name, value in _SEMI.items() if name not in ("base_lr", "layer_decay")},
-}
-
-
-def published(method: Method, backbone: str, overrides: dict[str, Any]) -> Recipe:
-    """The published recipe of a method for a backbone, with the user's values over it."""
-    return Recipe(**{**PUBLISHED[method, backbone_family(backbone)], **overrides})
-
-
-def resolve(recipe: Recipe, method: Method, labeled_images: int, pool_images: int) -> Recipe:
-    """Derives the number of steps, the warm-up and the EMA decay from the sets' sizes.
-
-    An epoch is a number of steps: of the labelled set for ``finetune``, of the unlabelled one for
-    ``semi`` (Semi-ViT).
-    """
-    if method == "semi":
-        steps_per_epoch = pool_images / recipe.pool_batch_size
-    else:
-        steps_per_epoch = labeled_images / recipe.batch_size
-    steps = recipe.steps or max(1, round(recipe.epochs * steps_per_epoch))
-    warmup = recipe.warmup_steps
-    if warmup is None:
-        if recipe.warmup_epochs >= recipe.epochs:
-            raise ValueError(
-                f"warmup_epochs is {recipe.warmup_epochs:g} of {recipe.epochs:g} epochs: the "
-                "learning rate would only rise; warm up less"
-            )
-        warmup = min(steps - 1, round(steps * recipe.warmup_epochs / recipe.epochs))
-    if warmup >= steps:
-        raise ValueError(f"warmup_steps is {warmup}, the training has {steps} steps: warm up less")
-    decay = ema_decay(steps) if recipe.ema_decay is None else recipe.ema_decay
-    return recipe.model_copy(update={"steps": steps, "warmup_steps": warmup, "ema_decay": decay})
-
-
-def why_unused(name: str, recipe: Recipe, method: Method) -> str | None:
-    """Why a number of a recipe changes nothing in its trainings; None where it may."""
-    if method != "semi" and name in _SEMI_ONLY:
-        return "only semi uses it"
-    if name in _OPTIMIZER_OF and recipe.optimizer != _OPTIMIZER_OF[name]:
-        return f"only {_OPTIMIZER_OF[name]} uses it, the optimizer is {recipe.optimizer}"
-    if name == "warmup_epochs" and recipe.warmup_steps is not None:
-        return "warmup_steps is given and stands for it"
-    if name == "epochs" and None not in (recipe.steps, recipe.warmup_steps):
-        return "steps and warmup_steps are given and stand for it"
-    return None
 
 
 def ema_decay(steps: int) -> float:

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from semigrid.trainers.drop_path import DropPaths
 from semigrid.trainers.losses import soft_cross_entropy
-from semigrid.trainers.methods import Lesson, Rows
+from semigrid.trainers.methods.step import StepTargets, TargetRows
 from semigrid.trainers.runtime import Runtime
 
 
@@ -39,8 +39,8 @@ class _Chunk:
     scales: torch.Tensor
 
 
-class Student:
-    """Runs a model over a lesson's rows and leaves the gradient of its loss.
+class MicroBatchStepper:
+    """Runs a model over a step's rows and leaves the gradient of its loss.
 
     Args:
         model: as the forward must call it: under DDP, compiled, or as it is.
@@ -72,11 +72,11 @@ class Student:
             )
         self.micro_batch = micro_batch
 
-    def learn(self, lesson: Lesson) -> list[torch.Tensor]:
+    def learn(self, targets: StepTargets) -> list[torch.Tensor]:
         """Adds the gradient of the step's loss; returns this rank's part of L_x and L_u."""
-        parts = [lesson.labeled]
-        if lesson.unlabeled is not None and len(lesson.unlabeled):
-            parts.append(lesson.unlabeled)
+        parts = [targets.labeled]
+        if targets.unlabeled is not None and len(targets.unlabeled):
+            parts.append(targets.unlabeled)
         while True:
             chunks = self._chunks(parts)
             losses = self._attempt(chunks)
@@ -86,11 +86,11 @@ class Student:
         found = torch.cat(losses)
         each = torch.split(found, [len(part) for part in parts])
         sums = [(ce * part.weights).sum() for ce, part in zip(each, parts, strict=True)]
-        if lesson.unlabeled is not None and len(sums) == 1:
+        if targets.unlabeled is not None and len(sums) == 1:
             sums.append(torch.zeros_like(sums[0]))
         return sums
 
-    def _chunks(self, parts: Sequence[Rows]) -> list[_Chunk]:
+    def _chunks(self, parts: Sequence[TargetRows]) -> list[_Chunk]:
         device = self.runtime.device
         chunks = []
         for together in [parts] if self.rows_together else [[part] for part in parts]:

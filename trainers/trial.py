@@ -16,8 +16,9 @@ from semigrid.data.splits import label_subset
 from semigrid.data.storage import FileFacts, Storage
 from semigrid.trainers.choose import Cutoffs
 from semigrid.trainers.fence import Fence, FencedStorage
+from semigrid.trainers.methods import MethodName
 from semigrid.trainers.options import Precision, TrainOptions, uses_ray_stream
-from semigrid.trainers.recipe import RECIPE_VERSION, Method, Recipe
+from semigrid.trainers.recipe import RECIPE_VERSION, Recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +43,7 @@ class TrialSpec(BaseModel):
     backbone: str
     backbone_args: dict[str, Any]
     weights: str  # what the backbone starts from: "random", "timm" (by its tag) or "sha256:..."
-    method: Method
+    method: MethodName
     recipe: Recipe  # resolved
     precision: Precision
     seed: int

@@ -16,7 +16,7 @@ from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage, cache_folder
 from semigrid.data.storage.buckets import RefusedError
 from semigrid.data.storage.patience import StorageGoneError
-from semigrid.trainers.models import timm_weights
+from semigrid.trainers.backbones import timm_weights
 
 if TYPE_CHECKING:
     from torch import nn

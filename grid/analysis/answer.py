@@ -22,6 +22,7 @@ from semigrid.grid.analysis.results import Row
 from semigrid.grid.analysis.statistics import Comparison, Interval, compare
 from semigrid.grid.experiment import show_percent
 from semigrid.grid.study.plan import Cell
+from semigrid.trainers.methods import METHODS
 
 MARGIN = 0.01  # a loss of a point is what "as good as" may cost
 
@@ -120,7 +121,7 @@ def _matched(known: Known) -> list[_Matched]:
     found = []
     for dataset in dict.fromkeys(row.cell.dataset for row in known.results.rows):
         for model, config in models.items():
-            if config.from_ is None or config.method != "semi":
+            if config.from_ is None or not METHODS[config.method].needs_pool:
                 continue
             of = [row for row in rows if row.cell.dataset == dataset]
             semi = [row for row in of if row.cell.model == model]

@@ -9,6 +9,7 @@ from fractions import Fraction
 from semigrid.data.errors import InputError
 from semigrid.grid.experiment import Experiment
 from semigrid.grid.study.plan import Cell
+from semigrid.trainers.methods import METHODS
 
 _QUARTERS = tuple(Fraction(n, 4) for n in (1, 2, 3, 4))
 # by task and model: Acc@1 with 25, 50, 75, 100 % of the labels
@@ -72,7 +73,8 @@ def paper_acc1(cell: Cell, task: str, experiment: Experiment) -> float | None:
     if cell.unlabeled is not None and cell.unlabeled != 1:
         of_aprons = task == "apron-food-bib-pattern" and cell.labels == Fraction(1, 2)
         return _BY_POOL.get(cell.unlabeled) if of_aprons else None
-    kind = "semi" if model.method == "semi" else experiment.backbone_of(cell.model).backbone or ""
+    backbone = experiment.backbone_of(cell.model).backbone or ""
+    kind = "semi" if METHODS[model.method].needs_pool else backbone
     row = next((row for name, row in _BY_LABELS[task].items() if name in kind), None)
     if row is None or cell.labels not in _QUARTERS:
         return None

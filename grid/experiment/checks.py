@@ -16,8 +16,9 @@ from semigrid.grid.experiment.schema import (
     show_percent,
 )
 from semigrid.grid.experiment.space import space_problems
-from semigrid.trainers.models import backbone_problem
-from semigrid.trainers.recipe import Recipe, resolve
+from semigrid.trainers.backbones import backbone_problem
+from semigrid.trainers.methods import METHODS, resolve
+from semigrid.trainers.recipe import Recipe
 
 # Arguments of timm's that are set elsewhere, and where.
 _SET_ELSEWHERE = {
@@ -94,8 +95,10 @@ def _model_problems(file: ExperimentFile, name: str) -> list[str]:
 
 
 def _backbone_problems(key: str, model: ModelConfig) -> list[str]:
-    if model.method == "semi":
-        return [f"{key}.from: missing; method semi starts from a finetune model"]
+    if parents := METHODS[model.method].parents:
+        return [
+            f"{key}.from: missing; method {model.method} starts from a {' or '.join(parents)} model"
+        ]
     if model.backbone is None:
         return [f"{key}.backbone: missing; give a timm name such as resnet18.tv_in1k"]
     problem = backbone_problem(model.backbone, model.pretrained is True)
@@ -105,19 +108,19 @@ def _backbone_problems(key: str, model: ModelConfig) -> list[str]:
 def _from_problems(file: ExperimentFile, key: str, model: ModelConfig) -> list[str]:
     assert model.from_ is not None
     problems = []
-    parent = file.models.get(model.from_)
+    parent, allowed = file.models.get(model.from_), METHODS[model.method].parents
+    if not allowed:
+        problems.append(f"{key}.from: method {model.method} starts from a backbone, not a model")
     if parent is None:
         problems.append(
             f"{key}.from: {model.from_!r} is not a model of this file; "
             + nearest(model.from_, file.models)
         )
-    elif parent.method != "finetune":
+    elif allowed and parent.method not in allowed:
         problems.append(
-            f"{key}.from: {model.from_!r} is of method {parent.method}; semi starts from a model "
-            "of method finetune"
+            f"{key}.from: {model.from_!r} is of method {parent.method}; {model.method} starts from "
+            f"a model of method {' or '.join(allowed)}"
         )
-    if model.method == "finetune":
-        problems.append(f"{key}.from: method finetune starts from a backbone, not a model")
     problems += [
         f"{key}.{ignored}: comes from {model.from_!r}; take this key out"
         for ignored in _OF_BACKBONES
@@ -137,10 +140,10 @@ def _grid_problems(file: ExperimentFile) -> list[str]:
                 f"{key}.model: {entry.model!r} is not a model of this file; "
                 + nearest(entry.model, file.models)
             )
-        elif entry.unlabeled is not None and model.method == "finetune":
+        elif entry.unlabeled is not None and not METHODS[model.method].needs_pool:
             problems.append(
-                f"{key}.unlabeled: {entry.model!r} is of method finetune, which uses no "
-                "unlabelled images; take this key out"
+                f"{key}.unlabeled: {entry.model!r} is of method {model.method}, which uses "
+                "no unlabelled images; take this key out"
             )
         problems += [
             f"{key}.datasets: {name!r} is not a dataset of this file; "
@@ -197,7 +200,7 @@ def _size_problems(experiment: Experiment, number: int, name: str) -> list[str]:
                 f"{float(least) * 100:.3g}% is the least that gives each class one"
             )
     model = experiment.file.models.get(entry.model)
-    if model is None or model.method != "semi":
+    if model is None or not METHODS[model.method].needs_pool:
         return problems
     unit = experiment.pool_unit(name)
     for multiplier in entry.unlabeled or [Fraction(1)]:

@@ -7,8 +7,9 @@ from typing import Any
 from semigrid.data.schema import Dataset
 from semigrid.data.storage import Storage
 from semigrid.grid.experiment.schema import ExperimentFile, ModelConfig
+from semigrid.trainers.methods import published
 from semigrid.trainers.options import TrainOptions
-from semigrid.trainers.recipe import Recipe, published
+from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.weights import Weights
 
 # Keys of a recipe that a model takes over from the one it starts from: both see the same images.

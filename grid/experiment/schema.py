@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
+from semigrid.trainers.methods import MethodName
 from semigrid.trainers.options import TrainOptions
-from semigrid.trainers.recipe import Method
 
 
 def _percent(value: Any) -> Fraction:
@@ -56,7 +56,7 @@ class ModelConfig(Section):
 
     backbone: str | None = None
     from_: str | None = Field(None, alias="from")
-    method: Method
+    method: MethodName
     pretrained: bool | str = True
     weights_license: str | None = None
     weights_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")

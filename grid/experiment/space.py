@@ -1,12 +1,12 @@
 """Problems of the search space: hyper-parameters and ranges that cannot be searched."""
 
 from collections.abc import Mapping
-from typing import get_args
 
 from pydantic import ValidationError
 
 from semigrid.grid.experiment.schema import Around, ExperimentFile, Range
-from semigrid.trainers.recipe import Method, Recipe, why_unused
+from semigrid.trainers.methods import METHODS, why_unused
+from semigrid.trainers.recipe import Recipe
 
 _SEARCHABLE = [name for name, field in Recipe.model_fields.items() if field.annotation is float]
 
@@ -15,8 +15,8 @@ def space_problems(file: ExperimentFile, recipes: Mapping[str, Recipe]) -> list[
     """Every problem of ``search.space``; ``recipes`` are by model, where they are valid."""
     problems = []
     for name, ranges in file.search.space.items():
-        if name not in file.models and name not in get_args(Method):
-            allowed = ", ".join((*get_args(Method), *file.models))
+        if name not in file.models and name not in METHODS:
+            allowed = ", ".join((*METHODS, *file.models))
             problems.append(f"search.space.{name}: not a method or model; allowed are {allowed}")
             continue
         models = [m for m, config in file.models.items() if name in (m, config.method)]

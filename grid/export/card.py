@@ -23,6 +23,7 @@ from semigrid.grid.export.card_limits import limitations
 from semigrid.grid.export.card_origin import licences, provenance, training
 from semigrid.grid.export.card_scores import class_table, score_table, slice_tables, summary
 from semigrid.grid.tables.markdown import escape, table
+from semigrid.trainers.methods import METHODS
 from semigrid.trainers.weights import is_non_commercial
 
 CARD = "README.md"
@@ -66,7 +67,7 @@ def _front_matter(facts: CardFacts) -> str:
         for name, key in (("Acc@1", "acc1"), ("Acc@5", "acc5"))
     ]
     tags = ["image-classification", "timm", "semigrid"]
-    if spec.method == "semi":
+    if METHODS[spec.method].needs_pool:
         tags.append("semi-supervised-learning")
     if facts.onnx:
         tags.append("onnx")
@@ -88,12 +89,12 @@ def _front_matter(facts: CardFacts) -> str:
 
 def _introduction(facts: CardFacts) -> list[str]:
     spec, classes = facts.record.spec, facts.manifest.classes
+    method = METHODS[spec.method]
     labels = f"{sum(facts.training_images.values()):,} labelled"
     pool = "" if spec.pool_images is None else f" and {spec.pool_images:,} unlabelled"
-    method = {"finetune": "trained", "semi": "trained semi-supervised (as Semi-ViT is)"}
     lines = [
         f"An image classifier of {len(classes)} classes, `{spec.backbone}`, "
-        f"{method[spec.method]} on {labels}{pool} images of {escape(facts.manifest.name)}.",
+        f"{method.summary} on {labels}{pool} images of {escape(facts.manifest.name)}.",
         "",
         f"It puts {summary(facts.predictions)} into their class. It has {facts.parameters:,} "
         f"parameters and sees {spec.recipe.img_size}×{spec.recipe.img_size} pixels.",

@@ -8,7 +8,7 @@ from semigrid.grid.export.check import show_difference
 from semigrid.grid.status.show import show_seconds
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.tables.markdown import escape, table
-from semigrid.trainers.recipe import why_unused
+from semigrid.trainers.methods import why_unused
 from semigrid.trainers.weights import UNSTATED, is_non_commercial
 
 

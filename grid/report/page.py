@@ -25,6 +25,7 @@ from semigrid.grid.tables.answer_sheets import claims_sheet, savings_sheet
 from semigrid.grid.tables.cells import cells_sheet
 from semigrid.grid.tables.sheet import Sheet
 from semigrid.grid.tables.views import comparisons_sheet, labels_sheet, pool_sheet
+from semigrid.trainers.methods import METHODS
 
 # pairs in the table of comparisons, the first ones: all are a command away
 MOST_PAIRS = 100
@@ -44,8 +45,10 @@ def report(known: Known) -> str:
     searches = [training.search_history(known, model) for model in models]
     mattered = [training.importance(known, model) for model in models]
     learning = [training.learning(known, model) for model in models]
-    semi = [m for m in models if known.plan.experiment.file.models[m].method == "semi"]
-    health = [figure for model in semi for figure in training.health(known, model)]
+    collapsible = [
+        m for m in models if METHODS[known.plan.experiment.file.models[m].method].uses_pseudo_labels
+    ]
+    health = [figure for model in collapsible for figure in training.health(known, model)]
     page = _environment().get_template("page.html.j2")
     return page.render(
         name=known.plan.experiment.file.name,

@@ -10,7 +10,8 @@ from typing import Any
 from semigrid.data.errors import InputError
 from semigrid.data.splits import pool_subset
 from semigrid.grid.experiment import Experiment, labeled_images, nearest, show_percent
-from semigrid.trainers.recipe import Recipe, resolve
+from semigrid.trainers.methods import METHODS, resolve
+from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.trial import Place, TrialSpec
 
 
@@ -204,9 +205,8 @@ class Plan:
 def _cells(experiment: Experiment) -> list[Cell]:
     cells = []
     for entry in experiment.file.grid:
-        semi = experiment.file.models[entry.model].method == "semi"
         multipliers: list[Fraction | None] = [None]
-        if semi:
+        if METHODS[experiment.file.models[entry.model].method].needs_pool:
             multipliers = list(entry.unlabeled or [Fraction(1)])
         for dataset in entry.datasets or experiment.file.datasets:
             cells += [

@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from semigrid.trainers.methods import METHODS, MethodName
 from semigrid.trainers.progress import DeviceSeconds
-from semigrid.trainers.recipe import Method, Recipe
+from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.trial import TrialSpec
 
 
@@ -24,12 +25,9 @@ class Sample:
         return sum(self.device_seconds.values()) / (self.forwards * self.share)
 
 
-def forwards(recipe: Recipe, method: Method) -> int:
+def forwards(recipe: Recipe, method: MethodName) -> int:
     """Forwards of one image that a resolved recipe costs; a backward costs two."""
-    per_step = 3 * recipe.batch_size
-    if method == "semi":
-        per_step += 4 * recipe.pool_batch_size  # the teacher's forward, the student's training
-    return per_step * recipe.total_steps
+    return METHODS[method].forwards_per_step(recipe) * recipe.total_steps
 
 
 def kind_of_model(spec: TrialSpec) -> str:

@@ -9,11 +9,10 @@ import optuna
 
 from semigrid.grid.experiment import Around, Range
 from semigrid.grid.study.plan import Plan, Search
-from semigrid.trainers.recipe import Method, Recipe, why_unused
+from semigrid.trainers.methods import METHODS, MethodName, Space, why_unused
+from semigrid.trainers.recipe import Recipe
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-Space = dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -30,26 +29,16 @@ class Tried:
     rungs: dict[int, float] = field(default_factory=dict)
 
 
-def default_space(method: Method, recipe: Recipe) -> Space:
-    """Ranges around the recipe's own values: half to twice the learning rate (MAE's search)."""
-    space = {
-        "base_lr": (recipe.base_lr / 2, recipe.base_lr * 2),
-        "weight_decay": (recipe.weight_decay / 2, recipe.weight_decay * 2),
-    }
-    if method == "semi":
-        threshold = recipe.confidence_threshold
-        space["confidence_threshold"] = (max(0.0, threshold - 0.2), min(0.95, threshold + 0.2))
-        weight = recipe.unlabeled_loss_weight
-        space["unlabeled_loss_weight"] = (weight / 2, weight * 2)
-    return {name: (low, high) for name, (low, high) in space.items() if low < high}
-
-
-def search_space(method: Method, recipe: Recipe, ranges: Mapping[str, Range]) -> Space:
-    """The default space with the file's ranges over it; a null takes a parameter out.
+def search_space(method: MethodName, recipe: Recipe, ranges: Mapping[str, Range]) -> Space:
+    """The method's space with the file's ranges over it; a null takes a parameter out.
 
     What this recipe does not use is left out too: a range by method may be another model's.
     """
-    space = default_space(method, recipe)
+    space = {
+        name: (low, high)
+        for name, (low, high) in METHODS[method].search_space(recipe).items()
+        if low < high
+    }
     for name, wanted in ranges.items():
         if wanted is None or why_unused(name, recipe, method) is not None:
             space.pop(name, None)

@@ -14,7 +14,8 @@ import optuna
 from pydantic import BaseModel, ValidationError
 
 from semigrid.data.storage import Storage
-from semigrid.grid.study.search import Space, Tried, suggest_wave
+from semigrid.grid.study.search import Tried, suggest_wave
+from semigrid.trainers.methods import Space
 from semigrid.trainers.recipe import Recipe
 
 FOLDER = "suggested"

@@ -15,6 +15,7 @@ import yaml
 
 from semigrid.data.errors import InputError
 from semigrid.grid.experiment import Experiment
+from semigrid.trainers.methods import METHODS
 from semigrid.trainers.options import TrainOptions, uses_ray_stream
 
 # The operator appends to a RayJob's name, and the sum must be a label (63 characters).
@@ -134,7 +135,7 @@ def worker_pods(experiment: Experiment, options: RayJobOptions) -> list[WorkerPo
     file = experiment.file
     used = {entry.model for entry in file.grid}
     used |= {parent for model in used if (parent := file.models[model].from_) is not None}
-    streams = any(file.models[model].method == "semi" for model in used) and any(
+    streams = any(METHODS[file.models[model].method].needs_pool for model in used) and any(
         uses_ray_stream(file.train.stream, dataset) for dataset in experiment.datasets.values()
     )
     return sorted({_pod(experiment.train_of(model), options, streams) for model in used})

@@ -10,8 +10,9 @@ from semigrid.grid.experiment import Experiment
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.scheduler import Scheduler
-from semigrid.grid.study.search import Space, space_of
+from semigrid.grid.study.search import space_of
 from semigrid.grid.trackers.tracker import Make, Past, Run, Say, Tracker, Trackers, folder_at
+from semigrid.trainers.methods import Space
 
 # what must be installed for a tracker, beside semigrid itself
 EXTRAS = ("mlflow", "wandb")

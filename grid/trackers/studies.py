@@ -16,9 +16,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from semigrid.data.storage import Storage
 from semigrid.grid.study.ledger import ENDED, Record
-from semigrid.grid.study.search import Space, distribution
+from semigrid.grid.study.search import distribution
 from semigrid.grid.trackers.tracker import Past, Run, folder_at
 from semigrid.trainers.choose import course, stopped_at
+from semigrid.trainers.methods import Space
 
 FOLDER, FILE = "optuna", "journal.log"
 # whose trial a study's trial is

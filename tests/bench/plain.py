@@ -1,4 +1,4 @@
-"""A yardstick, not a part of semigrid: method.md §4 the way one writes it down first.
+"""A yardstick, not a part of semigrid: docs/methods.md §4 the way one writes it down first.
 
 One step of semi-supervised fine-tuning with torch and timm, formula by formula: every image
 passes through the student, masked or not, and the mixing is a loop over the images. (Semi-ViT,

@@ -4,6 +4,7 @@ import copy
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,10 +16,10 @@ from semigrid.data.storage import Storage
 from semigrid.data.views.augment import ViewSettings
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.loop import Streams, Training, step_seed
-from semigrid.trainers.methods import semi
+from semigrid.trainers.methods import METHODS, published, resolve
 from semigrid.trainers.models import create_model
 from semigrid.trainers.options import Precision, TrainOptions
-from semigrid.trainers.recipe import Recipe, published, resolve
+from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.runtime import InlineRuntime
 
 CLASSES, RATIO = 10, 5
@@ -94,9 +95,9 @@ class Steps:
         def at(threshold: float) -> tuple[float, Recipe]:
             recipe = self.recipe.model_copy(update={"confidence_threshold": threshold})
             draw = torch.Generator().manual_seed(step_seed(0, 0, "mix"))
-            sharing = training.sharing
-            lesson = semi(lambda weak: logits, inputs, recipe, CLASSES, draw, sharing, True)
-            return abs(float(lesson.sums["mask_rate"]) - rate), recipe
+            context = replace(training.context, recipe=recipe, teacher=lambda weak: logits)
+            targets = METHODS["semi"].step_targets(inputs, context, draw)
+            return abs(float(targets.averages["mask_rate"]) - rate), recipe
 
         confidences = logits.float().softmax(dim=1).max(dim=1).values.tolist()
         return min((at(p) for p in [0.0, *confidences]), key=lambda found: found[0])[1]

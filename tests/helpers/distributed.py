@@ -25,9 +25,10 @@ from semigrid.data.catalog import open_dataset
 from semigrid.data.storage import Storage
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.loop import Outcome, Streams, train
+from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.models import create_model
 from semigrid.trainers.options import TrainOptions
-from semigrid.trainers.recipe import Recipe, published, resolve
+from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.runtime import DistributedRuntime
 from semigrid.trainers.trial import view_settings
 

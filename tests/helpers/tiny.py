@@ -16,9 +16,10 @@ from semigrid.data.schema import Dataset, ImageTable
 from semigrid.data.views.augment import ViewSettings
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.loop import DEFAULT_OPTIONS, Outcome, Streams, train
+from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.models import create_model
 from semigrid.trainers.options import TrainOptions
-from semigrid.trainers.recipe import Recipe, published, resolve
+from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.runtime import InlineRuntime
 from semigrid.trainers.trial import view_settings
 

@@ -12,8 +12,8 @@ from tests.helpers.tiny import tiny_recipe
 from semigrid.data.storage import Storage
 from semigrid.trainers.checkpoint import Checkpoints, decode_weights
 from semigrid.trainers.evaluate import evaluate
+from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.models import create_model
-from semigrid.trainers.recipe import published, resolve
 from semigrid.trainers.runtime import InlineRuntime
 
 METHODS = ["finetune", "semi"]

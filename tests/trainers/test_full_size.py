@@ -18,7 +18,7 @@ from semigrid.data.storage import Storage
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.loop import Streams, train
 from semigrid.trainers.models import create_model, input_statistics
-from semigrid.trainers.recipe import published, resolve
+from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.runtime import InlineRuntime
 from semigrid.trainers.trial import view_settings
 

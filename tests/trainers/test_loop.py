@@ -32,9 +32,10 @@ from semigrid.trainers.checkpoint import Checkpoints, decode_weights
 from semigrid.trainers.evaluate import evaluate
 from semigrid.trainers.health import CollapsedError, DivergedError
 from semigrid.trainers.loop import Outcome, Streams, Training, train
+from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.models import create_model
 from semigrid.trainers.options import TrainOptions
-from semigrid.trainers.recipe import Recipe, published, resolve
+from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.runtime import InlineRuntime
 from semigrid.trainers.stepper import OutOfMemoryError
 
@@ -198,9 +199,9 @@ def test_a_group_that_starts_again_knows_what_fits(
     digits: Dataset, checkpoints: Checkpoints
 ) -> None:
     checkpoints.save_micro_batch(5)
-    assert prepared(digits, checkpoints).learner.micro_batch == 5
-    assert prepared(digits, checkpoints, micro_batch=3).learner.micro_batch == 3
-    assert prepared(digits, checkpoints, micro_batch=9).learner.micro_batch == 5
+    assert prepared(digits, checkpoints).stepper.micro_batch == 5
+    assert prepared(digits, checkpoints, micro_batch=3).stepper.micro_batch == 3
+    assert prepared(digits, checkpoints, micro_batch=9).stepper.micro_batch == 5
 
 
 def test_the_scaler_of_half_precision_goes_on_where_it_was(
@@ -233,13 +234,13 @@ def test_masked_images_are_left_out_where_that_is_exact_or_asked_for(
     settings = {"skip_masked": skip_masked, "confidence_threshold": 1, "img_size": 16}
     training = prepared(digits, checkpoints, model, **settings)
     rows: list[int] = []
-    learn = training.learner.learn
+    learn = training.stepper.learn
 
-    def seen(lesson: Any) -> Any:
-        rows.append(len(lesson.unlabeled))
-        return learn(lesson)
+    def seen(targets: Any) -> Any:
+        rows.append(len(targets.unlabeled))
+        return learn(targets)
 
-    training.learner.learn = seen  # type: ignore[method-assign]
+    training.stepper.learn = seen  # type: ignore[method-assign]
     for step, labeled, pool in training.batches():
         training.step(step, labeled, pool)
         break

@@ -10,7 +10,8 @@ from torch import nn
 from semigrid.data.storage import Storage
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.losses import entropy, soft_cross_entropy
-from semigrid.trainers.methods import Lesson, Sharing, StepInput, finetune, semi
+from semigrid.trainers.methods import METHODS
+from semigrid.trainers.methods.step import RankShard, StepContext, StepInput, StepTargets
 from semigrid.trainers.mixup import draw_pseudo_mix
 from semigrid.trainers.recipe import Recipe
 
@@ -32,21 +33,29 @@ def images(*logits: tuple[float, float]) -> torch.Tensor:
     return torch.tensor([[a, b, 0.0] for a, b in logits]).view(-1, 3, 1, 1)
 
 
-def alone() -> Sharing:
-    return Sharing(lambda rows, wanted: rows[wanted[0]], 0, 1)
+ALONE = RankShard(lambda rows, wanted: rows[wanted[0]], 0, 1)
 
 
-def losses(student: nn.Module, lesson: Lesson) -> list[float]:
+def losses(student: nn.Module, targets: StepTargets) -> list[float]:
     """L_x and, of ``semi``, L_u as the student's passes find them."""
-    parts = [lesson.labeled] + ([] if lesson.unlabeled is None else [lesson.unlabeled])
+    parts = [targets.labeled] + ([] if targets.unlabeled is None else [targets.unlabeled])
     return [
         (soft_cross_entropy(student(rows.images), rows.targets) * rows.weights).sum().item()
         for rows in parts
     ]
 
 
-def taught(step: StepInput, settings: Recipe, seed: int = 0, skip: bool = True) -> Lesson:
-    return semi(reader(), step, settings, 2, generator(seed), alone(), skip)
+def targets_of(
+    method: str,
+    step: StepInput,
+    settings: Recipe,
+    seed: int = 0,
+    teacher: Any = None,
+    shard: RankShard = ALONE,
+    batch_norm: bool = False,
+) -> StepTargets:
+    context = StepContext(settings, 2, shard, teacher or reader(), batch_norm)
+    return METHODS[method].step_targets(step, context, generator(seed))
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -77,17 +86,17 @@ def test_entropy_by_hand() -> None:
 def test_finetune_without_mixing_is_smoothed_cross_entropy() -> None:
     logits = [(1.0, -1.0), (0.5, 2.0)]
     step = StepInput(images(*logits), torch.tensor([0, 0]))
-    lesson = finetune(step, recipe(), 2, generator(), alone())
+    targets = targets_of("finetune", step, recipe())
     expected = sum(cross_entropy(list(z), [0.9, 0.1]) for z in logits) / 2
-    assert losses(reader(), lesson) == pytest.approx([expected], rel=1e-5)
-    assert lesson.unlabeled is None
+    assert losses(reader(), targets) == pytest.approx([expected], rel=1e-5)
+    assert targets.unlabeled is None
 
 
 def test_finetune_mixes_what_the_student_sees_and_its_targets() -> None:
     # mixup of two mirrored images gives both the same λ-weighted pair
     step = StepInput(images((4.0, 0.0), (0.0, 4.0)), torch.tensor([0, 1]))
     settings = recipe(mixup=0.8, label_smoothing=0)
-    rows = finetune(step, settings, 2, generator(), alone()).labeled
+    rows = targets_of("finetune", step, settings).labeled
     lam = rows.images[0, 0].item() / 4
     assert 0 < lam < 1
     torch.testing.assert_close(rows.targets, torch.tensor([[lam, 1 - lam], [1 - lam, lam]]))
@@ -105,7 +114,7 @@ def semi_input() -> StepInput:
 
 
 def semi_by_hand(seed: int, threshold: float) -> tuple[float, float, float]:
-    """Labelled loss, unlabelled loss and mask rate, from method.md §4 one image at a time."""
+    """L_x, L_u and the mask rate, from docs/methods.md §4, one image at a time."""
     mix = draw_pseudo_mix(generator(seed), 4)
     smooth = [[0.9, 0.1], [0.1, 0.9]]
     kept = []
@@ -126,14 +135,15 @@ def semi_by_hand(seed: int, threshold: float) -> tuple[float, float, float]:
 @pytest.mark.parametrize("threshold", [0.0, 0.7, 0.85, 0.95])
 @pytest.mark.parametrize("skip", [True, False])
 def test_semi_by_hand(seed: int, threshold: float, skip: bool) -> None:
-    lesson = taught(semi_input(), recipe(confidence_threshold=threshold), seed, skip)
+    settings = recipe(confidence_threshold=threshold, skip_masked=skip)
+    targets = targets_of("semi", semi_input(), settings, seed)
     labeled, unlabeled, mask_rate = semi_by_hand(seed, threshold)
-    assert losses(reader(), lesson) == pytest.approx([labeled, unlabeled], rel=1e-5)
-    assert float(lesson.sums["mask_rate"]) == mask_rate
+    assert losses(reader(), targets) == pytest.approx([labeled, unlabeled], rel=1e-5)
+    assert float(targets.averages["mask_rate"]) == mask_rate
     # L = L_x + λ_u L_u
-    assert (lesson.labeled.factor, lesson.unlabeled.factor) == (1, 3)
-    assert len(lesson.unlabeled) == (mask_rate * 4 if skip else 4)
-    assert lesson.pseudo_counts.tolist() == [2, 2]  # PSEUDO, masked or not
+    assert (targets.labeled.factor, targets.unlabeled.factor) == (1, 3)
+    assert len(targets.unlabeled) == (mask_rate * 4 if skip else 4)
+    assert targets.pseudo_counts.tolist() == [2, 2]  # PSEUDO, masked or not
 
 
 def test_a_confidence_that_reaches_the_threshold_counts() -> None:
@@ -141,9 +151,9 @@ def test_a_confidence_that_reaches_the_threshold_counts() -> None:
     step = StepInput(
         images((0, 0)), torch.tensor([0]), images((0, 0), (0, 0)), images((1, 0), (0, 1))
     )
-    at, above = (taught(step, recipe(confidence_threshold=t)) for t in (0.5, 0.5001))
-    assert float(at.sums["mask_rate"]) == 1 and losses(reader(), at)[1] > 0
-    assert float(above.sums["mask_rate"]) == 0 and losses(reader(), above)[1] == 0
+    at, above = (targets_of("semi", step, recipe(confidence_threshold=t)) for t in (0.5, 0.5001))
+    assert float(at.averages["mask_rate"]) == 1 and losses(reader(), at)[1] > 0
+    assert float(above.averages["mask_rate"]) == 0 and losses(reader(), above)[1] == 0
 
 
 def test_the_teacher_sees_the_weak_and_the_student_the_strong_views() -> None:
@@ -152,22 +162,22 @@ def test_the_teacher_sees_the_weak_and_the_student_the_strong_views() -> None:
     teacher.register_forward_hook(lambda module, args, output: seen.append(args[0]))
     step = semi_input()
     settings = recipe(confidence_threshold=0)
-    lesson = semi(teacher, step, settings, 2, generator(), alone(), True)
+    targets = targets_of("semi", step, settings, teacher=teacher)
     assert len(seen) == 1 and torch.equal(seen[0], step.weak)
-    assert torch.equal(lesson.labeled.images, step.x)
+    assert torch.equal(targets.labeled.images, step.x)
     # CutMix of single pixels pastes nothing: some rows are strong views as they were
     unmixed = draw_pseudo_mix(generator(), 4).use_cutmix
     assert unmixed.any()
-    assert torch.equal(lesson.unlabeled.images[unmixed], step.strong[unmixed])
+    assert torch.equal(targets.unlabeled.images[unmixed], step.strong[unmixed])
 
 
 def test_rows_are_numbered_over_the_whole_step() -> None:
     # drop paths are drawn by these numbers: labelled images first, then the unlabelled
-    lesson = taught(semi_input(), recipe(confidence_threshold=0.85), seed=3)
+    targets = targets_of("semi", semi_input(), recipe(confidence_threshold=0.85), seed=3)
     mix = draw_pseudo_mix(generator(3), 4)
     kept = [i for i, j in enumerate(mix.permutation) if max(CONFIDENCE[i], CONFIDENCE[j]) >= 0.85]
-    assert lesson.labeled.numbers.tolist() == [0, 1]
-    assert lesson.unlabeled.numbers.tolist() == [2 + i for i in kept]
+    assert targets.labeled.numbers.tolist() == [0, 1]
+    assert targets.unlabeled.numbers.tolist() == [2 + i for i in kept]
 
 
 @pytest.mark.parametrize("method", ["finetune", "semi"])
@@ -186,20 +196,18 @@ def test_the_rows_do_not_depend_on_how_many_ranks_share_the_batch(
     threshold = float(confidence[-2])
     settings = recipe(mixup=0.8, cutmix=1.0, confidence_threshold=threshold)
 
-    def lesson_of(rank: SimulatedRank) -> Lesson:
+    def targets_on(rank: SimulatedRank) -> StepTargets:
         size = 8 // rank.world_size
         local = slice(rank.rank * size, (rank.rank + 1) * size)
         weak, strong = everything[:, local]
         step = StepInput(strong, labels[local], weak, strong)
-        sharing = Sharing(rank.fetch, rank.rank, rank.world_size)
+        shard = RankShard(rank.fetch, rank.rank, rank.world_size)
         with torch.no_grad():
-            if method == "finetune":
-                return finetune(step, settings, 2, generator(seed), sharing)
-            return semi(teacher, step, settings, 2, generator(seed), sharing, True)
+            return targets_of(method, step, settings, seed, teacher, shard)
 
     checkpoints = Checkpoints(Storage(tmp_path))
-    [whole] = on_ranks(1, checkpoints, lesson_of)
-    parts = on_ranks(world_size, checkpoints, lesson_of)
+    [whole] = on_ranks(1, checkpoints, targets_on)
+    parts = on_ranks(world_size, checkpoints, targets_on)
     names = ["labeled"] + (["unlabeled"] if method == "semi" else [])
     for name in names:
         found = [getattr(part, name) for part in parts]
@@ -222,20 +230,20 @@ def test_a_single_image_that_counts_leaves_no_rank_without_one(tmp_path: Path) -
     confident = torch.zeros(4, 2)
     confident[2, 0] = 9.0
 
-    def lesson_of(rank: SimulatedRank) -> Lesson:
+    def targets_on(rank: SimulatedRank) -> StepTargets:
         mine = slice(rank.rank, rank.rank + 1)
         step = StepInput(*(noise[mine] for noise in (x, y, weak, strong)))
-        sharing = Sharing(rank.fetch, rank.rank, 4)
-        settings = recipe(confidence_threshold=0.9)
+        shard = RankShard(rank.fetch, rank.rank, 4)
+        settings = recipe(confidence_threshold=0.9, skip_masked=True)
 
         def teacher(weak: torch.Tensor) -> torch.Tensor:
             return confident[mine]
 
-        return semi(teacher, step, settings, 2, generator(), sharing, True, at_least=1)
+        return targets_of("semi", step, settings, 0, teacher, shard, batch_norm=True)
 
     x, weak, strong = torch.randn(3, 4, 3, 8, 8, generator=generator())
     y = torch.arange(4) % 2
-    lessons = on_ranks(4, Checkpoints(Storage(tmp_path)), lesson_of)
-    assert [len(lesson.unlabeled) for lesson in lessons] == [1, 1, 1, 1]  # all there are
+    shards = on_ranks(4, Checkpoints(Storage(tmp_path)), targets_on)
+    assert [len(targets.unlabeled) for targets in shards] == [1, 1, 1, 1]  # all there are
     # the image itself, and the one it is the partner of
-    assert sum(float(lesson.unlabeled.weights.sum()) for lesson in lessons) in (1, 2)
+    assert sum(float(targets.unlabeled.weights.sum()) for targets in shards) in (1, 2)

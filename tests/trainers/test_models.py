@@ -8,18 +8,14 @@ import torch
 from tests.helpers.tiny import VIT, VIT_ARGS, tiny_recipe
 from torch import nn
 
-from semigrid.trainers.models import (
-    backbone_names,
-    backbone_problem,
-    create_model,
-    input_statistics,
-)
-from semigrid.trainers.recipe import published
+from semigrid.trainers.backbones import backbone_problem, timm_source
+from semigrid.trainers.methods import published
+from semigrid.trainers.models import create_model, input_statistics
 
 
 def test_architectures_are_timms() -> None:
-    architectures, _ = backbone_names()
-    assert architectures == set(timm.list_models())
+    architectures, _ = timm_source()
+    assert set(architectures) == set(timm.list_models())
 
 
 def test_all_weights_of_timm_may_be_asked_for() -> None:
@@ -29,7 +25,7 @@ def test_all_weights_of_timm_may_be_asked_for() -> None:
 
 def test_weights_that_timm_does_not_have_are_refused() -> None:
     # timm gives a tag to some architectures that have no weights, mostly "untrained"
-    _, weights = backbone_names()
+    _, weights = timm_source()
     accepted = {name for name in weights if backbone_problem(name, pretrained=True) is None}
     assert sorted(accepted - set(timm.list_models(pretrained=True))) == []
 
@@ -74,7 +70,7 @@ def test_names_are_checked_without_importing_torch() -> None:
     # a typing error in an experiment file is told at once, not after five seconds
     code = """
 import sys
-from semigrid.trainers.models import backbone_problem
+from semigrid.trainers.backbones import backbone_problem
 assert backbone_problem("resnet18.tv_in1k", True) is None
 print(sorted({"torch", "timm"} & set(sys.modules)))
 """

@@ -1,9 +1,11 @@
 import pytest
 from pydantic import ValidationError
 
-from semigrid.trainers.recipe import Recipe, backbone_family, ema_decay, published, resolve
+from semigrid.trainers.backbones import backbone_family
+from semigrid.trainers.methods import published, resolve
+from semigrid.trainers.recipe import Recipe, ema_decay
 
-# method.md §3, ViT-B (MAE)
+# docs/methods.md §3, ViT-B (MAE)
 VIT_FINETUNE = {
     "optimizer": "adamw",
     "base_lr": 5e-4,
@@ -27,7 +29,7 @@ VIT_FINETUNE = {
     "rand_augment": "rand-m9-mstd0.5-inc1",
     "erase_prob": 0.25,
 }
-# method.md §3, ResNet18; the mixing and the label smoothing are the stage's
+# docs/methods.md §3, ResNet18; the mixing and the label smoothing are the method's
 RESNET_FINETUNE = {
     "optimizer": "sgd",
     "base_lr": 0.01,
@@ -47,7 +49,7 @@ RESNET_FINETUNE = {
     "mixup": 0.8,
     "cutmix": 1.0,
 }
-# method.md §4
+# docs/methods.md §4
 VIT_SEMI = VIT_FINETUNE | {
     "base_lr": 1e-3,
     "layer_decay": 0.75,

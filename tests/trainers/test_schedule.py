@@ -6,8 +6,9 @@ import timm
 import torch
 from tests.helpers.tiny import VIT, VIT_ARGS, tiny_recipe
 
+from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.models import create_model
-from semigrid.trainers.recipe import Recipe, published, resolve
+from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.schedule import create_optimizer, create_schedule
 
 
@@ -57,7 +58,7 @@ def groups_by_name(model: torch.nn.Module, recipe: Recipe) -> dict[str, dict[str
 
 
 def depth_by_hand(name: str, blocks: int) -> int:
-    """method.md §3: embeddings and tokens are depth 0, block i is i + 1, the rest L + 1."""
+    """docs/methods.md §3: embeddings and tokens are depth 0, block i is i + 1, the rest L + 1."""
     if name.startswith(("patch_embed", "pos_embed", "cls_token")):
         return 0
     if name.startswith("blocks."):

@@ -13,11 +13,17 @@ from torch import nn
 from semigrid.data.storage import Storage
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.drop_path import CALLS, DropPaths, RowDropPath
-from semigrid.trainers.methods import Lesson, Rows, Sharing, StepInput, semi
+from semigrid.trainers.methods import METHODS, published, resolve
+from semigrid.trainers.methods.step import (
+    RankShard,
+    StepContext,
+    StepInput,
+    StepTargets,
+    TargetRows,
+)
 from semigrid.trainers.models import create_model
-from semigrid.trainers.recipe import published, resolve
 from semigrid.trainers.runtime import InlineRuntime
-from semigrid.trainers.stepper import OutOfMemoryError, Student, normalizes_over_batch
+from semigrid.trainers.stepper import MicroBatchStepper, OutOfMemoryError, normalizes_over_batch
 
 
 @pytest.fixture
@@ -45,17 +51,17 @@ class Limited(nn.Module):
         return result
 
 
-def student_of(
+def stepper_of(
     model: nn.Module,
     runtime: Any,
     micro_batch: int | None = None,
     wrapped: nn.Module | None = None,
     splits: list[int] | None = None,
-) -> Student:
+) -> MicroBatchStepper:
     drop_paths = DropPaths(model)
     drop_paths.draw(100, torch.Generator().manual_seed(0))
     model.train()
-    return Student(
+    return MicroBatchStepper(
         wrapped or model,
         drop_paths,
         runtime,
@@ -80,38 +86,39 @@ def teacher() -> nn.Module:
     return tiny_model(tiny_recipe("semi", head_std=2.0), seed=7).eval()
 
 
-def lesson_of(threshold: float, skip: bool, rank: Any = None) -> Lesson:
+def targets_of(threshold: float, skip: bool, rank: Any = None) -> StepTargets:
     """4 labelled and 8 unlabelled images, as the semi method makes them of random pixels."""
-    recipe = tiny_recipe("semi", confidence_threshold=threshold)
+    recipe = tiny_recipe("semi", confidence_threshold=threshold, skip_masked=skip)
     rank_number, world_size = (0, 1) if rank is None else (rank.rank, rank.world_size)
     x, weak, strong = (noise(rows, 3, 16, 16, seed=i) for i, rows in enumerate((4, 8, 8)))
     x, weak, strong = (t.chunk(world_size)[rank_number] for t in (x, weak, strong))
     y = (torch.arange(4) % 10).chunk(world_size)[rank_number]
     fetch = (lambda rows, wanted: rows[wanted[0]]) if rank is None else rank.fetch
-    sharing = Sharing(fetch, rank_number, world_size)
+    shard = RankShard(fetch, rank_number, world_size)
     draw = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        return semi(teacher(), StepInput(x, y, weak, strong), recipe, 10, draw, sharing, skip)
+        context = StepContext(recipe, 10, shard, teacher())
+        return METHODS["semi"].step_targets(StepInput(x, y, weak, strong), context, draw)
 
 
 def gradients(model: nn.Module) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
-def learnt(lesson: Lesson, runtime: Any, **settings: Any) -> tuple[list[float], torch.Tensor]:
+def learnt(targets: StepTargets, runtime: Any, **settings: Any) -> tuple[list[float], torch.Tensor]:
     model = vit()
-    losses = student_of(model, runtime, **settings).learn(lesson)
+    losses = stepper_of(model, runtime, **settings).learn(targets)
     return [float(loss) for loss in losses], gradients(model)
 
 
-def plain_gradient(lesson: Lesson) -> tuple[list[float], torch.Tensor]:
-    """All rows through the model at once, method.md §4 line by line; same drop paths."""
+def plain_gradient(targets: StepTargets) -> tuple[list[float], torch.Tensor]:
+    """All rows through the model at once, docs/methods.md §4, line by line; same drop paths."""
     model = vit()
-    student = student_of(model, None)
-    labeled, unlabeled = lesson.labeled, lesson.unlabeled
+    stepper = stepper_of(model, None)
+    labeled, unlabeled = targets.labeled, targets.unlabeled
     assert unlabeled is not None
     numbers = torch.cat([labeled.numbers, unlabeled.numbers])
-    student.drop_paths.set(student.drop_paths.choose(numbers, torch.device("cpu")))
+    stepper.drop_paths.set(stepper.drop_paths.choose(numbers, torch.device("cpu")))
     logits = model(torch.cat([labeled.images, unlabeled.images]))
     losses = nn.functional.cross_entropy(
         logits, torch.cat([labeled.targets, unlabeled.targets]), reduction="none"
@@ -128,17 +135,17 @@ THRESHOLDS = [0.0, 0.6, 1.0]
 @pytest.mark.parametrize("threshold", THRESHOLDS)
 def test_masked_images_change_no_gradient(threshold: float, checkpoints: Checkpoints) -> None:
     runtime = InlineRuntime(checkpoints, device="cpu")
-    full = lesson_of(threshold, skip=False)
+    full = targets_of(threshold, skip=False)
     expected, expected_gradient = plain_gradient(full)
-    skipped = lesson_of(threshold, skip=True)
-    for lesson in (full, skipped):
-        losses, gradient = learnt(lesson, runtime)
+    skipped = targets_of(threshold, skip=True)
+    for targets in (full, skipped):
+        losses, gradient = learnt(targets, runtime)
         assert losses == pytest.approx(expected, abs=1e-6)
         torch.testing.assert_close(gradient, expected_gradient, rtol=1e-6, atol=1e-6)
 
 
 def test_thresholds_of_these_tests_mask_none_some_and_all() -> None:
-    kept = [len(lesson_of(threshold, True).unlabeled) for threshold in THRESHOLDS]
+    kept = [len(targets_of(threshold, True).unlabeled) for threshold in THRESHOLDS]
     assert kept[0] == 8 and 8 > kept[1] > 0 and kept[2] == 0
 
 
@@ -147,11 +154,11 @@ def test_micro_batches_have_the_gradient_of_the_whole(
     micro_batch: int, checkpoints: Checkpoints
 ) -> None:
     runtime = InlineRuntime(checkpoints, device="cpu")
-    lesson = lesson_of(0.6, skip=True)
-    losses, gradient = learnt(lesson, runtime)
+    targets = targets_of(0.6, skip=True)
+    losses, gradient = learnt(targets, runtime)
     model = vit()
     limited = Limited(model, micro_batch)
-    found = student_of(model, runtime, micro_batch, wrapped=limited).learn(lesson)
+    found = stepper_of(model, runtime, micro_batch, wrapped=limited).learn(targets)
     assert [float(loss) for loss in found] == pytest.approx(losses, abs=1e-6)
     torch.testing.assert_close(gradients(model), gradient, rtol=1e-5, atol=5e-6)
     assert max(limited.seen) - min(limited.seen) <= 1  # as even as they divide
@@ -161,17 +168,17 @@ def test_when_memory_runs_out_the_micro_batch_is_halved_and_the_step_repeated(
     checkpoints: Checkpoints,
 ) -> None:
     runtime = InlineRuntime(checkpoints, device="cpu")
-    lesson = lesson_of(0.0, skip=True)
-    losses, gradient = learnt(lesson, runtime)
+    targets = targets_of(0.0, skip=True)
+    losses, gradient = learnt(targets, runtime)
     model, splits = vit(), []
     limited = Limited(model, 4)
-    student = student_of(model, runtime, wrapped=limited, splits=splits)
-    found = student.learn(lesson)
+    stepper = stepper_of(model, runtime, wrapped=limited, splits=splits)
+    found = stepper.learn(targets)
     assert [float(loss) for loss in found] == pytest.approx(losses, abs=1e-6)
     torch.testing.assert_close(gradients(model), gradient, rtol=1e-6, atol=1e-6)
     assert splits == [6, 3]  # of 12 rows
     assert limited.seen == [12, 6, 3, 3, 3, 3]
-    student.learn(lesson)  # the next step knows
+    stepper.learn(targets)  # the next step knows
     assert limited.seen[6:] == [3, 3, 3, 3]
 
 
@@ -195,12 +202,12 @@ class Balking(nn.Module):
 
 def test_a_backward_without_memory_is_repeated_too(checkpoints: Checkpoints) -> None:
     runtime = InlineRuntime(checkpoints, device="cpu")
-    lesson = lesson_of(0.0, skip=True)
-    _, gradient = learnt(lesson, runtime)
+    targets = targets_of(0.0, skip=True)
+    _, gradient = learnt(targets, runtime)
     model = vit()
-    student = student_of(model, runtime, wrapped=Balking(model))
-    student.learn(lesson)
-    assert student.micro_batch == 6
+    stepper = stepper_of(model, runtime, wrapped=Balking(model))
+    stepper.learn(targets)
+    assert stepper.micro_batch == 6
     torch.testing.assert_close(gradients(model), gradient, rtol=1e-6, atol=1e-6)
 
 
@@ -208,7 +215,7 @@ def test_not_one_image_fits(checkpoints: Checkpoints) -> None:
     model = vit()
     runtime = InlineRuntime(checkpoints, device="cpu")
     with pytest.raises(OutOfMemoryError, match="too small for one image; use a smaller model"):
-        student_of(model, runtime, wrapped=Limited(model, 0)).learn(lesson_of(0.6, True))
+        stepper_of(model, runtime, wrapped=Limited(model, 0)).learn(targets_of(0.6, True))
 
 
 def test_ranks_halve_together(checkpoints: Checkpoints) -> None:
@@ -218,7 +225,7 @@ def test_ranks_halve_together(checkpoints: Checkpoints) -> None:
     def work(rank: SimulatedRank) -> tuple[list[int], torch.Tensor]:
         model = vit()
         limited = Limited(model, 2 if rank.rank == 1 else 100)
-        student_of(model, rank, wrapped=limited).learn(lesson_of(0.0, True, rank))
+        stepper_of(model, rank, wrapped=limited).learn(targets_of(0.0, True, rank))
         return limited.seen, gradients(model)
 
     [(whole, expected)] = on_ranks(1, checkpoints, work)
@@ -240,8 +247,8 @@ def test_batch_normalisation_keeps_labelled_and_unlabelled_apart(checkpoints: Ch
     model = resnet()
     assert normalizes_over_batch(model) and not normalizes_over_batch(vit())
     limited = Limited(model, 100)
-    lesson = lesson_of(0.6, skip=False)
-    student_of(model, InlineRuntime(checkpoints, device="cpu"), wrapped=limited).learn(lesson)
+    targets = targets_of(0.6, skip=False)
+    stepper_of(model, InlineRuntime(checkpoints, device="cpu"), wrapped=limited).learn(targets)
     assert limited.seen == [4, 8]
 
 
@@ -249,10 +256,10 @@ def test_batch_normalisation_is_never_split(checkpoints: Checkpoints) -> None:
     model = resnet()
     runtime = InlineRuntime(checkpoints, device="cpu")
     with pytest.raises(OutOfMemoryError, match="take micro_batch out"):
-        student_of(model, runtime, micro_batch=2)
-    student = student_of(model, runtime, wrapped=Limited(model, 3))
+        stepper_of(model, runtime, micro_batch=2)
+    stepper = stepper_of(model, runtime, wrapped=Limited(model, 3))
     with pytest.raises(OutOfMemoryError, match="batch normalisation cannot be split"):
-        student.learn(lesson_of(0.6, skip=False))
+        stepper.learn(targets_of(0.6, skip=False))
 
 
 class OneOfTwo(InlineRuntime):
@@ -269,9 +276,9 @@ def test_a_group_that_lost_its_step_is_told_to_split_next_time(
     model, splits = vit(), []
     runtime = OneOfTwo(checkpoints, device="cpu")
     wrapped = Limited(model, 0) if micro_batch else Balking(model)
-    student = student_of(model, runtime, micro_batch, wrapped=wrapped, splits=splits)
+    stepper = stepper_of(model, runtime, micro_batch, wrapped=wrapped, splits=splits)
     with pytest.raises((torch.OutOfMemoryError, OutOfMemoryError)):
-        student.learn(lesson_of(0.0, skip=True))
+        stepper.learn(targets_of(0.0, skip=True))
     assert splits == ([] if hint is None else [hint])
 
 
@@ -280,9 +287,9 @@ def test_a_group_with_batch_normalisation_is_not_told_to_split(checkpoints: Chec
     for limited in (Balking, lambda model: Limited(model, 3)):
         model, splits = resnet(), []
         runtime = OneOfTwo(checkpoints, device="cpu")
-        student = student_of(model, runtime, wrapped=limited(model), splits=splits)
+        stepper = stepper_of(model, runtime, wrapped=limited(model), splits=splits)
         with pytest.raises(torch.OutOfMemoryError):
-            student.learn(lesson_of(0.6, skip=False))
+            stepper.learn(targets_of(0.6, skip=False))
         assert splits == []
 
 
@@ -353,4 +360,4 @@ def test_every_drop_path_of_a_model_is_found(backbone: str) -> None:
 
 def test_rows_count_themselves() -> None:
     empty = torch.empty(0)
-    assert len(Rows(torch.empty(3, 3, 8, 8), empty, empty, empty)) == 3
+    assert len(TargetRows(torch.empty(3, 3, 8, 8), empty, empty, empty)) == 3

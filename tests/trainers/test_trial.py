@@ -11,7 +11,7 @@ from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.sources.files import Item, folder_items
 from semigrid.data.storage import Storage
 from semigrid.trainers.checkpoint import Checkpoints
-from semigrid.trainers.recipe import published, resolve
+from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.runtime import InlineRuntime
 from semigrid.trainers.trial import Place, TrialSpec, measure_trial, predictions_file, run_trial
 

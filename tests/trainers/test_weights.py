@@ -16,8 +16,9 @@ from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.plan import Plan
-from semigrid.trainers.models import _timm_source, create_model
-from semigrid.trainers.recipe import published, resolve
+from semigrid.trainers.backbones import timm_source
+from semigrid.trainers.methods import published, resolve
+from semigrid.trainers.models import create_model
 from semigrid.trainers.trial import TrialSpec, start_model
 from semigrid.trainers.weights import Weights, file_weights, hub_weights
 
@@ -178,7 +179,7 @@ def test_a_file_of_the_same_size_is_another_where_storage_tells_no_times() -> No
 
 def test_licences_are_timms() -> None:
     # read from its source, since importing timm takes seconds; where that says nothing, imported
-    for name, stated in _timm_source()[1].items():
+    for name, stated in timm_source()[1].items():
         config = timm.get_pretrained_cfg(name)
         assert stated.get("license", config.license) == config.license, name
         if "hub" in stated:

@@ -35,6 +35,7 @@ from semigrid.grid.study.sample import forwards, sample_of
 from semigrid.grid.study.scheduler import Job, Scheduler
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.loop import train
+from semigrid.trainers.methods import resolve
 from semigrid.trainers.progress import (
     FILE,
     WRITE_SECONDS_VARIABLE,
@@ -42,7 +43,6 @@ from semigrid.trainers.progress import (
     held_devices,
     read_progress,
 )
-from semigrid.trainers.recipe import resolve
 from semigrid.trainers.runtime import InlineRuntime
 
 

@@ -7,12 +7,12 @@ import pytest
 
 from semigrid.data.storage import Storage
 from semigrid.grid.experiment import Around
-from semigrid.grid.study.search import Tried, default_space, search_space, suggest_wave
+from semigrid.grid.study.search import Tried, search_space, suggest_wave
 from semigrid.grid.study.suggested import Suggestions
-from semigrid.trainers.recipe import published
+from semigrid.trainers.methods import published
 
 RECIPE = published("semi", "vit_base_patch16_224.mae", {})
-SPACE = default_space("semi", RECIPE)
+SPACE = search_space("semi", RECIPE, {})
 
 
 def wave(
@@ -35,7 +35,7 @@ def test_the_default_space_surrounds_the_published_values() -> None:
     assert SPACE["base_lr"] == (5e-4, 2e-3)
     assert SPACE["unlabeled_loss_weight"] == (2.5, 10.0)
     assert SPACE["confidence_threshold"] == (0.3, 0.7)
-    assert "confidence_threshold" not in default_space("finetune", RECIPE)
+    assert "confidence_threshold" not in search_space("finetune", RECIPE, {})
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])

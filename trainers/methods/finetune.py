@@ -1,0 +1,77 @@
+"""Supervised fine-tuning, as MAE does it (docs/methods.md §3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from semigrid.trainers.methods.method import Method, Space
+from semigrid.trainers.methods.step import StepContext, StepInput, StepTargets, TargetRows
+from semigrid.trainers.recipe import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+# the defaults of Recipe are those of ViT-B (MAE)
+PUBLISHED_TRANSFORMER: dict[str, Any] = {}
+PUBLISHED_CONVNET: dict[str, Any] = {
+    "optimizer": "sgd",
+    "base_lr": 0.01,
+    "weight_decay": 1e-4,
+    "decay_one_dimensional": True,
+    "layer_decay": 1.0,
+    "epochs": 90,
+    "batch_size": 256,
+    "drop_path": 0.0,
+    "erase_prob": 0.0,
+    "rand_augment": "",
+    "global_pool": None,
+    "head_std": None,
+}
+
+
+def search_space(recipe: Recipe) -> Space:
+    """Half to twice the learning rate (MAE's search) and the weight decay."""
+    return {
+        "base_lr": (recipe.base_lr / 2, recipe.base_lr * 2),
+        "weight_decay": (recipe.weight_decay / 2, recipe.weight_decay * 2),
+    }
+
+
+def labeled_rows(step: StepInput, context: StepContext, draw: torch.Generator) -> TargetRows:
+    """L_x: label smoothing, then mixup or CutMix of each image with its mirror in the batch.
+
+    Weights are 1/B on every rank: the mean over ranks, which DDP takes of the gradients, is the
+    mean over the global batch.
+    """
+    import torch
+
+    from semigrid.trainers.mixup import draw_labeled_mix, mix_labeled, smooth_one_hot
+
+    recipe, shard = context.recipe, context.shard
+    x, y = step.x, smooth_one_hot(step.y, context.num_classes, recipe.label_smoothing)
+    size = len(x) * shard.world_size
+    mix = draw_labeled_mix(draw, recipe.mixup, recipe.cutmix)
+    if mix is not None:
+        mirrored = shard.deal(torch.arange(size - 1, -1, -1))
+        x, y = mix_labeled(x, y, shard.fetch(x, mirrored), shard.fetch(y, mirrored), mix)
+    weights = torch.full((len(x),), 1 / len(x), device=x.device)
+    return TargetRows(x, y, weights, shard.deal(torch.arange(size))[shard.rank])
+
+
+def step_targets(step: StepInput, context: StepContext, draw: torch.Generator) -> StepTargets:
+    """L = L_x, the soft cross-entropy of the mixed labelled batch."""
+    return StepTargets(labeled_rows(step, context, draw))
+
+
+FINETUNE = Method(
+    name="finetune",
+    summary="trained",
+    parents=(),
+    needs_pool=False,
+    uses_pseudo_labels=False,
+    own_settings=frozenset(),
+    published={"transformer": PUBLISHED_TRANSFORMER, "convnet": PUBLISHED_CONVNET},
+    search_space=search_space,
+    forwards_per_step=lambda recipe: 3 * recipe.batch_size,
+    step_targets=step_targets,
+)
