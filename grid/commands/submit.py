@@ -21,8 +21,8 @@ from semigrid.grid.commands.opening import load
 from semigrid.grid.submit.kuberay import RayJobOptions, manifest
 
 if TYPE_CHECKING:
-    from semigrid.grid.submit.jobs import Ending
-    from semigrid.grid.submit.parcel import Parcel
+    from semigrid.grid.submit.job_package import JobPackage
+    from semigrid.grid.submit.jobs import JobEnd
 
 
 def submit(
@@ -71,7 +71,7 @@ def submit(
 ) -> None:
     """Run an experiment as a job on a cluster; the same command follows it again."""
     from semigrid.grid.study.plan import Plan
-    from semigrid.grid.submit.parcel import parcel
+    from semigrid.grid.submit.job_package import job_package
 
     experiment = load(source, storage, seeds)
     if only is not None:
@@ -90,22 +90,22 @@ def submit(
         )
         print(manifest(experiment, options), end="")
         return
-    _follow(parcel(experiment, only), address, install, follow, retries)
+    _follow(job_package(experiment, only), address, install, follow, retries)
 
 
-def _follow(sent: "Parcel", address: str, install: bool, follow: bool, retries: int) -> None:
+def _follow(package: "JobPackage", address: str, install: bool, follow: bool, retries: int) -> None:
     """Submits, follows, and does so again where the job is lost. Ends with the job's exit code."""
-    from semigrid.grid.submit.jobs import ClusterAwayError, Jobs
+    from semigrid.grid.submit.jobs import ClusterAwayError, JobClient
 
-    jobs = Jobs(address, say)
+    client = JobClient(address, say)
     for left in range(retries, -1, -1):
-        job, is_new = jobs.submit(sent, install)
+        job, is_new = client.submit(package, install)
         say(f"{job}: {'submitted' if is_new else 'is at work already: nothing is submitted'}")
         if not follow:
-            say(f"results: {sent.folder}; to follow it: {_this_command()}")
+            say(f"results: {package.folder}; to follow it: {_this_command()}")
             return
         try:
-            ending = jobs.follow(
+            end = client.follow(
                 job, lambda text: out.print(text, end="", markup=False, soft_wrap=True)
             )
         except KeyboardInterrupt:
@@ -114,29 +114,29 @@ def _follow(sent: "Parcel", address: str, install: bool, follow: bool, retries: 
         except ClusterAwayError as error:
             say(f"{error}; {job} may well go on; to follow it again: {_this_command()}")
             raise typer.Exit(SOME_FAILED) from None
-        if not ending.lost or not left:
+        if not end.lost or not left:
             break
-        say(f"{job} {_lost(ending)}; all that was finished is kept, the rest is submitted again")
-    raise typer.Exit(_code(job, ending))
+        say(f"{job} {_lost(end)}; all that was finished is kept, the rest is submitted again")
+    raise typer.Exit(_code(job, end))
 
 
-def _lost(ending: "Ending") -> str:
-    if ending.status == "UNKNOWN":
+def _lost(end: "JobEnd") -> str:
+    if end.status == "UNKNOWN":
         return "is unknown to the cluster, whose head is a new one"
     return "was killed, or its machine was lost"
 
 
-def _code(job: str, ending: "Ending") -> int:
+def _code(job: str, end: "JobEnd") -> int:
     """The exit code of the job's command, or what takes its place where there is none."""
     go_on = f"to go on: {_this_command()}"
-    if ending.lost:
-        say(f"{job} {_lost(ending)}; all that was finished is kept; {go_on}")
-    elif ending.status == "STOPPED":
+    if end.lost:
+        say(f"{job} {_lost(end)}; all that was finished is kept; {go_on}")
+    elif end.status == "STOPPED":
         say(f"{job} was stopped; all that was finished is kept; {go_on}")
-    elif ending.code is None:
-        say(f"{job} did not start: {ending.words}")
+    elif end.code is None:
+        say(f"{job} did not start: {end.message}")
     else:
-        return ending.code
+        return end.code
     return SOME_FAILED
 
 

@@ -1,1 +1,1 @@
-"""A grid as a job on a Ray cluster that is elsewhere."""
+"""A grid as a job on a Ray cluster elsewhere, by Ray's job API or by KubeRay."""

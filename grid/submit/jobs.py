@@ -1,4 +1,4 @@
-"""Ray's job API: one job for an experiment's folder, followed from here."""
+"""Ray's job API: submits one job for a results folder and follows it."""
 
 import asyncio
 import logging
@@ -7,63 +7,68 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import aiohttp
-from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from semigrid.data.errors import InputError
-from semigrid.grid.submit.parcel import FOLDER_KEY, Parcel, runtime_env
+from semigrid.grid.submit.job_package import FOLDER_KEY, JobPackage
 
-WAITING = (JobStatus.PENDING, JobStatus.RUNNING)
-# they would tell of every package that goes along
+ACTIVE = (JobStatus.PENDING, JobStatus.RUNNING)
+# Loggers of Ray that report every file that is uploaded.
 CHATTER = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
-# so often is a job looked at whose log says nothing
+# Pause between two looks at a job that logs nothing, in seconds.
 LOOK_SECONDS = 1.0
-# so long is a cluster waited for that answered before: a laptop wakes up, a head is replaced
+# Longest wait for a cluster that answered before, in seconds: a laptop wakes up, a head restarts.
 AWAY_SECONDS = 300.0
-# how a shell tells of signals that are no wish of anybody's: SIGKILL, SIGTERM
+# Exit codes of a shell whose command was ended by SIGKILL or SIGTERM, which nobody here sends.
 KILLED = (128 + 9, 128 + 15)
-# these say nothing of the job's command: its machine, or the head, is gone
+# Ray's error types for a job whose machine, or head, is gone.
 LOST = ("JOB_SUPERVISOR_ACTOR_DIED", "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE")
 
 T = TypeVar("T")
 
 
 class ClusterAwayError(OSError):
-    """A cluster that answered before has not for a long time."""
+    """A cluster that answered before has not answered for a long time."""
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How a job ended. ``code`` is its command's; None if that is not known."""
+class JobEnd:
+    """How a job ended.
 
-    status: str  # Ray's, or "UNKNOWN" where the cluster knows of no such job: its head is a new one
+    ``status`` is Ray's, or ``UNKNOWN`` where the cluster has no such job, since its head is a new
+    one. ``code`` is the exit code of the job's command, None if unknown. ``error`` is Ray's error
+    type, ``message`` its message.
+    """
+
+    status: str
     code: int | None = None
-    error: str | None = None  # Ray's kind of error
-    words: str = ""
+    error: str | None = None
+    message: str = ""
 
     @property
     def lost(self) -> bool:
-        """Whether it was killed, or its machine lost, so that the same again may well succeed."""
+        """Whether the job was killed or its machine lost, so that a second attempt may succeed."""
         if self.status == "FAILED" and self.code is not None:
             return self.code < 0 or self.code in KILLED
         return self.status == "UNKNOWN" or (self.status == "FAILED" and self.error in LOST)
 
 
-class Jobs:
-    """The jobs of a cluster.
+class JobClient:
+    """Submits jobs to a cluster and follows them.
 
     Args:
-        address: of the cluster's dashboard, ``http://head:8265``.
-        say: is told when it cannot be reached for a while.
+        address: the cluster's dashboard, ``http://head:8265``.
+        say: receives a message when the cluster cannot be reached for a while.
 
-    Raises ``InputError`` where no cluster answers, or not to us.
+    Raises ``InputError`` where no cluster answers, or it refuses us.
     """
 
     def __init__(
@@ -83,62 +88,62 @@ class Jobs:
                 "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN)"
             ) from error
 
-    def of_folder(self, folder: str) -> list[Any]:
-        """All jobs that write or wrote to a results folder, as Ray knows them."""
+    def of_folder(self, folder: str) -> list[JobDetails]:
+        """All jobs that write or wrote to a results folder."""
         return [
             job
             for job in self._client.list_jobs()
             if job.submission_id and (job.metadata or {}).get(FOLDER_KEY) == folder
         ]
 
-    def at_work(self, folder: str) -> str | None:
-        """The job that has to do with the folder now."""
-        return next((j.submission_id for j in self.of_folder(folder) if j.status in WAITING), None)
+    def active(self, folder: str) -> str | None:
+        """Identity of the job that writes to a results folder now."""
+        return next((j.submission_id for j in self.of_folder(folder) if j.status in ACTIVE), None)
 
-    def submit(self, parcel: Parcel, install: bool) -> tuple[str, bool]:
-        """Submits unless the experiment has a job already; its id, and whether it is new."""
-        return self._reach(lambda: self._submit(parcel, install))
+    def submit(self, package: JobPackage, install: bool) -> tuple[str, bool]:
+        """Submits unless the results folder has an active job; its identity, and if it is new."""
+        return self._reach(lambda: self._submit(package, install))
 
-    def _submit(self, parcel: Parcel, install: bool) -> tuple[str, bool]:
-        job = self.at_work(parcel.folder)
+    def _submit(self, package: JobPackage, install: bool) -> tuple[str, bool]:
+        job = self.active(package.folder)
         if job is not None:
             return job, False
-        number = len(self.of_folder(parcel.folder)) + 1
+        job_id = package.job_id(len(self.of_folder(package.folder)) + 1)
         with tempfile.TemporaryDirectory(prefix="semigrid-submit-") as temporary:
-            environment = runtime_env(parcel, Path(temporary), install)
+            environment = package.runtime_env(Path(temporary), install)
             try:
-                found = self._client.submit_job(
-                    entrypoint=parcel.entrypoint,
-                    submission_id=parcel.job_id(number),
+                self._client.submit_job(
+                    entrypoint=package.entrypoint,
+                    submission_id=job_id,
                     runtime_env=environment,
-                    metadata=parcel.metadata,
+                    metadata=package.metadata,
                 )
             except RuntimeError as error:
-                job = self.at_work(parcel.folder)
+                job = self.active(package.folder)
                 if job is not None:  # somebody was quicker
                     return job, False
                 raise InputError(
                     f"--address {self.address}: the job is refused: {error}"
                 ) from error
-        return str(found), True
+        return job_id, True
 
-    def follow(self, job: str, write: Callable[[str], None]) -> Ending:
-        """Hands on the job's log, from its beginning, until the job ends.
+    def follow(self, job: str, write: Callable[[str], None]) -> JobEnd:
+        """Passes the job's log on, from its beginning, until the job ends.
 
-        Raises ``ClusterAwayError``, which says nothing of the job, when the cluster cannot be
-        reached for long.
+        Raises ``ClusterAwayError`` when the cluster cannot be reached for long. The job may well
+        continue then.
         """
         seen = 0
-        while (ending := self._reach(lambda: self._ending(job))) is None:
+        while (end := self._reach(lambda: self._end(job))) is None:
             seen = asyncio.run(self._tail(job, seen, write))
             time.sleep(LOOK_SECONDS)
-        if ending.status != "UNKNOWN":
+        if end.status != "UNKNOWN":
             log = self._reach(lambda: self._client.get_job_logs(job))
             write(log[seen:])
-        return ending
+        return end
 
     async def _tail(self, job: str, seen: int, write: Callable[[str], None]) -> int:
-        """As far as the connection lasts; returns how much of the log has been handed on."""
+        """Passes the log on while the connection lasts; returns the characters passed on so far."""
         position = 0
         try:
             async for text in self._client.tail_job_logs(job):
@@ -146,28 +151,28 @@ class Jobs:
                     write(text[max(0, seen - position) :])
                     seen = position + len(text)
                 position += len(text)
-        except (RuntimeError, OSError, aiohttp.ClientError):  # it broke: the log starts again
+        except (RuntimeError, OSError, aiohttp.ClientError):  # it broke; the log starts again
             pass
         return seen
 
-    def _ending(self, job: str) -> Ending | None:
-        """None while the job is at work."""
+    def _end(self, job: str) -> JobEnd | None:
+        """How the job ended; None while it is active."""
         try:
             info = self._client.get_job_info(job)
         except RuntimeError as error:
             if "status code 404" not in str(error):
                 raise
-            return Ending("UNKNOWN")
-        if info.status in WAITING:
+            return JobEnd("UNKNOWN")
+        if info.status in ACTIVE:
             return None
-        words = str(info.message or "").strip()
-        return Ending(str(info.status), info.driver_exit_code, info.error_type, words)
+        message = str(info.message or "").strip()
+        return JobEnd(str(info.status), info.driver_exit_code, info.error_type, message)
 
     def _reach(self, ask: Callable[[], T]) -> T:
         """Asks until the cluster answers."""
 
         def is_away(error: BaseException) -> bool:
-            # requests' errors are OSErrors; a proxy or a head that starts says 5xx
+            # errors of requests are OSErrors; a proxy, or a head that starts, answers 5xx
             return isinstance(error, OSError) or "status code 5" in str(error)
 
         def say_once(state: RetryCallState) -> None:
@@ -177,7 +182,7 @@ class Jobs:
                     "(the job does not need this terminal)"
                 )
 
-        def give_up(state: RetryCallState) -> Any:
+        def give_up(state: RetryCallState) -> T:
             raise ClusterAwayError(
                 f"{self.address} could not be reached for {self._away_seconds:g} seconds"
             )

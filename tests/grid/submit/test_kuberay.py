@@ -31,7 +31,6 @@ EVERYTHING = RayJobOptions(
     secret="bucket-keys",
     service_account="semigrid",
     claim="shared",
-    node_selector={"node.kubernetes.io/instance-type": "g5.12xlarge"},
 )
 BUCKET = {"storage": "s3://shop/experiments"}
 
@@ -112,9 +111,8 @@ def test_the_cluster_asks_for_a_token_is_not_exposed_and_scales_from_zero() -> N
 
 def test_ray_is_the_pinned_version() -> None:
     pins = (HERE.parents[2] / "constraints.txt").read_text().splitlines()
-    assert f"ray=={OPTIONS.ray_version}" in pins
     _, job = documents()
-    assert job["spec"]["rayClusterSpec"]["rayVersion"] == OPTIONS.ray_version
+    assert f"ray=={job['spec']['rayClusterSpec']['rayVersion']}" in pins
 
 
 def test_worker_pods_hold_the_trainings_of_each_model() -> None:
@@ -266,14 +264,12 @@ def test_all_bad_options_are_said_at_once() -> None:
         image="two words",
         namespace="Teams",
         secret="a_b",
-        claim_path="relative",
         max_pods=0,
         workers_per_pod=0,
-        retries=-1,
     )
     with pytest.raises(InputError) as caught:
         documents(options)
-    for name in ("image", "namespace", "secret", "claim_path", "workers_per_pod", "retries"):
+    for name in ("image", "namespace", "secret", "max_pods", "workers_per_pod"):
         assert f"{name}: " in str(caught.value)
 
 

@@ -1,0 +1,129 @@
+"""What is sent to a cluster with a job: the experiment, semigrid's code, and the job's identity."""
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any
+
+import semigrid
+from semigrid.data.errors import InputError
+from semigrid.data.storage import Storage
+from semigrid.data.storage.patience import PATIENCE, storage_patience
+from semigrid.grid.experiment import EXPERIMENT_COPY, Experiment
+
+# Key of a job's metadata that tells which results folder it writes to.
+FOLDER_KEY = "semigrid-folder"
+PACKAGE_SUFFIXES = (".py", ".yaml", ".j2")
+
+
+@dataclass(frozen=True)
+class JobPackage:
+    """A job to submit; ``folder`` is its results folder, the same on every machine."""
+
+    name: str
+    folder: str
+    text: str
+    entrypoint: str
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {FOLDER_KEY: self.folder, "semigrid-experiment": self.name}
+
+    def job_id(self, number: int) -> str:
+        """Identity of this experiment's job ``number``.
+
+        Ray refuses a second job of the same identity, so two people who submit at the same moment
+        start one job.
+        """
+        folder = hashlib.sha256(self.folder.encode()).hexdigest()[:8]
+        name = re.sub(r"[^A-Za-z0-9_.-]", "-", self.name)
+        return f"semigrid-{name}-{folder}-{number}"
+
+    def runtime_env(self, folder: Path, install: bool) -> dict[str, Any]:
+        """Ray's runtime environment for the job; ``folder`` receives the files it points at.
+
+        The code goes along, so the cluster runs what is here. With ``install``, Ray also installs
+        the versions of all packages that are here; otherwise the cluster must have them.
+        """
+        working_dir, package = folder / "job", folder / "semigrid"
+        working_dir.mkdir()
+        (working_dir / EXPERIMENT_COPY).write_text(self.text)
+        source = Path(semigrid.__path__[0])
+        for file in package_files(source):
+            target = package / file.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+        environment: dict[str, Any] = {
+            "working_dir": str(working_dir),
+            "py_modules": [str(package)],
+        }
+        if install:
+            environment["pip"] = pinned_requirements()
+        return environment
+
+
+def job_package(experiment: Experiment, only: list[str] | None = None) -> JobPackage:
+    """The job that runs an experiment, or the cells that match ``only``.
+
+    Raises ``InputError`` for paths that are another place on another machine.
+    """
+    problems = [
+        f"{experiment.source}: {key}: {path!r} is relative, and means another folder on each "
+        "machine; give a URI, or an absolute path that every node of the cluster has"
+        for key, path in experiment.file.locations.items()
+        if "://" not in path and not path.startswith("/")
+    ]
+    if problems:
+        raise InputError(*problems)
+    # set in the command, since Ray refuses a variable that the driver's runtime_env sets again
+    words = [f"{PATIENCE}={storage_patience():g}"] if os.environ.get(PATIENCE) else []
+    words += ["python", "-m", "semigrid", "run", EXPERIMENT_COPY]
+    for pattern in only or []:
+        words += ["--only", pattern]
+    folder = Storage(experiment.folder).uri
+    return JobPackage(experiment.file.name, folder, experiment.text, shlex.join(words))
+
+
+def package_files(folder: Path) -> Iterator[Path]:
+    """The files of a Python package that its wheel holds.
+
+    Other files may lie beside them in a checkout, such as datasets in ``data``.
+    """
+    for entry in sorted(folder.iterdir()):
+        if entry.suffix in PACKAGE_SUFFIXES:
+            yield entry
+        elif (entry / "__init__.py").exists():
+            yield from package_files(entry)
+
+
+def pinned_requirements() -> list[str]:
+    """semigrid's requirements and everything they require, at the versions installed here.
+
+    Ray is left out: a cluster has one version of it, which no job can change.
+    """
+    pins: dict[str, str] = {}
+    waiting = ["semigrid"]
+    while waiting:
+        for requirement in requires(waiting.pop()) or []:
+            name, extras_only = _name(requirement)
+            if extras_only or name in pins:
+                continue
+            try:
+                pins[name] = version(name)
+            except PackageNotFoundError:  # required on another platform
+                continue
+            waiting.append(name)
+    return sorted(f"{name}=={number}" for name, number in pins.items() if name != "ray")
+
+
+def _name(requirement: str) -> tuple[str, bool]:
+    """A requirement's package in its normal form, and whether only an extra asks for it."""
+    match = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert match is not None
+    return re.sub(r"[-_.]+", "-", match.group()).lower(), "extra ==" in requirement
