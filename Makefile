@@ -4,18 +4,28 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: install quickstart test lint bench chaos cluster-test restart-test bucket-test hosts-test scale-test picture clean
+.PHONY: install wheel quickstart test lint bench chaos cluster-test restart-test bucket-test hosts-test scale-test picture clean
 .DELETE_ON_ERROR:
 
 install: $(READY)
 
 # Bytecode is compiled now: otherwise every Ray worker would compile torch for itself.
 $(READY): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode \
+	@echo "installing semigrid and its dependencies into $(VENV): about 9 GB, some minutes"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode \
 		--constraint constraints.txt --editable ".[dev]"
-	touch $(READY)
+	@$(BIN)/python -c 'import platform; from importlib.metadata import version; \
+		print("environment: $(VENV), Python %s, torch %s, ray %s" \
+		% (platform.python_version(), version("torch"), version("ray")))'
+	@touch $(READY)
+
+# A wheel in dist/, to install semigrid anywhere. Files of an earlier build must not get into it.
+wheel: $(READY)
+	@rm -rf build
+	@$(BIN)/uv build --quiet --wheel --out-dir dist
+	@ls dist/*.whl
 
 # The paper's grid on real handwritten digits: 12 cells, no download, results in results/.
 quickstart: $(READY)
@@ -64,4 +74,4 @@ picture: $(READY)
 	$(BIN)/python -m tests.picture results/quickstart/report.html docs/report.png
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
