@@ -41,7 +41,7 @@ def cost_lines(known: Known) -> list[CostLine]:
     """Of all cells, in the table's order."""
     searches = {search.name: search for search in known.plan.searches}
     prices = known.plan.experiment.file.prices
-    spent = {name: _spent(known, state.specs) for name, state in known.scheduler.states.items()}
+    spent = {name: _spent(known, state.specs) for name, state in known.study.searches.items()}
     acc1: dict[Cell, float | None] = {row.cell: row.mean("acc1") for row in known.results.rows}
 
     def price(seconds: DeviceSeconds) -> float | None:

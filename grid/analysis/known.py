@@ -9,21 +9,21 @@ from semigrid.grid.analysis.measured import Measured, measure
 from semigrid.grid.analysis.results import Results, Row, results_of
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Plan
-from semigrid.grid.study.scheduler import Scheduler
+from semigrid.grid.study.state import StudyState
 
 
 @dataclass(frozen=True)
 class Known:
     """A grid's state, its records, its predictions, and the table of its cells."""
 
-    scheduler: Scheduler
+    study: StudyState
     records: Mapping[str, Record]
     measured: Measured
     results: Results
 
     @property
     def plan(self) -> Plan:
-        return self.scheduler.plan
+        return self.study.plan
 
     def best_rows(self) -> list[Row]:
         """The best cell of each dataset. Raises ``InputError`` where no cell has predictions."""
@@ -39,14 +39,14 @@ class Known:
 
 
 def know(
-    scheduler: Scheduler,
+    study: StudyState,
     records: Mapping[str, Record],
     storage: Storage,
     only: Sequence[str] | None = None,
     tasks: Mapping[str, str] | None = None,
 ) -> Known:
     """Reads the predictions of the cells, all or some: see ``results_of``."""
-    cells = [cell for cell in scheduler.plan.cells if only is None or cell.name in only]
-    measured = measure(scheduler, records, storage, cells)
-    results = results_of(scheduler, records, measured, only, tasks)
-    return Known(scheduler, records, measured, results)
+    cells = [cell for cell in study.plan.cells if only is None or cell.name in only]
+    measured = measure(study, records, storage, cells)
+    results = results_of(study, records, measured, only, tasks)
+    return Known(study, records, measured, results)

@@ -15,7 +15,7 @@ from semigrid.data.schema import Manifest
 from semigrid.data.storage import FileFacts, Storage
 from semigrid.grid.study.ledger import FOLDER, Record
 from semigrid.grid.study.plan import Cell
-from semigrid.grid.study.scheduler import Scheduler
+from semigrid.grid.study.state import StudyState
 from semigrid.trainers.predictions import Predictions, decode_predictions
 from semigrid.trainers.scores import Scores, scores
 from semigrid.trainers.trial import predictions_file
@@ -69,7 +69,7 @@ class Measured:
 
 
 def measure(
-    scheduler: Scheduler,
+    study: StudyState,
     records: Mapping[str, Record],
     storage: Storage,
     cells: Iterable[Cell] | None = None,
@@ -82,11 +82,11 @@ def measure(
     found = Measured()
     wanted = [
         (cell, seed, records[spec.id])
-        for cell in (scheduler.plan.cells if cells is None else cells)
-        if scheduler.states[cell.name].state == "finished"
-        for seed, spec in scheduler.states[cell.name].by_seed.items()
+        for cell in (study.plan.cells if cells is None else cells)
+        if study.searches[cell.name].stage == "finished"
+        for seed, spec in study.searches[cell.name].by_seed.items()
     ]
-    datasets = scheduler.plan.experiment.datasets
+    datasets = study.plan.experiment.datasets
     with ThreadPoolExecutor(READERS) as pool:
         read = pool.map(lambda each: _read(storage, each[2]), wanted)
         for (cell, seed, record), result in zip(wanted, read, strict=True):

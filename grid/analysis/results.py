@@ -10,9 +10,10 @@ from semigrid.grid.analysis.measured import Judged, Measured
 from semigrid.grid.analysis.paper import paper_acc1
 from semigrid.grid.analysis.statistics import Interval, accuracy_interval
 from semigrid.grid.experiment import labeled_images
-from semigrid.grid.study.ledger import COLLAPSED, Record
+from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell
-from semigrid.grid.study.scheduler import Scheduler
+from semigrid.grid.study.state import StudyState
+from semigrid.grid.study.summary import COLLAPSED
 from semigrid.trainers.progress import DeviceSeconds, add
 from semigrid.trainers.weights import Weights
 
@@ -81,7 +82,7 @@ def std(scores: Sequence[float]) -> float | None:
 
 
 def results_of(
-    scheduler: Scheduler,
+    study: StudyState,
     records: Mapping[str, Record],
     measured: Measured | None = None,
     only: Sequence[str] | None = None,
@@ -96,22 +97,22 @@ def results_of(
     """
     measured = Measured() if measured is None else measured
     tasks = {} if tasks is None else tasks
-    cells = [cell for cell in scheduler.plan.cells if only is None or cell.name in only]
-    rows = [_row(scheduler, records, measured, cell, tasks) for cell in cells]
+    cells = [cell for cell in study.plan.cells if only is None or cell.name in only]
+    rows = [_row(study, records, measured, cell, tasks) for cell in cells]
     return Results(rows, compare_all(measured, cells), measured.problems, tasks)
 
 
 def _row(
-    scheduler: Scheduler,
+    study: StudyState,
     records: Mapping[str, Record],
     measured: Measured,
     cell: Cell,
     tasks: Mapping[str, str],
 ) -> Row:
-    state, experiment = scheduler.states[cell.name], scheduler.plan.experiment
+    state, experiment = study.searches[cell.name], study.plan.experiment
     known = [records[spec.id] for spec in state.specs if spec.id in records]
-    outcomes = [scheduler.outcome(trial) for trial in state.trials]
-    finished = state.state == "finished"
+    outcomes = [study.outcome(trial) for trial in state.trials]
+    finished = state.stage == "finished"
     tests = [records[spec.id].test for spec in state.by_seed.values()] if finished else []
     device_seconds: DeviceSeconds = {}
     for record in known:
@@ -120,9 +121,9 @@ def _row(
     task = tasks.get(cell.dataset)
     return Row(
         cell=cell,
-        state=state.state,
+        state=state.stage,
         labeled_images=labeled_images(experiment.datasets[cell.dataset], cell.labels),
-        pool_images=scheduler.plan.pool_images(state.search),
+        pool_images=study.plan.pool_images(state.search),
         test=[test for test in tests if test is not None],
         trials=sum(outcome is not None for outcome in outcomes),
         stopped=outcomes.count("stopped"),

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from semigrid.grid.cluster.machines import Demand, Machine, fits
-from semigrid.grid.study.scheduler import Job
+from semigrid.grid.study.state import Job
 
 # Number of jobs that may overtake one that does not fit, before machines are cleared for it.
 PATIENCE = 8

@@ -62,22 +62,22 @@ def plan(
 ) -> None:
     """Say what would run: what changed, what is kept, what remains, and what that may take."""
     experiment = load(source, storage, seeds, without_data=without_data)
-    scheduler, records, _ = open_grid(experiment, for_run=True, only=only)
-    _show_plan(scheduler, records, without_data, as_json)
+    study, records, _, _ = open_grid(experiment, for_run=True, only=only)
+    _show_plan(study, records, without_data, as_json)
 
 
-def _show_plan(scheduler: Any, records: Any, without_data: bool, as_json: bool) -> None:
+def _show_plan(study: Any, records: Any, without_data: bool, as_json: bool) -> None:
     from semigrid.grid.status import change, cost
 
-    experiment = scheduler.plan.experiment
-    facts = scheduler.plan.describe()
-    remaining = sum(scheduler.trainings_left(name) for name in scheduler.states)
-    done = sum(_cell_line(scheduler, name).trials_done for name in scheduler.states)
-    finished = [c for c in scheduler.plan.cells if scheduler.states[c.name].state == "finished"]
+    experiment = study.plan.experiment
+    facts = study.plan.describe()
+    remaining = sum(study.trainings_left(name) for name in study.searches)
+    done = sum(_cell_line(study, name).trials_done for name in study.searches)
+    finished = [c for c in study.plan.cells if study.searches[c.name].stage == "finished"]
     # without the datasets nothing is known of their identity and sizes
-    changed = None if without_data else change.compare(scheduler, records, _last_text(experiment))
-    estimates = [] if without_data else cost.estimate(scheduler, count_flops=True)
-    spent = cost.spent(scheduler.facts)
+    changed = None if without_data else change.compare(study, records, _last_text(experiment))
+    estimates = [] if without_data else cost.estimate(study, count_flops=True)
+    spent = cost.spent(study)
     facts |= {
         "trainings_done": done,
         "trainings_remaining": remaining,
@@ -182,11 +182,11 @@ def run(
     with RunLock(folder, say, supervisor.interrupt) as lock:
         folder.write(EXPERIMENT_COPY, experiment.text.encode())
         # from here on the folder is there, and if it vanishes it is waited for
-        scheduler, records, _ = open_grid(experiment, True, storage_patience(), only)
-        if scheduler.done:
+        study, records, _, _ = open_grid(experiment, True, storage_patience(), only)
+        if not study.has_jobs:
             err.print("nothing to train: every trial of this experiment is in the ledger")
-            create_trackers(scheduler, folder, records, say).close()
-            raise typer.Exit(_report(scheduler, records, folder))
+            create_trackers(study, folder, records, say).close()
+            raise typer.Exit(_report(study, records, folder))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, supervisor.interrupt)
         try:
@@ -229,25 +229,25 @@ def _drive(source: str, folder: Storage, only: list[str] | None) -> int:
         follow_supervisor()
         text = folder.read(EXPERIMENT_COPY).decode()
         experiment = load_experiment(source, text=text)
-        scheduler, _, ledger = open_grid(experiment, True, storage_patience(), only)
-        if check_models(scheduler, err.print):
+        study, _, ledger, rules = open_grid(experiment, True, storage_patience(), only)
+        if check_models(study, err.print):
             experiment = load_experiment(source, text=text)  # with the downloaded weights' hashes
-            scheduler, _, ledger = open_grid(experiment, True, storage_patience(), only)
-        _execute(scheduler, ledger)
+            study, _, ledger, rules = open_grid(experiment, True, storage_patience(), only)
+        study = _execute(study, ledger, rules)
     except KeyboardInterrupt:
         return INTERRUPTED
-    return _report(scheduler, ledger.read_all(), folder)
+    return _report(study, ledger.read_all(), folder)
 
 
-def _report(scheduler: Any, records: Any, folder: Storage) -> int:
+def _report(study: Any, records: Any, folder: Storage) -> int:
     """Prints the table and what failed, and writes the report; the exit code."""
     from semigrid.grid.analysis.known import know
     from semigrid.grid.report.page import report as make_report
     from semigrid.grid.tables.views import cells_view
 
-    known = know(scheduler, records, folder)
+    known = know(study, records, folder)
     print_sheet(cells_view(known), Format.terminal, None)
-    failed = _failures(scheduler)
+    failed = _failures(study)
     for name, why in failed.items():
         err.print(f"{name}: {why}", style="red", soft_wrap=True, markup=False)
     folder.write(REPORT, make_report(known).encode())
@@ -266,11 +266,11 @@ def _dry_run(experiment: Experiment, folder: Storage, only: list[str] | None) ->
         folder.check_could_write()
     except OSError as error:
         raise _not_writable(experiment, error) from error
-    scheduler, records, _ = open_grid(experiment, for_run=True, only=only)
+    study, records, _, _ = open_grid(experiment, for_run=True, only=only)
     missing = [w.source for w in experiment.weights.values() if w.sha256 is None]
     if not missing:
-        check_models(scheduler, err.print)
-    _show_plan(scheduler, records, without_data=False, as_json=False)
+        check_models(study, err.print)
+    _show_plan(study, records, without_data=False, as_json=False)
     if missing:
         out.print(
             f"the models were not built, since {', '.join(missing)} would be downloaded first",
@@ -286,14 +286,19 @@ def _not_writable(experiment: Experiment, error: OSError) -> InputError:
     )
 
 
-def _execute(scheduler: Any, ledger: Any) -> None:
-    """Runs the plan under the live view; raises ``KeyboardInterrupt`` on Ctrl-C or SIGTERM."""
+def _execute(study: Any, ledger: Any, rules: Any) -> Any:
+    """Runs the plan under the live view and returns the state at its end.
+
+    Raises ``KeyboardInterrupt`` on Ctrl-C or SIGTERM.
+    """
     # Ray reads this when it is imported; it would print its machines' messages among the results
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     from semigrid.grid.run.tune import run_plan
     from semigrid.grid.status.live import LiveView
+    from semigrid.grid.study.scheduler import Scheduler
     from semigrid.grid.trackers.create import create_trackers
 
+    scheduler = Scheduler(study, rules)
     stop = threading.Event()
 
     def interrupt(*_: object) -> None:
@@ -304,7 +309,7 @@ def _execute(scheduler: Any, ledger: Any) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
-    trackers = create_trackers(scheduler, ledger.storage, ledger.read_all(), say)
+    trackers = create_trackers(study, ledger.storage, ledger.read_all(), say)
     try:
         # for who watches, the run is the process that starts this one again when it dies
         run_plan(scheduler, ledger, LiveView(err, os.getppid()), stop, trackers=trackers)
@@ -313,6 +318,7 @@ def _execute(scheduler: Any, ledger: Any) -> None:
     err.print(
         f"trained {len(scheduler.trained)} trials, measured {len(scheduler.measured)} on test"
     )
+    return scheduler.study
 
 
 @app.command()
@@ -342,8 +348,8 @@ def status(
 def _show_status(experiment: Experiment, only: list[str] | None, as_json: bool) -> None:
     from semigrid.grid.status import show, snapshot
 
-    scheduler, _, ledger = open_grid(experiment, only=only)
-    found = snapshot.take(scheduler)
+    study, _, ledger, _ = open_grid(experiment, only=only)
+    found = snapshot.take(study)
     run = snapshot.read(ledger.storage)
     if as_json:
         facts = found.model_dump(include={"cells", "trials", "cost"})
@@ -376,17 +382,17 @@ for command in (*results_cli.COMMANDS, submit_cli.submit):
     app.command()(command)
 
 
-def _cell_line(scheduler: Any, name: str) -> Any:
+def _cell_line(study: Any, name: str) -> Any:
     from semigrid.grid.status.snapshot import cell_line
 
-    return cell_line(scheduler, name)
+    return cell_line(study, name)
 
 
-def _failures(scheduler: Any) -> dict[str, str]:
+def _failures(study: Any) -> dict[str, str]:
     return {
-        name: f"{state.state}: {state.failure}"
-        for name, state in scheduler.states.items()
-        if state.state in ("failed", "blocked") and scheduler.is_wanted(name)
+        name: f"{state.stage}: {state.failure}"
+        for name, state in study.searches.items()
+        if state.stage in ("failed", "blocked") and study.is_wanted(name)
     }
 
 

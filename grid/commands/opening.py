@@ -50,15 +50,15 @@ def open_grid(
     patience: float = 0,
     only: list[str] | None = None,
 ) -> Any:
-    """The plan's state as the ledger has it, the records, and the ledger.
+    """The study's state, the records, the ledger, and the rules that make one of the other.
 
     ``for_run`` looks for the predictions of measured cells too: a run makes those again that are
     missing, while their scores stand in the ledger for a table. ``only`` are patterns of the cells
-    that the scheduler is to finish, None for all.
+    to finish, None for all.
     """
-    from semigrid.grid.study.ledger import Ledger, record_summary
+    from semigrid.grid.study.ledger import Ledger, summarize
     from semigrid.grid.study.plan import Plan
-    from semigrid.grid.study.scheduler import Scheduler
+    from semigrid.grid.study.rules import Rules
     from semigrid.grid.study.suggested import Suggestions
 
     plan = Plan(experiment)
@@ -67,19 +67,17 @@ def open_grid(
     records = ledger.read_all()
     for path in ledger.unreadable:
         err.print(f"{path}: not a readable record; its trial trains again", soft_wrap=True)
-    facts = {trial_id: record_summary(record) for trial_id, record in records.items()}
+    summaries = {trial_id: summarize(record) for trial_id, record in records.items()}
+    rules = Rules(
+        ledger.has_weights,
+        ledger.has_predictions if for_run else lambda trial_id: True,
+        Suggestions(ledger.storage, writes=for_run and patience > 0).suggest,
+    )
     with ledger.listed():
-        scheduler = Scheduler(
-            plan,
-            facts,
-            ledger.has_weights,
-            ledger.has_predictions if for_run else lambda trial_id: True,
-            Suggestions(ledger.storage, writes=for_run and patience > 0).suggest,
-            chosen,
-        )
+        study = rules.assess(plan, summaries, chosen)
     for problem in ledger.problems:
         say(problem)
-    return scheduler, records, ledger
+    return study, records, ledger, rules
 
 
 def open_results(
@@ -90,6 +88,6 @@ def open_results(
     from semigrid.grid.analysis.paper import paper_tasks
 
     tasks = paper_tasks(paper or [], experiment)
-    scheduler, records, ledger = open_grid(experiment)
-    chosen = None if only is None else scheduler.plan.matching(only)
-    return know(scheduler, records, ledger.storage, chosen, tasks)
+    study, records, ledger, _ = open_grid(experiment)
+    chosen = None if only is None else study.plan.matching(only)
+    return know(study, records, ledger.storage, chosen, tasks)

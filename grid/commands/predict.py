@@ -58,7 +58,7 @@ NoProbabilitiesOption = Annotated[
 
 
 def run(
-    scheduler: Any,
+    study: Any,
     records: Mapping[str, Any],
     *,
     cell_name: str,
@@ -76,13 +76,13 @@ def run(
     share = _accuracy(accuracy, threshold)
     from semigrid.grid.study.winner import find_winner
 
-    cell, record = find_winner(scheduler, records, cell_name)
+    cell, record = find_winner(study, records, cell_name)
     # these take PyTorch, seconds to import: what is wrong so far was said without it
     from semigrid.grid.predict.folder import PredictionFolder, Request, identity
     from semigrid.grid.predict.images import find_images
     from semigrid.grid.predict.inference import winner_model
 
-    plan = scheduler.plan
+    plan = study.plan
     train = plan.experiment.train_of(cell.model)
     gpus = train.gpus_per_worker if gpus is None else gpus
     images = find_images(sources, splits or [])

@@ -164,10 +164,8 @@ def export(
     """Write a cell's model for use elsewhere: a folder for timm, ONNX, and a model card."""
     from semigrid.grid.export import cell as exporting
 
-    scheduler, records, ledger = open_grid(load(source, storage, seeds))
-    done = exporting.export_cell(
-        scheduler, records, ledger.storage, cell, destination, onnx, overwrite
-    )
+    study, records, ledger, _ = open_grid(load(source, storage, seeds))
+    done = exporting.export_cell(study, records, ledger.storage, cell, destination, onnx, overwrite)
     if as_json:
         print(json.dumps(asdict(done), indent=1))
         return
@@ -191,9 +189,9 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Let a finished cell's model classify images; run it again to go on where it was stopped."""
-    scheduler, records, _ = open_grid(load(source, storage, seeds))
+    study, records, _, _ = open_grid(load(source, storage, seeds))
     code = predict_cli.run(
-        scheduler,
+        study,
         records,
         cell_name=cell,
         sources=images,

@@ -22,7 +22,7 @@ from semigrid.grid.export.timm_folder import (
 from semigrid.grid.export.whole_folder import check_destination, whole_or_not
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell
-from semigrid.grid.study.scheduler import Scheduler
+from semigrid.grid.study.state import StudyState
 from semigrid.grid.study.winner import find_winner, run_command
 from semigrid.trainers.predictions import Predictions
 from semigrid.trainers.trial import DamagedError, Place, finished_model, predictions_file
@@ -50,7 +50,7 @@ class Exported:
 
 
 def export_cell(
-    scheduler: Scheduler,
+    study: StudyState,
     records: Mapping[str, Record],
     storage: Storage,
     name: str,
@@ -67,11 +67,11 @@ def export_cell(
     if onnx:
         require_onnx()
     target = check_destination(destination, FILES, overwrite)
-    cell, record = find_winner(scheduler, records, name)
-    again = run_command(scheduler.plan.experiment, name)
+    cell, record = find_winner(study, records, name)
+    again = run_command(study.plan.experiment, name)
     predictions = _read_predictions(storage, record, again)
-    dataset = scheduler.plan.experiment.datasets[cell.dataset]
-    model = _load_model(scheduler, storage, cell, record, again)
+    dataset = study.plan.experiment.datasets[cell.dataset]
+    model = _load_model(study, storage, cell, record, again)
     with whole_or_not(target) as folder:
         views = _views(model, record)
         license = card_license(record.weights, dataset.manifest.license)
@@ -88,7 +88,7 @@ def export_cell(
         check = check_files(
             folder, model, views, dataset, predictions, onnx, set(record.device_seconds) == {"cpu"}
         )
-        state = scheduler.states[name]
+        state = study.searches[name]
         facts = CardFacts(
             cell=cell,
             chain=_chain(records, record),
@@ -128,9 +128,9 @@ def show(done: Exported) -> list[str]:
 
 
 def _load_model(
-    scheduler: Scheduler, storage: Storage, cell: Cell, record: Record, again: str
+    study: StudyState, storage: Storage, cell: Cell, record: Record, again: str
 ) -> "nn.Module":
-    plan = scheduler.plan
+    plan = study.plan
     search = next(search for search in plan.searches if search.cell == cell)
     facts = record.weights_file
     place: Place = replace(

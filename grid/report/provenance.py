@@ -79,10 +79,10 @@ def recipes(known: Known) -> list[RecipeOf]:
     """Of every cell that has a winner."""
     found = []
     for row in known.results.rows:
-        state = known.scheduler.states[row.cell.name]
+        state = known.study.searches[row.cell.name]
         if state.winner is None:
             continue
-        spec = state.winner
+        spec = state.winner.spec
         content = spec.model_dump(mode="json")
         found.append(
             RecipeOf(row.cell.name, spec.id, sorted(state.seeds), json.dumps(content, indent=1))

@@ -10,8 +10,8 @@ from semigrid.grid.analysis.known import Known
 from semigrid.grid.report.charts import COLORS, Line, bars, lines
 from semigrid.grid.report.figure import Figure, Missing
 from semigrid.grid.study.ledger import Record
-from semigrid.grid.study.scheduler import SearchState
 from semigrid.grid.study.search import space_of
+from semigrid.grid.study.state import SearchState
 from semigrid.grid.trackers.studies import frozen
 from semigrid.grid.trackers.tracker import Run
 
@@ -63,7 +63,7 @@ def _short(known: Known, cell: str) -> str:
 
 
 def _states(known: Known, model: str) -> list[SearchState]:
-    return [state for state in known.scheduler.states.values() if state.search.cell.model == model]
+    return [state for state in known.study.searches.values() if state.search.cell.model == model]
 
 
 def _shown_of(found: Sequence[Line]) -> str:

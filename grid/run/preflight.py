@@ -9,14 +9,14 @@ from typing import Any
 
 from semigrid.data.errors import InputError
 from semigrid.grid.study.plan import Plan, Search
-from semigrid.grid.study.scheduler import Scheduler
+from semigrid.grid.study.state import StudyState
 from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.trial import TrialSpec, start_model, view_settings
 
 Say = Callable[[str], None]
 
 
-def check_models(scheduler: Scheduler, say: Say) -> bool:
+def check_models(study: StudyState, say: Say) -> bool:
     """Builds each model that is to train, with its weights, and shows it an image.
 
     Returns whether weights were downloaded: an experiment loaded afterwards knows their hashes.
@@ -27,10 +27,10 @@ def check_models(scheduler: Scheduler, say: Say) -> bool:
     Raises:
         InputError: with the problems of all models.
     """
-    plan = scheduler.plan
+    plan = study.plan
     problems: list[str] = []
     downloaded = False
-    for name, search in _to_train(scheduler).items():
+    for name, search in _to_train(study).items():
         weights = plan.experiment.weights.get(name)
         if weights is not None and weights.sha256 is None:
             say(f"fetching {weights.source}")
@@ -42,11 +42,11 @@ def check_models(scheduler: Scheduler, say: Say) -> bool:
     return downloaded
 
 
-def _to_train(scheduler: Scheduler) -> dict[str, Search]:
+def _to_train(study: StudyState) -> dict[str, Search]:
     """One search of each model that has something left to do."""
     found: dict[str, Search] = {}
-    for search in scheduler.plan.searches:
-        if scheduler.is_wanted(search.name) and scheduler.states[search.name].state != "finished":
+    for search in study.plan.searches:
+        if study.is_wanted(search.name) and study.searches[search.name].stage != "finished":
             found.setdefault(search.cell.model, search)
     return found
 

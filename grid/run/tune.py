@@ -45,9 +45,11 @@ from semigrid.grid.cluster.node_check import NodeCheck, alive_nodes
 from semigrid.grid.run.supervise import is_restarted, scratch_folder
 from semigrid.grid.run.work import Death, cutoffs_of, do_job, order_for, settle
 from semigrid.grid.status.live import LiveView
-from semigrid.grid.study.ledger import ENDED, Ledger
+from semigrid.grid.study.ledger import Ledger
 from semigrid.grid.study.plan import Plan
-from semigrid.grid.study.scheduler import Job, Scheduler
+from semigrid.grid.study.scheduler import Scheduler
+from semigrid.grid.study.state import Job, StudyState
+from semigrid.grid.study.summary import ENDED
 from semigrid.grid.trackers.tracker import Trackers
 from semigrid.trainers.fence import begin_attempt, end_attempts
 from semigrid.trainers.options import uses_ray_stream
@@ -96,20 +98,20 @@ def run_plan(
     Args:
         work: does one job in a process of its own, ``execute`` unless said.
     """
-    view.attach(scheduler, ledger.storage)
+    view.attach(scheduler.study, ledger.storage)
     _tidy(scheduler, ledger)
     scratch = tempfile.mkdtemp(prefix="semigrid-tune-", dir=scratch_folder())
     try:
         with view:
-            streaming = _streams(scheduler.plan)
+            streaming = _streams(scheduler.study.plan)
             start_ray(streaming)
             growth = cluster_growth() if os.environ.get("RAY_ADDRESS") else FIXED
-            check_room(scheduler, cluster_machines(), streaming, growth)
+            check_room(scheduler.study, cluster_machines(), streaming, growth)
             check = None
             if os.environ.get("RAY_ADDRESS"):
                 view.activity = "asking each node what it lacks"
-                check = NodeCheck(scheduler.plan, ledger.storage, view.noted, growth != FIXED)
-                check.before_the_first_trial(continues=bool(scheduler.facts))
+                check = NodeCheck(scheduler.study.plan, ledger.storage, view.noted, growth != FIXED)
+                check.before_the_first_trial(continues=bool(scheduler.study.summaries))
             searcher = GridSearcher(
                 scheduler, ledger, view, scratch, stop or threading.Event(), trackers, growth, check
             )
@@ -127,7 +129,7 @@ def run_plan(
 def _tidy(scheduler: Scheduler, ledger: Ledger) -> None:
     """Removes what a killed run left of trials that are in the ledger for good."""
     for trial_id in ledger.storage.folders("checkpoints"):
-        if scheduler.facts.get(trial_id, {}).get("status") in ENDED:
+        if scheduler.study.has_ended(trial_id):
             ledger.storage.delete(f"checkpoints/{trial_id}")
     _drop_losers(scheduler, ledger)
 
@@ -219,15 +221,15 @@ def _streams(plan: Plan) -> bool:
 
 
 def check_room(
-    scheduler: Scheduler, machines: Sequence[Machine], streaming: bool, growth: Growth = FIXED
+    study: StudyState, machines: Sequence[Machine], streaming: bool, growth: Growth = FIXED
 ) -> None:
     """Raises ``InputError`` for trainings that not even the grown cluster, idle, could hold."""
     if growth.types is None:
         return
-    plan = scheduler.plan
+    plan = study.plan
     clusters = largest_clusters(machines, growth)
     problems = []
-    open_ones = (s for s in plan.searches if scheduler.is_open(s.name))
+    open_ones = (s for s in plan.searches if study.is_open(s.name))
     for model in {search.cell.model: None for search in open_ones}:
         demand = demand_of(plan.experiment.train_of(model), "train")
         if not any(_holds(cluster, demand, streaming) for cluster in clusters):
@@ -354,7 +356,8 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         check: NodeCheck | None = None,
     ):
         super().__init__(metric="step", mode="max")
-        self.plan, self.scheduler, self.ledger, self.view = scheduler.plan, scheduler, ledger, view
+        self.plan, self.scheduler = scheduler.study.plan, scheduler
+        self.ledger, self.view = ledger, view
         self.scratch, self.stop, self.trackers = scratch, stop, trackers
         self.streaming = _streams(self.plan)
         self.on_cluster = bool(os.environ.get("RAY_ADDRESS"))
@@ -522,7 +525,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
             self.gone = error_of_storage
             self.stop.set()
             return
-        self.view.completed(job, record, problem)
+        self.view.completed(self.scheduler.study, job, record, problem)
         if self.trackers is not None:
             self.trackers.ended(job, record)
         _drop_losers(self.scheduler, self.ledger)

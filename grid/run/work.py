@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from semigrid.data.storage import FileFacts, Storage
-from semigrid.grid.study.ledger import ENDED, Ledger, Record, record_summary, start_record
+from semigrid.grid.study.ledger import Ledger, Record, start_record, summarize
 from semigrid.grid.study.plan import Plan
-from semigrid.grid.study.scheduler import Job, Scheduler
+from semigrid.grid.study.scheduler import Scheduler
+from semigrid.grid.study.state import Job
+from semigrid.grid.study.summary import ENDED
 from semigrid.trainers.choose import Cutoffs
 from semigrid.trainers.fence import FencedError
 from semigrid.trainers.progress import Meter, device_kind, held_devices, read_progress
@@ -132,7 +134,7 @@ def settle(
         problem = f"{record.error} (log: {record.log})" if record.log else str(record.error)
     elif job.kind == "measure" and record.test is None:
         problem = f"could not be measured on test: {record.error} (log: {record.log})"
-    scheduler.complete(job, record_summary(record) if record else None, problem)
+    scheduler.complete(job, summarize(record) if record else None, problem)
     return record, problem
 
 

@@ -8,9 +8,10 @@ from typing import Any, Literal
 import yaml
 
 from semigrid.grid.experiment import Experiment, ExperimentFile
-from semigrid.grid.study.ledger import ENDED, Record
+from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Plan, Search
-from semigrid.grid.study.scheduler import Scheduler
+from semigrid.grid.study.state import StudyState
+from semigrid.grid.study.summary import ENDED
 from semigrid.trainers.trial import TrialSpec
 
 # anew: it was trained, but what it is now was not; not asked: by --only
@@ -78,13 +79,13 @@ class Change:
         return asdict(self)
 
 
-def compare(scheduler: Scheduler, records: Mapping[str, Record], text: str | None) -> Change:
+def compare(study: StudyState, records: Mapping[str, Record], text: str | None) -> Change:
     """What the plan keeps of a folder's ledger and what it trains.
 
     Args:
         text: the experiment file of the folder's last run, None where there was none.
     """
-    plan = scheduler.plan
+    plan = study.plan
     before, after = (
         _as_written(text, plan.experiment),
         _as_written(plan.experiment.text, plan.experiment),
@@ -93,13 +94,13 @@ def compare(scheduler: Scheduler, records: Mapping[str, Record], text: str | Non
     by_cell: dict[str, list[Record]] = {}
     for record in ended.values():
         by_cell.setdefault(record.cell, []).append(record)
-    used = {spec.id for state in scheduler.states.values() for spec in state.specs}
+    used = {spec.id for state in study.searches.values() for spec in state.specs}
     perhaps: set[str] = set()
     cells = []
     for search in plan.searches:
-        maybe = _perhaps(scheduler, search, by_cell.get(search.name, []), used)
+        maybe = _perhaps(study, search, by_cell.get(search.name, []), used)
         perhaps |= maybe
-        cells.append(_cell(scheduler, search, by_cell.get(search.name, []), len(maybe)))
+        cells.append(_cell(study, search, by_cell.get(search.name, []), len(maybe)))
     known = {search.name for search in plan.searches}
     gone = {cell.name for cell in Plan(before).cells} - known if before is not None else set()
     gone |= {name for name in by_cell if name not in known}
@@ -125,22 +126,22 @@ def _as_written(text: str | None, now: Experiment) -> Experiment | None:
     return Experiment(source=now.source, file=file, text=text, datasets={}, weights={})
 
 
-def _cell(scheduler: Scheduler, search: Search, records: list[Record], perhaps: int) -> CellChange:
-    state = scheduler.states[search.name]
-    to_do = scheduler.trainings_left(search.name)
-    kept = sum(scheduler.facts.get(spec.id, {}).get("status") in ENDED for spec in state.specs)
+def _cell(study: StudyState, search: Search, records: list[Record], perhaps: int) -> CellChange:
+    state = study.searches[search.name]
+    to_do = study.trainings_left(search.name)
+    kept = sum(study.has_ended(spec.id) for spec in state.specs)
     what: What = "continued" if kept else "new"
     why = ""
-    if state.state == "failed" or state.state == "blocked":
-        what, why = state.state, state.failure or ""
-    elif not scheduler.is_wanted(search.name):
+    if state.stage == "failed" or state.stage == "blocked":
+        what, why = state.stage, state.failure or ""
+    elif not study.is_wanted(search.name):
         what = "not asked"
-    elif state.state == "finished" or not (to_do or state.pending):
+    elif state.stage == "finished" or not (to_do or state.pending):
         what = "finished"
     elif not to_do:
         what, why = "continued", "to be measured on test"
     elif not kept and records:
-        what, why = "anew", _why_again(scheduler, search, records)
+        what, why = "anew", _why_again(study, search, records)
     if perhaps and what != "not asked":
         assert search.parent is not None
         why = f"{perhaps} kept if {search.parent.name} keeps its winner"
@@ -150,19 +151,17 @@ def _cell(scheduler: Scheduler, search: Search, records: list[Record], perhaps: 
     return CellChange(search.name, what, kept, to_do, why, perhaps, search.in_table)
 
 
-def _perhaps(
-    scheduler: Scheduler, search: Search, records: list[Record], used: set[str]
-) -> set[str]:
+def _perhaps(study: StudyState, search: Search, records: list[Record], used: set[str]) -> set[str]:
     """Its trainings that are of use again if its parent's winner stays who it was.
 
     They started from a trial of the parent's that is still one; the first of them is the recipe
     as it is now, or none counts.
     """
-    if search.parent is None or scheduler.states[search.name].state != "waiting":
+    if search.parent is None or study.searches[search.name].stage != "waiting":
         return set()
     trained = {record.id: record for record in records}
-    for parent in scheduler.states[search.parent.name].specs:
-        if scheduler.plan.spec(search, {}, 0, parent.id).id in trained:
+    for parent in study.searches[search.parent.name].specs:
+        if study.plan.spec(search, {}, 0, parent.id).id in trained:
             found = {i: r for i, r in trained.items() if r.spec.parent == parent.id}
             recipes = [record.spec.recipe for record in found.values()]
             found |= {i: r for i, r in trained.items() if r.spec.seed and r.spec.recipe in recipes}
@@ -170,14 +169,14 @@ def _perhaps(
     return set()
 
 
-def _why_again(scheduler: Scheduler, search: Search, records: list[Record]) -> str:
+def _why_again(study: StudyState, search: Search, records: list[Record]) -> str:
     """What differs between the cell's first trial as planned and the nearest that was trained."""
-    planned = scheduler.plan.spec(search, {}, 0, None)
+    planned = study.plan.spec(search, {}, 0, None)
     nearest = min((_differences(r.spec, planned) for r in records), key=len)
     if not nearest:
         if search.parent is None:
             return ""
-        decided = scheduler.states[search.parent.name].winner is not None
+        decided = study.searches[search.parent.name].winner is not None
         return f"{search.parent.name} {'has another winner' if decided else 'trains again'}"
     shown = ", ".join(str(change) for change in nearest[:2])
     return shown + (f" and {len(nearest) - 2} more" if len(nearest) > 2 else "")

@@ -4,11 +4,10 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from semigrid.grid.study.plan import Search
-from semigrid.grid.study.sample import Sample, forwards, kind_of_model
-from semigrid.grid.study.scheduler import Scheduler
+from semigrid.grid.study.state import StudyState
+from semigrid.grid.study.summary import CostSample, forwards, kind_of_model
 from semigrid.trainers.progress import DeviceSeconds, add
 from semigrid.trainers.trial import TrialSpec
 
@@ -46,38 +45,36 @@ class Bill:
     unpriced: list[str] = field(default_factory=list)
 
 
-def estimate(scheduler: Scheduler, count_flops: bool) -> list[Estimate]:
+def estimate(study: StudyState, count_flops: bool) -> list[Estimate]:
     """What each model of the plan still takes.
 
     Args:
         count_flops: where no trial of a model's kind has finished, build it and count its FLOPs:
             that takes PyTorch, and seconds. Else nothing is said of it.
     """
-    samples = [
-        s for facts in scheduler.facts.copy().values() if (s := facts.get("sample")) is not None
-    ]
+    samples = [s for summary in study.summaries.values() if (s := summary.sample) is not None]
     left: dict[str, dict[str, int]] = {}
-    for search in scheduler.plan.searches:
-        trainings = scheduler.trainings_left(search.name)
+    for search in study.plan.searches:
+        trainings = study.trainings_left(search.name)
         if trainings:
             left.setdefault(search.cell.model, {})[search.name] = trainings
-    by_name = {search.name: search for search in scheduler.plan.searches}
+    by_name = {search.name: search for search in study.plan.searches}
     found = []
-    for model in scheduler.plan.experiment.file.models:
+    for model in study.plan.experiment.file.models:
         if model in left:
             searches = {name: by_name[name] for name in left[model]}
-            found.append(_of_model(scheduler, searches, left[model], samples, count_flops))
+            found.append(_of_model(study, searches, left[model], samples, count_flops))
     return found
 
 
 def _of_model(
-    scheduler: Scheduler,
+    study: StudyState,
     searches: Mapping[str, Search],
     trainings: Mapping[str, int],
-    samples: list[Sample],
+    samples: list[CostSample],
     count_flops: bool,
 ) -> Estimate:
-    plan = scheduler.plan
+    plan = study.plan
     model = next(iter(searches.values())).cell.model
     specs = {
         name: plan.spec(s, {}, 0, "a parent" if s.parent else None) for name, s in searches.items()
@@ -93,7 +90,7 @@ def _of_model(
     share = 1.0
     if own:
         pace = _measured(own)
-        if scheduler.config.early_stopping:
+        if plan.experiment.file.search.early_stopping:
             share = statistics.fmean(sample.share for sample in own)
     elif count_flops:
         classes = plan.experiment.datasets[next(iter(searches.values())).cell.dataset].num_classes
@@ -121,7 +118,7 @@ class _Pace:
     per_step: float = 0.0
 
 
-def _measured(samples: list[Sample]) -> _Pace:
+def _measured(samples: list[CostSample]) -> _Pace:
     """The middle one of the trials on the usual devices.
 
     Not the mean: a trial that was trained twice, or beside a neighbour, says little of the others.
@@ -167,12 +164,17 @@ def total(estimates: Iterable[Estimate]) -> DeviceSeconds:
     return found
 
 
-def spent(facts: Mapping[str, Mapping[str, Any]]) -> DeviceSeconds:
-    """By all trials of a ledger."""
-    found: DeviceSeconds = {}
-    for known in facts.values():
-        found = add(found, known.get("device_seconds", {}))
-    return found
+def spent(study: StudyState, running: Mapping[str, DeviceSeconds] | None = None) -> DeviceSeconds:
+    """Device-seconds of all trials in the ledger.
+
+    Args:
+        running: what running trials have spent so far, by id, in place of what the ledger has.
+    """
+    by_trial = {i: summary.device_seconds for i, summary in study.summaries.items()}
+    total: DeviceSeconds = {}
+    for device_seconds in (by_trial | dict(running or {})).values():
+        total = add(total, device_seconds)
+    return total
 
 
 def bill(device_seconds: DeviceSeconds, prices: Mapping[str, float]) -> Bill:

@@ -16,7 +16,7 @@ from semigrid.grid.status import show, snapshot
 from semigrid.grid.status.cost import Estimate
 from semigrid.grid.status.snapshot import RunningTrial, Snapshot
 from semigrid.grid.study.ledger import Record
-from semigrid.grid.study.scheduler import Job, Scheduler
+from semigrid.grid.study.state import Job, StudyState
 from semigrid.trainers.progress import read_progress
 
 
@@ -50,14 +50,14 @@ class LiveView:
         self._over = threading.Event()
         self._writer = threading.Thread(target=self._write_on, name="live view", daemon=True)
 
-    def attach(self, scheduler: Scheduler, storage: Storage | None = None) -> None:
-        self.scheduler = scheduler
+    def attach(self, study: StudyState, storage: Storage | None = None) -> None:
+        self.study = study
         self._storage = storage
-        plan = scheduler.plan
+        plan = study.plan
         self._images = {search.name: plan.images_per_trial(search) for search in plan.searches}
         self._work_at_start = self._work_left()
         self._announced = {
-            name for name, state in scheduler.states.items() if state.state == "finished"
+            name for name, state in study.searches.items() if state.stage == "finished"
         }
 
     def __enter__(self) -> "LiveView":
@@ -114,15 +114,19 @@ class LiveView:
             Text(f"{job.search.name}: a process died; its trial goes on from its last checkpoint")
         )
 
-    def completed(self, job: Job, record: Record | None, problem: str | None) -> None:
+    def completed(
+        self, study: StudyState, job: Job, record: Record | None, problem: str | None
+    ) -> None:
+        """A job ended; ``study`` is the state after it."""
+        self.study = study
         self._running.pop(job.key, None)
         for found in record.damaged if record is not None and job.kind == "train" else ():
             self.console.print(Text(f"{job.search.name}: {found}"))
         if problem is not None:
-            failed = "failed: " if job.spec.id in self.scheduler.failed else ""
+            failed = "failed: " if job.spec.id in study.failed else ""
             self.console.print(Text(f"{failed}{job.search.name}: {problem}", style="red"))
-        for name, state in self.scheduler.states.items():
-            if state.state == "finished" and state.search.in_table and name not in self._announced:
+        for name, state in study.searches.items():
+            if state.stage == "finished" and state.search.in_table and name not in self._announced:
                 self._announced.add(name)
                 left = self._seconds_left()
                 shown = "" if left is None else f", about {show.show_seconds(left)} left"
@@ -141,7 +145,7 @@ class LiveView:
         spending = {
             r.job.spec.id: r.facts["device_seconds"] for r in running if "device_seconds" in r.facts
         }
-        found = snapshot.take(self.scheduler, spending, self._estimates)
+        found = snapshot.take(self.study, spending, self._estimates)
         found.running = [_running_trial(each) for each in running]
         found.started_at = now - (time.monotonic() - self._started)
         found.seconds_left = self._seconds_left()
@@ -157,14 +161,14 @@ class LiveView:
         while True:
             with contextlib.suppress(OSError):  # nobody's run ends because nobody could watch it
                 self._look_at_groups(self._storage)
-                self._estimates = snapshot.estimates_of(self.scheduler)
+                self._estimates = snapshot.estimates_of(self.study)
                 snapshot.write(self._storage, self.snapshot())
             if self._over.wait(snapshot.WRITE_SECONDS):
                 return
 
     def _look_at_groups(self, storage: Storage) -> None:
         """A group of workers reports to Ray at evaluations only; in between it leaves a file."""
-        train_of = self.scheduler.plan.experiment.train_of
+        train_of = self.study.plan.experiment.train_of
         for running in list(self._running.values()):
             job = running.job
             if job.kind == "train" and train_of(job.search.cell.model).workers > 1:
@@ -173,13 +177,13 @@ class LiveView:
                     self._hear(running, facts, facts["at"])
 
     def _counts(self) -> str:
-        return show.counts(snapshot.cell_lines(self.scheduler))
+        return show.counts(snapshot.cell_lines(self.study))
 
     def _work_left(self) -> float:
         """Images that the trainings still to come will process, the running ones included."""
         left = 0.0
         for name, images in self._images.items():
-            left += self.scheduler.trainings_left(name) * images
+            left += self.study.trainings_left(name) * images
         for running in list(self._running.values()):
             steps = running.facts.get("total_steps")
             if steps:

@@ -5,14 +5,12 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from semigrid.data.storage import Storage
 from semigrid.grid.status.cost import Estimate, bill, estimate, spent, total
-from semigrid.grid.study.ledger import ENDED
-from semigrid.grid.study.scheduler import Scheduler
+from semigrid.grid.study.state import StudyState
 from semigrid.trainers.progress import DeviceSeconds
 
 FILE = "live.json"
@@ -88,57 +86,52 @@ class Snapshot(_Part):
 
 
 def take(
-    scheduler: Scheduler,
+    study: StudyState,
     spending: Mapping[str, DeviceSeconds] | None = None,
     estimates: list[Estimate] | None = None,
 ) -> Snapshot:
-    """How a grid stands by what the scheduler knows; nothing of running trials.
+    """How a study stands, without its running trials.
 
     Args:
         spending: what running trials have taken so far, by their ids.
         estimates: what is left, where it was estimated already.
     """
-    facts: dict[str, Mapping[str, Any]] = dict(scheduler.facts)  # a run's thread may add to it
-    for trial_id, seconds in (spending or {}).items():
-        facts[trial_id] = {"device_seconds": seconds}
-    known = Counter(known["status"] for known in scheduler.facts.copy().values())
     return Snapshot(
-        experiment=scheduler.plan.experiment.file.name,
-        cells=cell_lines(scheduler),
-        trials=dict(known),
-        cost=_cost(scheduler, spent(facts), estimates),
+        experiment=study.plan.experiment.file.name,
+        cells=cell_lines(study),
+        trials=dict(Counter(summary.status for summary in study.summaries.values())),
+        cost=_cost(study, spent(study, spending), estimates),
         written_at=time.time(),
         host=socket.gethostname(),
         pid=os.getpid(),
     )
 
 
-def cell_lines(scheduler: Scheduler) -> dict[str, CellLine]:
-    """Of the table's cells that the scheduler is to finish, in the file's order."""
-    names = [cell.name for cell in scheduler.plan.cells]
-    return {name: cell_line(scheduler, name) for name in names if scheduler.is_asked(name)}
+def cell_lines(study: StudyState) -> dict[str, CellLine]:
+    """The table's cells that this run is to finish, in the file's order."""
+    names = [cell.name for cell in study.plan.cells]
+    return {name: cell_line(study, name) for name in names if study.is_asked(name)}
 
 
-def cell_line(scheduler: Scheduler, name: str) -> CellLine:
-    state = scheduler.states[name]
-    facts = [scheduler.facts.get(spec.id, {}) for spec in state.specs]
+def cell_line(study: StudyState, name: str) -> CellLine:
+    state = study.searches[name]
     return CellLine(
-        state=state.state,
-        trials_done=sum(known.get("status") in ENDED for known in facts),
-        trials=scheduler.plan.trainings_per_search,
+        state=state.stage,
+        trials_done=sum(study.has_ended(spec.id) for spec in state.specs),
+        trials=study.plan.trainings_per_search,
         failure=state.failure,
     )
 
 
-def estimates_of(scheduler: Scheduler) -> list[Estimate]:
+def estimates_of(study: StudyState) -> list[Estimate]:
     """What is left, by finished trials alone: quick, and without PyTorch."""
-    return estimate(scheduler, count_flops=False)
+    return estimate(study, count_flops=False)
 
 
-def _cost(scheduler: Scheduler, used: DeviceSeconds, estimates: list[Estimate] | None) -> Cost:
+def _cost(study: StudyState, used: DeviceSeconds, estimates: list[Estimate] | None) -> Cost:
     if estimates is None:
-        estimates = estimates_of(scheduler)
-    prices = scheduler.plan.experiment.file.prices
+        estimates = estimates_of(study)
+    prices = study.plan.experiment.file.prices
     left = total(estimates)
     return Cost(
         spent=used,

@@ -8,23 +8,16 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from semigrid.data.storage import FileFacts, Storage
-from semigrid.grid.study.sample import sample_of
+from semigrid.grid.study.summary import ENDED, Status, TrialSummary, cost_sample
 from semigrid.trainers.choose import course
 from semigrid.trainers.progress import DeviceSeconds
 from semigrid.trainers.trial import TrialSpec, predictions_file, weights_file
 from semigrid.trainers.weights import Weights
 
-Status = Literal["started", "finished", "stopped", "diverged", "collapsed", "failed"]
-# the recipe's own ends: trained to the end, or a training that leads to nothing
-COLLAPSED = ("diverged", "collapsed")
-SETTLED = ("finished", *COLLAPSED)
-# nobody goes on from their checkpoints
-ENDED = (*SETTLED, "stopped")
 FOLDER = "ledger"
 
 
@@ -212,20 +205,17 @@ def start_record(spec: TrialSpec, cell: str, weights: Weights | None = None) -> 
     )
 
 
-def record_summary(record: Record) -> dict[str, Any]:
-    """The few facts of a record that a driver keeps while thousands of trials go by.
-
-    ``course`` is how it did at its evaluations, the one at which it collapsed left out.
-    """
-    kept = {"status", "val", "best_weights", "test", "seconds", "error"}
+def summarize(record: Record) -> TrialSummary:
+    """The part of a record that the study state is made from."""
     scored = record.history[:-1] if record.status == "collapsed" else record.history
     reached = record.history[-1]["step"] if record.history else 0
-    return record.model_dump(include=kept) | {
-        "course": course(scored),
-        "device_seconds": record.device_seconds,
-        "sample": (
-            sample_of(record.spec, reached, record.device_seconds)
-            if record.status in ENDED
-            else None
-        ),
-    }
+    sample = cost_sample(record.spec, reached, record.device_seconds)
+    return TrialSummary(
+        status=record.status,
+        val=record.val,
+        test=record.test,
+        error=record.error,
+        course=tuple(course(scored)),
+        device_seconds=record.device_seconds,
+        sample=sample if record.status in ENDED else None,
+    )

@@ -8,10 +8,10 @@ from semigrid.data.storage import Storage
 from semigrid.grid.experiment import EXPERIMENT_COPY, Experiment, nearest
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell
-from semigrid.grid.study.scheduler import Scheduler, State
+from semigrid.grid.study.state import Stage, StudyState
 from semigrid.trainers.choose import is_better
 
-_WORDS: dict[State, str] = {
+_WORDS: dict[Stage, str] = {
     "waiting": "waits for the cell that it starts from",
     "searching": "is not searched to the end",
     "seeds": "is not trained on all seeds",
@@ -32,24 +32,22 @@ def run_command(experiment: Experiment, cell: str) -> str:
     return shlex.join(["semigrid", "run", source, "--only", cell])
 
 
-def find_winner(
-    scheduler: Scheduler, records: Mapping[str, Record], name: str
-) -> tuple[Cell, Record]:
+def find_winner(study: StudyState, records: Mapping[str, Record], name: str) -> tuple[Cell, Record]:
     """A cell by its name, and the record of its winner's best seed, by its score on val.
 
     The test scores decide nothing: a model chosen by them would be praised for luck. Raises
     ``InputError`` for a name that is no cell's, and for a cell that is not finished.
     """
-    cells = {cell.name: cell for cell in scheduler.plan.cells}
+    cells = {cell.name: cell for cell in study.plan.cells}
     if name not in cells:
-        source = scheduler.plan.experiment.source
+        source = study.plan.experiment.source
         raise InputError(f"{name!r} is no cell of {source}; {nearest(name, list(cells))}")
-    state = scheduler.states[name]
-    if state.state != "finished":
+    state = study.searches[name]
+    if state.stage != "finished":
         why = f": {state.failure}" if state.failure else ""
-        again = run_command(scheduler.plan.experiment, name)
+        again = run_command(study.plan.experiment, name)
         raise InputError(
-            f"{name} {_WORDS[state.state]}{why}; there is a model once a cell is finished: {again}"
+            f"{name} {_WORDS[state.stage]}{why}; there is a model once a cell is finished: {again}"
         )
     best: Record | None = None
     for _, spec in sorted(state.by_seed.items()):

@@ -9,8 +9,8 @@ from semigrid.data.storage import Storage
 from semigrid.grid.experiment import Experiment
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Plan, Search
-from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.study.search import space_of
+from semigrid.grid.study.state import StudyState
 from semigrid.grid.trackers.tracker import Make, Past, Run, Say, Tracker, Trackers, folder_at
 from semigrid.trainers.methods import Space
 
@@ -57,13 +57,13 @@ def _wandb_is_ready() -> bool:
 
 
 def create_trackers(
-    scheduler: Scheduler,
+    study: StudyState,
     storage: Storage,
     records: Mapping[str, Record],
     say: Say,
 ) -> Trackers:
     """The plan's trackers; they first catch up with the ``records`` of trials that ended."""
-    plan = scheduler.plan
+    plan = study.plan
     wanted = plan.experiment.file.trackers
     local = [kind for kind in wanted if kind in LOCAL]
     if local and not storage.is_local:
@@ -95,7 +95,7 @@ def create_trackers(
     # under the names that they were trained by, as at the time
     trained = [(Run(name, record.spec, record.cell), record) for record in records.values()]
     known: dict[str, tuple[Make, Past]] = {
-        "optuna": (studies, _searched(scheduler, records)),
+        "optuna": (studies, _searched(study, records)),
         "tensorboard": (tensorboard, trained),
         "mlflow": (mlflow, trained),
         "wandb": (wandb, trained),
@@ -118,20 +118,20 @@ def _with_published(plan: Plan, search: Search) -> Space:
     }
 
 
-def _searched(scheduler: Scheduler, records: Mapping[str, Record]) -> Past:
+def _searched(study: StudyState, records: Mapping[str, Record]) -> Past:
     """The trials of each search as it is now, and those of earlier files under its name.
 
     A trial may have been trained under another name, or for another search too.
     """
-    experiment = scheduler.plan.experiment.file.name
+    experiment = study.plan.experiment.file.name
     found = {
         (name, trial.spec.id): Run(experiment, trial.spec, name, trial.cutoffs)
-        for name, state in scheduler.states.items()
+        for name, state in study.searches.items()
         for trial in state.trials
         if trial.spec.id in records
     }
     for record in records.values():
-        if record.cell in scheduler.states:
+        if record.cell in study.searches:
             run = Run(experiment, record.spec, record.cell)
             found.setdefault((record.cell, record.id), run)
     return [(run, records[run.id]) for run in found.values()]

@@ -6,7 +6,8 @@ from typing import Any
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
-from semigrid.grid.study.ledger import COLLAPSED, ENDED, Record
+from semigrid.grid.study.ledger import Record
+from semigrid.grid.study.summary import COLLAPSED, ENDED
 from semigrid.grid.trackers.tracker import Past, Run, course_of, stamp
 
 STATUS = {"finished": "FINISHED", "stopped": "KILLED"}

@@ -15,8 +15,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from semigrid.data.storage import Storage
-from semigrid.grid.study.ledger import ENDED, Record
+from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.search import distribution
+from semigrid.grid.study.summary import ENDED
 from semigrid.grid.trackers.tracker import Past, Run, folder_at
 from semigrid.trainers.choose import course, stopped_at
 from semigrid.trainers.methods import Space

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from semigrid.data.storage import Storage
-from semigrid.grid.study.ledger import ENDED, Record
+from semigrid.grid.study.ledger import Record
+from semigrid.grid.study.summary import ENDED
 from semigrid.grid.trackers.tracker import MEASURED, Past, Run, course_of, folder_at, stamp
 
 FOLDER = "tensorboard"

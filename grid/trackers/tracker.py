@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from semigrid.data.storage import Storage
 from semigrid.grid.study.ledger import Record
-from semigrid.grid.study.scheduler import Job
+from semigrid.grid.study.state import Job
 from semigrid.trainers.choose import Cutoffs
 from semigrid.trainers.trial import TrialSpec
 

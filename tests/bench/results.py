@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import yaml
 from PIL import Image
+from tests.helpers.scheduling import scheduler_of
 
 from semigrid.data.builder.write import Row, write_dataset
 from semigrid.data.storage import FileFacts, Storage
 from semigrid.grid.experiment import load_experiment
-from semigrid.grid.study.ledger import Ledger, record_summary, start_record
+from semigrid.grid.study.ledger import Ledger, start_record, summarize
 from semigrid.grid.study.plan import Plan
-from semigrid.grid.study.scheduler import Job, Scheduler
+from semigrid.grid.study.state import Job
 from semigrid.trainers.predictions import Predictions
 from semigrid.trainers.trial import predictions_file
 
@@ -135,7 +136,7 @@ def _finish(plan: Plan) -> None:
     """Records of all trials, as if they had been trained."""
     storage = Storage(plan.experiment.folder)
     ledger = Ledger(storage)
-    scheduler = Scheduler(plan, {}, lambda trial_id: True)
+    scheduler = scheduler_of(plan)
     draw = np.random.default_rng(0)
     while job := scheduler.next():
         record = ledger.read(job.spec.id) or start_record(job.spec, job.search.name)
@@ -151,9 +152,9 @@ def _finish(plan: Plan) -> None:
             record.predictions_file = FileFacts.of(content)
             storage.write(predictions_file(record.id), content)
         ledger.write(record)
-        scheduler.complete(job, record_summary(record))
-    assert all(state.state == "finished" for state in scheduler.states.values())
-    for state in scheduler.states.values():
+        scheduler.complete(job, summarize(record))
+    assert all(state.stage == "finished" for state in scheduler.study.searches.values())
+    for state in scheduler.study.searches.values():
         for spec in state.by_seed.values():
             storage.write(f"weights/{spec.id}.safetensors", b"drawn")
 

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tests.helpers.scheduling import scheduler_of
+
+from semigrid.grid.study.summary import TrialSummary
 
 GPUS, GPUS_PER_MACHINE = 1000, 4
 MODELS, FRACTIONS = 25, 20  # 500 cells
@@ -58,14 +61,14 @@ def deciding() -> Iterator[tuple[str, str, str]]:
     from semigrid.grid.cluster.machines import Demand, Machine
     from semigrid.grid.experiment import load_experiment
     from semigrid.grid.study.plan import Plan
-    from semigrid.grid.study.scheduler import Job, Scheduler
+    from semigrid.grid.study.state import Job
 
     labels = [f"{100 * (i + 1) // FRACTIONS}%" for i in range(FRACTIONS)]
     cells = [{"model": f"vit{i}", "labels": labels} for i in range(MODELS)]
     started = time.perf_counter()
     text = yaml.safe_dump(_grid(cells, "/nowhere"))
     plan = Plan(load_experiment("scale.yaml", text=text))
-    scheduler = Scheduler(plan, {}, lambda trial_id: True)
+    scheduler = scheduler_of(plan)
     seconds = time.perf_counter() - started
     what = f"a plan of {len(plan.searches)} cells, {len(plan.searches) * TRIALS:,} trainings"
     yield what, f"{seconds:.1f} s", "30 s"
@@ -89,9 +92,9 @@ def deciding() -> Iterator[tuple[str, str, str]]:
     yield what, f"{1e3 * seconds / (ended + len(running)):.0f} ms", "100 ms"
 
 
-def _ending(draw: random.Random) -> dict[str, Any]:
+def _ending(draw: random.Random) -> TrialSummary:
     val = {"acc1": draw.uniform(50, 90), "acc5": 100.0, "ce": draw.random()}
-    return {"status": "finished", "val": val, "best_weights": "ema", "test": None, "seconds": 1.0}
+    return TrialSummary("finished", val)
 
 
 def _run(folder: str, grid: dict[str, Any], work: Any = None) -> None:
@@ -104,14 +107,13 @@ def _run(folder: str, grid: dict[str, Any], work: Any = None) -> None:
     from semigrid.grid.status.live import LiveView
     from semigrid.grid.study.ledger import Ledger
     from semigrid.grid.study.plan import Plan
-    from semigrid.grid.study.scheduler import Scheduler
 
     experiment = load_experiment("scale.yaml", text=yaml.safe_dump(grid))
     Storage(experiment.folder).write("experiment.yaml", experiment.text.encode())
     ledger = Ledger(Storage(experiment.folder, patience=60))
-    scheduler = Scheduler(Plan(experiment), {}, ledger.has_weights)
+    scheduler = scheduler_of(Plan(experiment), {}, ledger.has_weights)
     run_plan(scheduler, ledger, LiveView(Console(stderr=True, quiet=True)), threading.Event(), work)
-    assert not scheduler.failed, scheduler.failed
+    assert not scheduler.study.failed, scheduler.study.failed
 
 
 def chatter(config: dict[str, Any]) -> None:

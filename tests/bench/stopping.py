@@ -11,7 +11,8 @@ from pathlib import Path
 import yaml
 
 from semigrid.data.storage import Storage
-from semigrid.grid.study.ledger import ENDED, Ledger, Record
+from semigrid.grid.study.ledger import Ledger, Record
+from semigrid.grid.study.summary import ENDED
 
 SEEDS = 3
 SEARCH = {"trials": 16, "wave": 4}

@@ -84,6 +84,7 @@ def ours(folder: str, trials: int) -> dict[str, float]:
     from semigrid.grid.status.live import LiveView
     from semigrid.grid.study.ledger import Ledger
     from semigrid.grid.study.plan import Plan
+    from semigrid.grid.study.rules import Rules
     from semigrid.grid.study.scheduler import Scheduler
     from semigrid.grid.study.suggested import Suggestions
     from semigrid.grid.trackers.create import create_trackers
@@ -101,9 +102,10 @@ def ours(folder: str, trials: int) -> dict[str, float]:
     started = time.monotonic()
     ledger = Ledger(Storage(storage.uri, patience=60))
     suggest = Suggestions(ledger.storage, writes=True).suggest
-    scheduler = Scheduler(Plan(loaded), {}, ledger.has_weights, suggest=suggest)
+    rules = Rules(ledger.has_weights, suggest=suggest)
+    scheduler = Scheduler(rules.assess(Plan(loaded), {}), rules)
     view = View(Console(stderr=True, quiet=True))
-    trackers = create_trackers(scheduler, ledger.storage, {}, print)
+    trackers = create_trackers(scheduler.study, ledger.storage, {}, print)
     run_plan(scheduler, ledger, view, threading.Event(), trivial, trackers)
     trackers.close()
     took = time.monotonic() - started

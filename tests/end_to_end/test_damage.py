@@ -63,17 +63,17 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     plan = Plan(load_experiment("file.yaml", text=TEXT))
     whole = folder / "whole"
     grid = Grid(plan, whole).run()
-    assert not grid.found and {s.state for s in grid.scheduler.states.values()} == {"finished"}
+    assert not grid.found and {s.stage for s in grid.study.searches.values()} == {"finished"}
     # the last trial of the child again, up to its second checkpoint
     interrupted = folder / "interrupted"
     shutil.copytree(whole, interrupted)
-    trial = grid.scheduler.states["digits/semi-vit/50%/100%"].trials[-1].spec
+    trial = grid.study.searches["digits/semi-vit/50%/100%"].trials[-1].spec
     record = grid.records[trial.id]
     for name in (weights_file(trial.id), predictions_file(trial.id)):
         (interrupted / name).unlink(missing_ok=True)
     record = record.model_copy(update={"status": "started", "test": None, "val": {}})
     Ledger(Storage(interrupted)).write(record)
-    place = plan.place(grid.scheduler.states["digits/semi-vit/50%/100%"].search, str(interrupted))
+    place = plan.place(grid.study.searches["digits/semi-vit/50%/100%"].search, str(interrupted))
     steps = iter(range(1, 7))
     runtime = InlineRuntime(
         Checkpoints(place.checkpoints(trial.id)),
@@ -160,7 +160,7 @@ def test_weights_of_the_right_length_with_another_byte_are_found_by_who_loads_th
     prepared: Prepared, tmp_path: Path
 ) -> None:
     parent = prepared.plan.searches[0]
-    winner = Grid(prepared.plan, prepared.whole).scheduler.states[parent.name].winner
+    winner = Grid(prepared.plan, prepared.whole).study.searches[parent.name].winner
     assert winner is not None
 
     def flip(folder: Path) -> None:
@@ -189,7 +189,7 @@ def test_weights_that_are_damaged_again_and_again_fail_what_needs_them(
     folder = tmp_path / "run"
     shutil.copytree(prepared.interrupted, folder)
     grid = Grid(prepared.plan, folder)
-    parent = next(s for s in grid.scheduler.states.values() if s.search.parent is None)
+    parent = next(s for s in grid.study.searches.values() if s.search.parent is None)
     assert parent.winner is not None
     path = folder / weights_file(parent.winner.id)
     jobs = 0
@@ -199,15 +199,15 @@ def test_weights_that_are_damaged_again_and_again_fail_what_needs_them(
         grid.do(job)
         jobs += 1
     assert jobs <= 6 and grid.scheduler.done
-    child = grid.scheduler.states["digits/semi-vit/50%/100%"]
-    assert child.state == "failed" and "was trained again once already" in str(child.failure)
+    child = grid.study.searches["digits/semi-vit/50%/100%"]
+    assert child.stage == "failed" and "was trained again once already" in str(child.failure)
 
 
 @pytest.mark.parametrize("gone", ["weights", "predictions", "both"])
 def test_lost_weights_are_trained_again_and_lost_predictions_only_measured(
     gone: str, prepared: Prepared, tmp_path: Path
 ) -> None:
-    state = Grid(prepared.plan, prepared.whole).scheduler.states["digits/semi-vit/50%/100%"]
+    state = Grid(prepared.plan, prepared.whole).study.searches["digits/semi-vit/50%/100%"]
     assert state.winner is not None
     winner = state.winner.id
 
@@ -286,7 +286,7 @@ for free in sys.argv[2:]:
     filler.unlink()
     after = Grid(plan, folder).run()
     found.append({
-        "states": [state.state for state in full.scheduler.states.values()],
+        "states": [state.stage for state in full.study.searches.values()],
         "problems": full.problems,
         "failed": [r.error for r in full.records.values() if r.status == "failed"],
         "kept": kept,

@@ -26,6 +26,7 @@ from PIL import Image
 from tests.helpers.experiments import SMALL, changed, experiment_text, plan_of
 from tests.helpers.in_process import Grid
 from tests.helpers.runs import finish, numbers, records, semigrid
+from tests.helpers.scheduling import scheduler_of
 
 from semigrid.data.batches import Batch, MemoryBatches
 from semigrid.data.builder.write import Row, write_dataset
@@ -223,7 +224,7 @@ def test_predictions_are_the_evaluations_and_go_on_where_they_were_stopped(
         options |= {"workers": 2, "gpus": None, "with_probabilities": True, "as_json": True}
         where = tmp_path / output
         code = predict_cli.run(
-            run.scheduler,
+            run.study,
             run.records,
             cell_name="digits/vit/100%",
             sources=list(sources),
@@ -540,10 +541,11 @@ import sys, threading, time
 from rich.console import Console
 from semigrid.data.storage import Storage
 from semigrid.grid.commands.opening import load, open_grid
+from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.status.live import LiveView
 from semigrid.grid.run.tune import run_plan
 
-scheduler, _, ledger = open_grid(load(sys.argv[1], sys.argv[2], None))
+study, _, ledger, rules = open_grid(load(sys.argv[1], sys.argv[2], None))
 stop = threading.Event()
 def ask():
     while not ledger.read_all():
@@ -551,7 +553,7 @@ def ask():
     stop.set()
 threading.Thread(target=ask, daemon=True).start()
 try:
-    run_plan(scheduler, ledger, LiveView(Console(stderr=True)), stop)
+    run_plan(Scheduler(study, rules), ledger, LiveView(Console(stderr=True)), stop)
 except KeyboardInterrupt:
     sys.exit(77)
 """
@@ -638,10 +640,9 @@ def test_a_group_whose_controller_is_killed_goes_on_to_the_same_numbers(
 def group_order(folder: Path) -> dict[str, Any]:
     """An order for a training on two workers."""
     from semigrid.grid.run.work import order_for
-    from semigrid.grid.study.scheduler import Scheduler
 
     plan = plan_of(small_pair(folder).read_text())
-    job = next(Scheduler(plan, {}, lambda _: True).ready())
+    job = next(scheduler_of(plan).ready())
     return order_for(plan, job, Storage(folder / "small"))
 
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 from tests.helpers.experiments import SMALL, experiment_text
+from tests.helpers.scheduling import scheduler_of
 
 from semigrid.data.storage import FileFacts, Storage
 from semigrid.grid.analysis.known import Known, know
 from semigrid.grid.experiment import load_experiment
-from semigrid.grid.study.ledger import Ledger, record_summary, start_record
+from semigrid.grid.study.ledger import Ledger, start_record
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.trainers.predictions import Predictions
@@ -93,8 +94,7 @@ class FinishedGrid:
         return Predictions(self.ids, self.labels, probabilities, self.slices)
 
     def scheduler(self) -> Scheduler:
-        facts = {i: record_summary(record) for i, record in self.ledger.read_all().items()}
-        return Scheduler(self.plan, facts, self.ledger.has_weights)
+        return scheduler_of(self.plan, self.ledger.read_all(), self.ledger.has_weights)
 
     def known(self, only: Sequence[str] | None = None) -> Known:
-        return know(self.scheduler(), self.ledger.read_all(), self.storage, only)
+        return know(self.scheduler().study, self.ledger.read_all(), self.storage, only)

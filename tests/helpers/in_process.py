@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.scheduling import scheduler_of
+
 from semigrid.data.storage import Storage
 from semigrid.grid.analysis.known import know
 from semigrid.grid.run.work import do_job, order_for, settle
-from semigrid.grid.study.ledger import Ledger, Record, record_summary
+from semigrid.grid.study.ledger import Ledger, Record
 from semigrid.grid.study.plan import Plan
-from semigrid.grid.study.scheduler import Job, Scheduler
+from semigrid.grid.study.state import Job, StudyState
 from semigrid.grid.tables.cells import cells_sheet
 from semigrid.grid.tables.sheet import as_json
 
@@ -19,9 +21,8 @@ class Grid:
     def __init__(self, plan: Plan, folder: Path, patience: float = 0):
         self.plan = plan
         self.ledger = Ledger(Storage(folder, patience))
-        facts = {i: record_summary(record) for i, record in self.ledger.read_all().items()}
-        self.scheduler = Scheduler(
-            plan, facts, self.ledger.has_weights, self.ledger.has_predictions
+        self.scheduler = scheduler_of(
+            plan, self.ledger.read_all(), self.ledger.has_weights, self.ledger.has_predictions
         )
         self.problems: list[str] = []
 
@@ -58,6 +59,10 @@ class Grid:
         raise AssertionError("one worker needs no group")
 
     @property
+    def study(self) -> StudyState:
+        return self.scheduler.study
+
+    @property
     def records(self) -> dict[str, Record]:
         return self.ledger.read_all()
 
@@ -75,5 +80,5 @@ class Grid:
         }
 
     def table(self) -> str:
-        results = know(self.scheduler, self.records, self.ledger.storage).results
+        results = know(self.study, self.records, self.ledger.storage).results
         return as_json(cells_sheet(results))

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from rich.console import Console
 from tests.helpers.experiments import experiment_text
+from tests.helpers.scheduling import study_of
 
 from semigrid.grid.analysis.results import Results, Row, results_of
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.status.show import show_seconds
-from semigrid.grid.study.ledger import Record, record_summary, start_record
+from semigrid.grid.study.ledger import Record, start_record
 from semigrid.grid.study.plan import Plan
-from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.tables import sheet
 from semigrid.grid.tables.cells import cells_sheet
 from semigrid.trainers.weights import Weights
@@ -35,8 +35,7 @@ def results(tmp_path: Path) -> Results:
         record.val = {"acc1": 1.0, "ce": 1.0}
         record.test = {"acc1": acc1, "acc5": 100.0, "ce": 0.25}
         records[record.id] = record
-    facts = {trial_id: record_summary(record) for trial_id, record in records.items()}
-    return results_of(Scheduler(plan, facts, lambda _: True), records)
+    return results_of(study_of(plan, records), records)
 
 
 @pytest.fixture

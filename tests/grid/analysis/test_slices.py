@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 from tests.helpers.command import semigrid
 from tests.helpers.experiments import SMALL, experiment_text
+from tests.helpers.scheduling import study_of
 from tests.helpers.shop import SETTINGS, shop
 
 from semigrid.data.builder.ingest import build_dataset
@@ -25,9 +26,8 @@ from semigrid.grid.analysis.results import Results
 from semigrid.grid.analysis.slices import BySlice, by_slice, slice_columns, slices_sheet, tally
 from semigrid.grid.analysis.statistics import accuracy_interval
 from semigrid.grid.experiment import load_experiment
-from semigrid.grid.study.ledger import Ledger, record_summary, start_record
+from semigrid.grid.study.ledger import Ledger, start_record
 from semigrid.grid.study.plan import Plan, Search
-from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.tables.cells import cells_sheet
 from semigrid.grid.tables.sheet import as_json, csv, markdown, show
 from semigrid.trainers.predictions import decode_predictions
@@ -107,8 +107,8 @@ class Finished:
 
     def by(self, name: str = "marketplace") -> tuple[Results, BySlice]:
         records = self.ledger.read_all()
-        facts = {trial_id: record_summary(record) for trial_id, record in records.items()}
-        known = know(Scheduler(self.plan, facts, self.ledger.has_weights), records, self.storage)
+        study = study_of(self.plan, records, self.ledger.has_weights)
+        known = know(study, records, self.storage)
         return known.results, by_slice(known.measured, self.plan, name)
 
     def printed(self, width: int) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.helpers.experiments import changed, plan_of
+from tests.helpers.scheduling import study_of
 
 from semigrid.data.errors import InputError
 from semigrid.grid.cluster.growth import (
@@ -19,7 +20,6 @@ from semigrid.grid.cluster.growth import (
     show_requests,
 )
 from semigrid.grid.cluster.machines import Demand, Machine, fits
-from semigrid.grid.study.scheduler import Scheduler
 
 ROOT = Path(__file__).parents[3]
 HEAD, G5, SMALL = Machine(0), Machine(48, 4), Machine(4)
@@ -125,8 +125,8 @@ def test_only_what_the_grown_cluster_could_not_hold_is_refused() -> None:
     from semigrid.grid.run.tune import check_room
 
     def check(growth: Growth, **train: int) -> None:
-        scheduler = Scheduler(plan_of(changed("train", train)), {}, lambda _: True)
-        check_room(scheduler, [HEAD], False, growth)
+        study = study_of(plan_of(changed("train", train)))
+        check_room(study, [HEAD], False, growth)
 
     check(GROWTH, cpus_per_worker=48, gpus_per_worker=4, workers=2)
     check(UNKNOWN, cpus_per_worker=4096)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.helpers.experiments import changed, plan_of
+from tests.helpers.scheduling import scheduler_of
 
 from semigrid.grid.cluster.admission import PATIENCE, Admission
 from semigrid.grid.cluster.machines import (
@@ -17,7 +18,7 @@ from semigrid.grid.cluster.machines import (
     fits,
     for_training,
 )
-from semigrid.grid.study.scheduler import Job, Scheduler
+from semigrid.grid.study.state import Job
 from semigrid.trainers.options import TrainOptions
 
 G5 = Machine(48, 4)  # four GPUs, as g5.12xlarge has
@@ -75,7 +76,7 @@ def test_what_is_admitted_never_asks_for_more_than_there_is(wanted: list[Demand]
 
 @pytest.fixture
 def jobs() -> Iterator[Job]:
-    scheduler = Scheduler(plan_of(changed("search.trials", 40)), {}, lambda _: True)
+    scheduler = scheduler_of(plan_of(changed("search.trials", 40)))
     job = scheduler.next()
     assert job is not None
     return (

@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tests.helpers.experiments import SMALL, SMALL_VIT
 from tests.helpers.in_process import Grid
+from tests.helpers.scheduling import study_of
 
 from semigrid.data.builder.ingest import BuildSettings, build_dataset
 from semigrid.data.errors import InputError
@@ -35,9 +36,8 @@ from semigrid.grid.export.cell import Exported, export_cell, show
 from semigrid.grid.export.check import check_files
 from semigrid.grid.export.onnx_file import ONNX, run_onnx, write_onnx
 from semigrid.grid.export.timm_folder import CONFIG, WEIGHTS, open_timm_folder
-from semigrid.grid.study.ledger import Ledger, Record, record_summary
+from semigrid.grid.study.ledger import Ledger, Record
 from semigrid.grid.study.plan import Plan
-from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.study.winner import find_winner
 from semigrid.grid.tables.markdown import escape
 from semigrid.trainers.models import input_statistics
@@ -94,13 +94,12 @@ class Shop:
     def export(self, name: str, to: Path | str, **options: Any) -> Exported:
         ledger = Ledger(Storage(self.folder / "run"))
         records = ledger.read_all()
-        facts = {trial: record_summary(record) for trial, record in records.items()}
-        scheduler = Scheduler(self.plan, facts, ledger.has_weights, lambda trial: True)
-        return export_cell(scheduler, records, ledger.storage, name, str(to), **options)
+        study = study_of(self.plan, records, ledger.has_weights)
+        return export_cell(study, records, ledger.storage, name, str(to), **options)
 
     def winner(self, name: str) -> Record:
         grid = self.grid
-        return find_winner(grid.scheduler, grid.records, name)[1]
+        return find_winner(grid.study, grid.records, name)[1]
 
     def predictions(self, name: str) -> Predictions:
         file = self.folder / "run" / predictions_file(self.winner(name).id)
@@ -493,7 +492,7 @@ def test_files_that_say_something_else_are_refused(
 ) -> None:
     record = shop.winner(VIT)
     grid = shop.grid
-    place = shop.plan.place(grid.scheduler.states[VIT].search, str(shop.folder / "run"))
+    place = shop.plan.place(grid.study.searches[VIT].search, str(shop.folder / "run"))
     model = finished_model(record.spec, place, len(CLASSES), record.best_weights).eval()
     views = view_settings(record.spec.recipe, input_statistics(model))
     predictions = shop.predictions(VIT)

@@ -64,7 +64,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = where / "small"
     grid = Grid(plan_of(text), folder).run()
     (folder / "experiment.yaml").write_text(text)
-    cell, record = find_winner(grid.scheduler, grid.records, CELL)
+    cell, record = find_winner(grid.study, grid.records, CELL)
     model = winner_model(grid.plan, cell, record, str(folder), gpus=0)
     measured = decode_predictions((folder / predictions_file(record.id)).read_bytes())
     return Trained(grid, folder, model, Predictor(model), measured)
@@ -317,14 +317,14 @@ def test_bad_input_is_refused_with_what_would_be_right(
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[3])  # where there is a folder without images
     with pytest.raises(InputError) as refused:
-        predict_cli.run(trained.grid.scheduler, trained.grid.records, **DEFAULTS | changes)
+        predict_cli.run(trained.grid.study, trained.grid.records, **DEFAULTS | changes)
     assert words in str(refused.value)
 
 
 def test_weights_that_are_not_what_was_written_are_no_model(trained: Trained) -> None:
     path = trained.folder / weights_file(trained.model.spec.id)
     whole = path.read_bytes()
-    cell, record = find_winner(trained.grid.scheduler, trained.grid.records, CELL)
+    cell, record = find_winner(trained.grid.study, trained.grid.records, CELL)
     try:
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         with pytest.raises(InputError, match=r"damaged.*delete it.*semigrid run file.yaml --only"):

@@ -1,20 +1,21 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import yaml
 from tests.helpers.experiments import SMALL, changed, experiment_text
+from tests.helpers.scheduling import study_of
 
 from semigrid.data.errors import InputError
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.run.preflight import check_models
 from semigrid.grid.study.plan import Plan
-from semigrid.grid.study.scheduler import Scheduler
 
 
 def problems(text: str) -> list[str]:
     plan = Plan(load_experiment("x.yaml", text=text))
     try:
-        check_models(Scheduler(plan, {}, lambda _: True), lambda line: None)
+        check_models(study_of(plan), lambda line: None)
     except InputError as error:
         return list(error.problems)
     return []
@@ -91,7 +92,6 @@ def test_batch_normalisation_and_micro_batches_do_not_go_together() -> None:
 
 def test_models_that_are_done_are_not_built() -> None:
     plan = Plan(load_experiment("x.yaml", text=changed("models.vit.backbone_args.colour", 3)))
-    scheduler = Scheduler(plan, {}, lambda _: True)
-    for state in scheduler.states.values():
-        state.state = "finished"
-    check_models(scheduler, lambda line: None)
+    study = study_of(plan)
+    finished = {name: replace(s, stage="finished") for name, s in study.searches.items()}
+    check_models(replace(study, searches=finished), lambda line: None)

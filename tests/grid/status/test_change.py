@@ -6,22 +6,21 @@ import pytest
 import yaml
 from tests.helpers.experiments import changed, experiment_text, plan_of
 from tests.helpers.played import finished, ran
+from tests.helpers.scheduling import scheduler_of, study_of
 
 from semigrid.data.errors import InputError
 from semigrid.grid.status.change import Change, compare
 from semigrid.grid.status.snapshot import cell_lines
-from semigrid.grid.study.ledger import record_summary
-from semigrid.grid.study.scheduler import Scheduler
+from semigrid.grid.study.state import StudyState
 
 
-def change(before: str, after: str, only: list[str] | None = None) -> tuple[Change, Scheduler]:
+def change(before: str, after: str, only: list[str] | None = None) -> tuple[Change, StudyState]:
     """What the second file changes after a whole run of the first."""
     records, _, _ = ran(before)
     plan = plan_of(after)
-    facts = {i: record_summary(record) for i, record in records.items()}
     chosen = None if only is None else plan.matching(only)
-    scheduler = Scheduler(plan, facts, lambda i: i in records, only=chosen)
-    return compare(scheduler, records, before), scheduler
+    study = study_of(plan, records, lambda i: i in records, chosen)
+    return compare(study, records, before), study
 
 
 def cells(found: Change) -> dict[str, tuple[str, int, int]]:
@@ -133,17 +132,16 @@ def test_what_changes_no_number_says_so_and_trains_nothing() -> None:
 
 
 def test_a_folder_without_a_run_has_nothing_to_compare() -> None:
-    scheduler = Scheduler(plan_of(experiment_text()), {}, lambda _: False)
-    found = compare(scheduler, {}, None)
+    study = study_of(plan_of(experiment_text()))
+    found = compare(study, {}, None)
     assert not found.had_run and {cell.what for cell in found.cells} == {"new"}
 
 
 def test_a_last_file_that_cannot_be_read_any_more_hides_keys_only() -> None:
     records, _, _ = ran(experiment_text())
-    facts = {i: record_summary(record) for i, record in records.items()}
-    scheduler = Scheduler(plan_of(experiment_text()), facts, lambda i: i in records)
+    study = study_of(plan_of(experiment_text()), records, lambda i: i in records)
     for text in ("", "grid: [", "name: [1]", changed("models.vit.recipe.base_lrr", 1)):
-        found = compare(scheduler, records, text)
+        found = compare(study, records, text)
         assert {cell.what for cell in found.cells} == {"finished"}
 
 
@@ -157,9 +155,10 @@ def test_only_trains_the_matching_cells_and_what_they_start_from() -> None:
     # the parent's winners are trained on both seeds, but measured on test only where asked for
     measured = {job.search.name for job in jobs if job.kind == "measure"}
     assert measured == {"digits/semi-vit/50%/100%"}
-    assert list(cell_lines(scheduler)) == ["digits/semi-vit/50%/100%"]  # what its end is told by
-    assert scheduler.states["digits/semi-vit/50%/100%"].state == "finished"
-    assert scheduler.states["digits/vit/100%"].state == "searching"
+    # what its end is told by
+    assert list(cell_lines(scheduler.study)) == ["digits/semi-vit/50%/100%"]
+    assert scheduler.study.searches["digits/semi-vit/50%/100%"].stage == "finished"
+    assert scheduler.study.searches["digits/vit/100%"].stage == "searching"
 
 
 def test_the_rest_later_trains_what_the_part_left_and_comes_to_the_same() -> None:
@@ -183,7 +182,7 @@ def test_only_takes_neighbours_along_where_their_winner_comes_first() -> None:
         ("digits/vit/100%", 0),
         ("digits/vit/100%", 1),
     }
-    assert scheduler.trainings_left("digits/vit/50%") == 0
+    assert scheduler.study.trainings_left("digits/vit/50%") == 0
 
 
 def test_a_new_model_or_dataset_is_one_line_and_so_is_one_that_is_gone() -> None:
@@ -202,7 +201,7 @@ def test_more_seeds_take_one_training_a_seed_of_every_cell_children_included() -
     found, scheduler = change(experiment_text(), experiment_text(seeds=3))
     assert {to_do for _, _, to_do in cells(found).values()} == {2}
     assert {kept for _, kept, _ in cells(found).values()} == {3}
-    left = sum(scheduler.trainings_left(name) for name in scheduler.states)
+    left = sum(scheduler.study.trainings_left(name) for name in scheduler.study.searches)
     records, _, _ = ran(experiment_text())
     _, jobs, _ = ran(experiment_text(seeds=3), records)
     trained = [job for job in jobs if job.kind == "train"]
@@ -222,21 +221,19 @@ def test_only_shows_what_it_leaves_alone() -> None:
     assert cells(found)["digits/vit/50%"] == ("continued", 3, 2)
     others = [v for k, v in cells(found).items() if k != "digits/vit/50%"]
     assert {(what, to_do) for what, _, to_do in others} == {("not asked", 0)}
-    assert sum(scheduler.trainings_left(name) for name in scheduler.states) == 2
+    assert sum(scheduler.study.trainings_left(name) for name in scheduler.study.searches) == 2
 
 
 def test_trainings_left_is_what_is_then_trained() -> None:
     for text in (experiment_text(seeds=3), experiment_text(search={"trials": 5, "wave": 3})):
         plan = plan_of(text)
-        scheduler = Scheduler(plan, {}, lambda _: True)
-        left = sum(scheduler.trainings_left(name) for name in scheduler.states)
+        scheduler = scheduler_of(plan)
+        left = sum(scheduler.study.trainings_left(name) for name in scheduler.study.searches)
         assert left == plan.trainings
         while job := scheduler.next():
-            result = finished(job)
-            if job.kind == "measure":
-                result |= {k: scheduler.facts[job.spec.id][k] for k in ("val", "seconds")}
-            scheduler.complete(job, result)
+            scheduler.complete(job, finished(job))
             if job.kind == "train":
                 left -= 1
-            assert sum(scheduler.trainings_left(name) for name in scheduler.states) == left
+            study = scheduler.study
+            assert sum(study.trainings_left(name) for name in study.searches) == left
         assert left == 0

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.helpers.experiments import changed, experiment_text, plan_of
 from tests.helpers.played import ran
+from tests.helpers.scheduling import study_of
 from tests.helpers.tiny import (
     LABELED_IMAGES,
     POOL_IMAGES,
@@ -30,9 +31,9 @@ from semigrid.grid.status.cost import (
     spent,
     total,
 )
-from semigrid.grid.study.ledger import Ledger, Record, record_summary, start_record
-from semigrid.grid.study.sample import forwards, sample_of
-from semigrid.grid.study.scheduler import Job, Scheduler
+from semigrid.grid.study.ledger import Ledger, Record, start_record
+from semigrid.grid.study.state import Job, StudyState
+from semigrid.grid.study.summary import cost_sample, forwards
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.loop import train
 from semigrid.trainers.methods import resolve
@@ -46,9 +47,8 @@ from semigrid.trainers.progress import (
 from semigrid.trainers.runtime import InlineRuntime
 
 
-def scheduler_of(text: str, records: dict[str, Record]) -> Scheduler:
-    facts = {i: record_summary(record) for i, record in records.items()}
-    return Scheduler(plan_of(text), facts, lambda i: i in records)
+def state_of(text: str, records: dict[str, Record]) -> StudyState:
+    return study_of(plan_of(text), records, lambda i: i in records)
 
 
 def timed(records: dict[str, Record], seconds: float, kind: str = "cpu") -> dict[str, Record]:
@@ -232,7 +232,7 @@ def test_forwards_of_a_recipe() -> None:
 def test_the_estimate_is_what_the_rest_takes_at_the_pace_so_far() -> None:
     text = experiment_text(seeds=2)
     records, _, _ = ran(text, only=["*/vit/50%"])
-    found = estimate(scheduler_of(text, timed(records, 0.5)), count_flops=False)
+    found = estimate(state_of(text, timed(records, 0.5)), count_flops=False)
     by_model = {each.model: each for each in found}
     vit = by_model["vit"]
     # of vit/100% all 4 trainings remain, 6 steps of 8 images each
@@ -247,7 +247,7 @@ def test_the_estimate_is_what_the_rest_takes_at_the_pace_so_far() -> None:
 def test_trials_of_other_recipes_of_the_same_model_teach_too() -> None:
     records, _, _ = ran(experiment_text())
     text = changed("models.vit.recipe.steps", 12)
-    found = estimate(scheduler_of(text, timed(records, 0.5)), count_flops=False)[0]
+    found = estimate(state_of(text, timed(records, 0.5)), count_flops=False)[0]
     assert found.basis == "from 6 finished trials"
     assert found.device_seconds == pytest.approx({"cpu": 6 * 12 * 8 * 3 * 0.5})
 
@@ -257,7 +257,7 @@ def test_trials_on_cpus_say_nothing_of_gpus_and_of_larger_images() -> None:
     timed(records, 0.5)
     for key, value in [("train.gpus_per_worker", 1), ("models.vit.recipe.img_size", 32)]:
         text = changed(key, value).replace("trials: 3", "trials: 4")
-        assert estimate(scheduler_of(text, records), count_flops=False)[0].device_seconds is None
+        assert estimate(state_of(text, records), count_flops=False)[0].device_seconds is None
 
 
 def test_one_trial_that_was_trained_twice_does_not_spoil_the_pace() -> None:
@@ -265,7 +265,7 @@ def test_one_trial_that_was_trained_twice_does_not_spoil_the_pace() -> None:
     records = timed(ran(experiment_text())[0], 0.5)
     vit = [r for r in records.values() if r.spec.method == "finetune"]
     vit[0].device_seconds = {"cpu": 1e6}
-    found = estimate(scheduler_of(text, records), count_flops=False)[0]
+    found = estimate(state_of(text, records), count_flops=False)[0]
     assert found.device_seconds == pytest.approx({"cpu": 2 * 6 * 8 * 3 * 0.5})
 
 
@@ -276,16 +276,16 @@ def test_early_stopping_costs_what_it_cost_so_far() -> None:
     for record in halves:  # stopped half way, for half the price
         record.status, record.history = "stopped", [evaluation(3)]
         record.device_seconds = {"cpu": 0.25 * 6 * 8 * 3}
-    scheduler = scheduler_of(text, records)
-    left = sum(scheduler.trainings_left(f"digits/vit/{share}") for share in ("50%", "100%"))
-    found = estimate(scheduler, count_flops=False)[0]
+    study = state_of(text, records)
+    left = sum(study.trainings_left(f"digits/vit/{share}") for share in ("50%", "100%"))
+    found = estimate(study, count_flops=False)[0]
     assert found.device_seconds == pytest.approx({"cpu": left * 0.75 * 6 * 8 * 3 * 0.5})
 
 
 @pytest.mark.parametrize(("gpus", "kind"), [(0, "cpu"), (1, ASSUMED_GPU)])
 def test_without_a_trial_it_is_counted_from_flops_and_says_so(gpus: float, kind: str) -> None:
     text = experiment_text(train={"gpus_per_worker": gpus})
-    found = estimate(scheduler_of(text, {}), count_flops=True)
+    found = estimate(state_of(text, {}), count_flops=True)
     assert [each.model for each in found] == ["vit", "semi-vit"]
     for each in found:
         assert each.basis == "from FLOPs, within a factor of 3 or so"
@@ -305,7 +305,7 @@ def test_flops_of_vit_base_take_what_is_known_of_it() -> None:
     text = text.replace("depth: 1", "depth: 12").replace("num_heads: 2", "num_heads: 12")
     text = text.replace("steps: 6", "steps: 100").replace("batch_size: 8", "batch_size: 1024")
     text = text + "train: {gpus_per_worker: 1, precision: bf16}\n"
-    found = estimate(scheduler_of(text, {}), count_flops=True)[0]
+    found = estimate(state_of(text, {}), count_flops=True)[0]
     expected = 6 * 100 * 1024 * 3 * 35.1e9 / (0.3 * 70e12)
     assert found.device_seconds == pytest.approx({ASSUMED_GPU: expected}, rel=0.03)
 
@@ -330,8 +330,8 @@ def test_hours_as_people_read_them() -> None:
 
 def test_all_that_the_ledger_has_was_spent() -> None:
     records = timed(ran(experiment_text())[0], 0.5)
-    facts = scheduler_of(experiment_text(), records).facts
-    assert spent(facts)["cpu"] == sum(r.device_seconds["cpu"] for r in records.values())
+    study = state_of(experiment_text(), records)
+    assert spent(study)["cpu"] == sum(r.device_seconds["cpu"] for r in records.values())
 
 
 def test_records_of_before_there_were_device_seconds_teach_nothing(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_records_of_before_there_were_device_seconds_teach_nothing(tmp_path: Pat
     content = json.loads(record.model_dump_json())
     del content["device_seconds"]
     assert Record.model_validate(content).device_seconds == {}
-    assert sample_of(record.spec, 6, {}) is None
+    assert cost_sample(record.spec, 6, {}) is None
 
 
 # A training says where it stands.

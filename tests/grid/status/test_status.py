@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console, RenderableType
 from tests.helpers.command import semigrid
 from tests.helpers.experiments import experiment_text, plan_of
+from tests.helpers.scheduling import scheduler_of
 
 from semigrid.data.storage import Storage
 from semigrid.grid.status import show, snapshot
@@ -47,7 +48,7 @@ def dead_pid() -> int:
 
 @pytest.fixture
 def scheduler() -> Scheduler:
-    return Scheduler(plan_of(experiment_text(prices={"cpu": 0.04})), {}, lambda _: False)
+    return scheduler_of(plan_of(experiment_text(prices={"cpu": 0.04})))
 
 
 def test_a_running_trial_says_how_far_it_is_and_how_long_it_takes() -> None:
@@ -106,7 +107,7 @@ def test_a_live_view_leaves_snapshots_and_takes_them_away(
     monkeypatch.setattr(snapshot, "WRITE_SECONDS", 0.05)
     storage = Storage(tmp_path)
     view = LiveView(quiet())
-    view.attach(scheduler, storage)
+    view.attach(scheduler.study, storage)
     job = scheduler.next()
     assert job is not None
     with view:
@@ -129,10 +130,10 @@ def test_a_worker_groups_progress_comes_from_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshot, "WRITE_SECONDS", 0.05)
-    scheduler = Scheduler(plan_of(experiment_text(train={"workers": 2})), {}, lambda _: False)
+    scheduler = scheduler_of(plan_of(experiment_text(train={"workers": 2})))
     storage = Storage(tmp_path)
     view = LiveView(quiet())
-    view.attach(scheduler, storage)
+    view.attach(scheduler.study, storage)
     job = scheduler.next()
     assert job is not None
     left_by_an_earlier_run = Meter(storage.folder("checkpoints", job.spec.id), {"cpu": 2})
@@ -153,7 +154,7 @@ def test_a_view_that_cannot_write_stops_nothing(
     monkeypatch.setattr(snapshot, "WRITE_SECONDS", 0.02)
     (tmp_path / "file").write_text("in the way")
     view = LiveView(quiet())
-    view.attach(scheduler, Storage(tmp_path / "file"))
+    view.attach(scheduler.study, Storage(tmp_path / "file"))
     with view:
         time.sleep(0.2)
         assert view._writer.is_alive()
@@ -162,7 +163,7 @@ def test_a_view_that_cannot_write_stops_nothing(
 def test_what_the_cluster_is_asked_for_is_shown_until_it_is_there(scheduler: Scheduler) -> None:
     console = quiet()
     view = LiveView(console)
-    view.attach(scheduler)
+    view.attach(scheduler.study)
     view.activity = "waiting for machines with 1 × 8 CPUs"
     for machines in ("2 × g5", "1 × g5", ""):
         view.asked(machines)
@@ -200,7 +201,7 @@ def test_nothing_to_follow(tmp_path: Path) -> None:
 
 def test_following_ends_with_the_run(scheduler: Scheduler, tmp_path: Path) -> None:
     storage, console = Storage(tmp_path), quiet()
-    snapshot.write(storage, snapshot.take(scheduler))
+    snapshot.write(storage, snapshot.take(scheduler.study))
     ending = threading.Timer(0.2, lambda: storage.delete(snapshot.FILE))
     ending.start()
     assert follow(storage, console, seconds=0.05)
@@ -209,7 +210,7 @@ def test_following_ends_with_the_run(scheduler: Scheduler, tmp_path: Path) -> No
 
 
 def test_a_terminal_shows_cells_trials_and_cost(scheduler: Scheduler, tmp_path: Path) -> None:
-    found = snapshot.take(scheduler)
+    found = snapshot.take(scheduler.study)
     found.running = [running(heard_at=150.0, step=1, total_steps=2)]
     found.started_at, found.seconds_left = found.written_at - 60, 90.0
     shown = printed(show.watch(found, found.written_at, silent=2, rows=40))
@@ -222,7 +223,7 @@ def test_a_run_that_died_is_told_from_one_that_is_silent(
     scheduler: Scheduler, tmp_path: Path
 ) -> None:
     storage, console = Storage(tmp_path), quiet()
-    found = snapshot.take(scheduler)
+    found = snapshot.take(scheduler.study)
     found.pid, found.written_at = dead_pid(), time.time() - 3725
     snapshot.write(storage, found)
     assert not follow(storage, console, seconds=0.01)
@@ -235,7 +236,7 @@ def test_a_run_that_died_is_told_from_one_that_is_silent(
 
 def test_silence_is_measured_by_the_readers_clock(scheduler: Scheduler, tmp_path: Path) -> None:
     storage, now = Storage(tmp_path), [1000.0]
-    found = snapshot.take(scheduler)
+    found = snapshot.take(scheduler.study)
     found.written_at = time.time() + 500  # the driver's clock is ahead
     snapshot.write(storage, found)
     follower = Follower(storage, clock=lambda: now[0])
@@ -260,7 +261,7 @@ def test_status_as_json_has_cells_cost_and_the_run(scheduler: Scheduler, tmp_pat
     file.write_text(experiment_text(storage=str(tmp_path / "s"), prices={"cpu": 0.04}))
     facts = json.loads(semigrid("status", str(file), "--json").stdout)
     assert facts["run"] is None and facts["cost"]["unknown"] == ["vit", "semi-vit"]
-    found = snapshot.take(scheduler)
+    found = snapshot.take(scheduler.study)
     found.running, found.host = [running(step=1, total_steps=6)], "elsewhere"
     snapshot.write(Storage(tmp_path / "s" / "small"), found)
     facts = json.loads(semigrid("status", str(file), "--json").stdout)
@@ -279,7 +280,7 @@ def test_watching_what_died_exits_with_1_and_what_never_ran_with_0(
     file.write_text(experiment_text(storage=str(tmp_path / "s")))
     done = semigrid("status", str(file), "--watch")
     assert done.returncode == 0 and "no run is at work here now" in done.stdout
-    found = snapshot.take(scheduler)
+    found = snapshot.take(scheduler.study)
     found.pid = dead_pid()
     snapshot.write(Storage(tmp_path / "s" / "small"), found)
     done = semigrid("status", str(file), "--watch")

@@ -1,16 +1,19 @@
 """Successive halving: rungs, cutoffs, and a search whose poor trials end early."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.helpers.experiments import changed, experiment_text, plan_of
-from tests.helpers.played import Facts, finished
+from tests.helpers.played import Trials, finished, has_finished
+from tests.helpers.scheduling import scheduler_of, study_of
 
 from semigrid.grid.study.halving import cutoffs, rungs
 from semigrid.grid.study.plan import Plan
-from semigrid.grid.study.scheduler import Job, Scheduler
+from semigrid.grid.study.state import Job
+from semigrid.grid.study.summary import TrialSummary
 from semigrid.trainers.choose import Cutoffs, course, stopped_at
 from semigrid.trainers.recipe import Recipe
 
@@ -89,22 +92,22 @@ def early(**search: Any) -> Plan:
     return plan
 
 
-def trained(job: Job) -> dict[str, Any]:
+def trained(job: Job) -> TrialSummary:
     """What a deterministic training under the job's cutoffs leaves: quality shows at every rung."""
     result = finished(job)
-    final = result["val"]["acc1"]
+    final = result.val["acc1"]
     steps = job.spec.recipe.evaluation_steps
     full = [(step, final * (i + 1) / len(steps), 1.0) for i, step in enumerate(steps)]
     end = stopped_at(full, job.cutoffs)
     if end is not None:
         full = [point for point in full if point[0] <= end]
-        return {**result, "status": "stopped", "course": full}
-    return {**result, "course": full}
+        return replace(result, status="stopped", course=tuple(full))
+    return replace(result, course=tuple(full))
 
 
-def play(plan: Plan, facts: Facts, slots: int, order: int) -> list[Job]:
+def play(plan: Plan, trials: Trials, slots: int, order: int) -> list[Job]:
     """Runs the plan with ``slots`` at a time; ``order`` says which of them ends first."""
-    scheduler = Scheduler(plan, facts, lambda i: facts.get(i, {}).get("status") == "finished")
+    scheduler = scheduler_of(plan, trials, lambda i: has_finished(trials, i))
     running: list[Job] = []
     jobs: list[Job] = []
     while not scheduler.done:
@@ -113,24 +116,25 @@ def play(plan: Plan, facts: Facts, slots: int, order: int) -> list[Job]:
         job = running.pop(order % len(running))
         result = trained(job)
         if job.kind == "measure":
-            result = facts[job.spec.id] | {"test": {"acc1": 1.0}}
+            result = replace(trials[job.spec.id], test={"acc1": 1.0})
+        trials[job.spec.id] = result
         scheduler.complete(job, result)
         jobs.append(job)
-    assert {s.state for s in scheduler.states.values()} == {"finished"}
+    assert {s.stage for s in scheduler.study.searches.values()} == {"finished"}
     return jobs
 
 
-def steps_of(facts: Facts) -> int:
-    return sum(f["course"][-1][0] for f in facts.values())
+def steps_of(trials: Trials) -> int:
+    return sum(t.course[-1][0] for t in trials.values())
 
 
 @settings(deadline=None, max_examples=30)
 @given(slots=st.integers(1, 9), order=st.integers(0, 7))
 def test_timing_changes_no_decision(slots: int, order: int) -> None:
     plan = early()
-    expected: Facts = {}
+    expected: Trials = {}
     play(plan, expected, 1, 0)
-    found: Facts = {}
+    found: Trials = {}
     jobs = play(plan, found, slots, order)
     assert found == expected
     assert len(jobs) == len({job.key for job in jobs})
@@ -138,71 +142,71 @@ def test_timing_changes_no_decision(slots: int, order: int) -> None:
 
 def test_poor_trials_end_early_and_the_published_recipe_never() -> None:
     plan = early()
-    facts: Facts = {}
-    play(plan, facts, 3, 0)
-    scheduler = Scheduler(plan, facts, lambda _: True)
-    for state in scheduler.states.values():
-        outcomes = [scheduler.outcome(trial) for trial in state.trials]
+    trials: Trials = {}
+    play(plan, trials, 3, 0)
+    scheduler = scheduler_of(plan, trials)
+    for state in scheduler.study.searches.values():
+        outcomes = [scheduler.study.outcome(trial) for trial in state.trials]
         assert len(outcomes) == 16
         assert outcomes[0] == "finished" and state.trials[0].cutoffs == {}
         assert outcomes.count("stopped") >= 9
         assert all(trial.cutoffs for trial in state.trials[1:])
-    whole: Facts = {}
+    whole: Trials = {}
     play(early(early_stopping=False), whole, 3, 0)
-    assert steps_of(facts) < steps_of(whole) / 2
+    assert steps_of(trials) < steps_of(whole) / 2
 
 
 def test_switched_off_later_the_stopped_ones_are_trained_to_the_end() -> None:
-    facts: Facts = {}
-    play(early(), facts, 2, 0)
-    stopped = {i for i, f in facts.items() if f["status"] == "stopped"}
-    known = set(facts)
-    jobs = play(early(early_stopping=False), facts, 2, 0)
+    trials: Trials = {}
+    play(early(), trials, 2, 0)
+    stopped = {i for i, t in trials.items() if t.status == "stopped"}
+    known = set(trials)
+    jobs = play(early(early_stopping=False), trials, 2, 0)
     again = {job.spec.id for job in jobs if job.kind == "train"} & known
     assert again and again <= stopped  # those that both searches suggest
-    assert all(facts[i]["status"] == "finished" for i in again)
+    assert all(trials[i].status == "finished" for i in again)
 
 
 def test_switched_on_later_the_result_is_that_of_a_run_that_had_it_from_the_start() -> None:
-    fresh: Facts = {}
+    fresh: Trials = {}
     play(early(), fresh, 2, 0)
-    facts: Facts = {}
-    play(early(early_stopping=False), facts, 2, 0)
-    play(early(), facts, 2, 0)
+    trials: Trials = {}
+    play(early(early_stopping=False), trials, 2, 0)
+    play(early(), trials, 2, 0)
 
-    def chosen(known: Facts) -> dict[str, Any]:
-        scheduler = Scheduler(early(), dict(known), lambda _: True)
+    def chosen(known: Trials) -> dict[str, Any]:
+        scheduler = scheduler_of(early(), known)
         return {
-            name: (state.winner, [scheduler.outcome(trial) for trial in state.trials])
-            for name, state in scheduler.states.items()
+            name: (state.winner, [scheduler.study.outcome(trial) for trial in state.trials])
+            for name, state in scheduler.study.searches.items()
         }
 
-    assert chosen(facts) == chosen(fresh)
+    assert chosen(trials) == chosen(fresh)
 
 
 def test_a_record_of_other_cutoffs_is_trained_again_only_if_it_ends_too_soon() -> None:
     plan = plan_of(changed("search", {"trials": 1}))
-    scheduler = Scheduler(plan, {}, lambda _: True)
-    trial = scheduler.states["digits/vit/50%"].trials[0]
+    study = study_of(plan)
+    trial = study.searches["digits/vit/50%"].trials[0]
     for limits, expected in [
         ({}, None),
         ({3: (60.0, 1.0)}, "stopped"),
         ({3: (40.0, 1.0)}, None),
     ]:
-        known: dict[str, Any] = {"status": "stopped", "course": [(3, 50.0, 1.0)]}
-        scheduler.facts[trial.spec.id] = known
+        stopped = TrialSummary("stopped", course=((3, 50.0, 1.0),))
+        study = replace(study, summaries={trial.id: stopped})
         cut: Cutoffs = limits
-        assert scheduler.outcome(type(trial)({}, trial.spec, cut)) == expected
+        assert study.outcome(replace(trial, cutoffs=cut)) == expected
 
 
 def test_a_cell_starts_with_the_winner_of_the_next_smaller_fraction() -> None:
     text = changed("grid.0.labels", ["100%", "25%", "50%"])
     plan = plan_of(text.replace("wave: 2", "wave: 2\n  warm_start: true"))
-    facts: Facts = {}
-    jobs = play(plan, facts, 4, 1)
-    scheduler = Scheduler(plan, facts, lambda _: True)
+    trials: Trials = {}
+    jobs = play(plan, trials, 4, 1)
+    scheduler = scheduler_of(plan, trials)
     followed = 0
-    for state in scheduler.states.values():
+    for state in scheduler.study.searches.values():
         neighbor = state.search.neighbor
         assert (neighbor is None) == (
             state.search.cell.labels
@@ -210,9 +214,10 @@ def test_a_cell_starts_with_the_winner_of_the_next_smaller_fraction() -> None:
         )
         if neighbor is None:
             continue
-        smaller = scheduler.states[neighbor]
+        smaller = scheduler.study.searches[neighbor]
         assert smaller.search.cell.labels < state.search.cell.labels
-        params = next(t.params for t in smaller.trials if t.spec == smaller.winner)
+        assert smaller.winner is not None
+        params = smaller.winner.params
         assert params in [trial.params for trial in state.trials[:2]]
         followed += params != {}
     assert followed  # some winner is not the published recipe, or this would show little
@@ -221,13 +226,13 @@ def test_a_cell_starts_with_the_winner_of_the_next_smaller_fraction() -> None:
 
 def test_a_collapsed_trial_is_no_measure_for_the_others() -> None:
     plan = early()
-    scheduler = Scheduler(plan, {}, lambda _: True)
-    published = scheduler.states["digits/vit/50%"].trials[0]
+    scheduler = scheduler_of(plan)
+    published = scheduler.study.searches["digits/vit/50%"].trials[0]
     (job,) = [j for j in scheduler.ready() if j.spec.id == published.spec.id]
     steps = job.spec.recipe.evaluation_steps
-    course_of_it = [(step, 99.0, 0.1) for step in steps[:-1]]  # good, until it led to nothing
-    ended = {**finished(job), "status": "collapsed", "val": {}, "course": course_of_it}
+    good = tuple((step, 99.0, 0.1) for step in steps[:-1])  # until it led to nothing
+    ended = TrialSummary("collapsed", course=good)
     scheduler.start(job)
     scheduler.complete(job, ended)
-    wave = scheduler.states["digits/vit/50%"].trials[1:]
+    wave = scheduler.study.searches["digits/vit/50%"].trials[1:]
     assert len(wave) == 4 and all(trial.cutoffs == {} for trial in wave)

@@ -1,16 +1,15 @@
-"""What trains next, driven by facts such as a ledger holds; the training itself is played."""
+"""What trains next, driven by trials such as a ledger holds; the training itself is played."""
 
 from tests.helpers.experiments import changed, experiment_text, plan_of
-from tests.helpers.played import Facts, finished, play
-
-from semigrid.grid.study.scheduler import Scheduler
+from tests.helpers.played import Trials, diverged, finished, play
+from tests.helpers.scheduling import scheduler_of
 
 
 def test_the_same_trials_and_winners_whatever_the_concurrency_and_the_order_of_ends() -> None:
     outcomes = []
     for slots, seed in [(1, 0), (2, 1), (3, 2), (8, 3)]:
         scheduler, jobs = play(plan_of(experiment_text(seeds=2)), {}, slots, seed)
-        winners = {name: s.winner.id for name, s in scheduler.states.items() if s.winner}
+        winners = {name: s.winner.id for name, s in scheduler.study.searches.items() if s.winner}
         outcomes.append((winners, {job.key for job in jobs}))
     assert all(outcome == outcomes[0] for outcome in outcomes)
     assert len(outcomes[0][0]) == 4
@@ -22,29 +21,29 @@ def test_interrupted_anywhere_and_resumed_trains_the_same_and_nothing_twice() ->
     text = experiment_text(seeds=2)
     _, whole = play(plan_of(text), {}, slots=2)
     for cut in range(1, len(whole)):
-        facts: Facts = {}
-        _, first = play(plan_of(text), facts, slots=2, seed=cut, jobs=cut)
-        scheduler, second = play(plan_of(text), facts, slots=2, seed=cut + 1)
+        trials: Trials = {}
+        _, first = play(plan_of(text), trials, slots=2, seed=cut, jobs=cut)
+        scheduler, second = play(plan_of(text), trials, slots=2, seed=cut + 1)
         keys = [job.key for job in first + second]
         assert len(keys) == len(set(keys))
         assert set(keys) == {job.key for job in whole}
-        assert all(s.state == "finished" for s in scheduler.states.values())
+        assert all(s.stage == "finished" for s in scheduler.study.searches.values())
 
 
 def test_a_finished_plan_has_nothing_to_do() -> None:
-    facts: Facts = {}
-    play(plan_of(experiment_text()), facts, slots=2)
-    scheduler, jobs = play(plan_of(experiment_text()), facts, slots=2)
+    trials: Trials = {}
+    play(plan_of(experiment_text()), trials, slots=2)
+    scheduler, jobs = play(plan_of(experiment_text()), trials, slots=2)
     assert scheduler.done and jobs == []
 
 
 def test_a_child_waits_for_its_parents_winner_and_starts_from_it() -> None:
     scheduler, jobs = play(plan_of(experiment_text(seeds=2)), {}, slots=4)
     ended = [job.key for job in jobs]
-    for name, state in scheduler.states.items():
+    for name, state in scheduler.study.searches.items():
         if state.search.parent is None:
             continue
-        parent = scheduler.states[state.search.parent.name]
+        parent = scheduler.study.searches[state.search.parent.name]
         for seed, spec in state.by_seed.items():
             assert spec.parent == parent.by_seed[seed].id, name
             assert ended.index(("train", spec.parent)) < ended.index(("train", spec.id))
@@ -52,7 +51,7 @@ def test_a_child_waits_for_its_parents_winner_and_starts_from_it() -> None:
 
 def test_a_child_is_searched_while_its_parents_other_seeds_are_trained() -> None:
     grid = [{"model": "semi-vit", "labels": ["50%"]}]
-    scheduler = Scheduler(plan_of(experiment_text(seeds=3, grid=grid)), {}, lambda _: True)
+    scheduler = scheduler_of(plan_of(experiment_text(seeds=3, grid=grid)))
     parent, child = "digits/vit/50%", "digits/semi-vit/50%/100%"
 
     def do_all_but_seeds_of_the_parent() -> None:
@@ -62,26 +61,28 @@ def test_a_child_is_searched_while_its_parents_other_seeds_are_trained() -> None
             scheduler.complete(scheduler.start(jobs[0]), finished(jobs[0]))
 
     do_all_but_seeds_of_the_parent()
-    assert scheduler.states[parent].state == "seeds"
-    assert scheduler.states[child].winner is not None
+    assert scheduler.study.searches[parent].stage == "seeds"
+    assert scheduler.study.searches[child].winner is not None
     assert sorted(job.spec.seed for job in scheduler.ready()) == [1, 2]
-    assert scheduler.trainings_left(child) == scheduler.trainings_left(parent) == 2
+    assert scheduler.study.trainings_left(child) == scheduler.study.trainings_left(parent) == 2
     second = next(job for job in scheduler.ready() if job.spec.seed == 2)
     scheduler.complete(scheduler.start(second), finished(second))
     own = [job for job in scheduler.ready() if job.search.name == child]
     assert [(job.spec.seed, job.spec.parent) for job in own] == [(2, second.spec.id)]
     do_all_but_seeds_of_the_parent()
-    assert scheduler.states[child].state == "seeds"  # nothing is measured before all are trained
+    assert (
+        scheduler.study.searches[child].stage == "seeds"
+    )  # nothing is measured before all are trained
     first = next(scheduler.ready())
     scheduler.complete(scheduler.start(first), None, "out of luck")
-    assert scheduler.states[parent].state == "failed"
-    assert scheduler.states[child].state == "blocked"
+    assert scheduler.study.searches[parent].stage == "failed"
+    assert scheduler.study.searches[child].stage == "blocked"
     assert scheduler.done
 
 
 def test_a_childs_seed_starts_with_its_parents_whatever_else_of_it_runs() -> None:
     grid = [{"model": "semi-vit", "labels": ["50%"]}]
-    scheduler = Scheduler(plan_of(experiment_text(seeds=3, grid=grid)), {}, lambda _: True)
+    scheduler = scheduler_of(plan_of(experiment_text(seeds=3, grid=grid)))
     parent, child = "digits/vit/50%", "digits/semi-vit/50%/100%"
     while jobs := [job for job in scheduler.ready() if not job.spec.seed]:
         scheduler.complete(scheduler.start(jobs[0]), finished(jobs[0]))
@@ -97,26 +98,26 @@ def test_a_childs_seed_starts_with_its_parents_whatever_else_of_it_runs() -> Non
 
 def test_a_parent_that_cannot_be_measured_can_be_started_from() -> None:
     grid = [{"model": "vit", "labels": ["50%"]}, {"model": "semi-vit", "labels": ["50%"]}]
-    scheduler = Scheduler(plan_of(experiment_text(grid=grid)), {}, lambda _: True)
+    scheduler = scheduler_of(plan_of(experiment_text(grid=grid)))
     parent, child = "digits/vit/50%", "digits/semi-vit/50%/100%"
     while job := scheduler.next():
         broken = job.kind == "measure" and job.search.name == parent
         scheduler.complete(job, None if broken else finished(job), "a bad disk" if broken else None)
-    assert scheduler.states[parent].state == "failed"
-    assert scheduler.states[child].state == "finished"
+    assert scheduler.study.searches[parent].stage == "failed"
+    assert scheduler.study.searches[child].stage == "finished"
 
 
 def test_only_winners_are_measured_on_test_and_each_once() -> None:
     scheduler, jobs = play(plan_of(experiment_text(seeds=3)), {}, slots=3)
     measured = [job.spec.id for job in jobs if job.kind == "measure"]
-    chosen = [s.id for state in scheduler.states.values() for s in state.by_seed.values()]
+    chosen = [s.id for state in scheduler.study.searches.values() for s in state.by_seed.values()]
     assert sorted(measured) == sorted(chosen)
 
 
 def test_the_winner_is_the_best_on_val() -> None:
     scheduler, _ = play(plan_of(experiment_text()), {}, slots=2)
-    for state in scheduler.states.values():
-        scores = {t.spec.id: scheduler.facts[t.spec.id]["val"]["acc1"] for t in state.trials}
+    for state in scheduler.study.searches.values():
+        scores = {t.spec.id: scheduler.study.summaries[t.id].val["acc1"] for t in state.trials}
         assert state.winner is not None
         assert scores[state.winner.id] == max(scores.values())
 
@@ -124,67 +125,62 @@ def test_the_winner_is_the_best_on_val() -> None:
 def test_every_seed_runs_the_winners_recipe() -> None:
     scheduler, _ = play(plan_of(experiment_text(seeds=3)), {}, slots=2)
     searched = 0
-    for state in scheduler.states.values():
+    for state in scheduler.study.searches.values():
         assert state.winner is not None and set(state.by_seed) == {0, 1, 2}
         assert {spec.seed for spec in state.by_seed.values()} == {0, 1, 2}
-        assert all(spec.recipe == state.winner.recipe for spec in state.by_seed.values())
+        assert all(spec.recipe == state.winner.spec.recipe for spec in state.by_seed.values())
         searched += state.winner.id != state.trials[0].spec.id
     assert searched  # some winner is not the published recipe, or this would show nothing
 
 
 def test_a_failure_blocks_children_and_nothing_else_and_is_tried_again_by_the_next_run() -> None:
-    facts: Facts = {}
+    trials: Trials = {}
     plan = plan_of(experiment_text())
-    scheduler, _ = play(plan, facts, slots=2, fail="digits/vit/50%")
-    states = {name: s.state for name, s in scheduler.states.items()}
+    scheduler, _ = play(plan, trials, slots=2, fail="digits/vit/50%")
+    states = {name: s.stage for name, s in scheduler.study.searches.items()}
     assert states == {
         "digits/vit/50%": "failed",
         "digits/vit/100%": "finished",
         "digits/semi-vit/50%/100%": "blocked",
         "digits/semi-vit/100%/100%": "finished",
     }
-    assert "digits/vit/50%" in str(scheduler.states["digits/semi-vit/50%/100%"].failure)
-    scheduler, jobs = play(plan, facts, slots=2)
-    assert all(s.state == "finished" for s in scheduler.states.values())
+    assert "digits/vit/50%" in str(scheduler.study.searches["digits/semi-vit/50%/100%"].failure)
+    scheduler, jobs = play(plan, trials, slots=2)
+    assert all(s.stage == "finished" for s in scheduler.study.searches.values())
     assert {job.search.cell.labels for job in jobs} == {plan.cells[0].labels}
 
 
 def test_a_diverged_trial_is_a_result_that_cannot_win() -> None:
     plan = plan_of(experiment_text(grid=[{"model": "vit", "labels": ["50%"]}]))
-    scheduler = Scheduler(plan, {}, lambda _: True)
+    scheduler = scheduler_of(plan)
     first = True
     while job := scheduler.next():
-        result = finished(job)
-        if first:
-            result |= {"status": "diverged", "val": {}}
+        scheduler.complete(job, diverged(job) if first else finished(job))
         first = False
-        scheduler.complete(job, result)
-    state = scheduler.states["digits/vit/50%"]
-    assert state.state == "finished" and len(state.trials) == 3
+    state = scheduler.study.searches["digits/vit/50%"]
+    assert state.stage == "finished" and len(state.trials) == 3
     assert state.winner is not None and state.winner.id != state.trials[0].spec.id
 
 
 def test_all_trials_diverged_fails_the_cell() -> None:
     plan = plan_of(experiment_text(grid=[{"model": "vit", "labels": ["50%"]}]))
-    scheduler = Scheduler(plan, {}, lambda _: True)
+    scheduler = scheduler_of(plan)
     while job := scheduler.next():
-        scheduler.complete(
-            job, finished(job) | {"status": "diverged", "val": {}, "error": "too fast"}
-        )
-    failure = scheduler.states["digits/vit/50%"].failure
+        scheduler.complete(job, diverged(job))
+    failure = scheduler.study.searches["digits/vit/50%"].failure
     assert failure == "every trial diverged or collapsed, the first: too fast"
 
 
 def test_more_trials_fractions_and_seeds_train_only_what_is_new() -> None:
-    facts: Facts = {}
-    _, before = play(plan_of(experiment_text()), facts, slots=2)
+    trials: Trials = {}
+    _, before = play(plan_of(experiment_text()), trials, slots=2)
     done = {job.key for job in before}
     for text, new_cells in [
         (changed("grid.0.labels", ["50%", "75%", "100%"]), {"digits/vit/75%"}),
         (changed("search.trials", 5), None),
         (experiment_text(seeds=2), None),
     ]:
-        _, jobs = play(plan_of(text), dict(facts), slots=2)
+        _, jobs = play(plan_of(text), dict(trials), slots=2)
         assert not {job.key for job in jobs if job.kind == "train"} & done
         if new_cells is not None:
             assert {job.search.name for job in jobs} == new_cells
@@ -192,28 +188,28 @@ def test_more_trials_fractions_and_seeds_train_only_what_is_new() -> None:
 
 def test_losers_are_those_that_no_search_chose() -> None:
     scheduler, _ = play(plan_of(experiment_text(seeds=2)), {}, slots=2)
-    chosen = {s.id for state in scheduler.states.values() for s in state.by_seed.values()}
-    trained = {t.spec.id for state in scheduler.states.values() for t in state.trials}
+    chosen = {s.id for state in scheduler.study.searches.values() for s in state.by_seed.values()}
+    trained = {t.spec.id for state in scheduler.study.searches.values() for t in state.trials}
     assert set(scheduler.losers()) == trained - chosen
 
 
 def test_a_winner_whose_weights_are_gone_is_trained_again() -> None:
-    facts: Facts = {}
-    scheduler, _ = play(plan_of(experiment_text()), facts, slots=2)
-    lost = {spec.id for s in scheduler.states.values() if (spec := s.winner)}
+    trials: Trials = {}
+    scheduler, _ = play(plan_of(experiment_text()), trials, slots=2)
+    lost = {winner.id for s in scheduler.study.searches.values() if (winner := s.winner)}
     kept: set[str] = set()
 
     def weights(trial_id: str) -> bool:
         return trial_id in kept or trial_id not in lost
 
-    again = Scheduler(plan_of(experiment_text()), facts, weights)
+    again = scheduler_of(plan_of(experiment_text()), trials, weights)
     trained = []
     while job := again.next():
         kept.add(job.spec.id)
         trained.append(job.spec.id)
         again.complete(job, finished(job))
     assert lost <= set(trained)
-    assert all(s.state == "finished" for s in again.states.values())
+    assert all(s.stage == "finished" for s in again.study.searches.values())
 
 
 def test_a_child_whose_failed_parent_lost_its_weights_does_not_try_for_ever() -> None:
@@ -226,7 +222,7 @@ def test_a_child_whose_failed_parent_lost_its_weights_does_not_try_for_ever() ->
             ],
         )
     )
-    scheduler = Scheduler(plan, {}, lambda _: True)
+    scheduler = scheduler_of(plan)
     train = scheduler.next()
     assert train is not None
     scheduler.complete(train, finished(train))
@@ -234,42 +230,41 @@ def test_a_child_whose_failed_parent_lost_its_weights_does_not_try_for_ever() ->
     if measure is not None and measure.kind != "measure":
         measure, child = child, measure
     assert measure is not None and child is not None and measure.kind == "measure"
-    scheduler.complete(measure, scheduler.facts[train.spec.id], "could not be measured")
+    scheduler.complete(measure, scheduler.study.summaries[train.spec.id], "could not be measured")
     for _ in range(3):
         scheduler.lose(child, train.spec.id, "damaged")
         if (again := scheduler.next()) is None:
             break
         child = again
     assert scheduler.done
-    assert scheduler.states["digits/vit/50%"].state == "failed"
-    assert scheduler.states["digits/semi-vit/50%/100%"].state in ("failed", "blocked")
+    assert scheduler.study.searches["digits/vit/50%"].stage == "failed"
+    assert scheduler.study.searches["digits/semi-vit/50%/100%"].stage in ("failed", "blocked")
 
 
 def test_a_cell_waits_for_the_next_run_where_its_neighbour_failed_by_accident() -> None:
     text = experiment_text(search={"trials": 3, "wave": 2, "warm_start": True})
-    expected: Facts = {}
+    expected: Trials = {}
     undisturbed, _ = play(plan_of(text), expected, slots=2)
-    facts: Facts = {}
-    scheduler, _ = play(plan_of(text), facts, slots=2, fail="digits/vit/50%")
-    state = scheduler.states["digits/vit/100%"]
-    assert state.state == "blocked" and "starts with the winner of digits/vit/50%" in str(
+    trials: Trials = {}
+    scheduler, _ = play(plan_of(text), trials, slots=2, fail="digits/vit/50%")
+    state = scheduler.study.searches["digits/vit/100%"]
+    assert state.stage == "blocked" and "starts with the winner of digits/vit/50%" in str(
         state.failure
     )
-    scheduler, _ = play(plan_of(text), facts, slots=2)
-    for name, found in scheduler.states.items():
-        assert found.state == "finished"
-        assert found.winner == undisturbed.states[name].winner
-    assert facts.keys() == expected.keys()  # nothing was trained that the search does not need
+    scheduler, _ = play(plan_of(text), trials, slots=2)
+    for name, found in scheduler.study.searches.items():
+        assert found.stage == "finished"
+        assert found.winner == undisturbed.study.searches[name].winner
+    assert trials.keys() == expected.keys()  # nothing was trained that the search does not need
 
 
 def test_a_cell_goes_on_alone_where_its_neighbour_found_no_winner_for_good() -> None:
     text = experiment_text(
         search={"trials": 2, "warm_start": True}, grid=[{"model": "vit", "labels": ["50%", "100%"]}]
     )
-    scheduler = Scheduler(plan_of(text), {}, lambda _: True)
+    scheduler = scheduler_of(plan_of(text))
     while job := scheduler.next():
-        diverged = {"status": "diverged", "val": {}, "error": "too fast"}
         small = job.search.name == "digits/vit/50%"
-        scheduler.complete(job, finished(job) | (diverged if small else {}))
-    assert scheduler.states["digits/vit/50%"].state == "failed"
-    assert scheduler.states["digits/vit/100%"].state == "finished"
+        scheduler.complete(job, diverged(job) if small else finished(job))
+    assert scheduler.study.searches["digits/vit/50%"].stage == "failed"
+    assert scheduler.study.searches["digits/vit/100%"].stage == "finished"

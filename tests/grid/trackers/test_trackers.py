@@ -23,12 +23,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from tests.helpers.experiments import experiment_text, plan_of
 from tests.helpers.in_process import Grid
+from tests.helpers.scheduling import study_of
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.ledger import Record
-from semigrid.grid.study.scheduler import Job, Scheduler
+from semigrid.grid.study.state import Job, StudyState
 from semigrid.grid.trackers.create import check_trackers, create_trackers
 from semigrid.grid.trackers.tracker import Run, Trackers
 
@@ -58,15 +59,15 @@ class TrackedGrid(Grid):
 def track(grid: Grid, said: list[str]) -> Trackers:
     """What a driver makes at its start, in a grid's folder."""
     return create_trackers(
-        grid.scheduler,
+        grid.study,
         grid.ledger.storage,
         grid.ledger.read_all(),
         said.append,
     )
 
 
-def nothing_done(text: str) -> Scheduler:
-    return Scheduler(plan_of(text), {}, lambda trial_id: True)
+def nothing_done(text: str) -> StudyState:
+    return study_of(plan_of(text))
 
 
 def job_of(grid: Grid, record: Record) -> Job:
@@ -120,9 +121,9 @@ def shown(path: Path) -> dict[str, dict[str, tuple[Any, ...]]]:
 
 def test_each_cell_is_a_study_with_the_trials_of_its_search(left: TrackedGrid) -> None:
     found = studies(journal(left))
-    assert found.keys() == left.scheduler.states.keys()
+    assert found.keys() == left.study.searches.keys()
     outcomes = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
-    for name, state in left.scheduler.states.items():
+    for name, state in left.study.searches.items():
         by_id = {trial.user_attrs["trial"]: trial for trial in found[name]}
         assert by_id.keys() == {trial.spec.id for trial in state.trials}  # and no other seed
         for trial in state.trials:
@@ -202,10 +203,10 @@ def test_a_study_says_what_the_search_says_when_the_file_changes_its_mind(copied
     # asked for early stopping again, the search counts them as stopped, and so does its study
     back = TrackedGrid(TEXT, copied, said).run_tracked()
     assert back.scheduler.trained == [] and said == []
-    for name, state in back.scheduler.states.items():
+    for name, state in back.study.searches.items():
         found = shown(journal(back))[name]
         for trial in state.trials:
-            stopped = back.scheduler.outcome(trial) == "stopped"
+            stopped = back.study.outcome(trial) == "stopped"
             assert (found[trial.spec.id][0] is TrialState.PRUNED) == stopped
 
 
@@ -216,14 +217,14 @@ def test_a_trial_that_failed_is_shown_so_until_it_is_trained(
     broken = {"status": "failed", "history": [], "speed": [], "val": {}, "test": None}
     failed = record.model_copy(update=broken | {"error": "OSError: disk full"})
     said: list[str] = []
-    trackers = create_trackers(left.scheduler, Storage(tmp_path), {}, said.append)
+    trackers = create_trackers(left.study, Storage(tmp_path), {}, said.append)
     trackers.evaluated(job_of(left, record), record.history[0])
     trackers.ended(job_of(left, record), failed)
     trackers.close()
     assert shown(tmp_path / "optuna" / "journal.log")[record.cell][record.id][0] is TrialState.FAIL
     events = tmp_path / "tensorboard" / record.cell / record.id
     assert [step for step, _ in scalars(events)["val_ema/ce"]] == [3]  # how far it came
-    trackers = create_trackers(left.scheduler, Storage(tmp_path), {}, said.append)
+    trackers = create_trackers(left.study, Storage(tmp_path), {}, said.append)
     trackers.evaluated(job_of(left, record), record.history[1])
     trackers.ended(job_of(left, record), record)
     trackers.close()
@@ -262,14 +263,14 @@ def test_an_interrupted_trials_events_are_written_whole_at_its_end(
 ) -> None:
     record = next(r for r in left.records.values() if len(r.history) == 2 and r.test is None)
     job, storage = job_of(left, record), Storage(tmp_path)
-    first = create_trackers(left.scheduler, storage, {}, print)
+    first = create_trackers(left.study, storage, {}, print)
     tunes = {"total_steps": 6, "config/request/CPU": 1.0, "device_seconds/cpu": 3.0, "pid": 7}
     first.evaluated(job, {**record.history[0], **tunes})
     first.close()  # the driver dies here
     live = scalars(tmp_path / "tensorboard" / record.cell / record.id)
     assert live["train/loss"] == [(3, pytest.approx(record.history[0]["loss"]))]
     assert not any("request" in tag or "device" in tag or "pid" in tag for tag in live)
-    second = create_trackers(left.scheduler, storage, {}, print)
+    second = create_trackers(left.study, storage, {}, print)
     second.evaluated(job, record.history[1])
     second.ended(job, record)
     second.close()
@@ -301,7 +302,7 @@ def test_a_folder_that_is_away_is_waited_for_and_not_made(
     home, away = tmp_path / "home", tmp_path / "away"
     storage, said = Storage(home, patience=60), []
     Storage(home).write("experiment.yaml", b"")
-    trackers = create_trackers(left.scheduler, storage, {}, said.append)
+    trackers = create_trackers(left.study, storage, {}, said.append)
     record = next(r for r in left.records.values() if r.test is None)
     while not (home / "optuna" / "journal.log").exists():
         time.sleep(0.01)
@@ -354,7 +355,7 @@ def test_optuna_dashboard_lists_the_studies(left: TrackedGrid) -> None:
         page = urllib.request.urlopen(f"{address}/dashboard", timeout=20).read()
         assert b"Optuna" in page
         listed = fetch(f"{address}/api/studies")["study_summaries"]
-        assert {study["study_name"] for study in listed} == left.scheduler.states.keys()
+        assert {study["study_name"] for study in listed} == left.study.searches.keys()
         trials = fetch(f"{address}/api/studies/{listed[0]['study_id']}?after=0")["trials"]
         assert len(trials) == 4
 
@@ -397,11 +398,11 @@ def test_mlflow_gets_one_run_a_trial_also_when_it_is_told_again(
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
-    scheduler = nothing_done(TEXT + "trackers: [mlflow]\n")
+    study = nothing_done(TEXT + "trackers: [mlflow]\n")
     records = [r for r in left.records.values() if r.test is not None][:2]
     said: list[str] = []
     for _ in range(2):
-        trackers = create_trackers(scheduler, Storage(tmp_path), {}, said.append)
+        trackers = create_trackers(study, Storage(tmp_path), {}, said.append)
         for record in records:
             trackers.evaluated(job_of(left, record), record.history[0])
             trackers.ended(job_of(left, record), record)
@@ -409,7 +410,7 @@ def test_mlflow_gets_one_run_a_trial_also_when_it_is_told_again(
     records.append(next(r for r in left.records.values() if r not in records and r.test))
     for _ in range(2):  # the last one ended while nobody followed
         past = {record.id: record for record in records}
-        create_trackers(scheduler, Storage(tmp_path), past, said.append).close()
+        create_trackers(study, Storage(tmp_path), past, said.append).close()
     assert said == []
     client = MlflowClient()
     experiment = client.get_experiment_by_name("small")
@@ -424,7 +425,7 @@ def test_mlflow_gets_one_run_a_trial_also_when_it_is_told_again(
         history = client.get_metric_history(run.info.run_id, "ema_acc1")
         assert [point.step for point in history] == [int(e["step"]) for e in record.history]
         assert float(run.data.params["base_lr"]) == record.spec.recipe.base_lr
-    again = create_trackers(scheduler, Storage(tmp_path), {}, said.append)
+    again = create_trackers(study, Storage(tmp_path), {}, said.append)
     again.evaluated(job_of(left, records[0]), records[0].history[0])  # it is trained once more
     again.close()
     states = {
@@ -438,16 +439,16 @@ def test_wandb_writes_a_run_a_trial(
     left: TrackedGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    scheduler = nothing_done(TEXT + "trackers: [wandb]\n")
+    study = nothing_done(TEXT + "trackers: [wandb]\n")
     records = [r for r in left.records.values() if r.test is None][:2]
     said: list[str] = []
-    trackers = create_trackers(scheduler, Storage(tmp_path), {}, said.append)
+    trackers = create_trackers(study, Storage(tmp_path), {}, said.append)
     trackers.evaluated(job_of(left, records[0]), records[0].history[0])
     trackers.ended(job_of(left, records[0]), records[0])
     trackers.close()
     # the second ended while nobody followed; the first is not written once more
     past = {record.id: record for record in records}
-    create_trackers(scheduler, Storage(tmp_path), past, said.append).close()
+    create_trackers(study, Storage(tmp_path), past, said.append).close()
     assert said == []
     folders = [path.name for path in (tmp_path / "wandb" / "wandb").glob("offline-run-*")]
     assert len(folders) == 2
@@ -583,7 +584,7 @@ def test_a_tracker_that_is_not_installed_is_refused_with_what_to_install(
 
 def test_a_bucket_keeps_no_event_files_and_says_so(left: TrackedGrid) -> None:
     said: list[str] = []
-    create_trackers(left.scheduler, Storage("memory://bucket"), {}, said.append).close()
+    create_trackers(left.study, Storage("memory://bucket"), {}, said.append).close()
     assert said == [
         "trackers: optuna and tensorboard need a local folder, not memory:///bucket: left out"
     ]

@@ -1,0 +1,244 @@
+"""How searches move through their stages: the study state as a function of plan and ledger."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from semigrid.grid.study.halving import cutoffs
+from semigrid.grid.study.plan import Plan
+from semigrid.grid.study.search import Tried, space_of, suggest_wave
+from semigrid.grid.study.state import Job, SearchState, StudyState, Trial, goals_of
+from semigrid.grid.study.summary import COLLAPSED, TrialSummary
+from semigrid.trainers.choose import Cutoffs, is_better, stopped_at
+from semigrid.trainers.trial import TrialSpec
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Derives the state of every search; asks for files and suggestions, decides nothing itself.
+
+    Args:
+        has_weights: whether the weights of a finished trial are there, by its id.
+        has_predictions: whether the predictions of an evaluated trial are there, by its id.
+        suggest: ``suggest_wave``, or the same with a memory.
+    """
+
+    has_weights: Callable[[str], bool]
+    has_predictions: Callable[[str], bool] = lambda trial_id: True
+    suggest: Callable[..., list[dict[str, float]]] = suggest_wave
+
+    def assess(
+        self,
+        plan: Plan,
+        summaries: Mapping[str, TrialSummary],
+        only: Collection[str] | None = None,
+    ) -> StudyState:
+        """The state of a plan with these trials in its ledger; ``only`` as in ``goals_of``."""
+        searches = {search.name: SearchState(search) for search in plan.searches}
+        return self.advance(StudyState(plan, summaries, searches, goals_of(plan, only)))
+
+    def advance(self, study: StudyState, changed: str | None = None) -> StudyState:
+        """The state with all searches moved on as far as the summaries allow.
+
+        Args:
+            changed: the trial whose end is new; searches that it does not concern stay as they
+                are, unless they wait for others.
+        """
+        searches = dict(study.searches)
+        study = replace(study, searches=searches)
+        for search in study.plan.searches:  # parents come first
+            state = searches[search.name]
+            if not state.ended and _concerns(study, state, changed):
+                searches[search.name] = self._advance(study, replace(state, pending=()))
+        return study
+
+    def _advance(self, study: StudyState, state: SearchState) -> SearchState:
+        parent = _parent(study, state)
+        if parent is not None:
+            # a parent that could not be evaluated is trained, and can be started from
+            if parent.stage in ("failed", "blocked") and not parent.by_seed:
+                failure = f"starts from {parent.search.name}, which is {parent.stage}"
+                return replace(state, stage="blocked", failure=failure, hopeless=parent.hopeless)
+            if parent.winner is None:
+                return state
+        neighbor = _neighbor(study, state)
+        if neighbor is not None and neighbor.winner is None and not neighbor.hopeless:
+            if neighbor.ended:  # the next run may find its winner, and would search anew with it
+                name = neighbor.search.name
+                failure = f"starts with the winner of {name}, which is {neighbor.stage}"
+                return replace(state, stage="blocked", failure=failure)
+            return state
+        if state.winner is None:
+            state = self._search(study, replace(state, stage="searching"), parent)
+        if state.winner is not None and not state.pending:
+            state = self._train_seeds(study, replace(state, stage="seeds"), parent)
+        if state.by_seed and not state.pending:
+            state = self._measure(study, replace(state, stage="measuring"))
+        return state
+
+    def _search(
+        self, study: StudyState, state: SearchState, parent: SearchState | None
+    ) -> SearchState:
+        parent_id = parent.winner.id if parent and parent.winner else None
+        while True:
+            if failure := _first_failure(study, (trial.spec for trial in state.trials)):
+                return replace(state, stage="failed", failure=failure)
+            missing = [trial for trial in state.trials if study.outcome(trial) is None]
+            if missing:
+                jobs = (Job("train", t.spec, state.search, t.cutoffs) for t in missing)
+                return replace(state, pending=tuple(jobs))
+            left = study.plan.trials - len(state.trials)
+            if left <= 0:
+                return self._choose_winner(study, state)
+            wave = self._next_wave(study, state, parent_id, left)
+            state = replace(state, trials=(*state.trials, *wave))
+
+    def _next_wave(
+        self, study: StudyState, state: SearchState, parent_id: str | None, left: int
+    ) -> list[Trial]:
+        plan, config = study.plan, study.plan.experiment.file.search
+        # the trial that the others are compared with goes first, alone
+        alone = config.early_stopping and not state.trials
+        suggestions = self.suggest(
+            state.search.name,
+            plan.recipe(state.search),
+            space_of(plan, state.search),
+            config.sampler,
+            [_tried(study, trial) for trial in state.trials],
+            1 if alone else min(config.wave, left),
+            identity=plan.spec(state.search, {}, 0, parent_id).id,
+            starts=_starts(study, state),
+        )
+        specs = [plan.spec(state.search, params, 0, parent_id) for params in suggestions]
+        return [
+            Trial(params, spec, _cutoffs(study, state, spec))
+            for params, spec in zip(suggestions, specs, strict=True)
+        ]
+
+    def _choose_winner(self, study: StudyState, state: SearchState) -> SearchState:
+        best: Trial | None = None
+        for trial in state.trials:
+            if study.outcome(trial) != "finished":
+                continue
+            val = study.summaries[trial.id].val
+            if best is None or is_better(val, study.summaries[best.id].val):
+                best = trial
+        if best is None:
+            error = study.summaries[state.trials[0].id].error
+            failure = f"every trial diverged or collapsed, the first: {error}"
+            return replace(state, stage="failed", failure=failure, hopeless=True)
+        if not self._has_weights(study, best.id):
+            # an earlier, larger search chose another winner and let these weights go
+            return replace(state, pending=(Job("train", best.spec, state.search),))
+        return replace(state, winner=best)
+
+    def _train_seeds(
+        self, study: StudyState, state: SearchState, parent: SearchState | None
+    ) -> SearchState:
+        assert state.winner is not None
+        seeds = {0: state.winner.spec}
+        for seed in range(1, study.plan.experiment.file.seeds):
+            parent_id = parent.seeds[seed].id if parent else None
+            seeds[seed] = study.plan.spec(state.search, state.winner.params, seed, parent_id)
+        state = replace(state, seeds=seeds)
+        failure = _first_failure(study, seeds.values()) or _first_collapse(study, seeds)
+        if failure:
+            return replace(state, stage="failed", failure=failure)
+        missing = {
+            seed: spec
+            for seed, spec in seeds.items()
+            if study.settled(spec.id) is None or not self._has_weights(study, spec.id)
+        }
+        jobs = (
+            Job("train", spec, state.search)
+            for seed, spec in missing.items()
+            if parent is None or parent.seeds[seed] not in parent.missing
+        )
+        return replace(
+            state,
+            by_seed={} if missing else seeds,
+            missing=tuple(missing.values()),
+            pending=tuple(jobs),
+        )
+
+    def _measure(self, study: StudyState, state: SearchState) -> SearchState:
+        if not state.search.in_table:
+            return replace(state, stage="finished")
+        if failure := _first_failure(study, state.by_seed.values()):
+            return replace(state, stage="failed", failure=failure)
+        jobs = tuple(
+            Job("measure", spec, state.search)
+            for spec in state.by_seed.values()
+            if study.summaries[spec.id].test is None or not self.has_predictions(spec.id)
+        )
+        return replace(state, stage="measuring" if jobs else "finished", pending=jobs)
+
+    def _has_weights(self, study: StudyState, trial_id: str) -> bool:
+        return trial_id not in study.lost and self.has_weights(trial_id)
+
+
+def _concerns(study: StudyState, state: SearchState, trial_id: str | None) -> bool:
+    """Whether a trial's end may move the search; one that waits for others is always looked at."""
+    if not state.pending or any(job.spec.id == trial_id for job in state.pending):
+        return True
+    parent = _parent(study, state)
+    return parent is not None and trial_id in parent.chosen
+
+
+def _parent(study: StudyState, state: SearchState) -> SearchState | None:
+    return None if state.search.parent is None else study.searches[state.search.parent.name]
+
+
+def _neighbor(study: StudyState, state: SearchState) -> SearchState | None:
+    """The search whose winner this one starts with, where the file asks for that."""
+    if not study.plan.experiment.file.search.warm_start or state.search.neighbor is None:
+        return None
+    return study.searches[state.search.neighbor]
+
+
+def _starts(study: StudyState, state: SearchState) -> list[dict[str, float]]:
+    """A search's first trials: as published and, with a warm start, the neighbour's winner."""
+    neighbor = _neighbor(study, state)
+    if neighbor is None or neighbor.winner is None or not neighbor.winner.params:
+        return [{}]
+    return [{}, neighbor.winner.params]
+
+
+def _cutoffs(study: StudyState, state: SearchState, spec: TrialSpec) -> Cutoffs:
+    config = study.plan.experiment.file.search
+    if not config.early_stopping:
+        return {}
+    earlier = [
+        (trial.spec.recipe, _course(study, trial))
+        for trial in state.trials
+        if study.outcome(trial) not in COLLAPSED
+    ]
+    return cutoffs(spec.recipe, earlier, config.reduction_factor)
+
+
+def _course(study: StudyState, trial: Trial) -> list[tuple[int, float, float]]:
+    """A trial's evaluations in its search: up to where it was stopped."""
+    course = study.summaries[trial.id].course
+    end = stopped_at(course, trial.cutoffs)
+    return [point for point in course if end is None or point[0] <= end]
+
+
+def _tried(study: StudyState, trial: Trial) -> Tried:
+    outcome = study.outcome(trial)
+    if outcome == "stopped":
+        rungs = {step: acc1 for step, acc1, _ in _course(study, trial)}
+        return Tried(trial.params, rungs[max(rungs)], stopped=True, rungs=rungs)
+    acc1 = study.summaries[trial.id].val["acc1"] if outcome == "finished" else None
+    return Tried(trial.params, None if acc1 is None else float(acc1))
+
+
+def _first_failure(study: StudyState, specs: Iterable[TrialSpec]) -> str | None:
+    """The error of the first of these trials that failed in this run."""
+    return next((study.failed[spec.id] for spec in specs if spec.id in study.failed), None)
+
+
+def _first_collapse(study: StudyState, seeds: Mapping[int, TrialSpec]) -> str | None:
+    for seed, spec in seeds.items():
+        summary = study.settled(spec.id)
+        if summary is not None and summary.status in COLLAPSED:
+            return f"the winner {summary.status} on seed {seed}: {summary.error}"
+    return None

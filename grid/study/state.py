@@ -1,0 +1,183 @@
+"""What the plan and the ledger together say of every cell: what tables and commands read."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from semigrid.grid.study.plan import Plan, Search
+from semigrid.grid.study.summary import SETTLED, TrialSummary
+from semigrid.trainers.choose import Cutoffs, stopped_at
+from semigrid.trainers.trial import TrialSpec
+
+# the stages of a search, in the order in which it goes through them
+Stage = Literal["waiting", "searching", "seeds", "measuring", "finished", "failed", "blocked"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to do: train a trial, or measure a finished one on test."""
+
+    kind: Literal["train", "measure"]
+    spec: TrialSpec
+    search: Search
+    cutoffs: Cutoffs = field(default_factory=dict, hash=False)  # of early stopping
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.kind, self.spec.id
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial of a search: what differs from the recipe, and what it must reach to go on."""
+
+    params: dict[str, float]
+    spec: TrialSpec
+    cutoffs: Cutoffs
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
+
+
+@dataclass(frozen=True)
+class SearchState:
+    """One search's progress through its waves, its seeds and its evaluation on test.
+
+    ``seeds`` is the winner on each seed, trained or not; ``by_seed`` is the same once all of them
+    are trained, and empty until then; ``missing`` are those that must be trained (again).
+    ``pending`` are the jobs that can run now or are running. A ``hopeless`` search failed for
+    good: no run will find a winner.
+    """
+
+    search: Search
+    stage: Stage = "waiting"
+    trials: tuple[Trial, ...] = ()
+    winner: Trial | None = None
+    seeds: Mapping[int, TrialSpec] = field(default_factory=dict)
+    by_seed: Mapping[int, TrialSpec] = field(default_factory=dict)
+    missing: tuple[TrialSpec, ...] = ()
+    pending: tuple[Job, ...] = ()
+    failure: str | None = None
+    hopeless: bool = False
+
+    @property
+    def specs(self) -> list[TrialSpec]:
+        """Its trials and the winner's other seeds, as far as they are known, each once."""
+        known = [trial.spec for trial in self.trials] + list(self.seeds.values())
+        return list({spec.id: spec for spec in known}.values())
+
+    @property
+    def chosen(self) -> set[str]:
+        """Ids of the winner on every seed."""
+        winner = set() if self.winner is None else {self.winner.id}
+        return winner | {spec.id for spec in self.seeds.values()}
+
+    @property
+    def ended(self) -> bool:
+        return self.stage in ("finished", "failed", "blocked")
+
+
+@dataclass(frozen=True)
+class StudyState:
+    """Every search of a plan at one moment, as ``rules.Rules`` derives it from the ledger.
+
+    ``summaries`` are the ledger's trials by id. ``goals`` is the stage after which this run leaves
+    each search; a search without a goal is none of its business. ``failed`` (errors by trial id)
+    and ``lost`` (trials whose weights were found damaged) are what this run met itself: the next
+    one tries again.
+    """
+
+    plan: Plan
+    summaries: Mapping[str, TrialSummary]
+    searches: Mapping[str, SearchState]
+    goals: Mapping[str, Stage]
+    failed: Mapping[str, str] = field(default_factory=dict)
+    lost: frozenset[str] = frozenset()
+
+    def settled(self, trial_id: str) -> TrialSummary | None:
+        """The summary of a trial that ended for good; None while it must still be trained."""
+        summary = self.summaries.get(trial_id)
+        return summary if summary is not None and summary.status in SETTLED else None
+
+    def has_ended(self, trial_id: str) -> bool:
+        """Whether the trial's training is over, for good or stopped early."""
+        return trial_id in self.summaries and self.summaries[trial_id].has_ended
+
+    def outcome(self, trial: Trial) -> str | None:
+        """The trial's final status in its search; None while it must (still) be trained.
+
+        A trial that fell below a cutoff is ``stopped`` whatever its record says: one that was
+        trained further, by a file without early stopping, counts as in a run that stopped it.
+        """
+        summary = self.summaries.get(trial.id)
+        if summary is not None and stopped_at(summary.course, trial.cutoffs) is not None:
+            return "stopped"
+        settled = self.settled(trial.id)
+        return None if settled is None else settled.status
+
+    def is_wanted(self, name: str) -> bool:
+        """Whether this run has anything to do with the search."""
+        return name in self.goals
+
+    def is_asked(self, name: str) -> bool:
+        """Whether this run is to finish the search, not only to train it for another."""
+        return self.is_wanted(name) and self.goals[name] not in ("searching", "seeds")
+
+    def is_open(self, name: str) -> bool:
+        """Whether this run has something left to do for the search, or will have."""
+        return self.is_wanted(name) and not self.searches[name].ended
+
+    def jobs(self, name: str) -> tuple[Job, ...]:
+        """The search's pending jobs, if this run is to do them."""
+        state, goal = self.searches[name], self.goals.get(name)
+        if goal is None or STAGES.index(state.stage) > STAGES.index(goal):
+            return ()
+        return state.pending
+
+    @property
+    def has_jobs(self) -> bool:
+        """Whether this run has anything to do now."""
+        return any(self.jobs(name) for name in self.searches)
+
+    def trainings_left(self, name: str) -> int:
+        """How many trainings the search still takes, as far as the ledger tells."""
+        state = self.searches[name]
+        pending = sum(job.kind == "train" for job in self.jobs(name))
+        if not self.is_wanted(name):
+            return pending
+        with_seeds = self.goals[name] != "searching"
+        if state.stage == "seeds" and with_seeds:  # some may wait for those they start from
+            return len(state.missing)
+        if state.stage not in ("waiting", "searching"):
+            return pending
+        seeds = self.plan.experiment.file.seeds - 1 if with_seeds else 0
+        return pending + self.plan.trials - len(state.trials) + seeds
+
+
+def goals_of(plan: Plan, only: Collection[str] | None = None) -> dict[str, Stage]:
+    """The stage after which a run leaves each search that it has to do with.
+
+    Args:
+        only: names of the cells to finish, None for all. Of other cells as much is done as these
+            need: a parent is trained, a neighbour searched.
+    """
+    if only is None:
+        return {search.name: STAGES[-1] for search in plan.searches}
+    goals: dict[str, Stage] = {}
+    by_name = {search.name: search for search in plan.searches}
+
+    def want(name: str, stage: Stage) -> None:
+        if name in goals and STAGES.index(goals[name]) >= STAGES.index(stage):
+            return
+        goals[name] = stage
+        search = by_name[name]
+        if search.parent is not None:
+            want(search.parent.name, "seeds")
+        if plan.experiment.file.search.warm_start and search.neighbor is not None:
+            want(search.neighbor, "searching")
+
+    for name in only:
+        want(name, "measuring")
+    return goals
