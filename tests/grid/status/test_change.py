@@ -48,7 +48,9 @@ def test_what_perhaps_is_kept_is_kept_when_the_winner_stays() -> None:
     text = experiment_text(search={"trials": 5, "wave": 2})
     records, _, before = ran(experiment_text())
     _, jobs, after = ran(text, records)
-    kept = [n for n, s in after.states.items() if s.winner == before.states[n].winner]
+    kept = [
+        n for n, s in after.study.searches.items() if s.winner == before.study.searches[n].winner
+    ]
     assert any("/vit/" in name for name in kept)
     trained = [job.search.name for job in jobs if job.kind == "train"]
     for name in kept:
@@ -198,10 +200,10 @@ def test_a_new_model_or_dataset_is_one_line_and_so_is_one_that_is_gone() -> None
 
 
 def test_more_seeds_take_one_training_a_seed_of_every_cell_children_included() -> None:
-    found, scheduler = change(experiment_text(), experiment_text(seeds=3))
+    found, study = change(experiment_text(), experiment_text(seeds=3))
     assert {to_do for _, _, to_do in cells(found).values()} == {2}
     assert {kept for _, kept, _ in cells(found).values()} == {3}
-    left = sum(scheduler.study.trainings_left(name) for name in scheduler.study.searches)
+    left = sum(study.trainings_left(name) for name in study.searches)
     records, _, _ = ran(experiment_text())
     _, jobs, _ = ran(experiment_text(seeds=3), records)
     trained = [job for job in jobs if job.kind == "train"]
@@ -217,18 +219,19 @@ def test_a_pattern_that_matches_nothing_lists_what_is_near() -> None:
 
 def test_only_shows_what_it_leaves_alone() -> None:
     text = experiment_text(search={"trials": 5, "wave": 2})
-    found, scheduler = change(experiment_text(), text, only=["digits/vit/50%"])
+    found, study = change(experiment_text(), text, only=["digits/vit/50%"])
     assert cells(found)["digits/vit/50%"] == ("continued", 3, 2)
     others = [v for k, v in cells(found).items() if k != "digits/vit/50%"]
     assert {(what, to_do) for what, _, to_do in others} == {("not asked", 0)}
-    assert sum(scheduler.study.trainings_left(name) for name in scheduler.study.searches) == 2
+    assert sum(study.trainings_left(name) for name in study.searches) == 2
 
 
 def test_trainings_left_is_what_is_then_trained() -> None:
     for text in (experiment_text(seeds=3), experiment_text(search={"trials": 5, "wave": 3})):
         plan = plan_of(text)
         scheduler = scheduler_of(plan)
-        left = sum(scheduler.study.trainings_left(name) for name in scheduler.study.searches)
+        study = scheduler.study
+        left = sum(study.trainings_left(name) for name in study.searches)
         assert left == plan.trainings
         while job := scheduler.next():
             scheduler.complete(job, finished(job))
