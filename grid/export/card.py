@@ -1,59 +1,86 @@
 """The model card of an export: what the model is, how to use it, how good it is, what it is not.
 
-Pure: facts in, Markdown out, with the front matter that the Hugging Face hub reads. All text that
-comes from data is escaped.
+Pure: facts in, Markdown out, with the front matter that the Hugging Face hub reads.
 """
 
 import re
+from datetime import UTC, datetime
 from fractions import Fraction
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from semigrid.grid.analysis.results import mean, std
+from semigrid.grid.analysis.results import FEW_IMAGES
+from semigrid.grid.analysis.statistics import Interval
 from semigrid.grid.experiment import show_percent
-from semigrid.grid.export.card_code import ONNX_CODE, TIMM_CODE
-from semigrid.grid.export.card_facts import (
-    OTHER,
-    CardFacts,
-    card_license,
-    source_words,
-    weights_words,
-)
-from semigrid.grid.export.card_limits import limitations
-from semigrid.grid.export.card_origin import licences, provenance, training
-from semigrid.grid.export.card_scores import class_table, score_table, slice_tables, summary
-from semigrid.grid.tables.markdown import escape, table
-from semigrid.trainers.methods import METHODS
-from semigrid.trainers.weights import is_non_commercial
+from semigrid.grid.export.card_facts import CardFacts
+from semigrid.grid.export.check import show_difference
+from semigrid.grid.status.show import show_seconds
+from semigrid.grid.tables.markdown import escape
+from semigrid.trainers.weights import UNSTATED, Weights, is_non_commercial
 
 CARD = "README.md"
+OTHER = "other"
+# Licences that the hub knows by these names; any other is `other` there, with a name of its own.
+_HUB_LICENSES = (
+    *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0"),
+    *("cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nd-4.0", "openrail"),
+    *("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"),
+)
 
 
 def model_card(facts: CardFacts) -> str:
-    parts = [
-        [f"---\n{_front_matter(facts)}\n---", "", f"# {escape(facts.cell.name)}", ""],
-        _introduction(facts),
-        _usage(facts),
-        _data(facts),
-        _scores(facts),
-        training(facts),
-        licences(facts),
-        limitations(facts),
-        provenance(facts),
-    ]
-    return "\n".join(line for part in parts for line in part).rstrip() + "\n"
+    """The card of an exported model, from the template ``card.md.j2``."""
+    environment = Environment(
+        loader=PackageLoader("semigrid.grid", "export"),
+        autoescape=True,  # marks the template's own text as Markdown
+        finalize=_markdown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        code=_code,
+        bounds=_bounds,
+        date=lambda seconds: f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}",
+        difference=show_difference,
+        duration=lambda seconds: Markup(show_seconds(seconds)),
+        fraction=lambda text: show_percent(Fraction(text)),
+        number=lambda number: f"{number:,}",
+        origin=_origin,
+        percent=lambda share, digits=1: f"{100 * share:.{digits}f} %",
+    )
+    environment.tests["non_commercial"] = is_non_commercial
+    return environment.get_template("card.md.j2").render(
+        facts=facts, front_matter=_front_matter(facts), few_images=FEW_IMAGES, unstated=UNSTATED
+    )
 
 
-def _front_matter(facts: CardFacts) -> str:
-    spec, weights = facts.record.spec, facts.record.weights
-    license = card_license(weights, facts.manifest.license)
+def card_license(weights: Weights | None, data_license: str) -> str:
+    """The hub's name of the licence of the weights that training began with.
+
+    ``other`` where it has none, where nobody has stated a licence (after random weights it is the
+    user's to choose), and where it would promise more than the images allow.
+    """
+    if weights is None:
+        return OTHER
+    name = weights.license.split(" ")[0].lower()
+    if is_non_commercial(data_license) and not is_non_commercial(name):
+        return OTHER
+    return name if name in _HUB_LICENSES else OTHER
+
+
+def _front_matter(facts: CardFacts) -> Markup:
+    license = card_license(facts.weights, facts.manifest.license)
     own_name = None
     if license == OTHER and is_non_commercial(facts.manifest.license):
         own_name = "non-commercial-data"
     elif license == OTHER:
-        own_name = "not-chosen" if weights is None else _slug(weights.license)
+        own_name = "not-chosen" if facts.weights is None else _slug(facts.weights.license)
     dataset = _slug(facts.manifest.name)
-    scores = facts.predictions.metrics()
     results = [
         EvalResult(
             task_type="image-classification",
@@ -62,18 +89,18 @@ def _front_matter(facts: CardFacts) -> str:
             dataset_split="test",
             metric_type="accuracy",
             metric_name=name,
-            metric_value=round(scores[key] / 100, 4),
+            metric_value=round(value, 4),
         )
-        for name, key in (("Acc@1", "acc1"), ("Acc@5", "acc5"))
+        for name, value in (("Acc@1", facts.scores.acc1), ("Acc@5", facts.scores.acc5))
     ]
     tags = ["image-classification", "timm", "semigrid"]
-    if METHODS[spec.method].needs_pool:
+    if facts.method.needs_pool:
         tags.append("semi-supervised-learning")
     if facts.onnx:
         tags.append("onnx")
-    started_at_hub = weights is not None and facts.chain[0].spec.weights == "timm"
-    card = ModelCardData(
-        base_model=weights.source if weights is not None and started_at_hub else None,
+    from_hub = facts.weights is not None and facts.chain[0].spec.weights == "timm"
+    data = ModelCardData(
+        base_model=facts.weights.source if facts.weights is not None and from_hub else None,
         datasets=[dataset],
         eval_results=results,
         library_name="timm",
@@ -84,106 +111,35 @@ def _front_matter(facts: CardFacts) -> str:
         pipeline_tag="image-classification",
         tags=tags,
     )
-    return str(card.to_yaml())
-
-
-def _introduction(facts: CardFacts) -> list[str]:
-    spec, classes = facts.record.spec, facts.manifest.classes
-    method = METHODS[spec.method]
-    labels = f"{sum(facts.training_images.values()):,} labelled"
-    pool = "" if spec.pool_images is None else f" and {spec.pool_images:,} unlabelled"
-    lines = [
-        f"An image classifier of {len(classes)} classes, `{spec.backbone}`, "
-        f"{method.summary} on {labels}{pool} images of {escape(facts.manifest.name)}.",
-        "",
-        f"It puts {summary(facts.predictions)} into their class. It has {facts.parameters:,} "
-        f"parameters and sees {spec.recipe.img_size}×{spec.recipe.img_size} pixels.",
-        "",
-    ]
-    weights = facts.record.weights
-    if weights is not None and is_non_commercial(weights.license):
-        lines += [f"**Not for commercial use:** {weights_words(weights)}.", ""]
-    return lines
-
-
-def _usage(facts: CardFacts) -> list[str]:
-    lines = [
-        "## How to use it",
-        "",
-        "With [timm](https://github.com/huggingface/pytorch-image-models), in this folder:",
-        "",
-        f"```python\n{TIMM_CODE}```",
-        "",
-    ]
-    if facts.onnx:
-        lines += [
-            "Without PyTorch, by [ONNX Runtime](https://onnxruntime.ai), NumPy and Pillow:",
-            "",
-            f"```python\n{ONNX_CODE}```",
-            "",
-            "`model.onnx` takes `images`, float32 (N, 3, H, W) of any N, normalised, and gives "
-            "`logits` and `probabilities`, (N, classes). Class names, size, mean and standard "
-            "deviation are in its metadata.",
-            "",
-        ]
-    return lines
-
-
-def _data(facts: CardFacts) -> list[str]:
-    manifest, spec = facts.manifest, facts.record.spec
-    counts = {split: sum(by_class.values()) for split, by_class in manifest.counts.items()}
-    used = sum(facts.training_images.values())
-    pool = f"{manifest.pool:,}"
-    if spec.pool_images is not None:
-        pool += f", of which {spec.pool_images:,} were used"
-    rows = [
-        ["dataset", escape(manifest.name)],
-        ["source", source_words(manifest.source)],
-        ["licence", escape(manifest.license)],
-        ["fingerprint", f"`{manifest.fingerprint}`"],
-        ["classes", str(len(manifest.classes))],
-        [
-            "training images",
-            f"{counts['train']:,} with labels, of which {used:,} were used "
-            f"({show_percent(Fraction(spec.labels))} of each class)",
-        ],
-        ["validation images", f"{counts['val']:,}, which chose the model"],
-        ["test images", f"{counts['test']:,}, which had no part in the choice"],
-        ["images without labels", pool],
-    ]
-    return ["## Data", "", *table(["", ""], rows, "ll"), ""]
-
-
-def _scores(facts: CardFacts) -> list[str]:
-    lines = [
-        "## How good it is",
-        "",
-        "On the dataset's test images; the intervals say what another sample of such images might "
-        "have given.",
-        "",
-        *score_table(facts.predictions),
-        "",
-    ]
-    if len(facts.seeds) > 1:
-        lines += [*_seed_lines(facts), ""]
-    lines += ["### By class, the weakest first", "", *class_table(facts.classes), ""]
-    if facts.predictions.slices:
-        lines += ["### By slice", "", *slice_tables(facts.predictions), ""]
-    return lines
-
-
-def _seed_lines(facts: CardFacts) -> list[str]:
-    tests = {seed: record.test["acc1"] for seed, record in facts.seeds.items() if record.test}
-    each = ", ".join(f"seed {seed} {acc1:.2f} %" for seed, acc1 in tests.items())
-    average, spread = mean(list(tests.values())), std(list(tests.values()))
-    found = f"{average:.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
-    return [
-        f"The same recipe was trained on {len(facts.seeds)} seeds. This is seed "
-        f"{facts.record.spec.seed}, the best of them on validation. Acc@1 on test: {each}; "
-        f"{found} % (mean ± standard deviation) is what to expect of another training."
-    ]
+    return Markup(data.to_yaml())
 
 
 def _slug(text: str) -> str:
     """Letters, digits, dots and dashes: what the hub takes for a name."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.") or "unnamed"
+
+
+def _markdown(value: Any) -> Any:
+    """How the template writes a value: text is escaped, so that data stays text."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return Markup(escape(value))
+
+
+def _code(text: object) -> Markup:
+    """Text as code, where it can be."""
+    return Markup(escape(str(text)) if re.search(r"[`|\n]|^$", str(text)) else f"`{text}`")
+
+
+def _bounds(interval: Interval | None, scale: float = 100, digits: int = 1) -> str:
+    if interval is None:
+        return "—"
+    return f"{scale * interval.low:.{digits}f}–{scale * interval.high:.{digits}f}"
+
+
+def _origin(source: str) -> str:
+    """Where something is from; of a path on the maker's machine, only its last part."""
+    path = source.removeprefix("file://")
+    if path.startswith("/"):
+        return f"{path.rstrip('/').rpartition('/')[2]} (a local file or folder)"
+    return source

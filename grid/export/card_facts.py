@@ -1,30 +1,64 @@
-"""What a model card is made of, and words for weights and sources that its parts share."""
+"""What a model card says, as typed values for its template."""
 
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+import numpy as np
 
 from semigrid.data.schema import Manifest
 from semigrid.data.splits import images_at
-from semigrid.grid.export.card_scores import ClassScore, class_scores
+from semigrid.grid.analysis.results import FEW_IMAGES, mean, std
+from semigrid.grid.analysis.slices import NO_VALUE, tally
+from semigrid.grid.analysis.statistics import Interval, quantile, share_interval
 from semigrid.grid.export.check import Check
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell
-from semigrid.grid.tables.markdown import escape
+from semigrid.trainers.methods import METHODS, Method, why_unused
 from semigrid.trainers.predictions import Predictions
-from semigrid.trainers.weights import Weights, is_non_commercial
+from semigrid.trainers.scores import Scores, scores
+from semigrid.trainers.trial import TrialSpec
+from semigrid.trainers.weights import Weights
 
-OTHER = "other"
-# names that the hub knows; any other is `other` there, with a name of its own
-_HUB_LICENSES = (
-    *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0"),
-    *("cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nd-4.0", "openrail"),
-    *("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"),
-)
+
+@dataclass(frozen=True)
+class GroupScore:
+    """Test images of a class, of a slice's value, or all, and how many were classified right."""
+
+    name: str
+    images: int
+    right: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.images
+
+    @property
+    def interval(self) -> Interval:
+        return share_interval(self.right, self.images)
+
+    @property
+    def few(self) -> bool:
+        return self.images < FEW_IMAGES
+
+
+@dataclass(frozen=True)
+class ClassScore(GroupScore):
+    """With its training images, and the class it was most often mistaken for, and how often."""
+
+    training: int
+    mistaken_for: tuple[str, int] | None
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """``chain`` holds the records from the first training to the one that is exported."""
+    """Facts of an exported model.
+
+    ``chain`` holds the records from the first training to the exported one, ``seeds`` the winner's
+    record by seed, ``trials`` how many trials the cell's search had.
+    """
 
     cell: Cell
     chain: list[Record]
@@ -41,42 +75,118 @@ class CardFacts:
         return self.chain[-1]
 
     @property
-    def training_images(self) -> dict[str, int]:
-        """Labelled training images by class, of the cell's fraction."""
-        fraction = Fraction(self.record.spec.labels)
-        counts = self.manifest.counts["train"]
-        return {name: images_at(fraction, images) for name, images in counts.items()}
+    def spec(self) -> TrialSpec:
+        return self.record.spec
 
     @property
+    def weights(self) -> Weights | None:
+        """The weights that training began with; None for random ones."""
+        return self.record.weights
+
+    @property
+    def method(self) -> Method:
+        return METHODS[self.spec.method]
+
+    def hyper_parameters(self, spec: TrialSpec) -> dict[str, Any]:
+        """The values of a recipe that have an effect in its method."""
+        return {
+            name: value
+            for name, value in spec.recipe.model_dump(mode="json").items()
+            if value is not None and why_unused(name, spec.recipe, spec.method) is None
+        }
+
+    @cached_property
+    def training_images(self) -> dict[str, int]:
+        """Labelled training images by class, at the cell's label fraction."""
+        counts = self.manifest.counts["train"]
+        return {
+            name: images_at(Fraction(self.spec.labels), images) for name, images in counts.items()
+        }
+
+    @cached_property
     def classes(self) -> list[ClassScore]:
-        return class_scores(self.predictions, self.manifest.classes, self.training_images)
+        """All classes: lowest accuracy first, those without test images last."""
+        names, labels = self.manifest.classes, self.predictions.labels
+        chosen = self.predictions.probabilities.argmax(axis=1)
+        classes = []
+        for index, name in enumerate(names):
+            counts = np.bincount(chosen[labels == index], minlength=len(names))
+            images, right = int(counts.sum()), int(counts[index])
+            counts[index] = 0
+            most = int(counts.argmax())
+            mistaken_for = (names[most], int(counts[most])) if counts[most] else None
+            training = self.training_images.get(name, 0)
+            classes.append(ClassScore(name, images, right, training, mistaken_for))
+        return sorted(classes, key=lambda c: (not c.images, c.accuracy if c.images else 0.0))
 
+    @property
+    def weak_classes(self) -> list[ClassScore]:
+        """Up to three classes whose accuracy is below that over all images."""
+        average = self.overall.accuracy
+        return [each for each in self.classes if each.images and each.accuracy < average][:3]
 
-def card_license(weights: Weights | None, data_license: str) -> str:
-    """The licence of the weights that training began with, by the hub's name for it if it has one.
+    @cached_property
+    def slices(self) -> dict[str, list[GroupScore]]:
+        """Scores by value of each slice: most test images first, images without a value last."""
+        slices = {}
+        for name, values in self.predictions.slices.items():
+            tallies = tally(values, self.predictions.right)
+            scored = [GroupScore(value, each.images, each.right) for value, each in tallies.items()]
+            slices[name] = sorted(scored, key=lambda s: (s.name == NO_VALUE, -s.images, s.name))
+        return slices
 
-    ``other`` where nobody has stated one (with random weights at the start it is the user's to
-    choose), and where it would promise more than the images allow.
-    """
-    if weights is None:
-        return OTHER
-    known = weights.license.split(" ")[0].lower()
-    if is_non_commercial(data_license) and not is_non_commercial(known):
-        return OTHER
-    return known if known in _HUB_LICENSES else OTHER
+    @cached_property
+    def overall(self) -> GroupScore:
+        right = self.predictions.right
+        return GroupScore("all", len(right), int(right.sum()))
 
+    @cached_property
+    def scores(self) -> Scores:
+        return scores(self.predictions.labels, self.predictions.probabilities)
 
-def weights_words(weights: Weights) -> str:
-    terms = f"licence {escape(weights.license)}"
-    if is_non_commercial(weights.license):
-        terms += " (not for commercial use)"
-    known = f", SHA-256 `{weights.sha256}`" if weights.sha256 else ""
-    return f"{source_words(weights.source)}, {terms}{known}"
+    @property
+    def acc5_interval(self) -> Interval:
+        images = self.overall.images
+        return share_interval(round(self.scores.acc5 * images), images)
 
+    @property
+    def loss_interval(self) -> Interval | None:
+        """Student's interval of the mean cross-entropy, in nats; None for a single image."""
+        images = self.overall.images
+        if images < 2:
+            return None
+        own = self.predictions.probabilities[np.arange(images), self.predictions.labels]
+        losses = -np.log(np.maximum(own, np.finfo(np.float64).eps))
+        half = quantile(images - 1) * float(losses.std(ddof=1)) / images**0.5
+        return Interval(max(0.0, float(losses.mean()) - half), float(losses.mean()) + half)
 
-def source_words(source: str) -> str:
-    """Where something is from. Of a path on the maker's machine only the end is told."""
-    path = source.removeprefix("file://")
-    if path.startswith("/"):
-        return f"{escape(path.rstrip('/').rpartition('/')[2])} (a local file or folder)"
-    return escape(source)
+    @property
+    def overconfidence(self) -> float:
+        """Mean confidence less accuracy, from -1 to 1."""
+        confidence = self.predictions.probabilities.max(axis=1)
+        return float(confidence.mean()) - self.overall.accuracy
+
+    @property
+    def acc1_by_seed(self) -> dict[int, float]:
+        """Acc@1 on test of the winner's seeds, in per cent."""
+        return {seed: r.test["acc1"] for seed, r in self.seeds.items() if r.test}
+
+    @property
+    def acc1_mean(self) -> float | None:
+        return mean(list(self.acc1_by_seed.values()))
+
+    @property
+    def acc1_std(self) -> float | None:
+        return std(list(self.acc1_by_seed.values()))
+
+    @property
+    def device_seconds(self) -> Counter[str]:
+        """Seconds of training by kind of device."""
+        total: Counter[str] = Counter()
+        for record in self.chain:
+            total.update(record.device_seconds)
+        return total
+
+    @property
+    def broken_images(self) -> int:
+        return sum(len(record.broken_images) for record in self.chain)

@@ -31,7 +31,7 @@ from semigrid.data.sources.files import Item
 from semigrid.data.storage import Storage
 from semigrid.data.views.augment import make_view, normalize
 from semigrid.grid.experiment import load_experiment
-from semigrid.grid.export.card_facts import card_license
+from semigrid.grid.export.card import card_license
 from semigrid.grid.export.cell import Exported, export_cell, show
 from semigrid.grid.export.check import check_files
 from semigrid.grid.export.onnx_file import ONNX, run_onnx, write_onnx
