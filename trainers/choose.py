@@ -22,7 +22,7 @@ def course(history: Sequence[dict[str, float]]) -> list[tuple[int, float, float]
     """(step, Acc@1, cross-entropy) of the best so far, of student and teacher, at each evaluation.
 
     Args:
-        history: as ``loop.Outcome`` has it.
+        history: as ``Outcome.history`` has it.
     """
     found: list[tuple[int, float, float]] = []
     best: tuple[float, float] | None = None

@@ -1,19 +1,19 @@
-"""Stochastic depth whose draws belong to the images, not to the process or the place in a batch."""
+"""Stochastic depth drawn for each image, whichever process and place in a batch it has."""
 
 import torch
 from timm.layers import DropPath, drop_path
 from torch import nn
 
-# how often at most one drop path is used in a forward without repeating its draws
+# Most uses of one drop path in a forward that get draws of their own; further ones repeat them.
 CALLS = 4
 
 
 class RowDropPath(nn.Module):
-    """timm's ``DropPath``, told from outside which rows to drop.
+    """timm's ``DropPath``, with the rows to drop given from outside.
 
-    ``scales`` (CALLS, rows) is 0 for a dropped row and 1/(1 − p) for a kept one, for each time that
-    a forward comes by: some models use one drop path for attention and MLP. Where the first
-    dimension is not that of the rows (TNT's inner blocks), timm's own draw takes its place.
+    ``scales`` (CALLS, rows) is 0 for a dropped row and 1/(1 − p) for a kept one, for each use in a
+    forward: some models use one drop path for attention and MLP. Where the first dimension is not
+    that of the rows (TNT's inner blocks), timm's own draw is used.
     """
 
     def __init__(self, drop_prob: float):
@@ -37,10 +37,10 @@ class RowDropPath(nn.Module):
 
 
 class DropPaths:
-    """All drop paths of a model; one draw per step covers the global batch.
+    """All drop paths of a model; one draw for each step covers the global batch.
 
-    So an image is dropped or kept alike on whichever rank and in whichever micro-batch it passes,
-    and leaving others out changes nothing for it.
+    An image is dropped or kept alike on whichever rank and in whichever micro-batch it passes, and
+    leaving others out changes nothing for it.
     """
 
     def __init__(self, model: nn.Module):
@@ -51,25 +51,22 @@ class DropPaths:
         """Draws for all rows of a step, (CALLS, modules, rows), on the CPU."""
         self._draws = torch.rand(CALLS, len(self.modules), rows, generator=generator)
 
-    def choose(self, numbers: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """The scales of some rows, (CALLS, modules, len(numbers)), on the device."""
+    def use(self, numbers: torch.Tensor, device: torch.device) -> None:
+        """Prepares the modules for a forward of the rows with these numbers (R,)."""
         probability = torch.tensor([m.drop_prob for m in self.modules]).view(-1, 1)
         kept = self._draws[:, :, numbers] >= probability
-        return (kept / (1 - probability)).to(device, non_blocking=True)
-
-    def set(self, scales: torch.Tensor) -> None:
-        """Gives every module its scales for the forward that follows."""
+        scales = (kept / (1 - probability)).to(device, non_blocking=True)
         for module, scales_of_module in zip(self.modules, scales.unbind(1), strict=True):
             module.scales, module.call = scales_of_module, 0
 
 
 def _replace(model: nn.Module) -> list[RowDropPath]:
-    found: list[RowDropPath] = []
+    drop_paths: list[RowDropPath] = []
     for parent in model.modules():
         for name, child in parent.named_children():
             if isinstance(child, DropPath):
                 child = RowDropPath(child.drop_prob)
                 setattr(parent, name, child)
             if isinstance(child, RowDropPath):
-                found.append(child)
-    return found
+                drop_paths.append(child)
+    return drop_paths

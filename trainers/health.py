@@ -1,7 +1,8 @@
-"""Signs of how a training does: collapse, speed, and the share of the device's peak."""
+"""How a training is doing: collapse, speed, and the share of the device's peak."""
 
 import copy
 import re
+import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from semigrid.trainers.recipe import Recipe
 
 
 class CollapsedError(RuntimeError):
-    """The training will lead to nothing and was stopped; ``outcome`` is where it stood."""
+    """The training leads to nothing and was stopped; ``outcome`` is where it stood."""
 
     status: Literal["collapsed", "diverged"] = "collapsed"
     outcome: Any = None
@@ -26,13 +27,13 @@ class DivergedError(CollapsedError):
 
 
 def collapse(history: Sequence[dict[str, float]], recipe: Recipe, natural: float) -> str | None:
-    """Why a ``semi`` training has collapsed, None if it has not.
+    """Why a training with pseudo labels has collapsed; None if it has not.
 
-    Collapsed is: for ``collapse_evaluations`` evaluations in a row, next to no image passes the
-    confidence threshold, or next to all pseudo labels are of one class (docs/methods.md §6).
+    It has when, for ``collapse_evaluations`` evaluations in a row, hardly any image reaches the
+    confidence threshold, or almost all pseudo labels are of one class (docs/methods.md §6).
 
     Args:
-        natural: entropy in nats of the classes of val, which pseudo labels are measured against.
+        natural: entropy in nats of the classes of val, to compare the pseudo labels' with.
     """
     count = min(recipe.collapse_evaluations, recipe.evaluations)
     recent = history[-count:] if count else []
@@ -57,9 +58,9 @@ def collapse(history: Sequence[dict[str, float]], recipe: Recipe, natural: float
 
 
 def flops_per_image(model: nn.Module, img_size: int) -> int | None:
-    """Floating-point operations of one forward of one image, a multiply-add counted as two.
+    """Floating-point operations of one forward of one image, counting a multiply-add as two.
 
-    None for a model that torch cannot count (CaiT): a figure for the record stops no training.
+    None for a model that torch cannot count (CaiT): the figure is only informative.
     """
     shadow = copy.deepcopy(model).to("meta").eval()
     counter = FlopCounterMode(display=False)
@@ -105,22 +106,33 @@ class Speedometer:
     """Images per second and share of the peak between two evaluations.
 
     Args:
-        forward_flops: of one image, ``flops_per_image``.
-        peak: of one rank's device in FLOP/s, None where it is not known.
+        forward_flops: FLOPs of one image, from ``flops_per_image``.
+        peak: peak of one rank's device in FLOP/s; None where it is not known.
     """
 
     def __init__(self, forward_flops: int | None, peak: float | None):
         self.forward_flops, self.peak = forward_flops, peak
         self.reset()
+        self.restart_clock()
 
     def reset(self) -> None:
         self.images = self.forwards = 0
         self.seconds = 0.0
 
-    def add(self, images: int, teacher_rows: int, student_rows: int, seconds: float) -> None:
-        """A step's images (all ranks), rows that passed here, and seconds.
+    def restart_clock(self) -> None:
+        """Excludes the time since the last lap."""
+        self.clock = time.monotonic()
 
-        A backward costs two forwards.
+    def lap(self, images: int, teacher_rows: int, student_rows: int) -> None:
+        """Adds a step that took the time since the last lap."""
+        now = time.monotonic()
+        self.add(images, teacher_rows, student_rows, now - self.clock)
+        self.clock = now
+
+    def add(self, images: int, teacher_rows: int, student_rows: int, seconds: float) -> None:
+        """Adds a step: images (all ranks), rows that passed on this rank, and seconds.
+
+        A backward counts as two forwards.
         """
         self.images += images
         self.forwards += teacher_rows + 3 * student_rows
@@ -130,8 +142,8 @@ class Speedometer:
         """``images_per_s`` and, where the peak is known, ``flops_utilization`` of this rank."""
         if not self.seconds:
             return {}
-        found = {"images_per_s": self.images / self.seconds}
+        reading = {"images_per_s": self.images / self.seconds}
         if self.peak and self.forward_flops:
             achieved = self.forwards * self.forward_flops / self.seconds
-            found["flops_utilization"] = achieved / self.peak
-        return found
+            reading["flops_utilization"] = achieved / self.peak
+        return reading

@@ -34,8 +34,8 @@ from ray.util.placement_group import PlacementGroup
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.choose import Cutoffs
 from semigrid.trainers.health import CollapsedError, DivergedError
-from semigrid.trainers.loop import Outcome
 from semigrid.trainers.network import backend_for, talk_over
+from semigrid.trainers.outcome import Outcome
 from semigrid.trainers.progress import Meter, device_kind, held_devices
 from semigrid.trainers.ray_nodes import has_room, placement
 from semigrid.trainers.runtime import DistributedRuntime

@@ -1,7 +1,7 @@
 """The student's passes of one step: in one, in micro-batches, and again when memory runs out.
 
-However a step's rows are split, its gradient is that of the whole: Σ factor · weight · CE over all
-rows. That needs a model whose output for an image does not depend on the images beside it, so
+However the rows of a step are split, the gradient is that of the whole: Σ factor · weight · CE over
+all rows. This needs a model whose output for an image does not depend on the images beside it, so
 models with batch normalisation are never split.
 """
 
@@ -10,7 +10,6 @@ import gc
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -31,24 +30,16 @@ def normalizes_over_batch(model: nn.Module) -> bool:
     return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
-@dataclass
-class _Chunk:
-    images: torch.Tensor
-    targets: torch.Tensor
-    weights: torch.Tensor
-    scales: torch.Tensor
-
-
 class MicroBatchStepper:
-    """Runs a model over a step's rows and leaves the gradient of its loss.
+    """Passes a step's rows through a model and leaves the gradient of their loss.
 
     Args:
         model: as the forward must call it: under DDP, compiled, or as it is.
-        drop_paths: of that model, drawn for this step already.
+        drop_paths: those of the model, drawn for the step already.
         autocast: makes the context of the forward.
-        scaler: of the loss (float16).
-        micro_batch: at most so many rows in one forward; None for all.
-        on_split: is told the new limit when memory ran out and it was halved.
+        scaler: scales the loss (float16).
+        micro_batch: most rows in one forward; None for all.
+        on_split: is called with the new limit when memory ran out and it was halved.
     """
 
     def __init__(
@@ -73,7 +64,7 @@ class MicroBatchStepper:
         self.micro_batch = micro_batch
 
     def learn(self, targets: StepTargets) -> list[torch.Tensor]:
-        """Adds the gradient of the step's loss; returns this rank's part of L_x and L_u."""
+        """Adds the gradient of the step's loss; returns this rank's L_x and, of a pool, L_u."""
         parts = [targets.labeled]
         if targets.unlabeled is not None and len(targets.unlabeled):
             parts.append(targets.unlabeled)
@@ -82,50 +73,41 @@ class MicroBatchStepper:
             losses = self._attempt(chunks)
             if losses is not None:
                 break
-            self._split_further(max(len(chunk.images) for chunk in chunks))
-        found = torch.cat(losses)
-        each = torch.split(found, [len(part) for part in parts])
+            self._split_further(max(len(chunk) for chunk in chunks))
+        each = torch.split(torch.cat(losses), [len(part) for part in parts])
         sums = [(ce * part.weights).sum() for ce, part in zip(each, parts, strict=True)]
         if targets.unlabeled is not None and len(sums) == 1:
             sums.append(torch.zeros_like(sums[0]))
         return sums
 
-    def _chunks(self, parts: Sequence[TargetRows]) -> list[_Chunk]:
-        device = self.runtime.device
+    def _chunks(self, parts: list[TargetRows]) -> list[TargetRows]:
+        """The rows of each forward; labelled and unlabelled ones together where that is exact."""
         chunks = []
-        for together in [parts] if self.rows_together else [[part] for part in parts]:
-            rows = sum(len(part) for part in together)
-            count = 1 if self.micro_batch is None else math.ceil(rows / self.micro_batch)
-            numbers = torch.cat([part.numbers for part in together])
-            pieces = zip(
-                torch.cat([part.images for part in together]).tensor_split(count),
-                torch.cat([part.targets for part in together]).tensor_split(count),
-                torch.cat([p.weights * p.factor for p in together]).tensor_split(count),
-                self.drop_paths.choose(numbers, device).tensor_split(count, dim=2),
-                strict=True,
-            )
-            chunks += [_Chunk(*piece) for piece in pieces]
+        for rows in [_joined(parts)] if self.rows_together else [_joined([part]) for part in parts]:
+            count = 1 if self.micro_batch is None else math.ceil(len(rows) / self.micro_batch)
+            chunks += _split(rows, count)
         return chunks
 
-    def _forward(self, chunk: _Chunk) -> tuple[torch.Tensor, torch.Tensor]:
-        self.drop_paths.set(chunk.scales)
+    def _forward(self, chunk: TargetRows) -> tuple[torch.Tensor, torch.Tensor]:
+        """The scaled loss, and the cross-entropies (R,)."""
+        self.drop_paths.use(chunk.numbers, self.runtime.device)
         with self.autocast():
             losses = soft_cross_entropy(self.model(chunk.images), chunk.targets)
         scaled: torch.Tensor = self.scaler.scale((losses * chunk.weights).sum())
         return scaled, losses.detach()
 
-    def _attempt(self, chunks: list[_Chunk]) -> list[torch.Tensor] | None:
-        """Cross-entropies by chunk; None if the memory ran out, here or on another rank.
+    def _attempt(self, chunks: list[TargetRows]) -> list[torch.Tensor] | None:
+        """Cross-entropies by chunk; None if memory ran out, here or on another rank.
 
-        Ranks meet in the last backward only, and before it they make sure that all are there.
+        Ranks meet in the last backward only, and make sure before it that all get there.
         """
-        found: list[torch.Tensor] = []
+        cross_entropies: list[torch.Tensor] = []
         full = False
         try:
             with _without_meeting(self.model):
                 for chunk in chunks:
                     loss, losses = self._forward(chunk)
-                    found.append(losses)
+                    cross_entropies.append(losses)
                     if chunk is not chunks[-1]:
                         loss.backward()  # type: ignore[no-untyped-call]
         except torch.OutOfMemoryError:
@@ -140,12 +122,12 @@ class MicroBatchStepper:
         except torch.OutOfMemoryError:
             if self.runtime.world_size > 1:
                 # the others are in the middle of it: this group cannot go on, the next one can
-                largest = max(len(chunk.images) for chunk in chunks)
+                largest = max(len(chunk) for chunk in chunks)
                 if self.rows_together and largest > 1:
                     self.on_split((largest + 1) // 2)
                 raise
             return None
-        return found
+        return cross_entropies
 
     def _split_further(self, largest: int) -> None:
         self.model.zero_grad(set_to_none=True)
@@ -154,29 +136,49 @@ class MicroBatchStepper:
             torch.cuda.empty_cache()
         largest = max(self.runtime.gather(largest))
         if largest == 1 or not self.rows_together:
+            images = (
+                "one image"
+                if self.rows_together
+                else f"{largest} images, and a model with batch normalisation cannot be split"
+            )
             raise OutOfMemoryError(
-                "the device's memory is too small for "
-                + ("one image" if self.rows_together else f"{largest} images, and a model with ")
-                + ("" if self.rows_together else "batch normalisation cannot be split")
-                + "; use a smaller model, img_size or batch_size, more workers, or precision: bf16"
+                f"the device's memory is too small for {images}; use a smaller model, img_size or "
+                "batch_size, more workers, or precision: bf16"
             )
         self.micro_batch = (largest + 1) // 2
         self.on_split(self.micro_batch)
 
 
+def _joined(parts: Sequence[TargetRows]) -> TargetRows:
+    """All rows as one, their factors in their weights."""
+    return TargetRows(
+        torch.cat([part.images for part in parts]),
+        torch.cat([part.targets for part in parts]),
+        torch.cat([part.weights * part.factor for part in parts]),
+        torch.cat([part.numbers for part in parts]),
+    )
+
+
+def _split(rows: TargetRows, count: int) -> list[TargetRows]:
+    """The rows in ``count`` pieces, as even as they divide."""
+    columns = (rows.images, rows.targets, rows.weights, rows.numbers)
+    pieces = zip(*(column.tensor_split(count) for column in columns), strict=True)
+    return [TargetRows(*piece) for piece in pieces]
+
+
 def _without_meeting(model: nn.Module) -> AbstractContextManager[None]:
-    """Gradients of backwards in this context stay on the rank, to be averaged by a later one."""
+    """Gradients of backwards in this context stay on the rank, for a later one to average."""
     if isinstance(model, nn.parallel.DistributedDataParallel):
         return model.no_sync()
     return contextlib.nullcontext()
 
 
 def _expect_meeting(model: nn.Module) -> None:
-    """Makes the next backward average all gradients that have gathered, over the ranks.
+    """Makes the next backward average all accumulated gradients over the ranks.
 
     A forward outside ``no_sync`` would do so too. But when it runs out of memory, DDP would go on
-    expecting its backward, and the ranks would meet in the middle of the step that is repeated. For
-    the same reason DDP is not to broadcast buffers: see ``Runtime.share_buffers``.
+    expecting its backward, and the ranks would meet in the middle of the repeated step. For the
+    same reason DDP must not broadcast buffers: see ``Runtime.share_buffers``.
     """
     if isinstance(model, nn.parallel.DistributedDataParallel):
         model.reducer.prepare_for_backward([])

@@ -339,7 +339,7 @@ def _streams(
 ) -> Any:
     from semigrid.data.batches import MemoryBatches
     from semigrid.data.order import Share, StreamOrder
-    from semigrid.trainers.loop import Streams
+    from semigrid.trainers.streams import Streams
 
     recipe = spec.recipe
     views = view_settings(recipe, statistics)

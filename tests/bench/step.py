@@ -15,12 +15,13 @@ from semigrid.data.schema import ImageTable
 from semigrid.data.storage import Storage
 from semigrid.data.views.augment import ViewSettings
 from semigrid.trainers.checkpoint import Checkpoints
-from semigrid.trainers.loop import Streams, Training, step_seed
 from semigrid.trainers.methods import METHODS, published, resolve
 from semigrid.trainers.models import create_model
 from semigrid.trainers.options import Precision, TrainOptions
 from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.runtime import InlineRuntime
+from semigrid.trainers.streams import Streams
+from semigrid.trainers.training import Training, step_seed
 
 CLASSES, RATIO = 10, 5
 
@@ -60,7 +61,7 @@ class Steps:
         streams = Streams(lambda start, stop: iter(()), None, val, self.views)
         runtime = InlineRuntime(Checkpoints(Storage(tempfile.mkdtemp())), device=self.device)
         model = copy.deepcopy(self.model)
-        training = Training(recipe, "semi", model, None, streams, runtime, CLASSES, 0)
+        training = Training(recipe, METHODS["semi"], model, None, streams, runtime, CLASSES, 0)
         training.prepare(self.precision, TrainOptions(compile=compiled))
 
         def step() -> None:
@@ -88,7 +89,9 @@ class Steps:
     def at_mask_rate(self, rate: float) -> Recipe:
         """The recipe whose threshold keeps this share of the mixed images in step 0."""
         _, training = self.ours(self.recipe)
-        inputs = training.to_device(self.labeled, self.pool)
+        inputs = training.streams.step_input(
+            self.labeled, self.pool, training.runtime.device, training.batch_norm
+        )
         assert inputs.weak is not None
         logits = training.teach(inputs.weak)
 
@@ -128,7 +131,7 @@ def semi_steps(device: str) -> Iterator[tuple[str, float, float, float]]:
         recipe = steps.at_mask_rate(rate)
         ours, training = steps.ours(recipe)
         mine, theirs = fastest([ours, steps.plain(recipe)], repeats=4)
-        found = float(training.sums["mask_rate"]) / training.summed_steps
+        found = training.averages.of_this_rank("mask_rate")
         name = f"{labeled} + {labeled * RATIO} images, {precision}, mask rate {found:.0%}"
         yield name, mine, theirs, goal
 
@@ -142,7 +145,7 @@ def utilization(labeled: int = 64) -> Iterator[tuple[str, float, float]]:
         for _ in range(3):
             step()
         training.speed.reset()
-        training.restart_clock()
+        training.speed.restart_clock()
         for _ in range(10):
             step()
         reading = training.speed.reading()

@@ -24,12 +24,14 @@ from semigrid.data.batches import EvalBatches
 from semigrid.data.catalog import open_dataset
 from semigrid.data.storage import Storage
 from semigrid.trainers.checkpoint import Checkpoints
-from semigrid.trainers.loop import Outcome, Streams, train
+from semigrid.trainers.loop import train
 from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.models import create_model
 from semigrid.trainers.options import TrainOptions
+from semigrid.trainers.outcome import Outcome
 from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.runtime import DistributedRuntime
+from semigrid.trainers.streams import Streams
 from semigrid.trainers.trial import view_settings
 
 # divides by 1, 2 and 3 workers

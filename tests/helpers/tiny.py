@@ -15,12 +15,14 @@ from semigrid.data.order import Share, StreamOrder
 from semigrid.data.schema import Dataset, ImageTable
 from semigrid.data.views.augment import ViewSettings
 from semigrid.trainers.checkpoint import Checkpoints
-from semigrid.trainers.loop import DEFAULT_OPTIONS, Outcome, Streams, train
+from semigrid.trainers.loop import DEFAULT_OPTIONS, train
 from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.models import create_model
 from semigrid.trainers.options import TrainOptions
+from semigrid.trainers.outcome import Outcome
 from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.runtime import InlineRuntime
+from semigrid.trainers.streams import Streams
 from semigrid.trainers.trial import view_settings
 
 VIT = "vit_tiny_patch16_224"

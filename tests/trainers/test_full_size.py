@@ -16,7 +16,8 @@ from semigrid.data.batches import EvalBatches
 from semigrid.data.catalog import open_dataset
 from semigrid.data.storage import Storage
 from semigrid.trainers.checkpoint import Checkpoints
-from semigrid.trainers.loop import Streams, train
+from semigrid.trainers.streams import Streams
+from semigrid.trainers.loop import train
 from semigrid.trainers.models import create_model, input_statistics
 from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.runtime import InlineRuntime

@@ -31,15 +31,16 @@ from semigrid.data.storage import Storage
 from semigrid.trainers.checkpoint import Checkpoints, decode_weights
 from semigrid.trainers.evaluate import evaluate
 from semigrid.trainers.health import CollapsedError, DivergedError
-from semigrid.trainers.loop import Outcome, Streams, Training, train
-from semigrid.trainers.methods import published, resolve
+from semigrid.trainers.loop import train
+from semigrid.trainers.methods import METHODS, published, resolve
 from semigrid.trainers.models import create_model
 from semigrid.trainers.options import TrainOptions
+from semigrid.trainers.outcome import Outcome
 from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.runtime import InlineRuntime
 from semigrid.trainers.stepper import OutOfMemoryError
-
-METHODS = ["finetune", "semi"]
+from semigrid.trainers.streams import Streams
+from semigrid.trainers.training import Training
 
 
 @pytest.fixture
@@ -145,7 +146,7 @@ def prepared(
     streams = tiny_streams(digits, recipe, "semi")
     runtime = InlineRuntime(checkpoints, device="cpu")
     model = tiny_model(recipe) if model is None else model
-    training = Training(recipe, "semi", model, None, streams, runtime, 10, 0)
+    training = Training(recipe, METHODS["semi"], model, None, streams, runtime, 10, 0)
     training.prepare(precision, TrainOptions(micro_batch=micro_batch))
     return training
 
@@ -160,11 +161,11 @@ def test_the_teacher_never_answers_with_what_it_was(
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     before = training.teach(images)
     with torch.no_grad():
-        for name, parameter in training.ema.module.named_parameters():
+        for name, parameter in training.teacher.network.named_parameters():
             if "attention_biases" in name:
                 parameter.normal_(generator=torch.Generator().manual_seed(0))
     fresh = create_model("levit_128s", 10, recipe, {}, False, 0).eval()
-    fresh.load_state_dict(training.ema.module.state_dict())
+    fresh.load_state_dict(training.teacher.network.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(training.teach(images), fresh(images))
     assert not torch.allclose(training.teach(images), before)
@@ -183,7 +184,7 @@ def test_the_teacher_sees_no_more_at_once_than_the_student(
         if len(args[0]) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
 
-    training.ema.module.register_forward_pre_hook(count)
+    training.teacher.network.register_forward_pre_hook(count)
     whole = training.teach(torch.ones(8, 3, 16, 16))
     assert seen == [3, 3, 2]
     limit = 1

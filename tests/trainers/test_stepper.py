@@ -118,7 +118,7 @@ def plain_gradient(targets: StepTargets) -> tuple[list[float], torch.Tensor]:
     labeled, unlabeled = targets.labeled, targets.unlabeled
     assert unlabeled is not None
     numbers = torch.cat([labeled.numbers, unlabeled.numbers])
-    stepper.drop_paths.set(stepper.drop_paths.choose(numbers, torch.device("cpu")))
+    stepper.drop_paths.use(numbers, torch.device("cpu"))
     logits = model(torch.cat([labeled.images, unlabeled.images]))
     losses = nn.functional.cross_entropy(
         logits, torch.cat([labeled.targets, unlabeled.targets]), reduction="none"
@@ -298,7 +298,7 @@ def test_drop_paths_drop_with_their_probability_and_keep_the_expectation() -> No
     drop_paths = DropPaths(model)
     drop_paths.draw(10_000, torch.Generator().manual_seed(0))
     numbers = torch.arange(10_000)
-    drop_paths.set(drop_paths.choose(numbers, torch.device("cpu")))
+    drop_paths.use(numbers, torch.device("cpu"))
     model.train()
     output = model(torch.ones(10_000, 2, 3))
     kept = output[:, 0, 0] > 0
@@ -307,7 +307,7 @@ def test_drop_paths_drop_with_their_probability_and_keep_the_expectation() -> No
     assert not output[~kept].any()
     # any choice of rows gets the same draws
     chosen = torch.tensor([5, 17, 3])
-    drop_paths.set(drop_paths.choose(chosen, torch.device("cpu")))
+    drop_paths.use(chosen, torch.device("cpu"))
     assert torch.equal(model(torch.ones(3, 2, 3)), output[chosen])
     assert torch.equal(model.eval()(torch.ones(3, 2, 3)), torch.ones(3, 2, 3))
 
@@ -325,11 +325,12 @@ def test_a_drop_path_used_twice_draws_twice() -> None:
     model = Twice().train()
     drop_paths = DropPaths(model)
     drop_paths.draw(1000, torch.Generator().manual_seed(0))
-    scales = drop_paths.choose(torch.arange(1000), torch.device("cpu"))
-    drop_paths.set(scales)
+    drop_paths.use(torch.arange(1000), torch.device("cpu"))
     first, second = model(torch.ones(1000, 1)).squeeze(2).unbind(1)
     assert ((first > 0) == (second > 0)).float().mean() == pytest.approx(0.5, abs=0.05)
-    drop_paths.set(scales)  # every forward starts with the first draw
+    drop_paths.use(
+        torch.arange(1000), torch.device("cpu")
+    )  # every forward starts with the first draw
     assert torch.equal(model(torch.ones(1000, 1))[:, 0, 0], first)
 
 

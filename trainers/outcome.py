@@ -1,0 +1,36 @@
+"""Where a training stands, as its checkpoints and its trial's record keep it."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Outcome:
+    """Where a training stands.
+
+    Attributes:
+        step: number of steps done.
+        best_step, best_weights, best_metrics: the evaluation that was best on val, and which
+            network's it was (``student`` or ``ema``).
+        history: losses and metrics of each evaluation.
+        seconds: time spent training, evaluations included.
+        broken: ids of pool images that could not be decoded.
+        resumed_at: the steps at which it was resumed from a checkpoint.
+        speed: a reading of the speed for each evaluation. It depends on the machine, so it is not
+            part of ``history``.
+        damaged: checkpoints that it could not be resumed from.
+        finished: whether it ran to its last step.
+        fell_behind: whether it ended because it was below a cutoff.
+    """
+
+    step: int = 0
+    best_step: int = 0
+    best_weights: str = "student"
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    broken: list[str] = field(default_factory=list)
+    resumed_at: list[int] = field(default_factory=list, compare=False)
+    speed: list[dict[str, float]] = field(default_factory=list, compare=False)
+    damaged: list[str] = field(default_factory=list, compare=False)
+    finished: bool = False
+    fell_behind: bool = False

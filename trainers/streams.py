@@ -1,0 +1,53 @@
+"""A training's data: endless batches, and the tensors that a step makes of them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from semigrid.data.batches import Batch, EvalBatches
+from semigrid.data.views.augment import ViewSettings, erase, normalize
+from semigrid.trainers.methods.step import StepInput
+
+# The batches of the steps from start to stop, in order.
+BatchSource = Callable[[int, int], Iterator[Batch]]
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Labelled batches, unlabelled ones for methods that need a pool, and the val images."""
+
+    labeled: BatchSource
+    pool: BatchSource | None
+    validation: EvalBatches
+    views: ViewSettings
+
+    def batches(self, start: int, stop: int) -> Iterator[tuple[int, Batch, Batch | None]]:
+        """(step, labelled batch, pool batch) for the steps from start to stop."""
+        if start == stop:
+            return
+        labeled = self.labeled(start, stop)
+        pool = self.pool(start, stop) if self.pool else None
+        for step in range(start, stop):
+            yield step, next(labeled), next(pool) if pool is not None else None
+
+    def step_input(
+        self,
+        labeled: Batch,
+        pool: Batch | None,
+        device: torch.device,
+        channels_last: bool,
+    ) -> StepInput:
+        """A step's images, normalised float32 on the device; strong views are erased there."""
+
+        def ready(images: torch.Tensor) -> torch.Tensor:
+            images = normalize(images.to(device), self.views)
+            return images.contiguous(memory_format=torch.channels_last) if channels_last else images
+
+        def strong(batch: Batch) -> torch.Tensor:
+            return erase(ready(batch.views["strong"]), batch.erase_seeds, self.views.erase_prob)
+
+        x, y = strong(labeled), labeled.labels.to(device)
+        if pool is None:
+            return StepInput(x, y)
+        return StepInput(x, y, ready(pool.views["weak"]), strong(pool))
