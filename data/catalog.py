@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from semigrid.data.errors import InputError
 from semigrid.data.schema import FORMAT, MANIFEST, Dataset, Manifest
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 
 
 def open_dataset(uri: str) -> Dataset:
@@ -18,7 +18,7 @@ def open_dataset(uri: str) -> Dataset:
         from semigrid.data.builder.builtin import builtin_folder
 
         uri = builtin_folder(uri)
-    storage = Storage(uri)
+    storage = open_storage(uri)
     try:
         found = storage.exists(MANIFEST)
     except OSError as error:

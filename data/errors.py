@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this, and here is how."""
+"""Errors of the package: what the user can mend, and what happened to the storage."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,20 @@ class InputError(ValueError):
     def __init__(self, *problems: str):
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class RefusedError(InputError, PermissionError):
+    """A bucket answers but refuses, so waiting does not help. Disks raise ``PermissionError``.
+
+    ``one_object`` is true where the refusal may concern a single object rather than the bucket.
+    """
+
+    one_object = False
+
+
+class StorageAwayError(OSError):
+    """Storage is out of reach or busy, which passes: a network, an unmounted or moved folder."""
+
+
+class StorageGoneError(OSError):
+    """Storage stayed away for as long as it was waited for."""

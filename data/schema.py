@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from semigrid.data.storage import Storage
+from semigrid.data.storage import Storage, open_storage
 
 FORMAT = 1
 MANIFEST = "dataset.json"
@@ -130,7 +130,7 @@ def read_row_group(storage: Storage, group: RowGroup) -> tuple[list[str], list[b
 
 @lru_cache(maxsize=8)
 def _open_shard(storage_uri: str, file: str) -> pq.ParquetFile:
-    storage = Storage(storage_uri)
+    storage = open_storage(storage_uri)
     return pq.ParquetFile(storage.open(file))
 
 

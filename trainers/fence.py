@@ -9,6 +9,8 @@ import uuid
 from dataclasses import dataclass
 
 from semigrid.data.storage import Storage
+from semigrid.data.storage.protocol import Confirm, always
+from semigrid.data.storage.wrapper import StorageWrapper
 
 FOLDER = "attempts"
 
@@ -37,23 +39,22 @@ def end_attempts(storage: Storage, trial_id: str) -> None:
 class Fence:
     """What an attempt at a trial looks at before it writes.
 
-    An attempt may begin parts of itself, one after the other, with ``next_part``: of them, too,
-    only the last may write, while the attempt itself still may.
+    An attempt may begin parts of itself, one after the other, with ``next_part``: only the last
+    part may write, and only while the attempt itself still may. ``storage`` must exist and have no
+    patience: it is asked within the attempts of a storage that has some.
     """
 
-    storage: Storage  # without patience: it is asked within the attempts of those that have some
+    storage: Storage
     trial_id: str
     token: str
 
     def check(self) -> None:
         """Raises ``FencedError`` when this attempt was given up, ``OSError`` if none can tell."""
         try:
-            found = self.storage.read(attempt_file(self.trial_id)).decode()
+            current = self.storage.read(attempt_file(self.trial_id)).decode()
         except FileNotFoundError:
-            if self.storage.is_local and self.storage.vanished():
-                raise  # with all else, for a while
-            found = ""
-        if found != self.token and not found.startswith(f"{self.token}."):
+            current = ""
+        if current != self.token and not current.startswith(f"{self.token}."):
             raise FencedError(
                 f"trial {self.trial_id}: this attempt at it was given up, another one may be at "
                 "work; nothing more is written"
@@ -67,21 +68,24 @@ class Fence:
         return token
 
 
-class FencedStorage(Storage):
+class FencedStorage(StorageWrapper):
     """A storage that changes nothing once the attempt that has it was given up.
 
-    Asked right before each change: plain storage has no way to make both one step.
+    It asks right before each change: plain storage has no way to make both one step.
     """
 
     def __init__(self, storage: Storage, fence: Fence):
-        super().__init__(storage.uri, storage.patience, storage.anchor)
+        super().__init__(storage)
         self.fence = fence
 
-    def __reduce__(self) -> tuple[type[Storage], tuple[Storage, Fence]]:  # type: ignore[override]
-        return FencedStorage, (Storage(self.uri, self.patience, self.anchor), self.fence)
-
     def folder(self, *names: str) -> Storage:
-        return FencedStorage(super().folder(*names), self.fence)
+        return FencedStorage(self.storage.folder(*names), self.fence)
 
-    def before_change(self) -> None:
-        self.fence.check()
+    def write(self, name: str, content: bytes, confirm: Confirm = always) -> None:
+        self.storage.write(name, content, self.fence.check)
+
+    def keep(self, name: str, kept: str, confirm: Confirm = always) -> None:
+        self.storage.keep(name, kept, self.fence.check)
+
+    def delete(self, name: str, confirm: Confirm = always) -> None:
+        self.storage.delete(name, self.fence.check)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from semigrid.data.catalog import open_dataset
 from semigrid.data.schema import Dataset
 from semigrid.data.splits import label_subset
-from semigrid.data.storage import FileFacts, Storage
+from semigrid.data.storage import FileFacts, Storage, open_storage
 from semigrid.trainers.choose import Cutoffs
 from semigrid.trainers.fence import Fence, FencedStorage
 from semigrid.trainers.methods import MethodName
@@ -90,12 +90,16 @@ class Place:
 
     @property
     def storage(self) -> Storage:
-        storage = Storage(self.folder, self.patience)
+        storage = open_storage(self.folder, self.patience)
         return storage if self.fence is None else FencedStorage(storage, self.fence)
 
     @property
     def fence(self) -> Fence | None:
-        return None if self.attempt is None else Fence(Storage(self.folder), *self.attempt)
+        return (
+            None
+            if self.attempt is None
+            else Fence(open_storage(self.folder, must_exist=True), *self.attempt)
+        )
 
     def checkpoints(self, trial_id: str) -> Storage:
         return self.storage.folder("checkpoints", trial_id)

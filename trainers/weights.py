@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from semigrid.data.errors import InputError
-from semigrid.data.storage import Storage, cache_folder
-from semigrid.data.storage.buckets import RefusedError
-from semigrid.data.storage.patience import StorageGoneError
+from semigrid.data.errors import InputError, RefusedError, StorageGoneError
+from semigrid.data.storage import cache_folder, open_storage
 from semigrid.trainers.backbones import timm_weights
 
 if TYPE_CHECKING:
@@ -72,7 +70,7 @@ def file_weights(uri: str, license: str | None, backbone: str) -> Weights:
         raise InputError(f"{uri!r}: weights are a file ending in {', '.join(SUFFIXES)}")
     tag = timm_weights(backbone).get("license")
     return Weights(
-        source=Storage(uri).uri,
+        source=open_storage(uri).uri,
         license=license or (f"{tag} (timm's for {backbone})" if tag else UNSTATED),
         sha256=_file_hash(uri),
     )
@@ -80,10 +78,10 @@ def file_weights(uri: str, license: str | None, backbone: str) -> Weights:
 
 def _file_hash(uri: str) -> str:
     """SHA-256 of a file, remembered for as long as the file's size and time stay the same."""
-    storage = Storage(uri)
+    storage = open_storage(uri)
     try:
         key = hashlib.sha256(f"{uri} {storage.version()}".encode()).hexdigest()
-        known = Storage(cache_folder()).folder("hashes")
+        known = open_storage(cache_folder()).folder("hashes")
         if known.exists(key):
             return known.read(key).decode()
         digest = hashlib.sha256()
@@ -171,12 +169,12 @@ def _quiet(logger_name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _local(uri: str) -> Iterator[str]:
-    storage = Storage(uri)
-    if storage.is_local:
-        yield storage.root
+    storage = open_storage(uri)
+    if (path := storage.local_path()) is not None:
+        yield str(path)
         return
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / Path(storage.root).name
+        path = Path(folder) / Path(storage.uri).name
         with path.open("wb") as file:
             file.writelines(storage.chunks())
         yield str(path)

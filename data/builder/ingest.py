@@ -28,7 +28,7 @@ from semigrid.data.builder.clean import (
 from semigrid.data.builder.curate import Curation, Facts, Placed, curate
 from semigrid.data.builder.write import write_shard
 from semigrid.data.crowd.votes import Audit, Vote
-from semigrid.data.errors import InputError
+from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.schema import (
     FORMAT,
     LABELED_SPLITS,
@@ -42,9 +42,7 @@ from semigrid.data.schema import (
     columns_of,
 )
 from semigrid.data.sources.files import Item, read_item
-from semigrid.data.storage import Storage
-from semigrid.data.storage.buckets import RefusedError
-from semigrid.data.storage.patience import StorageGoneError
+from semigrid.data.storage import Storage, open_storage
 
 REPORT = "report.json"
 BUILDING = ".building"
@@ -132,7 +130,7 @@ def build_dataset(
     Raises:
         InputError: a dataset lies there already; the images cannot make one.
     """
-    storage = Storage(uri)
+    storage = open_storage(uri)
     if storage.exists(MANIFEST):
         raise InputError(f"{uri}: there is a dataset here already; give another place for this one")
     items = sorted(items, key=lambda item: item.image_id)
@@ -207,7 +205,7 @@ def _clean_all(
 ) -> None:
     if not chunks:
         raise InputError("the source has no images")
-    there = set(Storage(chunks[0].folder).names(""))
+    there = set(open_storage(chunks[0].folder).names(""))
     left = [chunk for chunk in chunks if chunk.file not in there]
     done = sum(len(chunk.items) for chunk in chunks if chunk.file in there)
     progress(done, total)
@@ -227,7 +225,7 @@ def clean_chunk(chunk: Chunk) -> None:
         for bucket in range(chunk.buckets):
             # an empty bucket keeps its place: row group b is bucket b
             writer.write_table(pa.Table.from_pylist(by_bucket[bucket], schema=_CLEANED))
-    Storage(chunk.folder).write(chunk.file, buffer.getvalue())
+    open_storage(chunk.folder).write(chunk.file, buffer.getvalue())
 
 
 def _clean_item(number: int, item: Item, settings: CleanSettings) -> dict[str, Any]:
@@ -260,7 +258,7 @@ def read_patiently(item: Item) -> bytes:
         except (MemoryError, StorageGoneError):
             raise  # a full machine, a bucket that is away: not an image that cannot be read
         except RefusedError as error:
-            if not error.of_one:
+            if not error.one_object:
                 raise
             raise UnusableImageError(f"cannot be read: {error}") from error
         except Exception as error:  # every protocol has its own errors
@@ -283,7 +281,7 @@ def _bucket(order: tuple[bytes, str], buckets: int) -> int:
 def _read_known(chunks: Sequence[Chunk]) -> Iterator[dict[str, Any]]:
     names = [name for name in _CLEANED.names if name != "content"]
     for chunk in chunks:
-        storage = Storage(chunk.folder)
+        storage = open_storage(chunk.folder)
         # facts scattered between images are read sooner with them from a bucket
         with storage.open(chunk.file, ahead=True) as file:
             yield from pq.read_table(file, columns=names).to_pylist()
@@ -343,7 +341,7 @@ def _write(
 
 def _read_bucket(chunks: Sequence[Chunk], bucket: int) -> Iterator[dict[str, Any]]:
     for chunk in chunks:
-        storage = Storage(chunk.folder)
+        storage = open_storage(chunk.folder)
         with storage.open(chunk.file) as file:
             yield from pq.ParquetFile(file).read_row_group(bucket).to_pylist()
 

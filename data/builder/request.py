@@ -28,7 +28,7 @@ from semigrid.data.sources.crowd import answers_of, gold_of
 from semigrid.data.sources.files import Item, folder_items, table_items
 from semigrid.data.sources.generated import pattern_items
 from semigrid.data.sources.patterns import LICENSE, Patterns, parse_patterns
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 
 Share = Field(ge=0, lt=1)
 
@@ -118,7 +118,7 @@ def load_request(source: str, options: dict[str, Any]) -> BuildRequest:
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
-    storage = Storage(path)
+    storage = open_storage(path)
     try:
         content = yaml.safe_load(storage.read())
     except OSError as error:
@@ -211,7 +211,7 @@ def _kind(source: str) -> str:
         return "webdataset"
     if source.endswith((".csv", ".parquet")):
         return "table"
-    storage = Storage(source)
+    storage = open_storage(source)
     if storage.exists("listings/metadata") and storage.exists("images/metadata"):
         return "abo"
     return "folder"

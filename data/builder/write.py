@@ -23,7 +23,7 @@ from semigrid.data.schema import (
     Split,
 )
 from semigrid.data.splits import seeded_order
-from semigrid.data.storage import Storage
+from semigrid.data.storage import Storage, open_storage
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def write_dataset(
             raise ValueError(f"{row.image_id}: pool rows have no label, all others have one")
         if row.label is not None and not 0 <= row.label < len(classes):
             raise ValueError(f"{row.image_id}: label {row.label} of {len(classes)} classes")
-    storage = Storage(uri)
+    storage = open_storage(uri)
     digest = hashlib.sha256()
     header = [FORMAT, list(classes), order_seed, rows_per_group]
     digest.update(json.dumps(header).encode())

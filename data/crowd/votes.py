@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from semigrid.data.errors import InputError
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 
 AnswerFormat = Literal["generic", "mturk", "groundtruth"]
 Method = Literal["majority", "dawid-skene"]
@@ -282,7 +282,7 @@ def read_answers(
 
 
 def _content(uri: str) -> bytes:
-    storage = Storage(uri)
+    storage = open_storage(uri)
     try:
         return storage.read()
     except OSError as error:

@@ -14,7 +14,7 @@ import pandas as pd
 from semigrid.data.builder.curate import Joined
 from semigrid.data.errors import InputError
 from semigrid.data.sources.files import Item
-from semigrid.data.storage import Storage
+from semigrid.data.storage import Storage, open_storage
 
 LISTINGS, IMAGES = "listings/metadata", "images/metadata/images.csv.gz"
 
@@ -49,7 +49,7 @@ def abo_items(
     Raises:
         InputError: no listing of the type, or no such folder.
     """
-    storage = Storage(root)
+    storage = open_storage(root)
     paths = _paths(storage)
     photographs: dict[str, _Photograph] = {}
     types: Counter[str] = Counter()

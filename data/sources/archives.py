@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from semigrid.data.errors import InputError
 from semigrid.data.sources.files import SUFFIXES, Cell, Extent, Item
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 
 
 def matching_files(uri: str, suffix: str) -> list[str]:
@@ -18,14 +18,17 @@ def matching_files(uri: str, suffix: str) -> list[str]:
 
     Raises ``InputError`` where there is none.
     """
-    storage = Storage(uri)
-    pattern = storage.root
+    storage = open_storage(uri)
     if storage.is_folder():
-        pattern = posixpath.join(storage.root, f"*{suffix}")
-    paths = sorted(str(path) for path in storage.patiently(lambda: storage.fs.glob(pattern)))
-    if not paths:
+        names = storage.names(suffix=suffix)
+    else:
+        parts = uri.split("/")
+        first = next((n for n, part in enumerate(parts) if set("*?[") & set(part)), len(parts) - 1)
+        storage = open_storage("/".join(parts[:first]) or ("/" if uri.startswith("/") else "."))
+        names = storage.find("/".join(parts[first:]))
+    if not names:
         raise InputError(f"{uri}: no file here that ends in {suffix}")
-    return [p if storage.is_local else str(storage.fs.unstrip_protocol(p)) for p in paths]
+    return [storage.location(name) for name in names]
 
 
 def webdataset_items(uri: str, label: str | None = None) -> list[Item]:
@@ -58,7 +61,7 @@ def webdataset_items(uri: str, label: str | None = None) -> list[Item]:
 
 def _samples(path: str) -> dict[str, dict[str, tuple[int, int, bytes]]]:
     """By sample and extension: offset, size and, of small text files, the content."""
-    storage = Storage(path)
+    storage = open_storage(path)
     found: dict[str, dict[str, tuple[int, int, bytes]]] = {}
     try:
         # no compression: a member must be found again without reading what comes before it
@@ -103,7 +106,7 @@ def parquet_items(uri: str, image: str = "image", label: str | None = "label") -
     """
     items: list[Item] = []
     for path in matching_files(uri, ".parquet"):
-        storage = Storage(path)
+        storage = open_storage(path)
         with storage.open() as opened:
             try:
                 file = pq.ParquetFile(opened)

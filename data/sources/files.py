@@ -15,8 +15,8 @@ from semigrid.data.crowd.votes import read_table
 from semigrid.data.errors import InputError
 from semigrid.data.sources.drawing import draw
 from semigrid.data.sources.patterns import URI, VERSION
-from semigrid.data.storage import Storage
-from semigrid.data.storage.buckets import BUCKETS
+from semigrid.data.storage import open_storage
+from semigrid.data.storage.bucket import BUCKETS
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"),
@@ -84,18 +84,18 @@ def read_item(item: Item) -> bytes:
         return content
     if item.inside is None:
         if item.uri.partition("://")[0] in BUCKETS:
-            return Storage(item.uri).read()
+            return open_storage(item.uri).read()
         # a list of addresses has dead ones, none of which is waited for
         with fsspec.open(item.uri, "rb") as file:
             return bytes(file.read())
-    with Storage(item.uri).open() as file:
+    with open_storage(item.uri).open() as file:
         file.seek(item.inside.offset)
         return bytes(file.read(item.inside.size))
 
 
 @lru_cache(maxsize=2)  # the items of a chunk come row group by row group
 def _row_group(uri: str, column: str, row_group: int) -> list[bytes]:
-    with Storage(uri).open() as file:
+    with open_storage(uri).open() as file:
         table = pq.ParquetFile(file).read_row_group(row_group, columns=[f"{column}.bytes"])
     found = table[column].combine_chunks().field("bytes").to_pylist()
     return [content or b"" for content in found]
@@ -106,14 +106,12 @@ def folder_items(uri: str, labeled: bool = True) -> list[Item]:
 
     Raises ``InputError`` where there is no image, or a labelled one lies outside class folders.
     """
-    storage = Storage(uri)
+    storage = open_storage(uri)
     if not storage.is_folder():
         raise InputError(f"{uri}: there is no such folder")
     items = []
-    for path in sorted(storage.patiently(lambda: storage.fs.find(storage.root))):
-        name = posixpath.relpath(path, storage.root)
-        hidden = any(part.startswith(".") for part in name.split("/"))
-        if hidden or not name.lower().endswith(SUFFIXES):
+    for name in storage.find():
+        if not name.lower().endswith(SUFFIXES):
             continue
         label, _, rest = name.partition("/")
         if labeled and not rest:
@@ -121,14 +119,10 @@ def folder_items(uri: str, labeled: bool = True) -> list[Item]:
                 f"{uri}: {name} lies beside the class folders; images are expected in "
                 f"{uri}/<class>/, or give the folder as pool if they have no labels"
             )
-        items.append(Item(name, _uri(storage, path), label if labeled else None))
+        items.append(Item(name, storage.location(name), label if labeled else None))
     if not items:
         raise InputError(f"{uri}: no image here ({', '.join(SUFFIXES[:5])}, …)")
     return items
-
-
-def _uri(storage: Storage, path: str) -> str:
-    return path if storage.is_local else str(storage.fs.unstrip_protocol(path))
 
 
 def table_items(
@@ -164,7 +158,7 @@ def table_items(
     empty = table[image] == ""
     if empty.any():
         raise InputError(f"{uri}: row {int(empty.to_numpy().argmax()) + 1} has no {image}")
-    base = Storage(root if root is not None else posixpath.dirname(uri) or ".").uri
+    base = open_storage(root if root is not None else posixpath.dirname(uri) or ".").uri
     ids = table[image_id or image]
     repeated = ids[ids.duplicated()]
     if len(repeated):

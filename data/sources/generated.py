@@ -5,7 +5,6 @@ import io
 import posixpath
 import shlex
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 
 from semigrid.data.crowd.votes import COLUMNS
 from semigrid.data.errors import InputError
@@ -21,7 +20,7 @@ from semigrid.data.sources.patterns import (
     block,
     image_id,
 )
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 
 ABOUT = """\
 Everything here is generated, the images and the crowd answers alike: nothing was photographed, and
@@ -78,17 +77,14 @@ def write_raw(
     Raises:
         InputError: something lies there already.
     """
-    storage = Storage(uri)
-    if storage.exists() and storage.patiently(lambda: storage.fs.ls(storage.root)):
+    storage = open_storage(uri)
+    if storage.exists() and storage.entries():
         raise InputError(f"{uri}: there is something here already; give a new or an empty folder")
-    storage.fs.makedirs(storage.path("images"), exist_ok=True)
     items = pattern_items(patterns)
     rows = []
     for done, item in enumerate(items, 1):
         file = f"images/{item.image_id}.jpg"
-        # not Storage.write: what can be generated again need not outlive a power cut
-        image = draw(patterns.seed, done - 1, patterns.size)
-        storage.patiently(partial(storage.fs.pipe_file, storage.path(file), image))
+        storage.write(file, draw(patterns.seed, done - 1, patterns.size))
         rows.append((item.image_id, file, item.slices["marketplace"], item.group))
         progress(done, len(items))
     command = _command(storage.uri, patterns)

@@ -12,7 +12,7 @@ import semigrid.data
 import semigrid.trainers
 from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError
-from semigrid.data.storage import Storage
+from semigrid.data.storage import Storage, open_storage
 from semigrid.grid.study.plan import Plan
 from semigrid.trainers.weights import file_weights
 
@@ -88,7 +88,7 @@ def unmet_requirements(wanted: NodeRequirements) -> list[str]:
 
 
 def _storage_problems(wanted: NodeRequirements) -> list[str]:
-    storage = Storage(wanted.storage)
+    storage = open_storage(wanted.storage)
     try:
         token = storage.read(TOKEN_FILE).decode()
     except FileNotFoundError:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -47,6 +47,6 @@ def wide() -> Console:
 def write_file(where: str, content: bytes) -> None:
     """A file by path or URI; its folder is made."""
     folder, _, name = where.replace(os.sep, "/").rpartition("/")
-    storage = Storage(folder or ("/" if where.startswith("/") else "."))
+    storage = open_storage(folder or ("/" if where.startswith("/") else "."))
     storage.write(name, content)
     say(f"written: {storage.location(name)}")

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from semigrid.data.catalog import open_dataset
 from semigrid.data.schema import Dataset
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 
 INTERRUPTED = 130
 
@@ -214,7 +214,7 @@ def show(
     found = open_dataset(dataset)
     facts = describe(found)
     if sheets is not None:
-        folder = Storage(sheets)
+        folder = open_storage(sheets)
         for index in range(found.num_classes):
             folder.write(f"class-{index:03d}.png", contact_sheet(found, index))
     if as_json:
@@ -235,7 +235,7 @@ def show(
         shown = "; ".join(f"{value}: {sum(of.values()):,}" for value, of in values.items())
         out.print(f"slice {name}: {shown}", soft_wrap=True, markup=False)
     if sheets is not None:
-        out.print(f"contact sheets: {Storage(sheets).uri}", soft_wrap=True, markup=False)
+        out.print(f"contact sheets: {open_storage(sheets).uri}", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -284,7 +284,7 @@ def generate(
         )
     out.print(
         f"{patterns.images:,} generated images, generated answers to {patterns.answered:,} of them "
-        f"and {patterns.gold} gold tasks: {Storage(destination).uri}",
+        f"and {patterns.gold} gold tasks: {open_storage(destination).uri}",
         soft_wrap=True,
         markup=False,
     )

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from semigrid.data.errors import InputError
-from semigrid.data.storage import Storage
-from semigrid.data.storage.patience import StorageGoneError, storage_patience
+from semigrid.data.errors import InputError, StorageGoneError
+from semigrid.data.storage import Storage, open_storage
+from semigrid.data.storage.patient import storage_patience
 from semigrid.grid.commands import data as data_cli
 from semigrid.grid.commands import results as results_cli
 from semigrid.grid.commands import submit as submit_cli
@@ -82,7 +82,7 @@ def _show_plan(study: Any, records: Any, without_data: bool, as_json: bool) -> N
         "trainings_done": done,
         "trainings_remaining": remaining,
         "cells_finished": len(finished),
-        "folder": Storage(experiment.folder).uri,
+        "folder": open_storage(experiment.folder).uri,
     }
     if as_json:
         left = cost.total(estimates)
@@ -108,7 +108,7 @@ def _show_plan(study: Any, records: Any, without_data: bool, as_json: bool) -> N
 
 def _last_text(experiment: Experiment) -> str | None:
     """The experiment file of the last run in the folder, None where there was none."""
-    folder = Storage(experiment.folder)
+    folder = open_storage(experiment.folder)
     try:
         return folder.read(EXPERIMENT_COPY).decode()
     except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
@@ -160,7 +160,7 @@ def run(
     from semigrid.grid.trackers.create import check_trackers, create_trackers
 
     experiment = load(source, storage, seeds, workers)
-    folder = Storage(experiment.folder)
+    folder = open_storage(experiment.folder)
     if dry_run:
         _dry_run(experiment, folder, only)
         return
@@ -215,7 +215,7 @@ def _this_command() -> str:
 @app.command(hidden=True)
 def drive(source: str, folder: str, only: OnlyOption = None) -> None:
     """What ``run`` lets a process of its own do, holding the lock: train, then print the table."""
-    code = _reported(lambda: _drive(source, Storage(folder), only))
+    code = _reported(lambda: _drive(source, open_storage(folder), only))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the end is near: nothing is left to interrupt
     say_ended(code)
@@ -340,7 +340,7 @@ def status(
     if watch:
         from semigrid.grid.status.watch import follow
 
-        died = not follow(Storage(experiment.folder), out)
+        died = not follow(open_storage(experiment.folder), out)
     _show_status(experiment, only, as_json)
     raise typer.Exit(SOME_FAILED if died else OK)
 

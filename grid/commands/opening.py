@@ -3,7 +3,7 @@
 from typing import Any
 
 from semigrid.data.errors import InputError
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.grid.commands.console import err, say
 from semigrid.grid.experiment import EXPERIMENT_COPY, Experiment, load_experiment
 
@@ -22,7 +22,7 @@ def load(
     if seeds is not None:
         overrides["seeds"] = seeds
     text = None
-    folder = Storage(source)
+    folder = open_storage(source)
     if folder.is_folder():
         if not folder.exists(EXPERIMENT_COPY):
             raise InputError(
@@ -34,9 +34,9 @@ def load(
         except UnicodeDecodeError as error:
             raise InputError(f"{source}/{EXPERIMENT_COPY}: cannot be read: {error}") from error
         overrides.setdefault("storage", folder.uri.rpartition("/")[0])
-        source = folder.path(EXPERIMENT_COPY)
+        source = folder.location(EXPERIMENT_COPY)
     experiment = load_experiment(source, overrides, text, workers, without_data)
-    if text is not None and storage is None and Storage(experiment.folder).uri != folder.uri:
+    if text is not None and storage is None and open_storage(experiment.folder).uri != folder.uri:
         raise InputError(
             f"{folder.uri}: this folder was renamed: its experiment is called "
             f"{experiment.file.name!r}; rename the folder to that"
@@ -63,7 +63,7 @@ def open_grid(
 
     plan = Plan(experiment)
     chosen = None if only is None else plan.matching(only)
-    ledger = Ledger(Storage(experiment.folder, patience))
+    ledger = Ledger(open_storage(experiment.folder, patience))
     records = ledger.read_all()
     for path in ledger.unreadable:
         err.print(f"{path}: not a readable record; its trial trains again", soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from semigrid.data.errors import InputError
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.grid.commands import predict as predict_cli
 from semigrid.grid.commands.console import (
     JsonOption,
@@ -123,7 +123,7 @@ def report(
 
     experiment = load(source, storage, seeds)
     known = open_results(experiment)
-    where = output or Storage(experiment.folder).location(REPORT)
+    where = output or open_storage(experiment.folder).location(REPORT)
     write_file(where, make_report(known).encode())
     for problem in known.results.problems:
         say(problem)

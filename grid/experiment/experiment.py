@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from semigrid.data.schema import Dataset
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.grid.experiment.schema import ExperimentFile, ModelConfig
 from semigrid.trainers.methods import published
 from semigrid.trainers.options import TrainOptions
@@ -39,7 +39,7 @@ class Experiment:
     def dataset_uri(self, name: str) -> str:
         """The dataset's URI as any process can open it, whatever its working directory."""
         uri = self.file.dataset(name).uri
-        return uri if uri.startswith("builtin://") else Storage(uri).uri
+        return uri if uri.startswith("builtin://") else open_storage(uri).uri
 
     def pool_unit(self, name: str) -> int:
         """Pool images that the multiplier 100 % means."""

@@ -10,10 +10,9 @@ import yaml
 from pydantic import ValidationError
 
 from semigrid.data.catalog import open_dataset
-from semigrid.data.errors import InputError
+from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.schema import FORMAT, Dataset, Manifest
-from semigrid.data.storage import Storage
-from semigrid.data.storage.patience import StorageGoneError
+from semigrid.data.storage import open_storage
 from semigrid.grid.experiment.checks import problems_of
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.experiment.messages import file_problems
@@ -175,7 +174,7 @@ def _assumed_dataset(name: str) -> Dataset:
         order_seed=0,
         shards=(),
     )
-    return Dataset(Storage("memory://assumed"), manifest)
+    return Dataset(open_storage("memory://assumed"), manifest)
 
 
 def _find_weights(file: ExperimentFile) -> tuple[dict[str, Weights], list[str]]:
@@ -211,7 +210,7 @@ def _weights_of_file(uri: str, backbone: str, model: ModelConfig) -> Weights:
             raise
         # the results of a run stay readable on machines that lack its weights
         license = model.weights_license or UNSTATED
-        return Weights(source=Storage(uri).uri, license=license, sha256=model.weights_sha256)
+        return Weights(source=open_storage(uri).uri, license=license, sha256=model.weights_sha256)
 
 
 def _pin_weights(

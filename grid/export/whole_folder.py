@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from semigrid.data.errors import InputError
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 
 
 def check_destination(destination: str, names: Collection[str], overwrite: bool) -> Path:
@@ -16,10 +16,10 @@ def check_destination(destination: str, names: Collection[str], overwrite: bool)
 
     With ``overwrite``, a folder with nothing but these names in it may be replaced.
     """
-    place = Storage(destination)
-    if not place.is_local:
+    place = open_storage(destination)
+    if (local := place.local_path()) is None:
         raise InputError(f"{destination}: give a local folder; copy it to where it is to go")
-    path = Path(place.root).resolve()
+    path = local.resolve()
     if not path.exists():
         return path
     if not path.is_dir():

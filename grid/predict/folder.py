@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from semigrid.data.errors import InputError
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.grid.predict.abstain import Calibration
 from semigrid.grid.predict.images import Images, Part
 from semigrid.grid.predict.inference import Answers, Model
@@ -54,7 +54,7 @@ class PredictionFolder:
     """The files of one prediction. Raises ``InputError`` where the folder holds anything else."""
 
     def __init__(self, uri: str, identity: dict[str, Any], images: Images):
-        self.storage = Storage(uri)
+        self.storage = open_storage(uri)
         self.identity, self.images = identity, images
         self._counts: dict[str, dict[str, Any]] = {}
         self._found = self._read()
@@ -94,12 +94,8 @@ class PredictionFolder:
         if not storage.exists():
             return
         if not storage.is_folder():
-            if not storage.is_local and not storage.size():  # the mark of a folder in a bucket
-                return
             raise InputError(f"--output {storage.uri}: this is a file; give a folder")
-        entries = storage.patiently(lambda: storage.fs.ls(storage.root, detail=False))
-        names = [entry.rstrip("/").rpartition("/")[2] for entry in entries]
-        if any(not name.startswith(".") for name in names):
+        if any(not name.startswith(".") for name in storage.entries()):
             raise InputError(
                 f"--output {self.storage.uri}: this folder has files of something else; give a new "
                 "or empty one"

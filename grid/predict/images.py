@@ -19,7 +19,7 @@ from semigrid.data.errors import InputError
 from semigrid.data.schema import LABELED_SPLITS, MANIFEST, POOL, Dataset, RowGroup
 from semigrid.data.schema import read_row_group as read_group
 from semigrid.data.sources.files import SUFFIXES, Item, folder_items
-from semigrid.data.storage import Storage
+from semigrid.data.storage import Storage, open_storage
 from semigrid.trainers.trial import EVALUATION_BATCH
 
 SPLITS = (*LABELED_SPLITS, POOL)
@@ -173,7 +173,7 @@ def is_dataset(source: str) -> bool:
     if source.startswith("builtin://"):
         return True
     # of thousands of files in a bucket, asking for each would take minutes
-    return not source.lower().endswith(SUFFIXES) and Storage(source).exists(MANIFEST)
+    return not source.lower().endswith(SUFFIXES) and open_storage(source).exists(MANIFEST)
 
 
 def of_dataset(dataset: Dataset, splits: Sequence[str]) -> Images:
@@ -209,7 +209,7 @@ def _of_files(sources: Sequence[str]) -> Images:
 
 def _files(source: str, several: bool) -> Iterator[tuple[str, str]]:
     """Ids and URIs."""
-    storage = Storage(source)
+    storage = open_storage(source)
     given = source.rstrip("/").removeprefix("./")
     try:
         if storage.is_folder():

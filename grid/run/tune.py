@@ -21,8 +21,8 @@ from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
 from ray.util.placement_group import placement_group
 
-from semigrid.data.errors import InputError
-from semigrid.data.storage.patience import PATIENCE, StorageGoneError, storage_patience
+from semigrid.data.errors import InputError, StorageGoneError
+from semigrid.data.storage.patient import PATIENCE, storage_patience
 from semigrid.grid.cluster.admission import Admission
 from semigrid.grid.cluster.autoscaler import MachineRequests, cluster_growth
 from semigrid.grid.cluster.growth import (

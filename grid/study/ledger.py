@@ -138,7 +138,7 @@ class Ledger:
             self._listings = None
 
     def _size(self, name: str) -> int | None:
-        if self._listings is None or self.storage.is_local:
+        if self._listings is None:
             return self.storage.size(name)
         folder, _, file = name.rpartition("/")
         if folder not in self._listings:

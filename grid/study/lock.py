@@ -1,31 +1,26 @@
 """One run at a time in an experiment's folder: a lock file that says who holds it."""
 
 import contextlib
-import errno
-import fcntl
 import getpass
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from semigrid.data.errors import InputError
-from semigrid.data.storage import Storage
+from semigrid.data.storage import Storage, open_storage
 
 FILE = "lock.json"
 GUARD = ".lock.guard"
 HEARTBEAT_SECONDS = 10.0
 # a heartbeat that is late by less than this many intervals is a busy machine's
 MISSED_BEATS = 3
-GUARD_SECONDS = 10.0
-# of file systems on which files cannot be locked
-NO_FLOCK = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class Holder(BaseModel):
@@ -72,8 +67,8 @@ class RunLock:
     ):
         self.say, self.lost, self.interval = say, lost, interval
         # a heartbeat waits for a folder that vanished, all else finds it there or not
-        self._storage = Storage(storage.uri)
-        self._lasting = Storage(storage.uri, storage.patience or interval)
+        self._storage = open_storage(storage.uri)
+        self._lasting = open_storage(storage.uri, storage.patience or interval)
         self.lost_to: Holder | None = None
         self._me = _this_process(interval)
         self._left = threading.Event()
@@ -106,9 +101,10 @@ class RunLock:
         self._left.set()
         self._heart.join(timeout=self.interval)
         # what cannot be removed now is the lock of a dead process soon
-        with contextlib.suppress(OSError), _guard(self._storage):
-            if self._is_mine(_parse(_read(self._storage))):
-                self._storage.delete(FILE)
+        with contextlib.suppress(OSError):
+            lock = _read(self._storage)
+            if self._is_mine(_parse(lock)):
+                self._storage.swap(FILE, lock, None)
 
     def _is_mine(self, holder: Holder | None) -> bool:
         return holder is not None and holder.token == self._me.token
@@ -144,30 +140,11 @@ class RunLock:
 
     def _take(self, found: bytes | None) -> bool:
         """Replaces the lock that was found, or none; False if another process was faster."""
-        with _guard(self._storage, create=True) as guarded:
-            if _read(self._storage) != found:
-                return False
-            if guarded:
-                self._storage.write(FILE, self._beat_now())
-                return True
-            if self._storage.is_local:  # where files cannot be locked
-                self._storage.write(FILE, self._beat_now())
-            else:
-                self._put(self._storage, found)
-        # a store without conditions may have let two write: the last one's is there, once both
-        # are done; and a put whose answer was lost is this process's own
+        if self._storage.swap(FILE, found, self._beat_now()):
+            return True
+        # of several that may have written the last is there, once all are done
         time.sleep(min(2.0, self.interval / 5))
         return self._is_mine(_parse(_read(self._storage)))
-
-    def _put(self, storage: Storage, found: bytes | None) -> None:
-        """Replaces the lock that was found in a bucket, or none, unless it is another now."""
-        etag = None if found is None else storage.etag(FILE)
-        if _read(storage) != found:
-            return
-        if found is not None and etag is None:  # a store that tells no versions
-            storage.write(FILE, self._beat_now())
-        else:
-            storage.write_if_unchanged(FILE, self._beat_now(), etag)
 
     def _beat_now(self) -> bytes:
         self._me.heartbeat = time.time()
@@ -183,61 +160,20 @@ class RunLock:
                 return
 
     def _refresh(self) -> None:
-        _read(self._lasting)  # waits for storage that vanished
-        with _guard(self._lasting, create=True):  # someone may have deleted it
-            found = _read(self._lasting)
-            holder = _parse(found)
-            if self._left.is_set():
-                return
-            if holder is not None and not self._is_mine(holder):
-                self.lost_to = holder
-            elif self._lasting.is_local:
-                self._lasting.write(FILE, self._beat_now())
-            else:
-                self._put(self._lasting, found)
-
-
-@contextlib.contextmanager
-def _guard(storage: Storage, create: bool = False) -> Iterator[bool]:
-    """Lets one process at a time look at the lock and replace it; False where nothing can.
-
-    Raises ``TimeoutError`` when another process does so for too long.
-    """
-    if not storage.is_local:
-        yield False
-        return
-    path = storage.path(GUARD)
-    # not the lock itself: that is a new file with every heartbeat
-    try:
-        file = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
-    except PermissionError:  # another user's: to read it is enough, but on some network shares
-        file = os.open(path, os.O_RDONLY)
-    try:
-        yield _flock(file, path)
-    finally:
-        os.close(file)
-
-
-def _flock(file: int, path: str) -> bool:
-    deadline = time.monotonic() + GUARD_SECONDS
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"a process has held {path} for {GUARD_SECONDS:g} s") from None
-        except OSError as error:
-            if error.errno in NO_FLOCK:
-                return False
-            raise
-        time.sleep(0.02)
+        found = _read(self._lasting)  # none if someone deleted it
+        holder = _parse(found)
+        if self._left.is_set():
+            return
+        if holder is not None and not self._is_mine(holder):
+            self.lost_to = holder
+        else:
+            self._lasting.swap(FILE, found, self._beat_now())
 
 
 def living_holder(storage: Storage) -> Holder | None:
     """Who holds the folder's lock, unless that process is certainly dead."""
     try:
-        holder = _parse(_read(Storage(storage.uri)))
+        holder = _parse(_read(open_storage(storage.uri)))
     except OSError:
         return None
     if holder is not None and holder.machine == _machine() and _born(holder.pid) != holder.born:

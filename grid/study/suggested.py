@@ -82,9 +82,7 @@ class Suggestions:
         return found
 
     def _content(self, file: str) -> bytes:
-        """Raises ``OSError``. Of a bucket all files are read side by side, when the first is."""
-        if self.storage.is_local:
-            return self.storage.read(file)
+        """Raises ``OSError``. All files are read when the first is, side by side."""
         if self._contents is None:
             names = self.storage.names(FOLDER, ".json")
             self._contents = self.storage.read_all(f"{FOLDER}/{name}" for name in names)

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping
 
 from semigrid.data.errors import InputError
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.grid.experiment import EXPERIMENT_COPY, Experiment, nearest
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell
@@ -26,8 +26,8 @@ def run_command(experiment: Experiment, cell: str) -> str:
 
     The copy alone would be run with its own storage, which may mean another folder here.
     """
-    folder = Storage(experiment.folder)
-    copied = experiment.source == folder.path(EXPERIMENT_COPY)
+    folder = open_storage(experiment.folder)
+    copied = experiment.source == folder.location(EXPERIMENT_COPY)
     source = folder.uri if copied else experiment.source
     return shlex.join(["semigrid", "run", source, "--only", cell])
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import semigrid
 from semigrid.data.errors import InputError
-from semigrid.data.storage import Storage
-from semigrid.data.storage.patience import PATIENCE, storage_patience
+from semigrid.data.storage import open_storage
+from semigrid.data.storage.patient import PATIENCE, storage_patience
 from semigrid.grid.experiment import EXPERIMENT_COPY, Experiment
 
 # Key of a job's metadata that tells which results folder it writes to.
@@ -86,7 +86,7 @@ def job_package(experiment: Experiment, only: list[str] | None = None) -> JobPac
     words += ["python", "-m", "semigrid", "run", EXPERIMENT_COPY]
     for pattern in only or []:
         words += ["--only", pattern]
-    folder = Storage(experiment.folder).uri
+    folder = open_storage(experiment.folder).uri
     return JobPackage(experiment.file.name, folder, experiment.text, shlex.join(words))
 
 

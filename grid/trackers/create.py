@@ -66,7 +66,7 @@ def create_trackers(
     plan = study.plan
     wanted = plan.experiment.file.trackers
     local = [kind for kind in wanted if kind in LOCAL]
-    if local and not storage.is_local:
+    if local and storage.local_path() is None:
         say(f"trackers: {' and '.join(local)} need a local folder, not {storage.uri}: left out")
         local = []
     name = plan.experiment.file.name
@@ -90,7 +90,8 @@ def create_trackers(
     def wandb() -> Tracker:
         from semigrid.grid.trackers.wandb import WandB
 
-        return WandB(name, folder_at(storage, "wandb") if storage.is_local else Path("wandb"))
+        there = storage.local_path() is not None
+        return WandB(name, folder_at(storage, "wandb") if there else Path("wandb"))
 
     # under the names that they were trained by, as at the time
     trained = [(Run(name, record.spec, record.cell), record) for record in records.values()]

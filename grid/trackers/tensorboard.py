@@ -34,7 +34,7 @@ class TensorBoard:
 
     def _marks(self, run: Run) -> set[str]:
         try:
-            names = os.listdir(self.storage.path(self._name(run)))
+            names = os.listdir(self.storage.location(self._name(run)))
         except FileNotFoundError:
             return set()
         return {name.rpartition(MARK)[2] for name in names if MARK in name}

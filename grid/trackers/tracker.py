@@ -178,7 +178,8 @@ def folder_at(storage: Storage, name: str) -> Path:
     The storage itself never is: while it is away, unmounted or moved, it is waited for.
     """
     storage.exists("experiment.yaml")
-    made = Path(storage.root)
+    made = storage.local_path()
+    assert made is not None, "trackers with files are left out in a bucket"
     for part in Path(name).parts:
         made /= part
         made.mkdir(exist_ok=True)

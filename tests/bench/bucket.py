@@ -15,7 +15,7 @@ from unittest import mock
 from tests.bench.results import finished_grid
 from tests.helpers.buckets import BUCKET, Forwarder, S3Server, credentials, s3_server
 
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.grid.study.ledger import FOLDER, Ledger
 
 DELAY_SECONDS = 0.05
@@ -30,7 +30,7 @@ def looking_from_afar() -> Iterator[tuple[str, str, str]]:
         forwarder = Forwarder(server.port)
         forwarder.delay = DELAY_SECONDS
         with mock.patch.dict("os.environ", credentials(forwarder.port)):
-            storage = Storage(f"s3://{BUCKET}/{results.name}/paper")
+            storage = open_storage(f"s3://{BUCKET}/{results.name}/paper")
             ledger = Ledger(storage)
             ledger.read_all()  # opens connections
             started = time.perf_counter()

@@ -19,7 +19,7 @@ from PIL import Image
 from tests.helpers.scheduling import scheduler_of
 
 from semigrid.data.builder.write import Row, write_dataset
-from semigrid.data.storage import FileFacts, Storage
+from semigrid.data.storage import FileFacts, open_storage
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.ledger import Ledger, start_record, summarize
 from semigrid.grid.study.plan import Plan
@@ -134,7 +134,7 @@ def _image(draw: np.random.Generator) -> bytes:
 
 def _finish(plan: Plan) -> None:
     """Records of all trials, as if they had been trained."""
-    storage = Storage(plan.experiment.folder)
+    storage = open_storage(plan.experiment.folder)
     ledger = Ledger(storage)
     scheduler = scheduler_of(plan)
     draw = np.random.default_rng(0)

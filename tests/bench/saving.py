@@ -6,18 +6,19 @@ from collections.abc import Iterator
 
 from tests.bench.step import Steps
 
-from semigrid.data.storage import Storage
+from semigrid.data.storage.local import LocalStorage
+from semigrid.data.storage.protocol import Confirm, always
 
 STEPS, INTERVAL = 60, 20
 STORAGE_SECONDS = 2.0
 
 
-class FarStorage(Storage):
+class FarStorage(LocalStorage):
     """Takes as long for a file as a bucket may for a gigabyte, without this machine's CPU."""
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes, confirm: Confirm = always) -> None:
         time.sleep(STORAGE_SECONDS)
-        super().write(name, content)
+        super().write(name, content, confirm)
 
 
 def steps_while_saving(device: str) -> Iterator[tuple[str, str, float, float]]:

@@ -101,7 +101,7 @@ def _run(folder: str, grid: dict[str, Any], work: Any = None) -> None:
     """Runs a grid by Tune in this process, whatever this machine has."""
     from rich.console import Console
 
-    from semigrid.data.storage import Storage
+    from semigrid.data.storage import open_storage
     from semigrid.grid.experiment import load_experiment
     from semigrid.grid.run.tune import run_plan
     from semigrid.grid.status.live import LiveView
@@ -109,8 +109,8 @@ def _run(folder: str, grid: dict[str, Any], work: Any = None) -> None:
     from semigrid.grid.study.plan import Plan
 
     experiment = load_experiment("scale.yaml", text=yaml.safe_dump(grid))
-    Storage(experiment.folder).write("experiment.yaml", experiment.text.encode())
-    ledger = Ledger(Storage(experiment.folder, patience=60))
+    open_storage(experiment.folder).write("experiment.yaml", experiment.text.encode())
+    ledger = Ledger(open_storage(experiment.folder, patience=60))
     scheduler = scheduler_of(Plan(experiment), {}, ledger.has_weights)
     run_plan(scheduler, ledger, LiveView(Console(stderr=True, quiet=True)), threading.Event(), work)
     assert not scheduler.study.failed, scheduler.study.failed

@@ -12,7 +12,7 @@ from tests.bench.plain import PlainSemi
 
 from semigrid.data.batches import Batch, EvalBatches
 from semigrid.data.schema import ImageTable
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.data.views.augment import ViewSettings
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.methods import METHODS, published, resolve
@@ -59,7 +59,7 @@ class Steps:
         nothing = ImageTable([], [], np.zeros(0, dtype=np.int64))
         val = EvalBatches(nothing, self.views, 1)
         streams = Streams(lambda start, stop: iter(()), None, val, self.views)
-        runtime = InlineRuntime(Checkpoints(Storage(tempfile.mkdtemp())), device=self.device)
+        runtime = InlineRuntime(Checkpoints(open_storage(tempfile.mkdtemp())), device=self.device)
         model = copy.deepcopy(self.model)
         training = Training(recipe, METHODS["semi"], model, None, streams, runtime, CLASSES, 0)
         training.prepare(self.precision, TrainOptions(compile=compiled))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.grid.study.ledger import Ledger, Record
 from semigrid.grid.study.summary import ENDED
 
@@ -31,7 +31,7 @@ def searched(folder: Path, early: bool) -> list[Record]:
     command = [sys.executable, "-m", "semigrid", "run", str(file)]
     command += ["--storage", str(folder / name), "--seeds", str(SEEDS)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    found = Ledger(Storage(folder / name / content["name"])).read_all()
+    found = Ledger(open_storage(folder / name / content["name"])).read_all()
     return [record for record in found.values() if record.status in ENDED]
 
 

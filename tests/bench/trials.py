@@ -78,7 +78,7 @@ def trivial(config: dict[str, Any]) -> None:
 
 def ours(folder: str, trials: int) -> dict[str, float]:
     """The whole machinery in this process: seconds, and the bytes that a trial adds to it."""
-    from semigrid.data.storage import Storage
+    from semigrid.data.storage import open_storage
     from semigrid.grid.experiment import load_experiment
     from semigrid.grid.run.tune import run_plan
     from semigrid.grid.status.live import LiveView
@@ -90,7 +90,7 @@ def ours(folder: str, trials: int) -> dict[str, float]:
     from semigrid.grid.trackers.create import create_trackers
 
     loaded = load_experiment(experiment(folder, trials))
-    storage = Storage(loaded.folder)
+    storage = open_storage(loaded.folder)
     storage.write("experiment.yaml", loaded.text.encode())
     memory: list[int] = []
 
@@ -100,7 +100,7 @@ def ours(folder: str, trials: int) -> dict[str, float]:
             memory.append(resident())
 
     started = time.monotonic()
-    ledger = Ledger(Storage(storage.uri, patience=60))
+    ledger = Ledger(open_storage(storage.uri, patience=60))
     suggest = Suggestions(ledger.storage, writes=True).suggest
     rules = Rules(ledger.has_weights, suggest=suggest)
     scheduler = Scheduler(rules.assess(Plan(loaded), {}), rules)

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.grid.study.ledger import Ledger, Record
 from semigrid.trainers import progress
 
@@ -87,7 +87,7 @@ def command(*args: str) -> list[str]:
 
 
 def records_of(storage: Path) -> dict[str, Record]:
-    return Ledger(Storage(storage / "chaos")).read_all()
+    return Ledger(open_storage(storage / "chaos")).read_all()
 
 
 def is_training(storage: Path) -> bool:

@@ -104,7 +104,7 @@ def test_the_fingerprint_changes_with_any_row(tmp_path: Path, changed: Row) -> N
 
 def test_shards_are_hugging_face_image_tables(digits: Dataset) -> None:
     file = digits.manifest.shards[0].file
-    schema = pq.read_schema(digits.storage.path(file))
+    schema = pq.read_schema(digits.storage.location(file))
     image = schema.field("image").type
     assert {image.field(i).name: str(image.field(i).type) for i in range(image.num_fields)} == {
         "bytes": "binary",

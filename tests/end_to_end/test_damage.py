@@ -20,7 +20,7 @@ from tests.helpers.experiments import experiment_text
 from tests.helpers.in_process import Grid
 from tests.helpers.small_disk import MOUNT, can_mount
 
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.ledger import Ledger
 from semigrid.grid.study.plan import Plan
@@ -72,7 +72,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     for name in (weights_file(trial.id), predictions_file(trial.id)):
         (interrupted / name).unlink(missing_ok=True)
     record = record.model_copy(update={"status": "started", "test": None, "val": {}})
-    Ledger(Storage(interrupted)).write(record)
+    Ledger(open_storage(interrupted)).write(record)
     place = plan.place(grid.study.searches["digits/semi-vit/50%/100%"].search, str(interrupted))
     steps = iter(range(1, 7))
     runtime = InlineRuntime(
@@ -243,7 +243,7 @@ def test_a_run_waits_for_storage_that_is_away_and_loses_nothing(
     prepared: Prepared, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    Storage(folder).write("experiment.yaml", b"")
+    open_storage(folder).write("experiment.yaml", b"")
     grid = Grid(prepared.plan, folder, patience=60)
     over = threading.Event()
 

@@ -13,7 +13,7 @@ from tests.helpers.experiments import changed, experiment_text
 from tests.helpers.runs import finish, records, semigrid
 from tests.helpers.small_disk import MOUNT, can_mount
 
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
 
@@ -86,7 +86,7 @@ def test_a_run_whose_lock_was_taken_over_stops_and_says_so(tmp_path: Path) -> No
         # as a run on another machine does while this one sleeps
         taken = json.loads((folder / "lock.json").read_text())
         taken |= {"host": "elsewhere", "machine": "another", "token": "another"}
-        Storage(folder).write("lock.json", json.dumps(taken).encode())
+        open_storage(folder).write("lock.json", json.dumps(taken).encode())
         _, err = finish(first, code=1)
     finally:
         if first.poll() is None:

@@ -33,7 +33,7 @@ from semigrid.data.builder.write import Row, write_dataset
 from semigrid.data.order import Share, StreamOrder
 from semigrid.data.schema import Dataset
 from semigrid.data.splits import seeded_order
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.grid.study.ledger import Record
 from semigrid.trainers.fence import begin_attempt
 from semigrid.trainers.predictions import decode_predictions
@@ -112,8 +112,8 @@ def test_a_stream_that_met_an_unfit_node_goes_on_where_it_stood(
     by_ray, in_memory = streams(digits, Share(96))
     copy = tmp_path / "digits"
     for file in [shard.file for shard in digits.manifest.shards]:
-        Storage(copy).write(file, digits.storage.read(file))
-    by_ray.storage = Storage(copy)
+        open_storage(copy).write(file, digits.storage.read(file))
+    by_ray.storage = open_storage(copy)
     shards = sorted(copy.glob("pool*"))
     asked: list[int] = []
 
@@ -132,7 +132,7 @@ def test_a_stream_that_met_an_unfit_node_goes_on_where_it_stood(
     for step, batch in enumerate(found, 3):
         assert_same(batch, in_memory[step])
     assert step == 5 and len(asked) == 4
-    by_ray.storage = Storage(tmp_path / "nowhere")
+    by_ray.storage = open_storage(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError):
         list(by_ray(3, 6))
 
@@ -385,7 +385,7 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 
 def test_a_dataset_by_a_relative_path(tmp_path: Path, digits: Dataset) -> None:
     # Ray's workers run in working directories of their own
-    shutil.copytree(digits.storage.root, tmp_path / "my-digits")
+    shutil.copytree(digits.storage.uri, tmp_path / "my-digits")
     (tmp_path / "small.yaml").write_text(
         experiment_text(
             datasets={"digits": "my-digits"},
@@ -539,7 +539,7 @@ def test_two_processes_build_the_dataset_of_one(cluster: None, tmp_path: Path) -
 LOST_INTERRUPT = """
 import sys, threading, time
 from rich.console import Console
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.grid.commands.opening import load, open_grid
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.status.live import LiveView
@@ -643,7 +643,7 @@ def group_order(folder: Path) -> dict[str, Any]:
 
     plan = plan_of(small_pair(folder).read_text())
     job = next(scheduler_of(plan).ready())
-    return order_for(plan, job, Storage(folder / "small"))
+    return order_for(plan, job, open_storage(folder / "small"))
 
 
 def do_with_group(folder: Path, order: dict[str, Any]) -> Record:
@@ -691,7 +691,7 @@ def test_a_node_that_is_kept_free_is_given_no_work(
         # a worker group goes back to be scheduled anew: no failure of its training
         order = group_order(tmp_path) | {"max_failures": 1}
         trial = TrialSpec.model_validate(order["spec"]).id
-        token = begin_attempt(Storage(tmp_path / "small"), trial)
+        token = begin_attempt(open_storage(tmp_path / "small"), trial)
         order["place"]["attempt"] = trial, token
         with pytest.raises(NoRoomError, match="no room for 2 ×"):
             do_with_group(tmp_path, order)

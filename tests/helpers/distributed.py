@@ -22,7 +22,7 @@ from tests.helpers.tiny import (
 
 from semigrid.data.batches import EvalBatches
 from semigrid.data.catalog import open_dataset
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.loop import train
 from semigrid.trainers.methods import published, resolve
@@ -95,7 +95,7 @@ def twenty_steps(folder: Path) -> dict[str, Any]:
         recipe = tiny_recipe(method, **TWENTY)
         for micro_batch in (None, 5):
             name = f"{method} {micro_batch}"
-            runtime = Runtime(Checkpoints(Storage(folder / name)))
+            runtime = Runtime(Checkpoints(open_storage(folder / name)))
             found[name] = trained(
                 runtime, method, recipe, options=TrainOptions(micro_batch=micro_batch)
             ).history
@@ -105,9 +105,9 @@ def twenty_steps(folder: Path) -> dict[str, Any]:
 def interrupted(folder: Path) -> dict[str, Any]:
     """A semi run of 12 steps, whole, and in 12 pieces of one step."""
     recipe = tiny_recipe("semi", steps=12, drop_path=0.3)
-    whole = Checkpoints(Storage(folder / "whole"))
+    whole = Checkpoints(open_storage(folder / "whole"))
     outcome = trained(Runtime(whole), "semi", recipe)
-    parts = Checkpoints(Storage(folder / "parts"))
+    parts = Checkpoints(open_storage(folder / "parts"))
     for _ in range(12):
         torch.seed()
         runtime = Runtime(parts)
@@ -143,7 +143,7 @@ def tiny_swin(recipe: Recipe) -> torch.nn.Module:
 def _short_of_memory(
     folder: Path, recipe: Recipe, make: Callable[[Recipe], torch.nn.Module]
 ) -> dict[str, Any]:
-    checkpoints = [Checkpoints(Storage(folder / name)) for name in ("plain", "short")]
+    checkpoints = [Checkpoints(open_storage(folder / name)) for name in ("plain", "short")]
     plain = trained(Runtime(checkpoints[0]), "semi", recipe, make(recipe))
     model = make(recipe)
     last = dist.get_rank() == dist.get_world_size() - 1
@@ -161,7 +161,7 @@ def batch_statistics(folder: Path) -> dict[str, Any]:
     """A ResNet's best metrics, and its weights as rank 0 saved them."""
     settings = {"steps": 4, "batch_size": 12, "img_size": 32, "evaluations": 2, "hflip": 0}
     recipe = resolve(published("finetune", "resnet18", settings), "finetune", LABELED_IMAGES, 0)
-    checkpoints = Checkpoints(Storage(folder))
+    checkpoints = Checkpoints(open_storage(folder))
     model = create_model("test_resnet", 10, recipe, {}, False, 0)
     outcome = trained(Runtime(checkpoints), "finetune", recipe, model)
     # they are there once rank 0, which writes them, has ended its training

@@ -7,7 +7,7 @@ import numpy as np
 from tests.helpers.experiments import SMALL, experiment_text
 from tests.helpers.scheduling import scheduler_of
 
-from semigrid.data.storage import FileFacts, Storage
+from semigrid.data.storage import FileFacts, open_storage
 from semigrid.grid.analysis.known import Known, know
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.ledger import Ledger, start_record
@@ -33,7 +33,7 @@ class FinishedGrid:
         self.file = folder / "file.yaml"
         self.file.write_text(text)
         self.plan = Plan(load_experiment(str(self.file), text=text))
-        self.storage = Storage(self.plan.experiment.folder)
+        self.storage = open_storage(self.plan.experiment.folder)
         self.ledger = Ledger(self.storage)
         self.winners: dict[tuple[str, int], TrialSpec] = {}
         dataset = next(iter(self.plan.experiment.datasets.values()))
@@ -74,7 +74,7 @@ class FinishedGrid:
             self.ledger.write(record)
             self.storage.write(f"weights/{spec.id}.safetensors", b"")
             self.storage.write(predictions_file(spec.id), content)
-            files.append(Path(self.storage.path(predictions_file(spec.id))))
+            files.append(Path(self.storage.location(predictions_file(spec.id))))
         return files
 
     def first(self, count: int) -> np.ndarray:

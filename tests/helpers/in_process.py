@@ -5,7 +5,7 @@ from typing import Any
 
 from tests.helpers.scheduling import scheduler_of
 
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.grid.analysis.known import know
 from semigrid.grid.run.work import do_job, order_for, settle
 from semigrid.grid.study.ledger import Ledger, Record
@@ -20,7 +20,7 @@ class Grid:
 
     def __init__(self, plan: Plan, folder: Path, patience: float = 0):
         self.plan = plan
-        self.ledger = Ledger(Storage(folder, patience))
+        self.ledger = Ledger(open_storage(folder, patience))
         self.scheduler = scheduler_of(
             plan, self.ledger.read_all(), self.ledger.has_weights, self.ledger.has_predictions
         )

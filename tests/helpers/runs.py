@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.grid.study.ledger import Ledger, Record
 
 
@@ -27,7 +27,7 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
 
 
 def records(folder: Path) -> dict[str, Record]:
-    return Ledger(Storage(folder)).read_all()
+    return Ledger(open_storage(folder)).read_all()
 
 
 def numbers(folder: Path) -> dict[str, Any]:

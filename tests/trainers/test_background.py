@@ -11,26 +11,28 @@ import torch
 from tests.helpers.tiny import run_tiny, tiny_recipe
 
 from semigrid.data.schema import Dataset
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
+from semigrid.data.storage.local import LocalStorage
+from semigrid.data.storage.protocol import Confirm, always
 from semigrid.trainers.background import Background, all_done
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.progress import FILE, Meter, read_progress
 
 
-class SlowStorage(Storage):
+class SlowStorage(LocalStorage):
     """A folder whose writes come to nothing until they are let through, or refused."""
 
     def __init__(self, path: Path):
-        super().__init__(path)
+        super().__init__(str(path))
         self.open_to = threading.Event()
         self.full = False
         self.written: list[str] = []
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes, confirm: Confirm = always) -> None:
         assert self.open_to.wait(60)
         if self.full:
             raise OSError(28, "No space left on device")
-        super().write(name, content)
+        super().write(name, content, confirm)
         self.written.append(name)
 
 
@@ -54,7 +56,7 @@ def test_steps_go_on_while_a_checkpoint_is_on_its_way(digits: Dataset, tmp_path:
     outcome = run_tiny(digits, "finetune", recipe, Checkpoints(slow), should_stop=look)
     # nothing had arrived when the last step began, and all has when the training ends
     assert seen == [(step, []) for step in range(1, 9)]
-    plain = Checkpoints(Storage(tmp_path / "plain"))
+    plain = Checkpoints(open_storage(tmp_path / "plain"))
     assert outcome.history == run_tiny(digits, "finetune", recipe, plain).history
     here, there = Checkpoints(slow).load(), plain.load()
     assert here is not None and there is not None
@@ -71,7 +73,7 @@ def test_a_checkpoint_is_of_its_own_step(tmp_path: Path) -> None:
     now["step"] = 2
     slow.open_to.set()
     checkpoints.wait()
-    found = Checkpoints(Storage(tmp_path)).load()
+    found = Checkpoints(open_storage(tmp_path)).load()
     assert found is not None
     assert found["step"] == 1 and found["student"]["w"].tolist() == [1, 1, 1]
 
@@ -150,7 +152,7 @@ def test_no_step_waits_for_the_progress_file(
     assert slow.written == [FILE]
     slow.open_to.set()
     meter.write()
-    assert read_progress(Storage(tmp_path))["reached"] == 49
+    assert read_progress(open_storage(tmp_path))["reached"] == 49
     assert len(slow.written) == 3  # not one for each step that had to pass by
 
 
@@ -185,8 +187,8 @@ def test_work_is_done_in_the_order_given() -> None:
 
 
 def test_a_checkpoint_opens_in_torch_with_its_seal(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(Storage(tmp_path))
+    checkpoints = Checkpoints(open_storage(tmp_path))
     checkpoints.save(state(7))
     checkpoints.wait()
-    content = Storage(tmp_path).read(Checkpoints.FILE)
+    content = open_storage(tmp_path).read(Checkpoints.FILE)
     assert torch.load(io.BytesIO(content))["step"] == 7

@@ -9,7 +9,7 @@ import torch.multiprocessing
 from tests.helpers.distributed import JOBS, TWENTY, streams, trained, work
 from tests.helpers.tiny import tiny_recipe
 
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.trainers.checkpoint import Checkpoints, decode_weights
 from semigrid.trainers.evaluate import evaluate
 from semigrid.trainers.methods import published, resolve
@@ -33,7 +33,7 @@ def results(
 
 
 def alone(method: str, folder: Path, **settings: Any) -> list[dict[str, float]]:
-    runtime = InlineRuntime(Checkpoints(Storage(folder)), device="cpu")
+    runtime = InlineRuntime(Checkpoints(open_storage(folder)), device="cpu")
     return trained(runtime, method, tiny_recipe(method, **TWENTY), **settings).history
 
 
@@ -96,6 +96,6 @@ def test_what_two_workers_measured_of_a_resnet_is_what_they_saved(
     model = create_model("test_resnet", 10, recipe, {}, False, 0)
     model.load_state_dict(decode_weights(found["weights"])[found["which"]])
     val = streams(recipe, "finetune", 0, 1)
-    runtime = InlineRuntime(Checkpoints(Storage(tmp_path)), device="cpu")
+    runtime = InlineRuntime(Checkpoints(open_storage(tmp_path)), device="cpu")
     metrics = evaluate(model, val.validation, val.views, runtime).metrics()
     assert metrics["ce"] == pytest.approx(found["best"]["ce"], abs=1e-6)

@@ -10,7 +10,7 @@ from torch import nn
 
 from semigrid.data.batches import EvalBatches, decode
 from semigrid.data.schema import Dataset
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.data.views.augment import ViewSettings, make_view, normalize
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.choose import is_better
@@ -23,7 +23,7 @@ VIEWS = ViewSettings(img_size=16)
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> Checkpoints:
-    return Checkpoints(Storage(tmp_path))
+    return Checkpoints(open_storage(tmp_path))
 
 
 def predictions(labels: list[int], probabilities: list[list[float]]) -> Predictions:

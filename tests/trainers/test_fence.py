@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.fence import FencedError, attempt_file, begin_attempt, end_attempts
 from semigrid.trainers.progress import Meter, read_progress
@@ -26,7 +26,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_only_the_last_attempt_writes_keeps_and_deletes(tmp_path: Path) -> None:
-    storage = Storage(tmp_path)
+    storage = open_storage(tmp_path)
     first = place_of(tmp_path, begin_attempt(storage, "t")).storage
     first.write("ledger/t.json", b"first")
     second = place_of(tmp_path, begin_attempt(storage, "t")).storage
@@ -46,7 +46,7 @@ def test_only_the_last_attempt_writes_keeps_and_deletes(tmp_path: Path) -> None:
 
 
 def test_an_ended_trials_attempts_are_all_given_up(tmp_path: Path) -> None:
-    storage = Storage(tmp_path)
+    storage = open_storage(tmp_path)
     mine = place_of(tmp_path, begin_attempt(storage, "t")).storage
     end_attempts(storage, "t")
     with pytest.raises(FencedError):
@@ -56,7 +56,7 @@ def test_an_ended_trials_attempts_are_all_given_up(tmp_path: Path) -> None:
 def test_of_the_parts_of_an_attempt_the_last_may_write_and_so_may_the_attempt(
     tmp_path: Path,
 ) -> None:
-    storage = Storage(tmp_path)
+    storage = open_storage(tmp_path)
     whole = place_of(tmp_path, begin_attempt(storage, "t"))
     assert whole.fence is not None
     parts = [replace(whole, attempt=("t", whole.fence.next_part())) for _ in range(2)]
@@ -75,7 +75,7 @@ def test_of_the_parts_of_an_attempt_the_last_may_write_and_so_may_the_attempt(
 
 
 def test_checkpoints_and_progress_of_a_given_up_attempt_do_not_arrive(tmp_path: Path) -> None:
-    storage = Storage(tmp_path)
+    storage = open_storage(tmp_path)
     place = place_of(tmp_path, begin_attempt(storage, "t"))
     checkpoints, meter = Checkpoints(place.checkpoints("t")), Meter(place.checkpoints("t"), {})
     checkpoints.save({"best_step": 0, "step": 1})
@@ -96,7 +96,7 @@ def test_a_write_that_waited_for_its_storage_is_asked_again(tmp_path: Path) -> N
     """Given up while the storage was away: it must not write when that comes back."""
     folder, away = tmp_path / "run", tmp_path / "away"
     folder.mkdir()
-    place = place_of(folder, begin_attempt(Storage(folder), "t"), patience=20)
+    place = place_of(folder, begin_attempt(open_storage(folder), "t"), patience=20)
     place.storage.write("a", b"before")
     os.rename(folder, away)
     raised: list[BaseException] = []

@@ -14,7 +14,7 @@ torch.set_num_threads(2)
 from tests.helpers.tiny import first_rows, training_batches
 from semigrid.data.batches import EvalBatches
 from semigrid.data.catalog import open_dataset
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.streams import Streams
 from semigrid.trainers.loop import train
@@ -42,7 +42,7 @@ streams = Streams(
     EvalBatches(first_rows(digits, "val", 4), views, 4),
     views,
 )
-runtime = InlineRuntime(Checkpoints(Storage(tempfile.mkdtemp())), device="cpu")
+runtime = InlineRuntime(Checkpoints(open_storage(tempfile.mkdtemp())), device="cpu")
 outcome = train(recipe, method, model, None, streams, runtime, num_classes=10, seed=0)
 assert outcome.finished and outcome.step == 3, outcome
 moved = [n for n, p in model.named_parameters() if not torch.equal(p, before[n])]

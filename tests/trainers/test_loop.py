@@ -27,7 +27,7 @@ from tests.helpers.tiny import (
 from semigrid.data.batches import EvalBatches
 from semigrid.data.order import StreamOrder
 from semigrid.data.schema import Dataset
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.trainers.checkpoint import Checkpoints, decode_weights
 from semigrid.trainers.evaluate import evaluate
 from semigrid.trainers.health import CollapsedError, DivergedError
@@ -45,7 +45,7 @@ from semigrid.trainers.training import Training
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> Checkpoints:
-    return Checkpoints(Storage(tmp_path / "training"))
+    return Checkpoints(open_storage(tmp_path / "training"))
 
 
 def saved(checkpoints: Checkpoints) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def test_semi_stopped_at_any_step_and_resumed_is_the_uninterrupted_run(
     digits: Dataset, tmp_path: Path, stop: int
 ) -> None:
     recipe = tiny_recipe("semi", steps=12)
-    whole, parts = (Checkpoints(Storage(tmp_path / name)) for name in ("whole", "parts"))
+    whole, parts = (Checkpoints(open_storage(tmp_path / name)) for name in ("whole", "parts"))
     uninterrupted = run_tiny(digits, "semi", recipe, whole)
     stopped = run_tiny(digits, "semi", recipe, parts, should_stop=stop_after(stop))
     assert (stopped.step, stopped.finished) == (stop, False)
@@ -93,7 +93,7 @@ def test_semi_stopped_at_every_step_is_the_uninterrupted_run(
     digits: Dataset, tmp_path: Path
 ) -> None:
     recipe = tiny_recipe("semi", steps=12)
-    whole, parts = (Checkpoints(Storage(tmp_path / name)) for name in ("whole", "parts"))
+    whole, parts = (Checkpoints(open_storage(tmp_path / name)) for name in ("whole", "parts"))
     uninterrupted = run_tiny(digits, "semi", recipe, whole)
     for step in range(1, 13):
         assert run_tiny(digits, "semi", recipe, parts, should_stop=stop_after(1)).step == step
@@ -105,7 +105,7 @@ def test_finetune_stopped_and_resumed_is_the_uninterrupted_run(
     digits: Dataset, tmp_path: Path
 ) -> None:
     recipe = tiny_recipe("finetune")
-    whole, parts = (Checkpoints(Storage(tmp_path / name)) for name in ("whole", "parts"))
+    whole, parts = (Checkpoints(open_storage(tmp_path / name)) for name in ("whole", "parts"))
     uninterrupted = run_tiny(digits, "finetune", recipe, whole)
     run_tiny(digits, "finetune", recipe, parts, should_stop=stop_after(5))
     perturb_random_generators()
@@ -115,7 +115,7 @@ def test_finetune_stopped_and_resumed_is_the_uninterrupted_run(
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(digits: Dataset, tmp_path: Path) -> None:
     recipe = tiny_recipe("semi", evaluations=2)
-    whole, parts = (Checkpoints(Storage(tmp_path / name)) for name in ("whole", "parts"))
+    whole, parts = (Checkpoints(open_storage(tmp_path / name)) for name in ("whole", "parts"))
     uninterrupted = run_tiny(digits, "semi", recipe, whole)
     dies = stop_after(6)
 
@@ -288,7 +288,7 @@ def test_a_seed_is_a_training(digits: Dataset, tmp_path: Path) -> None:
     recipe = tiny_recipe("finetune", evaluations=1)
 
     def loss(seed: int, name: str) -> float:
-        runtime = InlineRuntime(Checkpoints(Storage(tmp_path / name)), device="cpu")
+        runtime = InlineRuntime(Checkpoints(open_storage(tmp_path / name)), device="cpu")
         streams = tiny_streams(digits, recipe, "finetune", seed)
         model = tiny_model(recipe)
         outcome = train(
@@ -412,7 +412,7 @@ def test_the_best_evaluation_is_kept_and_its_weights_repeat_it(
     streams = tiny_streams(digits, recipe, method)
     assert val_metrics(model, streams, checkpoints) == outcome.best_metrics
     # only what the latest checkpoint and the one before it name is left
-    states = [torch.load(checkpoints.storage.path(n)) for n in ("latest.pt", "previous.pt")]
+    states = [torch.load(checkpoints.storage.location(n)) for n in ("latest.pt", "previous.pt")]
     best = {checkpoints.weights_name(state["best_step"]) for state in states}
     assert states[0]["best_step"] == step
     assert set(checkpoints.storage.names("")) == {"latest.pt", "previous.pt", *best}
@@ -494,7 +494,7 @@ def test_lower_precisions_train_nearly_the_same(
             tiny_model(recipe),
             None,
             tiny_streams(digits, recipe, method),
-            InlineRuntime(Checkpoints(Storage(tmp_path / precision)), device="cpu"),
+            InlineRuntime(Checkpoints(open_storage(tmp_path / precision)), device="cpu"),
             num_classes=10,
             seed=0,
             precision=precision,
@@ -516,7 +516,7 @@ def test_a_compiled_training_has_the_same_losses(digits: Dataset, tmp_path: Path
             tiny_model(recipe),
             None,
             tiny_streams(digits, recipe, "semi"),
-            InlineRuntime(Checkpoints(Storage(tmp_path / str(compiled))), device="cpu"),
+            InlineRuntime(Checkpoints(open_storage(tmp_path / str(compiled))), device="cpu"),
             num_classes=10,
             seed=0,
             options=TrainOptions(compile=compiled),
@@ -560,7 +560,7 @@ def test_the_recorded_loss_is_the_mean_since_the_last_evaluation(
             digits,
             "semi",
             tiny_recipe("semi", evaluations=n),
-            Checkpoints(Storage(tmp_path / f"{n}")),
+            Checkpoints(open_storage(tmp_path / f"{n}")),
         ).history
         for n in (8, 4)
     )

@@ -7,7 +7,7 @@ import torch
 from tests.helpers.tiny import SimulatedRank, on_ranks
 from torch import nn
 
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.losses import entropy, soft_cross_entropy
 from semigrid.trainers.methods import METHODS
@@ -205,7 +205,7 @@ def test_the_rows_do_not_depend_on_how_many_ranks_share_the_batch(
         with torch.no_grad():
             return targets_of(method, step, settings, seed, teacher, shard)
 
-    checkpoints = Checkpoints(Storage(tmp_path))
+    checkpoints = Checkpoints(open_storage(tmp_path))
     [whole] = on_ranks(1, checkpoints, targets_on)
     parts = on_ranks(world_size, checkpoints, targets_on)
     names = ["labeled"] + (["unlabeled"] if method == "semi" else [])
@@ -243,7 +243,7 @@ def test_a_single_image_that_counts_leaves_no_rank_without_one(tmp_path: Path) -
 
     x, weak, strong = torch.randn(3, 4, 3, 8, 8, generator=generator())
     y = torch.arange(4) % 2
-    shards = on_ranks(4, Checkpoints(Storage(tmp_path)), targets_on)
+    shards = on_ranks(4, Checkpoints(open_storage(tmp_path)), targets_on)
     assert [len(targets.unlabeled) for targets in shards] == [1, 1, 1, 1]  # all there are
     # the image itself, and the one it is the partner of
     assert sum(float(targets.unlabeled.weights.sum()) for targets in shards) in (1, 2)

@@ -10,7 +10,7 @@ from tests.helpers.tiny import SimulatedRank, on_ranks, tiny_model, tiny_recipe
 from timm.layers import DropPath
 from torch import nn
 
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.drop_path import CALLS, DropPaths, RowDropPath
 from semigrid.trainers.methods import METHODS, published, resolve
@@ -28,7 +28,7 @@ from semigrid.trainers.stepper import MicroBatchStepper, OutOfMemoryError, norma
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> Checkpoints:
-    return Checkpoints(Storage(tmp_path))
+    return Checkpoints(open_storage(tmp_path))
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

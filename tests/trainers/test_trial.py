@@ -9,7 +9,7 @@ from tests.helpers.tiny import VIT, VIT_ARGS
 
 from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.sources.files import Item, folder_items
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.runtime import InlineRuntime
@@ -40,10 +40,10 @@ def test_predictions_carry_the_slices_of_their_images(tmp_path: Path) -> None:
         parent=None,
     )
     place = Place(str(tmp_path / "set"), str(tmp_path / "results"))
-    runtime = InlineRuntime(Checkpoints(Storage(tmp_path / "training")), device="cpu")
+    runtime = InlineRuntime(Checkpoints(open_storage(tmp_path / "training")), device="cpu")
     outcome = run_trial(spec, place, runtime)
     metrics, _ = measure_trial(spec, place, outcome["best_weights"], runtime)
-    table = pq.read_table(place.storage.path(predictions_file(spec.id)))
+    table = pq.read_table(place.storage.location(predictions_file(spec.id)))
     assert table.column_names == ["image_id", "label", "probabilities", "country"]
     rows = table.to_pylist()
     assert len(rows) == 6

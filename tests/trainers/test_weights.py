@@ -13,7 +13,7 @@ from tests.helpers.tiny import VIT, VIT_ARGS, tiny_recipe
 from torch import nn
 
 from semigrid.data.errors import InputError
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.plan import Plan
 from semigrid.trainers.backbones import timm_source
@@ -170,7 +170,7 @@ def test_what_is_known_of_a_file(tmp_path: Path) -> None:
 
 
 def test_a_file_of_the_same_size_is_another_where_storage_tells_no_times() -> None:
-    storage = Storage("memory://weights")
+    storage = open_storage("memory://weights")
     storage.write("w.pth", b"one")
     first = file_weights("memory://weights/w.pth", None, "resnet18")
     storage.write("w.pth", b"two")

@@ -24,7 +24,7 @@ from semigrid.data.crowd.votes import Vote
 from semigrid.data.errors import InputError
 from semigrid.data.schema import MANIFEST, Dataset
 from semigrid.data.sources.files import Item, folder_items, table_items
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 
 
 def pool(folder: Path, images: int = 30) -> list[Item]:
@@ -249,7 +249,7 @@ def test_a_table_of_paths(tmp_path: Path) -> None:
 
 
 def test_images_on_any_file_system(tmp_path: Path) -> None:
-    where = Storage("memory://photos")
+    where = open_storage("memory://photos")
     for number in range(40):
         where.write(f"{'ab'[number % 2]}/{number}.png", tile(number))
     dataset, _ = build_dataset("memory://datasets/photos", folder_items(where.uri), SETTINGS)

@@ -30,12 +30,12 @@ from tests.helpers.shop import SETTINGS, shop, tile
 from semigrid.data.builder.clean import CleanSettings
 from semigrid.data.builder.ingest import Chunk, build_dataset, one_by_one
 from semigrid.data.catalog import open_dataset
-from semigrid.data.errors import InputError
+from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.sources.archives import webdataset_items
 from semigrid.data.sources.files import folder_items, read_item
-from semigrid.data.storage import Storage
-from semigrid.data.storage.buckets import S3_OPTIONS, RefusedError, is_away, refusal
-from semigrid.data.storage.patience import StorageGoneError
+from semigrid.data.storage import Storage, open_storage
+from semigrid.data.storage.bucket_errors import is_away, refusal
+from semigrid.data.storage.fsspec_names import S3_OPTIONS, open_filesystem, put_if_unchanged
 from semigrid.grid.study.lock import FILE, RunLock
 from semigrid.trainers.fence import Fence, FencedError, FencedStorage, begin_attempt
 from semigrid.trainers.weights import file_weights, load_from_file
@@ -63,7 +63,7 @@ def forwarder(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[For
 
 @pytest.fixture
 def storage(forwarder: Forwarder, request: pytest.FixtureRequest) -> Storage:
-    return Storage(f"s3://shop/{request.node.name.replace('[', '-').replace(']', '')}")
+    return open_storage(f"s3://shop/{request.node.name.replace('[', '-').replace(']', '')}")
 
 
 def test_what_was_written_is_read(storage: Storage) -> None:
@@ -144,7 +144,7 @@ def test_a_server_that_says_nothing_is_waited_for(
 ) -> None:
     monkeypatch.setitem(S3_OPTIONS, "config_kwargs", {"read_timeout": 1, "connect_timeout": 1})
     storage.write("file", b"content")
-    hurried = Storage(storage.uri)
+    hurried = open_storage(storage.uri)
     assert hurried.read("file") == b"content"
     server.process.send_signal(signal.SIGSTOP)
     threading.Timer(4, lambda: server.process.send_signal(signal.SIGCONT)).start()
@@ -250,7 +250,7 @@ def test_patience_ends_with_one_error(storage: Storage, forwarder: Forwarder) ->
     forwarder.close()
     try:
         with pytest.raises(StorageGoneError, match=r"away for 0\.5 seconds") as error:
-            Storage(storage.uri, patience=0.5).read("file")
+            open_storage(storage.uri, patience=0.5).read("file")
         assert SECRET not in str(error.value)
     finally:
         forwarder.open()
@@ -285,12 +285,24 @@ def test_of_many_contenders_one_gets_the_lock(storage: Storage) -> None:
 
 
 def test_a_write_loses_to_one_made_meanwhile(storage: Storage) -> None:
-    assert storage.write_if_unchanged("file", b"one", None)
-    assert not storage.write_if_unchanged("file", b"two", None)
-    etag = storage.etag("file")
-    assert storage.write_if_unchanged("file", b"three", etag)
-    assert not storage.write_if_unchanged("file", b"four", etag)
+    fs, root = open_filesystem(storage.uri)
+    path = f"{root}/file"
+    assert put_if_unchanged(fs, path, b"one", None)
+    assert not put_if_unchanged(fs, path, b"two", None)
+    etag = fs.info(path)["ETag"]
+    assert put_if_unchanged(fs, path, b"three", etag)
+    assert not put_if_unchanged(fs, path, b"four", etag)
     assert storage.read("file") == b"three"
+
+
+def test_a_swap_needs_the_content_that_was_read(storage: Storage) -> None:
+    for old, new in ((None, b"one"), (None, b"two"), (b"one", b"three"), (b"one", b"four")):
+        storage.swap("file", old, new)
+    assert storage.read("file") == b"three"
+    storage.swap("file", b"two", None)
+    assert storage.exists("file")
+    storage.swap("file", b"three", None)
+    assert not storage.exists("file")
 
 
 def answer(status: int, code: str) -> ClientError:
@@ -334,7 +346,7 @@ def test_what_is_refused(error: Exception, advice: str, monkeypatch: pytest.Monk
     found = refusal(error, "s3://shop/a")
     assert not is_away(error) and found is not None
     assert advice in str(found) and "s3://shop/a" in str(found)
-    assert found.of_one == (advice in ("must be allowed", "restore the object"))
+    assert found.one_object == (advice in ("must be allowed", "restore the object"))
     assert SECRET not in str(found) and "\n" not in str(found)
 
 
@@ -352,7 +364,7 @@ def test_a_missing_bucket_and_wrong_credentials_are_said_at_once(
     forwarder: Forwarder, server: S3Server
 ) -> None:
     with pytest.raises(RefusedError, match="NoSuchBucket"):
-        Storage("s3://none/a").write("file", b"")
+        open_storage("s3://none/a").write("file", b"")
     done = run_status("s3://none/a")
     assert done.returncode == 2 and "make the bucket" in done.stderr, done.stderr
     check = Request(
@@ -371,6 +383,6 @@ def test_a_missing_bucket_and_wrong_credentials_are_said_at_once(
 
 def test_credentials_do_not_belong_into_a_uri() -> None:
     with pytest.raises(InputError, match="credentials in a URI") as error:
-        Storage(f"s3://{KEY}:{SECRET}@shop/a")
+        open_storage(f"s3://{KEY}:{SECRET}@shop/a")
     assert SECRET not in str(error.value)
     assert os.environ.get("AWS_SECRET_ACCESS_KEY") != SECRET

@@ -14,16 +14,18 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractBufferedFile
 
-from semigrid.data.errors import InputError
-from semigrid.data.storage import Storage
-from semigrid.data.storage.patience import StorageGoneError, storage_patience
+from semigrid.data.errors import InputError, StorageGoneError
+from semigrid.data.storage import Storage, open_storage
+from semigrid.data.storage.bucket import BucketStorage
+from semigrid.data.storage.local import LocalStorage
+from semigrid.data.storage.patient import PatientStorage, storage_patience
 
 
 @pytest.fixture(params=["folder", "memory"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "folder":
-        return Storage(tmp_path / "store")
-    return Storage(f"memory://{uuid.uuid4().hex}")
+        return open_storage(tmp_path / "store")
+    return open_storage(f"memory://{uuid.uuid4().hex}")
 
 
 def test_what_was_written_is_read(storage: Storage) -> None:
@@ -58,7 +60,7 @@ def test_names_are_of_files_not_of_folders(storage: Storage) -> None:
 def test_names_sees_what_another_process_wrote(storage: Storage) -> None:
     storage.write("one", b"")
     assert storage.names("") == ["one"]
-    Storage(storage.uri).write("two", b"")
+    open_storage(storage.uri).write("two", b"")
     assert storage.names("") == ["one", "two"]
 
 
@@ -83,7 +85,7 @@ def test_delete_takes_files_and_folders(storage: Storage) -> None:
 
 def test_the_uri_leads_to_the_same_place(storage: Storage) -> None:
     storage.write("file", b"content")
-    assert Storage(storage.uri).read("file") == b"content"
+    assert open_storage(storage.uri).read("file") == b"content"
     assert pickle.loads(pickle.dumps(storage)).read("file") == b"content"
 
 
@@ -95,11 +97,11 @@ def test_check_writable_leaves_nothing_behind(storage: Storage) -> None:
 def test_check_writable_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OSError):
-        Storage(tmp_path / "file" / "folder").check_writable()
+        open_storage(tmp_path / "file" / "folder").check_writable()
 
 
 def test_a_write_that_fails_leaves_the_old_content_and_no_litter(tmp_path: Path) -> None:
-    storage = Storage(tmp_path)
+    storage = open_storage(tmp_path)
     storage.write("file", b"old")
     with pytest.raises(TypeError):
         storage.write("file", "text is no bytes")  # type: ignore[arg-type]
@@ -108,7 +110,7 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_litter(tmp_path: Path)
 
 
 def test_what_a_killed_writer_left_is_not_listed(tmp_path: Path) -> None:
-    storage = Storage(tmp_path)
+    storage = open_storage(tmp_path)
     storage.write("a.json", b"")
     (tmp_path / ".a.json.0123.tmp").write_bytes(b"half of")
     assert storage.names("") == ["a.json"]
@@ -119,7 +121,7 @@ def test_relative_paths_are_fixed_when_the_storage_is_made(
 ) -> None:
     # Ray's workers run in another folder
     monkeypatch.chdir(tmp_path)
-    storage = Storage("results")
+    storage = open_storage("results")
     assert storage.uri == str(tmp_path / "results")
 
 
@@ -147,8 +149,7 @@ def test_of_a_file_in_a_bucket_only_the_parts_asked_for_are_read(tmp_path: Path)
     table = pa.table({"label": list(range(100)), "image": images})
     plain: dict[str, Any] = {"compression": "none", "use_dictionary": False}
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=10, **plain)
-    storage = Storage(tmp_path)
-    storage.fs, storage.is_local = FarFileSystem(), False
+    storage = BucketStorage(FarFileSystem(), str(tmp_path))
     FarFile.fetched.clear()
     with storage.open("a.parquet") as file:
         rows = pq.ParquetFile(file).read_row_group(4)
@@ -176,9 +177,9 @@ def move_away(folder: Path, times: int, enough: threading.Event, stop: threading
 
 def test_storage_that_vanishes_for_a_while_is_waited_for(tmp_path: Path) -> None:
     folder = tmp_path / "store"
-    Storage(folder).write("experiment.yaml", b"")
+    open_storage(folder).write("experiment.yaml", b"")
     # as Ray hands it on, and a folder below: both keep their patience
-    storage = pickle.loads(pickle.dumps(Storage(folder, patience=30)))
+    storage = pickle.loads(pickle.dumps(open_storage(folder, patience=30)))
     checkpoints = storage.folder("checkpoints", "one")
     checkpoints.write("fixed", b"always here")
     enough, stop, written = threading.Event(), threading.Event(), 0
@@ -203,7 +204,7 @@ def test_storage_that_vanishes_for_a_while_is_waited_for(tmp_path: Path) -> None
 
 def test_a_missing_file_in_patient_storage_is_an_error_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    storage = Storage(tmp_path, patience=60)
+    storage = open_storage(tmp_path, patience=60)
     started = time.monotonic()
     with pytest.raises(FileNotFoundError):
         storage.read("nowhere")
@@ -217,7 +218,7 @@ def test_patience_ends_with_one_clear_error_and_nothing_made(place: str, tmp_pat
     folder = tmp_path / "store"
     if place != "missing":
         folder.mkdir()
-    storage = Storage(folder, patience=0.5)
+    storage = open_storage(folder, patience=0.5)
     for work in (
         lambda: storage.read("file"),
         lambda: storage.folder("a").write("file", b""),
@@ -268,8 +269,7 @@ class EndpointConnectionError(HTTPClientError):
 )
 def test_only_what_passes_is_waited_for(error: Exception, waited_for: bool, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
-    storage = Storage(tmp_path, patience=20)
-    storage.fs = Flaky()
+    storage = PatientStorage(BucketStorage(Flaky(), str(tmp_path)), 20)
     Flaky.errors[:] = [error, error]
     if waited_for:
         assert storage.read("file") == b"content"
@@ -279,6 +279,43 @@ def test_only_what_passes_is_waited_for(error: Exception, waited_for: bool, tmp_
         storage.read("file")
     assert time.monotonic() - started < 1
     Flaky.errors.clear()
+
+
+@pytest.mark.parametrize(("number", "passes"), [(errno.ESTALE, True), (errno.ENOSPC, False)])
+def test_a_local_disks_errors_are_told_apart(number: int, passes: bool, tmp_path: Path) -> None:
+    storage, asked = PatientStorage(LocalStorage(str(tmp_path)), 20), []
+
+    def confirm() -> None:
+        asked.append(number)
+        if len(asked) == 1:
+            raise OSError(number, os.strerror(number))
+
+    if passes:
+        storage.write("file", b"content", confirm)
+        assert storage.read("file") == b"content" and len(asked) == 2
+    else:
+        with pytest.raises(OSError, match="No space left"):
+            storage.write("file", b"content", confirm)
+        assert len(asked) == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_a_swap_needs_the_content_that_was_read(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path)
+    assert storage.swap("file", None, b"one")
+    assert not storage.swap("file", None, b"two")
+    assert storage.swap("file", b"one", b"three")
+    assert not storage.swap("file", b"one", b"four")
+    assert storage.read("file") == b"three"
+    assert not storage.swap("file", b"two", None)
+    assert storage.swap("file", b"three", None) and storage.names() == []
+
+
+def test_files_are_found_by_pattern(storage: Storage) -> None:
+    for name in ("a/1.tar", "a/2.txt", "a/b/3.tar", "4.tar", ".hidden/5.tar"):
+        storage.write(name, b"")
+    assert storage.find("*.tar") == ["4.tar"]
+    assert storage.find("*/*.tar") == ["a/1.tar"]
+    assert storage.find() == ["4.tar", "a/1.tar", "a/2.txt", "a/b/3.tar"]
 
 
 def test_patience_is_set_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

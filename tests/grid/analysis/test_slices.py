@@ -20,7 +20,7 @@ from tests.helpers.shop import SETTINGS, shop
 from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.errors import InputError
 from semigrid.data.sources.files import Item, folder_items
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.grid.analysis.known import know
 from semigrid.grid.analysis.results import Results
 from semigrid.grid.analysis.slices import BySlice, by_slice, slice_columns, slices_sheet, tally
@@ -81,7 +81,7 @@ class Finished:
         self.file = folder / "file.yaml"
         self.file.write_text(text)
         self.plan = Plan(load_experiment("file.yaml", text=text))
-        self.storage = Storage(self.plan.experiment.folder)
+        self.storage = open_storage(self.plan.experiment.folder)
         self.ledger = Ledger(self.storage)
 
     def search(self, cell: str) -> Search:
@@ -98,7 +98,7 @@ class Finished:
             record.test = {"acc1": 100 * right / images, "acc5": 100.0, "ce": 0.5}
             self.ledger.write(record)
             self.storage.write(f"weights/{record.id}.safetensors", b"")
-            file = Path(self.storage.path(predictions_file(record.id)))
+            file = Path(self.storage.location(predictions_file(record.id)))
             file.parent.mkdir(exist_ok=True)
             dataset = self.plan.experiment.datasets[cell.partition("/")[0]]
             pq.write_table(predictions(counts, *dataset.manifest.slices), file)

@@ -7,7 +7,7 @@ import pytest
 from tests.helpers.experiments import experiment_text
 
 from semigrid.data.schema import Dataset
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.grid.cluster.node_requirements import TOKEN_FILE, requirements_of, unmet_requirements
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.plan import Plan
@@ -22,19 +22,19 @@ def plan(tmp_path: Path, digits: Dataset) -> Plan:
 def test_the_machine_of_the_run_lacks_nothing_and_keeps_no_probe(
     plan: Plan, tmp_path: Path
 ) -> None:
-    assert unmet_requirements(requirements_of(plan, Storage(tmp_path))) == []
+    assert unmet_requirements(requirements_of(plan, open_storage(tmp_path))) == []
     assert [p.name for p in tmp_path.iterdir()] == [TOKEN_FILE]
 
 
 def test_a_disk_of_its_own_is_not_the_runs_storage(plan: Plan, tmp_path: Path) -> None:
-    needs = requirements_of(plan, Storage(tmp_path))
+    needs = requirements_of(plan, open_storage(tmp_path))
     (tmp_path / TOKEN_FILE).write_text("another run's")
     (found,) = unmet_requirements(needs)
     assert str(tmp_path) in found and "what the driver wrote there cannot be read here" in found
 
 
 def test_all_that_is_missing_is_said_at_once(plan: Plan, tmp_path: Path) -> None:
-    needs = requirements_of(plan, Storage(tmp_path))
+    needs = requirements_of(plan, open_storage(tmp_path))
     (tmp_path / "w.safetensors").write_bytes(b"1")
     lacking = replace(
         needs,

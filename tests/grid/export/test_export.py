@@ -28,7 +28,7 @@ from semigrid.data.builder.ingest import BuildSettings, build_dataset
 from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
 from semigrid.data.sources.files import Item
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.data.views.augment import make_view, normalize
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.export.card import card_license
@@ -92,7 +92,7 @@ class Shop:
         return Grid(self.plan, self.folder / "run")
 
     def export(self, name: str, to: Path | str, **options: Any) -> Exported:
-        ledger = Ledger(Storage(self.folder / "run"))
+        ledger = Ledger(open_storage(self.folder / "run"))
         records = ledger.read_all()
         study = study_of(self.plan, records, ledger.has_weights)
         return export_cell(study, records, ledger.storage, name, str(to), **options)

@@ -19,7 +19,7 @@ from tests.helpers.in_process import Grid
 
 from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.grid.commands import predict as predict_cli
 from semigrid.grid.predict import images as images_module
 from semigrid.grid.predict.abstain import Calibration
@@ -162,7 +162,7 @@ def test_a_split_cut_anywhere_has_the_same_images(digits: Dataset) -> None:
 
 
 def test_a_damaged_shard_is_named_with_what_to_do(digits: Dataset, tmp_path: Path) -> None:
-    shutil.copytree(digits.storage.root, tmp_path / "set")
+    shutil.copytree(digits.storage.uri, tmp_path / "set")
     part = find_images([str(tmp_path / "set")], ["val"]).parts[0]
     assert isinstance(part.rows, SplitRows)
     shard = tmp_path / "set" / part.rows.groups[0].file
@@ -214,7 +214,7 @@ def test_names_tell_images_of_several_sources_apart(
     for twice in (["a", "a/b"], ["a", f"{tmp_path}/a"], ["top.jpg", "./top.jpg"]):
         with pytest.raises(InputError, match="given twice"):
             find_images(twice)
-    memory = Storage("memory://predict-photos")
+    memory = open_storage("memory://predict-photos")
     memory.write("x.png", (tmp_path / "a/x.png").read_bytes())
     assert names("memory://predict-photos") == ["x.png"]
     assert names("memory://predict-photos", "c") == ["memory://predict-photos/x.png", "c/x.png"]

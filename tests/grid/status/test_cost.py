@@ -20,7 +20,7 @@ from tests.helpers.tiny import (
 )
 
 from semigrid.data.schema import Dataset
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.grid.run.work import do_job, order_for
 from semigrid.grid.status.cost import (
     ASSUMED_GPU,
@@ -69,7 +69,7 @@ def evaluation(step: int) -> dict[str, float]:
 
 
 def test_a_meter_counts_devices_times_seconds_over_all_attempts(tmp_path: Path) -> None:
-    storage = Storage(tmp_path)
+    storage = open_storage(tmp_path)
     first = Meter(storage, {"cpu": 4}, {"cpu": 10})
     time.sleep(0.05)
     first.note({"step": 3})
@@ -83,18 +83,18 @@ def test_a_meter_counts_devices_times_seconds_over_all_attempts(tmp_path: Path) 
 
 
 def test_progress_is_written_seldom_and_reported_always(tmp_path: Path) -> None:
-    meter = Meter(Storage(tmp_path), {"cpu": 1})
+    meter = Meter(open_storage(tmp_path), {"cpu": 1})
     reports = [meter.note({"step": step}) for step in range(5)]
     assert [r["step"] for r in reports] == [0, 1, 2, 3, 4]
     assert all("device_seconds" in r for r in reports)
-    assert read_progress(Storage(tmp_path))["step"] == 0
+    assert read_progress(open_storage(tmp_path))["step"] == 0
 
 
 def test_steps_that_a_kill_made_a_training_repeat_are_counted(
     digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(WRITE_SECONDS_VARIABLE, "0")
-    storage, recipe = Storage(tmp_path), tiny_recipe("finetune")
+    storage, recipe = open_storage(tmp_path), tiny_recipe("finetune")
 
     class Killed(Exception):
         pass
@@ -126,10 +126,10 @@ def test_steps_that_a_kill_made_a_training_repeat_are_counted(
 
 
 def test_an_attempt_that_wrote_little_down_came_to_its_checkpoint(tmp_path: Path) -> None:
-    first = Meter(Storage(tmp_path), {"cpu": 1})
+    first = Meter(open_storage(tmp_path), {"cpu": 1})
     first.begin(0)
     first.step(50)  # the next line is due in ten seconds: it is killed before
-    second = Meter(Storage(tmp_path), {"cpu": 1})
+    second = Meter(open_storage(tmp_path), {"cpu": 1})
     second.begin(40)
     second.step(100)
     assert second.starts == [0, 40]
@@ -137,12 +137,12 @@ def test_an_attempt_that_wrote_little_down_came_to_its_checkpoint(tmp_path: Path
 
 
 def test_an_attempt_that_was_killed_before_its_first_step_made_none(tmp_path: Path) -> None:
-    first = Meter(Storage(tmp_path), {"cpu": 1})
+    first = Meter(open_storage(tmp_path), {"cpu": 1})
     first.begin(0)
     first.step(40)
     first.write()
-    Meter(Storage(tmp_path), {"cpu": 1}).note({"step": 0})  # it said that it is there, no more
-    third = Meter(Storage(tmp_path), {"cpu": 1})
+    Meter(open_storage(tmp_path), {"cpu": 1}).note({"step": 0})  # it said that it is there, no more
+    third = Meter(open_storage(tmp_path), {"cpu": 1})
     third.begin(40)
     third.step(100)
     assert third.starts == [0, 40]
@@ -152,7 +152,7 @@ def test_an_attempt_that_was_killed_before_its_first_step_made_none(tmp_path: Pa
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff"])
 def test_a_cut_progress_file_is_none(content: bytes, tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(content)
-    assert read_progress(Storage(tmp_path)) == {}
+    assert read_progress(open_storage(tmp_path)) == {}
 
 
 def test_what_workers_hold() -> None:
@@ -189,10 +189,10 @@ def test_a_trial_and_its_measurement_record_what_they_took(tmp_path: Path) -> No
     started = time.monotonic()
     reports: list[dict[str, Any]] = []
     do_job(order_of(tmp_path), reports.append, no_group)
-    (trained,) = Ledger(Storage(tmp_path)).read_all().values()
+    (trained,) = Ledger(open_storage(tmp_path)).read_all().values()
     do_job(order_of(tmp_path, "measure"), reports.append, no_group)
     elapsed = time.monotonic() - started
-    (measured,) = Ledger(Storage(tmp_path)).read_all().values()
+    (measured,) = Ledger(open_storage(tmp_path)).read_all().values()
     assert measured.test is not None
     # three cores were held all the time, also while it started and evaluated
     assert trained.seconds * 3 < trained.device_seconds["cpu"] < measured.device_seconds["cpu"]
@@ -200,7 +200,7 @@ def test_a_trial_and_its_measurement_record_what_they_took(tmp_path: Path) -> No
     assert all("device_seconds" in report for report in reports if "student_acc1" in report)
     # asked to train it once more (its weights are gone): what it took before still counts
     do_job(order_of(tmp_path), reports.append, no_group)
-    (again,) = Ledger(Storage(tmp_path)).read_all().values()
+    (again,) = Ledger(open_storage(tmp_path)).read_all().values()
     assert again.device_seconds["cpu"] > measured.device_seconds["cpu"]
 
 
@@ -213,7 +213,7 @@ def test_a_group_pays_for_its_start_and_says_what_it_ran_on(tmp_path: Path) -> N
         raise RuntimeError("a worker broke")
 
     do_job(order, lambda _: None, group)
-    (failed,) = Ledger(Storage(tmp_path)).read_all().values()
+    (failed,) = Ledger(open_storage(tmp_path)).read_all().values()
     assert failed.status == "failed"
     assert 0.2 <= failed.device_seconds["NVIDIA L4"] < 2
 
@@ -348,7 +348,7 @@ def test_records_of_before_there_were_device_seconds_teach_nothing(tmp_path: Pat
 
 
 def test_a_thousand_trainings_report_no_more_than_a_driver_can_take(tmp_path: Path) -> None:
-    plan, storage = plan_of(experiment_text()), Storage(tmp_path)
+    plan, storage = plan_of(experiment_text()), open_storage(tmp_path)
     job = Job("train", plan.spec(plan.searches[0], {}, 0, None), plan.searches[0])
     seconds = [
         order_for(plan, job, storage, running)["place"]["report_seconds"] for running in range(1000)
@@ -364,12 +364,12 @@ def test_a_training_reports_its_loss_between_evaluations(digits: Dataset, tmp_pa
 
     train(
         recipe, "semi", tiny_model(recipe), None, tiny_streams(digits, recipe, "semi"),
-        InlineRuntime(Checkpoints(Storage(tmp_path)), report=seen.append, device="cpu"),
+        InlineRuntime(Checkpoints(open_storage(tmp_path)), report=seen.append, device="cpu"),
         num_classes=10, seed=0, report_seconds=0,
     )  # fmt: skip
     between = [facts for facts in seen if "student_acc1" not in facts]
     assert [facts["step"] for facts in between] == list(range(1, 9))
     assert all(facts["loss"] > 0 for facts in between)
-    quiet = run_tiny(digits, "semi", recipe, Checkpoints(Storage(tmp_path / "quiet")))
+    quiet = run_tiny(digits, "semi", recipe, Checkpoints(open_storage(tmp_path / "quiet")))
     told = [facts["loss"] for facts in seen if "student_acc1" in facts]
     assert told == [record["loss"] for record in quiet.history]  # looking changes nothing

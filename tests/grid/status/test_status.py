@@ -16,7 +16,7 @@ from tests.helpers.command import semigrid
 from tests.helpers.experiments import experiment_text, plan_of
 from tests.helpers.scheduling import scheduler_of
 
-from semigrid.data.storage import Storage
+from semigrid.data.storage import Storage, open_storage
 from semigrid.grid.status import show, snapshot
 from semigrid.grid.status.live import LiveView
 from semigrid.grid.status.snapshot import Cost, RunningTrial, Snapshot
@@ -105,7 +105,7 @@ def test_a_live_view_leaves_snapshots_and_takes_them_away(
     scheduler: Scheduler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshot, "WRITE_SECONDS", 0.05)
-    storage = Storage(tmp_path)
+    storage = open_storage(tmp_path)
     view = LiveView(quiet())
     view.attach(scheduler.study, storage)
     job = scheduler.next()
@@ -131,7 +131,7 @@ def test_a_worker_groups_progress_comes_from_its_file(
 ) -> None:
     monkeypatch.setattr(snapshot, "WRITE_SECONDS", 0.05)
     scheduler = scheduler_of(plan_of(experiment_text(train={"workers": 2})))
-    storage = Storage(tmp_path)
+    storage = open_storage(tmp_path)
     view = LiveView(quiet())
     view.attach(scheduler.study, storage)
     job = scheduler.next()
@@ -154,7 +154,7 @@ def test_a_view_that_cannot_write_stops_nothing(
     monkeypatch.setattr(snapshot, "WRITE_SECONDS", 0.02)
     (tmp_path / "file").write_text("in the way")
     view = LiveView(quiet())
-    view.attach(scheduler.study, Storage(tmp_path / "file"))
+    view.attach(scheduler.study, open_storage(tmp_path / "file"))
     with view:
         time.sleep(0.2)
         assert view._writer.is_alive()
@@ -195,12 +195,12 @@ def until(look: Any) -> Any:
 
 def test_nothing_to_follow(tmp_path: Path) -> None:
     console = quiet()
-    assert follow(Storage(tmp_path), console)
+    assert follow(open_storage(tmp_path), console)
     assert "no run is at work here now" in console.file.getvalue()
 
 
 def test_following_ends_with_the_run(scheduler: Scheduler, tmp_path: Path) -> None:
-    storage, console = Storage(tmp_path), quiet()
+    storage, console = open_storage(tmp_path), quiet()
     snapshot.write(storage, snapshot.take(scheduler.study))
     ending = threading.Timer(0.2, lambda: storage.delete(snapshot.FILE))
     ending.start()
@@ -222,7 +222,7 @@ def test_a_terminal_shows_cells_trials_and_cost(scheduler: Scheduler, tmp_path: 
 def test_a_run_that_died_is_told_from_one_that_is_silent(
     scheduler: Scheduler, tmp_path: Path
 ) -> None:
-    storage, console = Storage(tmp_path), quiet()
+    storage, console = open_storage(tmp_path), quiet()
     found = snapshot.take(scheduler.study)
     found.pid, found.written_at = dead_pid(), time.time() - 3725
     snapshot.write(storage, found)
@@ -235,7 +235,7 @@ def test_a_run_that_died_is_told_from_one_that_is_silent(
 
 
 def test_silence_is_measured_by_the_readers_clock(scheduler: Scheduler, tmp_path: Path) -> None:
-    storage, now = Storage(tmp_path), [1000.0]
+    storage, now = open_storage(tmp_path), [1000.0]
     found = snapshot.take(scheduler.study)
     found.written_at = time.time() + 500  # the driver's clock is ahead
     snapshot.write(storage, found)
@@ -263,7 +263,7 @@ def test_status_as_json_has_cells_cost_and_the_run(scheduler: Scheduler, tmp_pat
     assert facts["run"] is None and facts["cost"]["unknown"] == ["vit", "semi-vit"]
     found = snapshot.take(scheduler.study)
     found.running, found.host = [running(step=1, total_steps=6)], "elsewhere"
-    snapshot.write(Storage(tmp_path / "s" / "small"), found)
+    snapshot.write(open_storage(tmp_path / "s" / "small"), found)
     facts = json.loads(semigrid("status", str(file), "--json").stdout)
     assert facts["run"]["running"][0]["step"] == 1 and facts["run"]["dead"] is False
     assert facts["run"]["silent_seconds"] < 60
@@ -282,7 +282,7 @@ def test_watching_what_died_exits_with_1_and_what_never_ran_with_0(
     assert done.returncode == 0 and "no run is at work here now" in done.stdout
     found = snapshot.take(scheduler.study)
     found.pid = dead_pid()
-    snapshot.write(Storage(tmp_path / "s" / "small"), found)
+    snapshot.write(open_storage(tmp_path / "s" / "small"), found)
     done = semigrid("status", str(file), "--watch")
     assert done.returncode == 1 and "is dead" in done.stdout
     assert semigrid("status", str(file), "--watch", "--json").returncode == 2

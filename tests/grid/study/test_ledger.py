@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests.helpers.experiments import experiment_text
 
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.ledger import Ledger, Record, start_record
 from semigrid.grid.study.plan import Plan
@@ -17,7 +17,7 @@ def record_of(seed: int = 0) -> Record:
 
 
 def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
-    ledger = Ledger(Storage(tmp_path))
+    ledger = Ledger(open_storage(tmp_path))
     record = record_of()
     record.status = "finished"
     record.val = {"acc1": 100 / 3, "ce": 0.1 + 0.2}
@@ -28,12 +28,12 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_no_record_is_none(tmp_path: Path) -> None:
-    assert Ledger(Storage(tmp_path)).read("0" * 20) is None
-    assert Ledger(Storage(tmp_path)).read_all() == {}
+    assert Ledger(open_storage(tmp_path)).read("0" * 20) is None
+    assert Ledger(open_storage(tmp_path)).read_all() == {}
 
 
 def test_a_record_cut_anywhere_is_unreadable_and_hurts_no_other(tmp_path: Path) -> None:
-    ledger = Ledger(Storage(tmp_path))
+    ledger = Ledger(open_storage(tmp_path))
     whole, cut = record_of(0), record_of(1)
     ledger.write(whole)
     ledger.write(cut)
@@ -41,13 +41,13 @@ def test_a_record_cut_anywhere_is_unreadable_and_hurts_no_other(tmp_path: Path) 
     content = path.read_bytes()
     for length in range(0, len(content) - 2, 97):
         path.write_bytes(content[:length])
-        found = Ledger(Storage(tmp_path))
+        found = Ledger(open_storage(tmp_path))
         assert found.read_all() == {whole.id: whole}
         assert found.unreadable == [str(path)]
 
 
 def test_a_record_under_a_name_that_is_not_its_identity_is_not_believed(tmp_path: Path) -> None:
-    ledger = Ledger(Storage(tmp_path))
+    ledger = Ledger(open_storage(tmp_path))
     record = record_of()
     ledger.write(record)
     (tmp_path / "ledger" / f"{record.id}.json").rename(tmp_path / "ledger" / f"{'0' * 20}.json")

@@ -16,17 +16,17 @@ from typing import Any
 import pytest
 
 from semigrid.data.errors import InputError
-from semigrid.data.storage import Storage
+from semigrid.data.storage import Storage, open_storage
 from semigrid.grid.study.lock import FILE, RunLock
 
 # Takes the lock, prints "held", and holds it until its standard input ends.
 HOLD = """
 import sys, threading
 from semigrid.data.errors import InputError
-from semigrid.data.storage import Storage
+from semigrid.data.storage import Storage, open_storage
 from semigrid.grid.study.lock import RunLock
 try:
-    with RunLock(Storage(sys.argv[1]), print, lambda: print("lost", flush=True), 0.2):
+    with RunLock(open_storage(sys.argv[1]), print, lambda: print("lost", flush=True), 0.2):
         print("held", flush=True)
         sys.stdin.read()
         print("released", flush=True)
@@ -64,7 +64,7 @@ def wait_for(process: subprocess.Popen[str], *words: str) -> list[str]:
 
 
 def quick_lock(storage: Storage | Path, said: list[str] | None = None) -> RunLock:
-    where = storage if isinstance(storage, Storage) else Storage(storage)
+    where = storage if isinstance(storage, Storage) else open_storage(storage)
     said = [] if said is None else said
     return RunLock(where, said.append, lambda: None, interval=0.2)
 
@@ -147,9 +147,9 @@ def test_a_lock_of_another_machine_is_watched_and_taken_over_if_it_is_still(
 
 def test_a_lock_of_another_machine_that_beats_is_respected(tmp_path: Path) -> None:
     lock = foreign(tmp_path, heartbeat=1.0)  # by its clock in 1970
-    Storage(tmp_path).write(FILE, lock)
+    open_storage(tmp_path).write(FILE, lock)
     again = json.dumps(json.loads(lock) | {"heartbeat": 1.2}).encode()
-    timer = threading.Timer(0.3, lambda: Storage(tmp_path).write(FILE, again))
+    timer = threading.Timer(0.3, lambda: open_storage(tmp_path).write(FILE, again))
     timer.start()
     with pytest.raises(InputError, match="elsewhere"), quick_lock(tmp_path):
         pass
@@ -204,7 +204,7 @@ def test_of_several_that_start_at_once_exactly_one_wins(
     won = threading.Event()
 
     def attempt(number: int) -> None:
-        lock = RunLock(Storage(tmp_path), lambda _: None, lambda: results.append("lost"), 0.2)
+        lock = RunLock(open_storage(tmp_path), lambda _: None, lambda: results.append("lost"), 0.2)
         try:
             with lock:
                 results.append("held")
@@ -250,7 +250,7 @@ def test_a_heartbeat_makes_no_folder_that_vanished(tmp_path: Path) -> None:
 
 
 def test_a_lock_in_a_bucket() -> None:
-    storage = Storage(f"memory://{uuid.uuid4().hex}/run")
+    storage = open_storage(f"memory://{uuid.uuid4().hex}/run")
     with quick_lock(storage):
         assert storage.exists(FILE)
         time.sleep(0.5)
@@ -264,7 +264,7 @@ def test_a_lock_in_a_bucket() -> None:
 
 
 def test_the_heart_beats_on_when_somebody_tidied_the_guard_away(tmp_path: Path) -> None:
-    storage = Storage(tmp_path)
+    storage = open_storage(tmp_path)
     with RunLock(storage, print, lambda: None, interval=0.1):
         (tmp_path / ".lock.guard").unlink()
         before = (tmp_path / FILE).read_bytes()

@@ -5,7 +5,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.grid.experiment import Around
 from semigrid.grid.study.search import Tried, search_space, suggest_wave
 from semigrid.grid.study.suggested import Suggestions
@@ -117,7 +117,7 @@ def test_a_stopped_trial_counts_as_pruned() -> None:
 
 
 def test_a_remembered_suggestion_is_the_one_that_would_be_made(tmp_path: Path) -> None:
-    storage = Storage(tmp_path)
+    storage = open_storage(tmp_path)
     history = tried(wave([], 6))
 
     def remembered(earlier: list[Tried], writes: bool = False) -> list[dict[str, float]]:
@@ -149,5 +149,5 @@ def test_a_remembered_suggestion_is_the_one_that_would_be_made(tmp_path: Path) -
 
 def test_a_memory_that_cannot_be_written_costs_time_and_no_more(tmp_path: Path) -> None:
     (tmp_path / "suggested").write_text("a file where the folder should be")
-    memory = Suggestions(Storage(tmp_path), writes=True)
+    memory = Suggestions(open_storage(tmp_path), writes=True)
     assert memory.suggest("cell", RECIPE, SPACE, "tpe", [], 3, "cell") == wave([], 3)

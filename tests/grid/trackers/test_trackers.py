@@ -26,7 +26,7 @@ from tests.helpers.in_process import Grid
 from tests.helpers.scheduling import study_of
 
 from semigrid.data.errors import InputError
-from semigrid.data.storage import Storage
+from semigrid.data.storage import open_storage
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.state import Job, StudyState
@@ -95,11 +95,11 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> TrackedGrid:
 @pytest.fixture
 def copied(left: TrackedGrid, tmp_path: Path) -> Path:
     """The folder of what the run left, to be changed."""
-    return Path(shutil.copytree(left.ledger.storage.root, tmp_path / "small"))
+    return Path(shutil.copytree(left.ledger.storage.uri, tmp_path / "small"))
 
 
 def journal(grid: Grid) -> Path:
-    return Path(grid.ledger.storage.root) / "optuna" / "journal.log"
+    return Path(grid.ledger.storage.uri) / "optuna" / "journal.log"
 
 
 def studies(path: Path) -> dict[str, list[optuna.trial.FrozenTrial]]:
@@ -197,7 +197,7 @@ def test_a_study_says_what_the_search_says_when_the_file_changes_its_mind(copied
     states = {state for trials in shown(journal(further)).values() for state, *_ in trials.values()}
     assert states == {TrialState.COMPLETE}
     for record in further.records.values():
-        found = scalars(Path(further.ledger.storage.path("tensorboard", record.cell, record.id)))
+        found = scalars(Path(further.ledger.storage.uri, "tensorboard", record.cell, record.id))
         steps = [int(evaluation["step"]) for evaluation in record.history]
         assert [step for step, _ in found["val_student/acc1"]] == steps
     # asked for early stopping again, the search counts them as stopped, and so does its study
@@ -217,14 +217,14 @@ def test_a_trial_that_failed_is_shown_so_until_it_is_trained(
     broken = {"status": "failed", "history": [], "speed": [], "val": {}, "test": None}
     failed = record.model_copy(update=broken | {"error": "OSError: disk full"})
     said: list[str] = []
-    trackers = create_trackers(left.study, Storage(tmp_path), {}, said.append)
+    trackers = create_trackers(left.study, open_storage(tmp_path), {}, said.append)
     trackers.evaluated(job_of(left, record), record.history[0])
     trackers.ended(job_of(left, record), failed)
     trackers.close()
     assert shown(tmp_path / "optuna" / "journal.log")[record.cell][record.id][0] is TrialState.FAIL
     events = tmp_path / "tensorboard" / record.cell / record.id
     assert [step for step, _ in scalars(events)["val_ema/ce"]] == [3]  # how far it came
-    trackers = create_trackers(left.study, Storage(tmp_path), {}, said.append)
+    trackers = create_trackers(left.study, open_storage(tmp_path), {}, said.append)
     trackers.evaluated(job_of(left, record), record.history[1])
     trackers.ended(job_of(left, record), record)
     trackers.close()
@@ -247,7 +247,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def test_every_trial_has_its_evaluations_and_its_test_in_tensorboard(left: TrackedGrid) -> None:
     for record in left.records.values():
-        found = scalars(Path(left.ledger.storage.path("tensorboard", record.cell, record.id)))
+        found = scalars(Path(left.ledger.storage.location("tensorboard", record.cell, record.id)))
         steps = [int(evaluation["step"]) for evaluation in record.history]
         assert [step for step, _ in found["val_student/acc1"]] == steps
         assert [step for step, _ in found["train/images_per_s"]] == steps
@@ -262,7 +262,7 @@ def test_an_interrupted_trials_events_are_written_whole_at_its_end(
     left: TrackedGrid, tmp_path: Path
 ) -> None:
     record = next(r for r in left.records.values() if len(r.history) == 2 and r.test is None)
-    job, storage = job_of(left, record), Storage(tmp_path)
+    job, storage = job_of(left, record), open_storage(tmp_path)
     first = create_trackers(left.study, storage, {}, print)
     tunes = {"total_steps": 6, "config/request/CPU": 1.0, "device_seconds/cpu": 3.0, "pid": 7}
     first.evaluated(job, {**record.history[0], **tunes})
@@ -300,8 +300,8 @@ def test_a_folder_that_is_away_is_waited_for_and_not_made(
     left: TrackedGrid, tmp_path: Path
 ) -> None:
     home, away = tmp_path / "home", tmp_path / "away"
-    storage, said = Storage(home, patience=60), []
-    Storage(home).write("experiment.yaml", b"")
+    storage, said = open_storage(home, patience=60), []
+    open_storage(home).write("experiment.yaml", b"")
     trackers = create_trackers(left.study, storage, {}, said.append)
     record = next(r for r in left.records.values() if r.test is None)
     while not (home / "optuna" / "journal.log").exists():
@@ -361,7 +361,7 @@ def test_optuna_dashboard_lists_the_studies(left: TrackedGrid) -> None:
 
 
 def test_tensorboard_lists_the_runs(left: TrackedGrid) -> None:
-    folder = left.ledger.storage.path("tensorboard")
+    folder = left.ledger.storage.location("tensorboard")
     options = ("-m", "tensorboard.main", "--logdir", folder, "--load_fast", "false")
     with serving(*options, "--host", "127.0.0.1") as address:
         assert b"TensorBoard" in urllib.request.urlopen(address, timeout=20).read()
@@ -402,7 +402,7 @@ def test_mlflow_gets_one_run_a_trial_also_when_it_is_told_again(
     records = [r for r in left.records.values() if r.test is not None][:2]
     said: list[str] = []
     for _ in range(2):
-        trackers = create_trackers(study, Storage(tmp_path), {}, said.append)
+        trackers = create_trackers(study, open_storage(tmp_path), {}, said.append)
         for record in records:
             trackers.evaluated(job_of(left, record), record.history[0])
             trackers.ended(job_of(left, record), record)
@@ -410,7 +410,7 @@ def test_mlflow_gets_one_run_a_trial_also_when_it_is_told_again(
     records.append(next(r for r in left.records.values() if r not in records and r.test))
     for _ in range(2):  # the last one ended while nobody followed
         past = {record.id: record for record in records}
-        create_trackers(study, Storage(tmp_path), past, said.append).close()
+        create_trackers(study, open_storage(tmp_path), past, said.append).close()
     assert said == []
     client = MlflowClient()
     experiment = client.get_experiment_by_name("small")
@@ -425,7 +425,7 @@ def test_mlflow_gets_one_run_a_trial_also_when_it_is_told_again(
         history = client.get_metric_history(run.info.run_id, "ema_acc1")
         assert [point.step for point in history] == [int(e["step"]) for e in record.history]
         assert float(run.data.params["base_lr"]) == record.spec.recipe.base_lr
-    again = create_trackers(study, Storage(tmp_path), {}, said.append)
+    again = create_trackers(study, open_storage(tmp_path), {}, said.append)
     again.evaluated(job_of(left, records[0]), records[0].history[0])  # it is trained once more
     again.close()
     states = {
@@ -442,13 +442,13 @@ def test_wandb_writes_a_run_a_trial(
     study = nothing_done(TEXT + "trackers: [wandb]\n")
     records = [r for r in left.records.values() if r.test is None][:2]
     said: list[str] = []
-    trackers = create_trackers(study, Storage(tmp_path), {}, said.append)
+    trackers = create_trackers(study, open_storage(tmp_path), {}, said.append)
     trackers.evaluated(job_of(left, records[0]), records[0].history[0])
     trackers.ended(job_of(left, records[0]), records[0])
     trackers.close()
     # the second ended while nobody followed; the first is not written once more
     past = {record.id: record for record in records}
-    create_trackers(study, Storage(tmp_path), past, said.append).close()
+    create_trackers(study, open_storage(tmp_path), past, said.append).close()
     assert said == []
     folders = [path.name for path in (tmp_path / "wandb" / "wandb").glob("offline-run-*")]
     assert len(folders) == 2
@@ -584,7 +584,7 @@ def test_a_tracker_that_is_not_installed_is_refused_with_what_to_install(
 
 def test_a_bucket_keeps_no_event_files_and_says_so(left: TrackedGrid) -> None:
     said: list[str] = []
-    create_trackers(left.study, Storage("memory://bucket"), {}, said.append).close()
+    create_trackers(left.study, open_storage("memory://bucket"), {}, said.append).close()
     assert said == [
         "trackers: optuna and tensorboard need a local folder, not memory:///bucket: left out"
     ]

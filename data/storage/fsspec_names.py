@@ -1,0 +1,114 @@
+"""Names of fsspec and s3fs that their documentation does not promise, each with its use.
+
+``tests/data/test_fsspec_names.py`` has a test for each: the checklist of an upgrade.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import fsspec
+
+from semigrid.data.storage.bucket_errors import answer_of, refusal
+
+T = TypeVar("T")
+
+
+class Do(Protocol):
+    """Does a piece of work, with something around it."""
+
+    def __call__(self, work: Callable[[], T]) -> T: ...
+
+
+S3 = ("s3", "s3a")
+# seconds after which a server that takes connections and says nothing counts as away
+CONNECT_SECONDS, READ_SECONDS = 5, 20
+# objects read side by side
+READERS = 16
+S3_OPTIONS: dict[str, Any] = {
+    # another process may have written since the last listing
+    "use_listings_cache": False,
+    "config_kwargs": {
+        "connect_timeout": CONNECT_SECONDS,
+        "read_timeout": READ_SECONDS,
+        "max_pool_connections": 2 * READERS,
+        # few attempts of its own: PatientStorage says that it waits, and gives up some time
+        "retries": {"mode": "standard", "total_max_attempts": 2},
+    },
+}
+# fields of a file's ``info`` that change with its content, by several file systems' names
+VERSION_FIELDS = ("LastModified", "last_modified", "updated", "created", "mtime", "ETag", "etag")
+READ_AHEAD_BYTES = 5 * 2**20
+NOT_IMPLEMENTED = 501
+CONDITION_FAILED = {409, 412}
+
+
+def open_filesystem(uri: str) -> tuple[Any, str]:
+    """The file system of a path or URI, and the path in it. Raises ``ValueError``, ``ImportError``.
+
+    ``S3_OPTIONS`` are s3fs's own; ``retries`` is its count of attempts, in which botocore's nest.
+    """
+    is_s3 = uri.partition("://")[0] in S3
+    fs, root = fsspec.core.url_to_fs(uri, **(S3_OPTIONS if is_s3 else {}))
+    if is_s3:
+        fs.retries = 1
+    return fs, root
+
+
+def is_s3(fs: Any) -> bool:
+    return S3[0] in fs.protocol
+
+
+def read_object(fs: Any, path: str) -> bytes:
+    """An object in one request: without ``max_concurrency``, s3fs would ask for its size first."""
+    return bytes(fs.cat_file(path, **({"max_concurrency": 1} if is_s3(fs) else {})))
+
+
+def open_object(fs: Any, path: str, ahead: bool) -> Any:
+    """Opens an object; ``cache_type`` says how much more than asked for is fetched."""
+    how = {"cache_type": "readahead", "block_size": READ_AHEAD_BYTES}
+    try:
+        return fs.open(path, "rb", **(how if ahead else {"cache_type": "none"}))
+    except TypeError:  # some file systems have no such choice
+        return fs.open(path, "rb")
+
+
+def around_fetches(file: Any, do: Do) -> None:
+    """Puts ``do`` around each request of an open file: ``cache.fetcher`` makes them."""
+    if (cache := getattr(file, "cache", None)) is not None:
+        fetch = cache.fetcher
+        cache.fetcher = lambda start, end: do(lambda: fetch(start, end))
+
+
+def version_of(facts: dict[str, Any]) -> str:
+    """Tells one version of an object from the next, by the fields of its ``info``."""
+    return str([facts.get(name) for name in (*VERSION_FIELDS, "size")])
+
+
+def put_if_unchanged(fs: Any, path: str, content: bytes, etag: str | None) -> bool:
+    """Writes an object if it still has that ``etag``, or does not exist for None.
+
+    False if it changed, or if this very write's answer was lost. ``pipe_file`` of s3fs hands
+    ``IfMatch`` and ``IfNoneMatch`` on to S3; other file systems know ``mode="create"`` or no
+    condition at all. A store that knows no conditions may write in any case.
+    """
+    try:
+        if is_s3(fs):
+            match = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+            fs.pipe_file(path, content, **match)
+        elif etag is None:
+            fs.pipe_file(path, content, mode="create")
+        else:
+            fs.pipe_file(path, content)
+    except FileExistsError:
+        return False
+    except (NotImplementedError, TypeError, ValueError):
+        fs.pipe_file(path, content)
+    except OSError as error:
+        status = answer.status if (answer := answer_of(error)) else 0
+        if status != NOT_IMPLEMENTED:
+            missing = isinstance(error, FileNotFoundError) and not refusal(error, path)
+            if missing or status in CONDITION_FAILED:
+                return False
+            raise
+        fs.pipe_file(path, content)
+    return True

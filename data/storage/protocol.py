@@ -1,0 +1,208 @@
+"""What every storage can do, and what follows from that."""
+
+import errno
+import hashlib
+import os
+import posixpath
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+NOT_THERE = (FileNotFoundError, NotADirectoryError)
+CHUNK_BYTES = 64 * 2**20
+
+# called right before a change is made, also when it is tried again; refuses by raising
+Confirm = Callable[[], None]
+
+
+def always() -> None:
+    """Confirms every change."""
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What tells a file from a damaged copy of it."""
+
+    size: int  # bytes
+    sha256: str
+
+    @staticmethod
+    def of(content: bytes) -> "FileFacts":
+        return FileFacts(len(content), hashlib.sha256(content).hexdigest())
+
+
+@dataclass(frozen=True)
+class FileStatus:
+    """A file or folder as the storage lists it; ``version`` changes with each write of a file."""
+
+    size: int  # bytes
+    version: str = ""
+    is_folder: bool = False
+
+
+class Storage(ABC):
+    """A folder on a disk or in a bucket; ``open_storage`` opens one by path or URI.
+
+    Names are relative paths with ``/``; the empty name is the folder itself. A write is seen whole
+    or not at all. Every method may raise ``StorageAwayError`` (it passes), ``RefusedError`` (a
+    bucket will not) and ``FileNotFoundError``; a storage with ``patience`` (seconds) waits instead
+    of raising the first, and raises ``StorageGoneError`` when that time is over.
+    """
+
+    uri: str
+    patience: float = 0
+    readers: int = 1  # files worth reading side by side
+
+    @abstractmethod
+    def folder(self, *names: str) -> "Storage":
+        """The storage of a folder in this one."""
+
+    @abstractmethod
+    def local_path(self, name: str = "") -> Path | None:
+        """Where other programs find a file on this machine; None in a bucket."""
+
+    @abstractmethod
+    def read(self, name: str = "") -> bytes:
+        """A file's content."""
+
+    @abstractmethod
+    def open(self, name: str = "", ahead: bool = False) -> BinaryIO:
+        """Opens a file to read parts of it; a bucket is asked for just those.
+
+        With ``ahead``, for many small parts one after the other, a bucket is asked for some
+        mebibytes at a time.
+        """
+
+    @abstractmethod
+    def write(self, name: str, content: bytes, confirm: Confirm = always) -> None:
+        """Writes a whole file, making its folders; readers see the old content or the new."""
+
+    @abstractmethod
+    def keep(self, name: str, kept: str, confirm: Confirm = always) -> None:
+        """Keeps a file's content under a second name, whatever is written to the first later.
+
+        Does nothing on a disk that would have to copy every byte.
+        """
+
+    @abstractmethod
+    def delete(self, name: str, confirm: Confirm = always) -> None:
+        """Removes a file or folder; does nothing if it is not there."""
+
+    @abstractmethod
+    def swap(self, name: str, old: bytes | None, new: bytes | None) -> bool:
+        """Replaces a file if its content is still ``old``; None stands for no file.
+
+        True if it was replaced and nobody else can have replaced it at the same time. False if
+        another process was faster, or that cannot be told: read the file again after a while.
+        """
+
+    @abstractmethod
+    def status(self, name: str = "") -> FileStatus:
+        """Size, version and kind of a file or folder."""
+
+    @abstractmethod
+    def entries(self, folder: str = "") -> Mapping[str, FileStatus]:
+        """What lies directly in a folder, by name; versions are left out."""
+
+    @abstractmethod
+    def find(self, pattern: str = "**") -> list[str]:
+        """Sorted names of the visible files that match: ``*`` in a folder, ``**`` in all below."""
+
+    def check_could_write(self) -> None:
+        """Raises ``OSError`` when nothing can be written here, found out without writing.
+
+        A bucket is only reached for.
+        """
+        self.exists()
+
+    def location(self, *names: str) -> str:
+        """As people write it and other programs open it: a path, or a URI with its scheme."""
+        return posixpath.join(self.uri, *filter(None, names))
+
+    def size(self, name: str = "") -> int | None:
+        """A file's bytes, any number for a folder; None if it is not there."""
+        try:
+            return self.status(name).size
+        except NOT_THERE:
+            return None
+
+    def exists(self, name: str = "") -> bool:
+        return self.size(name) is not None
+
+    def is_folder(self) -> bool:
+        """Whether this is a folder: in a bucket, whether objects lie below it."""
+        try:
+            return self.status().is_folder
+        except NOT_THERE:
+            return False
+
+    def version(self, name: str = "") -> str:
+        """Tells one version of a file from the next. Raises ``IsADirectoryError`` for a folder."""
+        status = self.status(name)
+        if status.is_folder:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self.location(name))
+        return status.version
+
+    def stamp(self, name: str) -> str | None:
+        """A file's version; None while none is to be had."""
+        try:
+            return self.version(name)
+        except OSError:
+            return None
+
+    def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
+        """Many files by name, without those that are not there."""
+
+        def read(name: str) -> bytes | None:
+            try:
+                return self.read(name)
+            except FileNotFoundError:
+                return None
+
+        names = list(names)
+        if self.readers == 1 or len(names) < 2:
+            contents = list(map(read, names))
+        else:
+            with ThreadPoolExecutor(min(self.readers, len(names))) as pool:
+                contents = list(pool.map(read, names))
+        return {n: text for n, text in zip(names, contents, strict=True) if text is not None}
+
+    def chunks(self, name: str = "") -> Iterator[bytes]:
+        """A file's content, some mebibytes at a time: it may be larger than the memory."""
+        with self.open(name) as file:
+            while content := file.read(CHUNK_BYTES):
+                yield content
+
+    def names(self, folder: str = "", suffix: str = "") -> list[str]:
+        """Sorted names of the visible files directly in ``folder``; none if it is not there."""
+        return sorted(
+            name
+            for name in self.sizes(folder)
+            if name.endswith(suffix) and not name.startswith(".")
+        )
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Bytes of the files directly in ``folder``, by name, from one listing."""
+        entries = self._entries_if_there(folder)
+        return {name: entry.size for name, entry in entries.items() if not entry.is_folder}
+
+    def folders(self, folder: str = "") -> list[str]:
+        """Sorted names of the folders directly in ``folder``; none if it is not there."""
+        entries = self._entries_if_there(folder)
+        return sorted(name for name, entry in entries.items() if entry.is_folder)
+
+    def _entries_if_there(self, folder: str) -> Mapping[str, FileStatus]:
+        try:
+            return self.entries(folder)
+        except NOT_THERE:
+            return {}
+
+    def check_writable(self) -> None:
+        """Raises ``OSError`` when nothing can be written here."""
+        probe = f".probe-{uuid.uuid4().hex}"
+        self.write(probe, b"semigrid")
+        self.delete(probe)
