@@ -131,7 +131,8 @@ def read_row_group(storage: Storage, group: RowGroup) -> tuple[list[str], list[b
 @lru_cache(maxsize=8)
 def _open_shard(storage_uri: str, file: str) -> pq.ParquetFile:
     storage = open_storage(storage_uri)
-    return pq.ParquetFile(storage.open(file))
+    # by its path, Arrow closes a local file that is let go
+    return pq.ParquetFile(storage.local_path(file) or storage.open(file))
 
 
 class Dataset:

@@ -1,6 +1,6 @@
 """Names of fsspec and s3fs that their documentation does not promise, each with its use.
 
-``tests/data/test_fsspec_names.py`` has a test for each: the checklist of an upgrade.
+``tests/data/storage/test_fsspec_names.py`` has a test for each: the checklist of an upgrade.
 """
 
 from collections.abc import Callable
