@@ -1,8 +1,19 @@
-"""The command line as its users call it, in a process of its own that cannot import Ray."""
+"""The command line as its users call it, where nothing can import Ray.
 
+``semigrid`` calls it in this process, in milliseconds; ``semigrid_process`` starts a process, which
+shows that the command needs nothing that a test has imported.
+"""
+
+import contextlib
+import io
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from semigrid.grid.commands import main as command_line
 
 # fails the process if anything imports Ray: bad input and planning must not
 NO_RAY = (
@@ -10,7 +21,43 @@ NO_RAY = (
 )
 
 
-def semigrid(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def semigrid_process(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", NO_RAY, *args], capture_output=True, text=True, cwd=cwd, timeout=60
+    )
+
+
+def semigrid(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    code: object = 0
+    out = io.BytesIO()  # tables are written as bytes, too
+    err = io.StringIO()
+    text_out = io.TextIOWrapper(out, "utf-8", write_through=True)
+    with (
+        contextlib.redirect_stdout(text_out),
+        contextlib.redirect_stderr(err),
+        contextlib.chdir(cwd or Path.cwd()),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "argv", ["semigrid", *args])
+        for name in ["ray", *filter(_needs_ray, list(sys.modules))]:
+            patch.setitem(sys.modules, name, None)
+        try:
+            command_line.main()
+        except SystemExit as end:
+            code = end.code
+    assert code is None or isinstance(code, int)
+    return subprocess.CompletedProcess(args, code or 0, out.getvalue().decode(), err.getvalue())
+
+
+def _needs_ray(name: str) -> bool:
+    """Whether a module that other tests have imported is Ray's, or one of ours that uses Ray."""
+    if name.startswith("ray."):
+        return True
+    module = sys.modules[name]
+    return name.startswith("semigrid.") and any(
+        (
+            each.__name__ if isinstance(each, ModuleType) else str(getattr(each, "__module__", ""))
+        ).split(".")[0]
+        == "ray"
+        for each in vars(module).values()
     )

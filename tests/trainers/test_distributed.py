@@ -1,5 +1,6 @@
 """N real worker processes train what one would."""
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,13 @@ def results(
 ) -> dict[int, dict[str, Any]]:
     """By world size and job: what rank 0 of as many processes found."""
     found: dict[int, dict[str, Any]] = {}
+    # one process imports torch and the helpers, and all workers are forked from it
+    multiprocessing.set_forkserver_preload(["tests.helpers.distributed"])
     for world_size in JOBS:
         folder = tmp_path_factory.mktemp(f"workers-{world_size}")
-        torch.multiprocessing.spawn(work, (world_size, str(folder)), nprocs=world_size)
+        torch.multiprocessing.start_processes(
+            work, (world_size, str(folder)), nprocs=world_size, start_method="forkserver"
+        )
         found[world_size] = {path.stem: torch.load(path) for path in folder.glob("*.pt")}
     return found
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 STEPS = """
-import resource, sys, tempfile
+import sys, tempfile
 sys.path.insert(0, {tests!r})
 import torch
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 from tests.helpers.tiny import first_rows, training_batches
 from semigrid.data.batches import EvalBatches
 from semigrid.data.catalog import open_dataset
@@ -23,9 +23,9 @@ from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.runtime import InlineRuntime
 from semigrid.trainers.trial import view_settings
 
-method, backbone, labeled, ratio = {method!r}, {backbone!r}, {labeled}, {ratio}
+method, backbone, labeled, steps = {method!r}, {backbone!r}, {labeled}, {steps}
 digits = open_dataset("builtin://digits")
-small = {{"steps": 3, "warmup_steps": 1, "batch_size": labeled, "unlabeled_ratio": ratio,
+small = {{"steps": steps, "warmup_steps": 1, "batch_size": labeled, "unlabeled_ratio": 1,
           "evaluations": 1, "confidence_threshold": 0.0, "collapse_evaluations": 0}}
 recipe = resolve(published(method, backbone, small), method, 40, 40)
 model = create_model(backbone, 10, recipe, {{}}, False, 0)
@@ -39,37 +39,24 @@ if method == "semi":
 streams = Streams(
     training_batches(first_rows(digits, "train", 40), labeled, views, ("strong",)),
     pool,
-    EvalBatches(first_rows(digits, "val", 4), views, 4),
+    EvalBatches(first_rows(digits, "val", 2), views, 2),
     views,
 )
 runtime = InlineRuntime(Checkpoints(open_storage(tempfile.mkdtemp())), device="cpu")
 outcome = train(recipe, method, model, None, streams, runtime, num_classes=10, seed=0)
-assert outcome.finished and outcome.step == 3, outcome
+assert outcome.finished and outcome.step == steps, outcome
 moved = [n for n, p in model.named_parameters() if not torch.equal(p, before[n])]
 assert len(moved) == len(before), set(before) - set(moved)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-speed = outcome.speed[-1]["images_per_s"]
-loss = outcome.history[-1]["loss"]
-parameters = sum(p.numel() for p in model.parameters()) / 1e6
-unlabeled = recipe.pool_batch_size if pool else 0
-print(
-    f"{{backbone}} ({{parameters:.1f}} M parameters), {{method}}, 3 steps of {{labeled}} labelled "
-    f"and {{unlabeled}} unlabelled images at 224 px: loss {{loss:.3f}}, "
-    f"{{speed:.2f}} images/s, peak memory {{peak:.2f}} GiB"
-)
 """
 
 
 @pytest.mark.parametrize(
-    ("method", "backbone", "labeled", "ratio"),
-    [("semi", "vit_base_patch16_224.mae", 1, 5), ("finetune", "resnet18.tv_in1k", 16, 1)],
+    ("method", "backbone", "labeled", "steps"),
+    # a ResNet's branches start at zero: some of its parameters move at the third step only
+    [("semi", "vit_base_patch16_224.mae", 1, 2), ("finetune", "resnet18.tv_in1k", 4, 3)],
 )
-def test_three_real_steps(
-    method: str, backbone: str, labeled: int, ratio: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_real_steps(method: str, backbone: str, labeled: int, steps: int) -> None:
     tests = str(Path(__file__).parents[2])
-    code = STEPS.format(tests=tests, method=method, backbone=backbone, labeled=labeled, ratio=ratio)
+    code = STEPS.format(tests=tests, method=method, backbone=backbone, labeled=labeled, steps=steps)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    with capsys.disabled():
-        print(f"\n{done.stdout.strip()}")

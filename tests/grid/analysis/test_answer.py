@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.helpers.command import semigrid
+from tests.helpers.command import semigrid, semigrid_process
 from tests.helpers.experiments import SMALL
 from tests.helpers.finished import FinishedGrid
 
@@ -224,7 +224,7 @@ def test_what_is_not_finished_is_said_and_shown_as_a_dash(tmp_path: Path) -> Non
 
 
 def test_the_command_answers(finished: FinishedGrid) -> None:
-    done = semigrid("answer", str(finished.file))
+    done = semigrid_process("answer", str(finished.file))
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert done.stdout.startswith("digits: 25% of the labels are enough.")
     assert "Labels saved" in done.stdout and "The paper's claims" in done.stdout

@@ -1,4 +1,4 @@
-"""``semigrid data`` as users call it, in processes of its own, where Ray cannot be imported."""
+"""``semigrid data`` as users call it, where Ray cannot be imported."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from tests.helpers import nasty
-from tests.helpers.command import semigrid
+from tests.helpers.command import semigrid, semigrid_process
 from tests.helpers.shop import shop, tile
 
 from semigrid.data.catalog import open_dataset
@@ -17,7 +17,7 @@ def test_the_nastiest_folder_becomes_a_dataset_that_checks(tmp_path: Path) -> No
     for name, content in {**nasty.good(), **nasty.bad()}.items():
         (source / "plain" / name).write_bytes(content)
     where = str(tmp_path / "set")
-    done = semigrid("data", "build", str(source), where, "--license", "CC0")
+    done = semigrid_process("data", "build", str(source), where, "--license", "CC0")
     assert done.returncode == 0, done.stderr
     assert f"{len(nasty.bad())} files are no usable images" in done.stdout
     assert "exact duplicates left out" in done.stdout and "1 turned upright" in done.stdout

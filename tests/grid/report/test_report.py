@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, sync_playwright
-from tests.helpers.command import semigrid
+from tests.helpers.command import semigrid_process
 from tests.helpers.experiments import SMALL
 from tests.helpers.finished import FinishedGrid
 from tests.helpers.shop import SETTINGS, shop
@@ -193,7 +193,7 @@ def look(browser: Browser, file: Path, width: int) -> Seen:
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_in_a_browser(finished: FinishedGrid, browser: Browser, tmp_path: Path, width: int) -> None:
-    done = semigrid("report", str(finished.file))
+    done = semigrid_process("report", str(finished.file))
     file = tmp_path / "results" / "small" / "report.html"
     assert done.returncode == 0 and f"written: {file}" in done.stderr, done.stderr
     seen = look(browser, file, width)
