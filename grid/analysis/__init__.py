@@ -1,1 +1,1 @@
-"""What the results say, and how surely."""
+"""What the results say, and how surely: numbers and sentences, no tables."""

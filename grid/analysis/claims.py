@@ -1,35 +1,28 @@
 """The paper's claims (arXiv 2305.10018), tested on one's own results.
 
-A claim about several cells holds where it holds for each of them: then each may be tested by
-itself. It is refuted by one of them, so there the level is divided among them (Bonferroni).
+A claim about several cells holds where it holds for each of them, so each may be tested by itself.
+One of them is enough to refute it, so for that the level is divided among them (Bonferroni).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
 import numpy as np
 
+from semigrid.grid.analysis.numbers import show_points, show_points_range
 from semigrid.grid.analysis.pool_curve import PoolCurve
-from semigrid.grid.analysis.sentences import points
-from semigrid.grid.analysis.statistics import (
-    LEVEL,
-    Comparison,
-    Interval,
-    accuracy_interval,
-    compare,
-)
+from semigrid.grid.analysis.statistics import LEVEL, Comparison, accuracy_interval, compare
 from semigrid.grid.experiment import show_percent
-from semigrid.grid.tables.cells import show_points
 
 Verdict = Literal["held", "refuted", "undecided", "not tested"]
-BY_FRACTION = Mapping[Fraction, np.ndarray]
+ByFraction = Mapping[Fraction, np.ndarray]  # ``right``, (S, N), of cells by label fraction
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim about one dataset, what became of it, and the figures that say so."""
+    """A claim about one dataset, the verdict, and the figures that it rests on."""
 
     dataset: str
     text: str
@@ -37,67 +30,60 @@ class Claim:
     evidence: list[str]
 
 
-@dataclass(frozen=True)
-class _Case:
-    """One comparison of several: what is compared, and the ends that decide."""
-
-    name: str
-    found: Comparison
-    strict: Interval  # at the level divided among all
-
-
-def beats(dataset: str, semi: str, base: str, first: BY_FRACTION, second: BY_FRACTION) -> Claim:
+def beats(dataset: str, semi: str, base: str, first: ByFraction, second: ByFraction) -> Claim:
     """Semi-ViT is above ViT at every label fraction."""
-    both = sorted(first.keys() & second.keys())
-    pairs = [(show_percent(each), first[each], second[each]) for each in both]
     text = f"{semi} beats {base} at every label fraction"
-    if not pairs:
+    both = sorted(first.keys() & second.keys())
+    if not both:
         return Claim(dataset, text, "not tested", ["no label fraction has both"])
-    return _judge(dataset, text, _cases(pairs), above=0.0, below=0.0)
+    return _judge(dataset, text, {show_percent(p): (first[p], second[p]) for p in both}, 0.0)
 
 
 def half_is_enough(
-    dataset: str, semi: str, base: str, first: BY_FRACTION, second: BY_FRACTION, margin: float
+    dataset: str, semi: str, base: str, first: ByFraction, second: ByFraction, margin: float
 ) -> Claim:
     """Semi-ViT with a fraction of the labels matches ViT with twice as many.
 
-    It matches where it is certainly not more than ``margin``, a share, below.
+    It matches where it is certainly at most ``margin``, a share, below.
     """
     unit = "point" if margin == 0.01 else "points"
     text = f"{semi} with half the labels matches {base} (within {100 * margin:g} {unit})"
-    pairs = [
-        (f"{show_percent(each)} against {show_percent(2 * each)}", first[each], second[2 * each])
-        for each in sorted(first)
-        if 2 * each in second
-    ]
+    pairs = {
+        f"{show_percent(half)} against {show_percent(2 * half)}": (first[half], second[2 * half])
+        for half in sorted(first)
+        if 2 * half in second
+    }
     if not pairs:
         return Claim(dataset, text, "not tested", ["no fraction has its double"])
-    return _judge(dataset, text, _cases(pairs), above=-margin, below=-margin)
+    return _judge(dataset, text, pairs, -margin)
 
 
-def _cases(pairs: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> list[_Case]:
-    level = 1 - (1 - LEVEL) / len(pairs)
-    return [_Case(name, compare(a, b), compare(a, b, level).interval) for name, a, b in pairs]
-
-
-def _judge(dataset: str, text: str, cases: list[_Case], above: float, below: float) -> Claim:
-    """Held where all are certainly above, refuted where one is certainly below."""
+def _judge(
+    dataset: str,
+    text: str,
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    threshold: float,
+) -> Claim:
+    """Held where all first cells are certainly above the second, refuted where one is below."""
+    comparisons = {name: compare(first, second) for name, (first, second) in pairs.items()}
+    strict_level = 1 - (1 - LEVEL) / len(pairs)
     verdict: Verdict = "undecided"
-    if all(_is_above(case, above) for case in cases):
+    if all(_is_above(comparison, threshold) for comparison in comparisons.values()):
         verdict = "held"
-    elif any(case.strict.high < below for case in cases):
+    elif any(compare(*both, strict_level).interval.high < threshold for both in pairs.values()):
         verdict = "refuted"
-    return Claim(dataset, text, verdict, [_show(case.name, case.found) for case in cases])
+    return Claim(dataset, text, verdict, [_show(*each) for each in comparisons.items()])
 
 
-def _is_above(case: _Case, threshold: float) -> bool:
-    if threshold == 0:  # the exact test where there is one
-        return case.found.difference > 0 and case.found.p < 1 - LEVEL
-    return case.found.interval.low > threshold
+def _is_above(comparison: Comparison, threshold: float) -> bool:
+    if threshold == 0:  # by the exact test where there is one
+        return comparison.difference > 0 and comparison.p < 1 - LEVEL
+    return comparison.interval.low > threshold
 
 
-def _show(name: str, found: Comparison) -> str:
-    return f"{name}: {show_points(found.difference)} points ({points(found.interval)})"
+def _show(name: str, comparison: Comparison) -> str:
+    difference = show_points(comparison.difference)
+    return f"{name}: {difference} points ({show_points_range(comparison.interval)})"
 
 
 def more_helps_then_hurts(
@@ -106,7 +92,7 @@ def more_helps_then_hurts(
     """More unlabelled images help up to a point, then hurt.
 
     Held where the best pool is certainly better than both the smallest and the largest; refuted
-    where it is one of these two, and certainly better than the other.
+    where it is one of these two and certainly better than the other.
     """
     text = f"{name}: more unlabelled images help up to a point, then hurt"
     if curve is None or len(curve.pools) < 3:
@@ -141,17 +127,16 @@ def rare_classes_fail(
     text = f"classes under {rare:.0%} of the training set fall below 50% ({name})"
     if not classes:
         return Claim(dataset, text, "not tested", ["no class is as rare as that"])
-    level = 1 - (1 - LEVEL) / len(classes)
-    alone = {each: accuracy_interval(right) for each, right in classes.items()}
-    strict = {each: accuracy_interval(right, level) for each, right in classes.items()}
+    strict_level = 1 - (1 - LEVEL) / len(classes)
+    intervals = {each: accuracy_interval(right) for each, right in classes.items()}
     verdict: Verdict = "undecided"
-    if all(interval.high < 0.5 for interval in alone.values()):
+    if all(interval.high < 0.5 for interval in intervals.values()):
         verdict = "held"
-    elif any(interval.low >= 0.5 for interval in strict.values()):
+    elif any(accuracy_interval(right, strict_level).low >= 0.5 for right in classes.values()):
         verdict = "refuted"
     evidence = [
         f"{each}: {classes[each].mean():.1%} of {classes[each].shape[1]} test images "
         f"({interval.low:.1%} to {interval.high:.1%})"
-        for each, interval in alone.items()
+        for each, interval in intervals.items()
     ]
     return Claim(dataset, text, verdict, evidence)

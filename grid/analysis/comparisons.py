@@ -1,10 +1,11 @@
-"""Which cells of a dataset can be told apart: every pair of them, corrected for how many."""
+"""Which cells of a dataset can be told apart: every pair is tested, corrected for their number."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
-from semigrid.grid.analysis.measured import Measured
+import numpy as np
+
 from semigrid.grid.analysis.statistics import LEVEL, Comparison, compare, holm
 from semigrid.grid.study.plan import Cell
 
@@ -15,13 +16,13 @@ NOT_SEPARABLE = "not separable"
 class Pair:
     """Two cells on the same test images, the better one first.
 
-    ``p`` is corrected among all pairs of the dataset (Holm), so that what is said of the best
-    cell holds although it was chosen by its score.
+    ``p`` is corrected among all pairs of the dataset (Holm), so that a statement about the best
+    cell holds although that cell was picked by its score.
     """
 
     better: Cell
     other: Cell
-    found: Comparison
+    comparison: Comparison
     p: float
 
     @property
@@ -31,7 +32,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Standings:
-    """All pairs of each dataset's measured cells, and each dataset's best cell by Acc@1."""
+    """All pairs of each dataset's cells with predictions, and each dataset's best cell by Acc@1."""
 
     pairs: dict[str, list[Pair]]
     best: dict[str, Cell]
@@ -44,7 +45,7 @@ class Standings:
         return bool(rivals) and all(pair.separable for pair in rivals)
 
     def to_best(self, cell: Cell) -> Pair | None:
-        """The comparison with the dataset's best cell; None for that one, and without scores."""
+        """The comparison with the dataset's best cell; None for that cell, and without scores."""
         best = self.best.get(cell.dataset)
         for pair in self.pairs.get(cell.dataset, []):
             if {pair.better, pair.other} == {best, cell}:
@@ -52,45 +53,46 @@ class Standings:
         return None
 
     def notes(self) -> list[str]:
-        """Where no value is marked as the best, and why."""
-        found = []
+        """For each dataset where no value is marked as the best, the reason."""
+        notes = []
         for dataset, best in self.best.items():
             pairs = self.pairs[dataset]
-            level = [
+            rivals = [
                 pair.other.name.removeprefix(f"{dataset}/")
                 for pair in pairs
                 if pair.better == best and not pair.separable
             ]
-            if level:
-                found.append(
+            if rivals:
+                few = ", ".join(rivals)
+                names = few if len(rivals) < 4 else f"{len(rivals)} others, first {rivals[0]}"
+                notes.append(
                     f"no value of {dataset} is marked as the best: the highest is {NOT_SEPARABLE} "
-                    f"from {_few(level)} (paired tests on the same test images, at {LEVEL:.0%} for "
+                    f"from {names} (paired tests on the same test images, at {LEVEL:.0%} for "
                     f"all {len(pairs)} pairs together)"
                 )
-        return found
+        return notes
 
 
-def _few(names: list[str]) -> str:
-    return ", ".join(names) if len(names) < 4 else f"{len(names)} others, first {names[0]}"
+def compare_all(rights: Mapping[Cell, np.ndarray]) -> Standings:
+    """Compares every pair of cells of each dataset.
 
-
-def compare_all(measured: Measured, cells: Sequence[Cell]) -> Standings:
-    """Compares every pair of cells that have predictions, dataset by dataset."""
-    rights = {cell: right for cell in cells if (right := measured.right(cell)) is not None}
+    Args:
+        rights: which images each seed of a cell put into their class, (S, N), in the order in
+            which cells that are equally good are ranked.
+    """
     pairs: dict[str, list[Pair]] = {}
     best: dict[str, Cell] = {}
     for dataset in dict.fromkeys(cell.dataset for cell in rights):
-        # of equal ones the first of the file
         ranked = sorted(
             (cell for cell in rights if cell.dataset == dataset),
             key=lambda cell: -float(rights[cell].mean()),
         )
         best[dataset] = ranked[0]
         both = list(combinations(ranked, 2))
-        found = [compare(rights[first], rights[second]) for first, second in both]
-        corrected = holm([each.p for each in found]) if found else []
+        comparisons = [compare(rights[first], rights[second]) for first, second in both]
+        corrected = holm([comparison.p for comparison in comparisons])
         pairs[dataset] = [
-            Pair(first, second, each, p)
-            for (first, second), each, p in zip(both, found, corrected, strict=True)
+            Pair(first, second, comparison, p)
+            for (first, second), comparison, p in zip(both, comparisons, corrected, strict=True)
         ]
     return Standings(pairs, best)

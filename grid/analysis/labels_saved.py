@@ -1,8 +1,8 @@
-"""How many labels a model would need for what another reaches. Pure: arrays in, numbers out.
+"""How many labels a model would need to reach another. Pure: arrays in, numbers out.
 
 The baseline's accuracy is taken to be a straight line on the scales of ``log(labels)`` and
-``logit(accuracy)``: the error falls as a power of the number of labels. What the line says beyond
-the fractions that were trained is an extrapolation, and said to be one.
+``logit(accuracy)``: the error falls as a power of the number of labels. Beyond the fractions that
+were trained the line is an extrapolation, and is marked as one.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,7 @@ from scipy.optimize import brentq
 
 from semigrid.grid.analysis.statistics import combine, quantile
 
-# Numbers of labels that are looked at: from so many times fewer than were tried to as many more.
-REACH = 16.0
+REACH = 16.0  # how far estimates may go beyond the numbers of labels tried, as a factor
 
 
 @dataclass(frozen=True)
@@ -22,10 +21,10 @@ class Needed:
     """How many labels the baseline needs for the accuracy of a cell.
 
     ``labels`` is the best estimate, and the interval from ``low`` to ``high`` (95 %) holds all
-    numbers at which the data cannot tell the two apart (Fieller's method). None: beyond what was
-    looked at, sixteen times fewer or more than were tried; all three are None where the baseline's
-    accuracy does not rise with labels for certain. ``tried`` are the numbers of labels that the
-    line was drawn through, fewest and most.
+    numbers at which the data cannot tell the two apart (Fieller 1954). None stands for a number
+    more than ``REACH`` times beyond those tried; all three are None where it is not certain that
+    the baseline's accuracy rises with labels. ``tried`` are the fewest and the most labels that
+    the line was fitted to.
     """
 
     labels: float | None
@@ -35,16 +34,18 @@ class Needed:
 
     @property
     def extrapolated(self) -> bool:
-        """Whether the estimate is outside of what was tried."""
+        """Whether the estimate lies outside the numbers tried."""
         return self.labels is None or not self.tried[0] <= self.labels <= self.tried[1]
 
 
 def labels_needed(target: np.ndarray, baseline: Mapping[int, np.ndarray]) -> Needed | None:
-    """The labels at which a baseline reaches ``target``; None with fewer than two numbers of them.
+    """The number of labels at which a baseline reaches ``target``.
+
+    Returns None for a baseline with fewer than two numbers of labels.
 
     Args:
-        target: ``right``, (S, N), of the cell to be reached, see ``analysis.statistics``.
-        baseline: the same, on the same images, by number of labels.
+        target: ``right``, (S, N), of the cell to be reached; see ``statistics``.
+        baseline: the same on the same images, by number of labels.
     """
     if len(baseline) < 2:
         return None
@@ -56,7 +57,7 @@ def labels_needed(target: np.ndarray, baseline: Mapping[int, np.ndarray]) -> Nee
     weights = np.array([1 / _logit_variance(right) for right in cells])
     middle = float(np.average(x, weights=weights))
     spread = float((weights * (x - middle) ** 2).sum())
-    # each cell's part in the line's slope, and in its height at the weighted middle
+    # weighted least squares: each cell's part in the line's slope and in its height at the middle
     in_slope = weights * (x - middle) / spread
     in_middle = weights / weights.sum()
     slope, height = float(in_slope @ y), float(in_middle @ y)
@@ -67,7 +68,7 @@ def labels_needed(target: np.ndarray, baseline: Mapping[int, np.ndarray]) -> Nee
     best = middle + (goal - height) / slope
 
     def beyond(at: float) -> float:
-        """How much further apart the cell and the line are there than they may be by chance."""
+        """How much further apart the cell and the line are there than chance explains."""
         line = in_middle + in_slope * (at - middle)
         parts = [goal_slope, *(-line * slopes)]
         _, variance, freedom = combine(parts, [target, *cells])
@@ -89,9 +90,10 @@ def labels_needed(target: np.ndarray, baseline: Mapping[int, np.ndarray]) -> Nee
 
 
 def _logit(right: np.ndarray) -> tuple[float, float]:
-    """The log odds of a cell's accuracy, and by how much they rise with it.
+    """The log odds of a cell's accuracy, and their derivative with respect to it.
 
-    Half an image is added to the right and the wrong ones: all right would be infinitely good.
+    Half an image is added to the right and to the wrong ones: the log odds of a cell that is
+    always right would be infinite.
     """
     images = right.shape[1]
     share = (float(right.mean()) * images + 0.5) / (images + 1)
@@ -99,5 +101,5 @@ def _logit(right: np.ndarray) -> tuple[float, float]:
 
 
 def _logit_variance(right: np.ndarray) -> float:
-    """As far as chance on the images goes; it weighs the cells among each other."""
+    """The variance that comes from chance on the images; its inverse is a cell's weight."""
     return float(_logit(right)[1] / right.shape[1])

@@ -1,4 +1,4 @@
-"""What the paper (arXiv 2305.10018) published: Acc@1 on test, in per cent, for its three tasks.
+"""The paper's published results (arXiv 2305.10018): Acc@1 on test in per cent, for three tasks.
 
 Values that cannot be read in the source are left out.
 """
@@ -12,7 +12,7 @@ from semigrid.grid.study.plan import Cell
 from semigrid.trainers.methods import METHODS
 
 _QUARTERS = tuple(Fraction(n, 4) for n in (1, 2, 3, 4))
-# by task and model: Acc@1 with 25, 50, 75, 100 % of the labels
+# Acc@1 by task and model with 25, 50, 75, 100 % of the labels
 _BY_LABELS: dict[str, dict[str, tuple[float | None, ...]]] = {
     "vest-neck-style": {
         "resnet": (None, None, None, 79.736),
@@ -36,43 +36,39 @@ TASKS = tuple(_BY_LABELS)
 
 
 def paper_tasks(asked: Sequence[str], experiment: Experiment) -> dict[str, str]:
-    """Which of the paper's tasks each dataset is shown beside.
+    """The task of the paper that each dataset is shown beside.
 
     Args:
-        asked: ``TASK`` for an experiment of one dataset, or ``DATASET=TASK``.
+        asked: ``TASK`` for an experiment with one dataset, or ``DATASET=TASK``.
 
-    Raises ``InputError`` for tasks and datasets that there are not.
+    Raises ``InputError`` for unknown tasks and datasets.
     """
     datasets = list(experiment.file.datasets)
-    found: dict[str, str] = {}
+    there = f"there are {', '.join(datasets)}"
+    tasks: dict[str, str] = {}
     for each in asked:
-        dataset, equals, task = each.rpartition("=")
-        if not equals:
-            if len(datasets) > 1:
-                raise InputError(
-                    f"--paper {each!r}: there are several datasets; give DATASET=TASK, with one of "
-                    f"{', '.join(datasets)}"
-                )
-            dataset = datasets[0]
+        dataset, _, task = each.rpartition("=")
+        if not dataset and len(datasets) > 1:
+            raise InputError(f"--paper {each!r}: several datasets; give DATASET=TASK; {there}")
+        dataset = dataset or datasets[0]
         if dataset not in datasets:
             raise InputError(
-                f"--paper {each!r}: {dataset!r} is no dataset of {experiment.source}; there are "
-                f"{', '.join(datasets)}"
+                f"--paper {each!r}: {dataset!r} is no dataset of {experiment.source}; {there}"
             )
         if task not in TASKS:
             raise InputError(
                 f"--paper {each!r}: {task!r} is no task of the paper; there are {', '.join(TASKS)}"
             )
-        found[dataset] = task
-    return found
+        tasks[dataset] = task
+    return tasks
 
 
 def paper_acc1(cell: Cell, task: str, experiment: Experiment) -> float | None:
-    """What the paper has for such a cell; None where it has nothing."""
-    model = experiment.file.models[cell.model]
+    """The paper's value for such a cell, in per cent; None where it has none."""
     if cell.unlabeled is not None and cell.unlabeled != 1:
         of_aprons = task == "apron-food-bib-pattern" and cell.labels == Fraction(1, 2)
         return _BY_POOL.get(cell.unlabeled) if of_aprons else None
+    model = experiment.file.models[cell.model]
     backbone = experiment.backbone_of(cell.model).backbone or ""
     kind = "semi" if METHODS[model.method].needs_pool else backbone
     row = next((row for name, row in _BY_LABELS[task].items() if name in kind), None)

@@ -1,8 +1,8 @@
 """What more unlabelled images do for a model, and where that turns. Pure: arrays in, numbers out.
 
-Accuracy is taken to be a parabola over the logarithm of the pool's size; with two sizes it is a
-straight line. All of it are weighted sums of the cells' accuracies, so that images and seeds enter
-as in ``analysis.statistics``.
+Accuracy is taken to be a parabola over the logarithm of the pool's size, with two sizes a straight
+line. Every estimate is a weighted sum of the cells' accuracies, so that images and seeds enter as
+in ``statistics.contrast``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ from semigrid.grid.analysis.statistics import LEVEL, Comparison, contrast
 
 @dataclass(frozen=True)
 class Turn:
-    """The pool from which on more of it hurts: the best estimate and its interval, in images.
+    """The pool's size above which more of it hurts: the best estimate and its interval, in images.
 
-    None is an end beyond the pools that were tried.
+    None stands for an end beyond the sizes that were tried.
     """
 
     images: float
@@ -28,11 +28,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class PoolCurve:
-    """How accuracy goes with the pool; differences are shares from 0 to 1.
+    """How accuracy changes with the pool; differences are shares from 0 to 1.
 
-    ``doubling`` is what each doubling adds on average, ``at_end`` what the next one would add by
-    the curve at the largest pool; ``best`` is the pool with the highest accuracy. ``turn`` is there
-    when the curve certainly bends downwards and its top is within the pools that were tried.
+    ``doubling`` is what each doubling adds on average, ``at_end`` what the curve says of another
+    doubling at the largest pool; ``best`` is the pool with the highest accuracy. ``turn`` exists
+    where the curve certainly bends downwards and its top is within the pools that were tried.
     """
 
     pools: tuple[int, ...]
@@ -43,7 +43,7 @@ class PoolCurve:
 
 
 def pool_curve(cells: Mapping[int, np.ndarray]) -> PoolCurve | None:
-    """Of cells that differ in their pool only; None with fewer than two.
+    """The curve through cells that differ in their pool only; None with fewer than two.
 
     Args:
         cells: ``right``, (S, N), of each cell on the same test images, by images in its pool.
@@ -62,7 +62,7 @@ def pool_curve(cells: Mapping[int, np.ndarray]) -> PoolCurve | None:
     bend, slope, _ = np.linalg.pinv(np.vander(x - middle, 3))
 
     def rise(at: float) -> Sequence[float]:
-        """Weights of the curve's slope at log2 of a pool."""
+        """Weights of the curve's slope at a pool's size, given as log2."""
         return [float(each) for each in slope + 2 * (at - middle) * bend]
 
     at_end = contrast(rise(x[-1]), rights)
@@ -75,10 +75,10 @@ def pool_curve(cells: Mapping[int, np.ndarray]) -> PoolCurve | None:
     if x[0] <= top <= x[-1]:
 
         def beyond(at: float) -> float:
-            """How much surer the curve's slope is than chance would make it (Fieller)."""
-            found = contrast(rise(at), rights)
-            half = found.difference - found.interval.low
-            return abs(found.difference) - half
+            """How much steeper the curve is there than chance explains (Fieller 1954)."""
+            slope = contrast(rise(at), rights)
+            half = slope.difference - slope.interval.low
+            return abs(slope.difference) - half
 
         def end(at: float) -> float | None:
             if beyond(top) >= 0:  # nothing varies there

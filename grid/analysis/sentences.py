@@ -1,58 +1,53 @@
 """The answer in sentences that a manager can take along."""
 
 from semigrid.grid.analysis.labels_saved import Needed
+from semigrid.grid.analysis.numbers import show_points, show_points_range
 from semigrid.grid.analysis.pool_curve import PoolCurve
-from semigrid.grid.analysis.statistics import Comparison, Interval
-from semigrid.grid.tables.cells import show_points
+from semigrid.grid.analysis.statistics import Comparison
 
 
-def difference(found: Comparison) -> str:
-    return (
-        f"difference {show_points(found.difference)} points, 95% interval {points(found.interval)}"
-    )
+def difference_text(comparison: Comparison) -> str:
+    difference = show_points(comparison.difference)
+    return f"difference {difference} points, 95% interval {show_points_range(comparison.interval)}"
 
 
-def points(interval: Interval) -> str:
-    return f"{show_points(interval.low)} to {show_points(interval.high)}"
-
-
-def needed(found: Needed | None, baseline: str, labels: int) -> str:
-    """How many labels the baseline would need for what a cell reaches with ``labels``."""
-    if found is None:
+def needed_text(needed: Needed | None, baseline: str, labels: int) -> str:
+    """How many labels the baseline would need to reach a cell that has ``labels``."""
+    if needed is None:
         return f"What {baseline} would need for that takes two label fractions of it to say."
-    interval = labels_range(found)
+    interval = labels_range(needed)
     if interval is None:
         return (
             f"How many labels {baseline} would need for that cannot be said from these results: "
             "its accuracy does not rise with labels surely enough."
         )
-    if found.labels is None:
+    if needed.labels is None:
         return f"For that {baseline} would need {interval} labels (95% interval)."
-    saved = found.labels - labels
+    saved = needed.labels - labels
     verb = f"{saved:,.0f} saved" if saved >= 0 else f"{-saved:,.0f} lost"
-    if found.low is not None and found.low > labels:
-        verb += f", at least {found.low - labels:,.0f}"
-    beyond = ", extrapolated" if found.extrapolated else ""
+    if needed.low is not None and needed.low > labels:
+        verb += f", at least {needed.low - labels:,.0f}"
+    beyond = ", extrapolated" if needed.extrapolated else ""
     return (
-        f"For that {baseline} would need about {found.labels:,.0f} labels (95% interval "
-        f"{interval or 'open'}{beyond}): {verb}."
+        f"For that {baseline} would need about {needed.labels:,.0f} labels (95% interval "
+        f"{interval}{beyond}): {verb}."
     )
 
 
-def labels_range(found: Needed) -> str | None:
+def labels_range(needed: Needed) -> str | None:
     """``180 to 420``, ``more than 180``, ``up to 420``; None where both ends are open."""
-    if found.low is None:
-        return None if found.high is None else f"up to {found.high:,.0f}"
-    if found.high is None:
-        return f"more than {found.low:,.0f}"
-    return f"{found.low:,.0f} to {found.high:,.0f}"
+    if needed.low is None:
+        return None if needed.high is None else f"up to {needed.high:,.0f}"
+    if needed.high is None:
+        return f"more than {needed.low:,.0f}"
+    return f"{needed.low:,.0f} to {needed.high:,.0f}"
 
 
-def pool(name: str, curve: PoolCurve) -> str:
+def pool_text(name: str, curve: PoolCurve) -> str:
     """What more unlabelled images do for a model."""
     each = (
         f"a doubling of the pool changes it by {show_points(curve.doubling.difference)} points "
-        f"({points(curve.doubling.interval)})"
+        f"({show_points_range(curve.doubling.interval)})"
     )
     if curve.turn is not None:
         low = "the fewest" if curve.turn.low is None else f"{curve.turn.low:,.0f}"

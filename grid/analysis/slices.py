@@ -1,32 +1,18 @@
-"""Acc@1 by slice: from the winners' prediction tables to a score for each value of a column."""
+"""Acc@1 by slice: a score for each value of a column, from the winners' predictions."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from semigrid.data.errors import InputError
-from semigrid.grid.analysis.measured import Measured
-from semigrid.grid.analysis.results import FEW_IMAGES, Results, Row, mean, std
-from semigrid.grid.analysis.statistics import LEVEL, Interval, accuracy_interval
+from semigrid.grid.analysis.result_set import CellResult, ResultSet
+from semigrid.grid.analysis.statistics import Interval, accuracy_interval
 from semigrid.grid.study.plan import Cell, Plan
-from semigrid.grid.tables.cells import (
-    acc1_column,
-    cell_columns,
-    cell_facts,
-    cell_records,
-    few_notes,
-    is_unfinished,
-    show_scores,
-    typed,
-    weights_notes,
-)
-from semigrid.grid.tables.sheet import Column, Sheet
 
-NO_VALUE = "—"  # the images without a value stand under it
+NO_VALUE = "—"  # the value under which images without one are counted
 
 
 class Tally(NamedTuple):
@@ -42,18 +28,34 @@ class Tally(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BySlice:
-    """What an experiment's finished cells score on the values of one slice.
+class SliceResult:
+    """A cell's result on the test images with one value of a slice.
 
-    ``images`` counts test images by dataset and value. ``tallies`` has, by cell, one of each
-    value for each seed of the winner, and None for a seed whose predictions cannot be used;
-    ``intervals`` are those of Acc@1 as a share, by cell and value.
+    ``acc1_per_seed`` is in per cent, None for a seed whose predictions cannot be used; a cell
+    without predictions has no seeds and no ``interval`` (of the share).
+    """
+
+    images: int
+    acc1_per_seed: Sequence[float | None]
+    interval: Interval | None
+
+    @property
+    def acc1(self) -> list[float]:
+        """For the seeds that have one."""
+        return [acc1 for acc1 in self.acc1_per_seed if acc1 is not None]
+
+
+@dataclass(frozen=True)
+class BySlice:
+    """What a study's cells score on the values of one slice.
+
+    ``images`` counts test images by dataset and value; ``results`` has, by cell and value, those
+    of the cells whose dataset is counted.
     """
 
     name: str
-    images: dict[str, dict[str, int]]
-    tallies: dict[Cell, list[dict[str, Tally] | None]]
-    intervals: dict[tuple[Cell, str], Interval]
+    images: Mapping[str, Mapping[str, int]]
+    results: Mapping[Cell, Mapping[str, SliceResult]]
 
     def values(self, datasets: Sequence[str]) -> list[str]:
         """The values in these datasets, those with most test images first, ``—`` last."""
@@ -62,43 +64,44 @@ class BySlice:
             total.update(self.images.get(dataset, {}))
         return sorted(total, key=lambda value: (value == NO_VALUE, -total[value], value))
 
-    def acc1_per_seed(self, cell: Cell, value: str) -> list[float | None]:
-        """In per cent; empty for a cell without scores on this value."""
-        if value not in self.images.get(cell.dataset, {}):
-            return []
-        seeds = self.tallies.get(cell, [])
-        return [None if tallies is None else tallies[value].acc1 for tallies in seeds]
-
-    def scores(self, cell: Cell, value: str) -> list[float]:
-        """The Acc@1 of the seeds that have one."""
-        return [acc1 for acc1 in self.acc1_per_seed(cell, value) if acc1 is not None]
-
-    def interval(self, cell: Cell, value: str) -> Interval | None:
-        return self.intervals.get((cell, value))
+    def of_row(self, row: CellResult) -> dict[str, SliceResult]:
+        """A cell's results in the order of ``values``; empty where its dataset has none."""
+        own = self.results.get(row.cell, {})
+        return {value: own[value] for value in self.values([row.cell.dataset]) if value in own}
 
 
-def by_slice(measured: Measured, plan: Plan, name: str) -> BySlice:
-    """Counts every finished cell whose dataset has the slice.
+def by_slice(results: ResultSet, name: str) -> BySlice:
+    """Counts every row whose dataset has the slice and any predictions.
 
     Raises ``InputError`` when no dataset has it.
     """
-    having = _datasets_with(plan, name)
-    found = BySlice(name, {}, {}, {})
-    for dataset, test_set in measured.test_sets.items():
-        if dataset in having:
-            images = tally(test_set.slices[name], np.ones(len(test_set.ids), bool))
-            found.images[dataset] = {value: of.images for value, of in images.items()}
-    for cell, seeds in measured.cells.items():
-        if cell.dataset in found.images:
-            values = measured.test_sets[cell.dataset].slices[name]
-            found.tallies[cell] = [
-                None if judged is None else tally(values, judged.right) for judged in seeds
-            ]
-            right, named = measured.right(cell), _named(values)
-            if right is not None:
-                for value in found.images[cell.dataset]:
-                    found.intervals[cell, value] = accuracy_interval(right[:, named == value])
-    return found
+    having = _datasets_with(results.plan, name)
+    named = {
+        dataset: _named(test_set.slices[name])
+        for dataset, test_set in results.test_sets.items()
+        if dataset in having
+    }
+    images = {dataset: dict(Counter(values.tolist())) for dataset, values in named.items()}
+    by_cell = {
+        row.cell: {
+            value: _slice_result(row, named[row.cell.dataset] == value)
+            for value in images[row.cell.dataset]
+        }
+        for row in results.rows
+        if row.cell.dataset in named
+    }
+    return BySlice(name, images, by_cell)
+
+
+def _slice_result(row: CellResult, chosen: np.ndarray) -> SliceResult:
+    """A row's result on the images for which ``chosen``, (N,), is true."""
+    images = int(chosen.sum())
+    acc1 = [
+        None if seed is None else Tally(images, int(seed.right[chosen].sum())).acc1
+        for seed in row.seeds
+    ]
+    interval = accuracy_interval(row.right[:, chosen]) if row.has_predictions else None
+    return SliceResult(images, acc1, interval)
 
 
 def tally(values: Sequence[str | None], right: np.ndarray) -> dict[str, Tally]:
@@ -128,108 +131,3 @@ def _datasets_with(plan: Plan, name: str) -> set[str]:
         f"--by: {name!r} is no slice of {', '.join(slices)}; {there}; a dataset is built with "
         "slices by `semigrid data build --slice COLUMN`"
     )
-
-
-def slices_sheet(results: Results, by: BySlice) -> Sheet[Row]:
-    """Acc@1 on each value of a slice, the largest first."""
-    first = [*cell_columns(results.rows), acc1_column(results)]
-    return Sheet(
-        title=f"Acc@1 by {by.name}",
-        columns=[*first, *slice_columns(results.rows, by)],
-        rows=results.rows,
-        frame=slice_frame(results, by),
-        notes=[
-            *_slice_notes(by, results),
-            *([f"in brackets: {LEVEL:.0%} intervals"] if by.intervals else []),
-            *weights_notes(results.rows),
-        ],
-        problems=results.problems,
-        records=[
-            record | {"slices": {by.name: _slice_facts(row, by)}}
-            for record, row in zip(cell_records(results), results.rows, strict=True)
-        ],
-        kept=len(first),
-        is_dim=is_unfinished,
-    )
-
-
-def slice_columns(rows: Sequence[Row], by: BySlice) -> list[Column[Row]]:
-    """A column for each value of a slice, its header with the number of test images.
-
-    ``north (412)``, with several datasets a line for each, ``(aprons 412)``; a number that is too
-    small to rely on has a ``*``.
-    """
-    datasets = list(dict.fromkeys(row.cell.dataset for row in rows))
-
-    def column(value: str) -> Column[Row]:
-        header = value
-        for dataset in datasets:
-            images = by.images.get(dataset, {}).get(value)
-            if images is not None:
-                header += f"\n({dataset} {images})" if len(datasets) > 1 else f" ({images})"
-                header += "*" if images < FEW_IMAGES else ""
-        return Column(header, lambda row: _show(by, row, value), may_break=True)
-
-    return [column(value) for value in by.values(datasets)]
-
-
-def _show(by: BySlice, row: Row, value: str) -> str:
-    """``77.50 ± 3.54 (62–88)``: mean and spread over seeds, and the interval."""
-    interval = by.interval(row.cell, value)
-    shown = show_scores(by.scores(row.cell, value))
-    if interval is None:
-        return shown
-    return f"{shown} ({100 * interval.low:.0f}–{100 * interval.high:.0f})"
-
-
-def slice_frame(results: Results, by: BySlice) -> pd.DataFrame:
-    """Accuracy by slice as numbers, in long form: one row per cell and value of its dataset.
-
-    ``acc1`` is the cell's over all its test images, as in ``frame``, and ``slice_acc1`` the one on
-    the ``test_images`` with this value, with its interval; a cell whose dataset lacks the slice
-    has one row without.
-    """
-    records = []
-    for row in results.rows:
-        for value, of in _slice_facts(row, by).items() or [(None, {})]:
-            seeds = [acc1 for acc1 in of.get("acc1_per_seed", []) if acc1 is not None]
-            records.append(
-                {
-                    **cell_facts(row),
-                    "seeds": len(row.test),
-                    "acc1": row.mean("acc1"),
-                    "acc1_std": row.std("acc1"),
-                    "slice": by.name,
-                    "value": value,
-                    "test_images": of.get("images"),
-                    "slice_acc1": of.get("acc1"),
-                    "slice_acc1_std": of.get("acc1_std"),
-                    "slice_acc1_low": of.get("acc1_low"),
-                    "slice_acc1_high": of.get("acc1_high"),
-                    "slice_seeds": len(seeds),
-                }
-            )
-    return typed(pd.DataFrame.from_records(records))
-
-
-def _slice_facts(row: Row, by: BySlice) -> dict[str, dict[str, Any]]:
-    """By value; ``acc1_per_seed`` has None where a seed's predictions cannot be used."""
-    found = {}
-    for value in by.values([row.cell.dataset]):
-        interval = by.interval(row.cell, value)
-        found[value] = {
-            "images": by.images[row.cell.dataset][value],
-            "acc1_per_seed": by.acc1_per_seed(row.cell, value),
-            "acc1": mean(by.scores(row.cell, value)),
-            "acc1_std": std(by.scores(row.cell, value)),
-            "acc1_low": None if interval is None else 100 * interval.low,
-            "acc1_high": None if interval is None else 100 * interval.high,
-        }
-    return found
-
-
-def _slice_notes(by: BySlice, results: Results) -> list[str]:
-    found = few_notes(number for counts in by.images.values() for number in counts.values())
-    if not by.images and not results.problems:
-        found.append(f"no cell is finished yet, so there is no accuracy by {by.name}")
-    return found

@@ -1,10 +1,10 @@
-"""What prediction tables say of cells, and how surely. Pure: arrays in, numbers out.
+"""Intervals and comparisons of accuracies. Pure: arrays in, numbers out.
 
-Accuracies are shares from 0 to 1 here. A cell has been trained on S seeds and is measured on the
-same N test images each time: ``right``, (S, N), tells whether seed s put image i into its class.
-Intervals and tests speak of another sample of test images and, with two seeds or more, of another
-training too. Of one seed nobody can tell how much a training scatters: there they speak of the
-trained model.
+Accuracies are shares from 0 to 1. A cell has been trained on S seeds and evaluated on the same N
+test images each time: ``right``, (S, N), tells whether seed s put image i into its class.
+Intervals and tests refer to another sample of test images and, with two seeds or more, to another
+training too. One seed does not show how much trainings scatter: there they refer to the trained
+model.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """From ``low`` to ``high``, at 95 % where nothing else is said."""
+    """From ``low`` to ``high``, at 95 % unless another level is named."""
 
     low: float
     high: float
@@ -29,9 +29,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One cell's accuracy less another's on the same images.
+    """One cell's accuracy minus another's on the same images.
 
-    ``p`` is two-sided and of this comparison alone: ``holm`` corrects it among others.
+    ``p`` is two-sided and for this comparison alone: ``holm`` corrects it among others.
     """
 
     difference: float
@@ -39,11 +39,21 @@ class Comparison:
     p: float
 
 
-def accuracy_interval(right: np.ndarray, level: float = LEVEL) -> Interval:
-    """Wilson's interval of a cell's accuracy; of ``right``, (S, N).
+def mean(scores: Sequence[float]) -> float | None:
+    """The mean over seeds; None without any."""
+    return sum(scores) / len(scores) if scores else None
 
-    With several seeds, of as many images as would vary as much by themselves: what images and
-    seeds contribute together is in ``combine``.
+
+def std(scores: Sequence[float]) -> float | None:
+    """The sample standard deviation over seeds; None with fewer than two."""
+    return float(np.std(scores, ddof=1)) if len(scores) > 1 else None
+
+
+def accuracy_interval(right: np.ndarray, level: float = LEVEL) -> Interval:
+    """Wilson's interval of a cell's accuracy, from ``right`` (S, N).
+
+    With several seeds it is that of the number of images that would vary as much by themselves as
+    images and seeds do together, see ``combine``.
     """
     seeds, images = right.shape
     share = float(right.mean())
@@ -54,32 +64,32 @@ def accuracy_interval(right: np.ndarray, level: float = LEVEL) -> Interval:
 
 
 def share_interval(right: int, images: int) -> Interval:
-    """Wilson's interval of ``right`` among ``images``: of one class, one slice, one seed."""
+    """Wilson's interval of ``right`` among ``images``: one class or one slice, on one seed."""
     return _wilson(right / images, images, _normal(LEVEL))
 
 
 def compare(first: np.ndarray, second: np.ndarray, level: float = LEVEL) -> Comparison:
-    """Whether two cells differ, image by image; (S, N) and (S', N) of the same N images.
+    """Whether two cells differ, image by image, from (S, N) and (S', N) of the same N images.
 
     With one seed each: McNemar's exact test, and the interval of Agresti and Min (2005), which
-    adds half an image to each kind of pair. With more: a t-test of the difference, whose variance
-    is in ``combine``; a cell of one seed is taken to scatter as the other does.
+    adds half an image to each kind of pair. With more: a t-test of the difference with the variance
+    from ``combine``; a cell with one seed is taken to scatter as the other does.
     """
-    by_image = first.mean(axis=0) - second.mean(axis=0)
     if len(first) == len(second) == 1:
+        by_image = first.mean(axis=0) - second.mean(axis=0)
         won, lost = int((by_image > 0).sum()), int((by_image < 0).sum())
         p = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
         difference = float(by_image.mean())
         return Comparison(difference, _paired_interval(won, lost, len(by_image), level), p)
-    found = contrast([1.0, -1.0], [first, second], level)
-    ends = max(-1.0, found.interval.low), min(1.0, found.interval.high)
-    return Comparison(found.difference, Interval(*ends), found.p)
+    free = contrast([1.0, -1.0], [first, second], level)
+    interval = Interval(max(-1.0, free.interval.low), min(1.0, free.interval.high))
+    return Comparison(free.difference, interval, free.p)
 
 
 def contrast(
     weights: Sequence[float], cells: Sequence[np.ndarray], level: float = LEVEL
 ) -> Comparison:
-    """A weighted sum of cells' accuracies against none, by a t-test; see ``combine``."""
+    """A weighted sum of cells' accuracies compared with zero by a t-test; see ``combine``."""
     value, variance, freedom = combine(weights, cells)
     if variance == 0:  # the same on every image and seed
         p = 1.0 if value == 0 else float(0.5 ** (cells[0].shape[1] - 1))
@@ -90,13 +100,12 @@ def contrast(
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """The p-values, corrected for how many there are (Holm 1979); in the order given."""
+    """The p-values in the given order, corrected for their number (Holm 1979)."""
     order = np.argsort(p, kind="stable")
     left = len(p) - np.arange(len(p))  # hypotheses not yet rejected
-    corrected = np.minimum(1.0, np.maximum.accumulate(np.asarray(p)[order] * left))
-    found = np.empty(len(p))
-    found[order] = corrected
-    return [float(value) for value in found]
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(np.asarray(p)[order] * left))
+    return [float(value) for value in corrected]
 
 
 def _wilson(share: float, images: float, z: float) -> Interval:
@@ -108,6 +117,7 @@ def _wilson(share: float, images: float, z: float) -> Interval:
 
 
 def _paired_interval(won: int, lost: int, images: int, level: float) -> Interval:
+    """Agresti and Min (2005)."""
     more, total = won + lost + 1, images + 2
     middle = (won - lost) / total
     half = _normal(level) * (more - (won - lost) ** 2 / total) ** 0.5
@@ -117,10 +127,11 @@ def _paired_interval(won: int, lost: int, images: int, level: float) -> Interval
 def combine(weights: Sequence[float], cells: Sequence[np.ndarray]) -> tuple[float, float, float]:
     """A weighted sum of cells' accuracies, its variance, and the degrees of freedom of that.
 
-    Each cell is a ``right``, (S, N), of its own number of seeds and the same N images. Seeds and
-    images are both drawn, as readers and cases are in the studies that Hillis (2007, Statistics in
-    Medicine 26:596) gives the degrees of freedom for. How much seeds scatter is pooled over the
-    cells; it holds what chance does on these images, so that is taken off the images' part.
+    Each cell is a ``right``, (S, N), with its own number of seeds and the same N images. Seeds and
+    images are both random, as readers and cases are in the studies for which Hillis (2007,
+    Statistics in Medicine 26:596) derives the degrees of freedom. The scatter of seeds is pooled
+    over the cells. It contains the chance on these images, which is therefore subtracted from the
+    images' part.
     """
     images = cells[0].shape[1]
     by_image = np.zeros(images)
@@ -140,13 +151,13 @@ def combine(weights: Sequence[float], cells: Sequence[np.ndarray]) -> tuple[floa
         return float(by_image.mean()), of_images, float(max(1, images - 1))
     chance *= of_seeds / freedom
     of_seeds *= scatter / freedom
-    # never below what images alone make it: seeds that agree by luck prove nothing
+    # never below the images' own variance: seeds that agree by luck prove nothing
     variance = max(of_images, of_seeds + of_images - chance)
     return float(by_image.mean()), variance, freedom * (variance / of_seeds) ** 2
 
 
 def quantile(freedom: float, level: float = LEVEL) -> float:
-    """Of Student's t: so many standard errors to each side of an estimate."""
+    """Half the width of an interval in standard errors, by Student's t."""
     return float(stats.t.ppf((1 + level) / 2, freedom))
 
 

@@ -34,7 +34,7 @@ from semigrid.grid.commands.console import (
     say,
 )
 from semigrid.grid.commands.opening import load, open_grid
-from semigrid.grid.commands.results import REPORT, print_sheet
+from semigrid.grid.commands.results import REPORT, print_table
 from semigrid.grid.experiment import EXPERIMENT_COPY, Experiment, load_experiment
 from semigrid.grid.run.supervise import DriverGoneError, Supervisor, follow_supervisor, say_ended
 from semigrid.grid.study.lock import RunLock
@@ -241,16 +241,16 @@ def _drive(source: str, folder: Storage, only: list[str] | None) -> int:
 
 def _report(study: Any, records: Any, folder: Storage) -> int:
     """Prints the table and what failed, and writes the report; the exit code."""
-    from semigrid.grid.analysis.known import know
+    from semigrid.grid.analysis.result_set import read_result_set
     from semigrid.grid.report.page import report as make_report
-    from semigrid.grid.tables.views import cells_view
+    from semigrid.grid.tables.views import results_table
 
-    known = know(study, records, folder)
-    print_sheet(cells_view(known), Format.terminal, None)
+    results = read_result_set(study, records, folder)
+    print_table(results_table(results), Format.terminal, None)
     failed = _failures(study)
     for name, why in failed.items():
         err.print(f"{name}: {why}", style="red", soft_wrap=True, markup=False)
-    folder.write(REPORT, make_report(known).encode())
+    folder.write(REPORT, make_report(results).encode())
     out.print(f"report: {folder.location(REPORT)}", soft_wrap=True)
     out.print(f"results: {folder.uri}", soft_wrap=True)
     return SOME_FAILED if failed else OK

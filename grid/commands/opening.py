@@ -84,10 +84,10 @@ def open_results(
     experiment: Experiment, only: list[str] | None = None, paper: list[str] | None = None
 ) -> Any:
     """What tables and reports are made from."""
-    from semigrid.grid.analysis.known import know
     from semigrid.grid.analysis.paper import paper_tasks
+    from semigrid.grid.analysis.result_set import read_result_set
 
     tasks = paper_tasks(paper or [], experiment)
     study, records, ledger, _ = open_grid(experiment)
     chosen = None if only is None else study.plan.matching(only)
-    return know(study, records, ledger.storage, chosen, tasks)
+    return read_result_set(study, records, ledger.storage, chosen, tasks)

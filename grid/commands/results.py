@@ -3,7 +3,7 @@
 import json
 import sys
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,9 @@ from semigrid.grid.commands.console import (
 )
 from semigrid.grid.commands.opening import load, open_grid, open_results
 from semigrid.grid.tables.formats import Format, View, format_of
+
+if TYPE_CHECKING:
+    from semigrid.grid.tables.table import Table
 
 REPORT = "report.html"
 
@@ -60,20 +63,17 @@ def table(
     as_json: JsonOption = False,
 ) -> None:
     """Print the results table, from the ledger and the predictions alone."""
-    from semigrid.grid.analysis.slices import by_slice, slices_sheet
-    from semigrid.grid.tables.views import view_sheet
+    from semigrid.grid.tables.slices import slices_table
+    from semigrid.grid.tables.views import view_table
 
     if by is not None and view is not View.cells:
         raise InputError(f"--by and --view {view}: give one of them; --by is a view of its own")
     if as_json:
         format = Format.json
     chosen = format_of(format, output)
-    known = open_results(load(source, storage, seeds), only, paper)
-    if by is None:
-        sheet = view_sheet(known, view)
-    else:
-        sheet = slices_sheet(known.results, by_slice(known.measured, known.plan, by))
-    print_sheet(sheet, chosen, output)
+    results = open_results(load(source, storage, seeds), only, paper)
+    shown = view_table(results, view) if by is None else slices_table(results, by)
+    print_table(shown, chosen, output)
 
 
 def answer(
@@ -88,24 +88,24 @@ def answer(
 ) -> None:
     """Say how many labels the unlabelled images replace, and how surely."""
     from semigrid.grid.analysis.answer import answer as find_answer
-    from semigrid.grid.tables.answer_sheets import as_facts, claims_sheet, savings_sheet
-    from semigrid.grid.tables.sheet import show
+    from semigrid.grid.tables.answer import answer_facts, claims_table, savings_table
+    from semigrid.grid.tables.terminal import show
 
-    known = open_results(load(source, storage, seeds))
-    found = find_answer(known, margin / 100)
+    results = open_results(load(source, storage, seeds))
+    the_answer = find_answer(results, margin / 100)
     if as_json:
-        print(json.dumps(as_facts(found), indent=1))
+        print(json.dumps(answer_facts(the_answer), indent=1))
         return
     console = wide()
-    for text in [*(each.text for each in found.headlines), *(pool.text for pool in found.pools)]:
+    for text in the_answer.texts:
         console.print(text, markup=False)
-    if not found.headlines:
+    if not the_answer.headlines:
         console.print("no model of this experiment learns from unlabelled images (method: semi)")
-    for sheet in (savings_sheet(found), claims_sheet(found)):
-        if sheet.rows:
-            console.print(f"\n{sheet.title}", style="bold")
-            show(sheet, console)
-    for problem in known.results.problems:
+    for shown in (savings_table(the_answer), claims_table(the_answer)):
+        if shown.rows:
+            console.print(f"\n{shown.title}", style="bold")
+            show(shown, console)
+    for problem in results.problems:
         say(problem)
 
 
@@ -122,21 +122,22 @@ def report(
     from semigrid.grid.report.page import report as make_report
 
     experiment = load(source, storage, seeds)
-    known = open_results(experiment)
+    results = open_results(experiment)
     where = output or open_storage(experiment.folder).location(REPORT)
-    write_file(where, make_report(known).encode())
-    for problem in known.results.problems:
+    write_file(where, make_report(results).encode())
+    for problem in results.problems:
         say(problem)
 
 
-def print_sheet(sheet: Any, format: Any, output: str | None) -> None:
-    """To the terminal, or into a file; what a format has no room for goes to stderr."""
-    from semigrid.grid.tables import sheet as sheets
+def print_table(table: "Table[Any]", format: Format, output: str | None) -> None:
+    """To the terminal, or into a file; problems that a format has no room for go to stderr."""
+    from semigrid.grid.tables.render import render
+    from semigrid.grid.tables.terminal import show
 
     if format is Format.terminal and output is None:
-        sheets.show(sheet, wide())
+        show(table, wide())
         return
-    content = sheets.render(sheet, format)
+    content = render(table, format)
     if output is None:
         if format is Format.parquet and sys.stdout.isatty():
             raise InputError("--format parquet: is no text; give --output FILE")
@@ -145,7 +146,7 @@ def print_sheet(sheet: Any, format: Any, output: str | None) -> None:
     else:
         write_file(output, content if format is Format.parquet else content + b"\n")
     if not format.has_notes:
-        for problem in sheet.problems:
+        for problem in table.problems:
             say(problem)
 
 

@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from semigrid.grid.analysis.results import FEW_IMAGES
+from semigrid.grid.analysis.result_set import FEW_IMAGES
 from semigrid.grid.analysis.statistics import Interval
 from semigrid.grid.experiment import show_percent
 from semigrid.grid.export.card_facts import CardFacts

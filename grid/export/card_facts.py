@@ -10,9 +10,9 @@ import numpy as np
 
 from semigrid.data.schema import Manifest
 from semigrid.data.splits import images_at
-from semigrid.grid.analysis.results import FEW_IMAGES, mean, std
+from semigrid.grid.analysis.result_set import FEW_IMAGES
 from semigrid.grid.analysis.slices import NO_VALUE, tally
-from semigrid.grid.analysis.statistics import Interval, quantile, share_interval
+from semigrid.grid.analysis.statistics import Interval, mean, quantile, share_interval, std
 from semigrid.grid.export.check import Check
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell

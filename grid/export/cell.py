@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage
-from semigrid.grid.analysis.measured import read_predictions
+from semigrid.grid.analysis.predictions import read_predictions
 from semigrid.grid.export.card import CARD, card_license, model_card
 from semigrid.grid.export.card_facts import CardFacts
 from semigrid.grid.export.check import MAX_DIFFERENCE, Check, check_files, show_difference

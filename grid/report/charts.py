@@ -7,9 +7,8 @@ formulas or markup.
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -18,11 +17,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# dark enough for white paper (contrast above 4.5), apart for colour-blind eyes, and each its mark
+# dark enough for white paper (contrast above 4.5), apart for colour-blind eyes, each with its mark
 COLORS = ("#0b5394", "#a64b00", "#00664b", "#86207a", "#444444", "#8a6d00", "#b3123a", "#1c7c8c")
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 WIDTH, HEIGHT = 4.6, 3.3  # inches
-_BAR, _FAINT = "#7fa8d1", "#d3dfec"  # a dark whisker is seen on them
+_BAR, _FAINT = "#7fa8d1", "#d3dfec"  # light enough for a dark whisker
 SHORT = 28  # letters of a name on an axis
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -37,11 +36,12 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8,
 }
+_styled = matplotlib.rc_context(_STYLE)  # as a decorator
 
 
 @dataclass(frozen=True)
-class Line:
-    """Points of one name; ``low`` and ``high`` are ends of intervals, where there are any."""
+class Series:
+    """Points of one name; ``low`` and ``high`` are the ends of intervals, where there are any."""
 
     name: str
     x: Sequence[float]
@@ -52,35 +52,26 @@ class Line:
     color: int | None = None
 
 
-@dataclass(frozen=True)
-class Ticks:
-    """Places on an axis and what stands there."""
-
-    at: Sequence[float]
-    names: Sequence[str] = field(default_factory=list)
-
-
 def short(name: str, letters: int = SHORT) -> str:
-    """A name as an axis has room for it."""
+    """The name, cut to the room on an axis."""
     name = " ".join(name.split())
     return name if len(name) <= letters else name[: letters - 1] + "…"
 
 
-@contextmanager
-def _figure(draw: dict[str, str], width: float, height: float) -> Iterator[Axes]:
-    """An empty chart; what is drawn on it is ``draw["svg"]`` afterwards."""
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure.subplots()
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    draw["svg"] = _inline(buffer.getvalue())
+def _axes(width: float = WIDTH, height: float = HEIGHT) -> Axes:
+    """An empty chart."""
+    axes: Axes = Figure(figsize=(width, height), layout="constrained").subplots()
+    return axes
 
 
-def _inline(svg: str) -> str:
-    """Only the element, which takes the width of where it stands."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+def _svg(axes: Axes) -> str:
+    """The chart as an element that takes the width of its place on the page."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     head, _, rest = svg.partition(">")
     box = re.search(r'viewBox="[^"]*"', head)
     assert box is not None
@@ -95,60 +86,16 @@ def with_own_ids(svg: str, prefix: str) -> str:
     return re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}\1)", svg)
 
 
-def lines(
-    found: Sequence[Line],
-    x_label: str,
-    y_label: str,
-    log_x: bool = False,
-    x_ticks: Ticks | None = None,
-    whole_x: bool = False,
-) -> str:
-    """Lines with marks, and intervals as bars.
+def _arms(
+    middle: Sequence[float], low: Sequence[float] | None, high: Sequence[float] | None
+) -> np.ndarray | None:
+    """Lengths of the intervals' arms, (2, points), never negative.
 
-    Args:
-        whole_x: whether there is nothing between one and two, of trials for example.
+    A mean may lie outside its interval by a rounding.
     """
-    drawn: dict[str, str] = {}
-    with _figure(drawn, WIDTH, HEIGHT) as axes:
-        for number, line in enumerate(found):
-            index = (number if line.color is None else line.color) % len(COLORS)
-            error = None
-            if line.low is not None and line.high is not None:
-                y = np.asarray(line.y, float)
-                error = [y - np.asarray(line.low), np.asarray(line.high) - y]
-            # bars at the same place would hide one another
-            aside = 0.012 * (number - (len(found) - 1) / 2) if error is not None and log_x else 0
-            axes.errorbar(
-                np.asarray(line.x, float) * np.exp(aside),
-                line.y,
-                _at_least_none(error),
-                label=short(line.name),
-                color=COLORS[index],
-                marker=MARKS[index] if len(line.x) < 40 else "",
-                markersize=4.5,
-                linewidth=1.4 if line.joined else 0,
-                elinewidth=1,
-                capsize=2.5,
-                markerfacecolor=COLORS[index] if line.joined else "white",
-            )
-        if log_x:
-            axes.set_xscale("log")
-            axes.minorticks_off()
-        if whole_x:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.set_xlim(0.5, max(max(line.x) for line in found) + 0.5)
-        if x_ticks is not None:
-            axes.set_xticks(list(x_ticks.at), [short(name, 10) for name in x_ticks.names])
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-        if len(found) > 1 or found and found[0].name:
-            _legend(axes, len(found))
-    return drawn["svg"]
-
-
-def _at_least_none(error: list[np.ndarray] | None) -> Any:
-    """Never below nothing: a mean may lie a rounding outside of its interval."""
-    return None if error is None else [np.maximum(0, side) for side in error]
+    if low is None or high is None:
+        return None
+    return np.maximum(0, [np.subtract(middle, low), np.subtract(high, middle)])
 
 
 def _legend(axes: Axes, count: int) -> None:
@@ -158,6 +105,56 @@ def _legend(axes: Axes, count: int) -> None:
     )
 
 
+@_styled
+def lines(
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    log_x: bool = False,
+    x_ticks: Sequence[int] = (),
+    whole_x: bool = False,
+) -> str:
+    """Lines with marks, and intervals as bars.
+
+    Args:
+        x_ticks: the numbers that stand on the axis, if not matplotlib's choice.
+        whole_x: whether only whole numbers make sense, as for trials.
+    """
+    axes = _axes()
+    for number, line in enumerate(series):
+        index = (number if line.color is None else line.color) % len(COLORS)
+        arms = _arms(line.y, line.low, line.high)
+        # bars at the same place would hide one another
+        aside = 0.012 * (number - (len(series) - 1) / 2) if arms is not None and log_x else 0
+        axes.errorbar(
+            np.asarray(line.x, float) * np.exp(aside),
+            line.y,
+            arms,
+            label=short(line.name),
+            color=COLORS[index],
+            marker=MARKS[index] if len(line.x) < 40 else "",
+            markersize=4.5,
+            linewidth=1.4 if line.joined else 0,
+            elinewidth=1,
+            capsize=2.5,
+            markerfacecolor=COLORS[index] if line.joined else "white",
+        )
+    if log_x:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    if whole_x:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(0.5, max(max(line.x) for line in series) + 0.5)
+    if x_ticks:
+        axes.set_xticks(x_ticks, [short(f"{tick:,}", 10) for tick in x_ticks])
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    if any(line.name for line in series):
+        _legend(axes, len(series))
+    return _svg(axes)
+
+
+@_styled
 def bars(
     names: Sequence[str],
     values: Sequence[float],
@@ -166,84 +163,65 @@ def bars(
     high: Sequence[float] | None = None,
     beside: Sequence[float] | None = None,
     beside_label: str = "",
-    faint: Sequence[bool] | None = None,
+    faint: Sequence[bool] = (),
     limit: float | None = None,
 ) -> str:
     """Horizontal bars, the first at the top; ``beside`` has a second value of each as a mark."""
-    drawn: dict[str, str] = {}
+    axes = _axes(WIDTH, 1.1 + 0.21 * len(names))
     at = np.arange(len(names))
-    with _figure(drawn, WIDTH, 1.1 + 0.21 * len(names)) as axes:
-        colors = [_FAINT if faint and faint[i] else _BAR for i in range(len(names))]
-        error = None
-        if low is not None and high is not None:
-            middle = np.asarray(values, float)
-            error = [middle - np.asarray(low), np.asarray(high) - middle]
-        axes.barh(at, values, color=colors, height=0.66)
-        if error is not None:
-            axes.errorbar(
-                values, at, xerr=_at_least_none(error), fmt="none", ecolor="#222222", elinewidth=1
-            )
-        if beside is not None:
-            axes.plot(beside, at, "D", color=COLORS[1], markersize=4, label=beside_label)
-            _legend(axes, 1)
-        axes.set_yticks(at, [short(name) for name in names])
-        axes.set_ylim(len(names) - 0.4, -0.6)
-        if limit is not None:
-            axes.set_xlim(0, limit)
-        axes.grid(axis="y", visible=False)
-        axes.set_xlabel(x_label)
-    return drawn["svg"]
+    axes.barh(at, values, color=[_FAINT if pale else _BAR for pale in faint] or _BAR, height=0.66)
+    arms = _arms(values, low, high)
+    if arms is not None:
+        axes.errorbar(values, at, xerr=arms, fmt="none", ecolor="#222222", elinewidth=1)
+    if beside is not None:
+        axes.plot(beside, at, "D", color=COLORS[1], markersize=4, label=beside_label)
+        _legend(axes, 1)
+    axes.set_yticks(at, [short(name) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    if limit is not None:
+        axes.set_xlim(0, limit)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(x_label)
+    return _svg(axes)
 
 
+@_styled
 def heat(matrix: np.ndarray, names: Sequence[str]) -> str:
-    """A confusion matrix in shares of each row; numbers stand where there is room."""
-    drawn: dict[str, str] = {}
+    """A confusion matrix, (K, K), in shares of each row; numbers stand where there is room."""
     size = len(names)
+    has_room = size <= 15
     images = matrix.sum(axis=1, keepdims=True)
     shares = matrix / np.where(images == 0, 1, images)
     side = min(7.5, max(WIDTH, 1.6 + 0.22 * size))
-    with _figure(drawn, side, side) as axes:
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        letters = 14 if size <= 15 else 10
-        font = 8 if size <= 15 else 6
-        shown = [short(name, letters) for name in names]
-        axes.set_xticks(range(size), shown, rotation=90, fontsize=font)
-        axes.set_yticks(range(size), shown, fontsize=font)
-        axes.set_xlabel("predicted class")
-        axes.set_ylabel("true class")
-        axes.grid(visible=False)
-        if size <= 15:
-            for i, j in zip(*np.nonzero(shares >= 0.005), strict=True):
-                color = "white" if shares[i, j] > 0.55 else "black"
-                text = f"{100 * shares[i, j]:.0f}"
-                axes.text(j, i, text, ha="center", va="center", color=color, fontsize=7)
-    return drawn["svg"]
+    axes = _axes(side, side)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    labels = [short(name, 14 if has_room else 10) for name in names]
+    axes.set_xticks(range(size), labels, rotation=90, fontsize=8 if has_room else 6)
+    axes.set_yticks(range(size), labels, fontsize=8 if has_room else 6)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.grid(visible=False)
+    for i, j in zip(*np.nonzero(shares >= 0.005), strict=True) if has_room else ():
+        color = "white" if shares[i, j] > 0.55 else "black"
+        text = f"{100 * shares[i, j]:.0f}"
+        axes.text(j, i, text, ha="center", va="center", color=color, fontsize=7)
+    return _svg(axes)
 
 
+@_styled
 def reliability(bins: Mapping[str, np.ndarray]) -> str:
-    """Accuracy against confidence, by name; ``(B, 3)`` as ``calibration_bins`` returns."""
-    drawn: dict[str, str] = {}
-    with _figure(drawn, WIDTH, WIDTH * 0.85) as axes:
-        axes.plot([0, 1], [0, 1], color="#777777", linewidth=1, linestyle="--")
-        for number, (name, counted) in enumerate(bins.items()):
-            images, right, believed = counted[counted[:, 0] > 0].T
-            axes.plot(
-                believed / images,
-                right / images,
-                color=COLORS[number % len(COLORS)],
-                linewidth=1.2,
-                label=short(name),
-            )
-            # the more images, the larger the mark
-            axes.scatter(
-                believed / images,
-                right / images,
-                s=8 + 80 * images / images.sum(),
-                color=COLORS[number % len(COLORS)],
-            )
-        axes.set_xlim(0, 1.02)
-        axes.set_ylim(0, 1.02)
-        axes.set_xlabel("confidence")
-        axes.set_ylabel("accuracy")
-        _legend(axes, len(bins))
-    return drawn["svg"]
+    """Accuracy over confidence, by name; (B, 3) as ``calibration_bins`` returns."""
+    axes = _axes(WIDTH, WIDTH * 0.85)
+    axes.plot([0, 1], [0, 1], color="#777777", linewidth=1, linestyle="--")
+    for number, (name, counted) in enumerate(bins.items()):
+        images, right, believed = counted[counted[:, 0] > 0].T
+        x, y, color = believed / images, right / images, COLORS[number % len(COLORS)]
+        axes.plot(x, y, color=color, linewidth=1.2, label=short(name))
+        # the more images, the larger the mark
+        axes.scatter(x, y, s=8 + 80 * images / images.sum(), color=color)
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("accuracy")
+    _legend(axes, len(bins))
+    return _svg(axes)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """``alt`` says in a sentence what is to be seen; ``header`` and ``rows`` are the numbers."""
+    """``alt`` says in a sentence what there is to see; ``header`` and ``rows`` are the numbers."""
 
     title: str
     svg: str
@@ -19,7 +19,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Missing:
-    """A chart that cannot be drawn, and why: the place is not left empty without a word."""
+    """A chart that cannot be drawn, and why: its place on the page says so."""
 
     title: str
     why: str

@@ -1,4 +1,4 @@
-"""The mistakes that a model was surest of, with their images."""
+"""The mistakes that a model was most confident of, with their images."""
 
 import base64
 import io
@@ -8,18 +8,18 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from semigrid.data.errors import InputError
-from semigrid.grid.analysis.known import Known
-from semigrid.grid.analysis.results import Row
+from semigrid.grid.analysis.result_set import CellResult, ResultSet
 
-MOST = 24
-SIDE = 160  # pixels of a thumbnail's longer side: 24 of them are some 150 kB
+MOST = 24  # mistakes shown of a cell
+SIDE = 160  # longer side of a thumbnail in pixels; 24 of them are about 150 kB
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image, what it is and what it was taken for; ``image`` is a data URI, None if unreadable.
+    """An image, its class and the class it was taken for.
 
-    ``pixelated`` tells that the image is tiny and shown enlarged.
+    ``image`` is a data URI, None for one that cannot be read; a ``pixelated`` one is tiny and
+    shown enlarged.
     """
 
     image_id: str
@@ -30,39 +30,37 @@ class Mistake:
     pixelated: bool = False
 
 
-def confident_mistakes(known: Known, row: Row) -> tuple[list[Mistake], str | None]:
-    """Of the cell's first seed that can be read, the surest first; and what went wrong, if it did.
+def confident_mistakes(results: ResultSet, row: CellResult) -> tuple[list[Mistake], str | None]:
+    """The mistakes of the cell's first seed, the surest first, and why images are missing, if any.
 
     The dataset may have been moved since: then there are mistakes without images.
     """
-    test_set = known.measured.test_sets[row.cell.dataset]
-    seed = known.measured.seeds(row.cell)[0]
+    test_set = results.test_sets[row.cell.dataset]
+    seed = row.predictions[0]
     wrong = np.flatnonzero(~seed.right)
-    chosen = wrong[np.argsort(-seed.confidence[wrong], kind="stable")][:MOST]
-    ids = [test_set.ids[i] for i in chosen]
-    dataset = known.plan.experiment.datasets[row.cell.dataset]
+    surest = wrong[np.argsort(-seed.confidence[wrong], kind="stable")][:MOST]
+    ids = [test_set.ids[i] for i in surest]
+    dataset = results.plan.experiment.datasets[row.cell.dataset]
     problem = None
     try:
         images = dataset.images("test", set(ids)) if ids else {}
     except (OSError, ValueError, InputError) as error:
         images, problem = {}, f"the images of {row.cell.dataset} cannot be read: {error}"
-    found = []
-    for i, image_id in zip(chosen, ids, strict=True):
-        image, pixelated = _thumbnail(images.get(image_id))
-        found.append(
-            Mistake(
-                image_id,
-                test_set.classes[int(test_set.labels[i])],
-                test_set.classes[int(seed.chosen[i])],
-                float(seed.confidence[i]),
-                image,
-                pixelated,
-            )
+    mistakes = [
+        Mistake(
+            image_id,
+            test_set.classes[int(test_set.labels[i])],
+            test_set.classes[int(seed.chosen[i])],
+            float(seed.confidence[i]),
+            *_thumbnail(images.get(image_id)),
         )
-    return found, problem
+        for i, image_id in zip(surest, ids, strict=True)
+    ]
+    return mistakes, problem
 
 
 def _thumbnail(content: bytes | None) -> tuple[str | None, bool]:
+    """A data URI, and whether the image is tiny."""
     if content is None:
         return None, False
     try:

@@ -1,7 +1,7 @@
 """The page: everything that is known of a grid, in one HTML file."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -11,147 +11,124 @@ from markupsafe import Markup
 
 from semigrid.data.errors import InputError
 from semigrid.grid.analysis.answer import answer
-from semigrid.grid.analysis.classes import classes_sheet, confusions_sheet
-from semigrid.grid.analysis.costs import costs_sheet
-from semigrid.grid.analysis.known import Known
-from semigrid.grid.analysis.results import Row
-from semigrid.grid.analysis.slices import by_slice, slices_sheet
-from semigrid.grid.report import curves, training
+from semigrid.grid.analysis.result_set import CellResult, ResultSet
+from semigrid.grid.analysis.slices import by_slice
+from semigrid.grid.report import accuracy, training
 from semigrid.grid.report.charts import with_own_ids
 from semigrid.grid.report.figure import Figure, Missing
-from semigrid.grid.report.mistakes import confident_mistakes
+from semigrid.grid.report.mistakes import Mistake, confident_mistakes
 from semigrid.grid.report.provenance import facts, recipes
-from semigrid.grid.tables.answer_sheets import claims_sheet, savings_sheet
-from semigrid.grid.tables.cells import cells_sheet
-from semigrid.grid.tables.sheet import Sheet
-from semigrid.grid.tables.views import comparisons_sheet, labels_sheet, pool_sheet
+from semigrid.grid.tables.answer import claims_table, savings_table
+from semigrid.grid.tables.cells import cells_table
+from semigrid.grid.tables.classes import classes_table, confusions_table
+from semigrid.grid.tables.comparisons import comparisons_table
+from semigrid.grid.tables.costs import costs_table
+from semigrid.grid.tables.paper_tables import labels_table, pool_table
+from semigrid.grid.tables.slices import slices_table
+from semigrid.grid.tables.table import Table
 from semigrid.trainers.methods import METHODS
 
-# pairs in the table of comparisons, the first ones: all are a command away
-MOST_PAIRS = 100
+MOST_PAIRS = 100  # pairs in the table of comparisons; all of them are a command away
 
 
-def report(known: Known) -> str:
-    """The report of a grid, as far as it has come, as HTML."""
-    found = answer(known)
-    datasets = list(dict.fromkeys(row.cell.dataset for row in known.results.rows))
-    models = [
-        model
-        for model in known.plan.experiment.file.models
-        if any(search.cell.model == model for search in known.plan.searches)
-    ]
-    by_labels = [curves.accuracy_by_labels(known, dataset) for dataset in datasets]
-    best = _best(known)
-    searches = [training.search_history(known, model) for model in models]
-    mattered = [training.importance(known, model) for model in models]
-    learning = [training.learning(known, model) for model in models]
-    collapsible = [
-        m for m in models if METHODS[known.plan.experiment.file.models[m].method].uses_pseudo_labels
-    ]
-    health = [figure for model in collapsible for figure in training.health(known, model)]
-    page = _environment().get_template("page.html.j2")
-    return page.render(
-        name=known.plan.experiment.file.name,
-        version=version("semigrid"),
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        finished=sum(row.state == "finished" for row in known.results.rows),
-        cells=len(known.results.rows),
-        answer=found,
-        answer_figures=_numbered("a", [*by_labels, *curves.accuracy_by_pool(found)]),
-        answer_sheets=_with_rows(savings_sheet(found), claims_sheet(found)),
-        tables=_tables(known),
-        wrong=[_wrong(known, row, number) for number, row in enumerate(best)],
-        wrong_sheets=_wrong_sheets(known, best),
-        calibration=_numbered("c", [curves.calibration(known, dataset) for dataset in datasets]),
-        searches=_numbered("s", [*searches, *mattered]),
-        trainings=_numbered("t", [*learning, *health]),
-        costs=costs_sheet(known),
-        facts=facts(known),
-        recipes=recipes(known),
-        experiment=known.plan.experiment.text,
-        problems=known.results.problems,
-        failures=_failures(known),
+@dataclass(frozen=True)
+class BestCell:
+    """Where a dataset's best cell goes wrong; ``problem`` says why images are missing, if any."""
+
+    row: CellResult
+    figures: list[Figure | Missing]
+    mistakes: list[Mistake]
+    problem: str | None
+
+
+def report(results: ResultSet) -> str:
+    """The report of a grid in its present state, as HTML."""
+    experiment = results.plan.experiment
+    planned = {search.cell.model for search in results.plan.searches}
+    models = [model for model in experiment.file.models if model in planned]
+    methods = {model: METHODS[experiment.file.models[model].method] for model in models}
+    collapsible = [model for model in models if methods[model].uses_pseudo_labels]
+    the_answer = answer(results)
+    by_labels = [accuracy.accuracy_by_labels(results, dataset) for dataset in results.datasets]
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            name=experiment.file.name,
+            version=version("semigrid"),
+            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            finished=sum(row.state == "finished" for row in results.rows),
+            cells=len(results.rows),
+            answer=the_answer,
+            answer_figures=[*by_labels, *accuracy.accuracy_by_pool(the_answer)],
+            answer_tables=[
+                t for t in (savings_table(the_answer), claims_table(the_answer)) if t.rows
+            ],
+            tables=_tables(results),
+            best_cells=[_best_cell(results, row) for row in results.best],
+            best_tables=_best_tables(results),
+            calibration=[accuracy.calibration(results, dataset) for dataset in results.datasets],
+            searches=[
+                *(training.search_history(results, model) for model in models),
+                *(training.importance(results, model) for model in models),
+            ],
+            trainings=[
+                *(training.learning(results, model) for model in models),
+                *(figure for model in collapsible for figure in training.health(results, model)),
+            ],
+            costs=costs_table(results),
+            facts=facts(results),
+            recipes=recipes(results),
+            experiment=experiment.text,
+            problems=results.problems,
+            failures=[f"{r.cell.name}: {r.state}: {r.failure}" for r in results.rows if r.failure],
+        )
     )
 
 
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("semigrid.grid.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # charts are markup of our own, in which names are escaped already
+    environment.filters["own_ids"] = lambda svg, prefix: Markup(with_own_ids(svg, prefix))
+    return environment
 
 
-def _numbered(prefix: str, figures: Iterable[Figure | Missing]) -> list[dict[str, Any]]:
-    """Figures as the page shows them, the pictures as markup: they are our own, and escaped."""
-    found = []
-    for number, figure in enumerate(figures):
-        own = f"{prefix}{number}-"
-        svg = None if isinstance(figure, Missing) else Markup(with_own_ids(figure.svg, own))
-        found.append({"shown": figure, "svg": svg, "id": own + "figure"})
-    return found
-
-
-def _best(known: Known) -> list[Row]:
-    try:
-        return known.best_rows()
-    except InputError:  # nothing is finished: the page says so
-        return []
-
-
-def _tables(known: Known) -> list[Sheet[Any]]:
-    found: list[Sheet[Any]] = [cells_sheet(known.results), labels_sheet(known)]
+def _tables(results: ResultSet) -> list[Table[Any]]:
+    tables: list[Table[Any]] = [cells_table(results), labels_table(results)]
     with contextlib.suppress(InputError):  # no cells differ in their pool only
-        found.append(pool_sheet(known))
-    pairs = comparisons_sheet(known)
-    if pairs.rows:
-        notes = list(pairs.notes)
-        if len(pairs.rows) > MOST_PAIRS:
-            notes.append(
-                f"the first {MOST_PAIRS} of {len(pairs.rows)} pairs; all of them: semigrid table "
-                "--view comparisons"
-            )
-        found.append(Sheet(pairs.title, pairs.columns, pairs.rows[:MOST_PAIRS], pairs.frame, notes))
-    return found
+        tables.append(pool_table(results))
+    pairs = comparisons_table(results)
+    if len(pairs.rows) > MOST_PAIRS:
+        note = (
+            f"the first {MOST_PAIRS} of {len(pairs.rows)} pairs; all of them: semigrid table "
+            "--view comparisons"
+        )
+        pairs = replace(pairs, rows=pairs.rows[:MOST_PAIRS], notes=[*pairs.notes, note])
+    return [*tables, replace(pairs, problems=())] if pairs.rows else tables
 
 
-def _with_rows(*sheets: Sheet[Any]) -> list[Sheet[Any]]:
-    return [sheet for sheet in sheets if sheet.rows]
+def _best_cell(results: ResultSet, row: CellResult) -> BestCell:
+    figures: list[Figure | Missing] = [
+        accuracy.confusion_chart(results, row),
+        accuracy.accuracy_by_class(results, row),
+    ]
+    for name in results.plan.experiment.datasets[row.cell.dataset].manifest.slices:
+        figures.append(accuracy.accuracy_by_slice(row, by_slice(results, name)))
+    return BestCell(row, figures, *confident_mistakes(results, row))
 
 
-def _wrong(known: Known, row: Row, number: int) -> dict[str, Any]:
-    figures: list[Figure | Missing] = [curves.confusion(known, row), curves.by_class(known, row)]
-    for name in known.plan.experiment.datasets[row.cell.dataset].manifest.slices:
-        figure = curves.by_slice(row, by_slice(known.measured, known.plan, name))
-        if figure is not None:
-            figures.append(figure)
-    mistakes, problem = confident_mistakes(known, row)
-    return {
-        "row": row,
-        "figures": _numbered(f"w{number}-", figures),
-        "mistakes": mistakes,
-        "problem": problem,
-    }
-
-
-def _wrong_sheets(known: Known, best: Sequence[Row]) -> list[Sheet[Any]]:
-    if not best:
+def _best_tables(results: ResultSet) -> list[Table[Any]]:
+    if not results.best:
         return []
-    datasets = {row.cell.dataset for row in best}
-    slices = {
-        name: None
-        for dataset in datasets
-        for name in known.plan.experiment.datasets[dataset].manifest.slices
-    }
-    by_slices = [
-        slices_sheet(known.results, by_slice(known.measured, known.plan, name)) for name in slices
-    ]
-    return [classes_sheet(known), confusions_sheet(known), *by_slices]
-
-
-def _failures(known: Known) -> list[str]:
-    return [
-        f"{row.cell.name}: {row.state}: {row.failure}" for row in known.results.rows if row.failure
-    ]
+    datasets = results.plan.experiment.datasets
+    slices = dict.fromkeys(
+        name for row in results.best for name in datasets[row.cell.dataset].manifest.slices
+    )
+    by_slices = [slices_table(results, name) for name in slices]
+    return [classes_table(results), confusions_table(results), *by_slices]

@@ -1,4 +1,4 @@
-"""What tables there are and how they are printed; no more, so that ``--help`` is quick."""
+"""The names of tables and of their formats; importing nothing else keeps ``--help`` quick."""
 
 from enum import StrEnum
 
@@ -31,11 +31,10 @@ class Format(StrEnum):
 
     @property
     def has_notes(self) -> bool:
-        """Whether there is room for what belongs under the table."""
+        """Whether there is room for notes under the table."""
         return self in (Format.terminal, Format.markdown, Format.latex)
 
 
-# by the ending of a file's name
 _ENDINGS = {
     "txt": Format.terminal,
     "md": Format.markdown,
@@ -47,9 +46,9 @@ _ENDINGS = {
 
 
 def format_of(asked: Format | None, output: str | None) -> Format:
-    """The format asked for, or that of a file's name.
+    """The format asked for, or the one that the ending of the output's name stands for.
 
-    Raises ``InputError`` for a name whose ending says nothing.
+    Raises ``InputError`` for an unknown ending.
     """
     if asked is not None or output is None:
         return asked or Format.terminal
@@ -57,6 +56,7 @@ def format_of(asked: Format | None, output: str | None) -> Format:
     if ending not in _ENDINGS:
         known = ", ".join(f".{each}" for each in _ENDINGS)
         raise InputError(
-            f"--output {output!r}: its ending says no format; use one of {known}, or give --format"
+            f"--output {output!r}: its ending stands for no format; use one of {known}, or give "
+            "--format"
         )
     return _ENDINGS[ending]

@@ -55,8 +55,9 @@ def results_speed() -> Iterator[tuple[str, str, str]]:
 
 
 _IMPORTS = (
-    "import semigrid.grid.commands.main, semigrid.grid.analysis.known, semigrid.grid.tables.views; "
-    "import semigrid.grid.study.suggested, semigrid.data.builder.builtin"
+    "import semigrid.grid.commands.main, semigrid.grid.analysis.result_set; "
+    "import semigrid.grid.tables.views, semigrid.grid.study.suggested; "
+    "import semigrid.data.builder.builtin"
 )
 
 

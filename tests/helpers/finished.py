@@ -8,7 +8,7 @@ from tests.helpers.experiments import SMALL, experiment_text
 from tests.helpers.scheduling import scheduler_of
 
 from semigrid.data.storage import FileFacts, open_storage
-from semigrid.grid.analysis.known import Known, know
+from semigrid.grid.analysis.result_set import ResultSet, read_result_set
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.ledger import Ledger, start_record
 from semigrid.grid.study.plan import Plan, Search
@@ -96,5 +96,5 @@ class FinishedGrid:
     def scheduler(self) -> Scheduler:
         return scheduler_of(self.plan, self.ledger.read_all(), self.ledger.has_weights)
 
-    def known(self, only: Sequence[str] | None = None) -> Known:
-        return know(self.scheduler().study, self.ledger.read_all(), self.storage, only)
+    def results(self, only: Sequence[str] | None = None) -> ResultSet:
+        return read_result_set(self.scheduler().study, self.ledger.read_all(), self.storage, only)

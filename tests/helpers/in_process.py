@@ -6,13 +6,13 @@ from typing import Any
 from tests.helpers.scheduling import scheduler_of
 
 from semigrid.data.storage import open_storage
-from semigrid.grid.analysis.known import know
+from semigrid.grid.analysis.result_set import read_result_set
 from semigrid.grid.run.work import do_job, order_for, settle
 from semigrid.grid.study.ledger import Ledger, Record
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.state import Job, StudyState
-from semigrid.grid.tables.cells import cells_sheet
-from semigrid.grid.tables.sheet import as_json
+from semigrid.grid.tables.cells import cells_table
+from semigrid.grid.tables.render import to_json
 
 
 class Grid:
@@ -80,5 +80,5 @@ class Grid:
         }
 
     def table(self) -> str:
-        results = know(self.study, self.records, self.ledger.storage).results
-        return as_json(cells_sheet(results))
+        results = read_result_set(self.study, self.records, self.ledger.storage)
+        return to_json(cells_table(results))

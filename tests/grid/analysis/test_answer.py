@@ -18,7 +18,6 @@ from semigrid.grid.analysis.claims import (
     more_helps_then_hurts,
     rare_classes_fail,
 )
-from semigrid.grid.analysis.known import Known
 from semigrid.grid.analysis.pool_curve import pool_curve
 
 
@@ -176,10 +175,10 @@ def finished(tmp_path: Path) -> FinishedGrid:
 
 
 def test_a_quarter_of_the_labels_is_enough(finished: FinishedGrid) -> None:
-    found = answer(finished.known())
+    found = answer(finished.results())
     (headline,) = found.headlines
     assert headline.saving is not None
-    assert headline.saving.cell.name == "digits/semi-vit/25%/100%"
+    assert headline.saving.row.cell.name == "digits/semi-vit/25%/100%"
     start = "digits: 25% of the labels are enough. semi-vit with 63 labels (25%) and 300 unlabelled"
     assert headline.text.startswith(start)
     assert "vit with 246 (100%) is at 80.0%" in headline.text
@@ -204,18 +203,18 @@ def test_a_model_that_saves_nothing_says_so(tmp_path: Path) -> None:
     for fraction, vit, semi in (("25%", 100, 90), ("50%", 133, 100), ("100%", 160, 150)):
         grid.finish(f"digits/vit/{fraction}", vit)
         grid.finish(f"digits/semi-vit/{fraction}/100%", semi)
-    (headline,) = answer(grid.known()).headlines
+    (headline,) = answer(grid.results()).headlines
     assert headline.saving is None
     assert headline.text.startswith("digits: semi-vit replaces no labels here. semi-vit with 246")
 
 
 def test_what_is_not_finished_is_said_and_shown_as_a_dash(tmp_path: Path) -> None:
     grid = FinishedGrid(tmp_path)
-    (headline,) = answer(grid.known()).headlines
+    (headline,) = answer(grid.results()).headlines
     assert headline.text == "digits: no answer yet: no cell of semi-vit is finished"
     grid.finish("digits/vit/25%", 100)
     grid.finish("digits/semi-vit/25%/100%", 120)
-    (headline,) = answer(grid.known()).headlines
+    (headline,) = answer(grid.results()).headlines
     assert "takes two label fractions" in headline.text
     done = semigrid("table", str(grid.file), "--view", "labels", "--format", "markdown")
     assert done.stdout.count("| — | — | — |") == 4, done.stdout
@@ -241,6 +240,5 @@ def test_an_experiment_without_unlabelled_images_has_no_answer(tmp_path: Path) -
         grid=[{"model": "vit", "labels": ["100%"]}],
     )
     grid.finish("digits/vit/100%", 150)
-    known: Known = grid.known()
-    assert answer(known).headlines == []
+    assert answer(grid.results()).headlines == []
     assert "no model of this experiment" in semigrid("answer", str(grid.file)).stdout

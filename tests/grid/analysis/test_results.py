@@ -11,18 +11,21 @@ from rich.console import Console
 from tests.helpers.experiments import experiment_text
 from tests.helpers.scheduling import study_of
 
-from semigrid.grid.analysis.results import Results, Row, results_of
+from semigrid.grid.analysis.result_set import CellResult, ResultSet, read_result_set
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.status.show import show_seconds
 from semigrid.grid.study.ledger import Record, start_record
 from semigrid.grid.study.plan import Plan
-from semigrid.grid.tables import sheet
-from semigrid.grid.tables.cells import cells_sheet
+from semigrid.grid.tables import render
+from semigrid.grid.tables.cells import cells_table
+from semigrid.grid.tables.formats import Format
+from semigrid.grid.tables.table import Column, Table
+from semigrid.grid.tables.terminal import show
 from semigrid.trainers.weights import Weights
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> Results:
+def results(tmp_path: Path) -> ResultSet:
     """Two seeds; vit/50% finished with 90 and 93 on test, everything else not."""
     text = experiment_text(seeds=2, search={"trials": 1})
     plan = Plan(load_experiment("file.yaml", text=text))
@@ -35,15 +38,15 @@ def results(tmp_path: Path) -> Results:
         record.val = {"acc1": 1.0, "ce": 1.0}
         record.test = {"acc1": acc1, "acc5": 100.0, "ce": 0.25}
         records[record.id] = record
-    return results_of(study_of(plan, records), records)
+    return read_result_set(study_of(plan, records), records, None)
 
 
 @pytest.fixture
-def rows(results: Results) -> list[Row]:
+def rows(results: ResultSet) -> list[CellResult]:
     return results.rows
 
 
-def test_mean_and_spread_over_seeds(rows: list[Row]) -> None:
+def test_mean_and_spread_over_seeds(rows: list[CellResult]) -> None:
     assert [row.cell.name for row in rows][0] == "digits/vit/50%"
     assert rows[0].mean("acc1") == 91.5
     # the sample standard deviation of 90 and 93: 3 / sqrt(2)
@@ -51,36 +54,36 @@ def test_mean_and_spread_over_seeds(rows: list[Row]) -> None:
     assert (rows[0].trials, rows[0].seconds, rows[0].labeled_images) == (1, 122, 126)
 
 
-def test_a_missing_score_is_a_dash_in_print_and_missing_as_data(results: Results) -> None:
-    table = cells_sheet(results)
-    lines = sheet.markdown(table).splitlines()
+def test_a_missing_score_is_a_dash_in_print_and_missing_as_data(results: ResultSet) -> None:
+    table = cells_table(results)
+    lines = render.to_markdown(table).splitlines()
     assert len(lines) == 2 + 4
     assert "| 91.50 ± 2.12 | 100.00 ± 0.00 | 0.250 ± 0.000 | 1 | 2:02 |" in lines[2]
     assert lines[3].split(" | ")[4:7] == ["—", "—", "—"]
-    read = pd.read_csv(io.StringIO(sheet.csv(table)))
+    read = pd.read_csv(io.StringIO(render.to_csv(table)))
     assert read["acc1"].isna().tolist() == [False, True, True, True]
     assert read["acc1"][0] == 91.5
-    loaded = json.loads(sheet.as_json(table))
+    loaded = json.loads(render.to_json(table))
     assert loaded[0]["test_per_seed"][1]["acc1"] == 93.0
     assert loaded[1]["acc1"] is None
-    latex = sheet.latex(table)
+    latex = render.to_latex(table)
     assert latex.count("&") == 8 * 5 and latex.count("---") == 3 * 3 + 2
-    parquet = pd.read_parquet(io.BytesIO(sheet.render(table, sheet.Format.parquet)))
+    parquet = pd.read_parquet(io.BytesIO(render.render(table, Format.parquet)))
     assert parquet["acc1"].isna().tolist() == [False, True, True, True]
 
 
-def test_a_table_has_the_same_columns_and_types_whatever_is_finished(results: Results) -> None:
+def test_a_table_has_the_same_columns_and_types_whatever_is_finished(results: ResultSet) -> None:
     nothing = replace(results, rows=results.rows[1:])
-    full, empty = cells_sheet(results).frame, cells_sheet(nothing).frame
+    full, empty = cells_table(results).frame, cells_table(nothing).frame
     assert list(full.columns) == list(empty.columns)
     for column in full.columns:
         assert str(full[column].dtype) == str(empty[column].dtype), column
 
 
-def test_the_terminal_table_shows_every_cell(results: Results) -> None:
+def test_the_terminal_table_shows_every_cell(results: ResultSet) -> None:
     def printed(width: int) -> str:
         console = Console(width=width, file=io.StringIO(), record=True)
-        sheet.show(cells_sheet(results), console)
+        show(cells_table(results), console)
         return console.export_text()
 
     assert printed(100).count("semi-vit") == 2 and printed(100).count("91.50 ± 2.12") == 1
@@ -89,17 +92,17 @@ def test_the_terminal_table_shows_every_cell(results: Results) -> None:
     assert printed(80).count("91.50") == 1 and printed(80).count("2.12") == 1
 
 
-def test_weights_and_their_licence_stand_under_the_table(results: Results) -> None:
-    assert cells_sheet(results).notes == []  # random weights need no licence
+def test_weights_and_their_licence_stand_under_the_table(results: ResultSet) -> None:
+    assert cells_table(results).notes == []  # random weights need no licence
     known = Weights(source="timm/mae", license="cc-by-nc-4.0", sha256="ab" * 32)
-    table = cells_sheet(
+    table = cells_table(
         replace(results, rows=[replace(row, weights=known) for row in results.rows])
     )
     note = "weights of vit, semi-vit: timm/mae, licence cc-by-nc-4.0 (not for commercial use), "
     assert table.notes == [note + "sha256 abababababab"]
-    assert sheet.markdown(table).endswith(table.notes[0])
-    assert sheet.latex(table).endswith("% " + table.notes[0])
-    assert json.loads(sheet.as_json(table))[0]["weights"]["sha256"] == "ab" * 32
+    assert render.to_markdown(table).endswith(table.notes[0])
+    assert render.to_latex(table).endswith("% " + table.notes[0])
+    assert json.loads(render.to_json(table))[0]["weights"]["sha256"] == "ab" * 32
 
 
 def test_seconds_as_people_read_them() -> None:
@@ -107,6 +110,6 @@ def test_seconds_as_people_read_them() -> None:
 
 
 def test_a_cells_text_ends_no_cell_and_is_no_markup() -> None:
-    column = sheet.Column[str]("name", lambda text: text, is_name=True)
-    table = sheet.Sheet("names", [column], ["a|b*", "<i>_x_"], pd.DataFrame())
-    assert sheet.markdown(table).splitlines()[2:] == ["| a\\|b\\* |", "| \\<i>\\_x\\_ |"]
+    column = Column[str]("name", lambda text: text, is_name=True)
+    table = Table("names", [column], ["a|b*", "<i>_x_"], pd.DataFrame())
+    assert render.to_markdown(table).splitlines()[2:] == ["| a\\|b\\* |", "| \\<i>\\_x\\_ |"]

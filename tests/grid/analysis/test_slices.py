@@ -21,15 +21,17 @@ from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.errors import InputError
 from semigrid.data.sources.files import Item, folder_items
 from semigrid.data.storage import open_storage
-from semigrid.grid.analysis.known import know
-from semigrid.grid.analysis.results import Results
-from semigrid.grid.analysis.slices import BySlice, by_slice, slice_columns, slices_sheet, tally
+from semigrid.grid.analysis.result_set import ResultSet, read_result_set
+from semigrid.grid.analysis.slices import by_slice, tally
 from semigrid.grid.analysis.statistics import accuracy_interval
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.ledger import Ledger, start_record
 from semigrid.grid.study.plan import Plan, Search
-from semigrid.grid.tables.cells import cells_sheet
-from semigrid.grid.tables.sheet import as_json, csv, markdown, show
+from semigrid.grid.tables.cells import cells_table
+from semigrid.grid.tables.render import to_csv, to_json, to_markdown
+from semigrid.grid.tables.slices import slice_columns, slices_table
+from semigrid.grid.tables.table import Column, Table
+from semigrid.grid.tables.terminal import show
 from semigrid.trainers.predictions import decode_predictions
 from semigrid.trainers.trial import predictions_file
 
@@ -105,15 +107,21 @@ class Finished:
             files.append(file)
         return files
 
-    def by(self, name: str = "marketplace") -> tuple[Results, BySlice]:
+    def results(self) -> ResultSet:
         records = self.ledger.read_all()
         study = study_of(self.plan, records, self.ledger.has_weights)
-        known = know(study, records, self.storage)
-        return known.results, by_slice(known.measured, self.plan, name)
+        return read_result_set(study, records, self.storage)
+
+    def table(self, name: str = "marketplace") -> Table[Any]:
+        return slices_table(self.results(), name)
+
+    def columns(self) -> list[Column[Any]]:
+        results = self.results()
+        return slice_columns(results.rows, by_slice(results, "marketplace"))
 
     def printed(self, width: int) -> str:
         console = Console(width=width, file=io.StringIO(), record=True)
-        show(slices_sheet(*self.by()), console)
+        show(self.table(), console)
         return console.export_text()
 
 
@@ -137,8 +145,8 @@ def test_images_and_right_ones_are_counted_by_value() -> None:
 
 
 def test_mean_and_spread_over_seeds_largest_slices_first(aprons: Finished) -> None:
-    results, by = aprons.by()
-    header, rule, half, full = markdown(slices_sheet(results, by)).splitlines()[:4]
+    table = aprons.table()
+    header, rule, half, full = to_markdown(table).splitlines()[:4]
     assert header == (
         "| model | labels | images | unlabelled | Acc@1 "
         r"| south (50) | north (40) | islands (9)\* | — (1)\* |"
@@ -151,14 +159,14 @@ def test_mean_and_spread_over_seeds_largest_slices_first(aprons: Finished) -> No
     )
     assert full.endswith("| 44 | — | — | — | — | — | — |")
     note = "* fewer than 30 test images: take these scores as a hint"
-    assert slices_sheet(results, by).all_notes == [note, "in brackets: 95% intervals"]
-    assert markdown(slices_sheet(results, by)).splitlines()[5] == "\\" + note
+    assert table.all_notes == [note, "in brackets: 95% intervals"]
+    assert to_markdown(table).splitlines()[5] == "\\" + note
     assert "north (40)" in aprons.printed(80) and "77.50 ± 3.54" in aprons.printed(80)
 
 
 def test_the_slices_weighted_by_their_images_make_the_whole(aprons: Finished) -> None:
-    results, by = aprons.by()
-    facts = json.loads(as_json(slices_sheet(results, by)))[0]
+    table = aprons.table()
+    facts = json.loads(to_json(table))[0]
     values = facts["slices"]["marketplace"].values()
     for seed, test in enumerate(facts["test_per_seed"]):
         total = sum(of["images"] * of["acc1_per_seed"][seed] for of in values)
@@ -168,11 +176,11 @@ def test_the_slices_weighted_by_their_images_make_the_whole(aprons: Finished) ->
 def test_thirty_images_are_enough_and_those_without_a_value_come_last(tmp_path: Path) -> None:
     finished = Finished(tmp_path, {"aprons": ["marketplace"]}, seeds=1)
     finished.finish("aprons/vit/50%", [(None, 40, 10), ("south", 29, 29), ("north", 30, 15)])
-    results, by = finished.by()
-    columns = slice_columns(results.rows, by)
+    table = finished.table()
+    columns = finished.columns()
     assert [column.header for column in columns] == ["north (30)", "south (29)*", "— (40)"]
     # one seed has no spread
-    assert [column.shown(results.rows[0]) for column in columns] == [
+    assert [column.text(table.rows[0]) for column in columns] == [
         "50.00 (33–67)",  # Wilson's
         "100.00 (88–100)",
         "25.00 (14–40)",
@@ -180,8 +188,8 @@ def test_thirty_images_are_enough_and_those_without_a_value_come_last(tmp_path: 
 
 
 def test_json_nests_and_csv_has_a_line_for_each_value(aprons: Finished) -> None:
-    results, by = aprons.by()
-    half, full = json.loads(as_json(slices_sheet(results, by)))
+    table = aprons.table()
+    half, full = json.loads(to_json(table))
     north = half["slices"]["marketplace"]["north"]
     of_north = np.array([[number < right for number in range(40)] for right in (30, 32)])
     interval = accuracy_interval(of_north)
@@ -195,12 +203,13 @@ def test_json_nests_and_csv_has_a_line_for_each_value(aprons: Finished) -> None:
     }
     nothing = full["slices"]["marketplace"]["north"]
     assert nothing == {**dict.fromkeys(north), "images": 40, "acc1_per_seed": []}
-    assert half["acc1"] == 84 and "slices" not in json.loads(as_json(cells_sheet(results)))[0]
-    table = pd.read_csv(io.StringIO(csv(slices_sheet(results, by))))
-    assert table["value"].tolist() == ["south", "north", "islands", "—"] * 2
-    assert table["test_images"].tolist() == [50, 40, 9, 1] * 2
-    assert table["slice_acc1"].isna().tolist() == [False] * 4 + [True] * 4
-    north = table[(table["labels"] == "50%") & (table["value"] == "north")].iloc[0]
+    cells = json.loads(to_json(cells_table(aprons.results())))
+    assert half["acc1"] == 84 and "slices" not in cells[0]
+    frame = pd.read_csv(io.StringIO(to_csv(table)))
+    assert frame["value"].tolist() == ["south", "north", "islands", "—"] * 2
+    assert frame["test_images"].tolist() == [50, 40, 9, 1] * 2
+    assert frame["slice_acc1"].isna().tolist() == [False] * 4 + [True] * 4
+    north = frame[(frame["labels"] == "50%") & (frame["value"] == "north")].iloc[0]
     assert (north["slice"], north["slice_acc1"], north["slice_seeds"]) == ("marketplace", 77.5, 2)
     assert (north["acc1"], north["labeled_images"], north["seeds"]) == (84, 22, 2)
     assert north["slice_acc1_std"] == pytest.approx(5 / 2**0.5)
@@ -212,46 +221,44 @@ def test_datasets_count_their_own_images(tmp_path: Path) -> None:
     finished.finish("aprons/vit/50%", [("north", 40, 30), ("islands", 9, 9)])
     finished.finish("vests/vit/50%", [("islands", 50, 10), ("north", 4, 1), ("west", 2, 1)])
     finished.finish("digits/vit/50%", [("elsewhere", 10, 5)])
-    results, by = finished.by()
-    columns = slice_columns(results.rows, by)
+    table = finished.table()
+    columns = finished.columns()
     assert [column.header for column in columns] == [
         "islands\n(aprons 9)*\n(vests 50)",
         "north\n(aprons 40)\n(vests 4)*",
         "west\n(vests 2)*",
     ]
-    assert r"| islands (aprons 9)\* (vests 50) |" in markdown(slices_sheet(results, by))
+    assert r"| islands (aprons 9)\* (vests 50) |" in to_markdown(table)
     shown = {
-        row.cell.name: [column.shown(row).split(" (")[0] for column in columns]
-        for row in results.rows
+        row.cell.name: [column.text(row).split(" (")[0] for column in columns] for row in table.rows
     }
     assert shown["aprons/vit/50%"] == ["100.00", "75.00", "—"]
     assert shown["vests/vit/50%"] == ["20.00", "25.00", "50.00"]
     assert shown["digits/vit/50%"] == ["—", "—", "—"]
-    assert results.problems == []  # a dataset without the slice is no problem
-    table = pd.read_csv(io.StringIO(csv(slices_sheet(results, by))))
-    of = table[(table["dataset"] == "digits") & (table["labels"] == "50%")]
+    assert table.problems == []  # a dataset without the slice is no problem
+    frame = pd.read_csv(io.StringIO(to_csv(table)))
+    of = frame[(frame["dataset"] == "digits") & (frame["labels"] == "50%")]
     assert of["acc1"].tolist() == [50] and of["value"].isna().all()
     assert of["slice_acc1"].isna().all() and of["test_images"].isna().all()
-    assert table[table["dataset"] == "aprons"]["test_images"].tolist() == [40, 9] * 2
+    assert frame[frame["dataset"] == "aprons"]["test_images"].tolist() == [40, 9] * 2
 
 
 def test_a_slice_that_no_dataset_has_names_those_there_are(tmp_path: Path) -> None:
     finished = Finished(tmp_path, {"aprons": ["marketplace", "season"], "vests": ["season"]})
     known = r"there are marketplace \(aprons\), season \(aprons\), season \(vests\)"
     with pytest.raises(InputError, match=f"'country' is no slice of aprons, vests; {known}"):
-        finished.by("country")
+        finished.table("country")
     with pytest.raises(InputError, match="'country' is no slice of shirts; they have none"):
-        Finished(tmp_path, {"shirts": []}).by("country")
+        Finished(tmp_path, {"shirts": []}).table("country")
 
 
 def test_nothing_finished_is_said(tmp_path: Path) -> None:
-    results, by = Finished(tmp_path, {"aprons": ["marketplace"]}).by()
-    assert slice_columns(results.rows, by) == []
-    assert slices_sheet(results, by).all_notes == [
-        "no cell is finished yet, so there is no accuracy by marketplace"
-    ]
-    table = pd.read_csv(io.StringIO(csv(slices_sheet(results, by))))
-    assert table["labels"].tolist() == ["50%", "100%"] and table["slice_acc1"].isna().all()
+    finished = Finished(tmp_path, {"aprons": ["marketplace"]})
+    table = finished.table()
+    assert finished.columns() == []
+    assert table.all_notes == ["no cell is finished yet, so there is no accuracy by marketplace"]
+    frame = pd.read_csv(io.StringIO(to_csv(table)))
+    assert frame["labels"].tolist() == ["50%", "100%"] and frame["slice_acc1"].isna().all()
 
 
 def test_a_cell_not_measured_on_every_seed_has_no_scores_yet(aprons: Finished) -> None:
@@ -259,13 +266,14 @@ def test_a_cell_not_measured_on_every_seed_has_no_scores_yet(aprons: Finished) -
     record = next(r for r in aprons.ledger.read_all().values() if r.cell == "aprons/vit/100%")
     record.test = None
     aprons.ledger.write(record)
-    results, by = aprons.by()
-    assert [row.state for row in results.rows] == [
+    table = aprons.table()
+    assert [row.state for row in table.rows] == [
         "finished",
         "measuring",
-    ] and results.problems == []
-    assert by.scores(results.rows[0].cell, "north") == [75.0, 80.0]
-    assert by.scores(results.rows[1].cell, "north") == []
+    ] and table.problems == []
+    half, full = json.loads(to_json(table))
+    assert half["slices"]["marketplace"]["north"]["acc1_per_seed"] == [75.0, 80.0]
+    assert full["slices"]["marketplace"]["north"]["acc1_per_seed"] == []
 
 
 def unlink(file: Path) -> None:
@@ -313,13 +321,13 @@ def test_predictions_that_cannot_be_used_cost_their_seed_only(
     aprons.finish("aprons/vit/100%", FIRST, FIRST)
     file = aprons.finish("aprons/vit/50%", FIRST, SECOND)[1]
     spoil(file)
-    results, by = aprons.by()
-    half, full = json.loads(as_json(slices_sheet(results, by)))
+    table = aprons.table()
+    half, full = json.loads(to_json(table))
     assert half["slices"]["marketplace"]["north"]["acc1_per_seed"] == [75.0, None]
     assert half["slices"]["marketplace"]["north"]["acc1"] == 75.0
     assert full["slices"]["marketplace"]["north"]["acc1_per_seed"] == [75.0, 75.0]
-    assert "| 84.00 ± 2.83 | 90.00 (79–96) | 75.00 (60–86) |" in markdown(slices_sheet(results, by))
-    (note,) = slices_sheet(results, by).problems
+    assert "| 84.00 ± 2.83 | 90.00 (79–96) | 75.00 (60–86) |" in to_markdown(table)
+    (note,) = table.problems
     assert note.startswith(f"aprons/vit/50%, seed 1, is left out: {file}: ") and reason in note
     assert f"delete ledger/{file.stem}.json and run" in note
 
@@ -327,22 +335,22 @@ def test_predictions_that_cannot_be_used_cost_their_seed_only(
 def test_without_any_predictions_there_are_dashes_and_notes(aprons: Finished) -> None:
     for file in aprons.finish("aprons/vit/50%", FIRST, SECOND):
         file.unlink()
-    results, by = aprons.by()
-    assert "| 84.00 ± 2.83 |" in markdown(slices_sheet(results, by))
-    assert len(slices_sheet(results, by).all_notes) == 2
+    table = aprons.table()
+    assert "| 84.00 ± 2.83 |" in to_markdown(table)
+    assert len(table.all_notes) == 2
     aprons.finish("aprons/vit/100%", FIRST, FIRST)
-    results, by = aprons.by()
-    assert "| 84.00 ± 2.83 | — | — | — | — |" in markdown(slices_sheet(results, by))
+    table = aprons.table()
+    assert "| 84.00 ± 2.83 | — | — | — | — |" in to_markdown(table)
 
 
 def test_names_stand_as_they_are_in_every_format(tmp_path: Path) -> None:
     finished = Finished(tmp_path, {"aprons": ["marketplace"]}, seeds=1)
     finished.finish("aprons/vit/50%", [("[red]a|b*", 40, 30), ("c, d", 30, 30)])
-    results, by = finished.by()
-    assert r"| \[red]a\|b\* (40) | c, d (30) |" in markdown(slices_sheet(results, by))
+    table = finished.table()
+    assert r"| \[red]a\|b\* (40) | c, d (30) |" in to_markdown(table)
     assert "[red]a|b* (40)" in finished.printed(80)
-    table = pd.read_csv(io.StringIO(csv(slices_sheet(results, by))))
-    assert table["value"].tolist() == ["[red]a|b*", "c, d"] * 2
+    frame = pd.read_csv(io.StringIO(to_csv(table)))
+    assert frame["value"].tolist() == ["[red]a|b*", "c, d"] * 2
 
 
 def test_a_terminal_too_narrow_gets_tables_one_below_another(tmp_path: Path) -> None:

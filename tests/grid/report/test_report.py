@@ -18,7 +18,7 @@ from tests.helpers.shop import SETTINGS, shop
 
 from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.sources.files import folder_items
-from semigrid.grid.report import charts, curves, training
+from semigrid.grid.report import accuracy, charts, training
 from semigrid.grid.report.figure import Figure, Missing
 from semigrid.grid.report.mistakes import confident_mistakes
 from semigrid.grid.report.page import report
@@ -76,7 +76,7 @@ class Page(HTMLParser):
 
 
 def test_text_from_data_stays_text(finished: FinishedGrid) -> None:
-    html = report(finished.known())
+    html = report(finished.results())
     assert EVIL not in html and "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     page = Page(html)
     assert "script" not in page.tags
@@ -85,7 +85,7 @@ def test_text_from_data_stays_text(finished: FinishedGrid) -> None:
 
 
 def test_the_file_stands_alone(finished: FinishedGrid) -> None:
-    html = report(finished.known())
+    html = report(finished.results())
     page = Page(html)
     assert len(page.ids) == len(set(page.ids)) > 20
     assert all(link.startswith(("#", "data:")) for link in page.links)
@@ -96,15 +96,15 @@ def test_the_file_stands_alone(finished: FinishedGrid) -> None:
 
 
 def test_a_grid_that_has_not_begun_has_a_report(tmp_path: Path) -> None:
-    html = report(FinishedGrid(tmp_path).known())
+    html = report(FinishedGrid(tmp_path).results())
     assert "0 of 8 cells finished" in html and "no answer yet" in html
     assert html.count("not shown") >= 5 and "<svg" not in html
 
 
 def test_the_surest_mistakes_have_their_images(finished: FinishedGrid) -> None:
-    known = finished.known()
-    (row,) = known.best_rows()
-    mistakes, problem = confident_mistakes(known, row)
+    results = finished.results()
+    (row,) = results.best
+    mistakes, problem = confident_mistakes(results, row)
     assert problem is None and mistakes
     right = finished.first(len(finished.ids) // 2 + 2)
     wrong = {
@@ -114,19 +114,19 @@ def test_the_surest_mistakes_have_their_images(finished: FinishedGrid) -> None:
     assert all((each.image or "").startswith("data:image/") for each in mistakes)
     sure = [mistake.confidence for mistake in mistakes]
     assert sure == sorted(sure, reverse=True)
-    for shard in Path(known.plan.experiment.dataset_uri("shop")).glob("*test*"):
+    for shard in Path(results.plan.experiment.dataset_uri("shop")).glob("*test*"):
         shard.unlink()
-    without, problem = confident_mistakes(known, row)
+    without, problem = confident_mistakes(results, row)
     assert (
         len(without) == len(mistakes) and problem is not None and "shop cannot be read" in problem
     )
     assert all(mistake.image is None for mistake in without)
-    assert "no image" in report(known)
+    assert "no image" in report(results)
 
 
 def test_what_mattered_is_what_the_score_depends_on(tmp_path: Path) -> None:
     grid = FinishedGrid(tmp_path, grid=[{"model": "vit", "labels": ["100%"]}])
-    few = training.importance(grid.known(), "vit")
+    few = training.importance(grid.results(), "vit")
     assert isinstance(few, Missing) and "it takes 8 trials" in few.why
 
     many = FinishedGrid(
@@ -149,15 +149,15 @@ def test_what_mattered_is_what_the_score_depends_on(tmp_path: Path) -> None:
         many.ledger.write(record)
         many.storage.write(f"weights/{job.spec.id}.safetensors", b"")
         scheduler.complete(job, summarize(record))
-    figure = training.importance(many.known(), "vit")
+    figure = training.importance(many.results(), "vit")
     assert isinstance(figure, Figure) and figure.rows[0][0] == "base_lr"
     assert float(figure.rows[0][1]) > 0.5 and "PED-ANOVA" in figure.note
-    search = training.search_history(many.known(), "vit")
+    search = training.search_history(many.results(), "vit")
     assert isinstance(search, Figure) and search.rows[0][1] == "24"
 
 
 def test_an_interval_that_misses_its_mean_by_a_rounding_is_drawn() -> None:
-    line = charts.Line("a", [1, 2], [0.5, 0.6], [0.5 + 1e-12, 0.4], [0.7, 0.6 - 1e-12])
+    line = charts.Series("a", [1, 2], [0.5, 0.6], [0.5 + 1e-12, 0.4], [0.7, 0.6 - 1e-12])
     assert "<svg" in charts.lines([line], "x", "y")
 
 
@@ -221,7 +221,7 @@ def test_in_a_browser(finished: FinishedGrid, browser: Browser, tmp_path: Path, 
 
 def test_on_paper(finished: FinishedGrid, browser: Browser, tmp_path: Path) -> None:
     file = tmp_path / "report.html"
-    file.write_text(report(finished.known()))
+    file.write_text(report(finished.results()))
     seen = look(browser, file, 1280)
     seen.page.emulate_media(media="print")
     pdf = seen.page.pdf(format="A4")
@@ -231,8 +231,8 @@ def test_on_paper(finished: FinishedGrid, browser: Browser, tmp_path: Path) -> N
 
 
 def test_figures_have_numbers_and_words(finished: FinishedGrid) -> None:
-    known = finished.known()
-    figure = curves.accuracy_by_labels(known, "shop")
+    results = finished.results()
+    figure = accuracy.accuracy_by_labels(results, "shop")
     assert isinstance(figure, Figure)
     assert [row[0] for row in figure.rows] == ["shop/vit/50%", "shop/vit/100%"]
     assert "The highest is shop/vit/100%" in figure.alt

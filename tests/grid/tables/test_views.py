@@ -16,16 +16,17 @@ from tests.helpers.experiments import SMALL
 from tests.helpers.finished import FinishedGrid
 
 from semigrid.data.errors import InputError
-from semigrid.grid.analysis.classes import class_lines, confusions, confusions_sheet
+from semigrid.grid.analysis.classes import class_results, confusions
 from semigrid.grid.analysis.classes import confusion_matrix as confusion_of
-from semigrid.grid.analysis.costs import cost_lines
+from semigrid.grid.analysis.costs import cell_costs
 from semigrid.grid.analysis.paper import paper_acc1, paper_tasks
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.report.page import report
 from semigrid.grid.study.plan import Plan
-from semigrid.grid.tables import sheet
+from semigrid.grid.tables import render
+from semigrid.grid.tables.classes import confusions_table
 from semigrid.grid.tables.formats import Format, View, format_of
-from semigrid.grid.tables.views import view_sheet
+from semigrid.grid.tables.views import view_table
 from semigrid.trainers.predictions import decode_predictions
 
 
@@ -51,12 +52,12 @@ def numbers(text: str) -> list[str]:
 def test_the_latex_table_has_the_numbers_of_the_csv_to_the_printed_digit(
     finished: FinishedGrid,
 ) -> None:
-    table = view_sheet(finished.known(), View.cells)
-    lines = sheet.latex(table).splitlines()
+    table = view_table(finished.results(), View.cells)
+    lines = render.to_latex(table).splitlines()
     assert lines[1].startswith(r"\begin{tabular}{l") and r"\toprule" in lines[2]
     body = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
     header = lines[lines.index(r"\toprule") + 1].removesuffix(r" \\").split(" & ")
-    read = pd.read_csv(io.StringIO(sheet.csv(table)))
+    read = pd.read_csv(io.StringIO(render.to_csv(table)))
     assert len(body) == len(read) == 8
     for line, row in zip(body, read.to_dict("records"), strict=True):
         shown = dict(zip(header, line.removesuffix(r" \\").split(" & "), strict=True))
@@ -75,20 +76,20 @@ def test_the_latex_table_has_the_numbers_of_the_csv_to_the_printed_digit(
 
 def test_the_best_is_marked_if_it_can_be_told_apart(finished: FinishedGrid) -> None:
     def marked() -> list[str]:
-        shown = sheet.markdown(view_sheet(finished.known(), View.cells))
+        shown = render.to_markdown(view_table(finished.results(), View.cells))
         return re.findall(r"\*\*(.*?)\*\*", shown)
 
     assert marked() == ["97.75 ± 0.35"]
-    text = sheet.latex(view_sheet(finished.known(), View.cells))
+    text = render.to_latex(view_table(finished.results(), View.cells))
     assert r"\textbf{97.75 $\pm$ 0.35}" in text
-    standings = finished.known().results.standings
+    standings = finished.results().standings
     assert standings.notes() == []
     # another that is as good: nobody is the best
     finished.finish("digits/semi-vit/50%/100%", 194, 195)
     assert marked() == []
-    shown = sheet.markdown(view_sheet(finished.known(), View.cells))
+    shown = render.to_markdown(view_table(finished.results(), View.cells))
     assert "no value of digits is marked as the best: the highest is not separable from" in shown
-    table = view_sheet(finished.known(), View.cells).frame.set_index(["model", "labels"])
+    table = view_table(finished.results(), View.cells).frame.set_index(["model", "labels"])
     assert set(table["standing"].dropna()) == {"below", "not separable"}
     assert table.loc[("semi-vit", "100%"), "standing"] == "not separable"
 
@@ -100,7 +101,7 @@ def test_pairs_of_one_seed_are_mcnemars_corrected_as_by_statsmodels(tmp_path: Pa
     for cell, skill in [("digits/vit/25%", 0.7), ("digits/vit/50%", 0.75), ("digits/vit/100%", 1)]:
         right[cell] = draw.random(200) < skill
         grid.finish(cell, right[cell])
-    pairs = view_sheet(grid.known(), View.comparisons).frame
+    pairs = view_table(grid.results(), View.comparisons).frame
     assert len(pairs) == 3
     expected = []
     for cell, other in zip(pairs["cell"], pairs["other"], strict=True):
@@ -111,7 +112,7 @@ def test_pairs_of_one_seed_are_mcnemars_corrected_as_by_statsmodels(tmp_path: Pa
     assert pairs["p_holm"].tolist() == pytest.approx(
         list(multipletests(expected, method="holm")[1])
     )
-    shown = sheet.markdown(view_sheet(grid.known(), View.comparisons))
+    shown = render.to_markdown(view_table(grid.results(), View.comparisons))
     assert shown.count("not separable") == int((~pairs["separable"]).sum())
 
 
@@ -120,63 +121,63 @@ def test_classes_and_confusions_are_counted_as_by_sklearn(tmp_path: Path) -> Non
     draw = np.random.default_rng(1)
     files = grid.finish("digits/vit/100%", draw.random(200) < 0.8, draw.random(200) < 0.7)
     tables = [decode_predictions(file.read_bytes()) for file in files]
-    known = grid.known()
-    row = next(row for row in known.results.rows if row.cell.name == "digits/vit/100%")
+    results = grid.results()
+    row = next(row for row in results.rows if row.cell.name == "digits/vit/100%")
     matrices = [
         confusion_matrix(t.labels, t.probabilities.argmax(axis=1), labels=range(10)) for t in tables
     ]
     expected = np.mean(matrices, axis=0)
-    assert np.array_equal(confusion_of(known, row), expected)
-    for line in class_lines(known, row):
+    assert np.array_equal(confusion_of(results, row), expected)
+    for line in class_results(results, row):
         label = int(line.name)
         shares = [100 * m[label, label] / m[label].sum() for m in matrices]
         assert line.acc1 == pytest.approx(shares)
         assert line.test_images == 20 and line.interval.holds(np.mean(shares) / 100)
-    lines = class_lines(known, row)
+    lines = class_results(results, row)
     assert sum(line.train_share for line in lines) == pytest.approx(1)
     assert sum(line.train_images for line in lines) == row.labeled_images
     means = [np.mean(line.acc1) for line in lines]
     assert means == sorted(means)  # the weakest first
-    found = confusions(known, row)
+    found = confusions(results, row)
     assert sum(each.images for each in found) == pytest.approx(expected.sum() - expected.trace())
     assert found[0].images == max(each.images for each in found)
     assert found[0].share == found[0].images / 20
-    assert len(confusions_sheet(known).rows) <= 20
+    assert len(confusions_table(results).rows) <= 20
 
 
 def test_costs_by_hand(tmp_path: Path) -> None:
     grid = FinishedGrid(tmp_path, seeds=2, prices={"cpu": 3.0})
     grid.finish("digits/vit/100%", 100, 104)
     grid.finish("digits/semi-vit/100%/100%", 120, 124)
-    lines = {line.row.cell.name: line for line in cost_lines(grid.known())}
+    lines = {line.row.cell.name: line for line in cell_costs(grid.results())}
     vit, semi = lines["digits/vit/100%"], lines["digits/semi-vit/100%/100%"]
     # two trainings of 120 seconds each, at 3 an hour
     assert vit.price == pytest.approx(2 * 120 / 3600 * 3) and vit.over_parent is None
-    assert (semi.own, semi.whole) == ({"cpu": 240.0}, {"cpu": 480.0})
-    assert semi.price_whole == pytest.approx(2 * vit.price)
+    assert (semi.own, semi.with_parents) == ({"cpu": 240.0}, {"cpu": 480.0})
+    assert semi.price_with_parents == pytest.approx(2 * vit.price)
     assert semi.over_parent == pytest.approx(10)  # 60 and 62 % against 50 and 52 %
     assert semi.per_point(semi.price) == pytest.approx(0.02)
     assert lines["digits/vit/25%"].price is None
-    shown = sheet.markdown(view_sheet(grid.known(), View.costs))
+    shown = render.to_markdown(view_table(grid.results(), View.costs))
     assert "| +10.00 | 24 s | 0.02" in shown
     grid.finish("digits/semi-vit/100%/100%", 90, 90)  # worse than its parent: no price a point
-    worse = {line.row.cell.name: line for line in cost_lines(grid.known())}
+    worse = {line.row.cell.name: line for line in cell_costs(grid.results())}
     assert worse[semi.row.cell.name].per_point(1.0) is None
 
 
 def test_the_papers_tables_two_and_three(finished: FinishedGrid) -> None:
-    labels = sheet.markdown(view_sheet(finished.known(), View.labels)).splitlines()
+    labels = render.to_markdown(view_table(finished.results(), View.labels)).splitlines()
     assert labels[0] == "| model | labels | Acc@1 | Acc@5 | CE |"
     assert [line.split(" | ")[:2] for line in labels[2:8]] == [
         [f"| {model}", fraction]
         for model in ("vit", "semi-vit")
         for fraction in ("25%", "50%", "100%")
     ]
-    pool = view_sheet(finished.known(), View.pool)
+    pool = view_table(finished.results(), View.pool)
     assert [row.pool_images for row in pool.rows] == [300, 600, 1200]
-    alone = finished.known(["digits/vit/25%"])
+    alone = finished.results(["digits/vit/25%"])
     with pytest.raises(InputError, match="no cells differ in their unlabelled images only"):
-        view_sheet(alone, View.pool)
+        view_table(alone, View.pool)
 
 
 def test_the_papers_own_values_stand_beside(tmp_path: Path) -> None:
@@ -213,9 +214,9 @@ def test_the_papers_own_values_stand_beside(tmp_path: Path) -> None:
 @pytest.mark.parametrize("view", list(View))
 def test_every_view_prints_in_every_format(finished: FinishedGrid, view: View) -> None:
     finished.finish("digits/semi-vit/50%/100%", 150, 151)
-    table = view_sheet(finished.known(), view)
+    table = view_table(finished.results(), view)
     for format in Format:
-        content = sheet.render(table, format)
+        content = render.render(table, format)
         if format is Format.parquet:
             read = pd.read_parquet(io.BytesIO(content))
             assert list(read.columns) == list(table.frame.columns)
@@ -235,7 +236,9 @@ def test_a_table_is_written_where_it_is_wanted(finished: FinishedGrid, tmp_path:
     frame = pd.read_parquet(tmp_path / "new/t.parquet")
     assert frame["acc1"].tolist()[:2] == pd.read_csv(tmp_path / "new/t.csv")["acc1"].tolist()[:2]
     done = semigrid("table", str(finished.file), "-o", "table.xlsx")
-    assert done.returncode == 2 and "its ending says no format; use one of .txt" in done.stderr
+    assert (
+        done.returncode == 2 and "its ending stands for no format; use one of .txt" in done.stderr
+    )
     done = semigrid("table", str(finished.file), "--by", "north", "--view", "costs")
     assert done.returncode == 2 and "give one of them" in done.stderr
     assert format_of(None, None) is Format.terminal
@@ -262,14 +265,14 @@ def test_a_failed_cell_is_a_dash_everywhere(finished: FinishedGrid) -> None:
         if record.cell == "digits/vit/100%":
             failed = {"status": "diverged", "error": "the loss is nan", "test": None, "val": {}}
             finished.ledger.write(record.model_copy(update=failed))
-    table = view_sheet(finished.known(), View.cells)
+    table = view_table(finished.results(), View.cells)
     states = {row.cell.name: row.state for row in table.rows}
     assert states["digits/vit/100%"] == "failed"
     assert states["digits/semi-vit/100%/100%"] == "blocked"  # it starts from there
-    for text in (sheet.markdown(table), sheet.render(table, Format.terminal).decode()):
+    for text in (render.to_markdown(table), render.render(table, Format.terminal).decode()):
         (line,) = [x for x in text.splitlines() if re.search(r"vit\W+100%\W+246\W+—", x)]
         assert line.count("—") >= 6 and "nan" not in line
     row = table.frame.set_index("cell").loc["digits/vit/100%"]
     assert row[["acc1", "ce", "ece", "acc1_low", "to_best"]].isna().all()
-    html = report(finished.known())
+    html = report(finished.results())
     assert "digits/vit/100%: failed: " in html and ">nan<" not in html

@@ -1,0 +1,38 @@
+"""How numbers are written wherever people read them. Shares are from 0 to 1."""
+
+from collections.abc import Sequence
+
+from semigrid.grid.analysis.statistics import Interval, mean, std
+
+NONE = "—"  # stands for a missing number
+
+
+def show_number(number: float | None, digits: int = 2) -> str:
+    return NONE if number is None else f"{number:.{digits}f}"
+
+
+def show_scores(scores: Sequence[float], digits: int = 2) -> str:
+    """Mean and spread over seeds: ``95.50 ± 1.32``, with one seed ``95.50``."""
+    spread = std(scores)
+    return show_number(mean(scores), digits) + ("" if spread is None else f" ± {spread:.{digits}f}")
+
+
+def show_interval(interval: Interval | None, digits: int = 1) -> str:
+    """The interval of a share in per cent: ``93.1–97.2``."""
+    if interval is None:
+        return NONE
+    return f"{100 * interval.low:.{digits}f}–{100 * interval.high:.{digits}f}"
+
+
+def show_points(difference: float, digits: int = 2) -> str:
+    """A difference of shares in points: ``+1.50``, ``−0.70``."""
+    return f"{round(100 * difference, digits) + 0.0:+.{digits}f}".replace("-", "−")
+
+
+def show_points_range(interval: Interval, digits: int = 2) -> str:
+    """The interval of a difference of shares in points: ``−0.30 to +2.10``."""
+    return f"{show_points(interval.low, digits)} to {show_points(interval.high, digits)}"
+
+
+def show_p(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "<0.001"

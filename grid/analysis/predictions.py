@@ -1,0 +1,155 @@
+"""The prediction tables of finished cells, read once and reduced to what the analysis needs.
+
+A table of 50,000 images and 100 classes is 40 MB, and a grid has hundreds: of each only the chosen
+class and its probability are kept, beside the scores.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from semigrid.data.schema import Manifest
+from semigrid.data.storage import FileFacts, Storage
+from semigrid.grid.study.ledger import FOLDER, Record
+from semigrid.grid.study.plan import Cell
+from semigrid.grid.study.state import StudyState
+from semigrid.trainers.predictions import Predictions, decode_predictions
+from semigrid.trainers.scores import Scores, scores
+from semigrid.trainers.trial import predictions_file
+
+READERS = 8  # files read at a time; in a bucket each one is a request
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """A dataset's test images: ids, true classes (N,), class names, and each slice's values."""
+
+    ids: list[str]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    slices: dict[str, list[str | None]]
+
+    __test__ = False  # pytest would take it for tests
+
+
+@dataclass(frozen=True)
+class SeedPredictions:
+    """What one seed of a cell predicts for its test set, with its scores.
+
+    ``chosen`` (N,) are the classes it chose, ``confidence`` (N,) their probabilities, and
+    ``right`` (N,) tells which are the true ones.
+    """
+
+    seed: int
+    chosen: np.ndarray
+    confidence: np.ndarray
+    right: np.ndarray
+    scores: Scores
+
+
+@dataclass
+class StudyPredictions:
+    """The predictions of a study's finished cells.
+
+    ``cells`` has one entry for each seed of the winner, None where its predictions cannot be used;
+    ``problems`` says which those are and what to do.
+    """
+
+    test_sets: dict[str, TestSet] = field(default_factory=dict)
+    cells: dict[Cell, list[SeedPredictions | None]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_study_predictions(
+    study: StudyState, records: Mapping[str, Record], storage: Storage, cells: Iterable[Cell]
+) -> StudyPredictions:
+    """Reads the predictions of those of the cells that are finished.
+
+    Predictions that are missing, damaged, or not those that the ledger describes cost their own
+    seed only.
+    """
+    predictions = StudyPredictions()
+    wanted = [
+        (cell, seed, records[spec.id])
+        for cell in cells
+        if study.searches[cell.name].stage == "finished"
+        for seed, spec in study.searches[cell.name].by_seed.items()
+    ]
+    datasets = study.plan.experiment.datasets
+    with ThreadPoolExecutor(READERS) as pool:
+        outcomes = pool.map(lambda each: _try_reading(storage, each[1], each[2]), wanted)
+        for (cell, seed, record), outcome in zip(wanted, outcomes, strict=True):
+            seeds = predictions.cells.setdefault(cell, [])
+            try:
+                if isinstance(outcome, ValueError):
+                    raise outcome
+                of_images, of_seed = outcome
+                manifest = datasets[cell.dataset].manifest
+                _check_test_set(predictions.test_sets, cell.dataset, manifest, of_images)
+            except ValueError as error:
+                seeds.append(None)
+                predictions.problems.append(
+                    f"{cell.name}, seed {seed}, is left out: "
+                    f"{storage.location(predictions_file(record.id))}: {error}; to have it again, "
+                    f"delete {FOLDER}/{record.id}.json and run the experiment"
+                )
+            else:
+                seeds.append(of_seed)
+    return predictions
+
+
+def read_predictions(storage: Storage, record: Record) -> Predictions:
+    """The predictions of a trial that was evaluated on test.
+
+    Raises ``FileNotFoundError``, and ``ValueError`` with what is wrong where the file is not the
+    one that the ledger describes.
+    """
+    assert record.test is not None
+    content = storage.read(predictions_file(record.id))
+    if record.predictions_file not in (None, FileFacts.of(content)):
+        raise ValueError("damaged, it is not what was written")
+    predictions = decode_predictions(content)
+    acc1, in_ledger = 100 * float(predictions.right.mean()), record.test["acc1"]
+    if not math.isclose(acc1, in_ledger, abs_tol=1e-6):
+        raise ValueError(f"Acc@1 is {acc1:.2f} here and {in_ledger:.2f} in the ledger")
+    return predictions
+
+
+def _try_reading(
+    storage: Storage, seed: int, record: Record
+) -> tuple[Predictions, SeedPredictions] | ValueError:
+    """The images of a trial's predictions and what is kept of them, or what is wrong."""
+    try:
+        predictions = read_predictions(storage, record)
+        seed_scores = scores(predictions.labels, predictions.probabilities)
+    except FileNotFoundError:
+        return ValueError("there is no such file")
+    except ValueError as error:
+        return error
+    chosen = predictions.probabilities.argmax(axis=1).astype(np.int32)
+    confidence = predictions.probabilities.max(axis=1).astype(np.float32)
+    right = np.asarray(chosen == predictions.labels)
+    # frees the probabilities now, not when all files are read
+    images = Predictions(predictions.ids, predictions.labels, np.empty((0, 0)), predictions.slices)
+    return images, SeedPredictions(seed, chosen, confidence, right, seed_scores)
+
+
+def _check_test_set(
+    test_sets: dict[str, TestSet], dataset: str, manifest: Manifest, images: Predictions
+) -> None:
+    """Keeps a dataset's test images, or compares them with those kept.
+
+    Raises ``ValueError`` where a slice is missing or the images are others.
+    """
+    for name in manifest.slices:
+        if name not in images.slices:
+            raise ValueError(f"there is no column {name!r}")
+    kept = test_sets.get(dataset)
+    if kept is None:
+        slices = {name: list(images.slices[name]) for name in manifest.slices}
+        test_sets[dataset] = TestSet(images.ids, images.labels, manifest.classes, slices)
+    elif kept.ids != images.ids or not np.array_equal(kept.labels, images.labels):
+        raise ValueError(f"other test images than other predictions of {dataset}")

@@ -1,0 +1,202 @@
+"""The result set: study state and predictions, from which tables, reports and answers are made."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, reduce
+
+import numpy as np
+
+from semigrid.data.errors import InputError
+from semigrid.data.storage import Storage
+from semigrid.grid.analysis.comparisons import NOT_SEPARABLE, Standings, compare_all
+from semigrid.grid.analysis.paper import paper_acc1
+from semigrid.grid.analysis.predictions import (
+    SeedPredictions,
+    StudyPredictions,
+    TestSet,
+    read_study_predictions,
+)
+from semigrid.grid.analysis.statistics import Interval, accuracy_interval, mean, std
+from semigrid.grid.experiment import labeled_images
+from semigrid.grid.study.ledger import Record
+from semigrid.grid.study.plan import Cell, Plan
+from semigrid.grid.study.state import StudyState
+from semigrid.grid.study.summary import COLLAPSED
+from semigrid.trainers.progress import DeviceSeconds, add
+from semigrid.trainers.weights import Weights
+
+FEW_IMAGES = 30  # with fewer, one image more or less right moves a score by over 3 points
+METRICS = ("acc1", "acc5", "ce")
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """A cell's state, the test metrics of its winner for each seed, and what it took.
+
+    ``seeds`` are the winner's predictions, None for a seed whose predictions cannot be used.
+    ``stopped`` counts trials that early stopping ended, ``collapsed`` trainings that collapsed;
+    ``seconds`` and ``device_seconds`` add up all its trainings, without the parent's. ``paper`` is
+    the Acc@1 that the paper has for such a cell, in per cent.
+    """
+
+    cell: Cell
+    state: str
+    labeled_images: int
+    pool_images: int | None
+    test: list[dict[str, float]]
+    trials: int
+    stopped: int
+    collapsed: int
+    seconds: float
+    device_seconds: DeviceSeconds
+    failure: str | None
+    weights: Weights | None = None
+    seeds: Sequence[SeedPredictions | None] = ()
+    paper: float | None = None
+
+    @property
+    def predictions(self) -> list[SeedPredictions]:
+        """Those that can be used."""
+        return [seed for seed in self.seeds if seed is not None]
+
+    @property
+    def has_predictions(self) -> bool:
+        return bool(self.predictions)
+
+    @cached_property
+    def right(self) -> np.ndarray:
+        """Which images each seed put into their class, (S, N); only with predictions."""
+        return np.stack([seed.right for seed in self.predictions])
+
+    @cached_property
+    def interval(self) -> Interval | None:
+        """The interval of Acc@1 as a share; None without predictions."""
+        return accuracy_interval(self.right) if self.has_predictions else None
+
+    def scores(self, metric: str) -> list[float]:
+        """One a seed: ``acc1``, ``acc5`` and ``macro`` in per cent, ``ce`` in nats, ``ece``."""
+        if metric in METRICS:
+            return [seed[metric] for seed in self.test]
+        scale = 100 if metric == "macro" else 1
+        return [scale * float(getattr(seed.scores, metric)) for seed in self.predictions]
+
+    def mean(self, metric: str) -> float | None:
+        return mean(self.scores(metric))
+
+    def std(self, metric: str) -> float | None:
+        return std(self.scores(metric))
+
+
+@dataclass(frozen=True)
+class ResultSet:
+    """A study's state and records, and a result for each cell that was asked for.
+
+    ``rows`` are in the file's order and compared with each other in ``standings``; ``problems``
+    says which predictions could not be used. ``paper_tasks`` has, by dataset, the task of the
+    paper whose published values are shown.
+    """
+
+    study: StudyState
+    records: Mapping[str, Record]
+    test_sets: Mapping[str, TestSet]
+    rows: list[CellResult]
+    standings: Standings
+    problems: list[str]
+    paper_tasks: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def plan(self) -> Plan:
+        return self.study.plan
+
+    @property
+    def datasets(self) -> list[str]:
+        """Those of the rows, in the file's order."""
+        return list(dict.fromkeys(row.cell.dataset for row in self.rows))
+
+    @property
+    def best(self) -> list[CellResult]:
+        """The best cell of each dataset that has a finished one with predictions."""
+        best = set(self.standings.best.values())
+        return [row for row in self.rows if row.cell in best]
+
+    def require_best(self) -> list[CellResult]:
+        """The same; raises ``InputError`` where no cell has predictions."""
+        if not self.best:
+            raise InputError(
+                f"{self.plan.experiment.source}: no finished cell has predictions yet; run the "
+                "experiment first",
+                *self.problems,
+            )
+        return self.best
+
+    def standing(self, row: CellResult) -> str | None:
+        """``best``, ``not separable`` from the best, or ``below`` it; None without predictions."""
+        if not row.has_predictions:
+            return None
+        if self.standings.is_marked(row.cell):
+            return "best"
+        pair = self.standings.to_best(row.cell)
+        return NOT_SEPARABLE if pair is None or not pair.separable else "below"
+
+
+def read_result_set(
+    study: StudyState,
+    records: Mapping[str, Record],
+    storage: Storage | None,
+    only: Sequence[str] | None = None,
+    paper_tasks: Mapping[str, str] | None = None,
+) -> ResultSet:
+    """Reads the predictions of finished cells, and makes a result of every cell.
+
+    Args:
+        storage: the run's folder; without it there are no intervals and comparisons.
+        only: names of the cells that are wanted and compared with each other, None for all.
+        paper_tasks: tasks of the paper, by dataset, whose published values are wanted.
+    """
+    cells = [cell for cell in study.plan.cells if only is None or cell.name in only]
+    predictions = StudyPredictions()
+    if storage is not None:
+        predictions = read_study_predictions(study, records, storage, cells)
+    paper_tasks = paper_tasks or {}
+    rows = [_cell_result(study, records, predictions, cell, paper_tasks) for cell in cells]
+    rights = {row.cell: row.right for row in rows if row.has_predictions}
+    return ResultSet(
+        study,
+        records,
+        predictions.test_sets,
+        rows,
+        compare_all(rights),
+        predictions.problems,
+        paper_tasks,
+    )
+
+
+def _cell_result(
+    study: StudyState,
+    records: Mapping[str, Record],
+    predictions: StudyPredictions,
+    cell: Cell,
+    paper_tasks: Mapping[str, str],
+) -> CellResult:
+    search, experiment = study.searches[cell.name], study.plan.experiment
+    trained = [records[spec.id] for spec in search.specs if spec.id in records]
+    outcomes = [study.outcome(trial) for trial in search.trials]
+    finished = search.stage == "finished"
+    tests = [records[spec.id].test for spec in search.by_seed.values()] if finished else []
+    task = paper_tasks.get(cell.dataset)
+    return CellResult(
+        cell=cell,
+        state=search.stage,
+        labeled_images=labeled_images(experiment.datasets[cell.dataset], cell.labels),
+        pool_images=study.plan.pool_images(search.search),
+        test=[test for test in tests if test is not None],
+        trials=sum(outcome is not None for outcome in outcomes),
+        stopped=outcomes.count("stopped"),
+        collapsed=sum(record.status in COLLAPSED for record in trained),
+        seconds=sum(record.seconds for record in trained),
+        device_seconds=reduce(add, (record.device_seconds for record in trained), {}),
+        failure=search.failure,
+        weights=next((record.weights for record in trained if record.weights is not None), None),
+        seeds=predictions.cells.get(cell, ()),
+        paper=None if task is None else paper_acc1(cell, task, experiment),
+    )
