@@ -1,30 +1,30 @@
-"""How evaluations and trials are compared. Imports nothing, so that a plan is quick."""
+"""How evaluations and trials are compared, by their scores on val (docs/methods.md §5)."""
 
 from collections.abc import Sequence
 
-# What the best evaluation so far must reach at a step, (Acc@1, cross-entropy), to go on.
+# The (Acc@1, cross-entropy) that the best evaluation so far must reach at a step to go on.
 Cutoffs = dict[int, tuple[float, float]]
 
 
 def is_better(metrics: dict[str, float], than: dict[str, float]) -> bool:
-    """Higher Acc@1 on val, and of equal ones the lower cross-entropy."""
+    """Whether Acc@1 is higher, or equal with the lower cross-entropy; true if ``than`` is empty."""
     if not than:
         return True
     return rank(metrics["acc1"], metrics["ce"]) > rank(than["acc1"], than["ce"])
 
 
 def rank(acc1: float, ce: float) -> tuple[float, float]:
-    """A key by which the better one is the greater one."""
+    """A sort key that is greater for the better scores."""
     return acc1, -ce
 
 
 def course(history: Sequence[dict[str, float]]) -> list[tuple[int, float, float]]:
-    """(step, Acc@1, cross-entropy) of the best so far, of student and teacher, at each evaluation.
+    """(step, Acc@1, cross-entropy) of the best network so far at each evaluation.
 
     Args:
         history: as ``Outcome.history`` has it.
     """
-    found: list[tuple[int, float, float]] = []
+    bests: list[tuple[int, float, float]] = []
     best: tuple[float, float] | None = None
     for evaluation in history:
         for name in ("student", "ema"):
@@ -32,8 +32,8 @@ def course(history: Sequence[dict[str, float]]) -> list[tuple[int, float, float]
             if best is None or rank(*pair) > rank(*best):
                 best = pair
         assert best is not None
-        found.append((int(evaluation["step"]), *best))
-    return found
+        bests.append((int(evaluation["step"]), *best))
+    return bests
 
 
 def stopped_at(course: Sequence[tuple[int, float, float]], cutoffs: Cutoffs) -> int | None:

@@ -1,4 +1,4 @@
-"""Predictions that count every image once, on however many ranks."""
+"""Predictions for a split, each image exactly once on any number of ranks."""
 
 import numpy as np
 import torch
@@ -13,9 +13,9 @@ from semigrid.trainers.runtime import Runtime
 def predict(
     model: nn.Module, views: torch.Tensor, settings: ViewSettings, device: torch.device
 ) -> np.ndarray:
-    """Probabilities (B, K) in float64 of uint8 evaluation views (B, 3, H, W).
+    """Probabilities (B, K) in float64 for uint8 evaluation views (B, 3, H, W).
 
-    The model is in eval mode and on the device; call it inside ``torch.inference_mode``.
+    The model must be in eval mode and on the device; call this inside ``torch.inference_mode``.
     """
     images = normalize(views.to(device), settings)
     # in float64 a confident mistake keeps a finite cross-entropy
@@ -26,7 +26,7 @@ def predict(
 def evaluate(
     model: nn.Module, batches: EvalBatches, settings: ViewSettings, runtime: Runtime
 ) -> Predictions:
-    """Runs the model in eval mode over every rank's rows and joins them, sorted by image id."""
+    """Runs the model in eval mode over every rank's rows; all ranks get all, sorted by image id."""
     was_training = model.training
     model.eval()
     ids: list[str] = []
@@ -39,7 +39,6 @@ def evaluate(
     model.train(was_training)
     parts = runtime.gather((ids, labels, probabilities))
     all_ids = [image_id for part in parts for image_id in part[0]]
-    # every image is on one rank, and every rank learns of all
     all_labels = np.concatenate([array for part in parts for array in part[1]])
     all_probabilities = np.concatenate([array for part in parts for array in part[2]])
     order = np.argsort(np.array(all_ids))

@@ -1,8 +1,7 @@
-"""Mixup, CutMix and probabilistic pseudo mixup, for whole batches at once.
+"""Mixup, CutMix and probabilistic pseudo mixup, for whole batches at once (docs/methods.md §3, §4).
 
-Whatever is drawn is drawn for the *global* batch from a generator that all ranks seed alike; who
-holds an image's partner is the caller's matter. So the mix does not depend on how many workers
-share the batch.
+Draws are made for the *global* batch, from a generator that all ranks seed alike, and the caller
+brings each image's partner. The mix therefore does not depend on how many workers share the batch.
 """
 
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 
 
 def smooth_one_hot(labels: torch.Tensor, num_classes: int, smoothing: float) -> torch.Tensor:
-    """1 − ε + ε/K for the class and ε/K for the others, (B,) to (B, K)."""
+    """Label smoothing: 1 − ε + ε/K for the class, ε/K for the others; (B,) to (B, K)."""
     one_hot = F.one_hot(labels, num_classes).float()
     return one_hot * (1 - smoothing) + smoothing / num_classes
 
@@ -20,14 +19,14 @@ def smooth_one_hot(labels: torch.Tensor, num_classes: int, smoothing: float) -> 
 def boxes(
     height: int, width: int, area: torch.Tensor, centers: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """CutMix boxes (1905.04899) clipped at the border, one per image.
+    """CutMix boxes (arXiv 1905.04899) clipped at the border, one for each image.
 
     Args:
-        area: wanted share of the image's area, (B,).
+        area: the box's share of the image's area before clipping, (B,).
         centers: uniform draws in [0, 1) for the box's centre, (B, 2).
 
     Returns:
-        A mask (B, 1, H, W), true inside the box, and the share really covered, (B,).
+        A mask (B, 1, H, W), true inside the box, and the share covered after clipping, (B,).
     """
     side = area.clamp(min=0).sqrt()
 
@@ -49,7 +48,7 @@ def boxes(
 
 @dataclass(frozen=True)
 class LabeledMix:
-    """One batch-wide draw: mixup or CutMix with this λ and, for CutMix, this centre."""
+    """One draw for a whole batch: mixup or CutMix, its λ, and the centre of CutMix's box."""
 
     use_cutmix: bool
     lam: float
@@ -57,7 +56,7 @@ class LabeledMix:
 
 
 def draw_labeled_mix(generator: torch.Generator, mixup: float, cutmix: float) -> LabeledMix | None:
-    """Mixup with Beta(α, α) or CutMix, one of the two with probability ½; None if both are off."""
+    """Mixup or CutMix with λ ~ Beta(α, α), each with probability ½; None if both are off."""
     if mixup == 0 and cutmix == 0:
         return None
     coin, y, x = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
@@ -77,11 +76,12 @@ def mix_labeled(
     """Mixes each image with its partner, as timm's Mixup does for a whole batch.
 
     Args:
-        images: (B, C, H, W). targets: (B, K), rows summing to 1.
-        others: the partners, same shapes; timm's are the mirrored global batch.
+        images: (B, C, H, W).
+        targets: (B, K), rows summing to 1.
+        others, other_targets: the partners, same shapes; timm's are the mirrored global batch.
 
     Returns:
-        Mixed images and targets, same shapes; λ is corrected to the box actually pasted.
+        Mixed images and targets, same shapes; λ is corrected to the box that was pasted.
     """
     if mix.use_cutmix:
         area = torch.tensor([1 - mix.lam], device=images.device)
@@ -97,7 +97,7 @@ def mix_labeled(
 
 @dataclass(frozen=True)
 class PseudoMix:
-    """Draws for one global batch of M images: a permutation (M,), coins (M,), centres (M, 2)."""
+    """Draws for a global batch of M images: partners π (M,), coins (M,), centres (M, 2)."""
 
     permutation: torch.Tensor
     use_cutmix: torch.Tensor
@@ -123,13 +123,15 @@ def pseudo_mix(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Probabilistic pseudo mixup (Semi-ViT, arXiv 2208.05688, §3.3), each image with its partner.
 
-    λ_i = p_i / (p_i + p_π(i)) weighs an image against its partner by the teacher's confidence in
-    each; for CutMix it is corrected to the box actually pasted.
+    λ_i = p_i / (p_i + p_π(i)) weighs an image u_i against its partner u_π(i) by the teacher's
+    confidence in each; for CutMix it is corrected to the box that was pasted.
 
     Args:
         images, others: unmixed strong views (B, C, H, W) and their partners.
-        targets, other_targets: (B, K). confidence, other_confidence: (B,).
-        use_cutmix: (B,), mixup where false. centers: (B, 2), of the boxes.
+        targets, other_targets: (B, K).
+        confidence, other_confidence: p_i and p_π(i), (B,).
+        use_cutmix: (B,), mixup where false.
+        centers: of the boxes, (B, 2).
 
     Returns:
         Mixed images (B, C, H, W) and soft targets (B, K).
@@ -137,7 +139,7 @@ def pseudo_mix(
     lam = confidence / (confidence + other_confidence)
     mask, covered = boxes(images.shape[2], images.shape[3], 1 - lam, centers)
     lam = torch.where(use_cutmix, 1 - covered, lam)
-    # one weight per pixel serves both: λ everywhere for mixup, 0 or 1 for CutMix
+    # one weight a pixel serves both: λ everywhere for mixup, 0 or 1 for CutMix
     weight = torch.where(use_cutmix.view(-1, 1, 1, 1), (~mask).to(lam.dtype), lam.view(-1, 1, 1, 1))
     mixed = torch.lerp(others, images, weight.to(images.dtype))
     return mixed, targets * lam[:, None] + other_targets * (1 - lam[:, None])

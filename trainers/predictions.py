@@ -1,7 +1,7 @@
-"""The prediction table: what a model says of each image of a split, in memory and as a file.
+"""The prediction table: a model's probabilities for each image of a split, as a file, too.
 
-Every number about a cell derives from such tables. Imports no PyTorch: who reads a grid's results
-should not wait for it.
+Every score of a cell derives from such tables. Imports no PyTorch, so that tables and reports need
+not wait for it.
 """
 
 import io
@@ -19,7 +19,7 @@ COLUMNS = ("image_id", "label", "probabilities")
 
 @dataclass(frozen=True)
 class Predictions:
-    """Ids, true classes (N,), probabilities (N, K) in float64, and the images' slices by name."""
+    """Ids, true classes (N,), probabilities (N, K) in float64, and slice columns by name."""
 
     ids: list[str]
     labels: np.ndarray
@@ -27,29 +27,29 @@ class Predictions:
     slices: Mapping[str, list[str | None]] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
-        """Acc@1 and Acc@5 in per cent and cross-entropy in nats, as the ledger has them."""
-        found = scores(self.labels, self.probabilities)
-        return {"acc1": 100 * found.acc1, "acc5": 100 * found.acc5, "ce": found.ce}
+        """Acc@1 and Acc@5 in per cent and cross-entropy in nats, as the ledger stores them."""
+        result = scores(self.labels, self.probabilities)
+        return {"acc1": 100 * result.acc1, "acc5": 100 * result.acc5, "ce": result.ce}
 
     def confident(self, threshold: float) -> dict[str, float]:
-        """What the predictions were worth as pseudo labels, from 0 to 1.
+        """How good the predictions would be as pseudo labels, as shares from 0 to 1.
 
-        ``pseudo_coverage`` is the share of images whose confidence reaches the threshold,
-        ``pseudo_accuracy`` the share of right ones among those, left out where there are none.
+        ``pseudo_coverage`` is the share of images whose confidence reaches the threshold, and
+        ``pseudo_accuracy`` the share of right ones among those; left out where there are none.
         """
         chosen = self.probabilities.max(axis=1) >= threshold
-        found = {"pseudo_coverage": float(chosen.mean())}
+        quality = {"pseudo_coverage": float(chosen.mean())}
         if chosen.any():
-            found["pseudo_accuracy"] = float(self.right[chosen].mean())
-        return found
+            quality["pseudo_accuracy"] = float(self.right[chosen].mean())
+        return quality
 
     @property
     def right(self) -> np.ndarray:
-        """Which images were put into their class, (N,)."""
+        """Whether each image was put into its class, (N,)."""
         return np.asarray(self.probabilities.argmax(axis=1) == self.labels)
 
     def encode(self) -> bytes:
-        """As a Parquet file."""
+        """The table as a Parquet file."""
         classes = self.probabilities.shape[1]
         table = pa.table(
             {
@@ -67,7 +67,7 @@ class Predictions:
 
 
 def decode_predictions(content: bytes) -> Predictions:
-    """The table of a file. Raises ``ValueError`` with what is wrong with it."""
+    """The table of a Parquet file. Raises ``ValueError`` if it is damaged or not such a table."""
     try:
         table = pq.read_table(pa.BufferReader(content))
     except (OSError, pa.ArrowException) as error:

@@ -5,17 +5,17 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-# Raised when the same recipe would give other numbers than before: it is part of every identity.
+# Part of every trial's identity; raise it when the same recipe gives other numbers than before.
 RECIPE_VERSION = 3
 
-# timm's parts; those that name other sets of operations have no fast form in data.views.pixels
+# timm's syntax, without its other sets of operations, which data.views.pixels does not have
 RAND_AUGMENT = re.compile(r"rand(-((mstd|p)\d+(\.\d+)?|(mmax|inc|m|n)\d+))+")
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Recipe(BaseModel):
-    """All hyper-parameters of one training. Field defaults are those of ViT-B (MAE), ``finetune``.
+    """All hyper-parameters of one training; the defaults are those of ViT-B (MAE), ``finetune``.
 
     ``steps``, ``ema_decay`` and ``warmup_steps`` are ``None`` until ``resolve`` derives them.
     """
@@ -29,15 +29,15 @@ class Recipe(BaseModel):
     decay_one_dimensional: bool = Field(False, description="weight decay of norms and biases too")
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd, Nesterov")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov's, for sgd")
     layer_decay: float = Field(0.65, gt=0, le=1)
     min_lr: float = Field(1e-6, ge=0)
     epochs: float = Field(
-        100, gt=0, le=1e6, description="passes over the labelled set (semi: the pool)"
+        100, gt=0, le=1e6, description="passes over the labelled set, or over the pool"
     )
     warmup_epochs: float = Field(5, ge=0, le=1e6)
     steps: int | None = Field(
-        None, gt=0, le=10**9, description="set to train this many steps instead"
+        None, gt=0, le=10**9, description="number of steps, instead of epochs"
     )
     warmup_steps: int | None = Field(None, ge=0, le=10**9)
     batch_size: int = Field(
@@ -51,8 +51,8 @@ class Recipe(BaseModel):
     head_std: float | None = Field(2e-5, gt=0)
     # loss and mixing
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    mixup: float = Field(0.8, ge=0, description="alpha; 0 switches it off")
-    cutmix: float = Field(1.0, ge=0, description="alpha; 0 switches it off")
+    mixup: float = Field(0.8, ge=0, description="α; 0 switches it off")
+    cutmix: float = Field(1.0, ge=0, description="α; 0 switches it off")
     # views
     crop_scale: tuple[float, float] = (0.08, 1.0)
     weak_crop_scale: tuple[float, float] = (0.08, 1.0)
@@ -60,21 +60,21 @@ class Recipe(BaseModel):
     color_jitter: float = Field(0.4, ge=0)
     rand_augment: str = "rand-m9-mstd0.5-inc1"
     erase_prob: Probability = 0.25
-    # measuring
+    # evaluation
     evaluations: int = Field(10, gt=0, le=10**5, description="evaluations on val, evenly spaced")
-    # semi only
+    # pseudo labels
     confidence_threshold: Probability = 0.5
     unlabeled_loss_weight: float = Field(5.0, ge=0)
     unlabeled_ratio: int = Field(
         5, gt=0, le=10**4, description="unlabelled images per labelled one, μ"
     )
     skip_masked: bool | None = Field(
-        None, description="leave masked images out; None: where that changes nothing"
+        None, description="leave masked images out; None: where that changes no number"
     )
-    # when a run counts as collapsed
-    collapse_evaluations: int = Field(3, ge=0, description="so many in a row; 0: never")
+    # when a training counts as collapsed
+    collapse_evaluations: int = Field(3, ge=0, description="number in a row; 0: never")
     min_mask_rate: Probability = 0.01
-    min_pseudo_entropy: Probability = Field(0.1, description="as a share of the classes' of val")
+    min_pseudo_entropy: Probability = Field(0.1, description="as a share of that of val's classes")
 
     @model_validator(mode="after")
     def _crops_are_ranges(self) -> "Recipe":
@@ -87,7 +87,7 @@ class Recipe(BaseModel):
     @field_validator("rand_augment")
     @classmethod
     def _timm_understands(cls, value: str) -> str:
-        if value and not RAND_AUGMENT.fullmatch(value):  # timm skips what it does not know
+        if value and not RAND_AUGMENT.fullmatch(value):  # timm skips parts that it does not know
             raise ValueError(
                 "is written as in rand-m9-mstd0.5-inc1 (parts m, n, p, mstd, mmax, inc, each "
                 "with a number), or empty for none"
@@ -102,12 +102,13 @@ class Recipe(BaseModel):
 
     @property
     def evaluation_steps(self) -> list[int]:
-        """The numbers of steps done after which val is evaluated: evenly spaced, the last too."""
+        """The steps after which val is evaluated: evenly spaced, the last one included."""
         count = min(self.evaluations, self.total_steps)
         return [round((i + 1) * self.total_steps / count) for i in range(count)]
 
     @property
     def pool_batch_size(self) -> int:
+        """μB, the unlabelled images of a step over all workers."""
         return self.batch_size * self.unlabeled_ratio
 
     @property
@@ -117,7 +118,7 @@ class Recipe(BaseModel):
 
 
 def ema_decay(steps: int) -> float:
-    """The teacher averages over a twentieth of the run: d = 1 − 20/steps, at most 0.9999.
+    """d = 1 − 20/steps, at most 0.9999: the teacher averages over a twentieth of the run.
 
     The published 0.9999 belongs to 200,000 steps (Semi-ViT, 100 epochs of ImageNet at 640 images
     a step), where it averages over the last 10,000. A fixed 0.9999 in a run of 500 steps would

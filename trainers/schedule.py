@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule, both timm's."""
+"""Optimiser and learning-rate schedule, both timm's (docs/methods.md §3)."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from semigrid.trainers.recipe import Recipe
 
 
 def create_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW or Nesterov SGD over layer-wise groups.
+    """AdamW or Nesterov SGD, with layer-wise decay of the learning rate.
 
-    Norms, biases, position embeddings and tokens do not decay, unless the recipe says so: ResNets
-    were trained with all parameters decaying.
+    Norms, biases, position embeddings and tokens have no weight decay, unless the recipe says
+    otherwise: ResNets were published with weight decay on all parameters.
     """
-    args: dict[str, Any] = {"fused": True}  # a third of the time, on the CPU too
+    args: dict[str, Any] = {"fused": True}  # takes a third of the time, on the CPU too
     if recipe.optimizer == "adamw":
         args["betas"] = (recipe.beta1, recipe.beta2)
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
@@ -35,9 +35,9 @@ def create_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def create_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> CosineLRScheduler:
-    """Linear warm-up from 0, then half a cosine to ``min_lr`` at ``total_steps``.
+    """Linear warm-up from 0, then a half-cosine to ``min_lr`` at ``total_steps``.
 
-    Stateless: call ``step_update(step)`` before every optimiser step.
+    It has no state: call ``step_update(step)`` before every optimiser step.
     """
     warmup = recipe.warmup_steps or 0
     return CosineLRScheduler(

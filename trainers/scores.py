@@ -1,4 +1,4 @@
-"""What predictions are worth: the usual scores of a classifier. Pure: arrays in, numbers out."""
+"""Scores of a classifier, as pure functions of arrays."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ ECE_BINS = 15
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one model on one test set; shares from 0 to 1, ``ce`` in nats.
+    """Scores of one model on one test set; shares from 0 to 1, ``ce`` in nats.
 
-    ``macro`` is the mean of the accuracies of the classes that have test images. ``ece`` is the
+    ``macro`` is the mean accuracy over the classes that have test images. ``ece`` is the
     expected calibration error: the gap between confidence and accuracy, averaged over images in
     15 bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3).
     """
@@ -25,7 +25,7 @@ class Scores:
 
 
 def scores(labels: np.ndarray, probabilities: np.ndarray) -> Scores:
-    """Of true classes (N,) and probabilities (N, K). Raises ``ValueError`` without images."""
+    """Scores of probabilities (N, K) for true classes (N,). Raises ``ValueError`` if N is 0."""
     if not len(labels):
         raise ValueError("there are no test images to score")
     classes = np.arange(probabilities.shape[1])
@@ -33,7 +33,7 @@ def scores(labels: np.ndarray, probabilities: np.ndarray) -> Scores:
     top5 = 1.0
     if len(classes) > 5:
         top5 = top_k_accuracy_score(labels, probabilities, k=5, labels=classes)
-    # of one class sklearn would say that there is nothing to learn
+    # sklearn refuses a single class
     ce = float(log_loss(labels, probabilities, labels=classes)) if len(classes) > 1 else 0.0
     return Scores(
         acc1=float((chosen == labels).mean()),
@@ -45,20 +45,23 @@ def scores(labels: np.ndarray, probabilities: np.ndarray) -> Scores:
 
 
 def class_accuracies(labels: np.ndarray, right: np.ndarray, classes: int) -> np.ndarray:
-    """Of each class, (K,); NaN for one without images. Both (N,)."""
+    """Accuracy of each class, (K,); NaN for a class without images. Both arguments are (N,)."""
     images = np.bincount(labels, minlength=classes).astype(float)
     images[images == 0] = np.nan
     return np.asarray(np.bincount(labels, right, classes) / images)
 
 
 def calibration_bins(right: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """Images, right ones and summed confidence in 15 bins of equal width, (15, 3); both (N,)."""
+    """Images, right ones and summed confidence in bins of equal width, (15, 3).
+
+    Both arguments are (N,).
+    """
     bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
     sums = [np.bincount(bins, weights, ECE_BINS) for weights in (None, right, confidence)]
     return np.stack(sums, axis=1).astype(float)
 
 
 def calibration_error(right: np.ndarray, confidence: np.ndarray) -> float:
-    """The expected calibration error, see ``Scores``; both (N,)."""
+    """The expected calibration error, see ``Scores``; both arguments are (N,)."""
     _, hits, believed = calibration_bins(right, confidence).T
     return float(np.abs(hits - believed).sum() / len(right))

@@ -207,7 +207,7 @@ def start_model(spec: TrialSpec, num_classes: int, weights_uri: str | None) -> A
     weights cannot be had or do not fit.
     """
     from semigrid.trainers.models import create_model
-    from semigrid.trainers.weights import load_from_file, load_from_hub
+    from semigrid.trainers.pretrained import load_from_file, load_from_hub
 
     def create(pretrained: bool, overlay: dict[str, Any] | None = None) -> Any:
         return create_model(

@@ -38,7 +38,8 @@ from semigrid.data.storage.bucket_errors import is_away, refusal
 from semigrid.data.storage.fsspec_names import S3_OPTIONS, open_filesystem, put_if_unchanged
 from semigrid.grid.study.lock import FILE, RunLock
 from semigrid.trainers.fence import Fence, FencedError, FencedStorage, begin_attempt
-from semigrid.trainers.weights import file_weights, load_from_file
+from semigrid.trainers.pretrained import load_from_file
+from semigrid.trainers.weights import file_weights
 
 
 @pytest.fixture(scope="module")
