@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: install wheel quickstart test lint bench chaos cluster-test restart-test bucket-test hosts-test scale-test picture clean
+.PHONY: install wheel quickstart test thorough lint bench chaos cluster-test restart-test bucket-test hosts-test scale-test picture clean
 .DELETE_ON_ERROR:
 
 install: $(READY)
@@ -31,10 +31,14 @@ wheel: $(READY)
 quickstart: $(READY)
 	$(BIN)/semigrid run grid/experiments/quickstart.yaml
 
-# Ray-free tests first: they fail fast.
+# Ray-free tests first, on two cores: they fail fast. Then those with Ray, one after another.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not ray"
-	$(BIN)/python -m pytest -m ray
+	$(BIN)/python -m pytest -q -m "not ray" --numprocesses=2 --dist=loadfile --durations=10
+	$(BIN)/python -m pytest -q -m ray --durations=10
+
+# Ray-free tests with many more examples and PyTorch's real compiler: about half an hour.
+thorough: $(READY)
+	$(BIN)/python -m pytest -q -m "not ray" --numprocesses=2 --dist=loadfile --thorough
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,10 +1,13 @@
-"""The borders between the packages, and the core that needs no Ray."""
+"""Which package imports which, and which modules import Ray."""
 
 import ast
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
+
+import pytest
 
 import semigrid.data
 import semigrid.grid
@@ -27,6 +30,43 @@ RAY_MODULES = {
 }
 PACKAGES = {"data": semigrid.data, "trainers": semigrid.trainers, "grid": semigrid.grid}
 ALLOWED = {"data": {"data"}, "trainers": {"data", "trainers"}, "grid": {"data", "trainers", "grid"}}
+# the order in grid: a package imports itself and those that stand after it
+GRID = [
+    "commands", "report", "predict", "export", "submit", "tables", "analysis", "status", "run",
+    "cluster", "trackers", "study", "experiment", "experiments",
+]  # fmt: skip
+# imports against the order that are still to be cut
+TO_CUT = {("run", "status")}
+
+
+def product_files() -> dict[str, Path]:
+    """The modules of the product, and their files."""
+    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+    return {
+        f"semigrid.{name.removesuffix('.__init__')}": path
+        for name, path in zip(names, paths, strict=True)
+    }
+
+
+def imported_modules(path: Path, modules: Collection[str] = ()) -> set[str]:
+    """What a file imports anywhere; ``from a import b`` is a.b if that is one of the modules."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            taken = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in modules else node.module for name in taken}
+    return names
+
+
+@pytest.fixture(scope="module")
+def imports() -> dict[str, set[str]]:
+    """Each module of the product, and those of the product that it imports."""
+    files = product_files()
+    found = {name: imported_modules(path, files) & files.keys() for name, path in files.items()}
+    return {name: imported - {name} for name, imported in found.items()}
 
 
 def module_names() -> list[str]:
@@ -61,14 +101,34 @@ def test_the_ray_modules_are_those_that_import_ray() -> None:
     assert importing == RAY_MODULES
 
 
-def test_packages_import_in_one_direction_only() -> None:
-    for package, allowed in ALLOWED.items():
-        for path in (ROOT / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                names = []
-                if isinstance(node, ast.Import):
-                    names = [alias.name for alias in node.names]
-                elif isinstance(node, ast.ImportFrom) and node.module:
-                    names = [node.module]
-                roots = {n.split(".")[1] for n in names if n.startswith("semigrid.")}
-                assert roots <= allowed, f"{path} imports {roots - allowed}"
+def test_packages_import_in_one_direction_only(imports: dict[str, set[str]]) -> None:
+    for module, imported in imports.items():
+        packages = {each.split(".")[1] for each in imported}
+        assert packages <= ALLOWED[module.split(".")[1]], f"{module} imports {packages}"
+
+
+def test_packages_of_grid_import_those_below_them(imports: dict[str, set[str]]) -> None:
+    assert {path.parent.name for path in (ROOT / "grid").glob("*/__init__.py")} == set(GRID)
+    upward = set()
+    for module, imported in imports.items():
+        for each in imported:
+            (_, one, *here), (_, other, *there) = module.split("."), each.split(".")
+            if one == other == "grid" and here and there:
+                pair = here[0], there[0]
+                if GRID.index(pair[0]) > GRID.index(pair[1]):
+                    upward.add(pair)
+    assert upward <= TO_CUT
+
+
+def test_no_modules_import_each_other_in_a_circle(imports: dict[str, set[str]]) -> None:
+    left = dict(imports)
+    while free := [name for name, imported in left.items() if not imported & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left, f"in a circle, or above one: {sorted(left)}"
+
+
+def test_no_test_file_imports_another() -> None:
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        files = {name.rpartition(".")[2] for name in imported_modules(path)}
+        assert not any(name.startswith("test_") for name in files), path
