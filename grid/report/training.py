@@ -12,8 +12,8 @@ from semigrid.grid.report.figure import Figure, Missing
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.search import space_of
 from semigrid.grid.study.state import SearchState
-from semigrid.grid.trackers.studies import frozen
-from semigrid.grid.trackers.tracker import Run
+from semigrid.grid.trackers.optuna_journal import frozen
+from semigrid.grid.trackers.tracker import TrackedTrial
 
 FEWEST_TRIALS = 8  # fewer say nothing about importance
 MOST_LINES = 2 * len(COLORS)
@@ -77,9 +77,9 @@ def importance(results: ResultSet, model: str) -> Figure | Missing:
     most = 0
     experiment = results.plan.experiment.file.name
     for state in _states(results, model):
-        space = space_of(results.plan, state.search)
+        name, space = state.search.name, space_of(results.plan, state.search)
         trials = [
-            frozen(Run(experiment, trial.spec, state.search.name, trial.cutoffs), record, space)
+            frozen(TrackedTrial(experiment, trial.spec, name, trial.cutoffs), record, space)
             for trial in state.trials
             if (record := results.records.get(trial.spec.id)) is not None
         ]

@@ -1,1 +1,1 @@
-"""What other tools show of a run: mirrors of the ledger, never read as truth."""
+"""Mirrors of the ledger for other tools: they are never read as truth, and hold up nothing."""

@@ -1,6 +1,6 @@
-"""The trackers that an experiment asks for; their libraries are imported here and not before."""
+"""The trackers that an experiment asks for; a tracker's library is imported when it is made."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,12 +11,19 @@ from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.search import space_of
 from semigrid.grid.study.state import StudyState
-from semigrid.grid.trackers.tracker import Make, Past, Run, Say, Tracker, Trackers, folder_at
+from semigrid.grid.trackers.tracker import (
+    MakeTracker,
+    Past,
+    TrackedTrial,
+    Tracker,
+    Trackers,
+    folder_at,
+)
 from semigrid.trainers.methods import Space
 
-# what must be installed for a tracker, beside semigrid itself
+# Trackers whose library is an extra of semigrid.
 EXTRAS = ("mlflow", "wandb")
-# whose files are written in place, which a bucket cannot
+# Trackers that write files in place, which a bucket cannot.
 LOCAL = ("optuna", "tensorboard")
 
 
@@ -29,7 +36,7 @@ def check_trackers(experiment: Experiment) -> None:
         for name in wanted
         if name in EXTRAS and find_spec(name) is None
     ]
-    # it would ask for a key on the terminal, in the middle of the run
+    # W&B would ask for a key on the terminal, in the middle of the run
     if "wandb" in wanted and not problems and not _wandb_is_ready():
         problems.append(
             f"{experiment.source}: trackers: 'wandb': no API key is known; set WANDB_API_KEY "
@@ -40,10 +47,10 @@ def check_trackers(experiment: Experiment) -> None:
 
 
 def _wandb_is_ready() -> bool:
-    """Whether W&B knows a key, or keeps runs here: by its variables or its files of settings.
+    """Whether W&B knows a key, or keeps runs here, by its variables or its settings files.
 
-    Leaves no service of W&B's: every driver started from here would use it, and the open runs of
-    one that is killed would stay in use there, refused to the next.
+    Leaves no W&B service running: drivers started from here would share it, and refuse the open
+    runs of a driver that was killed to the next one.
     """
     import wandb
 
@@ -60,22 +67,24 @@ def create_trackers(
     study: StudyState,
     storage: Storage,
     records: Mapping[str, Record],
-    say: Say,
+    say: Callable[[str], None],
 ) -> Trackers:
-    """The plan's trackers; they first catch up with the ``records`` of trials that ended."""
-    plan = study.plan
-    wanted = plan.experiment.file.trackers
-    local = [kind for kind in wanted if kind in LOCAL]
-    if local and storage.local_path() is None:
+    """The experiment's trackers; each first catches up with the ``records``."""
+    file = study.plan.experiment.file
+    name, wanted = file.name, file.trackers
+    if storage.local_path() is None and (local := [kind for kind in wanted if kind in LOCAL]):
         say(f"trackers: {' and '.join(local)} need a local folder, not {storage.uri}: left out")
-        local = []
-    name = plan.experiment.file.name
-    spaces = {search.name: _with_published(plan, search) for search in plan.searches}
+        wanted = [kind for kind in wanted if kind not in LOCAL]
+    # under the names that they were trained by
+    trained = [(TrackedTrial(name, r.spec, r.cell), r) for r in records.values()]
 
-    def studies() -> Tracker:
-        from semigrid.grid.trackers.studies import Studies
+    def optuna() -> Tracker:
+        from semigrid.grid.trackers.optuna_journal import OptunaJournal
 
-        return Studies(storage, spaces)
+        spaces = {
+            search.name: _with_published(study.plan, search) for search in study.plan.searches
+        }
+        return OptunaJournal(storage, spaces)
 
     def tensorboard() -> Tracker:
         from semigrid.grid.trackers.tensorboard import TensorBoard
@@ -93,24 +102,23 @@ def create_trackers(
         there = storage.local_path() is not None
         return WandB(name, folder_at(storage, "wandb") if there else Path("wandb"))
 
-    # under the names that they were trained by, as at the time
-    trained = [(Run(name, record.spec, record.cell), record) for record in records.values()]
-    known: dict[str, tuple[Make, Past]] = {
-        "optuna": (studies, _searched(study, records)),
-        "tensorboard": (tensorboard, trained),
-        "mlflow": (mlflow, trained),
-        "wandb": (wandb, trained),
+    makers: dict[str, MakeTracker] = {
+        "optuna": optuna,
+        "tensorboard": tensorboard,
+        "mlflow": mlflow,
+        "wandb": wandb,
     }
-    make: dict[str, tuple[Make, Past]] = {
-        kind: known[kind] for kind in wanted if kind in local or kind in EXTRAS
+    make: dict[str, tuple[MakeTracker, Past]] = {
+        kind: (makers[kind], _searched(study, records) if kind == "optuna" else trained)
+        for kind in wanted
     }
     return Trackers(name, make, say)
 
 
 def _with_published(plan: Plan, search: Search) -> Space:
-    """The search's space, with the recipe's own values in it: the first trial has those.
+    """The search's space, widened to hold the recipe's own values, which the first trial has.
 
-    Optuna compares the trials of a study only in what has one range in all of them.
+    Optuna compares the trials of a study only by parameters with one range in all of them.
     """
     recipe, space = plan.recipe(search), space_of(plan, search)
     own = {name: float(getattr(recipe, name)) for name in space}
@@ -125,14 +133,14 @@ def _searched(study: StudyState, records: Mapping[str, Record]) -> Past:
     A trial may have been trained under another name, or for another search too.
     """
     experiment = study.plan.experiment.file.name
-    found = {
-        (name, trial.spec.id): Run(experiment, trial.spec, name, trial.cutoffs)
-        for name, state in study.searches.items()
-        for trial in state.trials
-        if trial.spec.id in records
+    trials = {
+        (record.cell, record.id): TrackedTrial(experiment, record.spec, record.cell)
+        for record in records.values()
+        if record.cell in study.searches
     }
-    for record in records.values():
-        if record.cell in study.searches:
-            run = Run(experiment, record.spec, record.cell)
-            found.setdefault((record.cell, record.id), run)
-    return [(run, records[run.id]) for run in found.values()]
+    for name, state in study.searches.items():
+        for trial in state.trials:
+            if trial.spec.id in records:
+                tracked = TrackedTrial(experiment, trial.spec, name, trial.cutoffs)
+                trials[name, tracked.id] = tracked
+    return [(trial, records[trial.id]) for trial in trials.values()]

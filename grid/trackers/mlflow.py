@@ -1,36 +1,35 @@
 """MLflow: a run for each trial, at the address that MLflow's own variables name."""
 
 import time
-from typing import Any
 
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.summary import COLLAPSED, ENDED
-from semigrid.grid.trackers.tracker import Past, Run, course_of, stamp
+from semigrid.grid.trackers.tracker import Past, TrackedTrial, course_of, stamp
 
 STATUS = {"finished": "FINISHED", "stopped": "KILLED"}
-# an evaluation's step is looked for in this metric, which each of them has
+# A metric that every evaluation has; its history tells which steps were written.
 ALWAYS = "student_acc1"
 TRIAL, END = "semigrid.trial", "semigrid.ended"
 PAGE = 1000
 
 
 class MLflow:
-    """Finds the run of a trial that was seen before by its tag, and goes on with it."""
+    """Finds a trial's run by its tag, and continues it."""
 
     def __init__(self, experiment: str):
         self._client = MlflowClient()
-        found = self._client.get_experiment_by_name(experiment)
+        known = self._client.get_experiment_by_name(experiment)
         self._experiment = (
-            found.experiment_id if found else self._client.create_experiment(experiment)
+            known.experiment_id if known else self._client.create_experiment(experiment)
         )
         self._runs: dict[str, str] = {}
-        self._ends: dict[str, str] = {}  # what the server has of trials that ended
+        self._ends: dict[str, str] = {}  # stamps on the server, by trial
         self._steps: dict[str, set[int]] = {}
         token = None
-        while True:  # all at once: to look for each trial is slow where there are many
+        while True:  # all at once: one search for each trial is slow where there are many
             page = self._client.search_runs([self._experiment], max_results=PAGE, page_token=token)
             for run in page:
                 tags = run.data.tags
@@ -42,51 +41,52 @@ class MLflow:
                 break
 
     def catch_up(self, past: Past) -> None:
-        for run, record in past:
-            if record.status in ENDED and self._ends.get(run.id) != stamp(record):
-                self.ended(run, record)
+        for trial, record in past:
+            if record.status in ENDED and self._ends.get(trial.id) != stamp(record):
+                self.ended(trial, record)
         self._ends.clear()
 
-    def _run(self, run: Run) -> str:
-        if run.id not in self._runs:
-            tags = {f"semigrid.{name}": value for name, value in run.tags().items()}
-            made = self._client.create_run(self._experiment, tags=tags, run_name=run.name)
-            self._runs[run.id] = made.info.run_id
-            params = [Param(name, str(value)) for name, value in run.hyper_parameters().items()]
-            self._client.log_batch(made.info.run_id, params=params)
-        if run.id not in self._steps:
-            history = self._client.get_metric_history(self._runs[run.id], ALWAYS)
-            self._steps[run.id] = {metric.step for metric in history}
-        return self._runs[run.id]
+    def _run(self, trial: TrackedTrial) -> str:
+        """Identity of the trial's run, created if there is none."""
+        if trial.id not in self._runs:
+            tags = {f"semigrid.{name}": value for name, value in trial.tags().items()}
+            run = self._client.create_run(self._experiment, tags=tags, run_name=trial.name)
+            self._runs[trial.id] = run.info.run_id
+            params = [Param(name, str(value)) for name, value in trial.hyper_parameters().items()]
+            self._client.log_batch(run.info.run_id, params=params)
+        if trial.id not in self._steps:
+            history = self._client.get_metric_history(self._runs[trial.id], ALWAYS)
+            self._steps[trial.id] = {metric.step for metric in history}
+        return self._runs[trial.id]
 
-    def evaluated(self, run: Run, step: int, metrics: dict[str, float]) -> None:
-        if run.id in self._runs and run.id not in self._steps:
-            self._client.update_run(self._runs[run.id], status="RUNNING")  # it is tried again
-        self._log(run, {step: metrics})
+    def evaluated(self, trial: TrackedTrial, step: int, metrics: dict[str, float]) -> None:
+        if trial.id in self._runs and trial.id not in self._steps:  # it is trained again
+            self._client.update_run(self._runs[trial.id], status="RUNNING")
+        self._log(trial, {step: metrics})
 
-    def ended(self, run: Run, record: Record) -> None:
-        known = self._run(run)
-        self._log(run, course_of(record))
+    def ended(self, trial: TrackedTrial, record: Record) -> None:
+        run = self._run(trial)
+        self._log(trial, course_of(record))
         scores = {f"best_{name}": value for name, value in record.val.items()}
         scores |= {f"test_{name}": value for name, value in (record.test or {}).items()}
         tags = [RunTag("semigrid.status", record.status), RunTag(END, stamp(record))]
         if record.error:
             tags.append(RunTag("semigrid.error", record.error))
-        self._client.log_batch(known, metrics=_metrics(scores, record.best_step), tags=tags)
+        self._client.log_batch(run, metrics=_metrics(scores, record.best_step), tags=tags)
         fallback = "FAILED" if record.status in (*COLLAPSED, "failed") else "RUNNING"
-        self._client.set_terminated(known, STATUS.get(record.status, fallback))
-        self._steps.pop(run.id)
+        self._client.set_terminated(run, STATUS.get(record.status, fallback))
+        self._steps.pop(trial.id)
 
-    def _log(self, run: Run, course: dict[int, dict[str, float]]) -> None:
-        known = self._run(run)
-        for step in sorted(course.keys() - self._steps[run.id]):
-            self._client.log_batch(known, metrics=_metrics(course[step], step))
-            self._steps[run.id].add(step)
+    def _log(self, trial: TrackedTrial, course: dict[int, dict[str, float]]) -> None:
+        run = self._run(trial)
+        for step in sorted(course.keys() - self._steps[trial.id]):
+            self._client.log_batch(run, metrics=_metrics(course[step], step))
+            self._steps[trial.id].add(step)
 
     def close(self) -> None:
-        """Nothing: a trial that goes on later goes on in its run."""
+        """Nothing: a trial that continues later continues its run."""
 
 
-def _metrics(values: dict[str, float], step: int) -> list[Any]:
+def _metrics(values: dict[str, float], step: int) -> list[Metric]:
     now = round(time.time() * 1000)
     return [Metric(name, value, now, step) for name, value in values.items()]

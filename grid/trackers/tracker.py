@@ -1,4 +1,4 @@
-"""What a driver tells whoever follows its trials, in threads that hold up nothing."""
+"""Passes on what happens to trials, in threads that hold up nothing."""
 
 import queue
 import threading
@@ -14,16 +14,16 @@ from semigrid.grid.study.state import Job
 from semigrid.trainers.choose import Cutoffs
 from semigrid.trainers.trial import TrialSpec
 
-# How long the end of a run waits for what is still to be written.
+# Longest wait at the end of a run for what is still to be written, in seconds.
 LAST_SECONDS = 60.0
-# An evaluation's report has these; reports in between say how fast it goes, and no more.
+# A metric that only evaluations have; reports in between have no more than the speed.
 OF_EVALUATIONS = "student_acc1"
-# Ends the stamp of a trial that was measured on test.
+# End of the stamp of a trial that was evaluated on test.
 MEASURED = "-test"
 
 
 @dataclass(frozen=True)
-class Run:
+class TrackedTrial:
     """A trial as other tools know it; ``cutoffs`` are those of the search that asked for it."""
 
     experiment: str
@@ -37,18 +37,22 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Unique in a project: cell, seed and identity."""
+        """Cell, seed and identity: unique in an experiment."""
         return f"{self.cell} seed {self.spec.seed} {self.id[:8]}"
 
     def hyper_parameters(self) -> dict[str, Any]:
-        """The recipe's values: numbers, strings and None as they are, the others as text."""
+        """The recipe's values: numbers, texts and None as they are, others as text."""
         recipe = self.spec.recipe.model_dump(mode="json")
         plain = {
             name: value if value is None or isinstance(value, int | float | str) else str(value)
             for name, value in recipe.items()
         }
-        facts = {"backbone": self.spec.backbone, "labels": self.spec.labels, "seed": self.spec.seed}
-        return {**plain, **facts}
+        return {
+            **plain,
+            "backbone": self.spec.backbone,
+            "labels": self.spec.labels,
+            "seed": self.spec.seed,
+        }
 
     def tags(self) -> dict[str, str]:
         return {
@@ -60,26 +64,26 @@ class Run:
         }
 
 
-# Trials that ended, with what the ledger says of them.
-Past = Sequence[tuple[Run, Record]]
+# Trials that ended, with their records in the ledger.
+Past = Sequence[tuple[TrackedTrial, Record]]
 
 
 class Tracker(Protocol):
-    """One tool. What it raises is said once, and it is not asked again in this run."""
+    """One tool. An exception is reported once, and the tool is left out from then on."""
 
     def catch_up(self, past: Past) -> None:
-        """Adds what ended while nobody followed: before it was asked for, or a driver was killed.
+        """Adds trials that ended before this tool was asked for, or while no driver ran.
 
         Changes nothing that is there and complete.
         """
         ...
 
-    def evaluated(self, run: Run, step: int, metrics: dict[str, float]) -> None:
+    def evaluated(self, trial: TrackedTrial, step: int, metrics: dict[str, float]) -> None:
         """A running trial was evaluated on val."""
         ...
 
-    def ended(self, run: Run, record: Record) -> None:
-        """A trial ended, however it did, or was measured on test."""
+    def ended(self, trial: TrackedTrial, record: Record) -> None:
+        """A trial ended, in whatever way, or was evaluated on test."""
         ...
 
     def close(self) -> None:
@@ -87,109 +91,112 @@ class Tracker(Protocol):
         ...
 
 
-Make = Callable[[], Tracker]
-Say = Callable[[str], None]
+MakeTracker = Callable[[], Tracker]
 
 
 class Trackers:
-    """Passes on to each of them, in the order in which it happened.
+    """Passes events on to each tracker, in the order in which they happened.
 
     Args:
-        make: makes the tracker of a name, and what it is to catch up with.
+        make: by name, what makes the tracker, and what it has to catch up with.
+        say: receives messages about trackers that failed or are late.
     """
 
-    def __init__(self, experiment: str, make: Mapping[str, tuple[Make, Past]], say: Say):
+    def __init__(
+        self,
+        experiment: str,
+        make: Mapping[str, tuple[MakeTracker, Past]],
+        say: Callable[[str], None],
+    ):
         self.experiment, self.say = experiment, say
-        self._followers = [_Follower(name, *made, say) for name, made in make.items()]
-        for follower in self._followers:
-            follower.start()
+        self._threads = [_TrackerThread(name, *made, say) for name, made in make.items()]
+        for thread in self._threads:
+            thread.start()
 
     def evaluated(self, job: Job, metrics: Mapping[str, Any]) -> None:
-        """Takes any report of a running job; those that are no evaluation are left out."""
+        """Takes any report of a running job, and passes evaluations on."""
         if OF_EVALUATIONS in metrics:
-            run, kept = self._run(job), numbers(metrics)
+            trial, kept = self._trial(job), numbers(metrics)
             step = int(kept.pop("step"))
-            self._tell(lambda tracker: tracker.evaluated(run, step, kept))
+            self._tell(lambda tracker: tracker.evaluated(trial, step, kept))
 
     def ended(self, job: Job, record: Record | None) -> None:
         if record is not None:
-            run = self._run(job)
-            self._tell(lambda tracker: tracker.ended(run, record))
+            trial = self._trial(job)
+            self._tell(lambda tracker: tracker.ended(trial, record))
 
-    def _run(self, job: Job) -> Run:
-        return Run(self.experiment, job.spec, job.search.name, job.cutoffs)
+    def _trial(self, job: Job) -> TrackedTrial:
+        return TrackedTrial(self.experiment, job.spec, job.search.name, job.cutoffs)
 
-    def _tell(self, event: Callable[[Tracker], None]) -> None:
-        for follower in self._followers:
-            follower.tell(event)
+    def _tell(self, event: Callable[[Tracker], None] | None) -> None:
+        for thread in self._threads:
+            thread.tell(event)
 
     def close(self, seconds: float = LAST_SECONDS) -> None:
-        """Waits until all is passed on, but no longer than so many seconds."""
-        for follower in self._followers:
-            follower.tell(None)
+        """Waits until everything is passed on, but no longer than this."""
+        self._tell(None)
         until = time.monotonic() + seconds
-        for follower in self._followers:
-            follower.join(timeout=max(0.0, until - time.monotonic()))
-        late = ", ".join(f.name for f in self._followers if f.is_alive())
+        for thread in self._threads:
+            thread.join(timeout=max(0.0, until - time.monotonic()))
+        late = ", ".join(thread.name for thread in self._threads if thread.is_alive())
         if late:
             self.say(
-                f"trackers: {late}: not all was written within {seconds:g} seconds; the next run "
-                "goes on with it"
+                f"trackers: {late}: not everything was written within {seconds:g} seconds; the "
+                "next run catches up"
             )
 
 
-class _Follower(threading.Thread):
-    """A tracker in a thread of its own: it may take its time, and the others do not wait for it."""
+class _TrackerThread(threading.Thread):
+    """A tracker in a thread of its own: it may take its time, and others do not wait for it."""
 
-    def __init__(self, name: str, make: Make, past: Past, say: Say):
+    def __init__(self, name: str, make: MakeTracker, past: Past, say: Callable[[str], None]):
         super().__init__(name=name, daemon=True)
-        self._make: Make | None = make
-        self._past, self._say = past, say
+        self._make, self._past, self._say = make, past, say
         self._events: queue.Queue[Callable[[Tracker], None] | None] = queue.Queue()
-        self._gone = False
+        self._failed = False
 
     def tell(self, event: Callable[[Tracker], None] | None) -> None:
-        if not self._gone:
+        """Queues an event; None is the last one."""
+        if not self._failed:
             self._events.put(event)
 
     def run(self) -> None:
         try:
-            assert self._make is not None
             tracker = self._make()
             tracker.catch_up(self._past)
-            self._make, self._past = None, ()  # a whole ledger is not kept
+            self._past = ()  # frees the ledger's records
             while (event := self._events.get()) is not None:
                 event(tracker)
             tracker.close()
-        except Exception as error:  # whatever the library raises: it stops no training
-            self._gone, self._events, self._past = True, queue.Queue(), ()
-            what = f"{type(error).__name__}: {error}"
-            self._say(f"trackers: {self.name} failed and is left out from here on: {what}")
+        except Exception as error:  # whatever a library raises, it stops no training
+            self._failed, self._events, self._past = True, queue.Queue(), ()
+            reason = f"{type(error).__name__}: {error}"
+            self._say(f"trackers: {self.name} failed and is left out from here on: {reason}")
 
 
 def stamp(record: Record) -> str:
-    """Tells one end of a trial from another: trained, trained again, measured."""
+    """Tells a trial's ends apart: trained, trained again, evaluated on test."""
     return f"{record.finished_at or 0:.0f}{MEASURED if record.test else ''}"
 
 
 def folder_at(storage: Storage, name: str) -> Path:
-    """A folder in local storage, made if need be.
+    """A folder in local storage, created if need be.
 
-    The storage itself never is: while it is away, unmounted or moved, it is waited for.
+    The storage itself is never created: while it is away, unmounted or moved, this waits for it.
     """
     storage.exists("experiment.yaml")
-    made = storage.local_path()
-    assert made is not None, "trackers with files are left out in a bucket"
+    folder = storage.local_path()
+    assert folder is not None, "trackers with files are left out in a bucket"
     for part in Path(name).parts:
-        made /= part
-        made.mkdir(exist_ok=True)
-    return made
+        folder /= part
+        folder.mkdir(exist_ok=True)
+    return folder
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers among a report's values that say something of the training.
+    """The numbers in a report that describe the training.
 
-    Tune makes one level of a result, ``config/request/CPU``: what has levels is not the loop's.
+    Names with a slash are Tune's, which flattens its results: ``config/request/CPU``.
     """
     return {
         name: float(value)
@@ -201,7 +208,7 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-# what Tune adds to each result, and what is the same at each step
+# Keys that Tune adds to each result, and the one that is the same at each step.
 TUNES_OWN = {
     "total_steps",
     "timestamp",
@@ -218,10 +225,10 @@ TUNES_OWN = {
 
 
 def course_of(record: Record) -> dict[int, dict[str, float]]:
-    """A record's evaluations by step, with the speed that was read there."""
-    found: dict[int, dict[str, float]] = {}
+    """A record's evaluations by step, with the training speed at that step."""
+    course: dict[int, dict[str, float]] = {}
     for evaluation in [*record.speed, *record.history]:
-        found.setdefault(int(evaluation["step"]), {}).update(numbers(evaluation))
-    for metrics in found.values():
+        course.setdefault(int(evaluation["step"]), {}).update(numbers(evaluation))
+    for metrics in course.values():
         metrics.pop("step")
-    return found
+    return course

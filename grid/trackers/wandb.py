@@ -7,13 +7,13 @@ import wandb
 
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.summary import ENDED
-from semigrid.grid.trackers.tracker import MEASURED, Past, Run, course_of, stamp
+from semigrid.grid.trackers.tracker import MEASURED, Past, TrackedTrial, course_of, stamp
 
 
 class WandB:
-    """A trial's run has its identity: online, one that was interrupted goes on.
+    """A trial's run has the trial's identity: online, an interrupted one is continued.
 
-    What was written is noted in files of ours: offline there is nobody to ask.
+    Files in ``folder`` note which trials are complete: offline there is no server to ask.
     """
 
     def __init__(self, experiment: str, folder: Path):
@@ -22,55 +22,56 @@ class WandB:
         self._ended.mkdir(parents=True, exist_ok=True)
         self._open: dict[str, tuple[Any, set[int]]] = {}
 
-    def _known(self, run: Run) -> str:
-        """The ``stamp`` of the trial's end as it was written, empty if it was not."""
+    def _known(self, trial: TrackedTrial) -> str:
+        """The ``stamp`` of the trial's end that was written, or an empty text."""
         try:
-            return (self._ended / run.id).read_text()
+            return (self._ended / trial.id).read_text()
         except FileNotFoundError:
             return ""
 
     def catch_up(self, past: Past) -> None:
-        for run, record in past:
-            if record.status in ENDED and self._known(run) != stamp(record):
-                self.ended(run, record)
+        for trial, record in past:
+            if record.status in ENDED and self._known(trial) != stamp(record):
+                self.ended(trial, record)
 
-    def _run(self, run: Run) -> tuple[Any, set[int]]:
-        if run.id not in self._open:
-            made = wandb.init(
+    def _run(self, trial: TrackedTrial) -> tuple[Any, set[int]]:
+        """The trial's run, opened if need be, and the steps that were logged to it."""
+        if trial.id not in self._open:
+            run = wandb.init(
                 project=self.experiment,
-                id=run.id,
+                id=trial.id,
                 resume="allow",
-                name=run.name,
-                group=run.cell,
-                config={**run.hyper_parameters(), **run.tags()},
+                name=trial.name,
+                group=trial.cell,
+                config={**trial.hyper_parameters(), **trial.tags()},
                 dir=str(self.folder),
                 reinit="create_new",
                 settings=wandb.Settings(console="off", silent=True),
             )
-            self._open[run.id] = made, set()
-        return self._open[run.id]
+            self._open[trial.id] = run, set()
+        return self._open[trial.id]
 
-    def evaluated(self, run: Run, step: int, metrics: dict[str, float]) -> None:
-        made, steps = self._run(run)
+    def evaluated(self, trial: TrackedTrial, step: int, metrics: dict[str, float]) -> None:
+        run, steps = self._run(trial)
         if step not in steps:
-            made.log(metrics, step=step)
+            run.log(metrics, step=step)
             steps.add(step)
 
-    def ended(self, run: Run, record: Record) -> None:
-        # else that was written when it ended, and now it was measured
-        if self._known(run).removesuffix(MEASURED) != stamp(record).removesuffix(MEASURED):
+    def ended(self, trial: TrackedTrial, record: Record) -> None:
+        # the course was written at the end of training; a second end adds the scores on test
+        if self._known(trial).removesuffix(MEASURED) != stamp(record).removesuffix(MEASURED):
             for step, metrics in sorted(course_of(record).items()):
-                self.evaluated(run, step, metrics)
-        made, _ = self._run(run)
-        made.summary.update({f"best_{name}": value for name, value in record.val.items()})
-        made.summary.update({f"test_{name}": v for name, v in (record.test or {}).items()})
-        made.summary["status"] = record.status
-        made.finish(exit_code=0 if record.status in ("finished", "stopped") else 1)
-        self._open.pop(run.id)
+                self.evaluated(trial, step, metrics)
+        run, _ = self._run(trial)
+        run.summary.update({f"best_{name}": value for name, value in record.val.items()})
+        run.summary.update({f"test_{name}": v for name, v in (record.test or {}).items()})
+        run.summary["status"] = record.status
+        run.finish(exit_code=0 if record.status in ("finished", "stopped") else 1)
+        self._open.pop(trial.id)
         if record.status in ENDED:
-            (self._ended / run.id).write_text(stamp(record))
+            (self._ended / trial.id).write_text(stamp(record))
 
     def close(self) -> None:
-        for made, _ in self._open.values():
-            made.finish(exit_code=1)
+        for run, _ in self._open.values():
+            run.finish(exit_code=1)
         self._open.clear()

@@ -31,7 +31,7 @@ from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.state import Job, StudyState
 from semigrid.grid.trackers.create import check_trackers, create_trackers
-from semigrid.grid.trackers.tracker import Run, Trackers
+from semigrid.grid.trackers.tracker import TrackedTrial, Trackers
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries looked into
 
@@ -466,10 +466,10 @@ class Seen:
     def catch_up(self, past: Any) -> None:
         self.told.append("past")
 
-    def evaluated(self, run: Run, step: int, metrics: dict[str, float]) -> None:
+    def evaluated(self, trial: TrackedTrial, step: int, metrics: dict[str, float]) -> None:
         self.told.append(step)
 
-    def ended(self, run: Run, record: Any) -> None:
+    def ended(self, trial: TrackedTrial, record: Any) -> None:
         self.told.append(record.status)
 
     def close(self) -> None:
@@ -479,10 +479,10 @@ class Seen:
 class Broken(Seen):
     """One whose server is away."""
 
-    def evaluated(self, run: Run, step: int, metrics: dict[str, float]) -> None:
+    def evaluated(self, trial: TrackedTrial, step: int, metrics: dict[str, float]) -> None:
         raise ConnectionError("no answer")
 
-    def ended(self, run: Run, record: Any) -> None:
+    def ended(self, trial: TrackedTrial, record: Any) -> None:
         raise AssertionError("it is left out by now")
 
 
@@ -523,7 +523,7 @@ def test_a_tracker_that_does_not_answer_holds_up_no_other(left: TrackedGrid) -> 
     trackers.ended(job_of(left, record), record)
     trackers.close(seconds=0.5)
     assert good.told == ["past", record.status, "close"]
-    assert len(said) == 1 and said[0].startswith("trackers: silent: not all was written")
+    assert len(said) == 1 and said[0].startswith("trackers: silent: not everything was written")
     answer.set()
 
 

@@ -1,0 +1,151 @@
+"""The searches as Optuna studies in a journal file, for ``optuna-dashboard``."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from semigrid.data.storage import Storage
+from semigrid.grid.study.ledger import Record
+from semigrid.grid.study.search import distribution
+from semigrid.grid.study.summary import ENDED
+from semigrid.grid.trackers.tracker import Past, TrackedTrial, folder_at
+from semigrid.trainers.choose import course, stopped_at
+from semigrid.trainers.methods import Space
+
+FOLDER, FILE = "optuna", "journal.log"
+# User attribute of a study's trial: the identity of the trial it shows.
+TRIAL = "trial"
+STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
+# Exceptions of Optuna, or of this module, for a journal that is not as it was written.
+DAMAGED = (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError)
+
+
+class OptunaJournal:
+    """One study for each cell, with a trial for each trial of its search that ended.
+
+    A study is written anew where it shows a trial in another way than the ledger: the trial failed
+    and was trained again, or it was trained further than an earlier file allowed.
+
+    Args:
+        spaces: search space of each search, by name.
+    """
+
+    def __init__(self, storage: Storage, spaces: Mapping[str, Space]):
+        self.storage, self.spaces = storage, spaces
+        self.path = folder_at(storage, FOLDER) / FILE
+        try:
+            self._open()
+        except DAMAGED:
+            self.path.unlink()  # all of it is in the ledger
+            self._open()
+
+    def _open(self) -> None:
+        if self.path.exists():
+            _check(self.path)
+        self._journal = JournalStorage(JournalFileBackend(str(self.path)))
+        self._shown: dict[str, dict[str, FrozenTrial]] = {}
+        for name in optuna.get_all_study_names(self._journal):
+            study = optuna.load_study(study_name=name, storage=self._journal)
+            if study.direction is not StudyDirection.MAXIMIZE:
+                raise ValueError(f"{name} is not a study of semigrid")
+            trials = study.get_trials(deepcopy=False)
+            self._shown[name] = {trial.user_attrs[TRIAL]: trial for trial in trials}
+
+    def catch_up(self, past: Past) -> None:
+        studies: dict[str, dict[str, FrozenTrial]] = {}
+        for trial, record in past:
+            if self._is_shown(trial, record):
+                study = studies.setdefault(trial.cell, {})
+                study[trial.id] = frozen(trial, record, self.spaces[trial.cell])
+        for name, trials in studies.items():
+            self._show(name, trials)
+
+    def evaluated(self, trial: TrackedTrial, step: int, metrics: dict[str, float]) -> None:
+        """Nothing: a study's trial is written once, at its end."""
+
+    def ended(self, trial: TrackedTrial, record: Record) -> None:
+        if self._is_shown(trial, record):
+            folder_at(self.storage, FOLDER)
+            new = {trial.id: frozen(trial, record, self.spaces[trial.cell])}
+            self._show(trial.cell, self._shown.get(trial.cell, {}) | new)
+
+    def close(self) -> None:
+        """Nothing: every trial is on disk."""
+
+    def _is_shown(self, trial: TrackedTrial, record: Record) -> bool:
+        has_result = record.status in (*ENDED, "failed")
+        return has_result and trial.spec.seed == 0 and trial.cell in self.spaces
+
+    def _show(self, name: str, trials: dict[str, FrozenTrial]) -> None:
+        """Makes a study show exactly these trials."""
+        shown = self._shown.get(name, {})
+        # a trial that ended cannot be changed or removed
+        if any(i not in trials or not _alike(trial, trials[i]) for i, trial in shown.items()):
+            optuna.delete_study(study_name=name, storage=self._journal)
+            shown = {}
+        new = [trial for trial_id, trial in trials.items() if trial_id not in shown]
+        if new:
+            study = optuna.create_study(
+                storage=self._journal, study_name=name, direction="maximize", load_if_exists=True
+            )
+            study.add_trials(sorted(new, key=lambda t: t.datetime_complete or datetime.min))
+        self._shown[name] = trials
+
+
+def _check(path: Path) -> None:
+    """Raises ``ValueError`` unless every line is whole; Optuna ignores a last line that is not."""
+    content = path.read_bytes()
+    for line in content.splitlines():
+        json.loads(line)
+    if content and not content.endswith(b"\n"):
+        raise ValueError("its last line is cut")
+
+
+def _alike(a: FrozenTrial, b: FrozenTrial) -> bool:
+    """Whether two trials show the same; a time of day depends on this machine's time zone."""
+    names = ("state", "value", "params", "distributions", "intermediate_values", "user_attrs")
+    return all(getattr(a, name) == getattr(b, name) for name in names)
+
+
+def frozen(trial: TrackedTrial, record: Record, space: Space) -> FrozenTrial:
+    """The record as a trial of a study: its values of what is searched, its scores, its times.
+
+    It is pruned where it fell below a cutoff of its search, whatever the record says: another
+    search, or an earlier file, may have let it train on.
+    """
+    scores = course(record.history[:-1] if record.status == "collapsed" else record.history)
+    end = stopped_at(scores, trial.cutoffs)
+    status = record.status if end is None else "stopped"
+    state = STATES.get(status, TrialState.FAIL)
+    params = {name: float(getattr(record.spec.recipe, name)) for name in space}
+    distributions: dict[str, BaseDistribution] = {
+        name: _holding(distribution(*space[name]), params[name]) for name in space
+    }
+    attributes = {TRIAL: record.id, "status": status, "training seconds": record.seconds}
+    if record.error and status == record.status:
+        attributes["error"] = record.error
+    made = create_trial(
+        state=state,
+        value=record.val["acc1"] if state is TrialState.COMPLETE else None,
+        params=params,
+        distributions=distributions,
+        user_attrs=attributes,
+        intermediate_values={step: acc1 for step, acc1, _ in scores if end is None or step <= end},
+    )
+    made.datetime_start = datetime.fromtimestamp(record.started_at)
+    made.datetime_complete = datetime.fromtimestamp(record.finished_at or record.started_at)
+    return made
+
+
+def _holding(known: FloatDistribution, value: float) -> FloatDistribution:
+    """The distribution, widened to hold a value from an earlier file's range."""
+    log = known.log and value > 0
+    return FloatDistribution(min(known.low, value), max(known.high, value), log=log)
