@@ -14,6 +14,7 @@ from safetensors.torch import save as save_safetensors
 
 from semigrid.data.storage import Storage
 from semigrid.trainers.background import Background
+from semigrid.trainers.layout import LATEST_CHECKPOINT, PREVIOUS_CHECKPOINT
 
 
 class Checkpoints:
@@ -28,8 +29,7 @@ class Checkpoints:
     ``damaged`` says which were found.
     """
 
-    FILE = "latest.pt"
-    PREVIOUS = "previous.pt"
+    FILE, PREVIOUS = LATEST_CHECKPOINT, PREVIOUS_CHECKPOINT
     MICRO_BATCH = "micro_batch"
 
     def __init__(self, storage: Storage):

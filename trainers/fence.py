@@ -11,16 +11,11 @@ from dataclasses import dataclass
 from semigrid.data.storage import Storage
 from semigrid.data.storage.protocol import Confirm, always
 from semigrid.data.storage.wrapper import StorageWrapper
-
-FOLDER = "attempts"
+from semigrid.trainers.layout import attempt_file
 
 
 class FencedError(RuntimeError):
     """This attempt at a trial was given up: it may write nothing more."""
-
-
-def attempt_file(trial_id: str) -> str:
-    return f"{FOLDER}/{trial_id}"
 
 
 def begin_attempt(storage: Storage, trial_id: str) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 
 from semigrid.data.storage import Storage
 from semigrid.trainers.background import Background
+from semigrid.trainers.layout import PROGRESS
 
-FILE = "progress.json"
 # how often it is written, at the ends of steps; with 0 at every one
 WRITE_SECONDS = 10.0
 WRITE_SECONDS_VARIABLE = "SEMIGRID_PROGRESS_SECONDS"
@@ -114,13 +114,13 @@ class Meter:
 
     def _put(self, facts: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):  # a figure for the eye stops no training
-            self.storage.write(FILE, json.dumps(facts).encode())
+            self.storage.write(PROGRESS, json.dumps(facts).encode())
 
 
 def read_progress(storage: Storage) -> dict[str, Any]:
     """What a ``Meter`` last wrote there; nothing where it did not, or what is there is cut."""
     try:
-        found = json.loads(storage.read(FILE))
+        found = json.loads(storage.read(PROGRESS))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

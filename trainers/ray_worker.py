@@ -34,6 +34,7 @@ from ray.util.placement_group import PlacementGroup
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.choose import Cutoffs
 from semigrid.trainers.health import CollapsedError, DivergedError
+from semigrid.trainers.layout import latest_checkpoint
 from semigrid.trainers.network import backend_for, talk_over
 from semigrid.trainers.outcome import Outcome
 from semigrid.trainers.progress import Meter, device_kind, held_devices
@@ -44,7 +45,6 @@ from semigrid.trainers.trial import (
     NoRoomError,
     Place,
     TrialSpec,
-    latest_checkpoint,
     run_trial,
 )
 

@@ -16,6 +16,7 @@ from semigrid.data.splits import label_subset
 from semigrid.data.storage import FileFacts, Storage, open_storage
 from semigrid.trainers.choose import Cutoffs
 from semigrid.trainers.fence import Fence, FencedStorage
+from semigrid.trainers.layout import checkpoint_folder, predictions_file, weights_file
 from semigrid.trainers.methods import MethodName
 from semigrid.trainers.options import Precision, TrainOptions, uses_ray_stream
 from semigrid.trainers.recipe import RECIPE_VERSION, Recipe
@@ -102,7 +103,7 @@ class Place:
         )
 
     def checkpoints(self, trial_id: str) -> Storage:
-        return self.storage.folder("checkpoints", trial_id)
+        return self.storage.folder(checkpoint_folder(trial_id))
 
 
 class NoRoomError(RuntimeError):
@@ -118,18 +119,6 @@ class DamagedError(RuntimeError):
 
     def __str__(self) -> str:
         return self.problem
-
-
-def weights_file(trial_id: str) -> str:
-    return f"weights/{trial_id}.safetensors"
-
-
-def latest_checkpoint(trial_id: str) -> str:
-    return f"checkpoints/{trial_id}/latest.pt"
-
-
-def predictions_file(trial_id: str) -> str:
-    return f"predictions/{trial_id}.parquet"
 
 
 def run_trial(

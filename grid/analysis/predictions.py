@@ -13,12 +13,12 @@ import numpy as np
 
 from semigrid.data.schema import Manifest
 from semigrid.data.storage import FileFacts, Storage
-from semigrid.grid.study.ledger import FOLDER, Record
+from semigrid.grid.study.layout import predictions_file, record_file
+from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell
 from semigrid.grid.study.state import StudyState
 from semigrid.trainers.predictions import Predictions, decode_predictions
 from semigrid.trainers.scores import Scores, scores
-from semigrid.trainers.trial import predictions_file
 
 READERS = 8  # files read at a time; in a bucket each one is a request
 
@@ -94,7 +94,7 @@ def read_study_predictions(
                 predictions.problems.append(
                     f"{cell.name}, seed {seed}, is left out: "
                     f"{storage.location(predictions_file(record.id))}: {error}; to have it again, "
-                    f"delete {FOLDER}/{record.id}.json and run the experiment"
+                    f"delete {record_file(record.id)} and run the experiment"
                 )
             else:
                 seeds.append(of_seed)

@@ -13,11 +13,11 @@ import semigrid.trainers
 from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage, open_storage
+from semigrid.grid.study.layout import NODE_TOKEN
 from semigrid.grid.study.plan import Plan
 from semigrid.trainers.weights import file_weights
 
 # File in the run's folder that the driver writes and the nodes read.
-TOKEN_FILE = ".nodes"
 PACKAGES = ("torch", "timm", "ray")
 
 
@@ -25,7 +25,7 @@ PACKAGES = ("torch", "timm", "ray")
 class NodeRequirements:
     """What the trainings of a plan need on a node.
 
-    ``token`` is the content of ``TOKEN_FILE`` in the storage; ``datasets`` has fingerprints by
+    ``token`` is the content of ``NODE_TOKEN`` in the storage; ``datasets`` has fingerprints by
     URI, ``weights`` a backbone and a SHA-256 by file.
     """
 
@@ -46,7 +46,7 @@ def requirements_of(plan: Plan, storage: Storage) -> NodeRequirements:
         if isinstance(backbone.pretrained, str) and weights is not None:
             files[weights.source] = (str(backbone.backbone), weights.sha256)
     token = uuid.uuid4().hex
-    storage.write(TOKEN_FILE, token.encode())
+    storage.write(NODE_TOKEN, token.encode())
     return NodeRequirements(
         storage.uri,
         token,
@@ -90,7 +90,7 @@ def unmet_requirements(wanted: NodeRequirements) -> list[str]:
 def _storage_problems(wanted: NodeRequirements) -> list[str]:
     storage = open_storage(wanted.storage)
     try:
-        token = storage.read(TOKEN_FILE).decode()
+        token = storage.read(NODE_TOKEN).decode()
     except FileNotFoundError:
         token = ""
     except OSError as error:

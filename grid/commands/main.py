@@ -34,9 +34,10 @@ from semigrid.grid.commands.console import (
     say,
 )
 from semigrid.grid.commands.opening import load, open_grid
-from semigrid.grid.commands.results import REPORT, print_table
-from semigrid.grid.experiment import EXPERIMENT_COPY, Experiment, load_experiment
+from semigrid.grid.commands.results import print_table
+from semigrid.grid.experiment import Experiment, load_experiment
 from semigrid.grid.run.supervise import DriverGoneError, Supervisor, follow_supervisor, say_ended
+from semigrid.grid.study.layout import EXPERIMENT_COPY, REPORT
 from semigrid.grid.study.lock import RunLock
 from semigrid.grid.tables.formats import Format
 

@@ -5,7 +5,8 @@ from typing import Any
 from semigrid.data.errors import InputError
 from semigrid.data.storage import open_storage
 from semigrid.grid.commands.console import err, say
-from semigrid.grid.experiment import EXPERIMENT_COPY, Experiment, load_experiment
+from semigrid.grid.experiment import Experiment, load_experiment
+from semigrid.grid.study.layout import EXPERIMENT_COPY
 
 
 def load(

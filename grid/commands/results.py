@@ -22,12 +22,11 @@ from semigrid.grid.commands.console import (
     write_file,
 )
 from semigrid.grid.commands.opening import load, open_grid, open_results
+from semigrid.grid.study.layout import REPORT
 from semigrid.grid.tables.formats import Format, View, format_of
 
 if TYPE_CHECKING:
     from semigrid.grid.tables.table import Table
-
-REPORT = "report.html"
 
 
 def table(

@@ -13,10 +13,8 @@ from semigrid.grid.experiment.schema import (
 )
 
 # Name of the file's copy in the run's folder: the file of the last run there.
-EXPERIMENT_COPY = "experiment.yaml"
 
 __all__ = [
-    "EXPERIMENT_COPY",
     "Around",
     "DatasetConfig",
     "Experiment",

@@ -12,6 +12,7 @@ from semigrid.data.errors import InputError
 from semigrid.data.storage import FileFacts
 from semigrid.data.views.augment import ViewSettings, isolated_random, make_view
 from semigrid.grid.predict.images import Rows
+from semigrid.grid.study.layout import weights_file
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell, Plan
 from semigrid.grid.study.winner import run_command
@@ -24,7 +25,6 @@ from semigrid.trainers.trial import (
     TrialSpec,
     finished_model,
     view_settings,
-    weights_file,
 )
 
 # views that travel at once from who makes them to who has the model

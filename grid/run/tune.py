@@ -45,6 +45,7 @@ from semigrid.grid.cluster.node_check import NodeCheck, alive_nodes
 from semigrid.grid.run.supervise import is_restarted, scratch_folder
 from semigrid.grid.run.work import Death, cutoffs_of, do_job, order_for, settle
 from semigrid.grid.status.live import LiveView
+from semigrid.grid.study.layout import CHECKPOINTS, checkpoint_folder, latest_checkpoint
 from semigrid.grid.study.ledger import Ledger
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.scheduler import Scheduler
@@ -58,7 +59,6 @@ from semigrid.trainers.trial import (
     NoRoomError,
     Place,
     TrialSpec,
-    latest_checkpoint,
 )
 
 # By so much the clocks of two machines may differ.
@@ -128,9 +128,9 @@ def run_plan(
 
 def _tidy(scheduler: Scheduler, ledger: Ledger) -> None:
     """Removes what a killed run left of trials that are in the ledger for good."""
-    for trial_id in ledger.storage.folders("checkpoints"):
+    for trial_id in ledger.storage.folders(CHECKPOINTS):
         if scheduler.study.has_ended(trial_id):
-            ledger.storage.delete(f"checkpoints/{trial_id}")
+            ledger.storage.delete(checkpoint_folder(trial_id))
     _drop_losers(scheduler, ledger)
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from semigrid.data.storage import FileFacts, Storage
+from semigrid.grid.study.layout import log_file
 from semigrid.grid.study.ledger import Ledger, Record, start_record, summarize
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.scheduler import Scheduler
@@ -287,7 +288,7 @@ def _note_error(record: Record, error: Exception, place: Place) -> None:
 
 
 def _write_log(record: Record, words: str, storage: Storage) -> None:
-    name = f"logs/{record.id}.log"
+    name = log_file(record.id)
     try:
         storage.write(name, words.encode())
         record.log = storage.location(name)

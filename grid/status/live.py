@@ -15,6 +15,7 @@ from semigrid.data.storage import Storage
 from semigrid.grid.status import show, snapshot
 from semigrid.grid.status.cost import Estimate
 from semigrid.grid.status.snapshot import RunningTrial, Snapshot
+from semigrid.grid.study.layout import SNAPSHOT, checkpoint_folder
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.state import Job, StudyState
 from semigrid.trainers.progress import read_progress
@@ -83,7 +84,7 @@ class LiveView:
         if self._storage is not None:
             self._writer.join(timeout=snapshot.SILENT_SECONDS)
             with contextlib.suppress(OSError):  # it says of itself how old it is
-                self._storage.delete(snapshot.FILE)
+                self._storage.delete(SNAPSHOT)
 
     def started(self, job: Job) -> None:
         self.activity = "waiting for a process"
@@ -172,7 +173,7 @@ class LiveView:
         for running in list(self._running.values()):
             job = running.job
             if job.kind == "train" and train_of(job.search.cell.model).workers > 1:
-                facts = read_progress(storage.folder("checkpoints", job.spec.id))
+                facts = read_progress(storage.folder(checkpoint_folder(job.spec.id)))
                 if facts.get("at", 0.0) > running.since:
                     self._hear(running, facts, facts["at"])
 

@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from semigrid.data.storage import Storage
 from semigrid.grid.status.cost import Estimate, bill, estimate, spent, total
+from semigrid.grid.study.layout import SNAPSHOT
 from semigrid.grid.study.state import StudyState
 from semigrid.trainers.progress import DeviceSeconds
 
-FILE = "live.json"
 WRITE_SECONDS = 3.0
 # a driver that is busy, or a bucket that is slow, may be silent for so long
 SILENT_SECONDS = 30.0
@@ -145,13 +145,13 @@ def _cost(study: StudyState, used: DeviceSeconds, estimates: list[Estimate] | No
 
 
 def write(storage: Storage, snapshot: Snapshot) -> None:
-    storage.write(FILE, snapshot.model_dump_json().encode())
+    storage.write(SNAPSHOT, snapshot.model_dump_json().encode())
 
 
 def read(storage: Storage) -> Snapshot | None:
     """What the driver last wrote; None while none runs, or one whose snapshots mean otherwise."""
     try:
-        return Snapshot.model_validate_json(storage.read(FILE))
+        return Snapshot.model_validate_json(storage.read(SNAPSHOT))
     except (FileNotFoundError, IsADirectoryError, ValidationError):
         return None
 

@@ -12,13 +12,12 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from semigrid.data.storage import FileFacts, Storage
+from semigrid.grid.study.layout import LEDGER, predictions_file, record_file, weights_file
 from semigrid.grid.study.summary import ENDED, Status, TrialSummary, cost_sample
 from semigrid.trainers.choose import course
 from semigrid.trainers.progress import DeviceSeconds
-from semigrid.trainers.trial import TrialSpec, predictions_file, weights_file
+from semigrid.trainers.trial import TrialSpec
 from semigrid.trainers.weights import Weights
-
-FOLDER = "ledger"
 
 
 class Record(BaseModel):
@@ -85,18 +84,18 @@ class Ledger:
 
     def write(self, record: Record) -> None:
         content = record.model_dump_json(indent=1) + "\n"
-        self.storage.write(f"{FOLDER}/{record.id}.json", content.encode())
+        self.storage.write(record_file(record.id), content.encode())
         self._note_sizes(record)
 
     def read(self, trial_id: str) -> Record | None:
         """The trial's record; None if there is none or it cannot be read (then it trains again)."""
         try:
-            return self._parse(trial_id, self.storage.read(f"{FOLDER}/{trial_id}.json"))
+            return self._parse(trial_id, self.storage.read(record_file(trial_id)))
         except FileNotFoundError:
             return None
 
     def _parse(self, trial_id: str, content: bytes) -> Record | None:
-        name = f"{FOLDER}/{trial_id}.json"
+        name = record_file(trial_id)
         try:
             record = Record.model_validate_json(content)
         except ValidationError:
@@ -119,11 +118,11 @@ class Ledger:
 
     def read_all(self) -> dict[str, Record]:
         """All readable records by trial id."""
-        names = [f"{FOLDER}/{name}" for name in self.storage.names(FOLDER, ".json")]
+        ids = [name.removesuffix(".json") for name in self.storage.names(LEDGER, ".json")]
+        trials = {record_file(trial_id): trial_id for trial_id in ids}
         records = {}
-        for name, content in self.storage.read_all(names).items():
-            trial_id = name.removeprefix(f"{FOLDER}/").removesuffix(".json")
-            record = self._parse(trial_id, content)
+        for name, content in self.storage.read_all(trials).items():
+            record = self._parse(trials[name], content)
             if record is not None:
                 records[record.id] = record
         return records

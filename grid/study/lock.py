@@ -15,9 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage, open_storage
+from semigrid.grid.study.layout import LOCK, LOCK_GUARD
 
-FILE = "lock.json"
-GUARD = ".lock.guard"
 HEARTBEAT_SECONDS = 10.0
 # a heartbeat that is late by less than this many intervals is a busy machine's
 MISSED_BEATS = 3
@@ -86,8 +85,8 @@ class RunLock:
             raise
         except OSError as error:
             raise InputError(
-                f"{self._storage.uri}: cannot be locked: {error}; {FILE} and {GUARD} in it must be "
-                "files that this user may read and write"
+                f"{self._storage.uri}: cannot be locked: {error}; {LOCK} and {LOCK_GUARD} in it "
+                "must be files that this user may read and write"
             ) from error
         self._heart.start()
         return self
@@ -104,7 +103,7 @@ class RunLock:
         with contextlib.suppress(OSError):
             lock = _read(self._storage)
             if self._is_mine(_parse(lock)):
-                self._storage.swap(FILE, lock, None)
+                self._storage.swap(LOCK, lock, None)
 
     def _is_mine(self, holder: Holder | None) -> bool:
         return holder is not None and holder.token == self._me.token
@@ -118,7 +117,7 @@ class RunLock:
             self.say(f"the run that held this folder is dead ({holder}); taking its lock over")
             return
         seconds = MISSED_BEATS * (holder.interval if holder else self.interval)
-        name = str(holder) if holder else f"{self._storage.location(FILE)} cannot be read"
+        name = str(holder) if holder else f"{self._storage.location(LOCK)} cannot be read"
         self.say(f"watching for {seconds:g} seconds whether the run that holds this folder: {name}")
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -140,7 +139,7 @@ class RunLock:
 
     def _take(self, found: bytes | None) -> bool:
         """Replaces the lock that was found, or none; False if another process was faster."""
-        if self._storage.swap(FILE, found, self._beat_now()):
+        if self._storage.swap(LOCK, found, self._beat_now()):
             return True
         # of several that may have written the last is there, once all are done
         time.sleep(min(2.0, self.interval / 5))
@@ -167,7 +166,7 @@ class RunLock:
         if holder is not None and not self._is_mine(holder):
             self.lost_to = holder
         else:
-            self._lasting.swap(FILE, found, self._beat_now())
+            self._lasting.swap(LOCK, found, self._beat_now())
 
 
 def living_holder(storage: Storage) -> Holder | None:
@@ -183,7 +182,7 @@ def living_holder(storage: Storage) -> Holder | None:
 
 def _read(storage: Storage) -> bytes | None:
     try:
-        return storage.read(FILE)
+        return storage.read(LOCK)
     except FileNotFoundError:
         return None
 

@@ -14,11 +14,11 @@ import optuna
 from pydantic import BaseModel, ValidationError
 
 from semigrid.data.storage import Storage
+from semigrid.grid.study.layout import SUGGESTED, suggested_file
 from semigrid.grid.study.search import Tried, suggest_wave
 from semigrid.trainers.methods import Space
 from semigrid.trainers.recipe import Recipe
 
-FOLDER = "suggested"
 Params = list[dict[str, float]]
 
 
@@ -69,13 +69,13 @@ class Suggestions:
             if self.writes:
                 content = {"sha256": _hash(known), "suggested": known}
                 with contextlib.suppress(OSError):  # a full disk costs time here, and no more
-                    self.storage.write(_file(identity), json.dumps(content).encode())
+                    self.storage.write(suggested_file(identity), json.dumps(content).encode())
         return [dict(params) for params in known[key]]
 
     def _read(self, identity: str) -> dict[str, Params]:
         found: dict[str, Params] = {}
         with contextlib.suppress(OSError, ValidationError):  # damaged: made again
-            content = _File.model_validate_json(self._content(_file(identity)))
+            content = _File.model_validate_json(self._content(suggested_file(identity)))
             if content.sha256 == _hash(content.suggested):
                 found = content.suggested
         self._known[identity] = found
@@ -84,15 +84,11 @@ class Suggestions:
     def _content(self, file: str) -> bytes:
         """Raises ``OSError``. All files are read when the first is, side by side."""
         if self._contents is None:
-            names = self.storage.names(FOLDER, ".json")
-            self._contents = self.storage.read_all(f"{FOLDER}/{name}" for name in names)
+            names = self.storage.names(SUGGESTED, ".json")
+            self._contents = self.storage.read_all(f"{SUGGESTED}/{name}" for name in names)
         if file not in self._contents:
             raise FileNotFoundError(file)
         return self._contents.pop(file)
-
-
-def _file(identity: str) -> str:
-    return f"{FOLDER}/{identity}.json"
 
 
 def _hash(suggested: dict[str, Params]) -> str:

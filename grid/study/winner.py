@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import open_storage
-from semigrid.grid.experiment import EXPERIMENT_COPY, Experiment, nearest
+from semigrid.grid.experiment import Experiment, nearest
+from semigrid.grid.study.layout import EXPERIMENT_COPY
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell
 from semigrid.grid.study.state import Stage, StudyState

@@ -15,7 +15,8 @@ import semigrid
 from semigrid.data.errors import InputError
 from semigrid.data.storage import open_storage
 from semigrid.data.storage.patient import PATIENCE, storage_patience
-from semigrid.grid.experiment import EXPERIMENT_COPY, Experiment
+from semigrid.grid.experiment import Experiment
+from semigrid.grid.study.layout import EXPERIMENT_COPY
 
 # Key of a job's metadata that tells which results folder it writes to.
 FOLDER_KEY = "semigrid-folder"

@@ -7,6 +7,7 @@ from pathlib import Path
 from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage
 from semigrid.grid.experiment import Experiment
+from semigrid.grid.study.layout import WANDB
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.search import space_of
@@ -100,7 +101,7 @@ def create_trackers(
         from semigrid.grid.trackers.wandb import WandB
 
         there = storage.local_path() is not None
-        return WandB(name, folder_at(storage, "wandb") if there else Path("wandb"))
+        return WandB(name, folder_at(storage, WANDB) if there else Path(WANDB))
 
     makers: dict[str, MakeTracker] = {
         "optuna": optuna,

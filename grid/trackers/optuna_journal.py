@@ -13,6 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from semigrid.data.storage import Storage
+from semigrid.grid.study.layout import OPTUNA, OPTUNA_JOURNAL
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.search import distribution
 from semigrid.grid.study.summary import ENDED
@@ -20,7 +21,6 @@ from semigrid.grid.trackers.tracker import Past, TrackedTrial, folder_at
 from semigrid.trainers.choose import course, stopped_at
 from semigrid.trainers.methods import Space
 
-FOLDER, FILE = "optuna", "journal.log"
 # User attribute of a study's trial: the identity of the trial it shows.
 TRIAL = "trial"
 STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
@@ -40,7 +40,7 @@ class OptunaJournal:
 
     def __init__(self, storage: Storage, spaces: Mapping[str, Space]):
         self.storage, self.spaces = storage, spaces
-        self.path = folder_at(storage, FOLDER) / FILE
+        self.path = folder_at(storage, OPTUNA) / OPTUNA_JOURNAL
         try:
             self._open()
         except DAMAGED:
@@ -73,7 +73,7 @@ class OptunaJournal:
 
     def ended(self, trial: TrackedTrial, record: Record) -> None:
         if self._is_shown(trial, record):
-            folder_at(self.storage, FOLDER)
+            folder_at(self.storage, OPTUNA)
             new = {trial.id: frozen(trial, record, self.spaces[trial.cell])}
             self._show(trial.cell, self._shown.get(trial.cell, {}) | new)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from semigrid.data.storage import Storage
+from semigrid.grid.study.layout import TENSORBOARD
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.summary import ENDED
 from semigrid.grid.trackers.tracker import Past, TrackedTrial, course_of, folder_at, stamp
 
-FOLDER = "tensorboard"
 # Start of the name of an empty file that says of which end of a trial the events are.
 MARK = "complete-"
 
@@ -27,7 +27,7 @@ class TensorBoard:
         self._live: dict[str, EventFile] = {}
 
     def _name(self, trial: TrackedTrial) -> str:
-        return f"{FOLDER}/{trial.cell}/{trial.id}"
+        return f"{TENSORBOARD}/{trial.cell}/{trial.id}"
 
     def _mark(self, trial: TrackedTrial) -> str | None:
         """The ``stamp`` of the end that the events are of; None where they are not complete."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from semigrid.data.storage import Storage
+from semigrid.grid.study.layout import EXPERIMENT_COPY
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.state import Job
 from semigrid.trainers.choose import Cutoffs
@@ -184,7 +185,7 @@ def folder_at(storage: Storage, name: str) -> Path:
 
     The storage itself is never created: while it is away, unmounted or moved, this waits for it.
     """
-    storage.exists("experiment.yaml")
+    storage.exists(EXPERIMENT_COPY)
     folder = storage.local_path()
     assert folder is not None, "trackers with files are left out in a bucket"
     for part in Path(name).parts:

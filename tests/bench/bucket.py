@@ -16,7 +16,8 @@ from tests.bench.results import finished_grid
 from tests.helpers.buckets import BUCKET, Forwarder, S3Server, credentials, s3_server
 
 from semigrid.data.storage import open_storage
-from semigrid.grid.study.ledger import FOLDER, Ledger
+from semigrid.grid.study.layout import LEDGER
+from semigrid.grid.study.ledger import Ledger
 
 DELAY_SECONDS = 0.05
 
@@ -37,8 +38,8 @@ def looking_from_afar() -> Iterator[tuple[str, str, str]]:
             records = len(ledger.read_all())
             side_by_side = time.perf_counter() - started
             started = time.perf_counter()
-            for name in storage.names(FOLDER, ".json"):
-                storage.read(f"{FOLDER}/{name}")
+            for name in storage.names(LEDGER, ".json"):
+                storage.read(f"{LEDGER}/{name}")
             one_by_one = time.perf_counter() - started
             yield f"opening the ledger of {records} trials", f"{side_by_side:.1f} s", ""
             yield "reading it object by object", f"{one_by_one:.1f} s", ""

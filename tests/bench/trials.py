@@ -15,6 +15,8 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from semigrid.trainers.layout import predictions_file, weights_file
+
 CELLS, TRIALS = 20, 2000
 # Trials that are let go by before memory counts: caches and pools have filled by then.
 WARM_UP = 300
@@ -52,7 +54,7 @@ def trivial(config: dict[str, Any]) -> None:
     from ray import tune
 
     from semigrid.grid.study.ledger import Ledger, start_record
-    from semigrid.trainers.trial import Place, TrialSpec, predictions_file, weights_file
+    from semigrid.trainers.trial import Place, TrialSpec
 
     order = json.loads(config["order"])
     spec, place = TrialSpec.model_validate(order["spec"]), Place(**order["place"])

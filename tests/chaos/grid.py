@@ -14,7 +14,7 @@ import yaml
 
 from semigrid.data.storage import open_storage
 from semigrid.grid.study.ledger import Ledger, Record
-from semigrid.trainers import progress
+from semigrid.trainers.layout import PROGRESS
 
 CHECKPOINT_STEPS = 20
 # what one kill may cost: the interval, and the steps made while a checkpoint is on its way
@@ -92,7 +92,7 @@ def records_of(storage: Path) -> dict[str, Record]:
 
 def is_training(storage: Path) -> bool:
     """Whether a training has made a step within the last second."""
-    found = (storage / "chaos" / "checkpoints").glob(f"*/{progress.FILE}")
+    found = (storage / "chaos" / "checkpoints").glob(f"*/{PROGRESS}")
     with contextlib.suppress(FileNotFoundError):  # a training has just ended
         return any(time.time() - file.stat().st_mtime < 1 for file in found)
     return False

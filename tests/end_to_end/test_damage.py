@@ -25,8 +25,9 @@ from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.ledger import Ledger
 from semigrid.grid.study.plan import Plan
 from semigrid.trainers.checkpoint import Checkpoints
+from semigrid.trainers.layout import predictions_file, weights_file
 from semigrid.trainers.runtime import InlineRuntime
-from semigrid.trainers.trial import predictions_file, run_trial, weights_file
+from semigrid.trainers.trial import run_trial
 
 TEXT = experiment_text(
     grid=[{"model": "vit", "labels": ["50%"]}, {"model": "semi-vit", "labels": ["50%"]}],

@@ -36,13 +36,13 @@ from semigrid.data.splits import seeded_order
 from semigrid.data.storage import open_storage
 from semigrid.grid.study.ledger import Record
 from semigrid.trainers.fence import begin_attempt
+from semigrid.trainers.layout import predictions_file
 from semigrid.trainers.predictions import decode_predictions
 from semigrid.trainers.ray_nodes import KnownNodes, has_room, known_nodes, tell_nodes
 from semigrid.trainers.trial import (
     NoRoomError,
     TrialSpec,
     pool_units,
-    predictions_file,
     view_settings,
 )
 

@@ -16,7 +16,8 @@ from semigrid.data.storage.local import LocalStorage
 from semigrid.data.storage.protocol import Confirm, always
 from semigrid.trainers.background import Background, all_done
 from semigrid.trainers.checkpoint import Checkpoints
-from semigrid.trainers.progress import FILE, Meter, read_progress
+from semigrid.trainers.layout import PROGRESS
+from semigrid.trainers.progress import Meter, read_progress
 
 
 class SlowStorage(LocalStorage):
@@ -144,12 +145,12 @@ def test_no_step_waits_for_the_progress_file(
     slow.open_to.set()
     meter = Meter(slow, {"cpu": 1})
     meter.begin(0)  # this one is waited for: a kill would hide the attempt
-    assert slow.written == [FILE]
+    assert slow.written == [PROGRESS]
     slow.open_to.clear()
     for step in range(1, 50):
         meter.step(step)
         threading.Event().wait(0.002)
-    assert slow.written == [FILE]
+    assert slow.written == [PROGRESS]
     slow.open_to.set()
     meter.write()
     assert read_progress(open_storage(tmp_path))["reached"] == 49

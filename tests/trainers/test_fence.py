@@ -12,7 +12,8 @@ import pytest
 
 from semigrid.data.storage import open_storage
 from semigrid.trainers.checkpoint import Checkpoints
-from semigrid.trainers.fence import FencedError, attempt_file, begin_attempt, end_attempts
+from semigrid.trainers.fence import FencedError, begin_attempt, end_attempts
+from semigrid.trainers.layout import attempt_file
 from semigrid.trainers.progress import Meter, read_progress
 from semigrid.trainers.trial import Place
 

@@ -11,9 +11,10 @@ from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.sources.files import Item, folder_items
 from semigrid.data.storage import open_storage
 from semigrid.trainers.checkpoint import Checkpoints
+from semigrid.trainers.layout import predictions_file
 from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.runtime import InlineRuntime
-from semigrid.trainers.trial import Place, TrialSpec, measure_trial, predictions_file, run_trial
+from semigrid.trainers.trial import Place, TrialSpec, measure_trial, run_trial
 
 
 def test_predictions_carry_the_slices_of_their_images(tmp_path: Path) -> None:

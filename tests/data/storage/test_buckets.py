@@ -36,7 +36,8 @@ from semigrid.data.sources.files import folder_items, read_item
 from semigrid.data.storage import Storage, open_storage
 from semigrid.data.storage.bucket_errors import is_away, refusal
 from semigrid.data.storage.fsspec_names import S3_OPTIONS, open_filesystem, put_if_unchanged
-from semigrid.grid.study.lock import FILE, RunLock
+from semigrid.grid.study.layout import LOCK
+from semigrid.grid.study.lock import RunLock
 from semigrid.trainers.fence import Fence, FencedError, FencedStorage, begin_attempt
 from semigrid.trainers.pretrained import load_from_file
 from semigrid.trainers.weights import file_weights
@@ -266,7 +267,7 @@ def test_a_lock_whose_answer_was_lost_is_ones_own(
         assert forwarder.losing == 0
         with pytest.raises(InputError, match="another run is at work here"):
             RunLock(storage, lambda words: None, lambda: None, interval=0.5).__enter__()
-    assert not storage.exists(FILE)
+    assert not storage.exists(LOCK)
 
 
 def test_of_many_contenders_one_gets_the_lock(storage: Storage) -> None:

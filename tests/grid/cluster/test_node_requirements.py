@@ -8,8 +8,9 @@ from tests.helpers.experiments import experiment_text
 
 from semigrid.data.schema import Dataset
 from semigrid.data.storage import open_storage
-from semigrid.grid.cluster.node_requirements import TOKEN_FILE, requirements_of, unmet_requirements
+from semigrid.grid.cluster.node_requirements import requirements_of, unmet_requirements
 from semigrid.grid.experiment import load_experiment
+from semigrid.grid.study.layout import NODE_TOKEN
 from semigrid.grid.study.plan import Plan
 
 
@@ -23,12 +24,12 @@ def test_the_machine_of_the_run_lacks_nothing_and_keeps_no_probe(
     plan: Plan, tmp_path: Path
 ) -> None:
     assert unmet_requirements(requirements_of(plan, open_storage(tmp_path))) == []
-    assert [p.name for p in tmp_path.iterdir()] == [TOKEN_FILE]
+    assert [p.name for p in tmp_path.iterdir()] == [NODE_TOKEN]
 
 
 def test_a_disk_of_its_own_is_not_the_runs_storage(plan: Plan, tmp_path: Path) -> None:
     needs = requirements_of(plan, open_storage(tmp_path))
-    (tmp_path / TOKEN_FILE).write_text("another run's")
+    (tmp_path / NODE_TOKEN).write_text("another run's")
     (found,) = unmet_requirements(needs)
     assert str(tmp_path) in found and "what the driver wrote there cannot be read here" in found
 

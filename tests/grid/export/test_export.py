@@ -36,13 +36,14 @@ from semigrid.grid.export.cell import Exported, export_cell, show
 from semigrid.grid.export.check import check_files
 from semigrid.grid.export.onnx_file import ONNX, run_onnx, write_onnx
 from semigrid.grid.export.timm_folder import CONFIG, WEIGHTS, open_timm_folder
+from semigrid.grid.study.layout import predictions_file, weights_file
 from semigrid.grid.study.ledger import Ledger, Record
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.winner import find_winner
 from semigrid.grid.tables.markdown import escape
 from semigrid.trainers.models import input_statistics
 from semigrid.trainers.predictions import Predictions, decode_predictions
-from semigrid.trainers.trial import finished_model, predictions_file, view_settings, weights_file
+from semigrid.trainers.trial import finished_model, view_settings
 from semigrid.trainers.weights import Weights
 
 CLASSES = ("<script>alert(1)|b</script>", "dots `x` **y**\n# z", "plain_&amp; [a](b:c)")

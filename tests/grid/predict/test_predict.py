@@ -34,9 +34,9 @@ from semigrid.grid.predict.images import (
     of_dataset,
 )
 from semigrid.grid.predict.inference import Model, Predictor, join, make_views, winner_model
+from semigrid.grid.study.layout import predictions_file, weights_file
 from semigrid.grid.study.winner import find_winner
 from semigrid.trainers.predictions import Predictions, decode_predictions
-from semigrid.trainers.trial import predictions_file, weights_file
 
 CELL = "digits/vit/100%"
 THRESHOLD = Calibration(None, 0.1025, 151, 100, 50, 0.4)

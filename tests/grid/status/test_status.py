@@ -21,6 +21,7 @@ from semigrid.grid.status import show, snapshot
 from semigrid.grid.status.live import LiveView
 from semigrid.grid.status.snapshot import Cost, RunningTrial, Snapshot
 from semigrid.grid.status.watch import Follower, follow
+from semigrid.grid.study.layout import SNAPSHOT
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.trainers.progress import Meter
 
@@ -121,7 +122,7 @@ def test_a_live_view_leaves_snapshots_and_takes_them_away(
         assert (trial.step, trial.total_steps, trial.loss) == (3, 6, 2.0)
         assert found.cost.spent == {"cpu": 9.0} and found.cost.price_spent == pytest.approx(1e-4)
         assert 0 < found.share_done < 0.5
-        assert json.loads((tmp_path / snapshot.FILE).read_text())["pid"] == found.pid
+        assert json.loads((tmp_path / SNAPSHOT).read_text())["pid"] == found.pid
         assert not snapshot.is_dead(found)
     assert list(tmp_path.iterdir()) == []
 
@@ -202,7 +203,7 @@ def test_nothing_to_follow(tmp_path: Path) -> None:
 def test_following_ends_with_the_run(scheduler: Scheduler, tmp_path: Path) -> None:
     storage, console = open_storage(tmp_path), quiet()
     snapshot.write(storage, snapshot.take(scheduler.study))
-    ending = threading.Timer(0.2, lambda: storage.delete(snapshot.FILE))
+    ending = threading.Timer(0.2, lambda: storage.delete(SNAPSHOT))
     ending.start()
     assert follow(storage, console, seconds=0.05)
     ending.join()
@@ -249,7 +250,7 @@ def test_silence_is_measured_by_the_readers_clock(scheduler: Scheduler, tmp_path
     snapshot.write(storage, found)
     follower.look()
     assert follower.silent == 0 and not follower.is_over
-    (tmp_path / snapshot.FILE).unlink()
+    (tmp_path / SNAPSHOT).unlink()
     assert follower.look() is not None and follower.is_over
 
 

@@ -17,7 +17,8 @@ import pytest
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage, open_storage
-from semigrid.grid.study.lock import FILE, RunLock
+from semigrid.grid.study.layout import LOCK
+from semigrid.grid.study.lock import RunLock
 
 # Takes the lock, prints "held", and holds it until its standard input ends.
 HOLD = """
@@ -70,7 +71,7 @@ def quick_lock(storage: Storage | Path, said: list[str] | None = None) -> RunLoc
 
 
 def content(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / FILE).read_text())
+    found: dict[str, Any] = json.loads((folder / LOCK).read_text())
     return found
 
 
@@ -100,7 +101,7 @@ def test_a_second_run_is_refused_with_who_holds_the_lock_and_since_when(
     time.sleep(0.5)
     assert content(tmp_path)["heartbeat"] > first
     out, _ = process.communicate("")
-    assert "released" in out and not (tmp_path / FILE).exists()
+    assert "released" in out and not (tmp_path / LOCK).exists()
     with quick_lock(tmp_path):
         assert content(tmp_path)["pid"] == os.getpid()
 
@@ -108,7 +109,7 @@ def test_a_second_run_is_refused_with_who_holds_the_lock_and_since_when(
 def test_an_interrupt_releases_the_lock(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), quick_lock(tmp_path):
         raise KeyboardInterrupt
-    assert not (tmp_path / FILE).exists()
+    assert not (tmp_path / LOCK).exists()
 
 
 def test_the_lock_of_a_killed_run_is_taken_over_at_once(
@@ -129,7 +130,7 @@ def test_the_lock_of_a_killed_run_is_taken_over_at_once(
 def test_a_reused_process_number_is_not_the_holder(tmp_path: Path) -> None:
     with quick_lock(tmp_path):
         lock = content(tmp_path)
-    (tmp_path / FILE).write_text(json.dumps(lock | {"born": "1", "token": "another"}))
+    (tmp_path / LOCK).write_text(json.dumps(lock | {"born": "1", "token": "another"}))
     with quick_lock(tmp_path):
         pass
 
@@ -137,7 +138,7 @@ def test_a_reused_process_number_is_not_the_holder(tmp_path: Path) -> None:
 def test_a_lock_of_another_machine_is_watched_and_taken_over_if_it_is_still(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / FILE).write_bytes(foreign(tmp_path))
+    (tmp_path / LOCK).write_bytes(foreign(tmp_path))
     said: list[str] = []
     before = time.monotonic()
     with quick_lock(tmp_path, said):
@@ -147,26 +148,26 @@ def test_a_lock_of_another_machine_is_watched_and_taken_over_if_it_is_still(
 
 def test_a_lock_of_another_machine_that_beats_is_respected(tmp_path: Path) -> None:
     lock = foreign(tmp_path, heartbeat=1.0)  # by its clock in 1970
-    open_storage(tmp_path).write(FILE, lock)
+    open_storage(tmp_path).write(LOCK, lock)
     again = json.dumps(json.loads(lock) | {"heartbeat": 1.2}).encode()
-    timer = threading.Timer(0.3, lambda: open_storage(tmp_path).write(FILE, again))
+    timer = threading.Timer(0.3, lambda: open_storage(tmp_path).write(LOCK, again))
     timer.start()
     with pytest.raises(InputError, match="elsewhere"), quick_lock(tmp_path):
         pass
     timer.join()
-    assert (tmp_path / FILE).read_bytes() == again
+    assert (tmp_path / LOCK).read_bytes() == again
 
 
 @pytest.mark.parametrize("length", [0, 40])
 def test_a_lock_cut_anywhere_hinders_nobody_and_is_mended_by_its_holder(
     length: int, tmp_path: Path, started: list[subprocess.Popen[str]]
 ) -> None:
-    (tmp_path / FILE).write_bytes(foreign(tmp_path)[:length])
+    (tmp_path / LOCK).write_bytes(foreign(tmp_path)[:length])
     with quick_lock(tmp_path):
         pass
     process = hold(tmp_path, started)
     wait_for(process, "held")
-    (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:length])
+    (tmp_path / LOCK).write_bytes((tmp_path / LOCK).read_bytes()[:length])
     with pytest.raises(InputError, match=f"process {process.pid}"), quick_lock(tmp_path):
         pass
 
@@ -179,11 +180,11 @@ def test_a_holder_that_slept_while_another_took_over_learns_of_it(
     process.send_signal(signal.SIGSTOP)
     time.sleep(0.1)
     taken = foreign(tmp_path / "other")
-    (tmp_path / FILE).write_bytes(taken)
+    (tmp_path / LOCK).write_bytes(taken)
     process.send_signal(signal.SIGCONT)
     wait_for(process, "lost")
     process.communicate("")
-    assert (tmp_path / FILE).read_bytes() == taken  # it removes no other run's lock
+    assert (tmp_path / LOCK).read_bytes() == taken  # it removes no other run's lock
 
 
 @pytest.mark.parametrize("before", ["nothing", "a dead run", "a run elsewhere", "a cut lock"])
@@ -196,9 +197,9 @@ def test_of_several_that_start_at_once_exactly_one_wins(
         dead.kill()
         dead.communicate()
     elif before == "a run elsewhere":
-        (tmp_path / FILE).write_bytes(foreign(tmp_path))
+        (tmp_path / LOCK).write_bytes(foreign(tmp_path))
     elif before == "a cut lock":
-        (tmp_path / FILE).write_bytes(foreign(tmp_path)[:30])
+        (tmp_path / LOCK).write_bytes(foreign(tmp_path)[:30])
     threads: list[threading.Thread] = []
     results: list[str] = []
     won = threading.Event()
@@ -245,31 +246,31 @@ def test_a_heartbeat_makes_no_folder_that_vanished(tmp_path: Path) -> None:
         before = content(folder)["heartbeat"]
         time.sleep(0.8)
         assert content(folder)["heartbeat"] > before
-    assert not (folder / FILE).exists()
+    assert not (folder / LOCK).exists()
     shutil.rmtree(folder)
 
 
 def test_a_lock_in_a_bucket() -> None:
     storage = open_storage(f"memory://{uuid.uuid4().hex}/run")
     with quick_lock(storage):
-        assert storage.exists(FILE)
+        assert storage.exists(LOCK)
         time.sleep(0.5)
         with pytest.raises(InputError, match="another run is at work"), quick_lock(storage):
             pass
-    assert not storage.exists(FILE)
+    assert not storage.exists(LOCK)
     other = storage.folder("other")
-    other.write(FILE, b"cut")
+    other.write(LOCK, b"cut")
     with quick_lock(other):
-        assert json.loads(other.read(FILE))["pid"] == os.getpid()
+        assert json.loads(other.read(LOCK))["pid"] == os.getpid()
 
 
 def test_the_heart_beats_on_when_somebody_tidied_the_guard_away(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
     with RunLock(storage, print, lambda: None, interval=0.1):
         (tmp_path / ".lock.guard").unlink()
-        before = (tmp_path / FILE).read_bytes()
+        before = (tmp_path / LOCK).read_bytes()
         deadline = time.monotonic() + 20
-        while (tmp_path / FILE).read_bytes() == before:
+        while (tmp_path / LOCK).read_bytes() == before:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-    assert not (tmp_path / FILE).exists()
+    assert not (tmp_path / LOCK).exists()
