@@ -15,6 +15,7 @@ from semigrid.trainers.checkpoint import Checkpoints, decode_weights
 from semigrid.trainers.evaluate import evaluate
 from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.models import create_model
+from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.runtime import InlineRuntime
 
 METHODS = ["finetune", "semi"]
@@ -68,8 +69,8 @@ def test_gradient_accumulation_has_the_losses_of_one_step(
     method: str, accumulation: int, tmp_path: Path
 ) -> None:
     rows = 12 if method == "finetune" else 12 + 24
-    settings = {"micro_batch": rows // accumulation}
-    whole, parts = alone(method, tmp_path / "1"), alone(method, tmp_path / "2", **settings)
+    options = TrainOptions(micro_batch=rows // accumulation)
+    whole, parts = alone(method, tmp_path / "1"), alone(method, tmp_path / "2", options=options)
     assert_same_losses(parts, whole)
 
 
