@@ -9,14 +9,13 @@ from semigrid.trainers.background import all_done
 from semigrid.trainers.choose import Cutoffs, falls_behind
 from semigrid.trainers.health import CollapsedError
 from semigrid.trainers.methods import METHODS, MethodName
-from semigrid.trainers.options import Precision, TrainOptions
+from semigrid.trainers.options import REPORT_SECONDS, Precision, TrainOptions
 from semigrid.trainers.outcome import Outcome
 from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.runtime import Runtime
 from semigrid.trainers.streams import Streams
 from semigrid.trainers.training import Training
 
-REPORT_SECONDS = 2.0
 DEFAULT_OPTIONS = TrainOptions()
 
 
@@ -59,7 +58,7 @@ def train(
     training.prepare(precision, options)
     try:
         with all_done(runtime.checkpoints.background):
-            _run(training, options.checkpoint_steps, cutoffs or {}, report_seconds)
+            _run(training, options, cutoffs or {}, report_seconds)
     except CollapsedError as error:
         error.outcome = training.outcome
         raise
@@ -67,7 +66,7 @@ def train(
 
 
 def _run(
-    training: Training, checkpoint_steps: int, cutoffs: Cutoffs, report_seconds: float
+    training: Training, options: TrainOptions, cutoffs: Cutoffs, report_seconds: float
 ) -> None:
     outcome, runtime = training.outcome, training.runtime
     evaluate_at = set(training.recipe.evaluation_steps)
@@ -94,7 +93,7 @@ def _run(
             if falls_behind(outcome.history, cutoffs):
                 outcome.fell_behind = True
                 return  # nothing will resume from here: no checkpoint
-        if evaluated or stop or outcome.step % checkpoint_steps == 0:
+        if evaluated or stop or outcome.step % options.checkpoint_steps == 0:
             training.save_checkpoint()
         if stop:
             return

@@ -9,6 +9,9 @@ from torch import nn
 
 from semigrid.trainers.recipe import Recipe
 
+# One number for each channel of an image.
+Rgb = tuple[float, float, float]
+
 
 def create_model(
     backbone: str,
@@ -41,7 +44,8 @@ def create_model(
     return model
 
 
-def input_statistics(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def input_statistics(model: nn.Module) -> tuple[Rgb, Rgb]:
     """Mean and standard deviation per channel that the model's weights expect."""
     config = resolve_data_config(pretrained_cfg=model.pretrained_cfg)
-    return tuple(config["mean"]), tuple(config["std"])
+    mean, deviation = config["mean"], config["std"]
+    return (mean[0], mean[1], mean[2]), (deviation[0], deviation[1], deviation[2])

@@ -12,6 +12,10 @@ Precision = Literal["fp32", "bf16", "fp16"]
 MEMORY_POOL_BYTES = 512 * 2**20
 
 
+# Time between reports on a training's progress, in seconds, while few trainings run.
+REPORT_SECONDS = 2.0
+
+
 class TrainOptions(BaseModel):
     """The options of a training, passed whole from the experiment file to the training loop.
 

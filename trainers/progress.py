@@ -14,6 +14,7 @@ from typing import Any
 from semigrid.data.storage import Storage
 from semigrid.trainers.background import Background
 from semigrid.trainers.layout import PROGRESS
+from semigrid.trainers.options import TrainOptions
 
 # how often it is written, at the ends of steps; with 0 at every one
 WRITE_SECONDS = 10.0
@@ -126,13 +127,11 @@ def read_progress(storage: Storage) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def held_devices(
-    kinds: list[str], cpus_per_worker: int, gpus_per_worker: float
-) -> dict[str, float]:
-    """What workers on devices of these kinds hold together: GPUs, or else CPU cores."""
+def held_devices(kinds: list[str], options: TrainOptions) -> dict[str, float]:
+    """GPUs, or else CPU cores, that workers on devices of these kinds hold together."""
     held: dict[str, float] = {}
     for kind in kinds:
-        share = cpus_per_worker if kind == "cpu" else gpus_per_worker or 1.0
+        share = options.cpus_per_worker if kind == "cpu" else options.gpus_per_worker or 1.0
         held[kind] = held.get(kind, 0.0) + share
     return held
 

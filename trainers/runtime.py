@@ -12,7 +12,7 @@ from torch import nn
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.progress import Meter
 
-Report = Callable[[dict[str, Any]], None]
+ReportMetrics = Callable[[dict[str, Any]], None]
 
 
 class Runtime(Protocol):
@@ -95,7 +95,7 @@ class InlineRuntime(Metered):
     def __init__(
         self,
         checkpoints: Checkpoints,
-        report: Report | None = None,
+        report: ReportMetrics | None = None,
         device: str | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         meter: Meter | None = None,
@@ -138,7 +138,10 @@ class DistributedRuntime(Metered):
     """One of N workers of an initialised ``torch.distributed`` process group."""
 
     def __init__(
-        self, checkpoints: Checkpoints, report: Report | None = None, device: str | None = None
+        self,
+        checkpoints: Checkpoints,
+        report: ReportMetrics | None = None,
+        device: str | None = None,
     ):
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()

@@ -9,8 +9,28 @@ from typing import Any
 from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 from ray._common.usage.usage_constants import KUBERAY_ENV
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray._private.services import GcsClient
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.experimental import internal_kv
+from ray.tune.execution import class_cache
+
+
+def connect_to_head(address: str) -> None:
+    """Connects to a cluster's head once; ``AuthenticationError`` if it refuses our token.
+
+    ``ray.init`` would try again and again, and then end the process.
+    """
+    GcsClient(address=address)
+
+
+def keep_from_runtime_environments(prefix: str) -> None:
+    """Stops Tune from copying environment variables with this prefix to its processes.
+
+    Tune puts cloud credentials among others into their runtime environments.
+    """
+    class_cache.ENV_VARS_TO_PROPAGATE -= {
+        name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith(prefix)
+    }
 
 
 def in_kuberay() -> bool:

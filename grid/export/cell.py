@@ -25,8 +25,8 @@ from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell
 from semigrid.grid.study.state import StudyState
 from semigrid.grid.study.winner import find_winner, run_command
+from semigrid.trainers.job import DamagedWeightsError, Place
 from semigrid.trainers.predictions import Predictions
-from semigrid.trainers.trial import DamagedError, Place, finished_model
 from semigrid.trainers.weights import is_non_commercial
 
 if TYPE_CHECKING:
@@ -131,6 +131,8 @@ def show(done: Exported) -> list[str]:
 def _load_model(
     study: StudyState, storage: Storage, cell: Cell, record: Record, again: str
 ) -> "nn.Module":
+    from semigrid.trainers.trial_model import finished_model
+
     plan = study.plan
     search = next(search for search in plan.searches if search.cell == cell)
     facts = record.weights_file
@@ -140,7 +142,7 @@ def _load_model(
     classes = plan.experiment.datasets[cell.dataset].num_classes
     try:
         return finished_model(record.spec, place, classes, record.best_weights).eval()
-    except DamagedError as error:
+    except DamagedWeightsError as error:
         raise InputError(
             f"{error.problem}; delete it if it is there, and have it trained again: {again}"
         ) from error
@@ -148,7 +150,7 @@ def _load_model(
 
 def _views(model: "nn.Module", record: Record) -> "ViewSettings":
     from semigrid.trainers.models import input_statistics
-    from semigrid.trainers.trial import view_settings
+    from semigrid.trainers.trial_data import view_settings
 
     views: ViewSettings = view_settings(record.spec.recipe, input_statistics(model))
     return views

@@ -20,7 +20,7 @@ from semigrid.data.schema import LABELED_SPLITS, MANIFEST, POOL, Dataset, RowGro
 from semigrid.data.schema import read_row_group as read_group
 from semigrid.data.sources.files import SUFFIXES, Item, folder_items
 from semigrid.data.storage import Storage, open_storage
-from semigrid.trainers.trial import EVALUATION_BATCH
+from semigrid.trainers.trial_data import EVALUATION_BATCH
 
 SPLITS = (*LABELED_SPLITS, POOL)
 # images of an output file: what an interruption costs at most, and what is held in memory

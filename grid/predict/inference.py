@@ -17,15 +17,11 @@ from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell, Plan
 from semigrid.grid.study.winner import run_command
 from semigrid.trainers.evaluate import predict
+from semigrid.trainers.job import DamagedWeightsError, Place
 from semigrid.trainers.models import input_statistics
-from semigrid.trainers.trial import (
-    EVALUATION_BATCH,
-    DamagedError,
-    Place,
-    TrialSpec,
-    finished_model,
-    view_settings,
-)
+from semigrid.trainers.trial import TrialSpec
+from semigrid.trainers.trial_data import EVALUATION_BATCH, view_settings
+from semigrid.trainers.trial_model import finished_model
 
 # views that travel at once from who makes them to who has the model
 BLOCK_BYTES = 16 * 2**20
@@ -43,6 +39,7 @@ class Model:
     weights: str  # student or ema
     views: ViewSettings
     device: str
+    threads: int  # of torch within an operation
 
     @property
     def sha256(self) -> str:
@@ -77,14 +74,15 @@ def winner_model(plan: Plan, cell: Cell, record: Record, folder: str, gpus: floa
         if facts is None:  # of a version that did not write it down: what they are now
             facts = FileFacts.of(place.storage.read(weights_file(record.id)))
             place = replace(place, weights_sha256=facts.sha256)
-    except DamagedError as error:
+    except DamagedWeightsError as error:
         raise InputError(
             f"{error}; delete it if it is there, and have it trained again: "
             + run_command(plan.experiment, cell.name)
         ) from error
     views = view_settings(record.spec.recipe, input_statistics(model))
     device = "cuda" if gpus else "cpu"
-    return Model(record.spec, place, classes, record.best_weights, views, device)
+    threads = plan.experiment.train_of(cell.model).cpus_per_worker
+    return Model(record.spec, place, classes, record.best_weights, views, device, threads)
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ class Predictor:
     """Holds a model on its device and answers for views, in the batches of an evaluation."""
 
     def __init__(self, model: Model):
-        torch.set_num_threads(model.place.threads)
+        torch.set_num_threads(model.threads)
         self.model = model
         self.device = torch.device(model.device)
         classes = len(model.classes)

@@ -22,7 +22,8 @@ from semigrid.grid.predict.abstain import at_threshold, calibrate
 from semigrid.grid.predict.folder import PredictionFolder, Request, right_on
 from semigrid.grid.predict.images import Part, of_dataset
 from semigrid.grid.predict.inference import Answers, Model, Predictor, Views, join, make_views
-from semigrid.grid.run.tune import cluster_machines, start_ray
+from semigrid.grid.run.room import cluster_machines
+from semigrid.grid.run.start import start_ray
 
 # One execution serves so many tasks: Ray keeps a record of each and of its blocks.
 MAX_TASKS = 500

@@ -11,7 +11,9 @@ from semigrid.data.errors import InputError
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.state import StudyState
 from semigrid.trainers.recipe import Recipe
-from semigrid.trainers.trial import TrialSpec, start_model, view_settings
+from semigrid.trainers.trial import TrialSpec
+from semigrid.trainers.trial_data import view_settings
+from semigrid.trainers.trial_model import start_model
 
 Say = Callable[[str], None]
 

@@ -138,7 +138,7 @@ def _counted(spec: TrialSpec, classes: int, on_gpus: bool) -> _Pace | None:
     import torch
 
     from semigrid.trainers.health import flops_per_image, peak_flops
-    from semigrid.trainers.trial import start_model
+    from semigrid.trainers.trial_model import start_model
 
     try:
         with torch.device("meta"):

@@ -117,7 +117,7 @@ def running_table(running: list[RunningTrial], now: float) -> Table:
 
 def _running_row(trial: RunningTrial, now: float) -> list[str]:
     heard = "" if trial.heard_at is None else show_seconds(max(0, now - trial.heard_at)) + " ago"
-    if trial.kind == "measure":
+    if trial.kind == "evaluate":
         return [f"{trial.cell}, on test", "", "", "", "", "", heard]
     left = trial.seconds_left(now)
     return [

@@ -12,7 +12,13 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from semigrid.data.storage import FileFacts, Storage
-from semigrid.grid.study.layout import LEDGER, predictions_file, record_file, weights_file
+from semigrid.grid.study.layout import (
+    LEDGER,
+    log_file,
+    predictions_file,
+    record_file,
+    weights_file,
+)
 from semigrid.grid.study.summary import ENDED, Status, TrialSummary, cost_sample
 from semigrid.trainers.choose import course
 from semigrid.trainers.progress import DeviceSeconds
@@ -165,6 +171,15 @@ class Ledger:
         if problem not in self.problems:
             self.problems.append(problem)
         return False
+
+    def write_log(self, record: Record, text: str) -> None:
+        """Writes the log of a trial that failed, and notes in the record where it is."""
+        name = log_file(record.id)
+        try:
+            self.storage.write(name, text.encode())
+            record.log = self.storage.location(name)
+        except OSError as error:  # what broke the trial may break its log: the disk is full
+            record.log = f"could not be written: {error}"
 
     def delete_weights(self, trial_id: str) -> None:
         self.storage.delete(weights_file(trial_id))

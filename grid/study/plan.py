@@ -10,9 +10,10 @@ from typing import Any
 from semigrid.data.errors import InputError
 from semigrid.data.splits import pool_subset
 from semigrid.grid.experiment import Experiment, labeled_images, nearest, show_percent
+from semigrid.trainers.job import Place
 from semigrid.trainers.methods import METHODS, resolve
 from semigrid.trainers.recipe import Recipe
-from semigrid.trainers.trial import Place, TrialSpec
+from semigrid.trainers.trial import TrialSpec
 
 
 @dataclass(frozen=True)
@@ -149,19 +150,12 @@ class Plan:
         return "timm" if pretrained is True else f"sha256:{weights.sha256}"
 
     def place(self, search: Search, folder: str, patience: float = 0) -> Place:
-        """Where and how the search's trials run; ``patience`` is for storage that vanishes."""
-        train = self.experiment.train_of(search.cell.model)
+        """Where the data of the search's trials are; ``patience`` is for storage that vanishes."""
         weights = self.experiment.weights_of(search.cell.model)
         return Place(
             dataset_uri=self.experiment.dataset_uri(search.cell.dataset),
             folder=folder,
             patience=patience,
-            stream=train.stream,
-            threads=train.cpus_per_worker,
-            loader_workers=train.loader_workers,
-            checkpoint_steps=train.checkpoint_steps,
-            micro_batch=train.micro_batch,
-            compiled=train.compile,
             weights_uri=None if weights is None else weights.source,
         )
 

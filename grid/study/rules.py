@@ -166,7 +166,7 @@ class Rules:
         if failure := _first_failure(study, state.by_seed.values()):
             return replace(state, stage="failed", failure=failure)
         jobs = tuple(
-            Job("measure", spec, state.search)
+            Job("evaluate", spec, state.search)
             for spec in state.by_seed.values()
             if study.summaries[spec.id].test is None or not self.has_predictions(spec.id)
         )

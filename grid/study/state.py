@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.summary import SETTLED, TrialSummary
 from semigrid.trainers.choose import Cutoffs, stopped_at
+from semigrid.trainers.job import JobKind
 from semigrid.trainers.trial import TrialSpec
 
 # the stages of a search, in the order in which it goes through them
@@ -16,9 +17,9 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 
 @dataclass(frozen=True)
 class Job:
-    """One thing to do: train a trial, or measure a finished one on test."""
+    """One thing to do: train a trial, or evaluate a finished one on test."""
 
-    kind: Literal["train", "measure"]
+    kind: JobKind
     spec: TrialSpec
     search: Search
     cutoffs: Cutoffs = field(default_factory=dict, hash=False)  # of early stopping

@@ -146,7 +146,7 @@ def _finish(plan: Plan) -> None:
         record.val = {"acc1": score, "acc5": 99.0, "ce": 0.5}
         record.best_step = 1000
         record.history = [_evaluation(step, score) for step in range(1, EVALUATIONS + 1)]
-        if job.kind == "measure":
+        if job.kind == "evaluate":
             predictions = _predict(plan, job, draw)
             content = predictions.encode()
             record.test = predictions.metrics()

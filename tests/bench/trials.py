@@ -54,18 +54,18 @@ def trivial(config: dict[str, Any]) -> None:
     from ray import tune
 
     from semigrid.grid.study.ledger import Ledger, start_record
-    from semigrid.trainers.trial import Place, TrialSpec
+    from semigrid.trainers.job import TrialJob, TrialResult
 
-    order = json.loads(config["order"])
-    spec, place = TrialSpec.model_validate(order["spec"]), Place(**order["place"])
+    job = TrialJob.model_validate_json(config["job"])
+    spec, place = job.spec, job.place
     ledger = Ledger(place.storage)
-    if order["kind"] == "measure":
+    if job.kind == "evaluate":
         record = ledger.read(spec.id)
         assert record is not None
         place.storage.write(predictions_file(spec.id), b"predictions")
         record.test = record.val
     else:
-        record = start_record(spec, order["cell"])
+        record = start_record(spec, job.cell)
         ledger.write(record)
         recipe = spec.recipe.model_dump()
         score = quality({name: recipe[name] for name in ("base_lr", "weight_decay")})
@@ -75,7 +75,8 @@ def trivial(config: dict[str, Any]) -> None:
         place.storage.write(weights_file(spec.id), b"weights")
         record.status, record.finished_at = "finished", time.time()
     ledger.write(record)
-    tune.report({"step": 100, "status": record.status, **record.history[0]})
+    tune.report({"step": 100, **record.history[0]})
+    tune.report(TrialResult().as_report())
 
 
 def ours(folder: str, trials: int) -> dict[str, float]:

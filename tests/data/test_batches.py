@@ -12,7 +12,7 @@ from tests.helpers.tiny import first_rows, training_batches
 from semigrid.data.batches import Batch, BrokenImageError, EvalBatches, decode
 from semigrid.data.schema import Dataset, ImageTable
 from semigrid.data.views.augment import ViewSettings
-from semigrid.trainers.trial import pool_units
+from semigrid.trainers.trial_data import pool_units
 
 VIEWS = ViewSettings(img_size=16, crop_scale=(0.5, 1.0), weak_crop_scale=(0.5, 1.0))
 BOTH = ("weak", "strong")

@@ -25,9 +25,10 @@ from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.ledger import Ledger
 from semigrid.grid.study.plan import Plan
 from semigrid.trainers.checkpoint import Checkpoints
+from semigrid.trainers.job import TrialJob
 from semigrid.trainers.layout import predictions_file, weights_file
 from semigrid.trainers.runtime import InlineRuntime
-from semigrid.trainers.trial import run_trial
+from semigrid.trainers.trial_run import run_trial
 
 TEXT = experiment_text(
     grid=[{"model": "vit", "labels": ["50%"]}, {"model": "semi-vit", "labels": ["50%"]}],
@@ -80,8 +81,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
         device="cpu",
         should_stop=lambda: next(steps) == 4,
     )
-    outcome = run_trial(trial, place, runtime)
-    assert outcome["step"] == 4 and outcome["best_step"] == 3
+    trained = run_trial(TrialJob(spec=trial, place=place), runtime)
+    assert trained.status == "stopped"
+    assert trained.outcome.step == 4 and trained.outcome.best_step == 3
     return Prepared(plan, whole, interrupted, trial.id, grid.numbers(), seconds_out(grid.table()))
 
 

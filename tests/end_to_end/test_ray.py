@@ -36,15 +36,11 @@ from semigrid.data.splits import seeded_order
 from semigrid.data.storage import open_storage
 from semigrid.grid.study.ledger import Record
 from semigrid.trainers.fence import begin_attempt
+from semigrid.trainers.job import TrialJob, TrialResult
 from semigrid.trainers.layout import predictions_file
 from semigrid.trainers.predictions import decode_predictions
 from semigrid.trainers.ray_nodes import KnownNodes, has_room, known_nodes, tell_nodes
-from semigrid.trainers.trial import (
-    NoRoomError,
-    TrialSpec,
-    pool_units,
-    view_settings,
-)
+from semigrid.trainers.trial_data import pool_units, view_settings
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
 
@@ -637,32 +633,31 @@ def test_a_group_whose_controller_is_killed_goes_on_to_the_same_numbers(
     assert 0 <= record.steps_run - 300 <= 20
 
 
-def group_order(folder: Path) -> dict[str, Any]:
-    """An order for a training on two workers."""
-    from semigrid.grid.run.work import order_for
+def group_job(folder: Path, max_failures: int) -> TrialJob:
+    """A training on two workers."""
+    from semigrid.grid.run.dispatch import trial_job
 
     plan = plan_of(small_pair(folder).read_text())
     job = next(scheduler_of(plan).ready())
-    return order_for(plan, job, open_storage(folder / "small"))
+    message = trial_job(plan, job, open_storage(folder / "small"))
+    options = message.options.model_copy(update={"max_failures": max_failures})
+    return message.model_copy(update={"options": options, "scratch": str(folder / "train")})
 
 
-def do_with_group(folder: Path, order: dict[str, Any]) -> Record:
-    """The record after a group did, or could not do, what was ordered."""
+def do_with_group(folder: Path, job: TrialJob) -> tuple[Record, TrialResult]:
+    """The record and the result after a group did the job, or could not."""
     from semigrid.grid.run.work import do_job
     from semigrid.trainers.ray_worker import run_group
 
-    def group(spec: Any, place: Any, order: dict[str, Any]) -> dict[str, Any]:
-        return run_group(spec, place, 2, 1, 0, str(folder / "train"), order["max_failures"])
-
-    do_job(order, lambda _: None, group)
+    result = do_job(job, lambda _: None, run_group)
     (record,) = records(folder / "small").values()
-    return record
+    return record, result
 
 
 def test_an_exception_of_a_workers_code_is_the_records_error(cluster: None, tmp_path: Path) -> None:
-    order = group_order(tmp_path) | {"max_failures": 0}
-    order["place"]["dataset_uri"] = str(tmp_path / "nowhere")
-    record = do_with_group(tmp_path, order)
+    job = group_job(tmp_path, max_failures=0)
+    place = replace(job.place, dataset_uri=str(tmp_path / "nowhere"))
+    record, _ = do_with_group(tmp_path, job.model_copy(update={"place": place}))
     assert record.status == "failed"
     assert record.error is not None and record.error.startswith("InputError")
     assert "nowhere" in record.error
@@ -673,13 +668,13 @@ def test_a_node_that_is_kept_free_is_given_no_work(
 ) -> None:
     import ray
 
-    from semigrid.grid.run.tune import Placement
+    from semigrid.grid.run.tune import JobPlacement
     from semigrid.trainers import ray_worker
 
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "2")
     monkeypatch.setattr(ray_worker, "ROOM_SECONDS", 1.0)
     assert known_nodes() == KnownNodes() and has_room(2, {"CPU": 1.0})
-    request = Placement([{"CPU": 1.0}])
+    request = JobPlacement([{"CPU": 1.0}])
     tell_nodes(KnownNodes(kept_free=["gone", this_node()]))
     try:
         heard = ray.get(ray.remote(num_cpus=0)(known_nodes).remote())
@@ -689,13 +684,13 @@ def test_a_node_that_is_kept_free_is_given_no_work(
         assert not group.wait(3)
         ray.util.remove_placement_group(group)
         # a worker group goes back to be scheduled anew: no failure of its training
-        order = group_order(tmp_path) | {"max_failures": 1}
-        trial = TrialSpec.model_validate(order["spec"]).id
-        token = begin_attempt(open_storage(tmp_path / "small"), trial)
-        order["place"]["attempt"] = trial, token
-        with pytest.raises(NoRoomError, match="no room for 2 ×"):
-            do_with_group(tmp_path, order)
-        assert [record.status for record in records(tmp_path / "small").values()] == ["started"]
+        job = group_job(tmp_path, max_failures=1)
+        token = begin_attempt(open_storage(tmp_path / "small"), job.spec.id)
+        place = replace(job.place, attempt=(job.spec.id, token))
+        record, result = do_with_group(tmp_path, job.model_copy(update={"place": place}))
+        assert record.status == "started"
+        assert result.failure is not None and result.failure.kind == "no_room"
+        assert "no room for 2 ×" in result.failure.message
         tell_nodes(KnownNodes(kept_free=["gone"]))
         group = request.to_placement_group()
         assert group.wait(10)
@@ -714,7 +709,7 @@ def test_a_group_without_room_gives_up_and_says_what_was_missing(
     held = placement_group([{"CPU": 1}])
     ray.get(held.ready())
     try:
-        record = do_with_group(tmp_path, group_order(tmp_path) | {"max_failures": 1})
+        record, _ = do_with_group(tmp_path, group_job(tmp_path, max_failures=1))
     finally:
         remove_placement_group(held)
     assert record.status == "failed" and record.error is not None

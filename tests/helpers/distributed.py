@@ -32,7 +32,7 @@ from semigrid.trainers.outcome import Outcome
 from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.runtime import DistributedRuntime
 from semigrid.trainers.streams import Streams
-from semigrid.trainers.trial import view_settings
+from semigrid.trainers.trial_data import view_settings
 
 # divides by 1, 2 and 3 workers
 TWENTY = {"steps": 20, "evaluations": 20, "batch_size": 12, "drop_path": 0.3}

@@ -7,12 +7,19 @@ from tests.helpers.scheduling import scheduler_of
 
 from semigrid.data.storage import open_storage
 from semigrid.grid.analysis.result_set import read_result_set
-from semigrid.grid.run.work import do_job, order_for, settle
+from semigrid.grid.run.dispatch import conclude, trial_job
+from semigrid.grid.run.work import do_job
 from semigrid.grid.study.ledger import Ledger, Record
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.state import Job, StudyState
 from semigrid.grid.tables.cells import cells_table
 from semigrid.grid.tables.render import to_json
+from semigrid.trainers.job import TrialJob
+from semigrid.trainers.trial_run import TrainedTrial
+
+
+def no_group(job: TrialJob) -> TrainedTrial:
+    raise AssertionError("one worker needs no group")
 
 
 class Grid:
@@ -33,30 +40,21 @@ class Grid:
         return self
 
     def do(self, job: Job) -> None:
-        reports: list[dict[str, Any]] = []
-
-        def report(metrics: dict[str, Any]) -> None:
-            reports.append(metrics)
-            self.report(job, metrics)
-
-        order = order_for(self.plan, job, self.ledger.storage)
-        do_job(order, report, self._no_group)
-        record, problem = settle(job, self.scheduler, self.ledger, reports[-1])
+        message = trial_job(self.plan, job, self.ledger.storage)
+        result = do_job(message, lambda metrics: self.report(job, metrics), no_group)
+        record, problem = conclude(job, self.scheduler, self.ledger, result.failure)
         if problem is not None:
             self.problems.append(problem)
         if record is not None:
-            self.settled(job, record)
+            self.ended(job, record)
         for trial_id in self.scheduler.losers():
             self.ledger.delete_weights(trial_id)
 
     def report(self, job: Job, metrics: dict[str, Any]) -> None:
         """What a running job says of itself."""
 
-    def settled(self, job: Job, record: Record) -> None:
+    def ended(self, job: Job, record: Record) -> None:
         """What became of a job."""
-
-    def _no_group(self, *_: Any) -> dict[str, Any]:
-        raise AssertionError("one worker needs no group")
 
     @property
     def study(self) -> StudyState:

@@ -20,7 +20,7 @@ def finished(job: Job) -> TrialSummary:
     """A result that depends on the trial alone, as a deterministic training's does."""
     rng = random.Random(job.spec.id)
     val = {"acc1": rng.uniform(50, 99), "ce": rng.random()}
-    return TrialSummary("finished", val, {"acc1": 1.0} if job.kind == "measure" else None)
+    return TrialSummary("finished", val, {"acc1": 1.0} if job.kind == "evaluate" else None)
 
 
 def diverged(job: Job) -> TrialSummary:
@@ -72,7 +72,7 @@ def ran(text: str, records: dict[str, Record] | None = None, only: list[str] | N
         record = records.get(job.spec.id) or start_record(job.spec, job.search.name)
         result = finished(job)
         record.status, record.val = "finished", result.val
-        record.test = result.test if job.kind == "measure" else record.test
+        record.test = result.test if job.kind == "evaluate" else record.test
         records[record.id] = record
         jobs.append(job)
         scheduler.complete(job, summarize(record))

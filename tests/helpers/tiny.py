@@ -23,7 +23,7 @@ from semigrid.trainers.outcome import Outcome
 from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.runtime import InlineRuntime
 from semigrid.trainers.streams import Streams
-from semigrid.trainers.trial import view_settings
+from semigrid.trainers.trial_data import view_settings
 
 VIT = "vit_tiny_patch16_224"
 # no BatchNorm: a row's output does not depend on the rows beside it

@@ -13,9 +13,9 @@ import pytest
 from semigrid.data.storage import open_storage
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.fence import FencedError, begin_attempt, end_attempts
+from semigrid.trainers.job import Place
 from semigrid.trainers.layout import attempt_file
 from semigrid.trainers.progress import Meter, read_progress
-from semigrid.trainers.trial import Place
 
 
 def place_of(folder: Path, token: str, patience: float = 0) -> Place:

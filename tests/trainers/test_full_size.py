@@ -21,7 +21,7 @@ from semigrid.trainers.loop import train
 from semigrid.trainers.models import create_model, input_statistics
 from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.runtime import InlineRuntime
-from semigrid.trainers.trial import view_settings
+from semigrid.trainers.trial_data import view_settings
 
 method, backbone, labeled, steps = {method!r}, {backbone!r}, {labeled}, {steps}
 digits = open_dataset("builtin://digits")

@@ -11,10 +11,12 @@ from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.sources.files import Item, folder_items
 from semigrid.data.storage import open_storage
 from semigrid.trainers.checkpoint import Checkpoints
+from semigrid.trainers.job import Place, TrialJob
 from semigrid.trainers.layout import predictions_file
 from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.runtime import InlineRuntime
-from semigrid.trainers.trial import Place, TrialSpec, measure_trial, run_trial
+from semigrid.trainers.trial import TrialSpec
+from semigrid.trainers.trial_run import evaluate_trial, run_trial
 
 
 def test_predictions_carry_the_slices_of_their_images(tmp_path: Path) -> None:
@@ -41,9 +43,10 @@ def test_predictions_carry_the_slices_of_their_images(tmp_path: Path) -> None:
         parent=None,
     )
     place = Place(str(tmp_path / "set"), str(tmp_path / "results"))
+    job = TrialJob(spec=spec, place=place)
     runtime = InlineRuntime(Checkpoints(open_storage(tmp_path / "training")), device="cpu")
-    outcome = run_trial(spec, place, runtime)
-    metrics, _ = measure_trial(spec, place, outcome["best_weights"], runtime)
+    trained = run_trial(job, runtime)
+    metrics, _ = evaluate_trial(job, trained.outcome.best_weights, runtime)
     table = pq.read_table(place.storage.location(predictions_file(spec.id)))
     assert table.column_names == ["image_id", "label", "probabilities", "country"]
     rows = table.to_pylist()

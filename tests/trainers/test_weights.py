@@ -19,7 +19,8 @@ from semigrid.grid.study.plan import Plan
 from semigrid.trainers.backbones import timm_source
 from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.models import create_model
-from semigrid.trainers.trial import TrialSpec, start_model
+from semigrid.trainers.trial import TrialSpec
+from semigrid.trainers.trial_model import start_model
 from semigrid.trainers.weights import Weights, file_weights, hub_weights
 
 ARGS = VIT_ARGS | {"class_token": True}  # as MAE's has one

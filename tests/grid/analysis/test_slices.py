@@ -42,7 +42,7 @@ SECOND: Counts = [("north", 40, 32), ("south", 50, 45), ("islands", 9, 9), (None
 
 
 def predictions(counts: Counts, *columns: str) -> pa.Table:
-    """A prediction table over three classes, as ``measure_trial`` writes it."""
+    """A prediction table over three classes, as ``evaluate_trial`` writes it."""
     found: dict[str, list[Any]] = {"label": [], "probabilities": [], "value": []}
     for value, images, right in counts:
         for number in range(images):

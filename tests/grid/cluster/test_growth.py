@@ -122,7 +122,7 @@ def test_an_autoscaler_that_does_not_say_is_asked_for_what_jobs_need(
 
 @pytest.mark.ray
 def test_only_what_the_grown_cluster_could_not_hold_is_refused() -> None:
-    from semigrid.grid.run.tune import check_room
+    from semigrid.grid.run.room import check_room
 
     def check(growth: Growth, **train: int) -> None:
         study = study_of(plan_of(changed("train", train)))

@@ -61,7 +61,7 @@ def test_ray_data_gets_half_of_each_machine() -> None:
 def test_a_measurement_holds_what_one_worker_would() -> None:
     train = TrainOptions(workers=4, cpus_per_worker=3, gpus_per_worker=1)
     assert demand_of(train, "train") == Demand(3, 1, 4)
-    assert demand_of(train, "measure") == Demand(3, 1, 1)
+    assert demand_of(train, "evaluate") == Demand(3, 1, 1)
 
 
 @given(st.lists(st.sampled_from([RESNET, VIT, Demand(2, 0)]), max_size=12))

@@ -43,7 +43,8 @@ from semigrid.grid.study.winner import find_winner
 from semigrid.grid.tables.markdown import escape
 from semigrid.trainers.models import input_statistics
 from semigrid.trainers.predictions import Predictions, decode_predictions
-from semigrid.trainers.trial import finished_model, view_settings
+from semigrid.trainers.trial_data import view_settings
+from semigrid.trainers.trial_model import finished_model
 from semigrid.trainers.weights import Weights
 
 CLASSES = ("<script>alert(1)|b</script>", "dots `x` **y**\n# z", "plain_&amp; [a](b:c)")

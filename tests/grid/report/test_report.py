@@ -144,7 +144,7 @@ def test_what_mattered_is_what_the_score_depends_on(tmp_path: Path) -> None:
         record.history = [
             {"step": 6.0, "student_acc1": 1, "student_ce": 1, "ema_acc1": 1, "ema_ce": 1}
         ]
-        if job.kind == "measure":
+        if job.kind == "evaluate":
             record.test = {"acc1": 1.0, "acc5": 1.0, "ce": 1.0}
         many.ledger.write(record)
         many.storage.write(f"weights/{job.spec.id}.safetensors", b"")

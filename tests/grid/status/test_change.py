@@ -155,7 +155,7 @@ def test_only_trains_the_matching_cells_and_what_they_start_from() -> None:
     trained = {job.search.name for job in jobs}
     assert trained == {"digits/vit/50%", "digits/semi-vit/50%/100%"}
     # the parent's winners are trained on both seeds, but measured on test only where asked for
-    measured = {job.search.name for job in jobs if job.kind == "measure"}
+    measured = {job.search.name for job in jobs if job.kind == "evaluate"}
     assert measured == {"digits/semi-vit/50%/100%"}
     # what its end is told by
     assert list(cell_lines(scheduler.study)) == ["digits/semi-vit/50%/100%"]

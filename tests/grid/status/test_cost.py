@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tests.helpers.experiments import changed, experiment_text, plan_of
+from tests.helpers.in_process import no_group
 from tests.helpers.played import ran
 from tests.helpers.scheduling import study_of
 from tests.helpers.tiny import (
@@ -21,7 +22,8 @@ from tests.helpers.tiny import (
 
 from semigrid.data.schema import Dataset
 from semigrid.data.storage import open_storage
-from semigrid.grid.run.work import do_job, order_for
+from semigrid.grid.run.dispatch import trial_job
+from semigrid.grid.run.work import do_job
 from semigrid.grid.status.cost import (
     ASSUMED_GPU,
     bill,
@@ -35,16 +37,19 @@ from semigrid.grid.study.ledger import Ledger, Record, start_record
 from semigrid.grid.study.state import Job, StudyState
 from semigrid.grid.study.summary import cost_sample, forwards
 from semigrid.trainers.checkpoint import Checkpoints
+from semigrid.trainers.job import JobKind, TrialJob
+from semigrid.trainers.layout import PROGRESS
 from semigrid.trainers.loop import train
 from semigrid.trainers.methods import resolve
+from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.progress import (
-    FILE,
     WRITE_SECONDS_VARIABLE,
     Meter,
     held_devices,
     read_progress,
 )
 from semigrid.trainers.runtime import InlineRuntime
+from semigrid.trainers.trial_run import TrainedTrial
 
 
 def state_of(text: str, records: dict[str, Record]) -> StudyState:
@@ -151,46 +156,37 @@ def test_an_attempt_that_was_killed_before_its_first_step_made_none(tmp_path: Pa
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff"])
 def test_a_cut_progress_file_is_none(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / FILE).write_bytes(content)
+    (tmp_path / PROGRESS).write_bytes(content)
     assert read_progress(open_storage(tmp_path)) == {}
 
 
 def test_what_workers_hold() -> None:
-    assert held_devices(["cpu", "cpu"], 3, 0) == {"cpu": 6}
-    assert held_devices(["NVIDIA A10G"] * 4, 8, 1) == {"NVIDIA A10G": 4}
-    assert held_devices(["NVIDIA A10G", "NVIDIA L4"], 8, 0.5) == {
-        "NVIDIA A10G": 0.5,
-        "NVIDIA L4": 0.5,
-    }
+    def held(kinds: list[str], cpus: int, gpus: float) -> dict[str, float]:
+        return held_devices(kinds, TrainOptions(cpus_per_worker=cpus, gpus_per_worker=gpus))
+
+    assert held(["cpu", "cpu"], 3, 0) == {"cpu": 6}
+    assert held(["NVIDIA A10G"] * 4, 8, 1) == {"NVIDIA A10G": 4}
+    assert held(["NVIDIA A10G", "NVIDIA L4"], 8, 0.5) == {"NVIDIA A10G": 0.5, "NVIDIA L4": 0.5}
 
 
-def order_of(tmp_path: Path, kind: str = "train") -> dict[str, Any]:
+def job_of(tmp_path: Path, kind: JobKind = "train", **options: Any) -> TrialJob:
     plan = plan_of(experiment_text())
     search = plan.searches[0]
-    from dataclasses import asdict
-
-    return {
-        "kind": kind,
-        "spec": plan.spec(search, {}, 0, None).model_dump(mode="json"),
-        "cell": search.name,
-        "place": asdict(plan.place(search, str(tmp_path))),
-        "workers": 1,
-        "cpus_per_worker": 3,
-        "gpus_per_worker": 0,
-        "weights": None,
-        "cutoffs": [],
-    }
+    return TrialJob(
+        kind=kind,
+        spec=plan.spec(search, {}, 0, None),
+        cell=search.name,
+        place=plan.place(search, str(tmp_path)),
+        options=TrainOptions(cpus_per_worker=3, **options),
+    )
 
 
 def test_a_trial_and_its_measurement_record_what_they_took(tmp_path: Path) -> None:
-    def no_group(*_: Any) -> dict[str, Any]:
-        raise AssertionError("one worker needs no group")
-
     started = time.monotonic()
     reports: list[dict[str, Any]] = []
-    do_job(order_of(tmp_path), reports.append, no_group)
+    do_job(job_of(tmp_path), reports.append, no_group)
     (trained,) = Ledger(open_storage(tmp_path)).read_all().values()
-    do_job(order_of(tmp_path, "measure"), reports.append, no_group)
+    do_job(job_of(tmp_path, "evaluate"), reports.append, no_group)
     elapsed = time.monotonic() - started
     (measured,) = Ledger(open_storage(tmp_path)).read_all().values()
     assert measured.test is not None
@@ -199,20 +195,18 @@ def test_a_trial_and_its_measurement_record_what_they_took(tmp_path: Path) -> No
     assert measured.device_seconds["cpu"] <= elapsed * 3
     assert all("device_seconds" in report for report in reports if "student_acc1" in report)
     # asked to train it once more (its weights are gone): what it took before still counts
-    do_job(order_of(tmp_path), reports.append, no_group)
+    do_job(job_of(tmp_path), reports.append, no_group)
     (again,) = Ledger(open_storage(tmp_path)).read_all().values()
     assert again.device_seconds["cpu"] > measured.device_seconds["cpu"]
 
 
 def test_a_group_pays_for_its_start_and_says_what_it_ran_on(tmp_path: Path) -> None:
-    order = order_of(tmp_path) | {"workers": 2}
-
-    def group(spec: Any, place: Any, order: Any) -> dict[str, Any]:
+    def group(job: TrialJob) -> TrainedTrial:
         time.sleep(0.1)  # starting
-        Meter(place.checkpoints(spec.id), {"NVIDIA L4": 2}).note({"step": 0})
+        Meter(job.checkpoints, {"NVIDIA L4": 2}).note({"step": 0})
         raise RuntimeError("a worker broke")
 
-    do_job(order, lambda _: None, group)
+    do_job(job_of(tmp_path, workers=2), lambda _: None, group)
     (failed,) = Ledger(open_storage(tmp_path)).read_all().values()
     assert failed.status == "failed"
     assert 0.2 <= failed.device_seconds["NVIDIA L4"] < 2
@@ -350,9 +344,7 @@ def test_records_of_before_there_were_device_seconds_teach_nothing(tmp_path: Pat
 def test_a_thousand_trainings_report_no_more_than_a_driver_can_take(tmp_path: Path) -> None:
     plan, storage = plan_of(experiment_text()), open_storage(tmp_path)
     job = Job("train", plan.spec(plan.searches[0], {}, 0, None), plan.searches[0])
-    seconds = [
-        order_for(plan, job, storage, running)["place"]["report_seconds"] for running in range(1000)
-    ]
+    seconds = [trial_job(plan, job, storage, running).report_seconds for running in range(1000)]
     assert seconds[0] == seconds[99] == 2  # as long as they are few, a live view is lively
     assert sum(1 / s for s in seconds) < 200
 

@@ -72,7 +72,7 @@ def test_a_running_trial_says_how_far_it_is_and_how_long_it_takes() -> None:
 
 
 def test_a_trial_that_has_not_spoken_yet_and_a_measurement() -> None:
-    rows = printed(show.running_table([running(), running(kind="measure", seed=1)], 200.0))
+    rows = printed(show.running_table([running(), running(kind="evaluate", seed=1)], 200.0))
     assert re.search("seed 0 +starting", rows) and "digits/vit/50%, on test" in rows
     assert "ago" not in rows
 

@@ -101,7 +101,7 @@ def test_a_parent_that_cannot_be_measured_can_be_started_from() -> None:
     scheduler = scheduler_of(plan_of(experiment_text(grid=grid)))
     parent, child = "digits/vit/50%", "digits/semi-vit/50%/100%"
     while job := scheduler.next():
-        broken = job.kind == "measure" and job.search.name == parent
+        broken = job.kind == "evaluate" and job.search.name == parent
         scheduler.complete(job, None if broken else finished(job), "a bad disk" if broken else None)
     assert scheduler.study.searches[parent].stage == "failed"
     assert scheduler.study.searches[child].stage == "finished"
@@ -109,7 +109,7 @@ def test_a_parent_that_cannot_be_measured_can_be_started_from() -> None:
 
 def test_only_winners_are_measured_on_test_and_each_once() -> None:
     scheduler, jobs = play(plan_of(experiment_text(seeds=3)), {}, slots=3)
-    measured = [job.spec.id for job in jobs if job.kind == "measure"]
+    measured = [job.spec.id for job in jobs if job.kind == "evaluate"]
     chosen = [s.id for state in scheduler.study.searches.values() for s in state.by_seed.values()]
     assert sorted(measured) == sorted(chosen)
 
@@ -227,9 +227,9 @@ def test_a_child_whose_failed_parent_lost_its_weights_does_not_try_for_ever() ->
     assert train is not None
     scheduler.complete(train, finished(train))
     measure, child = scheduler.next(), scheduler.next()
-    if measure is not None and measure.kind != "measure":
+    if measure is not None and measure.kind != "evaluate":
         measure, child = child, measure
-    assert measure is not None and child is not None and measure.kind == "measure"
+    assert measure is not None and child is not None and measure.kind == "evaluate"
     scheduler.complete(measure, scheduler.study.summaries[train.spec.id], "could not be measured")
     for _ in range(3):
         scheduler.lose(child, train.spec.id, "damaged")

@@ -47,7 +47,7 @@ class TrackedGrid(Grid):
     def report(self, job: Any, metrics: dict[str, Any]) -> None:
         self.trackers.evaluated(job, metrics)
 
-    def settled(self, job: Any, record: Any) -> None:
+    def ended(self, job: Any, record: Any) -> None:
         self.trackers.ended(job, record)
 
     def run_tracked(self) -> "TrackedGrid":

@@ -1,0 +1,69 @@
+"""The driver's side of a job: what its worker process is sent, and what its result changes."""
+
+import contextlib
+
+from semigrid.data.storage import Storage
+from semigrid.grid.study.ledger import Ledger, Record, summarize
+from semigrid.grid.study.plan import Plan
+from semigrid.grid.study.scheduler import Scheduler
+from semigrid.grid.study.state import Job
+from semigrid.trainers.job import Failure, TrialJob
+from semigrid.trainers.options import REPORT_SECONDS
+
+# Reports that a driver takes in a second; a training waits until its own is taken.
+REPORTS_PER_SECOND = 50
+
+
+def trial_job(plan: Plan, job: Job, storage: Storage, running: int = 0) -> TrialJob:
+    """What a worker process needs to do a job.
+
+    Args:
+        running: how many jobs run beside it. The more there are, the less often each reports.
+    """
+    model = job.search.cell.model
+    return TrialJob(
+        kind=job.kind,
+        spec=job.spec,
+        cell=job.search.name,
+        place=plan.place(job.search, storage.uri, storage.patience),
+        options=plan.experiment.train_of(model),
+        cutoffs=job.cutoffs,
+        weights=plan.experiment.weights_of(model),
+        report_seconds=max(REPORT_SECONDS, running / REPORTS_PER_SECOND),
+    )
+
+
+def conclude(
+    job: Job, scheduler: Scheduler, ledger: Ledger, failure: Failure | None = None
+) -> tuple[Record | None, str | None]:
+    """Tells the scheduler how a job ended; returns its trial's record, and the problem if any."""
+    if failure is not None and failure.kind == "damaged_weights":
+        assert failure.trial_id is not None
+        again = f"{failure.message}; it was trained again once already"
+        scheduler.lose(job, failure.trial_id, again)
+        return None, f"{failure.message}; trial {failure.trial_id} trains again"
+    try:
+        record = ledger.read(job.spec.id)
+    except OSError as error:
+        record = None
+        failure = failure or Failure(kind="storage", message=f"{type(error).__name__}: {error}")
+    if record is not None and failure is not None:
+        record.status = "failed" if record.status == "started" else record.status
+        record.error = failure.message
+        if failure.details:
+            ledger.write_log(record, failure.details)
+        with contextlib.suppress(OSError):  # the scheduler knows it anyway
+            ledger.write(record)
+    problem = None
+    if record is None:
+        problem = failure.message if failure else "its record is gone from the ledger"
+    elif record.status == "failed" or failure is not None:
+        problem = _with_log(record)
+    elif job.kind == "evaluate" and record.test is None:
+        problem = f"could not be evaluated on test: {_with_log(record)}"
+    scheduler.complete(job, summarize(record) if record else None, problem)
+    return record, problem
+
+
+def _with_log(record: Record) -> str:
+    return f"{record.error} (log: {record.log})" if record.log else str(record.error)

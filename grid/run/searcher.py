@@ -1,0 +1,250 @@
+"""Tune's searcher over the whole grid: hands out the scheduler's jobs as they become ready."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ray import cloudpickle, tune
+from ray.tune.search import Searcher
+
+from semigrid.data.errors import InputError, StorageGoneError
+from semigrid.grid.run.dispatch import conclude, trial_job
+from semigrid.grid.run.observer import RunObserver
+from semigrid.grid.run.room import Room
+from semigrid.grid.study.layout import latest_checkpoint
+from semigrid.grid.study.ledger import Ledger
+from semigrid.grid.study.scheduler import Scheduler
+from semigrid.grid.study.state import Job
+from semigrid.grid.study.summary import ENDED
+from semigrid.grid.trackers.tracker import Trackers
+from semigrid.trainers.fence import begin_attempt, end_attempts
+from semigrid.trainers.job import Failure, TrialResult
+from semigrid.trainers.ray_worker import free_orphans
+
+# Largest clock difference tolerated between two machines, in seconds.
+CLOCK_SECONDS = 5.0
+# How long to look for what a worker group held after the process that drove it died, in seconds.
+ORPHAN_SECONDS = 60.0
+
+
+class TuneTrials(tune.Callback):  # type: ignore[misc]  # Ray is untyped
+    """Tune's view of its running trials, which knows why the process of one died.
+
+    Args:
+        look: is called again and again, also while a trial waits for its process.
+    """
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        self._trials: dict[str, Any] = {}
+        self._look = look
+
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        self._look()
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._trials[trial.trial_id] = trial
+
+    def forget(self, trial_id: str) -> BaseException | None:
+        """Ray's error if the trial's process died and Ray knows why."""
+        trial = self._trials.pop(trial_id, None)
+        path = None if trial is None else trial.pickled_error_file
+        if path is None or not os.path.exists(path):
+            return None
+        with open(path, "rb") as file:
+            error: BaseException = cloudpickle.load(file)
+        return error
+
+
+@dataclass(frozen=True)
+class _Running:
+    job: Job
+    since: float
+
+
+class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
+    """Hands out jobs, and follows what becomes of them.
+
+    Args:
+        scratch: folder for the files of Ray Train.
+        stop: ends the run soon after it is set.
+
+    Attributes:
+        error: why the run ends before its time.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        ledger: Ledger,
+        observer: RunObserver,
+        room: Room,
+        scratch: str,
+        stop: threading.Event,
+        trackers: Trackers | None = None,
+    ):
+        super().__init__(metric="step", mode="max")
+        self.scheduler, self.ledger, self.observer = scheduler, ledger, observer
+        self.room, self.scratch, self.stop, self.trackers = room, scratch, stop, trackers
+        self.on_cluster = bool(os.environ.get("RAY_ADDRESS"))
+        self.trials = TuneTrials(self._look)
+        self.error: StorageGoneError | InputError | None = None
+        self._running: dict[str, _Running] = {}
+        # how many times in a row a job's process died, and the checkpoint at that time
+        self._deaths: dict[tuple[str, str], tuple[int, str | None]] = {}
+        # groups that went back because they lost their machines
+        self._lacked_room: set[tuple[str, str]] = set()
+        self._orphans_until = 0.0
+
+    @property
+    def _jobs(self) -> list[Job]:
+        return [running.job for running in self._running.values()]
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next job; None while all that is left waits for a running one, or for room."""
+        self._stop_if_asked()
+        self._look()
+        try:
+            job = self.room.next_job(self._jobs)
+            if job is None:
+                return Searcher.FINISHED if self.scheduler.done else None
+            message = trial_job(
+                self.scheduler.study.plan, job, self.ledger.storage, len(self._running) + 1
+            )
+            if self.on_cluster:
+                attempt = job.spec.id, begin_attempt(self.ledger.storage, job.spec.id)
+                message = message.model_copy(
+                    update={"place": replace(message.place, attempt=attempt)}
+                )
+        except (InputError, StorageGoneError) as error:
+            self._end(error)
+            raise KeyboardInterrupt from error
+        self.scheduler.start(job)
+        self._running[trial_id] = _Running(job, time.time())
+        self.observer.started(job)
+        ray_train = {"scratch": self.scratch, "lacked_room": job.key in self._lacked_room}
+        message = message.model_copy(update=ray_train)
+        return {"job": message.model_dump_json(), "request": self.room.request(job)}
+
+    def _end(self, error: StorageGoneError | InputError) -> None:
+        """Ends the run with an error; raised in a callback, Tune would only report a fault."""
+        self.error = error
+        self.stop.set()
+
+    def _stop_if_asked(self) -> None:
+        if self.stop.is_set():
+            raise KeyboardInterrupt
+
+    def _look(self) -> None:
+        if self.room.look(self._jobs) and time.monotonic() < self._orphans_until:
+            free_orphans()
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._stop_if_asked()
+        if TrialResult.from_report(result) is None:
+            job = self._running[trial_id].job
+            self.observer.progress(job, result)
+            if self.trackers is not None:
+                self.trackers.evaluated(job, result)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        running = self._running.pop(trial_id)
+        job = running.job
+        death = self.trials.forget(trial_id)
+        job_result = TrialResult.from_report(result)
+        failure = None if job_result is None else job_result.failure
+        no_room = failure is not None and failure.kind == "no_room"
+        if (error or no_room) and self.room.demand(job).workers > 1:
+            self._orphans_until = time.monotonic() + ORPHAN_SECONDS
+        if no_room:
+            self._hand_back(job)
+            return
+        self._lacked_room.discard(job.key)
+        if error and not self._had_ended(running):
+            if self._goes_on(job):
+                self.observer.died(job)
+                self.scheduler.release(job)
+                return
+            failure = _process_died(death, self._max_failures(job) + 1)
+        self._conclude(job, failure)
+
+    def _hand_back(self, job: Job) -> None:
+        """Lets a worker group that lost its machines wait for others."""
+        if job.key not in self._lacked_room:
+            self.observer.died(job)
+        self._lacked_room.add(job.key)
+        self.observer.waits(job)
+        self.scheduler.release(job)
+
+    def _conclude(self, job: Job, failure: Failure | None) -> None:
+        try:
+            if self.on_cluster:
+                end_attempts(self.ledger.storage, job.spec.id)
+            record, problem = conclude(job, self.scheduler, self.ledger, failure)
+        except StorageGoneError as error:
+            self._end(error)
+            return
+        self.observer.completed(self.scheduler.study, job, record, problem)
+        if self.trackers is not None:
+            self.trackers.ended(job, record)
+        drop_losers(self.scheduler, self.ledger)
+
+    def _max_failures(self, job: Job) -> int:
+        return self.scheduler.study.plan.experiment.train_of(job.search.cell.model).max_failures
+
+    def _had_ended(self, running: _Running) -> bool:
+        """Whether the ledger had the result when the process died: its checkpoint is gone then."""
+        job = running.job
+        try:
+            record = self.ledger.read(job.spec.id)
+            if record is None or record.status not in ENDED:
+                return False
+            if job.kind == "evaluate":
+                return record.test is not None and self.ledger.has_predictions(job.spec.id)
+            if (record.finished_at or 0) < running.since - CLOCK_SECONDS:
+                return False  # the result of an earlier training
+            return record.status != "finished" or self.ledger.has_weights(job.spec.id)
+        except OSError:
+            return False
+
+    def _goes_on(self, job: Job) -> bool:
+        """Whether a job whose process died is started again, from its last checkpoint.
+
+        Deaths are counted anew after each checkpoint: a long training on machines that may be taken
+        away at any time may die often, and still finish.
+        """
+        checkpoint = self.ledger.storage.stamp(latest_checkpoint(job.spec.id))
+        deaths, known = self._deaths.get(job.key, (0, None))
+        deaths = 1 if checkpoint != known else deaths + 1
+        self._deaths[job.key] = deaths, checkpoint
+        return deaths <= self._max_failures(job)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher for ``Tuner.restore``, which is not used here."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Does nothing: the ledger is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Does nothing; see ``save``."""
+
+
+def _process_died(error: BaseException | None, times: int) -> Failure:
+    details = str(error or "").strip()
+    reason = details.splitlines()[-1] if details else "Ray does not know why"
+    often = f"{times} times in a row" if times > 1 else "once"
+    message = f"its process died {often} without a new checkpoint: {reason}"
+    return Failure(kind="process_died", message=message, details=details or message)
+
+
+def drop_losers(scheduler: Scheduler, ledger: Ledger) -> None:
+    """Deletes weights that no search can choose any more: a large grid would fill the disk."""
+    for trial_id in scheduler.losers():
+        with contextlib.suppress(OSError):  # they only take up room; the next run drops them
+            ledger.delete_weights(trial_id)

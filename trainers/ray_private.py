@@ -1,0 +1,80 @@
+"""Names of Ray that are not part of its public API, and the one place in `trainers` that uses them.
+
+Ray may change them in any release: check this file and its tests first when Ray is upgraded.
+"""
+
+from typing import Any
+
+import ray
+from ray import ActorID, JobID, PlacementGroupID
+from ray._private.state import available_resources_per_node, state
+from ray.core.generated import gcs_pb2
+from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+
+# The base of a backend that does something of its own before torch's process group is set up.
+from ray.train.torch.config import _TorchBackend as TorchBackend
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
+from ray.util.placement_group import PlacementGroup
+
+__all__ = [
+    "START_ERRORS",
+    "UNREACHABLE_ERRORS",
+    "TorchBackend",
+    "death_of",
+    "free_resources",
+    "orphaned_placement_groups",
+    "read_key",
+    "write_key",
+]
+
+# A controller's errors when its worker group does not start.
+START_ERRORS = (WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError)
+# A worker's errors when it cannot be reached any more, besides ``RayActorError``.
+UNREACHABLE_ERRORS = (WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError)
+
+
+def death_of(error: BaseException) -> BaseException:
+    """What a failed health check of a worker met, or the error itself."""
+    return error.health_check_failure if isinstance(error, WorkerHealthCheckFailedError) else error
+
+
+def free_resources() -> dict[str, dict[str, float]]:
+    """What each living node has left, by node ID. Ray's public function has the cluster's sum."""
+    resources: dict[str, dict[str, float]] = available_resources_per_node()
+    return resources
+
+
+def write_key(key: bytes, value: bytes, namespace: bytes) -> None:
+    """Writes into the cluster's key-value store, which every process of the cluster can read."""
+    _internal_kv_put(key, value, True, namespace=namespace)
+
+
+def read_key(key: bytes, namespace: bytes) -> bytes | None:
+    """What ``write_key`` last wrote, None if it never did."""
+    value: bytes | None = _internal_kv_get(key, namespace=namespace)
+    return value
+
+
+def orphaned_placement_groups() -> list[PlacementGroup]:
+    """This job's placement groups whose creator was an actor that is dead.
+
+    The public tables do not say who created a group.
+    """
+    job: str = ray.get_runtime_context().get_job_id()
+    no_actor = ActorID.nil().binary()
+    orphans = []
+    tables: list[Any] = state._connect_and_get_accessor().get_placement_group_table()
+    for content in tables:
+        group = gcs_pb2.PlacementGroupTableData.FromString(content)
+        removed = group.state == gcs_pb2.PlacementGroupTableData.REMOVED
+        # one without an actor was created by the driver
+        orphan = group.creator_actor_dead and group.creator_actor_id != no_actor
+        ours = JobID(group.creator_job_id).hex() == job
+        if ours and orphan and not removed and not group.is_detached:
+            orphans.append(PlacementGroup(PlacementGroupID(group.placement_group_id)))
+    return orphans
