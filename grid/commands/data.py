@@ -1,127 +1,186 @@
-"""``semigrid data build | show | check | generate``: datasets on the command line."""
+"""``semigrid data build | show | check | generate``: datasets."""
 
 import json
-import shlex
-import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from semigrid.data.catalog import open_dataset
-from semigrid.data.schema import Dataset
 from semigrid.data.storage import open_storage
+from semigrid.grid.commands.console import (
+    INTERRUPTED,
+    SOME_FAILED,
+    echo,
+    out,
+    progress_bar,
+    say,
+    say_problem,
+    this_command,
+)
+from semigrid.grid.commands.options import JsonOption
 
-INTERRUPTED = 130
+# Most problems of a dataset that are printed one by one.
+_SHOWN_PROBLEMS = 20
+_TABLES, _CROWD, _ABO = "Tables", "Crowd answers", "Amazon Berkeley Objects"
 
-app = typer.Typer(help="Build, look at, verify and generate datasets.", no_args_is_help=True)
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+app = typer.Typer(help="Build, inspect, verify and generate datasets.", no_args_is_help=True)
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Where = Annotated[str, typer.Argument(metavar="DATASET", help="A dataset's folder or URI.")]
-
-
-def _progress(what: str) -> Progress:
-    return Progress(
-        TextColumn(what),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        disable=not err.is_terminal,
-    )
+DatasetUri = Annotated[
+    str, typer.Argument(metavar="DATASET", help="Folder or URI of a built dataset.")
+]
 
 
 @app.command()
 def build(
+    context: typer.Context,
     source: Annotated[
         str,
-        typer.Argument(help="Class folders, a table, tars, …, builtin://patterns, or a YAML file."),
+        typer.Argument(
+            metavar="SOURCE",
+            help="Class folders, a table, tars, Parquet files, builtin://patterns, or a YAML file "
+            "with these options.",
+        ),
     ],
-    destination: Annotated[str, typer.Argument(metavar="DEST", help="The dataset's folder.")],
+    destination: Annotated[str, typer.Argument(metavar="DEST", help="Folder of the dataset.")],
     kind: Annotated[
         str | None,
-        typer.Option(help="folder, table, parquet, webdataset, abo, patterns; else guessed."),
-    ] = None,
-    product_type: Annotated[
-        str | None, typer.Option(help="Of Amazon Berkeley Objects: CELLULAR_PHONE_CASE, say.")
-    ] = None,
-    attribute: Annotated[
-        str | None, typer.Option(help="Of Amazon Berkeley Objects: what labels, e.g. pattern.")
+        typer.Option(
+            metavar="KIND",
+            help="folder, table, parquet, webdataset, abo or patterns; guessed by default.",
+        ),
     ] = None,
     pool: Annotated[
-        list[str] | None, typer.Option(help="A folder of images without labels; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="FOLDER", help="Folder of unlabelled images. Can be given several times."
+        ),
     ] = None,
-    image_column: Annotated[str | None, typer.Option(help="Of a table: paths or URLs.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Of a table: labels.")] = None,
-    id_column: Annotated[str | None, typer.Option(help="Of a table: image ids.")] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the dataset; default: DEST's.")
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Licence of the images.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Seed of the order and the split.")
+    ] = None,
+    pool_unit: Annotated[
+        int | None, typer.Option(metavar="N", help="Pool images that 'unlabeled: 100%' means.")
+    ] = None,
+    shorter_side: Annotated[
+        int | None,
+        typer.Option(metavar="PIXELS", help="Shrink images whose shorter side is larger."),
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Processes that clean images.")
+    ] = 1,
+    as_json: JsonOption = False,
+    image_column: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", rich_help_panel=_TABLES, help="Column of paths or URLs."),
+    ] = None,
+    label_column: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", rich_help_panel=_TABLES, help="Column of labels."),
+    ] = None,
+    id_column: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", rich_help_panel=_TABLES, help="Column of image ids."),
+    ] = None,
     group_column: Annotated[
-        str | None, typer.Option(help="Of a table: what must stay on one side of a split.")
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            rich_help_panel=_TABLES,
+            help="Column of groups; a group stays on one side of a split.",
+        ),
     ] = None,
     slices: Annotated[
         list[str] | None,
-        typer.Option("--slice", help="Of a table: a column to report results by; repeatable."),
+        typer.Option(
+            "--slice",
+            metavar="COLUMN",
+            rich_help_panel=_TABLES,
+            help="Column to report results by. Can be given several times.",
+        ),
     ] = None,
     answers: Annotated[
-        str | None, typer.Option(help="Crowd answers: generic, MTurk or Ground Truth.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=_CROWD,
+            help="Answers as a table, MTurk results or a Ground Truth manifest.",
+        ),
     ] = None,
     answers_image: Annotated[
-        str | None, typer.Option(help="Of MTurk: the Input column that names the image.")
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            rich_help_panel=_CROWD,
+            help="MTurk's Input column that names the image.",
+        ),
     ] = None,
     answers_field: Annotated[
-        str | None, typer.Option(help="Of MTurk or Ground Truth: which answer.")
+        str | None,
+        typer.Option(
+            metavar="FIELD",
+            rich_help_panel=_CROWD,
+            help="Field of MTurk or Ground Truth that holds the answer.",
+        ),
     ] = None,
     gold: Annotated[
-        str | None, typer.Option(help="A table of task and label that workers are tested on.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=_CROWD,
+            help="Table of task and true label, to test workers on.",
+        ),
     ] = None,
-    agree: Annotated[int | None, typer.Option(help="So many equal answers make a label.")] = None,
-    of: Annotated[int | None, typer.Option(help="Of so many answers.")] = None,
-    min_gold_score: Annotated[float | None, typer.Option(help="To qualify, from 0 to 1.")] = None,
-    method: Annotated[str | None, typer.Option(help="majority or dawid-skene.")] = None,
-    name: Annotated[str | None, typer.Option(help="The dataset's, by default DEST's.")] = None,
-    license: Annotated[str | None, typer.Option(help="Of the images.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the order and the split.")] = None,
-    pool_unit: Annotated[
-        int | None, typer.Option(help="Pool images that the multiplier 100% means.")
+    agree: Annotated[
+        int | None,
+        typer.Option(metavar="N", rich_help_panel=_CROWD, help="Equal answers that make a label."),
     ] = None,
-    shorter_side: Annotated[
-        int | None, typer.Option(help="Shrink larger images to this, in pixels.")
+    of: Annotated[
+        int | None,
+        typer.Option(metavar="N", rich_help_panel=_CROWD, help="Answers per image that count."),
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="To clean images side by side.")] = 1,
-    as_json: JsonOption = False,
+    min_gold_score: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            rich_help_panel=_CROWD,
+            help="Share of gold tasks, 0 to 1, that a worker must get right.",
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD", rich_help_panel=_CROWD, help="majority (default) or dawid-skene."
+        ),
+    ] = None,
+    product_type: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE", rich_help_panel=_ABO, help="Product type: CELLULAR_PHONE_CASE, …"
+        ),
+    ] = None,
+    attribute: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", rich_help_panel=_ABO, help="Attribute to use as label: pattern, …"
+        ),
+    ] = None,
 ) -> None:
-    """Make a checked dataset of images; run it again to go on where it was stopped."""
+    """Build a checked dataset of images. Run it again to resume."""
     from semigrid.data.builder.ingest import Workers, build_dataset, one_by_one
-    from semigrid.data.builder.request import gather, load_request
+    from semigrid.data.builder.report import report_lines
+    from semigrid.data.builder.request import BuildRequest, gather, load_request
 
-    given = {
-        "kind": kind,
-        "product_type": product_type,
-        "attribute": attribute,
-        "pool": pool,
-        "image_column": image_column,
-        "label_column": label_column,
-        "id_column": id_column,
-        "group_column": group_column,
-        "slices": slices,
-        "answers": answers,
-        "answers_image": answers_image,
-        "answers_field": answers_field,
-        "gold": gold,
-        "agree": agree,
-        "of": of,
-        "min_gold_score": min_gold_score,
-        "method": method,
-        "name": name,
-        "license": license,
-        "seed": seed,
-        "pool_unit": pool_unit,
-        "shorter_side": shorter_side,
-    }
-    request = load_request(source, {key: v for key, v in given.items() if v not in (None, [])})
+    # options are named as the keys of a request; those that were not given stay out
+    keys = BuildRequest.model_fields.keys() - {"source"}
+    options = {k: v for k, v in context.params.items() if k in keys and v not in (None, [])}
+    request = load_request(source, options)
     gathered = gather(request)
     workers: Workers = one_by_one
     if processes > 1:
@@ -129,8 +188,7 @@ def build(
 
         workers = in_processes(processes)
     try:
-        with _progress("cleaning") as bar:
-            task = bar.add_task("", total=len(gathered.items))
+        with progress_bar("cleaning") as progress:
             dataset, report = build_dataset(
                 destination,
                 gathered.items,
@@ -138,92 +196,48 @@ def build(
                 votes=gathered.votes,
                 audit=gathered.audit,
                 workers=workers,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=progress,
             )
     except KeyboardInterrupt:
-        command = shlex.join(["semigrid", *sys.argv[1:]])
-        err.print(f"interrupted: what was cleaned is kept. To go on: {command}", soft_wrap=True)
+        say(f"interrupted: cleaned images are kept. To resume: {this_command()}")
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print(json.dumps(report | {"fingerprint": dataset.manifest.fingerprint}, indent=1))
         return
-    _print_report(dataset, report)
+    for line in report_lines(dataset, report):
+        echo(line)
     if gathered.unknown_tasks:
-        err.print(
-            f"{len(gathered.unknown_tasks)} tasks of the answers are no image of the source, the "
+        say(
+            f"{len(gathered.unknown_tasks)} tasks with answers name no image of the source, the "
             f"first is {gathered.unknown_tasks[0]!r}"
         )
 
 
-def _print_report(dataset: Dataset, report: dict[str, Any]) -> None:
-    splits = ", ".join(f"{count:,} {split}" for split, count in report["splits"].items())
-    lines = [f"{report['kept']:,} of {report['images']:,} images kept: {splits}"]
-    if report["quarantined"]:
-        image_id, reason = next(iter(report["quarantined"].items()))
-        lines.append(
-            f"{len(report['quarantined']):,} files are no usable images, the first is {image_id}: "
-            f"{reason}"
-        )
-    if report["duplicates"]:
-        lines.append(f"{len(report['duplicates']):,} exact duplicates left out")
-    if report["conflicts"]:
-        pair = ", ".join(f"{name} ({label})" for name, label in report["conflicts"][0].items())
-        lines.append(
-            f"{len(report['conflicts']):,} images have two labels and keep none, the first: {pair}"
-        )
-    if report["beside_labeled"]:
-        lines.append(
-            f"{len(report['beside_labeled']):,} pool images share a group with labelled ones and "
-            "are left out"
-        )
-    if report["changed"]:
-        changed = ", ".join(f"{count:,} {why}" for why, count in report["changed"].items())
-        lines.append(f"written anew: {changed}")
-    if report["answers"]:
-        lines += _answer_lines(report["answers"])
-    lines.append(f"made of {dataset.manifest.source}")
-    lines.append(f"all of it, name by name: {dataset.storage.location('report.json')}")
-    lines.append(f"dataset: {dataset.storage.uri}, fingerprint {dataset.manifest.fingerprint[:12]}")
-    for line in lines:
-        out.print(line, soft_wrap=True, markup=False)
-
-
-def _answer_lines(audit: dict[str, Any]) -> list[str]:
-    dropped = ", ".join(f"{count:,} {why}" for why, count in audit["dropped"].items())
-    missing = ", ".join(f"{count:,} {why}" for why, count in audit["unlabeled"].items())
-    kappa = "—" if audit["kappa"] is None else f"{audit['kappa']:.3f}"
-    return [
-        f"{audit['used']:,} of {audit['answers']:,} answers of {len(audit['workers']):,} workers "
-        f"count{f' ({dropped})' if dropped else ''}; Fleiss' κ {kappa}",
-        f"{audit['labeled']:,} of {audit['tasks']:,} tasks have a label"
-        + (f" ({missing})" if missing else ""),
-    ]
-
-
 @app.command()
 def show(
-    dataset: Where,
+    dataset: DatasetUri,
     sheets: Annotated[
-        str | None, typer.Option(help="Write a contact sheet of each class into this folder.")
+        str | None,
+        typer.Option(metavar="FOLDER", help="Write a contact sheet of each class to this folder."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a dataset holds: splits, classes and their shares, slices."""
+    """Show what a dataset holds: splits, classes and their shares, slices."""
     from semigrid.data.show import contact_sheet, describe
 
-    found = open_dataset(dataset)
-    facts = describe(found)
+    opened = open_dataset(dataset)
+    facts = describe(opened)
     if sheets is not None:
         folder = open_storage(sheets)
-        for index in range(found.num_classes):
-            folder.write(f"class-{index:03d}.png", contact_sheet(found, index))
+        for index in range(opened.num_classes):
+            folder.write(f"class-{index:03d}.png", contact_sheet(opened, index))
     if as_json:
         print(json.dumps(facts, indent=1))
         return
     splits = ", ".join(f"{count:,} {split}" for split, count in facts["splits"].items())
-    out.print(f"{facts['name']}: {splits}; 100% of the pool is {facts['pool_unit']:,}")
-    out.print(f"licence {facts['license']}, fingerprint {facts['fingerprint'][:12]}")
-    out.print(f"made of {facts['source']}", soft_wrap=True, markup=False)
+    echo(f"{facts['name']}: {splits}; 100% of the pool is {facts['pool_unit']:,}")
+    echo(f"licence {facts['license']}, fingerprint {facts['fingerprint'][:12]}")
+    echo(f"made from {facts['source']}")
     table = Table()
     for column in ("class", "train", "share", "val", "test"):
         table.add_column(column, justify="left" if column == "class" else "right")
@@ -233,59 +247,52 @@ def show(
     out.print(table)
     for name, values in facts["slices"].items():
         shown = "; ".join(f"{value}: {sum(of.values()):,}" for value, of in values.items())
-        out.print(f"slice {name}: {shown}", soft_wrap=True, markup=False)
+        echo(f"slice {name}: {shown}")
     if sheets is not None:
-        out.print(f"contact sheets: {open_storage(sheets).uri}", soft_wrap=True, markup=False)
+        echo(f"contact sheets: {open_storage(sheets).uri}")
 
 
 @app.command()
-def check(dataset: Where) -> None:
-    """Verify every byte of a dataset against its manifest; exit code 1 if something is wrong."""
+def check(dataset: DatasetUri) -> None:
+    """Verify every byte of a dataset; exit with code 1 if something is wrong."""
     from semigrid.data.builder.check import check_dataset
 
-    found = open_dataset(dataset)
-    with _progress("shards") as bar:
-        task = bar.add_task("", total=len(found.manifest.shards))
-        problems = check_dataset(
-            found, progress=lambda done, total: bar.update(task, completed=done, total=total)
-        )
-    for problem in problems[:20]:
-        err.print(problem, style="red", soft_wrap=True, markup=False)
+    opened = open_dataset(dataset)
+    with progress_bar("shards") as progress:
+        problems = check_dataset(opened, progress=progress)
+    for problem in problems[:_SHOWN_PROBLEMS]:
+        say_problem(problem)
     if problems:
-        err.print(f"{len(problems)} problems", style="red")
-        raise typer.Exit(1)
-    rows = sum(shard.rows for shard in found.manifest.shards)
-    out.print(f"{len(found.manifest.shards)} shards, {rows:,} images: all as the manifest says")
+        say_problem(f"{len(problems)} problems")
+        raise typer.Exit(SOME_FAILED)
+    rows = sum(shard.rows for shard in opened.manifest.shards)
+    echo(f"{len(opened.manifest.shards)} shards, {rows:,} images: all match the manifest")
 
 
 @app.command()
 def generate(
-    destination: Annotated[str, typer.Argument(metavar="DEST", help="A new or empty folder.")],
-    images: Annotated[int, typer.Option(help="How many, from 500.")] = 4000,
+    destination: Annotated[str, typer.Argument(metavar="DEST", help="New or empty folder.")],
+    images: Annotated[int, typer.Option(metavar="N", help="Images, at least 500.")] = 4000,
     answered: Annotated[
-        int | None, typer.Option(help="How many have crowd answers; by default two fifths.")
+        int | None,
+        typer.Option(metavar="N", help="Images with crowd answers; default: two fifths."),
     ] = None,
-    size: Annotated[int, typer.Option(help="Pixels a side, from 8 to 1024.")] = 64,
-    seed: Annotated[int, typer.Option(help="Of the images and the answers.")] = 0,
+    size: Annotated[
+        int, typer.Option(metavar="PIXELS", help="Side of an image, from 8 to 1024.")
+    ] = 64,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the images and answers.")] = 0,
 ) -> None:
-    """Write generated images, and generated crowd answers to them, as files to try things on."""
+    """Write generated images and crowd answers as files, to try things on."""
     from semigrid.data.sources.generated import write_raw
     from semigrid.data.sources.patterns import URI, parse_patterns
 
-    given = {"images": images, "answered": answered, "size": size, "seed": seed}
-    query = "&".join(f"{name}={value}" for name, value in given.items() if value is not None)
+    parameters = {"images": images, "answered": answered, "size": size, "seed": seed}
+    query = "&".join(f"{key}={value}" for key, value in parameters.items() if value is not None)
     patterns = parse_patterns(f"{URI}?{query}")
-    with _progress("drawing") as bar:
-        task = bar.add_task("", total=patterns.images)
-        command = write_raw(
-            destination,
-            patterns,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    out.print(
+    with progress_bar("drawing") as progress:
+        command = write_raw(destination, patterns, progress=progress)
+    echo(
         f"{patterns.images:,} generated images, generated answers to {patterns.answered:,} of them "
-        f"and {patterns.gold} gold tasks: {open_storage(destination).uri}",
-        soft_wrap=True,
-        markup=False,
+        f"and {patterns.gold} gold tasks: {open_storage(destination).uri}"
     )
-    out.print(f"To make a dataset of it: {command}", soft_wrap=True, markup=False)
+    echo(f"To build a dataset from it: {command}")

@@ -1,193 +1,167 @@
-"""``semigrid predict``: its options, what it checks, and what it prints."""
+"""``semigrid predict``: a cell's model at work on images."""
 
+import contextlib
 import json
 import os
-import shlex
 import signal
-import sys
 import time
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator
+from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from semigrid.data.errors import InputError
-from semigrid.grid.commands.console import INTERRUPTED, OK, SOME_FAILED, err, out
-from semigrid.grid.predict.abstain import Calibration
+from semigrid.grid.commands.console import (
+    INTERRUPTED,
+    SOME_FAILED,
+    echo,
+    not_writable,
+    progress_bar,
+    say,
+    say_problem,
+    this_command,
+)
+from semigrid.grid.commands.context import load, open_study
+from semigrid.grid.commands.options import (
+    CellName,
+    JsonOption,
+    SeedsOption,
+    Source,
+    StorageOption,
+)
+from semigrid.grid.study.winner import find_winner
 
-ACCURACY = 0.95
-
-CellName = Annotated[
-    str, typer.Argument(metavar="CELL", help="A finished cell, such as 'aprons/semi-vit/50%/100%'.")
-]
-Sources = Annotated[
-    list[str],
-    typer.Argument(metavar="IMAGES...", help="Folders and files of images, or one dataset."),
-]
-OutputOption = Annotated[
-    str | None,
-    typer.Option(help="The folder or URI to write to; by default predictions-CELL, right here."),
-]
-SplitOption = Annotated[
-    list[str] | None,
-    typer.Option(help="Of a dataset: train, val, test or pool; repeatable, by default all."),
-]
-AccuracyOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="PERCENT",
-        help="Abstain where fewer than so many of the answers would be right, by val; 95%.",
-    ),
-]
-ThresholdOption = Annotated[
-    float | None,
-    typer.Option(min=0, max=1, help="Abstain below this probability, whatever val says."),
-]
-WorkersOption = Annotated[
-    int | None,
-    typer.Option(min=1, help="Processes with the model, by default as many as there is room for."),
-]
-GpusOption = Annotated[
-    float | None,
-    typer.Option(min=0, help="Of each process, by default as the cell was trained."),
-]
-NoProbabilitiesOption = Annotated[
-    bool, typer.Option("--no-probabilities", help="Leave out the probabilities of all classes.")
-]
+# Share of answers to be right where neither --accuracy nor --threshold is given.
+_ACCURACY = 0.95
 
 
-def run(
-    study: Any,
-    records: Mapping[str, Any],
-    *,
-    cell_name: str,
-    sources: list[str],
-    output: str | None,
-    splits: list[str] | None,
-    accuracy: str | None,
-    threshold: float | None,
-    workers: int | None,
-    gpus: float | None,
-    with_probabilities: bool,
-    as_json: bool,
-) -> int:
-    """Predicts, and says what came of it; the exit code."""
-    share = _accuracy(accuracy, threshold)
-    from semigrid.grid.study.winner import find_winner
-
-    cell, record = find_winner(study, records, cell_name)
-    # these take PyTorch, seconds to import: what is wrong so far was said without it
-    from semigrid.grid.predict.folder import PredictionFolder, Request, identity
+def predict(
+    source: Source,
+    cell: CellName,
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGES", help="Folders and files of images, or one dataset."),
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Folder or URI to write to; default: predictions-CELL."),
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SPLIT",
+            help="Split of a dataset: train, val, test or pool; default: all. Can be given "
+            "several times.",
+        ),
+    ] = None,
+    accuracy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PERCENT",
+            help="Abstain below the probability that keeps this share of answers right on val; "
+            "default: 95%.",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, metavar="P", help="Abstain below this probability, whatever val says."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Processes with the model; default: all that fit."),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="N", help="GPUs per process; default: as in training."),
+    ] = None,
+    no_probabilities: Annotated[
+        bool, typer.Option("--no-probabilities", help="Omit the probabilities of all classes.")
+    ] = False,
+    storage: StorageOption = None,
+    seeds: SeedsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify images with a finished cell's model. Run it again to resume."""
+    share = _share(accuracy, threshold)
+    study = open_study(load(source, storage, seeds))
+    winner, record = find_winner(study.state, study.records, cell)
+    # these import PyTorch, which takes seconds: errors so far came without it
+    from semigrid.grid.predict.folder import PredictionFolder, Request, identity, summary_lines
     from semigrid.grid.predict.images import find_images
     from semigrid.grid.predict.inference import winner_model
 
-    plan = study.plan
-    train = plan.experiment.train_of(cell.model)
-    gpus = train.gpus_per_worker if gpus is None else gpus
-    images = find_images(sources, splits or [])
-    model = winner_model(plan, cell, record, plan.experiment.folder, gpus)
-    request = Request(cell.name, share, threshold, with_probabilities)
-    where = output or f"predictions-{cell.name.replace('/', '-')}"
-    folder = PredictionFolder(where, identity(request, model, images), images)
-    summary: dict[str, Any] | None = folder.summary
+    plan = study.state.plan
+    train = plan.experiment.train_of(winner.model)
+    gpus = train.gpus_per_worker if gpus_per_worker is None else gpus_per_worker
+    sources = find_images(images, split or [])
+    model = winner_model(plan, winner, record, plan.experiment.folder, gpus)
+    request = Request(winner.name, share, threshold, not no_probabilities)
+    destination = output or f"predictions-{winner.name.replace('/', '-')}"
+    folder = PredictionFolder(destination, identity(request, model, sources), sources)
+    summary = folder.summary
+    if summary is not None and not as_json:
+        say("nothing to predict: it is finished")
     if summary is None:
         try:
             folder.storage.check_writable()
         except OSError as error:
-            raise InputError(
-                f"--output {where}: cannot be written: {error}; give a folder or URI that can"
-            ) from error
-        dataset = plan.experiment.datasets[cell.dataset]
-        summary = _predict(folder, model, dataset, request, workers, train.cpus_per_worker, gpus)
-    elif not as_json:
-        err.print("nothing to predict: it is finished")
+            raise not_writable(f"--output {destination}", error) from error
+        _prepare_for_ray()
+        from semigrid.grid.predict.ray_data import PredictionError, Workers, predict_images
+
+        dataset = plan.experiment.datasets[winner.dataset]
+        room = Workers(workers, train.cpus_per_worker, gpus)
+        try:
+            with _counted_progress() as progress:
+                summary = predict_images(folder, model, dataset, request, room, progress)
+        except KeyboardInterrupt:
+            say(f"interrupted: finished parts are kept. To resume: {this_command()}")
+            raise typer.Exit(INTERRUPTED) from None
+        except PredictionError as error:
+            say_problem(f"{error}; finished parts are kept. To resume: {this_command()}")
+            raise typer.Exit(SOME_FAILED) from error
     if as_json:
         print(json.dumps(summary, indent=1, ensure_ascii=False))
-    else:
-        _show(summary, folder.storage.uri)
-    return OK
+        return
+    for line in summary_lines(summary, folder.storage.uri):
+        echo(line)
 
 
-def _accuracy(text: str | None, threshold: float | None) -> float | None:
-    """The share to promise, None where a threshold is given."""
+def _share(accuracy: str | None, threshold: float | None) -> float | None:
+    """The share of answers to be right; None where a threshold is given instead."""
     if threshold is not None:
-        if text is not None:
+        if accuracy is not None:
             raise InputError("--accuracy and --threshold: give one of them")
         return None
-    if text is None:
-        return ACCURACY
+    if accuracy is None:
+        return _ACCURACY
     try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        share = float(accuracy.removesuffix("%")) / (100 if accuracy.endswith("%") else 1)
     except ValueError:
         share = 0
     if not 0 < share < 1:
-        raise InputError(f"--accuracy {text}: give a share between 0% and 100%, such as 95%")
-    return round(share, 12)  # 97 / 100 as 97% is written
+        raise InputError(f"--accuracy {accuracy}: give a share between 0% and 100%, such as 95%")
+    return round(share, 12)  # 0.97 for 97%
 
 
-def _predict(
-    folder: Any,
-    model: Any,
-    dataset: Any,
-    request: Any,
-    workers: int | None,
-    cpus: float,
-    gpus: float,
-) -> dict[str, Any]:
-    """The summary. Raises ``typer.Exit`` when it is broken off, having said how to go on."""
-    # Ray reads this when it is imported; it would print its machines' messages among the results
+def _prepare_for_ray() -> None:
+    # Ray reads this at import; it would print its machines' messages among the results
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    from semigrid.grid.predict.ray_data import PredictionError, Workers, predict_images
-
-    started = time.monotonic()
-    bar = Progress(
-        TextColumn("predicting"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        disable=not err.is_terminal,
-    )
-    marks: list[int] = []  # how far it was
-    try:
-        with bar:
-            task = bar.add_task("", total=None)
-
-            def progress(done: int, total: int) -> None:
-                marks.append(done)
-                bar.update(task, completed=done, total=total)
-
-            found = predict_images(
-                folder, model, dataset, request, Workers(workers, cpus, gpus), progress
-            )
-    except KeyboardInterrupt:
-        err.print(f"interrupted: finished parts are kept. {_to_go_on()}", soft_wrap=True)
-        raise typer.Exit(INTERRUPTED) from None
-    except PredictionError as error:
-        err.print(f"{error}; finished parts are kept. {_to_go_on()}", style="red", soft_wrap=True)
-        raise typer.Exit(SOME_FAILED) from error
-    seconds = time.monotonic() - started
-    err.print(f"{marks[-1] - marks[0]:,} images in {seconds:.1f} s")
-    return found
 
 
-def _to_go_on() -> str:
-    return f"To go on: {shlex.join(['semigrid', *sys.argv[1:]])}"
+@contextlib.contextmanager
+def _counted_progress() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar; says at the end how many images it took how many seconds."""
+    started, counts = time.monotonic(), []
+    with progress_bar("predicting") as update:
 
+        def progress(done: int, total: int) -> None:
+            counts.append(done)
+            update(done, total)
 
-def _show(summary: dict[str, Any], where: str) -> None:
-    counts = summary["counts"]
-    lines = [
-        f"{counts['images']:,} images: {counts['predicted'] - counts['abstained']:,} answered, "
-        f"{counts['abstained']:,} abstained from, {counts['errors']:,} unreadable",
-        Calibration(**summary["calibration"]).describe(),
-    ]
-    if summary["first_error"]:
-        first = summary["first_error"]
-        lines.append(f"the first unreadable image is {first['image_id']}: {first['error']}")
-    lines.append(f"predictions: {where}/parts, summed up in {where}/predictions.json")
-    for line in lines:
-        out.print(line, soft_wrap=True, markup=False)
+        yield progress
+    say(f"{counts[-1] - counts[0]:,} images in {time.monotonic() - started:.1f} s")

@@ -1,4 +1,4 @@
-"""``semigrid submit``: a grid as a job on a cluster that is elsewhere."""
+"""``semigrid submit``: a run as a job on a cluster elsewhere."""
 
 import shlex
 import sys
@@ -7,22 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from semigrid.data.errors import InputError
-from semigrid.grid.commands.console import (
-    OK,
-    SOME_FAILED,
-    OnlyOption,
-    SeedsOption,
-    Source,
-    StorageOption,
-    out,
-    say,
-)
-from semigrid.grid.commands.opening import load
+from semigrid.grid.commands.console import OK, SOME_FAILED, out, say
+from semigrid.grid.commands.context import load
+from semigrid.grid.commands.options import OnlyOption, SeedsOption, Source, StorageOption
+from semigrid.grid.study.plan import Plan
+from semigrid.grid.submit.job_package import job_package
 from semigrid.grid.submit.kuberay import RayJobOptions, manifest
 
 if TYPE_CHECKING:
     from semigrid.grid.submit.job_package import JobPackage
     from semigrid.grid.submit.jobs import JobEnd
+
+_KUBERAY = "Options of --kuberay"
 
 
 def submit(
@@ -30,8 +26,7 @@ def submit(
     address: Annotated[
         str,
         typer.Option(
-            envvar="RAY_API_SERVER_ADDRESS",
-            help="Of the cluster's dashboard, such as http://localhost:8265.",
+            envvar="RAY_API_SERVER_ADDRESS", metavar="URL", help="Address of Ray's dashboard."
         ),
     ] = "http://localhost:8265",
     storage: StorageOption = None,
@@ -39,46 +34,69 @@ def submit(
     only: OnlyOption = None,
     install: Annotated[
         bool,
-        typer.Option(
-            "--install", help="Let Ray install the versions that are here, where they are not."
-        ),
+        typer.Option("--install", help="Let Ray install this environment's package versions."),
     ] = False,
-    follow: Annotated[bool, typer.Option(help="Follow the job's log until it ends.")] = True,
+    follow: Annotated[bool, typer.Option(help="Whether to follow the job's log.")] = True,
     retries: Annotated[
         int,
-        typer.Option(
-            min=0, help="So often is a job that was killed started again, while it is followed."
-        ),
+        typer.Option(min=0, metavar="N", help="Times to restart a job that was killed."),
     ] = 3,
     kuberay: Annotated[
         bool, typer.Option("--kuberay", help="Print a RayJob for kubectl apply instead.")
     ] = False,
-    image: Annotated[str, typer.Option(help="Of --kuberay: has semigrid installed.")] = "",
-    namespace: Annotated[str | None, typer.Option(help="Of --kuberay.")] = None,
+    image: Annotated[
+        str,
+        typer.Option(
+            metavar="IMAGE", rich_help_panel=_KUBERAY, help="Container image with semigrid."
+        ),
+    ] = "",
+    namespace: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", rich_help_panel=_KUBERAY, help="Namespace of the RayJob."),
+    ] = None,
     max_pods: Annotated[
-        int, typer.Option(min=1, help="Of --kuberay: worker pods of each kind at most.")
+        int,
+        typer.Option(
+            min=1, metavar="N", rich_help_panel=_KUBERAY, help="Most worker pods of each kind."
+        ),
     ] = RayJobOptions.max_pods,
     workers_per_pod: Annotated[
-        int, typer.Option(min=1, help="Of --kuberay: processes in a pod at most, a node's GPUs.")
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            rich_help_panel=_KUBERAY,
+            help="Most processes in a pod: the GPUs of a node.",
+        ),
     ] = RayJobOptions.workers_per_pod,
     secret: Annotated[
-        str | None, typer.Option(help="Of --kuberay: a Secret that has the bucket's credentials.")
+        str | None,
+        typer.Option(
+            metavar="NAME", rich_help_panel=_KUBERAY, help="Secret with the bucket's credentials."
+        ),
     ] = None,
-    service_account: Annotated[str | None, typer.Option(help="Of --kuberay: of every pod.")] = None,
+    service_account: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", rich_help_panel=_KUBERAY, help="Service account of every pod."
+        ),
+    ] = None,
     claim: Annotated[
-        str | None, typer.Option(help="Of --kuberay: a PersistentVolumeClaim at /mnt/semigrid.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=_KUBERAY,
+            help="PersistentVolumeClaim to mount at /mnt/semigrid.",
+        ),
     ] = None,
 ) -> None:
-    """Run an experiment as a job on a cluster; the same command follows it again."""
-    from semigrid.grid.study.plan import Plan
-    from semigrid.grid.submit.job_package import job_package
-
+    """Run an experiment as a job on a cluster. Run it again to follow the job again."""
     experiment = load(source, storage, seeds)
     if only is not None:
         Plan(experiment).matching(only)
     if kuberay:
         if only is not None:
-            raise InputError("--only and --kuberay: give one of them; a RayJob runs all of a grid")
+            raise InputError("--only and --kuberay: give one of them; a RayJob runs a whole grid")
         options = RayJobOptions(
             image=image,
             namespace=namespace,
@@ -94,45 +112,44 @@ def submit(
 
 
 def _follow(package: "JobPackage", address: str, install: bool, follow: bool, retries: int) -> None:
-    """Submits, follows, and does so again where the job is lost. Ends with the job's exit code."""
+    """Submits and follows a job, again if it is lost; exits with the job's code."""
     from semigrid.grid.submit.jobs import ClusterAwayError, JobClient
 
     client = JobClient(address, say)
     for left in range(retries, -1, -1):
         job, is_new = client.submit(package, install)
-        say(f"{job}: {'submitted' if is_new else 'is at work already: nothing is submitted'}")
+        say(f"{job}: {'submitted' if is_new else 'already at work: nothing is submitted'}")
         if not follow:
-            say(f"results: {package.folder}; to follow it: {_this_command()}")
+            say(f"results: {package.folder}; to follow it: {_follow_command()}")
             return
         try:
             end = client.follow(
                 job, lambda text: out.print(text, end="", markup=False, soft_wrap=True)
             )
         except KeyboardInterrupt:
-            say(f"{job} goes on without this terminal; to follow it again: {_this_command()}")
+            say(f"{job} continues without this terminal; to follow it again: {_follow_command()}")
             raise typer.Exit(OK) from None
         except ClusterAwayError as error:
-            say(f"{error}; {job} may well go on; to follow it again: {_this_command()}")
+            say(f"{error}; {job} may still be running; to follow it again: {_follow_command()}")
             raise typer.Exit(SOME_FAILED) from None
         if not end.lost or not left:
             break
-        say(f"{job} {_lost(end)}; all that was finished is kept, the rest is submitted again")
+        say(f"{job} {_lost(end)}; finished trials are kept, the rest is submitted again")
     raise typer.Exit(_code(job, end))
 
 
 def _lost(end: "JobEnd") -> str:
     if end.status == "UNKNOWN":
-        return "is unknown to the cluster, whose head is a new one"
+        return "is unknown to the cluster, whose head was replaced"
     return "was killed, or its machine was lost"
 
 
 def _code(job: str, end: "JobEnd") -> int:
-    """The exit code of the job's command, or what takes its place where there is none."""
-    go_on = f"to go on: {_this_command()}"
+    """The exit code of the job's command, or ``SOME_FAILED`` where it has none."""
     if end.lost:
-        say(f"{job} {_lost(end)}; all that was finished is kept; {go_on}")
+        say(f"{job} {_lost(end)}; finished trials are kept; to resume: {_follow_command()}")
     elif end.status == "STOPPED":
-        say(f"{job} was stopped; all that was finished is kept; {go_on}")
+        say(f"{job} was stopped; finished trials are kept; to resume: {_follow_command()}")
     elif end.code is None:
         say(f"{job} did not start: {end.message}")
     else:
@@ -140,6 +157,6 @@ def _code(job: str, end: "JobEnd") -> int:
     return SOME_FAILED
 
 
-def _this_command() -> str:
+def _follow_command() -> str:
     words = [word for word in sys.argv[1:] if word != "--no-follow"]
     return shlex.join(["semigrid", *words])

@@ -12,8 +12,6 @@ from semigrid.grid.experiment.schema import (
     show_percent,
 )
 
-# Name of the file's copy in the run's folder: the file of the last run there.
-
 __all__ = [
     "Around",
     "DatasetConfig",

@@ -161,6 +161,19 @@ class PredictionFolder:
         return summary
 
 
+def summary_lines(summary: dict[str, Any], uri: str) -> list[str]:
+    """A finished prediction in words; ``uri`` is that of its folder."""
+    counts, first = summary["counts"], summary["first_error"]
+    lines = [
+        f"{counts['images']:,} images: {counts['predicted'] - counts['abstained']:,} answered, "
+        f"{counts['abstained']:,} abstained from, {counts['errors']:,} unreadable",
+        Calibration(**summary["calibration"]).describe(),
+    ]
+    if first:
+        lines.append(f"the first unreadable image is {first['image_id']}: {first['error']}")
+    return [*lines, f"predictions: {uri}/{PARTS}, summed up in {uri}/{SUMMARY}"]
+
+
 def answers_table(answers: Answers, identity: dict[str, Any], calibration: Calibration) -> pa.Table:
     """One row an image; all but its id and the error are null where it could not be read."""
     classes = identity["classes"]

@@ -1,8 +1,8 @@
-"""What a changed experiment file means for what was trained already. Pure: reads nothing itself."""
+"""What a changed experiment file keeps of earlier trainings. Pure: it reads no files."""
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import yaml
@@ -14,20 +14,20 @@ from semigrid.grid.study.state import StudyState
 from semigrid.grid.study.summary import ENDED
 from semigrid.trainers.trial import TrialSpec
 
-# anew: it was trained, but what it is now was not; not asked: by --only
+# ``anew``: an earlier version of the cell was trained; ``not asked``: left out by --only.
 What = Literal["finished", "continued", "new", "anew", "failed", "blocked", "not asked"]
-# keys that cannot change a number
+# Keys that change no numbers, and the one below them that does.
 _HARMLESS = ("name", "prices", "trackers", "train")
 _HARMFUL = ("train.precision",)
-# what a key that is not there is compared and shown as; null is a value
+# Value of a key that the file lacks; null is a value.
 MISSING = "—"
-# a changed value is shown up to this many characters
+# Longest value shown, in characters.
 _SHOWN = 60
 
 
 @dataclass(frozen=True)
 class KeyChange:
-    """A key of the file, by its path, with what it was and is; ``MISSING``: it is not there."""
+    """A key of the file, by its path, with its values; ``MISSING`` where the file lacks it."""
 
     key: str
     before: Any
@@ -35,7 +35,7 @@ class KeyChange:
 
     @property
     def changes_numbers(self) -> bool:
-        """Whether trainings may come out differently for it."""
+        """Whether it can change the results of trainings."""
         top = self.key.split(".")[0]
         own_train = self.key.startswith("models.") and self.key.split(".")[2:3] == ["train"]
         return self.key in _HARMFUL or not (top in _HARMLESS or own_train)
@@ -47,7 +47,7 @@ class KeyChange:
 
 @dataclass(frozen=True)
 class CellChange:
-    """What becomes of one cell: trainings kept and to do, and why.
+    """What becomes of one cell: how many trainings are kept and how many are left, and why.
 
     ``perhaps`` more are kept if the cell that it starts from keeps its winner.
     """
@@ -63,10 +63,10 @@ class CellChange:
 
 @dataclass(frozen=True)
 class Change:
-    """From the last run in a folder to what a file asks for now.
+    """The difference between a folder's last run and the file as it is now.
 
-    ``removed`` are the cells that are no more, with the number of their trainings; ``unused`` is
-    how many trainings of the ledger, theirs included, no cell of the file uses. All are kept.
+    ``removed`` has the number of trainings by cell that the file no longer asks for; ``unused`` is
+    how many trainings in the ledger, theirs included, belong to no cell. All stay in the ledger.
     """
 
     keys: list[KeyChange]
@@ -75,21 +75,17 @@ class Change:
     unused: int
     had_run: bool
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def compare(study: StudyState, records: Mapping[str, Record], text: str | None) -> Change:
-    """What the plan keeps of a folder's ledger and what it trains.
+    """Compares a study with the last run in its folder.
 
     Args:
-        text: the experiment file of the folder's last run, None where there was none.
+        records: the ledger's, by trial id.
+        text: the experiment file of the last run; None if there was none.
     """
     plan = study.plan
-    before, after = (
-        _as_written(text, plan.experiment),
-        _as_written(plan.experiment.text, plan.experiment),
-    )
+    before = _as_written(text, plan.experiment)
+    after = _as_written(plan.experiment.text, plan.experiment)
     ended = {i: record for i, record in records.items() if record.status in ENDED}
     by_cell: dict[str, list[Record]] = {}
     for record in ended.values():
@@ -98,9 +94,10 @@ def compare(study: StudyState, records: Mapping[str, Record], text: str | None) 
     perhaps: set[str] = set()
     cells = []
     for search in plan.searches:
-        maybe = _perhaps(study, search, by_cell.get(search.name, []), used)
+        trained = by_cell.get(search.name, [])
+        maybe = _perhaps(study, search, trained, used)
         perhaps |= maybe
-        cells.append(_cell(study, search, by_cell.get(search.name, []), len(maybe)))
+        cells.append(_cell(study, search, trained, len(maybe)))
     known = {search.name for search in plan.searches}
     gone = {cell.name for cell in Plan(before).cells} - known if before is not None else set()
     gone |= {name for name in by_cell if name not in known}
@@ -116,7 +113,7 @@ def compare(study: StudyState, records: Mapping[str, Record], text: str | None) 
 
 
 def _as_written(text: str | None, now: Experiment) -> Experiment | None:
-    """The experiment of a text, its datasets unopened; None where it cannot be read any more."""
+    """The experiment of a text, without its datasets; None if this version cannot read it."""
     if text is None:
         return None
     try:
@@ -129,7 +126,7 @@ def _as_written(text: str | None, now: Experiment) -> Experiment | None:
 def _cell(study: StudyState, search: Search, records: list[Record], perhaps: int) -> CellChange:
     state = study.searches[search.name]
     to_do = study.trainings_left(search.name)
-    kept = sum(study.has_ended(spec.id) for spec in state.specs)
+    kept = study.trainings_done(search.name)
     what: What = "continued" if kept else "new"
     why = ""
     if state.stage == "failed" or state.stage == "blocked":
@@ -152,25 +149,25 @@ def _cell(study: StudyState, search: Search, records: list[Record], perhaps: int
 
 
 def _perhaps(study: StudyState, search: Search, records: list[Record], used: set[str]) -> set[str]:
-    """Its trainings that are of use again if its parent's winner stays who it was.
+    """Trainings of a waiting search that it uses again if its parent keeps its winner.
 
-    They started from a trial of the parent's that is still one; the first of them is the recipe
-    as it is now, or none counts.
+    They started from a trial that its parent still has, and the first of them must be the recipe
+    as it is now.
     """
     if search.parent is None or study.searches[search.name].stage != "waiting":
         return set()
     trained = {record.id: record for record in records}
     for parent in study.searches[search.parent.name].specs:
         if study.plan.spec(search, {}, 0, parent.id).id in trained:
-            found = {i: r for i, r in trained.items() if r.spec.parent == parent.id}
-            recipes = [record.spec.recipe for record in found.values()]
-            found |= {i: r for i, r in trained.items() if r.spec.seed and r.spec.recipe in recipes}
-            return set(found) - used
+            children = {i: r for i, r in trained.items() if r.spec.parent == parent.id}
+            recipes = [record.spec.recipe for record in children.values()]
+            seeds = {i for i, r in trained.items() if r.spec.seed and r.spec.recipe in recipes}
+            return (children.keys() | seeds) - used
     return set()
 
 
 def _why_again(study: StudyState, search: Search, records: list[Record]) -> str:
-    """What differs between the cell's first trial as planned and the nearest that was trained."""
+    """How the cell's first trial as planned differs from the most similar trained one."""
     planned = study.plan.spec(search, {}, 0, None)
     nearest = min((_differences(r.spec, planned) for r in records), key=len)
     if not nearest:
@@ -183,25 +180,27 @@ def _why_again(study: StudyState, search: Search, records: list[Record]) -> str:
 
 
 def _differences(before: TrialSpec, after: TrialSpec) -> list[KeyChange]:
-    """Fields of two trials that differ; not the parent, which is another one wherever it trains."""
-    one, other = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
-    ignored = ("parent", "seed")
-    return [
-        KeyChange(key, one.get(key, MISSING), other.get(key, MISSING))
-        for key in {**one, **other}
-        if key not in ignored and one.get(key, MISSING) != other.get(key, MISSING)
-    ]
+    """Fields in which two trials differ; a parent differs wherever it is trained again."""
+    ignored = {"parent", "seed"}
+    return _changes(
+        before.model_dump(mode="json", exclude=ignored),
+        after.model_dump(mode="json", exclude=ignored),
+    )
 
 
 def _key_changes(before: Experiment, after: Experiment) -> list[KeyChange]:
-    """Keys of two files that differ, defaults and published recipes filled in; not the grid."""
+    """Keys in which two files differ, apart from the grid; defaults and recipes are filled in."""
     one, other = _effective(before), _effective(after)
-    for part in ("models", "datasets"):  # one that is new or gone is a line, not all its defaults
+    for part in ("models", "datasets"):  # a new or removed one is a line, not all its defaults
         for name in one[part].keys() ^ other[part].keys():
             for content in (one, other):
                 if name in content[part]:
                     content[part][name] = "defined"
-    one, other = _flat(one), _flat(other)
+    return _changes(one, other)
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[KeyChange]:
+    one, other = _flat(before), _flat(after)
     return [
         KeyChange(key, one.get(key, MISSING), other.get(key, MISSING))
         for key in {**one, **other}
@@ -213,15 +212,14 @@ def _effective(experiment: Experiment) -> dict[str, Any]:
     content = experiment.file.model_dump(mode="json", by_alias=True, exclude={"grid", "storage"})
     for name, model in content["models"].items():
         own = experiment.file.models[name].train
-        model["train"] = None if own is None else own.model_dump(mode="json", exclude_unset=True)
+        model["train"] = {} if own is None else own.model_dump(mode="json", exclude_unset=True)
         try:
             model["recipe"] = experiment.recipe_of(name).model_dump(mode="json")
         except (ValueError, KeyError, AssertionError):
-            continue  # of a version that had other keys: as the file has it
-    for name, dataset in content["datasets"].items():
-        if isinstance(dataset, str):
-            content["datasets"][name] = {"uri": dataset, "pool_unit": None}
-        content["datasets"][name]["uri"] = experiment.dataset_uri(name)
+            continue  # a recipe of another version stays as the file has it
+    for name in content["datasets"]:
+        pool_unit = experiment.file.dataset(name).pool_unit
+        content["datasets"][name] = {"uri": experiment.dataset_uri(name), "pool_unit": pool_unit}
     return content
 
 
@@ -229,10 +227,10 @@ def _flat(content: Any, path: str = "") -> dict[str, Any]:
     """``{"search.trials": 3}``: one entry for each value that is no mapping."""
     if not isinstance(content, dict):
         return {path: content}
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in content.items():
-        found |= _flat(value, f"{path}.{key}" if path else str(key))
-    return found
+        flat |= _flat(value, f"{path}.{key}" if path else str(key))
+    return flat
 
 
 def _shown(value: Any) -> str:
@@ -242,11 +240,3 @@ def _shown(value: Any) -> str:
     if re.fullmatch(r"[0-9a-f]{20,}", shown):  # a fingerprint
         return shown[:12]
     return shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + "…"
-
-
-def summary(cells: Iterable[CellChange]) -> dict[str, int]:
-    """How many cells there are of each kind of change."""
-    count: dict[str, int] = {}
-    for cell in cells:
-        count[cell.what] = count.get(cell.what, 0) + 1
-    return count

@@ -1,9 +1,10 @@
-"""What is still to be spent: from finished trials or, where there are none, from FLOPs."""
+"""What trainings cost and will cost, estimated from finished trials or, without any, FLOPs."""
 
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 
 from semigrid.grid.study.plan import Search
 from semigrid.grid.study.state import StudyState
@@ -11,9 +12,9 @@ from semigrid.grid.study.summary import CostSample, forwards, kind_of_model
 from semigrid.trainers.progress import DeviceSeconds, add
 from semigrid.trainers.trial import TrialSpec
 
-# What is assumed without a finished trial. GPUs: this one, at this share of its peak. CPUs: what
-# PyTorch reaches on one core in float32, beside what a core needs to make a view (three forwards)
-# and, however small the model is, for a step.
+# Assumptions of an estimate from FLOPs: GPUs are this one at this share of its peak. A CPU core
+# reaches this many FLOP/s in float32, and takes this many seconds more per forward (a view takes
+# three forwards' worth) and per step, however small the model is.
 ASSUMED_GPU = "NVIDIA A10G"
 ASSUMED_SHARE_OF_PEAK = 0.3
 CORE_FLOPS = 2e10
@@ -22,13 +23,13 @@ STEP_CORE_SECONDS = 0.01
 FROM_FLOPS = "from FLOPs, within a factor of 3 or so"
 ASSUMPTION = (
     f"counted from FLOPs: a GPU is an {ASSUMED_GPU} at {ASSUMED_SHARE_OF_PEAK:.0%} of its peak, a "
-    f"CPU core does {CORE_FLOPS / 1e9:g} GFLOP/s, and a step or an image cost it something each"
+    f"CPU core does {CORE_FLOPS / 1e9:g} GFLOP/s, plus a fixed time for each step and image"
 )
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the trainings of one model still take; ``device_seconds`` None: it cannot be said."""
+    """What the remaining trainings of one model take; ``device_seconds`` is None if unknown."""
 
     model: str
     trainings: int
@@ -38,7 +39,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Bill:
-    """Device-seconds and their price; ``unpriced`` are the kinds that the file has no price for."""
+    """Device-seconds and their price; ``unpriced`` are the kinds without a price in the file."""
 
     device_seconds: DeviceSeconds
     price: float
@@ -46,63 +47,60 @@ class Bill:
 
 
 def estimate(study: StudyState, count_flops: bool) -> list[Estimate]:
-    """What each model of the plan still takes.
+    """What the remaining trainings of each model take.
 
     Args:
-        count_flops: where no trial of a model's kind has finished, build it and count its FLOPs:
-            that takes PyTorch, and seconds. Else nothing is said of it.
+        count_flops: build models of which no trial has finished and count their FLOPs, which
+            takes PyTorch and seconds. Without it, such models have no estimate.
     """
-    samples = [s for summary in study.summaries.values() if (s := summary.sample) is not None]
-    left: dict[str, dict[str, int]] = {}
+    left: dict[str, list[_Remaining]] = {}
     for search in study.plan.searches:
-        trainings = study.trainings_left(search.name)
-        if trainings:
-            left.setdefault(search.cell.model, {})[search.name] = trainings
-    by_name = {search.name: search for search in study.plan.searches}
-    found = []
-    for model in study.plan.experiment.file.models:
-        if model in left:
-            searches = {name: by_name[name] for name in left[model]}
-            found.append(_of_model(study, searches, left[model], samples, count_flops))
-    return found
+        if trainings := study.trainings_left(search.name):
+            # the parent's identity changes no cost
+            spec = study.plan.spec(search, {}, 0, "a parent" if search.parent else None)
+            left.setdefault(search.cell.model, []).append(_Remaining(search, spec, trainings))
+    models = study.plan.experiment.file.models
+    return [_of_model(study, m, left[m], count_flops) for m in models if m in left]
+
+
+@dataclass(frozen=True)
+class _Remaining:
+    """A search, one of its trials, and how many trainings are left."""
+
+    search: Search
+    spec: TrialSpec
+    trainings: int
 
 
 def _of_model(
-    study: StudyState,
-    searches: Mapping[str, Search],
-    trainings: Mapping[str, int],
-    samples: list[CostSample],
-    count_flops: bool,
+    study: StudyState, model: str, remaining: list[_Remaining], count_flops: bool
 ) -> Estimate:
-    plan = study.plan
-    model = next(iter(searches.values())).cell.model
-    specs = {
-        name: plan.spec(s, {}, 0, "a parent" if s.parent else None) for name, s in searches.items()
-    }
-    spec = next(iter(specs.values()))
-    on_gpus = plan.experiment.train_of(model).gpus_per_worker > 0
-    own = [
+    experiment, first = study.plan.experiment, remaining[0]
+    on_gpus = experiment.train_of(model).gpus_per_worker > 0
+    samples = [
         sample
-        for sample in samples
-        if sample.model == kind_of_model(spec) and ("cpu" not in sample.device_seconds) == on_gpus
+        for summary in study.summaries.values()
+        if (sample := summary.sample) is not None
+        and sample.model == kind_of_model(first.spec)
+        and ("cpu" not in sample.device_seconds) == on_gpus
     ]
     pace: _Pace | None = None
-    share = 1.0
-    if own:
-        pace = _measured(own)
-        if plan.experiment.file.search.early_stopping:
-            share = statistics.fmean(sample.share for sample in own)
+    share = 1.0  # of its steps that a trial trains, on average
+    if samples:
+        pace = _measured(samples)
+        if experiment.file.search.early_stopping:
+            share = statistics.fmean(sample.share for sample in samples)
     elif count_flops:
-        classes = plan.experiment.datasets[next(iter(searches.values())).cell.dataset].num_classes
-        pace = _counted(spec, classes, on_gpus)
-    count = sum(trainings.values())
+        classes = experiment.datasets[first.search.cell.dataset].num_classes
+        pace = _counted(first.spec, classes, on_gpus)
+    count = sum(each.trainings for each in remaining)
     if pace is None:
         why = "its FLOPs cannot be counted" if count_flops else "no trial of it has finished yet"
         return Estimate(model, count, None, why)
     passes = sum(
-        share * trainings[name] * forwards(s.recipe, s.method) for name, s in specs.items()
+        share * each.trainings * forwards(each.spec.recipe, each.spec.method) for each in remaining
     )
-    steps = sum(share * trainings[name] * s.recipe.total_steps for name, s in specs.items())
+    steps = sum(share * each.trainings * each.spec.recipe.total_steps for each in remaining)
     seconds = {kind: passes * each for kind, each in pace.per_forward.items()}
     if pace.per_step:
         seconds = add(seconds, {"cpu": steps * pace.per_step})
@@ -111,7 +109,7 @@ def _of_model(
 
 @dataclass(frozen=True)
 class _Pace:
-    """Device-seconds by kind for a forward of an image, and seconds of a core for a step."""
+    """Device-seconds by kind for one image's forward, and core-seconds for a step."""
 
     per_forward: DeviceSeconds
     basis: str
@@ -119,9 +117,9 @@ class _Pace:
 
 
 def _measured(samples: list[CostSample]) -> _Pace:
-    """The middle one of the trials on the usual devices.
+    """The pace of the median trial on the most common devices.
 
-    Not the mean: a trial that was trained twice, or beside a neighbour, says little of the others.
+    The median, since a trial that was trained twice, or beside a busy neighbour, is an outlier.
     """
     usual, _ = Counter(tuple(sorted(s.device_seconds)) for s in samples).most_common(1)[0]
     alike = sorted(
@@ -143,7 +141,7 @@ def _counted(spec: TrialSpec, classes: int, on_gpus: bool) -> _Pace | None:
     try:
         with torch.device("meta"):
             model = start_model(spec.model_copy(update={"weights": "random"}), classes, None)
-    except Exception:  # whatever timm raises: a run says it, an estimate only lacks a figure
+    except Exception:  # timm may raise anything; the run will report it, an estimate does without
         return None
     flops = flops_per_image(model, spec.recipe.img_size)
     if flops is None:
@@ -157,44 +155,42 @@ def _counted(spec: TrialSpec, classes: int, on_gpus: bool) -> _Pace | None:
 
 
 def total(estimates: Iterable[Estimate]) -> DeviceSeconds:
-    """Of all models of which something can be said."""
-    found: DeviceSeconds = {}
-    for each in estimates:
-        found = add(found, each.device_seconds or {})
-    return found
+    """Device-seconds of all models that have an estimate."""
+    return reduce(add, (each.device_seconds or {} for each in estimates), {})
 
 
 def spent(study: StudyState, running: Mapping[str, DeviceSeconds] | None = None) -> DeviceSeconds:
     """Device-seconds of all trials in the ledger.
 
     Args:
-        running: what running trials have spent so far, by id, in place of what the ledger has.
+        running: device-seconds of running trials so far, by id; these override the ledger's.
     """
     by_trial = {i: summary.device_seconds for i, summary in study.summaries.items()}
-    total: DeviceSeconds = {}
-    for device_seconds in (by_trial | dict(running or {})).values():
-        total = add(total, device_seconds)
-    return total
+    return reduce(add, (by_trial | dict(running or {})).values(), {})
 
 
 def bill(device_seconds: DeviceSeconds, prices: Mapping[str, float]) -> Bill:
-    """At the file's prices per device-hour."""
+    """The price at the file's prices per device-hour."""
     price = sum(s / 3600 * prices.get(kind, 0.0) for kind, s in device_seconds.items())
     return Bill(device_seconds, price, [kind for kind in device_seconds if kind not in prices])
 
 
 def show_bill(device_seconds: DeviceSeconds, prices: Mapping[str, float]) -> str:
-    """``12.3 h of NVIDIA A10G, 0.4 h of cpu cores, price 14.78``."""
-    hours = ", ".join(f"{show_hours(s)} of {_unit(k)}" for k, s in sorted(device_seconds.items()))
+    """``12.3 h of NVIDIA A10G, 0.4 h of CPU cores, price 14.78``."""
+    hours = ", ".join(
+        f"{show_hours(seconds)} of {device_name(kind)}"
+        for kind, seconds in sorted(device_seconds.items())
+    )
     if not hours:
         return "nothing"
     if not prices:
         return hours
-    found = bill(device_seconds, prices)
-    missing = f" without {', '.join(found.unpriced)}" if found.unpriced else ""
-    if len(found.unpriced) == len(device_seconds):
-        return f"{hours} (no price for {', '.join(found.unpriced)})"
-    return f"{hours}, price {show_price(found.price)}{missing}"
+    priced = bill(device_seconds, prices)
+    unpriced = ", ".join(priced.unpriced)
+    if len(priced.unpriced) == len(device_seconds):
+        return f"{hours} (no price for {unpriced})"
+    missing = f" without {unpriced}" if unpriced else ""
+    return f"{hours}, price {show_price(priced.price)}{missing}"
 
 
 def show_price(price: float) -> str:
@@ -209,5 +205,5 @@ def show_hours(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
-def _unit(kind: str) -> str:
+def device_name(kind: str) -> str:
     return "CPU cores" if kind == "cpu" else kind

@@ -1,4 +1,4 @@
-"""One live view of a run: on its own terminal, and as a file for those who watch elsewhere."""
+"""The live view of a run: on its own terminal, and as a file for other terminals and machines."""
 
 import contextlib
 import os
@@ -30,11 +30,10 @@ class _Running:
 
 
 class LiveView:
-    """Redraws itself on a terminal; elsewhere prints a line for each cell that ends.
+    """Redraws itself on a terminal; without one, prints a line for each cell that finishes.
 
-    Where it was given the run's storage, it leaves a snapshot there every few seconds, and takes
-    it away at the end. ``pid`` is the process that a run lives and dies with, this one unless
-    said.
+    Given the run's storage, it writes a snapshot there every few seconds and deletes it at the end.
+    ``pid`` is the process that the run lives and dies with, by default this one.
     """
 
     def __init__(self, console: Console, pid: int | None = None):
@@ -83,7 +82,7 @@ class LiveView:
         self._over.set()
         if self._storage is not None:
             self._writer.join(timeout=snapshot.SILENT_SECONDS)
-            with contextlib.suppress(OSError):  # it says of itself how old it is
+            with contextlib.suppress(OSError):  # a snapshot left behind shows its age
                 self._storage.delete(SNAPSHOT)
 
     def started(self, job: Job) -> None:
@@ -91,13 +90,13 @@ class LiveView:
         self._running[job.key] = _Running(job, time.time())
 
     def asked(self, machines: str) -> None:
-        """The cluster's autoscaler is asked for these machines; for none where it is ""."""
+        """The cluster's autoscaler was asked for these machines; "" for none."""
         if machines and not self._asked and not self.console.is_terminal:
             self.console.print(Text(f"asked the cluster for {machines}"))
         self._asked = machines
 
     def noted(self, words: str) -> None:
-        """Something that the user should know, and that ends nothing."""
+        """Prints a warning."""
         self.console.print(Text(words, style="red"), soft_wrap=True)
 
     def progress(self, job: Job, facts: dict[str, Any]) -> None:
@@ -105,14 +104,14 @@ class LiveView:
             self._hear(self._running[job.key], facts, time.time())
 
     def waits(self, job: Job) -> None:
-        """A job that was begun has no room for now."""
+        """A started job waits again, for lack of room."""
         self._running.pop(job.key, None)
 
     def died(self, job: Job) -> None:
-        """A job's process is gone; the job starts again."""
+        """A job's process died; the job starts again."""
         self.waits(job)
         self.console.print(
-            Text(f"{job.search.name}: a process died; its trial goes on from its last checkpoint")
+            Text(f"{job.search.name}: a process died; its trial continues from its last checkpoint")
         )
 
     def completed(
@@ -121,8 +120,8 @@ class LiveView:
         """A job ended; ``study`` is the state after it."""
         self.study = study
         self._running.pop(job.key, None)
-        for found in record.damaged if record is not None and job.kind == "train" else ():
-            self.console.print(Text(f"{job.search.name}: {found}"))
+        for damage in record.damaged if record is not None and job.kind == "train" else ():
+            self.console.print(Text(f"{job.search.name}: {damage}"))
         if problem is not None:
             failed = "failed: " if job.spec.id in study.failed else ""
             self.console.print(Text(f"{failed}{job.search.name}: {problem}", style="red"))
@@ -140,27 +139,27 @@ class LiveView:
             running.heard = at
 
     def snapshot(self) -> Snapshot:
-        """How the run stands now, with what its running trials last said."""
+        """How the run stands now, with the last report of each running trial."""
         now = time.time()
         running = list(self._running.values())
         spending = {
             r.job.spec.id: r.facts["device_seconds"] for r in running if "device_seconds" in r.facts
         }
-        found = snapshot.take(self.study, spending, self._estimates)
-        found.running = [_running_trial(each) for each in running]
-        found.started_at = now - (time.monotonic() - self._started)
-        found.seconds_left = self._seconds_left()
-        found.share_done = 1 - self._work_left() / max(self._work_at_start, 1)
-        found.activity = self.activity
-        found.asked = self._asked
-        found.pid = self.pid
-        return found
+        taken = snapshot.take(self.study, spending, self._estimates)
+        taken.running = [_running_trial(each) for each in running]
+        taken.started_at = now - (time.monotonic() - self._started)
+        taken.seconds_left = self._seconds_left()
+        taken.share_done = 1 - self._work_left() / max(self._work_at_start, 1)
+        taken.activity = self.activity
+        taken.asked = self._asked
+        taken.pid = self.pid
+        return taken
 
     def _write_on(self) -> None:
-        """Until the end: looks where worker groups stand, and writes the snapshot."""
+        """Reads the progress of worker groups and writes the snapshot, until the end."""
         assert self._storage is not None
         while True:
-            with contextlib.suppress(OSError):  # nobody's run ends because nobody could watch it
+            with contextlib.suppress(OSError):  # the run goes on without its snapshots
                 self._look_at_groups(self._storage)
                 self._estimates = snapshot.estimates_of(self.study)
                 snapshot.write(self._storage, self.snapshot())
@@ -168,7 +167,7 @@ class LiveView:
                 return
 
     def _look_at_groups(self, storage: Storage) -> None:
-        """A group of workers reports to Ray at evaluations only; in between it leaves a file."""
+        """Reads the file that a worker group leaves between evaluations, when it reports to Ray."""
         train_of = self.study.plan.experiment.train_of
         for running in list(self._running.values()):
             job = running.job
@@ -178,10 +177,10 @@ class LiveView:
                     self._hear(running, facts, facts["at"])
 
     def _counts(self) -> str:
-        return show.counts(snapshot.cell_lines(self.study))
+        return show.counts(snapshot.cells_progress(self.study))
 
     def _work_left(self) -> float:
-        """Images that the trainings still to come will process, the running ones included."""
+        """Images that the remaining trainings will process, running ones included."""
         left = 0.0
         for name, images in self._images.items():
             left += self.study.trainings_left(name) * images
@@ -208,7 +207,7 @@ def _running_trial(running: _Running) -> RunningTrial:
     facts, job = running.facts, running.job
     scores = [facts[name] for name in ("student_acc1", "ema_acc1") if name in facts]
     known = {name: facts.get(name) for name in ("step", "total_steps", "loss", "images_per_s")}
-    if "total_steps" not in facts:  # of a measurement, or a report of its end
+    if "total_steps" not in facts:  # a measurement, or the report of the end
         known["step"] = None
     return RunningTrial(
         cell=job.search.name,

@@ -1,30 +1,88 @@
-"""How a plan looks on a terminal: what changed, what is kept, what it will take."""
+"""How a plan looks on a terminal: its size, what changed, what is kept, what it costs."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from semigrid.grid.status.change import CellChange, Change, summary
+from semigrid.grid.status.change import CellChange, Change
 from semigrid.grid.status.cost import (
     ASSUMPTION,
     FROM_FLOPS,
     Estimate,
     bill,
+    device_name,
     show_bill,
     show_hours,
     show_price,
     total,
 )
+from semigrid.grid.study.state import StudyState
 
 _STYLES = {"new": "cyan", "continued": "cyan", "anew": "yellow", "failed": "red", "blocked": "red"}
-# cells that nothing happens to are listed up to so many
+# Most unchanged cells that are listed one by one.
 _FEW = 12
 
 
+@dataclass(frozen=True)
+class PlanProgress:
+    """How much of a plan is done."""
+
+    trainings_done: int
+    trainings_remaining: int
+    cells_finished: int
+
+
+def progress_of(study: StudyState) -> PlanProgress:
+    cells = [study.searches[cell.name] for cell in study.plan.cells]
+    return PlanProgress(
+        trainings_done=sum(study.trainings_done(name) for name in study.searches),
+        trainings_remaining=sum(study.trainings_left(name) for name in study.searches),
+        cells_finished=sum(cell.stage == "finished" for cell in cells),
+    )
+
+
+def plan_lines(study: StudyState, without_data: bool = False) -> Iterator[str]:
+    """Cells, trainings, datasets and weights; without data, neither sizes nor images."""
+    plan, progress = study.plan, progress_of(study)
+    experiment = plan.experiment
+    parents = len(plan.searches) - len(plan.cells)
+    extra = f" and {parents} searches that cells start from" if parents else ""
+    seeds = experiment.file.seeds
+    yield (
+        f"{experiment.file.name}: {len(plan.cells)} cells{extra}, "
+        f"{progress.cells_finished} finished"
+    )
+    yield (
+        f"{plan.trainings:,} trainings: {plan.trials} trials per cell"
+        + (f", winners on {seeds} seeds" if seeds > 1 else "")
+        + f"; {plan.trainings_unshared:,} if parents were not shared"
+    )
+    yield (
+        f"{progress.trainings_remaining:,} trainings remain, {progress.trainings_done:,} are in "
+        "the ledger"
+    )
+    if without_data:
+        yield "the datasets were not opened: their sizes and fractions are not checked"
+    else:
+        yield f"{plan.images:,} images pass through a model in all"
+        for name, dataset in experiment.datasets.items():
+            manifest = dataset.manifest
+            yield (
+                f"dataset {name}: {sum(manifest.counts['train'].values()):,} training images of "
+                f"{len(manifest.classes)} classes, pool {manifest.pool:,} "
+                f"(100% is {experiment.pool_unit(name):,}), {manifest.license}, "
+                f"fingerprint {manifest.fingerprint[:12]}"
+            )
+    for name, weights in experiment.weights.items():
+        yield f"weights of {name}: {weights.describe()}"
+
+
 def change_parts(change: Change) -> Iterator[Text | Table]:
-    """What differs from the last run in the folder, key by key, then cell by cell."""
+    """Differences from the last run in the folder, key by key, then cell by cell."""
     if not change.had_run:
         return
     if change.keys:
@@ -33,15 +91,15 @@ def change_parts(change: Change) -> Iterator[Text | Table]:
             yield Text(f"  {key}", style="" if key.changes_numbers else "dim")
     elif not any(cell.what in ("new", "anew") for cell in change.cells) and not change.removed:
         yield Text("nothing changed since the last run in this folder", style="bold")
-    count = summary(change.cells)
+    count = Counter[str](cell.what for cell in change.cells)
     if change.removed:
         count["removed"] = len(change.removed)
     yield Text("cells: " + ", ".join(f"{n} {what}" for what, n in count.items()), style="bold")
     yield _cells(change)
     if change.unused:
         yield Text(
-            f"{change.unused:,} trainings in the ledger are of no cell of this file: they stay "
-            "there, and count again when the file asks for them"
+            f"{change.unused:,} trainings in the ledger belong to no cell of this file: they stay "
+            "there, and count again if the file asks for them"
         )
 
 
@@ -74,14 +132,13 @@ def _row(cell: CellChange) -> tuple[str | Text, ...]:
 def estimate_parts(
     estimates: Sequence[Estimate], prices: Mapping[str, float]
 ) -> Iterator[Text | Table]:
-    """What the trainings to come take, and what was assumed for it."""
+    """What the remaining trainings take, and the assumptions behind it."""
     yield _estimates(estimates, prices)
     if any(each.basis == FROM_FLOPS for each in estimates):
         yield Text(ASSUMPTION, style="dim")
 
 
 def _estimates(estimates: Sequence[Estimate], prices: Mapping[str, float]) -> Table:
-    """By model and in all."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("to train", no_wrap=True)
     table.add_column("trainings", justify="right")
@@ -96,8 +153,8 @@ def _estimates(estimates: Sequence[Estimate], prices: Mapping[str, float]) -> Ta
         whole = total(estimates)
         missing = [each.model for each in estimates if each.device_seconds is None]
         note = f"without {', '.join(missing)}" if missing else ""
-        both = Estimate("in all", sum(e.trainings for e in estimates), whole or None, note)
-        table.add_row(*_estimate_row(both, prices))
+        overall = Estimate("in all", sum(e.trainings for e in estimates), whole or None, note)
+        table.add_row(*_estimate_row(overall, prices))
     return table
 
 
@@ -106,14 +163,14 @@ def _estimate_row(each: Estimate, prices: Mapping[str, float]) -> list[str]:
     note = each.basis
     if each.device_seconds is not None:
         hours = "\n".join(
-            f"{show_hours(seconds)} {'CPU cores' if kind == 'cpu' else kind}"
+            f"{show_hours(seconds)} {device_name(kind)}"
             for kind, seconds in sorted(each.device_seconds.items())
         )
-        found = bill(each.device_seconds, prices)
-        if len(found.unpriced) < len(each.device_seconds):
-            price = show_price(found.price)
-        if prices and found.unpriced:
-            note += f"; no price for {', '.join(found.unpriced)}"
+        priced = bill(each.device_seconds, prices)
+        if len(priced.unpriced) < len(each.device_seconds):
+            price = show_price(priced.price)
+        if prices and priced.unpriced:
+            note += f"; no price for {', '.join(priced.unpriced)}"
     return [each.model, f"{each.trainings:,}", hours, *([price] if prices else []), note]
 
 

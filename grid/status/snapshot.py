@@ -4,7 +4,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,16 +15,16 @@ from semigrid.grid.study.state import StudyState
 from semigrid.trainers.progress import DeviceSeconds
 
 WRITE_SECONDS = 3.0
-# a driver that is busy, or a bucket that is slow, may be silent for so long
+# Longest silence of a busy driver, or of a slow bucket, in seconds.
 SILENT_SECONDS = 30.0
 
 
-class _Part(BaseModel):
+class _SnapshotModel(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
 
-class CellLine(_Part):
-    """A cell's state, and how many of its trainings have ended."""
+class CellProgress(_SnapshotModel):
+    """A cell's stage, and how many of its trainings have ended."""
 
     state: str
     trials_done: int
@@ -32,8 +32,8 @@ class CellLine(_Part):
     failure: str | None = None
 
 
-class RunningTrial(_Part):
-    """A trial at work; what is None is not known yet. ``heard_at`` is its last sign of life."""
+class RunningTrial(_SnapshotModel):
+    """A trial at work; values are None while unknown. ``heard_at`` is its last sign of life."""
 
     cell: str
     kind: str
@@ -48,15 +48,18 @@ class RunningTrial(_Part):
     images_per_s: float | None = None
 
     def seconds_left(self, now: float) -> float | None:
-        """By its mean pace so far, evaluations included."""
+        """Estimated from its mean pace so far, evaluations included."""
         if not self.step or not self.total_steps or self.heard_at is None:
             return None
         pace = (self.heard_at - self.started_at) / self.step
         return max(0.0, pace * (self.total_steps - self.step) - (now - self.heard_at))
 
 
-class Cost(_Part):
-    """Device-seconds by kind, spent and still to spend; what no estimate covers is ``unknown``."""
+class CostSoFar(_SnapshotModel):
+    """Device-seconds by kind, spent and left; ``unknown`` are the models without an estimate.
+
+    ``bases`` says by model what its estimate is based on; ``prices`` are the file's.
+    """
 
     spent: DeviceSeconds = {}
     price_spent: float | None = None
@@ -67,22 +70,44 @@ class Cost(_Part):
     prices: dict[str, float] = {}
 
 
-class Snapshot(_Part):
-    """Times are seconds since 1970 by the clock of the machine that runs the driver."""
+class Snapshot(_SnapshotModel):
+    """Times are seconds since 1970 by the clock of the driver's machine.
+
+    ``asked`` are the machines that the cluster's autoscaler is asked for; ``host`` and ``pid`` are
+    those of the driver.
+    """
 
     experiment: str
-    cells: dict[str, CellLine]
+    cells: dict[str, CellProgress]
     trials: dict[str, int]
-    cost: Cost
+    cost: CostSoFar
     running: list[RunningTrial] = []
     written_at: float
     started_at: float | None = None
     seconds_left: float | None = None
     share_done: float = 0.0
     activity: str = ""
-    asked: str = ""  # machines that the cluster's autoscaler is asked for
+    asked: str = ""
     host: str = ""
     pid: int = 0
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was written, by this machine's clock."""
+        return max(0.0, time.time() - self.written_at)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the driver is certainly gone: it ran on this machine, and its process ended."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:  # another user's process
+            pass
+        return False
 
 
 def take(
@@ -94,54 +119,47 @@ def take(
 
     Args:
         spending: what running trials have taken so far, by their ids.
-        estimates: what is left, where it was estimated already.
+        estimates: what is left, if it is estimated already.
     """
+    prices = study.plan.experiment.file.prices
+    estimates = estimates_of(study) if estimates is None else estimates
+    used, left = spent(study, spending), total(estimates)
     return Snapshot(
         experiment=study.plan.experiment.file.name,
-        cells=cell_lines(study),
+        cells=cells_progress(study),
         trials=dict(Counter(summary.status for summary in study.summaries.values())),
-        cost=_cost(study, spent(study, spending), estimates),
+        cost=CostSoFar(
+            spent=used,
+            price_spent=bill(used, prices).price if prices else None,
+            left=left,
+            price_left=bill(left, prices).price if prices else None,
+            bases={e.model: e.basis for e in estimates if e.device_seconds is not None},
+            unknown=[e.model for e in estimates if e.device_seconds is None],
+            prices=prices,
+        ),
         written_at=time.time(),
         host=socket.gethostname(),
         pid=os.getpid(),
     )
 
 
-def cell_lines(study: StudyState) -> dict[str, CellLine]:
+def cells_progress(study: StudyState) -> dict[str, CellProgress]:
     """The table's cells that this run is to finish, in the file's order."""
-    names = [cell.name for cell in study.plan.cells]
-    return {name: cell_line(study, name) for name in names if study.is_asked(name)}
-
-
-def cell_line(study: StudyState, name: str) -> CellLine:
-    state = study.searches[name]
-    return CellLine(
-        state=state.stage,
-        trials_done=sum(study.has_ended(spec.id) for spec in state.specs),
-        trials=study.plan.trainings_per_search,
-        failure=state.failure,
-    )
+    return {
+        cell.name: CellProgress(
+            state=study.searches[cell.name].stage,
+            trials_done=study.trainings_done(cell.name),
+            trials=study.plan.trainings_per_search,
+            failure=study.searches[cell.name].failure,
+        )
+        for cell in study.plan.cells
+        if study.is_asked(cell.name)
+    }
 
 
 def estimates_of(study: StudyState) -> list[Estimate]:
-    """What is left, by finished trials alone: quick, and without PyTorch."""
+    """Estimates from finished trials alone: quick, and without PyTorch."""
     return estimate(study, count_flops=False)
-
-
-def _cost(study: StudyState, used: DeviceSeconds, estimates: list[Estimate] | None) -> Cost:
-    if estimates is None:
-        estimates = estimates_of(study)
-    prices = study.plan.experiment.file.prices
-    left = total(estimates)
-    return Cost(
-        spent=used,
-        price_spent=bill(used, prices).price if prices else None,
-        left=left,
-        price_left=bill(left, prices).price if prices else None,
-        bases={e.model: e.basis for e in estimates if e.device_seconds is not None},
-        unknown=[e.model for e in estimates if e.device_seconds is None],
-        prices=prices,
-    )
 
 
 def write(storage: Storage, snapshot: Snapshot) -> None:
@@ -149,25 +167,8 @@ def write(storage: Storage, snapshot: Snapshot) -> None:
 
 
 def read(storage: Storage) -> Snapshot | None:
-    """What the driver last wrote; None while none runs, or one whose snapshots mean otherwise."""
+    """The driver's last snapshot; None if no run is at work, or one of another version."""
     try:
         return Snapshot.model_validate_json(storage.read(SNAPSHOT))
     except (FileNotFoundError, IsADirectoryError, ValidationError):
         return None
-
-
-def is_dead(snapshot: Snapshot, is_alive: Callable[[int], bool] | None = None) -> bool:
-    """Whether the driver is certainly gone: it ran on this machine, and its process is no more."""
-    if snapshot.host != socket.gethostname():
-        return False
-    return not (is_alive or _is_alive)(snapshot.pid)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True

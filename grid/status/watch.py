@@ -1,4 +1,4 @@
-"""Following a run from another terminal or machine, by the snapshots it leaves in its folder."""
+"""Following a run from another terminal or machine, by the snapshots in its folder."""
 
 import contextlib
 import time
@@ -13,14 +13,14 @@ from semigrid.grid.status.snapshot import Snapshot
 from semigrid.grid.study.lock import living_holder
 
 LOOK_SECONDS = 2.0
-# A lock whose heartbeat is older is no starting run's.
+# Oldest heartbeat of a lock that a starting run may hold, in seconds.
 STALE_SECONDS = 120.0
 
 
 class Follower:
-    """Reads snapshots and knows for how long there was no new one.
+    """Reads snapshots, and measures how long there was no new one.
 
-    The first one's age is by two machines' clocks, later ones' by this machine's alone.
+    The first snapshot's age compares two machines' clocks, later ones use this machine's alone.
     """
 
     def __init__(self, storage: Storage, clock: Callable[[], float] = time.monotonic):
@@ -30,19 +30,15 @@ class Follower:
         self._heard = 0.0
 
     def look(self) -> Snapshot | None:
-        """The latest snapshot; sets ``is_over`` once there is none any more."""
+        """The latest snapshot; sets ``is_over`` once it is gone."""
         try:
-            found = snapshot.read(self.storage)
-        except OSError:  # the storage is out of reach for now: as silent as a dead run
+            latest = snapshot.read(self.storage)
+        except OSError:  # storage out of reach looks like a silent run
             return self.last
-        if found is None:
-            self.is_over = True
-        elif self.last is None:
-            self._heard = self.clock() - show.age(found)
-            self.last = found
-        elif found.written_at != self.last.written_at:
-            self._heard = self.clock()
-            self.last = found
+        self.is_over = latest is None
+        if latest is not None and (self.last is None or latest.written_at != self.last.written_at):
+            self._heard = self.clock() - (latest.age if self.last is None else 0)
+            self.last = latest
         return self.last
 
     @property
@@ -52,64 +48,64 @@ class Follower:
 
 
 def follow(storage: Storage, console: Console, seconds: float = LOOK_SECONDS) -> bool:
-    """Shows a run until it ends, the user has seen enough (Ctrl-C), or it is certainly dead.
+    """Shows a run until it ends, is certainly dead, or the user presses Ctrl-C.
 
-    Returns False if it died. On no terminal it prints a line whenever that says something new.
+    Looks every ``seconds``. Returns False if the run died. Without a terminal, prints a line
+    whenever it says something new.
     """
     follower = Follower(storage)
-    found = _first(follower, console, seconds)
-    if found is None:
+    latest = _first(follower, console, seconds)
+    if latest is None:
         console.print("no run is at work here now")
         return True
     with contextlib.suppress(KeyboardInterrupt), _screen(console) as draw:
-        while not follower.is_over and not snapshot.is_dead(found):
-            draw(found, follower.silent)
+        while not follower.is_over and not latest.is_dead:
+            draw(latest, follower.silent)
             time.sleep(seconds)
-            found = follower.look() or found
+            latest = follower.look() or latest
     if follower.is_over:
         console.print("the run ended")
         return True
-    return not snapshot.is_dead(found)
+    return not latest.is_dead
 
 
 def _first(follower: Follower, console: Console, seconds: float) -> Snapshot | None:
-    """The first snapshot, also of a run that only starts: it has the lock before it has any."""
-    said = ""
+    """The first snapshot, awaited if a run is starting: it takes the lock before it writes one."""
+    announced = False
     with contextlib.suppress(KeyboardInterrupt):
-        while (found := follower.look()) is None:
+        while (first := follower.look()) is None:
             holder = living_holder(follower.storage)
             if holder is None or time.time() - holder.heartbeat > STALE_SECONDS:
                 return None
-            if not said:
-                said = f"a run is starting: {holder}"
-                console.print(said, soft_wrap=True)
+            if not announced:
+                console.print(f"a run is starting: {holder}", soft_wrap=True)
+            announced = True
             time.sleep(seconds)
-        follower.is_over = False
-        return found
+        return first
     return None
 
 
 @contextlib.contextmanager
 def _screen(console: Console) -> Iterator[Callable[[Snapshot, float], None]]:
-    """What to call with each snapshot and the seconds of silence since."""
+    """Yields what to call with each snapshot and the seconds of silence since it."""
     if console.is_terminal:
-        with Live(console=console, auto_refresh=False, transient=True) as live:
+        with Live(console=console, auto_refresh=False, transient=True) as screen:
 
-            def draw(found: Snapshot, silent: float) -> None:
-                now = found.written_at + silent
-                live.update(show.watch(found, now, silent, console.height), refresh=True)
+            def draw(latest: Snapshot, silent: float) -> None:
+                now = latest.written_at + silent
+                screen.update(show.watch(latest, now, silent, console.height), refresh=True)
 
             yield draw
         return
-    said = ""
+    last = ""
 
-    def say(found: Snapshot, silent: float) -> None:
-        nonlocal said
-        line = show.counts(found.cells)
+    def say(latest: Snapshot, silent: float) -> None:
+        nonlocal last
+        line = show.counts(latest.cells)
         if silent >= snapshot.SILENT_SECONDS:
-            line = show.heard(found, silent).plain
-        if line != said:
+            line = show.heard(latest, silent).plain
+        if line != last:
             console.print(line, soft_wrap=True)
-        said = line
+        last = line
 
     yield say

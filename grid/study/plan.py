@@ -167,6 +167,11 @@ class Plan:
             per_step += 2 * recipe.pool_batch_size  # the teacher's weak and the student's strong
         return per_step * recipe.total_steps
 
+    @property
+    def images(self) -> int:
+        """Images that pass through a model in all trainings."""
+        return sum(self.images_per_trial(s) * self.trainings_per_search for s in self.searches)
+
     def priorities(self) -> dict[str, int]:
         """Images left on the longest chain of children: what should start first."""
         chain = {s.name: self.images_per_trial(s) for s in self.searches}
@@ -190,9 +195,7 @@ class Plan:
             "weights": {
                 name: weights.model_dump() for name, weights in self.experiment.weights.items()
             },
-            "images": sum(
-                self.images_per_trial(s) * self.trainings_per_search for s in self.searches
-            ),
+            "images": self.images,
         }
 
 

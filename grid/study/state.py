@@ -142,6 +142,10 @@ class StudyState:
         """Whether this run has anything to do now."""
         return any(self.jobs(name) for name in self.searches)
 
+    def trainings_done(self, name: str) -> int:
+        """How many trainings of the search have ended."""
+        return sum(self.has_ended(spec.id) for spec in self.searches[name].specs)
+
     def trainings_left(self, name: str) -> int:
         """How many trainings the search still takes, as far as the ledger tells."""
         state = self.searches[name]

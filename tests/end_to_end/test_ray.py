@@ -205,7 +205,7 @@ def test_a_long_run_is_several_executions_and_the_same_batches(
 def test_predictions_are_the_evaluations_and_go_on_where_they_were_stopped(
     cluster: None, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from semigrid.grid.commands import predict as predict_cli
+    from semigrid.grid.commands import predict as command
     from semigrid.grid.predict import inference
 
     # digits are few: cut them into several tasks, of several blocks each
@@ -213,21 +213,14 @@ def test_predictions_are_the_evaluations_and_go_on_where_they_were_stopped(
     monkeypatch.setattr(inference, "BLOCK_BYTES", 64 * 3 * 16**2)
     text = experiment_text(grid=[{"model": "vit", "labels": ["100%"]}], search={"trials": 1})
     text += f"storage: {tmp_path}\n"
-    run = in_process(text, tmp_path / "small")
+    file = tmp_path / "small.yaml"
+    file.write_text(text)
+    in_process(text, tmp_path / "small")
 
     def predict(*sources: str, output: str, **changes: Any) -> dict[str, Any]:
-        options: dict[str, Any] = {"splits": None, "accuracy": None, "threshold": 0.1}
-        options |= {"workers": 2, "gpus": None, "with_probabilities": True, "as_json": True}
         where = tmp_path / output
-        code = predict_cli.run(
-            run.study,
-            run.records,
-            cell_name="digits/vit/100%",
-            sources=list(sources),
-            output=str(where),
-            **options | changes,
-        )
-        assert code == 0
+        options: dict[str, Any] = {"threshold": 0.1, "workers": 2, "as_json": True, **changes}
+        command.predict(str(file), "digits/vit/100%", list(sources), str(where), **options)
         found: dict[str, Any] = json.loads((where / "predictions.json").read_text())
         return found
 
@@ -535,21 +528,21 @@ def test_two_processes_build_the_dataset_of_one(cluster: None, tmp_path: Path) -
 LOST_INTERRUPT = """
 import sys, threading, time
 from rich.console import Console
-from semigrid.data.storage import open_storage
-from semigrid.grid.commands.opening import load, open_grid
+from semigrid.grid.commands.context import load, open_study
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.status.live import LiveView
 from semigrid.grid.run.tune import run_plan
 
-study, _, ledger, rules = open_grid(load(sys.argv[1], sys.argv[2], None))
+study = open_study(load(sys.argv[1], sys.argv[2]))
 stop = threading.Event()
 def ask():
-    while not ledger.read_all():
+    while not study.ledger.read_all():
         time.sleep(0.1)
     stop.set()
 threading.Thread(target=ask, daemon=True).start()
 try:
-    run_plan(Scheduler(study, rules), ledger, LiveView(Console(stderr=True)), stop)
+    scheduler, view = Scheduler(study.state, study.rules), LiveView(Console(stderr=True))
+    run_plan(scheduler, study.ledger, view, stop)
 except KeyboardInterrupt:
     sys.exit(77)
 """

@@ -25,7 +25,7 @@ def test_the_nastiest_folder_becomes_a_dataset_that_checks(tmp_path: Path) -> No
     assert set(report["quarantined"]) == {f"plain/{name}" for name in nasty.bad()}
 
     checked = semigrid("data", "check", where)
-    assert checked.returncode == 0 and "all as the manifest says" in checked.stdout
+    assert checked.returncode == 0 and "all match the manifest" in checked.stdout
 
     sheets = tmp_path / "sheets"
     shown = semigrid("data", "show", where, "--sheets", str(sheets))
@@ -75,7 +75,7 @@ def test_crowd_answers_make_labels_and_a_pool(tmp_path: Path) -> None:
     where = tmp_path / "set"
     done = semigrid("data", "build", str(source), str(where), "--answers", f"{source}/answers.csv")
     assert done.returncode == 0, done.stderr
-    assert "180 of 180 answers of 3 workers count; Fleiss' κ" in done.stdout
+    assert "180 of 180 answers from 3 workers count; Fleiss' κ" in done.stdout
     assert "54 of 60 tasks have a label (6 too few equal answers)" in done.stdout
     manifest = open_dataset(str(where)).manifest
     assert manifest.pool == 6 and manifest.votes and manifest.classes == ("dots", "plain")

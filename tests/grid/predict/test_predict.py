@@ -20,7 +20,7 @@ from tests.helpers.in_process import Grid
 from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
 from semigrid.data.storage import open_storage
-from semigrid.grid.commands import predict as predict_cli
+from semigrid.grid.commands.predict import predict
 from semigrid.grid.predict import images as images_module
 from semigrid.grid.predict.abstain import Calibration
 from semigrid.grid.predict.folder import PredictionFolder, Request, identity
@@ -282,30 +282,19 @@ def test_a_folder_of_something_else_is_refused(
         open_folder(tmp_path / "file", trained, images, **same)
 
 
-DEFAULTS: dict[str, Any] = {
-    "cell_name": CELL,
-    "sources": ["builtin://digits"],
-    "output": None,
-    "splits": None,
-    "accuracy": None,
-    "threshold": None,
-    "workers": None,
-    "gpus": None,
-    "with_probabilities": True,
-    "as_json": False,
-}
+DEFAULTS: dict[str, Any] = {"cell": CELL, "images": ["builtin://digits"]}
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"cell_name": "digits/vit/75%"}, "is no cell of file.yaml; there are digits/vit/100%"),
-        ({"sources": ["/nowhere"]}, "/nowhere: there is no such folder, file or dataset"),
-        ({"sources": ["builtin://cats"]}, "no such built-in dataset"),
-        ({"sources": ["builtin://digits", "/tmp"]}, "builtin://digits is a dataset: give it alone"),
-        ({"splits": ["dev"]}, "--split dev: no such split; there are train, val, test, pool"),
-        ({"sources": ["grid"], "splits": ["val"]}, "--split val: only a dataset has splits"),
-        ({"sources": ["grid"]}, "grid: no image here"),
+        ({"cell": "digits/vit/75%"}, "experiment.yaml; there are digits/vit/100%"),
+        ({"images": ["/nowhere"]}, "/nowhere: there is no such folder, file or dataset"),
+        ({"images": ["builtin://cats"]}, "no such built-in dataset"),
+        ({"images": ["builtin://digits", "/tmp"]}, "builtin://digits is a dataset: give it alone"),
+        ({"split": ["dev"]}, "--split dev: no such split; there are train, val, test, pool"),
+        ({"images": ["grid"], "split": ["val"]}, "--split val: only a dataset has splits"),
+        ({"images": ["grid"]}, "grid: no image here"),
         ({"accuracy": "100%"}, "--accuracy 100%: give a share between"),
         ({"accuracy": "much"}, "--accuracy much: give a share between"),
         ({"accuracy": "95%", "threshold": 0.5}, "give one of them"),
@@ -317,7 +306,7 @@ def test_bad_input_is_refused_with_what_would_be_right(
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[3])  # where there is a folder without images
     with pytest.raises(InputError) as refused:
-        predict_cli.run(trained.grid.study, trained.grid.records, **DEFAULTS | changes)
+        predict(str(trained.folder), **DEFAULTS | changes)
     assert words in str(refused.value)
 
 

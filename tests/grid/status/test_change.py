@@ -10,7 +10,7 @@ from tests.helpers.scheduling import scheduler_of, study_of
 
 from semigrid.data.errors import InputError
 from semigrid.grid.status.change import Change, compare
-from semigrid.grid.status.snapshot import cell_lines
+from semigrid.grid.status.snapshot import cells_progress
 from semigrid.grid.study.state import StudyState
 
 
@@ -158,7 +158,7 @@ def test_only_trains_the_matching_cells_and_what_they_start_from() -> None:
     measured = {job.search.name for job in jobs if job.kind == "evaluate"}
     assert measured == {"digits/semi-vit/50%/100%"}
     # what its end is told by
-    assert list(cell_lines(scheduler.study)) == ["digits/semi-vit/50%/100%"]
+    assert list(cells_progress(scheduler.study)) == ["digits/semi-vit/50%/100%"]
     assert scheduler.study.searches["digits/semi-vit/50%/100%"].stage == "finished"
     assert scheduler.study.searches["digits/vit/100%"].stage == "searching"
 

@@ -19,7 +19,7 @@ from tests.helpers.scheduling import scheduler_of
 from semigrid.data.storage import Storage, open_storage
 from semigrid.grid.status import show, snapshot
 from semigrid.grid.status.live import LiveView
-from semigrid.grid.status.snapshot import Cost, RunningTrial, Snapshot
+from semigrid.grid.status.snapshot import CostSoFar, RunningTrial, Snapshot
 from semigrid.grid.status.watch import Follower, follow
 from semigrid.grid.study.layout import SNAPSHOT
 from semigrid.grid.study.scheduler import Scheduler
@@ -78,7 +78,7 @@ def test_a_trial_that_has_not_spoken_yet_and_a_measurement() -> None:
 
 
 def test_what_was_spent_and_is_left_with_prices_and_bases() -> None:
-    cost = Cost(
+    cost = CostSoFar(
         spent={"cpu": 7200.0},
         left={"cpu": 3600.0},
         bases={"vit": "from 4 finished trials", "semi": "from 1 finished trial"},
@@ -87,13 +87,13 @@ def test_what_was_spent_and_is_left_with_prices_and_bases() -> None:
     )
     spent, left, unknown = show.cost_lines(cost)
     assert spent == "spent: 2.0 h of CPU cores, price 1.00"
-    assert left.startswith("still to spend: about 1.0 h of CPU cores, price 0.50 (vit from 4")
+    assert left.startswith("left to spend: about 1.0 h of CPU cores, price 0.50 (vit from 4")
     assert "resnet" in unknown
 
 
 def test_many_cells_fit_a_terminal_with_what_matters_first(scheduler: Scheduler) -> None:
     cells = {
-        f"digits/vit/{n}%": snapshot.CellLine(state=state, trials_done=1, trials=3)
+        f"digits/vit/{n}%": snapshot.CellProgress(state=state, trials_done=1, trials=3)
         for n, state in enumerate(["finished"] * 30 + ["failed", "searching"])
     }
     shown = printed(show.cells_table(cells, rows=8))
@@ -123,7 +123,7 @@ def test_a_live_view_leaves_snapshots_and_takes_them_away(
         assert found.cost.spent == {"cpu": 9.0} and found.cost.price_spent == pytest.approx(1e-4)
         assert 0 < found.share_done < 0.5
         assert json.loads((tmp_path / SNAPSHOT).read_text())["pid"] == found.pid
-        assert not snapshot.is_dead(found)
+        assert not found.is_dead
     assert list(tmp_path.iterdir()) == []
 
 
@@ -228,10 +228,10 @@ def test_a_run_that_died_is_told_from_one_that_is_silent(
     found.pid, found.written_at = dead_pid(), time.time() - 3725
     snapshot.write(storage, found)
     assert not follow(storage, console, seconds=0.01)
-    assert "is dead, it last spoke 1:02:05 ago" in show.heard(found, 3725, dead=True).plain
+    assert "is dead, last heard from 1:02:05 ago" in show.heard(found, 3725).plain
     # on another machine nobody can look for its process: it is silent
     found.host = "elsewhere"
-    assert not snapshot.is_dead(found)
+    assert not found.is_dead
     assert "nothing heard from the run for 1:02:05" in show.heard(found, 3725).plain
 
 

@@ -1,0 +1,52 @@
+"""The report of a build in sentences."""
+
+from typing import Any
+
+from semigrid.data.schema import Dataset
+
+
+def report_lines(dataset: Dataset, report: dict[str, Any]) -> list[str]:
+    """What was kept, what was not and why; ``report`` is that of ``build_dataset``."""
+    splits = ", ".join(f"{count:,} {split}" for split, count in report["splits"].items())
+    lines = [f"{report['kept']:,} of {report['images']:,} images kept: {splits}"]
+    if report["quarantined"]:
+        image_id, reason = next(iter(report["quarantined"].items()))
+        lines.append(
+            f"{len(report['quarantined']):,} files are no usable images, the first is {image_id}: "
+            f"{reason}"
+        )
+    if report["duplicates"]:
+        lines.append(f"{len(report['duplicates']):,} exact duplicates left out")
+    if report["conflicts"]:
+        pair = ", ".join(f"{name} ({label})" for name, label in report["conflicts"][0].items())
+        lines.append(
+            f"{len(report['conflicts']):,} images have two labels and keep none, the first: {pair}"
+        )
+    if report["beside_labeled"]:
+        lines.append(
+            f"{len(report['beside_labeled']):,} pool images share a group with labelled ones and "
+            "are left out"
+        )
+    if report["changed"]:
+        changed = ", ".join(f"{count:,} {why}" for why, count in report["changed"].items())
+        lines.append(f"re-encoded: {changed}")
+    if report["answers"]:
+        lines += _answer_lines(report["answers"])
+    return [
+        *lines,
+        f"made from {dataset.manifest.source}",
+        f"per-image details: {dataset.storage.location('report.json')}",
+        f"dataset: {dataset.storage.uri}, fingerprint {dataset.manifest.fingerprint[:12]}",
+    ]
+
+
+def _answer_lines(audit: dict[str, Any]) -> list[str]:
+    dropped = ", ".join(f"{count:,} {why}" for why, count in audit["dropped"].items())
+    missing = ", ".join(f"{count:,} {why}" for why, count in audit["unlabeled"].items())
+    kappa = "—" if audit["kappa"] is None else f"{audit['kappa']:.3f}"
+    return [
+        f"{audit['used']:,} of {audit['answers']:,} answers from {len(audit['workers']):,} workers "
+        f"count{f' ({dropped})' if dropped else ''}; Fleiss' κ {kappa}",
+        f"{audit['labeled']:,} of {audit['tasks']:,} tasks have a label"
+        + (f" ({missing})" if missing else ""),
+    ]

@@ -1,0 +1,48 @@
+"""``semigrid answer``: how many labels the unlabelled images replace."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from semigrid.grid.commands.console import say, table_console
+from semigrid.grid.commands.context import load, open_results
+from semigrid.grid.commands.options import JsonOption, SeedsOption, Source, StorageOption
+
+
+def answer(
+    source: Source,
+    storage: StorageOption = None,
+    seeds: SeedsOption = None,
+    margin: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=100,
+            metavar="POINTS",
+            help="Points of accuracy by which a model may be worse and still count as a match.",
+        ),
+    ] = 1.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how many labels the unlabelled images replace, and how surely."""
+    from semigrid.grid.analysis.answer import answer as find_answer
+    from semigrid.grid.tables.answer import answer_facts, claims_table, savings_table
+    from semigrid.grid.tables.terminal import show
+
+    results = open_results(load(source, storage, seeds))
+    answered = find_answer(results, margin / 100)
+    if as_json:
+        print(json.dumps(answer_facts(answered), indent=1))
+        return
+    console = table_console()
+    for text in answered.texts:
+        console.print(text, markup=False)
+    if not answered.headlines:
+        console.print("no model of this experiment learns from unlabelled images (method: semi)")
+    for table in (savings_table(answered), claims_table(answered)):
+        if table.rows:
+            console.print(f"\n{table.title}", style="bold")
+            show(table, console)
+    for problem in results.problems:
+        say(problem)

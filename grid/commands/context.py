@@ -1,0 +1,126 @@
+"""What a command works on: an experiment, and the study that its run's folder holds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from semigrid.data.errors import InputError
+from semigrid.data.storage import Storage, open_storage
+from semigrid.grid.commands.console import say
+from semigrid.grid.experiment import Experiment, load_experiment
+from semigrid.grid.study.layout import EXPERIMENT_COPY
+from semigrid.grid.study.ledger import Ledger, Record, summarize
+from semigrid.grid.study.plan import Plan
+from semigrid.grid.study.rules import Rules
+from semigrid.grid.study.state import StudyState
+from semigrid.grid.study.suggested import Suggestions
+
+if TYPE_CHECKING:
+    from semigrid.grid.analysis.result_set import ResultSet
+
+
+@dataclass(frozen=True)
+class OpenStudy:
+    """The state of a study, with the ledger and the rules that it was derived from."""
+
+    state: StudyState
+    records: Mapping[str, Record]
+    ledger: Ledger
+    rules: Rules
+
+
+def load(
+    source: str,
+    storage: str | None = None,
+    seeds: int | None = None,
+    workers: int | None = None,
+    without_data: bool = False,
+) -> Experiment:
+    """Reads an experiment file, or the copy of it in a run's folder.
+
+    ``storage``, ``seeds`` and ``workers`` override the file's values. Raises ``InputError``.
+    """
+    overrides: dict[str, str | int] = {}
+    if storage is not None:
+        overrides["storage"] = storage
+    if seeds is not None:
+        overrides["seeds"] = seeds
+    folder = open_storage(source)
+    if not folder.is_folder():
+        return load_experiment(source, overrides, None, workers, without_data)
+    text = last_text(folder)
+    if text is None:
+        raise InputError(
+            f"{source}: a folder without {EXPERIMENT_COPY}: no run was started here; give an "
+            "experiment file"
+        )
+    overrides.setdefault("storage", folder.uri.rpartition("/")[0])
+    copy = folder.location(EXPERIMENT_COPY)
+    experiment = load_experiment(copy, overrides, text, workers, without_data)
+    if storage is None and open_storage(experiment.folder).uri != folder.uri:
+        raise InputError(
+            f"{folder.uri}: this folder was renamed: its experiment is called "
+            f"{experiment.file.name!r}; rename the folder to that"
+        )
+    return experiment
+
+
+def last_text(folder: Storage) -> str | None:
+    """The experiment file of the last run in a folder; None if there was none."""
+    try:
+        return folder.read(EXPERIMENT_COPY).decode()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{folder.location(EXPERIMENT_COPY)}: cannot be read: {error}") from error
+
+
+def open_study(
+    experiment: Experiment,
+    only: Sequence[str] | None = None,
+    for_run: bool = False,
+    patience: float = 0,
+) -> OpenStudy:
+    """Reads the ledger and derives the state of every search.
+
+    Args:
+        only: patterns of the cells to finish; None for all.
+        for_run: look for the predictions of measured cells too. A run makes missing ones again; a
+            table does without, since the scores are in the ledger.
+        patience: seconds to wait for storage that vanishes.
+    """
+    plan = Plan(experiment)
+    chosen = None if only is None else plan.matching(only)
+    ledger = Ledger(open_storage(experiment.folder, patience))
+    records = ledger.read_all()
+    for path in ledger.unreadable:
+        say(f"{path}: not a readable record; its trial trains again")
+    rules = Rules(
+        ledger.has_weights,
+        ledger.has_predictions if for_run else lambda trial_id: True,
+        Suggestions(ledger.storage, writes=for_run and patience > 0).suggest,
+    )
+    summaries = {trial_id: summarize(record) for trial_id, record in records.items()}
+    with ledger.listed():
+        state = rules.assess(plan, summaries, chosen)
+    for problem in ledger.problems:
+        say(problem)
+    return OpenStudy(state, records, ledger, rules)
+
+
+def open_results(
+    experiment: Experiment, only: Sequence[str] | None = None, paper: list[str] | None = None
+) -> "ResultSet":
+    """Reads the ledger and the predictions of finished cells.
+
+    Args:
+        only: patterns of the cells to include; None for all.
+        paper: tasks of the paper whose values are shown, as ``TASK`` or ``DATASET=TASK``.
+    """
+    from semigrid.grid.analysis.paper import paper_tasks
+    from semigrid.grid.analysis.result_set import read_result_set
+
+    tasks = paper_tasks(paper or [], experiment)
+    study = open_study(experiment)
+    chosen = None if only is None else study.state.plan.matching(only)
+    return read_result_set(study.state, study.records, study.ledger.storage, chosen, tasks)

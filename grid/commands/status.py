@@ -1,0 +1,70 @@
+"""``semigrid status``: how far a run is."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from semigrid.data.errors import InputError
+from semigrid.data.storage import open_storage
+from semigrid.grid.commands.console import OK, SOME_FAILED, echo, out, say_problem
+from semigrid.grid.commands.context import OpenStudy, load, open_study
+from semigrid.grid.commands.options import (
+    JsonOption,
+    OnlyOption,
+    SeedsOption,
+    Source,
+    StorageOption,
+)
+from semigrid.grid.status import show, snapshot
+from semigrid.grid.status.watch import follow
+
+
+def status(
+    source: Source,
+    storage: StorageOption = None,
+    seeds: SeedsOption = None,
+    only: OnlyOption = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow the run at work there until it ends.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how far a run is, from any terminal or machine that reads its folder."""
+    if watch and as_json:
+        raise InputError("--watch and --json: give one of them; --json prints the state once")
+    experiment = load(source, storage, seeds)
+    died = watch and not follow(open_storage(experiment.folder), out)
+    _show_status(open_study(experiment, only), as_json)
+    raise typer.Exit(SOME_FAILED if died else OK)
+
+
+def _show_status(study: OpenStudy, as_json: bool) -> None:
+    now = snapshot.take(study.state)
+    run = snapshot.read(study.ledger.storage)
+    if as_json:
+        facts = now.model_dump(include={"cells", "trials", "cost"})
+        facts["run"] = None
+        if run is not None:
+            facts["run"] = run.model_dump(exclude={"cells", "trials", "cost"}) | {
+                "silent_seconds": run.age,
+                "dead": run.is_dead,
+            }
+        print(json.dumps(facts, indent=1))
+        return
+    out.print(show.cells_table(now.cells))
+    for name, cell in now.cells.items():
+        if cell.failure:
+            say_problem(f"{name}: {cell.failure}")
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(now.trials.items()))
+    echo(f"trials: {counts or 'none yet'}")
+    cost = now.cost
+    if run is not None:
+        if run.running and run.age < snapshot.SILENT_SECONDS and not run.is_dead:
+            out.print(show.running_table(run.running, run.written_at + run.age))
+        out.print(show.heard(run, run.age), soft_wrap=True)
+        # of running trials, too
+        cost.spent, cost.price_spent = run.cost.spent, run.cost.price_spent
+    for line in show.cost_lines(cost):
+        echo(line)
+    echo(f"results: {study.ledger.storage.uri}")

@@ -1,0 +1,96 @@
+"""``semigrid table``: the results in every view and format."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from semigrid.data.errors import InputError
+from semigrid.grid.commands.console import say, table_console, write_file
+from semigrid.grid.commands.context import load, open_results
+from semigrid.grid.commands.options import (
+    JsonOption,
+    OnlyOption,
+    OutputOption,
+    SeedsOption,
+    Source,
+    StorageOption,
+)
+from semigrid.grid.tables.formats import Format, View, format_of
+
+if TYPE_CHECKING:
+    from semigrid.grid.tables.table import Table
+
+Row = TypeVar("Row")
+
+
+def table(
+    source: Source,
+    storage: StorageOption = None,
+    seeds: SeedsOption = None,
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="SLICE", help="Show Acc@1 for each value of a slice."),
+    ] = None,
+    view: Annotated[
+        View,
+        typer.Option(
+            metavar="VIEW",
+            help="cells: all results; labels, pool: the paper's tables 2 and 3; classes, "
+            "confusions: the best cells; comparisons: all pairs of cells; costs; savings: labels "
+            "saved; claims: the paper's claims.",
+        ),
+    ] = View.cells,
+    format: Annotated[
+        Format | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="terminal, markdown, csv, json, latex or parquet. By default, the ending of "
+            "--output decides.",
+        ),
+    ] = None,
+    output: OutputOption = None,
+    paper: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK",
+            help="Show the paper's Acc@1 for a task beside yours: TASK or DATASET=TASK, with "
+            "vest-neck-style, phone-case-pattern or apron-food-bib-pattern.",
+        ),
+    ] = None,
+    only: OnlyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the results table, from the ledger and the predictions alone."""
+    from semigrid.grid.tables.slices import slices_table
+    from semigrid.grid.tables.views import view_table
+
+    if by is not None and view is not View.cells:
+        raise InputError(f"--by and --view {view}: give one of them; --by is a view of its own")
+    chosen = format_of(Format.json if as_json else format, output)
+    results = open_results(load(source, storage, seeds), only, paper or [])
+    shown = view_table(results, view) if by is None else slices_table(results, by)
+    print_table(shown, chosen, output)
+
+
+def print_table(table: "Table[Row]", format: Format, output: str | None = None) -> None:
+    """Prints or writes a table; problems that its format has no room for go to stderr."""
+    from semigrid.grid.tables.render import render
+    from semigrid.grid.tables.terminal import show
+
+    if format is Format.terminal and output is None:
+        show(table, table_console())
+        return
+    content = render(table, format)
+    if format is not Format.parquet:
+        content += b"\n"
+    if output is not None:
+        write_file(output, content)
+    elif format is Format.parquet and sys.stdout.isatty():
+        raise InputError("--format parquet: not text; give --output FILE")
+    else:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    if not format.has_notes:
+        for problem in table.problems:
+            say(problem)
