@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.storage import cache_folder, open_storage
-from semigrid.trainers.backbones import timm_weights
+from semigrid.trainers.backbones import timm_names
 
 UNSTATED = "not stated"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -44,7 +44,7 @@ def is_non_commercial(license: str) -> bool:
 
 def hub_weights(backbone: str) -> Weights:
     """The weights that timm loads for a backbone with a tag."""
-    stated = timm_weights(backbone)
+    stated = timm_names().weights.get(backbone, {})
     repository = stated.get("hub", f"timm/{backbone}")
     return Weights(
         source=repository,
@@ -60,7 +60,7 @@ def file_weights(uri: str, license: str | None, backbone: str) -> Weights:
     """
     if not uri.endswith(SUFFIXES):
         raise InputError(f"{uri!r}: weights are a file ending in {', '.join(SUFFIXES)}")
-    tag = timm_weights(backbone).get("license")
+    tag = timm_names().weights.get(backbone, {}).get("license")
     return Weights(
         source=open_storage(uri).uri,
         license=license or (f"{tag} (timm's for {backbone})" if tag else UNSTATED),
