@@ -1,146 +1,14 @@
-"""Batches from sets that fit in memory, and the rendering that the Ray stream shares."""
+"""Batches from sets that fit in memory."""
 
-import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Iterator
 
 import numpy as np
-import torch
-from PIL import Image
 from torch.utils.data import DataLoader
 
 from semigrid.data.order import Share, StreamOrder
 from semigrid.data.schema import ImageTable
-from semigrid.data.views.augment import (
-    View,
-    ViewSettings,
-    isolated_random,
-    make_view,
-    reduction,
-    view_seed,
-)
-
-
-@dataclass
-class Batch:
-    """One rank's part of a global batch.
-
-    ``views`` maps a view's name to uint8 images (B, 3, H, W); ``erase_seeds`` (B,) seed the random
-    erasing of the strong view; ``labels`` (B,) are −1 in the pool; ``broken`` lists the ids that
-    could not be decoded and whose place another image took.
-    """
-
-    ids: list[str]
-    labels: torch.Tensor
-    views: dict[str, torch.Tensor]
-    erase_seeds: torch.Tensor
-    broken: list[str] = field(default_factory=list)
-
-
-class BrokenImageError(ValueError):
-    """An image that cannot be decoded, with its id and the decoder's reason."""
-
-
-def decode(content: bytes, image_id: str) -> Image.Image:
-    """Decodes an encoded image to RGB. Raises ``BrokenImageError``."""
-    return decode_smaller(content, image_id, lambda size: 1)[0]
-
-
-def decode_smaller(
-    content: bytes, image_id: str, reduction: Callable[[tuple[int, int]], int]
-) -> tuple[Image.Image, tuple[int, int]]:
-    """An encoded image in RGB, and its true (width, height).
-
-    ``reduction`` says of that size how many times smaller (1, 2, 4, 8) will do; JPEG's decoder can
-    make it so at once, others decode all of it. Raises ``BrokenImageError``.
-    """
-    with _broken(image_id):
-        image: Image.Image = Image.open(io.BytesIO(content))
-    size = image.size
-    times = reduction(size) if image.format == "JPEG" else 1
-    with _broken(image_id):
-        if times > 1:
-            image.draft(None, (size[0] // times, size[1] // times))
-        return image.convert("RGB"), size
-
-
-@contextmanager
-def _broken(image_id: str) -> Iterator[None]:
-    try:
-        yield
-    except MemoryError:
-        raise  # a full machine, not a broken image
-    except Exception as error:  # damaged bytes make Pillow's decoders raise almost anything
-        raise BrokenImageError(f"image {image_id} cannot be decoded: {error}") from error
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """One row's views, ready to be stacked into a batch."""
-
-    image_id: str
-    label: int
-    views: dict[View, np.ndarray]
-    erase_seed: int
-    broken: tuple[str, ...] = ()
-
-
-def render(
-    ids: Sequence[str],
-    images: Sequence[bytes],
-    labels: np.ndarray,
-    row: int,
-    pass_number: int,
-    seed: int,
-    settings: ViewSettings,
-    views: tuple[View, ...],
-) -> Rendered:
-    """Decodes one row of a unit and makes its views.
-
-    A pool image (label −1) that cannot be decoded is replaced by the next row of its unit that
-    can, and named in ``broken``; so positions keep their meaning. A labelled one is an error:
-    labels are too dear to lose silently.
-    """
-    broken: list[str] = []
-    for ahead in range(len(ids)):
-        chosen = (row + ahead) % len(ids)
-        name = ids[chosen]
-        seeds = {view: view_seed(seed, pass_number, name, view) for view in views}
-        try:
-            smaller = partial(reduction, settings, seeds)
-            image, size = decode_smaller(images[chosen], name, smaller)
-            break
-        except BrokenImageError:
-            if labels[chosen] >= 0:
-                raise
-            broken.append(name)
-    else:
-        raise BrokenImageError(f"none of {len(ids)} images can be decoded, the first is {ids[0]}")
-    pixels = np.array(image)
-    made = {view: make_view(pixels, settings, view, seeds[view], size) for view in views}
-    erase_seed = view_seed(seed, pass_number, name, "erase")
-    return Rendered(name, int(labels[chosen]), made, erase_seed, tuple(broken))
-
-
-def stack(rows: Iterable[Rendered], count: int) -> Batch:
-    """Stacks ``count`` rendered rows into a batch, each as it comes: one copy, in place."""
-    made: list[Rendered] = []
-    views: dict[str, np.ndarray] = {}
-    for number, row in enumerate(rows):
-        if not views:
-            views = {name: np.empty((count, *v.shape), v.dtype) for name, v in row.views.items()}
-        for name, view in row.views.items():
-            views[name][number] = view
-        made.append(replace(row, views={}))
-    return Batch(
-        ids=[row.image_id for row in made],
-        labels=torch.tensor([row.label for row in made], dtype=torch.int64),
-        views={name: torch.from_numpy(array) for name, array in views.items()},
-        erase_seeds=torch.tensor([row.erase_seed for row in made], dtype=torch.int64),
-        broken=[image_id for row in made for image_id in row.broken],
-    )
+from semigrid.data.views.augment import ViewName, ViewSettings, isolated_random, make_view
+from semigrid.data.views.render import Batch, Rendered, decode, render, stack
 
 
 class MemoryBatches:
@@ -152,7 +20,7 @@ class MemoryBatches:
         order: StreamOrder,
         share: Share,
         settings: ViewSettings,
-        views: tuple[View, ...],
+        views: tuple[ViewName, ...],
         seed: int,
         loader_workers: int = 0,
     ):
@@ -233,18 +101,10 @@ class EvalBatches:
         self._kept = made
 
     def _batch(self, rows: range) -> Batch:
-        table = self.table
-        rendered = (
-            Rendered(
-                table.ids[row],
-                int(table.labels[row]),
-                {
-                    "eval": make_view(
-                        decode(table.images[row], table.ids[row]), self.settings, "eval", 0
-                    )
-                },
-                0,
-            )
-            for row in rows
-        )
-        return stack(rendered, len(rows))
+        return stack(map(self._render, rows), len(rows))
+
+    def _render(self, row: int) -> Rendered:
+        image_id, label = self.table.ids[row], int(self.table.labels[row])
+        image = decode(self.table.images[row], image_id)
+        view = make_view(image, self.settings, "eval", 0)
+        return Rendered(image_id, label, {"eval": view}, erase_seed=0)

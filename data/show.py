@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.compute as pc
 from PIL import Image
 
-from semigrid.data.batches import decode
 from semigrid.data.schema import LABELED_SPLITS, POOL, Dataset
+from semigrid.data.views.render import decode
 
 THUMBNAIL, COLUMNS_OF_SHEET = 96, 8
 

@@ -1,8 +1,8 @@
 """The unlabelled stream on Ray Data: read, decoded and augmented in order, in bounded memory."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -11,11 +11,11 @@ import ray.data
 import torch
 from ray.exceptions import RayError
 
-from semigrid.data.batches import Batch, Rendered, render, stack
 from semigrid.data.order import Share, StreamOrder
 from semigrid.data.schema import RowGroup, read_row_group
 from semigrid.data.storage import Storage
-from semigrid.data.views.augment import View, ViewSettings, isolated_random
+from semigrid.data.views.augment import ViewName, ViewSettings, isolated_random
+from semigrid.data.views.render import Batch, Rendered, render, stack
 
 # One execution serves a run of up to so many tasks. Ray keeps a record of every task and block of
 # an execution, so a longer run is several in a row.
@@ -49,7 +49,7 @@ class RayBatches:
         order: StreamOrder,
         share: Share,
         settings: ViewSettings,
-        views: tuple[View, ...],
+        views: tuple[ViewName, ...],
         seed: int,
         nodes: Callable[[], dict[str, str] | None] = lambda: None,
     ):
@@ -94,7 +94,7 @@ class RayBatches:
             for number in range(first, end, MAX_TASKS * self._spans_per_task)
             for part in self._parts(number, end, start, stop, nodes)
         )
-        return map(_batch, rebatch(parts, self.share.local_batch_size))
+        return map(Batch.joined, rebatch(parts, self.share.local_batch_size))
 
     @property
     def _view_bytes(self) -> int:
@@ -108,7 +108,7 @@ class RayBatches:
 
     def _parts(
         self, first: int, end: int, start: int, stop: int, nodes: dict[str, str] | None
-    ) -> Iterator["Part"]:
+    ) -> Iterator[Batch]:
         """This rank's rows of the spans from ``first`` on, as many as one execution takes."""
         end = min(end, first + MAX_TASKS * self._spans_per_task)
         tasks = -(-(end - first) // self._spans_per_task)
@@ -147,43 +147,22 @@ class RayBatches:
             return
         ids, images = read_row_group(self.storage, group)
         nothing = np.full(len(ids), -1)
-        broken: list[tuple[str, ...]] = []
 
         def rendered(row: int) -> Rendered:
             at = row, span.pass_number, self.seed
-            made = render(ids, images, nothing, *at, self.settings, self.views)
-            broken.append(made.broken)
-            return made
+            return render(ids, images, nothing, *at, self.settings, self.views)
 
         at_once = max(1, BLOCK_BYTES // self._view_bytes)
         for begin in range(0, len(places), at_once):
             part = places[begin : begin + at_once]
-            broken.clear()
             with isolated_random():
                 batch = stack(map(rendered, part), len(part))
-            yield _pack(batch, broken)
+            yield _pack(batch)
 
 
-@dataclass(frozen=True)
-class Part:
-    """Consecutive rows of the stream: ids, and what was broken, and of each view (N, 3, H, W).
-
-    The arrays may lie in Ray's object store, where they cannot be written.
-    """
-
-    ids: list[str]
-    broken: list[list[str]]
-    erase_seeds: np.ndarray
-    views: dict[str, np.ndarray]
-
-    def __getitem__(self, rows: slice) -> "Part":
-        views = {name: array[rows] for name, array in self.views.items()}
-        return Part(self.ids[rows], self.broken[rows], self.erase_seeds[rows], views)
-
-
-def rebatch(parts: Iterable[Part], batch_size: int) -> Iterator[list[Part]]:
-    """Cuts parts of any sizes into those that make a batch each; nothing is copied."""
-    batch: list[Part] = []
+def rebatch(parts: Iterable[Batch], batch_size: int) -> Iterator[list[Batch]]:
+    """Cuts parts of any sizes into those that make a batch each, without copying them."""
+    batch: list[Batch] = []
     missing = batch_size
     for part in parts:
         while len(part.ids) >= missing:
@@ -195,26 +174,12 @@ def rebatch(parts: Iterable[Part], batch_size: int) -> Iterator[list[Part]]:
     assert not batch, "a run's rows make whole batches"
 
 
-def _batch(parts: list[Part]) -> Batch:
-    ids = [image_id for part in parts for image_id in part.ids]
-    return Batch(
-        ids=ids,
-        labels=torch.full((len(ids),), -1, dtype=torch.int64),
-        views={
-            name: torch.from_numpy(np.concatenate([part.views[name] for part in parts]))
-            for name in parts[0].views
-        },
-        erase_seeds=torch.from_numpy(np.concatenate([part.erase_seeds for part in parts])),
-        broken=[name for part in parts for names in part.broken for name in names],
-    )
-
-
-def _pack(batch: Batch, broken: list[tuple[str, ...]]) -> pa.Table:
+def _pack(batch: Batch) -> pa.Table:
     """A batch as a table of one row: Ray Data then copies it once and never looks inside."""
     return pa.table(
         {
             "ids": pa.array([batch.ids], pa.list_(pa.string())),
-            "broken": pa.array([broken], pa.list_(pa.list_(pa.string()))),
+            "broken": pa.array([batch.broken_by_row], pa.list_(pa.list_(pa.string()))),
             "erase_seeds": _one_binary(batch.erase_seeds.numpy()),
             **{name: _one_binary(view.numpy()) for name, view in batch.views.items()},
         }
@@ -227,17 +192,21 @@ def _one_binary(array: np.ndarray) -> pa.Array:
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, pa.py_buffer(array)])
 
 
-def _unpack(table: pa.Table, img_size: int) -> Part:
+def _unpack(table: pa.Table, img_size: int) -> Batch:
     ids, broken = (table[name][0].as_py() for name in ("ids", "broken"))
+    labels = torch.full((len(ids),), -1, dtype=torch.int64)
     names = [name for name in table.column_names if name not in ("ids", "broken", "erase_seeds")]
-    views = {
-        name: _bytes(table, name, np.uint8).reshape(-1, 3, img_size, img_size) for name in names
-    }
-    return Part(ids, broken, _bytes(table, "erase_seeds", np.int64), views)
+    views = {name: _tensor(table, name, np.uint8).view(-1, 3, img_size, img_size) for name in names}
+    return Batch(ids, labels, views, _tensor(table, "erase_seeds", np.int64), broken)
 
 
-def _bytes(table: pa.Table, name: str, dtype: type[np.generic]) -> np.ndarray:
-    """What ``_one_binary`` packed, not copied as a scalar of Arrow's would be."""
+def _tensor(table: pa.Table, name: str, dtype: type[np.generic]) -> torch.Tensor:
+    """What ``_one_binary`` packed, not copied as a scalar of Arrow's would be.
+
+    It may lie in Ray's object store, where nothing may be written.
+    """
     _, ends, content = table[name].chunk(0).buffers()
     begin, end = np.frombuffer(ends, np.int64)[:2]
-    return np.frombuffer(content, np.uint8)[begin:end].view(dtype)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable")
+        return torch.from_numpy(np.frombuffer(content, np.uint8)[begin:end].view(dtype))

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from semigrid.data.batches import Batch, EvalBatches
+from semigrid.data.batches import EvalBatches
 from semigrid.data.views.augment import ViewSettings, erase, normalize
+from semigrid.data.views.render import Batch
 from semigrid.trainers.methods.step import StepInput
 
 # The batches of the steps from start to stop, in order.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from semigrid.data.batches import Batch
+from semigrid.data.views.render import Batch
 from semigrid.trainers.averages import StepAverages
 from semigrid.trainers.checkpoint import encode_weights, random_states, restore_random_states
 from semigrid.trainers.choose import is_better

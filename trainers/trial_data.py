@@ -9,7 +9,7 @@ from semigrid.data.catalog import open_dataset
 from semigrid.data.order import Share, StreamOrder
 from semigrid.data.schema import Dataset, ImageTable, RowGroup
 from semigrid.data.splits import label_subset
-from semigrid.data.views.augment import View, ViewSettings
+from semigrid.data.views.augment import ViewName, ViewSettings
 from semigrid.trainers.job import TrialJob
 from semigrid.trainers.models import Rgb
 from semigrid.trainers.options import uses_ray_stream
@@ -106,7 +106,7 @@ def _pool(
     units = pool_units(dataset, images)
     order = StreamOrder([unit.rows for unit in units], job.spec.seed)
     share = Share(job.spec.recipe.pool_batch_size, runtime.rank, runtime.world_size)
-    both: tuple[View, ...] = ("weak", "strong")
+    both: tuple[ViewName, ...] = ("weak", "strong")
     how = (order, share, views, both, job.spec.seed)
     if uses_ray_stream(job.options.stream, dataset):
         from semigrid.data.stream import RayBatches

@@ -8,20 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from semigrid.data.builder import digits
 from semigrid.data.builder.clean import CLEAN_VERSION
 from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.builder.request import BuildRequest, gather
 from semigrid.data.builder.write import write_dataset
 from semigrid.data.errors import InputError
 from semigrid.data.schema import MANIFEST
-from semigrid.data.sources import digits, patterns
+from semigrid.data.sources.patterns.spec import VERSION, parse_patterns
 from semigrid.data.storage import cache_folder
 
 # images of builtin://patterns that are made while somebody waits for a dataset to open
 MOST_ON_OPENING = 50_000
 
 # the name of a folder in the cache, and what writes the dataset to a place
-Recipe = tuple[str, Callable[[str], Any]]
+Builtin = tuple[str, Callable[[str], Any]]
 
 
 def builtin_folder(uri: str) -> str:
@@ -50,7 +51,7 @@ def builtin_folder(uri: str) -> str:
     return str(folder)
 
 
-def _digits(uri: str) -> Recipe:
+def _digits(uri: str) -> Builtin:
     if "?" in uri:
         raise InputError(f"{uri}: the digits have no parameters; they are builtin://digits")
     return (
@@ -59,8 +60,8 @@ def _digits(uri: str) -> Recipe:
     )
 
 
-def _patterns(uri: str) -> Recipe:
-    made = patterns.parse_patterns(uri)
+def _patterns(uri: str) -> Builtin:
+    made = parse_patterns(uri)
     if made.images > MOST_ON_OPENING:
         raise InputError(
             f"{uri}: {made.images:,} images are too many to draw on opening, {MOST_ON_OPENING:,} "
@@ -79,12 +80,12 @@ def _patterns(uri: str) -> Recipe:
             audit=gathered.audit,
         )
 
-    version = f"v{patterns.VERSION}.{CLEAN_VERSION}"
+    version = f"v{VERSION}.{CLEAN_VERSION}"
     parameters = f"{made.images}-{made.answered}-{made.size}-{made.seed}"
     return f"patterns-{version}-{parameters}", write
 
 
-BUILTIN: dict[str, Callable[[str], Recipe]] = {"digits": _digits, "patterns": _patterns}
+BUILTIN: dict[str, Callable[[str], Builtin]] = {"digits": _digits, "patterns": _patterns}
 
 
 def _build(write: Callable[[str], Any], folder: Path) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pyarrow.parquet as pq
 
-from semigrid.data.batches import BrokenImageError, decode
 from semigrid.data.schema import POOL, Dataset, columns_of
+from semigrid.data.views.render import BrokenImageError, decode
 
 
 def check_dataset(

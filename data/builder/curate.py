@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from semigrid.data.errors import InputError
 from semigrid.data.schema import POOL, Split
+from semigrid.data.sources.groups import JoinedGroups
 from semigrid.data.splits import split_labeled
 
 
@@ -65,7 +66,7 @@ def curate(
     """
     result = Curation()
     in_order = sorted(facts, key=lambda image: image.image_id)
-    joined = Joined()
+    joined = JoinedGroups()
     same: dict[str, list[Facts]] = {}
     for image in in_order:
         joined.join(image.group, image.group)
@@ -100,7 +101,7 @@ def _merged(copies: list[Facts], result: Curation) -> Facts:
 
 def _placed(
     kept: list[Facts],
-    joined: "Joined",
+    joined: JoinedGroups,
     result: Curation,
     seed: int,
     val_share: float,
@@ -137,24 +138,3 @@ def _placed(
             images.append(Placed(image.image_id, None, POOL, groups[image.image_id]))
     result.beside_labeled.sort()
     return sorted(images, key=lambda image: image.image_id)
-
-
-class Joined:
-    """Disjoint sets of group names; a set goes by its smallest name."""
-
-    def __init__(self) -> None:
-        self._parent: dict[str, str] = {}
-
-    def name(self, group: str) -> str:
-        root = group
-        while self._parent[root] != root:
-            root = self._parent[root]
-        while self._parent[group] != root:
-            self._parent[group], group = root, self._parent[group]
-        return root
-
-    def join(self, first: str, second: str) -> None:
-        for group in (first, second):
-            self._parent.setdefault(group, group)
-        a, b = sorted((self.name(first), self.name(second)))
-        self._parent[b] = a

@@ -27,7 +27,7 @@ from semigrid.data.builder.clean import (
 )
 from semigrid.data.builder.curate import Curation, Facts, Placed, curate
 from semigrid.data.builder.write import write_shard
-from semigrid.data.crowd.votes import Audit, Vote
+from semigrid.data.crowd.audit import Audit, Vote
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.schema import (
     FORMAT,
@@ -41,7 +41,7 @@ from semigrid.data.schema import (
     Split,
     columns_of,
 )
-from semigrid.data.sources.files import Item, read_item
+from semigrid.data.sources.items import Item
 from semigrid.data.storage import Storage, open_storage
 
 REPORT = "report.json"
@@ -100,7 +100,7 @@ class Chunk:
 
 
 # does the chunks, in any order and number at a time, and yields as each is done
-Workers = Callable[[Sequence[Chunk]], Iterator[Any]]
+ChunkRunner = Callable[[Sequence[Chunk]], Iterator[Any]]
 
 
 def one_by_one(chunks: Sequence[Chunk]) -> Iterator[None]:
@@ -117,7 +117,7 @@ def build_dataset(
     *,
     votes: Mapping[str, Vote] | None = None,
     audit: Audit | None = None,
-    workers: Workers = one_by_one,
+    workers: ChunkRunner = one_by_one,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Dataset, dict[str, Any]]:
     """Builds a dataset at ``uri`` and returns it with the report that lies beside it.
@@ -199,7 +199,7 @@ def _chunks(storage: Storage, items: Sequence[Item], settings: BuildSettings) ->
 
 def _clean_all(
     chunks: Sequence[Chunk],
-    workers: Workers,
+    workers: ChunkRunner,
     progress: Callable[[int, int], None],
     total: int,
 ) -> None:
@@ -252,7 +252,7 @@ def read_patiently(item: Item) -> bytes:
     """
     for attempt in range(1, READ_ATTEMPTS + 1):
         try:
-            return read_item(item)
+            return item.read()
         except FileNotFoundError as error:
             raise UnusableImageError("there is no such file") from error
         except (MemoryError, StorageGoneError):

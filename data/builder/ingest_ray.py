@@ -10,12 +10,12 @@ import numpy as np
 import ray
 import ray.data
 
-from semigrid.data.builder.ingest import Chunk, Workers, clean_chunk
+from semigrid.data.builder.ingest import Chunk, ChunkRunner, clean_chunk
 from semigrid.data.errors import InputError
 
 
-def in_processes(count: int) -> Workers:
-    """Workers for ``build_dataset``: this many processes, or those of the cluster.
+def in_processes(count: int) -> ChunkRunner:
+    """Runs the chunks of ``build_dataset`` in this many processes, or those of the cluster.
 
     At ``RAY_ADDRESS``, or where Ray runs in this process already, that cluster is used.
     """

@@ -12,25 +12,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from semigrid.data.builder.clean import CleanSettings
 from semigrid.data.builder.ingest import BuildSettings
-from semigrid.data.crowd.votes import (
-    Audit,
-    Method,
-    Rules,
-    Vote,
-    consensus,
-    read_answers,
-    read_table,
-)
+from semigrid.data.crowd.answers import read_answers
+from semigrid.data.crowd.audit import Audit, Vote
+from semigrid.data.crowd.consensus import Rules, VoteMethod, consensus
 from semigrid.data.errors import InputError
 from semigrid.data.sources.abo import abo_items
 from semigrid.data.sources.archives import parquet_items, webdataset_items
-from semigrid.data.sources.crowd import answers_of, gold_of
-from semigrid.data.sources.files import Item, folder_items, table_items
-from semigrid.data.sources.generated import pattern_items
-from semigrid.data.sources.patterns import LICENSE, Patterns, parse_patterns
+from semigrid.data.sources.files import folder_items, table_items
+from semigrid.data.sources.items import Item
+from semigrid.data.sources.patterns.crowd import answers_of, gold_of
+from semigrid.data.sources.patterns.spec import LICENSE, Patterns, parse_patterns, pattern_items
 from semigrid.data.storage import open_storage
-
-Share = Field(ge=0, lt=1)
+from semigrid.data.tables import read_file, read_table
 
 
 class BuildRequest(BaseModel):
@@ -62,7 +55,7 @@ class BuildRequest(BaseModel):
     agree: int = Field(2, gt=0)
     of: int = Field(3, gt=0)
     min_gold_score: float = Field(0.7, ge=0, le=1)
-    method: Method = "majority"
+    method: VoteMethod = "majority"
     # of the dataset
     name: str | None = None
     license: str | None = None
@@ -118,11 +111,8 @@ def load_request(source: str, options: dict[str, Any]) -> BuildRequest:
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
-    storage = open_storage(path)
     try:
-        content = yaml.safe_load(storage.read())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+        content = yaml.safe_load(read_file(path))
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict):

@@ -27,7 +27,7 @@ from semigrid.data.storage import Storage, open_storage
 
 
 @dataclass(frozen=True)
-class Row:
+class StoredImage:
     """One image to store: its file bytes, class index (None in the pool), split and group."""
 
     image_id: str
@@ -39,7 +39,7 @@ class Row:
 
 def write_dataset(
     uri: str,
-    rows: Sequence[Row],
+    rows: Sequence[StoredImage],
     *,
     name: str,
     classes: Sequence[str],
@@ -106,13 +106,19 @@ def write_dataset(
     return Dataset(storage, manifest)
 
 
-def _class_counts(rows: Iterable[Row], split: str, classes: Sequence[str]) -> dict[str, int]:
+def _class_counts(
+    rows: Iterable[StoredImage], split: str, classes: Sequence[str]
+) -> dict[str, int]:
     found = Counter(row.label for row in rows if row.split == split)
     return {name: found[index] for index, name in enumerate(classes)}
 
 
 def _write_split(
-    storage: Storage, split: Split, rows: Sequence[Row], rows_per_group: int, groups_per_shard: int
+    storage: Storage,
+    split: Split,
+    rows: Sequence[StoredImage],
+    rows_per_group: int,
+    groups_per_shard: int,
 ) -> list[Shard]:
     shards = []
     rows_per_shard = rows_per_group * groups_per_shard

@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from semigrid.data.builder.curate import Joined
 from semigrid.data.errors import InputError
-from semigrid.data.sources.files import Item
+from semigrid.data.sources.groups import JoinedGroups
+from semigrid.data.sources.items import Item
 from semigrid.data.storage import Storage, open_storage
 
 LISTINGS, IMAGES = "listings/metadata", "images/metadata/images.csv.gz"
@@ -53,7 +53,7 @@ def abo_items(
     paths = _paths(storage)
     photographs: dict[str, _Photograph] = {}
     types: Counter[str] = Counter()
-    joined = Joined()
+    joined = JoinedGroups()
     for listing in _listings(storage):
         kind = _plain(listing.get("product_type"))
         types[kind] += 1

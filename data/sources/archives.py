@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from semigrid.data.errors import InputError
-from semigrid.data.sources.files import SUFFIXES, Cell, Extent, Item
+from semigrid.data.sources.items import SUFFIXES, Extent, Item, ParquetRow
 from semigrid.data.storage import open_storage
 
 
@@ -126,7 +126,7 @@ def parquet_items(uri: str, image: str = "image", label: str | None = "label") -
                             f"{posixpath.basename(path)}/{group:05d}/{row:07d}",
                             path,
                             _named(path, number, value, names),
-                            inside=Cell(image, group, row),
+                            inside=ParquetRow(image, group, row),
                         )
                     )
     return items

@@ -29,7 +29,7 @@ from semigrid.data.views.pixels import (
     saturation,
 )
 
-View = Literal["weak", "strong", "eval"]
+ViewName = Literal["weak", "strong", "eval"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ViewSettings:
 
 
 @lru_cache(maxsize=16)
-def timm_transform(settings: ViewSettings, view: View) -> Any:
+def timm_transform(settings: ViewSettings, view: ViewName) -> Any:
     """timm's transform from a Pillow image to an uint8 array of shape (3, H, W).
 
     Evaluation views are made by it; the random ones are what it would make from the same seed.
@@ -88,7 +88,7 @@ class RandomView:
     from the global generators, so a seed stands for the same view here and there.
     """
 
-    def __init__(self, settings: ViewSettings, view: View):
+    def __init__(self, settings: ViewSettings, view: ViewName):
         self.settings = settings
         self.scale = settings.crop_scale if view == "strong" else settings.weak_crop_scale
         self.colors: Callable[[Pixels], Pixels] | None = None
@@ -145,7 +145,7 @@ def _jitter(jitter: ColorJitter, pixels: Pixels) -> Pixels:
 
 
 @lru_cache(maxsize=16)
-def _random_view(settings: ViewSettings, view: View) -> RandomView:
+def _random_view(settings: ViewSettings, view: ViewName) -> RandomView:
     return RandomView(settings, view)
 
 
@@ -177,7 +177,7 @@ def isolated_random() -> Iterator[None]:
 def make_view(
     image: Image.Image | Pixels,
     settings: ViewSettings,
-    view: View,
+    view: ViewName,
     seed: int,
     size: tuple[int, int] | None = None,
 ) -> np.ndarray:
@@ -199,7 +199,7 @@ def make_view(
 REDUCTIONS, SPARE = (8, 4, 2), 2
 
 
-def reduction(settings: ViewSettings, seeds: Mapping[View, int], size: tuple[int, int]) -> int:
+def reduction(settings: ViewSettings, seeds: Mapping[ViewName, int], size: tuple[int, int]) -> int:
     """How many times smaller an image may be decoded for its random views: 1, 2, 4 or 8.
 
     ``size`` is the image's (width, height), ``seeds`` are those of its views. Call it inside

@@ -173,7 +173,7 @@ def build(
     ] = None,
 ) -> None:
     """Build a checked dataset of images. Run it again to resume."""
-    from semigrid.data.builder.ingest import Workers, build_dataset, one_by_one
+    from semigrid.data.builder.ingest import ChunkRunner, build_dataset, one_by_one
     from semigrid.data.builder.report import report_lines
     from semigrid.data.builder.request import BuildRequest, gather, load_request
 
@@ -182,7 +182,7 @@ def build(
     options = {k: v for k, v in context.params.items() if k in keys and v not in (None, [])}
     request = load_request(source, options)
     gathered = gather(request)
-    workers: Workers = one_by_one
+    workers: ChunkRunner = one_by_one
     if processes > 1:
         from semigrid.data.builder.ingest_ray import in_processes
 
@@ -283,8 +283,8 @@ def generate(
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the images and answers.")] = 0,
 ) -> None:
     """Write generated images and crowd answers as files, to try things on."""
-    from semigrid.data.sources.generated import write_raw
-    from semigrid.data.sources.patterns import URI, parse_patterns
+    from semigrid.data.sources.patterns.raw import write_raw
+    from semigrid.data.sources.patterns.spec import URI, parse_patterns
 
     parameters = {"images": images, "answered": answered, "size": size, "seed": seed}
     query = "&".join(f"{key}={value}" for key, value in parameters.items() if value is not None)
@@ -293,6 +293,6 @@ def generate(
         command = write_raw(destination, patterns, progress=progress)
     echo(
         f"{patterns.images:,} generated images, generated answers to {patterns.answered:,} of them "
-        f"and {patterns.gold} gold tasks: {open_storage(destination).uri}"
+        f"and {len(patterns.gold_numbers)} gold tasks: {open_storage(destination).uri}"
     )
     echo(f"To build a dataset from it: {command}")

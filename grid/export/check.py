@@ -126,8 +126,8 @@ def _check_images(
     """
     import torch
 
-    from semigrid.data.batches import decode
     from semigrid.data.views.augment import make_view, normalize
+    from semigrid.data.views.render import decode
 
     count = dataset.rows_in("test")
     rows = np.unique(np.linspace(0, count - 1, min(count, CHECK_IMAGES)).round().astype(int))

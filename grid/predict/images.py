@@ -11,14 +11,15 @@ from typing import Any, Protocol
 import pyarrow as pa
 from PIL import Image
 
-from semigrid.data.batches import BrokenImageError, decode
+from semigrid.data.views.render import BrokenImageError, decode
 from semigrid.data.builder.clean import CleanSettings, UnusableImageError, decode_upright
 from semigrid.data.builder.ingest import read_patiently
 from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError
 from semigrid.data.schema import LABELED_SPLITS, MANIFEST, POOL, Dataset, RowGroup
 from semigrid.data.schema import read_row_group as read_group
-from semigrid.data.sources.files import SUFFIXES, Item, folder_items
+from semigrid.data.sources.files import folder_items
+from semigrid.data.sources.items import Item, SUFFIXES
 from semigrid.data.storage import Storage, open_storage
 from semigrid.trainers.trial_data import EVALUATION_BATCH
 

@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 from tests.helpers.scheduling import scheduler_of
 
-from semigrid.data.builder.write import Row, write_dataset
+from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.storage import FileFacts, open_storage
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.ledger import Ledger, start_record, summarize
@@ -112,9 +112,9 @@ def _write_images(folder: Path, seed: int) -> None:
         for label in range(CLASSES):
             for number in range(count):
                 name = f"{split}-{label:02d}-{number:03d}"
-                rows.append(Row(name, _image(draw), label, split, name))
+                rows.append(StoredImage(name, _image(draw), label, split, name))
     for number in range(400):
-        rows.append(Row(f"pool-{number}", _image(draw), None, "pool", f"pool-{number}"))
+        rows.append(StoredImage(f"pool-{number}", _image(draw), None, "pool", f"pool-{number}"))
     write_dataset(
         str(folder),
         rows,

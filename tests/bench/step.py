@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from tests.bench.plain import PlainSemi
 
-from semigrid.data.batches import Batch, EvalBatches
+from semigrid.data.batches import EvalBatches
 from semigrid.data.schema import ImageTable
 from semigrid.data.storage import open_storage
 from semigrid.data.views.augment import ViewSettings
+from semigrid.data.views.render import Batch
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.methods import METHODS, published, resolve
 from semigrid.trainers.models import create_model
@@ -37,6 +38,7 @@ def batch(count: int, size: int, seed: int, *views: str) -> Batch:
         labels=torch.arange(count) % CLASSES,
         views={view: images(count, size, seed + i) for i, view in enumerate(views)},
         erase_seeds=torch.arange(count),
+        broken_by_row=[[]] * count,
     )
 
 

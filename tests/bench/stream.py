@@ -18,15 +18,16 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from semigrid.data.batches import MemoryBatches, decode
-from semigrid.data.builder.write import Row, write_dataset
+from semigrid.data.batches import MemoryBatches
+from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.catalog import open_dataset
 from semigrid.data.order import Share, StreamOrder
 from semigrid.data.schema import Dataset as ImageDataset
 from semigrid.data.schema import ImageTable
-from semigrid.data.views.augment import View, ViewSettings, timm_transform
+from semigrid.data.views.augment import ViewName, ViewSettings, timm_transform
+from semigrid.data.views.render import decode
 
-VIEWS: tuple[View, ...] = ("weak", "strong")
+VIEWS: tuple[ViewName, ...] = ("weak", "strong")
 BATCH, PROCESSES = 128, 2
 # Batches that are let go by, so that all processes work at their pace, and that are timed: so many
 # that what lay ready when the clock started is little beside them.
@@ -54,8 +55,10 @@ def photographs(count: int, size: int) -> list[bytes]:
 def pool_of(images: int, size: int) -> Iterator[ImageDataset]:
     """A dataset with so many pool images, deleted afterwards."""
     encoded = photographs(DIFFERENT, size)
-    rows = [Row(f"{n:07d}", encoded[n % DIFFERENT], None, "pool", str(n)) for n in range(images)]
-    rows += [Row(split, encoded[0], 0, split, split) for split in ("train", "val", "test")]
+    rows = [
+        StoredImage(f"{n:07d}", encoded[n % DIFFERENT], None, "pool", str(n)) for n in range(images)
+    ]
+    rows += [StoredImage(split, encoded[0], 0, split, split) for split in ("train", "val", "test")]
     folder = tempfile.mkdtemp(prefix="semigrid-bench-")
     try:
         yield write_dataset(folder, rows, name="bench", classes=["a"], license="", source="")

@@ -9,7 +9,8 @@ import torch
 from PIL import Image, features
 from tests.helpers.tiny import first_rows, training_batches
 
-from semigrid.data.batches import Batch, BrokenImageError, EvalBatches, decode
+from semigrid.data.batches import EvalBatches
+from semigrid.data.views.render import Batch, BrokenImageError, decode
 from semigrid.data.schema import Dataset, ImageTable
 from semigrid.data.views.augment import ViewSettings
 from semigrid.trainers.trial_data import pool_units
@@ -26,16 +27,6 @@ def assert_same(a: Batch, b: Batch) -> None:
     assert a.views.keys() == b.views.keys()
     for view in a.views:
         assert torch.equal(a.views[view], b.views[view])
-
-
-def joined(parts: list[Batch]) -> Batch:
-    return Batch(
-        ids=[image_id for part in parts for image_id in part.ids],
-        labels=torch.cat([part.labels for part in parts]),
-        views={view: torch.cat([part.views[view] for part in parts]) for view in parts[0].views},
-        erase_seeds=torch.cat([part.erase_seeds for part in parts]),
-        broken=[image_id for part in parts for image_id in part.broken],
-    )
 
 
 def with_broken(table: ImageTable, rows: list[int]) -> ImageTable:
@@ -81,7 +72,7 @@ def test_labels_belong_to_their_images(digits: Dataset) -> None:
 def test_a_pass_shows_every_image_and_the_next_pass_other_views(digits: Dataset) -> None:
     table = first_rows(digits, "pool", 12)
     batches = training_batches(table, 6, VIEWS, ("strong",))
-    first, second = joined([batches[0], batches[1]]), joined([batches[2], batches[3]])
+    first, second = Batch.joined([batches[0], batches[1]]), Batch.joined([batches[2], batches[3]])
     assert sorted(first.ids) == sorted(second.ids) == sorted(table.ids)
     for place, image_id in enumerate(first.ids):
         again = second.ids.index(image_id)
@@ -99,7 +90,7 @@ def test_the_batches_of_all_ranks_are_the_batch_of_one(digits: Dataset, world_si
         for rank in range(world_size)
     ]
     for step in range(4):
-        assert_same(joined([batches[step] for batches in ranks]), whole[step])
+        assert_same(Batch.joined([batches[step] for batches in ranks]), whole[step])
 
 
 def test_a_loader_process_makes_the_same_batches(digits: Dataset) -> None:

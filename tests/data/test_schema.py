@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from semigrid.data.builder.write import Row, write_dataset
+from semigrid.data.builder import digits as digits_source
+from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError
 from semigrid.data.schema import MANIFEST, Dataset
-from semigrid.data.sources import digits as digits_source
 
 
 def grey_png(value: int) -> bytes:
@@ -24,8 +24,8 @@ def grey_png(value: int) -> bytes:
     return buffer.getvalue()
 
 
-def row(number: int, split: str, label: int | None = None) -> Row:
-    return Row(f"image-{number}", grey_png(number), label, split, f"image-{number}")
+def row(number: int, split: str, label: int | None = None) -> StoredImage:
+    return StoredImage(f"image-{number}", grey_png(number), label, split, f"image-{number}")
 
 
 ROWS = [
@@ -36,7 +36,7 @@ ROWS = [
 ]
 
 
-def write(folder: Path | str, rows: list[Row] = ROWS, **settings: Any) -> Dataset:
+def write(folder: Path | str, rows: list[StoredImage] = ROWS, **settings: Any) -> Dataset:
     facts = {"name": "greys", "classes": ["even", "odd"], "license": "CC0", "source": "tests"}
     return write_dataset(str(folder), rows, rows_per_group=3, **(facts | settings))
 
@@ -91,13 +91,13 @@ def test_the_fingerprint_does_not_depend_on_the_order_of_rows(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "changed",
     [
-        Row("image-0", grey_png(99), 0, "train", "image-0"),  # other pixels
-        Row("image-0", grey_png(0), 1, "train", "image-0"),  # another label
-        Row("image-0", grey_png(0), 0, "val", "image-0"),  # another split
-        Row("image-x", grey_png(0), 0, "train", "image-0"),  # another id
+        StoredImage("image-0", grey_png(99), 0, "train", "image-0"),  # other pixels
+        StoredImage("image-0", grey_png(0), 1, "train", "image-0"),  # another label
+        StoredImage("image-0", grey_png(0), 0, "val", "image-0"),  # another split
+        StoredImage("image-x", grey_png(0), 0, "train", "image-0"),  # another id
     ],
 )
-def test_the_fingerprint_changes_with_any_row(tmp_path: Path, changed: Row) -> None:
+def test_the_fingerprint_changes_with_any_row(tmp_path: Path, changed: StoredImage) -> None:
     before = write(tmp_path / "a").manifest.fingerprint
     assert write(tmp_path / "b", [changed, *ROWS[1:]]).manifest.fingerprint != before
 

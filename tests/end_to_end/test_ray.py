@@ -28,12 +28,13 @@ from tests.helpers.in_process import Grid
 from tests.helpers.runs import finish, numbers, records, semigrid
 from tests.helpers.scheduling import scheduler_of
 
-from semigrid.data.batches import Batch, MemoryBatches
-from semigrid.data.builder.write import Row, write_dataset
+from semigrid.data.batches import MemoryBatches
+from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.order import Share, StreamOrder
 from semigrid.data.schema import Dataset
 from semigrid.data.splits import seeded_order
 from semigrid.data.storage import open_storage
+from semigrid.data.views.render import Batch
 from semigrid.grid.study.ledger import Record
 from semigrid.trainers.fence import begin_attempt
 from semigrid.trainers.job import TrialJob, TrialResult
@@ -138,8 +139,8 @@ def spoiled(tmp_path: Path) -> Dataset:
     """A pool of three row groups of ten images with five broken ones, four of them in a row."""
     image = io.BytesIO()
     Image.new("RGB", (20, 20), "red").save(image, "png")
-    rows = [Row(f"{i:02d}", image.getvalue(), None, "pool", str(i)) for i in range(30)]
-    rows += [Row(s, image.getvalue(), 0, s, s) for s in ("train", "val", "test")]
+    rows = [StoredImage(f"{i:02d}", image.getvalue(), None, "pool", str(i)) for i in range(30)]
+    rows += [StoredImage(s, image.getvalue(), 0, s, s) for s in ("train", "val", "test")]
     order = seeded_order([row.image_id for row in rows[:30]], 0)
     for place in (0, 13, 14, 15, 16):
         rows[order[place]] = replace(rows[order[place]], image=b"no image")
@@ -175,8 +176,8 @@ def test_ranks_stream_side_by_side_also_where_a_task_has_no_row_for_them(
 def test_a_resume_reads_nothing_that_came_before_it(cluster: None, tmp_path: Path) -> None:
     image = io.BytesIO()
     Image.new("RGB", (20, 20), "red").save(image, "png")
-    rows = [Row(f"{i:02d}", image.getvalue(), None, "pool", str(i)) for i in range(30)]
-    rows += [Row(s, image.getvalue(), 0, s, s) for s in ("train", "val", "test")]
+    rows = [StoredImage(f"{i:02d}", image.getvalue(), None, "pool", str(i)) for i in range(30)]
+    rows += [StoredImage(s, image.getvalue(), 0, s, s) for s in ("train", "val", "test")]
     size = {"rows_per_group": 10, "groups_per_shard": 1}
     where = str(tmp_path / "set")
     dataset = write_dataset(where, rows, name="", classes=["a"], license="", source="", **size)

@@ -8,10 +8,11 @@ import torch
 from tests.helpers.tiny import SimulatedRank, first_rows, on_ranks, tiny_model, tiny_recipe
 from torch import nn
 
-from semigrid.data.batches import EvalBatches, decode
+from semigrid.data.batches import EvalBatches
 from semigrid.data.schema import Dataset
 from semigrid.data.storage import open_storage
 from semigrid.data.views.augment import ViewSettings, make_view, normalize
+from semigrid.data.views.render import decode
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.choose import is_better
 from semigrid.trainers.evaluate import evaluate

@@ -8,7 +8,8 @@ from tests.helpers.shop import SETTINGS, shop
 from tests.helpers.tiny import VIT, VIT_ARGS
 
 from semigrid.data.builder.ingest import build_dataset
-from semigrid.data.sources.files import Item, folder_items
+from semigrid.data.sources.files import folder_items
+from semigrid.data.sources.items import Item
 from semigrid.data.storage import open_storage
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.job import Place, TrialJob

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.helpers import nasty
 
-from semigrid.data.batches import decode
 from semigrid.data.builder.clean import CleanImage, CleanSettings, UnusableImageError, clean_image
+from semigrid.data.views.render import decode
 
 SETTINGS = CleanSettings()
 

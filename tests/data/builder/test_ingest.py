@@ -11,7 +11,6 @@ from PIL import Image
 from tests.helpers import nasty
 from tests.helpers.shop import SETTINGS, shop, tile
 
-from semigrid.data.batches import decode
 from semigrid.data.builder.clean import CleanSettings
 from semigrid.data.builder.ingest import (
     BUILDING,
@@ -20,11 +19,13 @@ from semigrid.data.builder.ingest import (
     one_by_one,
 )
 from semigrid.data.catalog import open_dataset
-from semigrid.data.crowd.votes import Vote
+from semigrid.data.crowd.audit import Vote
 from semigrid.data.errors import InputError
 from semigrid.data.schema import MANIFEST, Dataset
-from semigrid.data.sources.files import Item, folder_items, table_items
+from semigrid.data.sources.files import folder_items, table_items
+from semigrid.data.sources.items import Item
 from semigrid.data.storage import open_storage
+from semigrid.data.views.render import decode
 
 
 def pool(folder: Path, images: int = 30) -> list[Item]:
@@ -271,7 +272,7 @@ def test_a_full_machine_is_no_reason_to_set_an_image_aside(
         raise MemoryError
 
     source = shop(tmp_path / "shop")
-    monkeypatch.setattr("semigrid.data.builder.ingest.read_item", full)
+    monkeypatch.setattr(Item, "read", full)
     with pytest.raises(MemoryError):
         build(source, tmp_path / "set")
     assert not (tmp_path / "set" / MANIFEST).exists()

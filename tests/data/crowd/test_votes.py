@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semigrid.data.crowd import votes
-from semigrid.data.crowd.votes import Rules, Vote, consensus, fleiss_kappa, read_answers
+from semigrid.data.crowd import answers as crowd_answers
+from semigrid.data.crowd import consensus as votes
+from semigrid.data.crowd.answers import read_answers
+from semigrid.data.crowd.audit import Vote, fleiss_kappa
+from semigrid.data.crowd.consensus import Rules, consensus
 from semigrid.data.errors import InputError
 
 
@@ -148,7 +151,7 @@ def test_generic_answers(tmp_path: Path) -> None:
     text = "worker,task,label,time\n007,img1,1,3\nann,img1,NA,4\n"
     expected = [("img1", "007", "1"), ("img1", "ann", "NA")]  # strings, as they stand
     assert triples(read_answers(written(tmp_path, "a.csv", text))) == expected
-    pd.DataFrame(expected, columns=votes.COLUMNS).to_parquet(tmp_path / "a.parquet")
+    pd.DataFrame(expected, columns=crowd_answers.COLUMNS).to_parquet(tmp_path / "a.parquet")
     assert triples(read_answers(str(tmp_path / "a.parquet"))) == expected
 
 
@@ -212,7 +215,7 @@ def test_ground_truth_manifest(tmp_path: Path) -> None:
     unasked = {"source-ref": "s3://shop/2.jpg"}
     file = written(tmp_path, "out.manifest", "\n".join(map(json.dumps, [settled, unasked])) + "\n")
     found = read_answers(file)
-    assert triples(found) == [("s3://shop/1.jpg", votes.CONSOLIDATED, "dots")]
+    assert triples(found) == [("s3://shop/1.jpg", crowd_answers.CONSOLIDATED, "dots")]
     # Ground Truth has voted already: no second answer is asked for, no gold task either
     labels, _ = consensus(found, gold={"elsewhere": "x"})
     assert labels["s3://shop/1.jpg"].label == "dots"

@@ -17,7 +17,6 @@ from semigrid.data.builder.request import gather, load_request
 from semigrid.data.errors import InputError
 from semigrid.data.sources.abo import abo_items
 from semigrid.data.sources.archives import parquet_items, webdataset_items
-from semigrid.data.sources.files import read_item
 
 
 def tar_of(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
@@ -40,7 +39,7 @@ def test_webdataset(tmp_path: Path) -> None:
     items = webdataset_items(str(tmp_path))
     assert len(items) == 60
     assert (items[31].image_id, items[31].label) == ("shop-1.tar/0031", "1")
-    assert [read_item(items[n]) for n in (0, 31, 59)] == [tile(0), tile(31), tile(59)]
+    assert [items[n].read() for n in (0, 31, 59)] == [tile(0), tile(31), tile(59)]
     named = webdataset_items(f"{tmp_path}/*.tar", label="pattern")
     assert named[31].label == "dots"
     dataset, _ = build_dataset(str(tmp_path / "set"), named, SETTINGS)
@@ -88,7 +87,7 @@ def test_hugging_face_parquet(tmp_path: Path) -> None:
         None,
         None,
     ]
-    assert [read_item(items[n]) for n in (0, 6, 7, 59)] == [tile(n) for n in (0, 6, 7, 59)]
+    assert [items[n].read() for n in (0, 6, 7, 59)] == [tile(n) for n in (0, 6, 7, 59)]
     assert items[8].image_id == "train.parquet/00001/0000001"
     dataset, _ = build_dataset(str(tmp_path / "set"), items, SETTINGS)
     assert dataset.manifest.classes == ("dots", "plain") and dataset.manifest.pool == 2
@@ -168,7 +167,7 @@ def test_amazon_berkeley_objects(tmp_path: Path) -> None:
         *("img060", "img062", "img064", "img065", "img002"),
     }
     assert items["img064"].slices == {"country": "MX"}
-    assert read_item(items["img061"]) == tile(61)
+    assert items["img061"].read() == tile(61)
     # one product's photographs, and one photograph's products, stay together
     assert items["img000"].group == items["img065"].group
     assert items["img001"].group == "B001" and items["img002"].group == "B002"

@@ -32,7 +32,7 @@ from semigrid.data.builder.ingest import Chunk, build_dataset, one_by_one
 from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.sources.archives import webdataset_items
-from semigrid.data.sources.files import folder_items, read_item
+from semigrid.data.sources.files import folder_items
 from semigrid.data.storage import Storage, open_storage
 from semigrid.data.storage.bucket_errors import is_away, refusal
 from semigrid.data.storage.fsspec_names import S3_OPTIONS, open_filesystem, put_if_unchanged
@@ -187,7 +187,7 @@ def test_a_bucket_that_stays_away_ends_a_build_and_drops_no_image(
     forwarder.close()
     try:
         with pytest.raises(StorageGoneError):
-            read_item(items[0])
+            items[0].read()
         with pytest.raises(StorageGoneError):
             build_dataset(str(tmp_path / "set"), items, SETTINGS)
         with pytest.raises(StorageGoneError):
@@ -217,7 +217,7 @@ def test_tars_in_a_bucket_are_read_in_few_requests(storage: Storage, forwarder: 
     items = webdataset_items(storage.folder("shards").uri)
     assert len(forwarder.requests) < 8, forwarder.requests
     assert [item.label for item in items[:3]] == ["0", "1", "0"]
-    assert [read_item(item) for item in items] == [tile(number) for number in range(20)]
+    assert [item.read() for item in items] == [tile(number) for number in range(20)]
 
 
 def test_weights_in_a_bucket_are_known_by_their_hash(

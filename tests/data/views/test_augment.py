@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from scipy.stats import ks_2samp
 
-from semigrid.data.batches import decode, decode_smaller
 from semigrid.data.views.augment import (
     RandomView,
     ViewSettings,
@@ -23,6 +22,7 @@ from semigrid.data.views.augment import (
     timm_transform,
     view_seed,
 )
+from semigrid.data.views.render import decode, decode_smaller
 
 SETTINGS = ViewSettings(img_size=32)
 

@@ -19,7 +19,8 @@ from tests.helpers.shop import SETTINGS, shop
 
 from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.errors import InputError
-from semigrid.data.sources.files import Item, folder_items
+from semigrid.data.sources.files import folder_items
+from semigrid.data.sources.items import Item
 from semigrid.data.storage import open_storage
 from semigrid.grid.analysis.result_set import ResultSet, read_result_set
 from semigrid.grid.analysis.slices import by_slice, tally

@@ -27,7 +27,7 @@ from tests.helpers.scheduling import study_of
 from semigrid.data.builder.ingest import BuildSettings, build_dataset
 from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
-from semigrid.data.sources.files import Item
+from semigrid.data.sources.items import Item
 from semigrid.data.storage import open_storage
 from semigrid.data.views.augment import make_view, normalize
 from semigrid.grid.experiment import load_experiment

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.helpers.experiments import changed, experiment_text
 
-from semigrid.data.builder.write import Row, write_dataset
+from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.plan import Plan
 
@@ -26,11 +26,11 @@ def test_the_paper_has_thirty_cells_and_shares_their_parents(tmp_path: Path) -> 
     text = PAPER.read_text()
     for name in ("vest-neck-style", "phone-case-pattern", "apron-food-bib-pattern"):
         rows = [
-            Row(f"{split}-{label}-{i}", b"", label, split, f"{split}{label}{i}")
+            StoredImage(f"{split}-{label}-{i}", b"", label, split, f"{split}{label}{i}")
             for split in ("train", "val", "test")
             for label in (0, 1)
             for i in range(8)
-        ] + [Row(f"pool-{i}", b"", None, "pool", f"pool{i}") for i in range(8)]
+        ] + [StoredImage(f"pool-{i}", b"", None, "pool", f"pool{i}") for i in range(8)]
         folder = str(tmp_path / name)
         write_dataset(folder, rows, name=name, classes=["a", "b"], license="", source="")
         text = text.replace(f"datasets/{name}", folder)

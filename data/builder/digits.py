@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from semigrid.data.builder.write import Row
+from semigrid.data.builder.write import StoredImage
 from semigrid.data.splits import seeded_order, split_labeled
 
 VERSION = 1
@@ -30,7 +30,7 @@ DESCRIPTION: dict[str, Any] = {
 }
 
 
-def rows() -> list[Row]:
+def rows() -> list[StoredImage]:
     """All digits as rows: 597 labelled in three splits, 1,200 in the pool."""
     from sklearn.datasets import load_digits  # here, since it takes 2 s to import
 
@@ -47,7 +47,7 @@ def rows() -> list[Row]:
     )
     split_of = dict(zip(labeled, splits, strict=True))
     return [
-        Row(
+        StoredImage(
             image_id=ids[i],
             image=_png(digits.images[i]),
             label=int(digits.target[i]) if i in split_of else None,

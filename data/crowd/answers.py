@@ -1,0 +1,204 @@
+"""Reads a crowd's answers: tables, MTurk batch results, Ground Truth manifests."""
+
+import json
+from typing import Any, Literal
+
+import pandas as pd
+
+from semigrid.data.errors import InputError
+from semigrid.data.tables import parse_table, read_file
+
+AnswerFormat = Literal["generic", "mturk", "groundtruth"]
+COLUMNS = ["task", "worker", "label"]
+# the worker of answers that are the outcome of a vote taken elsewhere
+CONSOLIDATED = "(consolidated)"
+TASK_ANSWERS = "Answer.taskAnswers"  # MTurk's column of answers as JSON
+
+
+def read_answers(
+    uri: str,
+    format: AnswerFormat | None = None,
+    *,
+    image: str | None = None,
+    answer: str | None = None,
+) -> pd.DataFrame:
+    """Answers of a file, one row each, with the columns ``task``, ``worker``, ``label``.
+
+    Args:
+        uri: CSV or Parquet with these columns; an MTurk batch-results CSV; a SageMaker Ground
+            Truth output manifest.
+        format: guessed from the file where it is None.
+        image: of MTurk, the ``Input`` column that is the task; needed if there are several.
+        answer: of MTurk, the ``Answer`` column or field; of Ground Truth, the label attribute.
+
+    Raises:
+        InputError: naming the file, the row or column, and what is expected.
+    """
+    content = read_file(uri)
+    format = format or _guess(uri, content)
+    if format == "groundtruth":
+        return _ground_truth(uri, content, answer)
+    table = parse_table(uri, content)
+    if format == "mturk":
+        return _mturk(uri, table, image, answer)
+    missing = [column for column in COLUMNS if column not in table]
+    if missing:
+        raise InputError(
+            f"{uri}: lacks the column {missing[0]!r}; answers have {', '.join(COLUMNS)}, this file "
+            f"{', '.join(table.columns[:8])}"
+        )
+    empty = table[COLUMNS].isna().any(axis=1) | (table[COLUMNS] == "").any(axis=1)
+    if empty.any():
+        row = int(empty.to_numpy().argmax())
+        raise InputError(f"{uri}: row {row + 1} has an empty task, worker or label")
+    return table[COLUMNS].reset_index(drop=True)
+
+
+def _guess(uri: str, content: bytes) -> AnswerFormat:
+    if content.lstrip()[:1] == b"{":
+        return "groundtruth"
+    first = content.split(b"\n", 1)[0]
+    return "mturk" if b"AssignmentStatus" in first and b"WorkerId" in first else "generic"
+
+
+def _mturk(uri: str, table: pd.DataFrame, image: str | None, answer: str | None) -> pd.DataFrame:
+    """MTurk batch results: rejected assignments do not count."""
+    inputs = [column for column in map(str, table.columns) if column.startswith("Input.")]
+    chosen = _choose(uri, "Input", inputs, image, "image")
+    table = table[table["AssignmentStatus"] != "Rejected"]
+    labels = _mturk_labels(uri, table, answer)
+    frame = pd.DataFrame({"task": table[chosen], "worker": table["WorkerId"], "label": labels})
+    return frame[frame.label != ""].reset_index(drop=True)  # an assignment without an answer
+
+
+def _choose(uri: str, kind: str, columns: list[str], wanted: str | None, option: str) -> str:
+    if wanted is not None:
+        for column in columns:
+            if column in (wanted, f"{kind}.{wanted}"):
+                return column
+        raise InputError(
+            f"{uri}: there is no column {wanted!r}; there are {', '.join(columns) or 'none'}"
+        )
+    if len(columns) != 1:
+        raise InputError(
+            f"{uri}: {len(columns)} {kind} columns ({', '.join(columns[:6])}); say which one with "
+            f"{option}"
+        )
+    return columns[0]
+
+
+def _mturk_labels(uri: str, table: pd.DataFrame, answer: str | None) -> list[str]:
+    columns = [column for column in map(str, table.columns) if column.startswith("Answer.")]
+    if TASK_ANSWERS in columns and f"Answer.{answer}" not in {*columns} - {TASK_ANSWERS}:
+        name = None if answer in (TASK_ANSWERS, "taskAnswers") else answer
+        return [
+            _json_answer(f"{uri}: row {row}", text, name)
+            for row, text in zip(table.index + 1, table[TASK_ANSWERS], strict=True)
+        ]
+    by_field: dict[str, list[str]] = {}
+    for column in columns:
+        parts = column.split(".", 2)
+        if len(parts) == 3:
+            by_field.setdefault(parts[1], []).append(column)
+    plain = [column for column in columns if len(column.split(".", 2)) == 2]
+    fields = plain + [f"Answer.{name}" for name in by_field]
+    chosen = _choose(uri, "Answer", fields, answer, "answer").removeprefix("Answer.")
+    if chosen not in by_field:
+        return list(table[f"Answer.{chosen}"])
+    return _one_hot(uri, table, by_field[chosen])
+
+
+def _one_hot(uri: str, table: pd.DataFrame, columns: list[str]) -> list[str]:
+    """The label whose column is true; an empty string where none is."""
+    labels = []
+    for row, values in zip(table.index + 1, table[columns].to_numpy(), strict=True):
+        true = [c for c, v in zip(columns, values, strict=True) if str(v).strip().lower() == "true"]
+        if len(true) > 1:
+            raise InputError(f"{uri}: row {row} has {len(true)} answers: {', '.join(true)}")
+        labels.append(true[0].split(".", 2)[2] if true else "")
+    return labels
+
+
+def _json_answer(where: str, text: str, name: str | None) -> str:
+    """One answer out of ``Answer.taskAnswers``: ``[{"pattern": {"label": "dots"}}]`` and the like.
+
+    A field's value may be the label, ``{"label": …}``, or ``{label: true or false, …}``.
+    """
+    if not text.strip():
+        return ""
+    try:
+        content = json.loads(text)
+        fields = content[0] if isinstance(content, list) else content
+        names = list(fields.keys())
+    except (ValueError, IndexError, AttributeError) as error:
+        raise InputError(
+            f"{where}: Answer.taskAnswers is not a JSON object: {text[:80]}"
+        ) from error
+    if name is None:
+        if len(names) != 1:
+            raise InputError(
+                f"{where}: {len(names)} answer fields ({', '.join(names)}); say which one with "
+                "answer"
+            )
+        name = names[0]
+    value = fields.get(name, "")
+    if isinstance(value, dict):
+        if isinstance(value.get("label"), str):
+            return str(value["label"])
+        true = [label for label, chosen in value.items() if chosen is True]
+        if len(true) > 1:
+            raise InputError(f"{where}: {len(true)} answers: {', '.join(true)}")
+        return true[0] if true else ""
+    return str(value)
+
+
+def _ground_truth(uri: str, content: bytes, attribute: str | None) -> pd.DataFrame:
+    """A Ground Truth manifest: each worker's answer where it has them, else the one it settled on.
+
+    The answer that Ground Truth settled on is that of the worker ``CONSOLIDATED`` and needs no
+    second one: the vote is taken already.
+    """
+    rows: list[tuple[str, str, str]] = []
+    for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
+        if not line.strip():
+            continue
+        where = f"{uri}: line {number}"
+        try:
+            record = json.loads(line)
+            task = record["source-ref"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{where}: not a JSON object with source-ref: {line[:80]}") from error
+        rows += [(str(task), *pair) for pair in _annotations(where, record, attribute)]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _annotations(
+    where: str, record: dict[str, Any], attribute: str | None
+) -> list[tuple[str, str]]:
+    attributes = [key for key in record if f"{key}-metadata" in record]
+    custom = [
+        key
+        for key, value in record.items()
+        if isinstance(value, dict) and "annotationsFromAllWorkers" in value
+    ]
+    known = sorted({*attributes, *custom})
+    if attribute is None:
+        if len(known) > 1:
+            raise InputError(
+                f"{where}: {len(known)} label attributes ({', '.join(known)}); say which one with "
+                "answer"
+            )
+        if not known:
+            return []  # an image that nobody was asked about
+        attribute = known[0]
+    if attribute not in known:
+        return []
+    if attribute in custom:
+        return [
+            (str(a["workerId"]), _json_answer(where, a["annotationData"]["content"], None))
+            for a in record[attribute]["annotationsFromAllWorkers"]
+        ]
+    metadata = record[f"{attribute}-metadata"]
+    if "class-name" not in metadata:
+        raise InputError(f"{where}: {attribute}-metadata has no class-name: not a classification")
+    return [(CONSOLIDATED, str(metadata["class-name"]))]

@@ -1,0 +1,102 @@
+"""What became of a crowd's answers, worker by worker, and how well they agree."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Vote:
+    """A task's label, or the reason why it has none, and the votes that count."""
+
+    label: str | None
+    reason: str | None
+    votes: Mapping[str, int]
+
+
+@dataclass
+class Audit:
+    """What became of the answers.
+
+    ``dropped`` counts answers by reason, ``unlabeled`` tasks by reason; ``kappa`` is Fleiss' over
+    the answers that count, None where no task has two; ``workers`` has a record for each worker.
+    """
+
+    answers: int = 0
+    used: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    tasks: int = 0
+    labeled: int = 0
+    unlabeled: dict[str, int] = field(default_factory=dict)
+    kappa: float | None = None
+    workers: list[dict[str, Any]] = field(default_factory=list)
+
+
+def audit(
+    frame: pd.DataFrame,
+    reasons: "pd.Series[Any]",
+    decided: Mapping[str, Vote],
+    votes: Mapping[str, Mapping[str, int]],
+    scores: Mapping[str, tuple[int, int]],
+) -> Audit:
+    """The audit of answers.
+
+    Args:
+        reasons: why each answer does not count; missing where it does.
+        decided: the outcome of every task.
+        votes: those that count, by task and label.
+        scores: right answers and answers on gold tasks by worker.
+    """
+    labels = {task: vote.label for task, vote in decided.items() if vote.label is not None}
+    used = reasons.isna()
+    settled = frame.task.map(labels)  # missing where the task has no label
+    judged, agreed = used & settled.notna(), frame.label == settled
+    workers = []
+    for worker, group in frame.groupby("worker"):
+        right, tested = scores.get(str(worker), (0, 0))
+        verdicts = agreed[group.index][judged[group.index]]
+        workers.append(
+            {
+                "worker": str(worker),
+                "answers": len(group),
+                "used": int(used[group.index].sum()),
+                "gold": tested,
+                "gold_score": right / tested if tested else None,
+                "agreement": float(verdicts.mean()) if len(verdicts) else None,
+            }
+        )
+    return Audit(
+        answers=len(frame),
+        used=int(used.sum()),
+        dropped={str(k): int(v) for k, v in reasons.value_counts().items()},
+        tasks=len(decided),
+        labeled=len(labels),
+        unlabeled=dict(Counter(v.reason for v in decided.values() if v.reason is not None)),
+        kappa=fleiss_kappa(votes.values()),
+        workers=workers,
+    )
+
+
+def fleiss_kappa(votes: Iterable[Mapping[str, int]]) -> float | None:
+    """Fleiss' κ (1971) over tasks with two answers or more; their number may differ by task.
+
+    κ = (P̄ − P̄e) / (1 − P̄e), with P̄ the mean share of agreeing pairs of a task and P̄e = Σ p_j²
+    over the labels' shares. None without such a task, and where all answers are the same label,
+    for which it is not defined.
+    """
+    tasks = [dict(cast) for cast in votes if sum(cast.values()) >= 2]
+    if not tasks:
+        return None
+    totals: Counter[str] = Counter()
+    pairs = []
+    for cast in tasks:
+        count = sum(cast.values())
+        totals.update(cast)
+        pairs.append(sum(n * (n - 1) for n in cast.values()) / (count * (count - 1)))
+    by_chance = sum((n / totals.total()) ** 2 for n in totals.values())
+    if by_chance == 1:
+        return None
+    return float((sum(pairs) / len(pairs) - by_chance) / (1 - by_chance))

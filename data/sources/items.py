@@ -1,0 +1,93 @@
+"""What every source lists: images that are not read yet."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Protocol
+
+import fsspec
+import pyarrow.parquet as pq
+
+from semigrid.data.storage import open_storage
+from semigrid.data.storage.bucket import BUCKETS
+
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"),
+)
+
+
+class Inside(Protocol):
+    """Where in a file an image's bytes are."""
+
+    @property
+    def identity(self) -> str | None:
+        """What an image is on every machine, where its bytes are not the same; None: the bytes."""
+
+    def read(self, uri: str) -> bytes:
+        """The image's bytes."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A run of bytes of a file: a member of an uncompressed tar."""
+
+    offset: int
+    size: int
+    identity: None = field(default=None, init=False, repr=False)
+
+    def read(self, uri: str) -> bytes:
+        with open_storage(uri).open() as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+@dataclass(frozen=True)
+class ParquetRow:
+    """A row of a Parquet file's row group, in a column of Hugging Face images."""
+
+    column: str
+    row_group: int
+    row: int
+    identity: None = field(default=None, init=False, repr=False)
+
+    def read(self, uri: str) -> bytes:
+        return _row_group(uri, self.column, self.row_group)[self.row]
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image of a source, not yet read.
+
+    ``image_id`` is unique within the source and the same wherever the source lies; ``uri`` is
+    the file with the bytes, and ``inside`` where in it they are (None: all of it). Images with one
+    ``group`` stay on one side of every split. ``slices`` are what results are reported by.
+    """
+
+    image_id: str
+    uri: str
+    label: str | None = None
+    group: str | None = None
+    slices: Mapping[str, str] = field(default_factory=dict)
+    inside: Inside | None = None
+
+    @property
+    def identity(self) -> str | None:
+        return None if self.inside is None else self.inside.identity
+
+    def read(self) -> bytes:
+        """The image's bytes. A bucket that is away is waited for. Raises ``OSError``."""
+        if self.inside is not None:
+            return self.inside.read(self.uri)
+        if self.uri.partition("://")[0] in BUCKETS:
+            return open_storage(self.uri).read()
+        # a list of addresses has dead ones, none of which is waited for
+        with fsspec.open(self.uri, "rb") as file:
+            return bytes(file.read())
+
+
+@lru_cache(maxsize=2)  # the items of a chunk come row group by row group
+def _row_group(uri: str, column: str, row_group: int) -> list[bytes]:
+    with open_storage(uri).open() as file:
+        table = pq.ParquetFile(file).read_row_group(row_group, columns=[f"{column}.bytes"])
+    contents = table[column].combine_chunks().field("bytes").to_pylist()
+    return [content or b"" for content in contents]

@@ -1,0 +1,1 @@
+"""``builtin://patterns``: generated images of patterned products, and generated crowd answers."""

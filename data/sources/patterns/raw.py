@@ -1,0 +1,85 @@
+"""The generated patterns as the raw material that a user would have: images and tables."""
+
+import posixpath
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from semigrid.data.errors import InputError
+from semigrid.data.sources.patterns.crowd import answers_of, gold_of
+from semigrid.data.sources.patterns.spec import LICENSE, VERSION, Patterns, pattern_items
+from semigrid.data.storage import open_storage
+
+ABOUT = """\
+Everything here is generated, the images and the crowd answers alike: nothing was photographed, and
+nobody was asked. {patterns.uri} (version {version}) is the same.
+
+images/       {patterns.images:,} JPEGs of product patterns, {patterns.size} pixels a side
+images.csv    for each image: id, file, marketplace, and the product that it shows
+answers.csv   what three invented workers say of each of {patterns.answered:,} images
+gold.csv      the true labels of {gold:,} of these images, which all workers were tested on
+
+To make a dataset of it:
+
+{command}
+
+Licence: {license}
+"""
+
+
+def write_raw(
+    uri: str,
+    patterns: Patterns,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> str:
+    """Writes images and tables into an empty folder; returns the command that builds a dataset.
+
+    The dataset is that of ``builtin://patterns`` with the same parameters: the same labels, splits
+    and pool in the same order. ``progress`` is told how many of the images have been written.
+
+    Raises:
+        InputError: something lies there already.
+    """
+    storage = open_storage(uri)
+    if storage.exists() and storage.entries():
+        raise InputError(f"{uri}: there is something here already; give a new or an empty folder")
+    items = pattern_items(patterns)
+    rows = []
+    for done, item in enumerate(items, 1):
+        file = f"images/{item.image_id}.jpg"
+        storage.write(file, item.read())
+        rows.append((item.image_id, file, item.slices["marketplace"], item.group))
+        progress(done, len(items))
+    gold = gold_of(patterns)
+    storage.write("images.csv", _csv(rows, ["id", "image", "marketplace", "product"]))
+    storage.write("answers.csv", _csv(answers_of(patterns)))
+    storage.write("gold.csv", _csv(list(gold.items()), ["task", "label"]))
+    command = _command(storage.uri, patterns)
+    about = ABOUT.format(
+        patterns=patterns, version=VERSION, gold=len(gold), command=command, license=LICENSE
+    )
+    storage.write("README.txt", about.encode())
+    return command
+
+
+def _csv(rows: Any, header: list[str] | None = None) -> bytes:
+    text: str = pd.DataFrame(rows, columns=header).to_csv(index=False, lineterminator="\n")
+    return text.encode()
+
+
+def _command(uri: str, patterns: Patterns) -> str:
+    options = {
+        "--answers": posixpath.join(uri, "answers.csv"),
+        "--gold": posixpath.join(uri, "gold.csv"),
+        "--id-column": "id",
+        "--group-column": "product",
+        "--slice": "marketplace",
+        "--license": LICENSE,
+    }
+    if patterns.pool_unit is not None:
+        options["--pool-unit"] = str(patterns.pool_unit)
+    words = [word for option in options.items() for word in option]
+    source, to = posixpath.join(uri, "images.csv"), f"{uri.rstrip('/')}-dataset"
+    return shlex.join(["semigrid", "data", "build", source, to, *words])

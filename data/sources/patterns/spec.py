@@ -1,0 +1,194 @@
+"""The parameters of ``builtin://patterns``, and what each of its images shows.
+
+The images resemble the paper's products: classes from a third of the images to under 1 %, four
+marketplaces of which one is scarce, several images of a product. They come in blocks of 250 with
+the same counts of every class. What an image shows is a function of (``VERSION``, seed, number).
+"""
+
+import re
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from semigrid.data.errors import InputError
+from semigrid.data.sources.items import Item
+
+# the same seed and number give the same image and answers for as long as this number stays
+VERSION = 2
+URI = "builtin://patterns"
+LICENSE = "CC0 1.0 (generated images and answers)"
+BLOCK = 250
+# images of each class in a block: from 35 % of them down to 0.8 %
+CLASSES = {"animal": 12, "chevron": 5, "dots": 30, "floral": 25, "geometric": 10, "other": 20}
+CLASSES |= {"paisley": 2, "plaid": 15, "plain": 88, "stripes": 43}
+MARKETPLACES = {"north": 0.52, "south": 0.25, "east": 0.20, "islands": 0.03}
+SMALLEST, LARGEST = 500, 10_000_000  # images: enough of the rarest class; seven digits in an id
+MOST_GOLD = 100
+
+# purposes of random numbers: each has its own stream
+SHOWN, ANSWERED, DESIGN, PHOTOGRAPH = range(4)
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """``images`` of ``size`` pixels a side; the first ``answered`` have crowd answers."""
+
+    images: int = 4000
+    answered: int = 1600
+    size: int = 64
+    seed: int = 0
+
+    @property
+    def uri(self) -> str:
+        """The one URI of these images, with every parameter."""
+        return f"{URI}?" + "&".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
+
+    @property
+    def gold_numbers(self) -> list[int]:
+        """The answered images that are gold tasks: a tenth, a hundred at most, evenly spread."""
+        gold = min(MOST_GOLD, self.answered // 10)
+        return [place * self.answered // gold for place in range(gold)]
+
+    @property
+    def pool_unit(self) -> int | None:
+        """A quarter of the images whose products no worker was asked about, None without such.
+
+        The multipliers 100 % to 400 % then exist, whatever the consensus leaves to the pool.
+        """
+        index, place = divmod(self.answered - 1, BLOCK)
+        products = block(self.seed, index).products  # a product stays within its block
+        beside = int((products[place + 1 :] == products[place]).sum())
+        return max(0, self.images - self.answered - beside) // 4 or None
+
+    @property
+    def source(self) -> str:
+        """The origin of the images, for the manifest."""
+        return f"{self.uri}: generated images and generated crowd answers, version {VERSION}"
+
+
+def parse_patterns(uri: str) -> Patterns:
+    """The parameters of ``builtin://patterns?images=4000&answered=1600&size=64&seed=0``.
+
+    By default two fifths of the images are answered, or 500. Raises ``InputError`` with every
+    problem, each naming the parameter and what is allowed.
+    """
+    base, _, query = uri.partition("?")
+    if base != URI:
+        raise InputError(
+            f"{uri}: no generated patterns; those are {Patterns().uri}, where any parameter may be "
+            "left out. Other built-in datasets are datasets already and need no building"
+        )
+    texts = dict(parse_qsl(query, keep_blank_values=True))
+    # −1 is outside every range
+    values = {n: int(t) if re.fullmatch(r"[0-9]{1,12}", t) else -1 for n, t in texts.items()}
+    images = values.get("images", Patterns.images)
+    allowed = {"images": (SMALLEST, LARGEST), "answered": (SMALLEST, images)}
+    allowed |= {"size": (8, 1024), "seed": (0, 2**31 - 1)}
+    problems = []
+    for name, text in texts.items():
+        if name not in allowed:
+            problems.append(f"{uri}: no parameter {name!r}; there are {', '.join(allowed)}")
+        elif not allowed[name][0] <= values[name] <= allowed[name][1]:
+            low, high = allowed[name]
+            problems.append(
+                f"{uri}: {name} is {text!r}; give a whole number from {low:,} to {high:,}"
+            )
+    if problems:
+        raise InputError(*problems)
+    return Patterns(**({"answered": max(SMALLEST, images * 2 // 5)} | values))
+
+
+def generator(seed: int, number: int, purpose: int) -> np.random.Generator:
+    """The random numbers for one purpose: a function of its arguments and of ``VERSION``."""
+    return np.random.default_rng((VERSION, seed, number, purpose))
+
+
+@dataclass(frozen=True)
+class Block:
+    """What the images of a block show; arrays of shape (BLOCK,).
+
+    ``classes`` and ``marketplaces`` are indices into ``CLASSES`` and ``MARKETPLACES``,
+    ``products`` the number of each product's first image, ``difficulty`` is from 0 to 1.
+    """
+
+    classes: np.ndarray
+    products: np.ndarray
+    marketplaces: np.ndarray
+    difficulty: np.ndarray
+
+
+@lru_cache(maxsize=64)
+def block(seed: int, index: int) -> Block:
+    """The block of the images ``index * BLOCK`` and following."""
+    # random() alone: its numbers are the same with every version of numpy
+    rng = generator(seed, index, SHOWN)
+    sizes: list[int] = []
+    classes: list[int] = []
+    for number, images in enumerate(CLASSES.values()):
+        while images > 0:
+            sizes.append(min(images, 1 + int(3 * rng.random())))
+            classes.append(number)
+            images -= sizes[-1]
+    order = np.argsort(rng.random(len(sizes)), kind="stable")
+    per_product = np.array(sizes)[order]
+    # ranks, not draws: the scarce marketplace has its share in every block
+    ranks = np.argsort(rng.random(len(sizes)), kind="stable")
+    shares = np.cumsum(list(MARKETPLACES.values()))
+    markets = np.searchsorted(shares, (ranks + rng.random()) / len(sizes))
+    firsts = index * BLOCK + np.cumsum(per_product) - per_product
+    return Block(
+        classes=np.repeat(np.array(classes)[order], per_product),
+        products=np.repeat(firsts, per_product),
+        marketplaces=np.repeat(np.minimum(markets, len(shares) - 1), per_product),
+        difficulty=rng.random(BLOCK),
+    )
+
+
+def true_classes(seed: int, images: int) -> list[str]:
+    """The class of each of the first images, which no worker is told."""
+    names = list(CLASSES)
+    blocks = [block(seed, index).classes for index in range(-(-images // BLOCK))]
+    return [names[index] for index in np.concatenate(blocks)[:images]]
+
+
+def image_id(number: int) -> str:
+    return f"generated-{number:07d}"
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """An image in no file, drawn whenever it is read."""
+
+    seed: int
+    number: int
+    size: int
+    version: int = VERSION
+
+    @property
+    def identity(self) -> str:
+        """The image's name on every machine; its bytes depend on the encoder."""
+        return f"{URI} version {self.version} seed {self.seed} size {self.size} image {self.number}"
+
+    def read(self, uri: str) -> bytes:
+        from semigrid.data.sources.patterns.drawing import draw
+
+        return draw(self.seed, self.number, self.size)
+
+
+def pattern_items(patterns: Patterns) -> list[Item]:
+    """All images, drawn when they are read; grouped by product, and without labels."""
+    markets, items = list(MARKETPLACES), []
+    for number in range(patterns.images):
+        shown, place = block(patterns.seed, number // BLOCK), number % BLOCK
+        items.append(
+            Item(
+                image_id(number),
+                patterns.uri,
+                group=f"product-{shown.products[place]:07d}",
+                slices={"marketplace": markets[shown.marketplaces[place]]},
+                inside=GeneratedImage(patterns.seed, number, patterns.size),
+            )
+        )
+    return items
