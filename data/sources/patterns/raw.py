@@ -9,7 +9,8 @@ import pandas as pd
 
 from semigrid.data.errors import InputError
 from semigrid.data.sources.patterns.crowd import answers_of, gold_of
-from semigrid.data.sources.patterns.spec import LICENSE, VERSION, Patterns, pattern_items
+from semigrid.data.sources.patterns.items import pattern_items
+from semigrid.data.sources.patterns.spec import LICENSE, VERSION, Patterns
 from semigrid.data.storage import open_storage
 
 ABOUT = """\

@@ -13,7 +13,6 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from semigrid.data.errors import InputError
-from semigrid.data.sources.items import Item
 
 # the same seed and number give the same image and answers for as long as this number stays
 VERSION = 2
@@ -155,40 +154,3 @@ def true_classes(seed: int, images: int) -> list[str]:
 
 def image_id(number: int) -> str:
     return f"generated-{number:07d}"
-
-
-@dataclass(frozen=True)
-class GeneratedImage:
-    """An image in no file, drawn whenever it is read."""
-
-    seed: int
-    number: int
-    size: int
-    version: int = VERSION
-
-    @property
-    def identity(self) -> str:
-        """The image's name on every machine; its bytes depend on the encoder."""
-        return f"{URI} version {self.version} seed {self.seed} size {self.size} image {self.number}"
-
-    def read(self, uri: str) -> bytes:
-        from semigrid.data.sources.patterns.drawing import draw
-
-        return draw(self.seed, self.number, self.size)
-
-
-def pattern_items(patterns: Patterns) -> list[Item]:
-    """All images, drawn when they are read; grouped by product, and without labels."""
-    markets, items = list(MARKETPLACES), []
-    for number in range(patterns.images):
-        shown, place = block(patterns.seed, number // BLOCK), number % BLOCK
-        items.append(
-            Item(
-                image_id(number),
-                patterns.uri,
-                group=f"product-{shown.products[place]:07d}",
-                slices={"marketplace": markets[shown.marketplaces[place]]},
-                inside=GeneratedImage(patterns.seed, number, patterns.size),
-            )
-        )
-    return items

@@ -1,0 +1,50 @@
+"""The generated patterns as a source: images that are drawn whenever they are read."""
+
+from dataclasses import dataclass
+
+from semigrid.data.sources.items import Item
+from semigrid.data.sources.patterns.drawing import draw
+from semigrid.data.sources.patterns.spec import (
+    BLOCK,
+    MARKETPLACES,
+    URI,
+    VERSION,
+    Patterns,
+    block,
+    image_id,
+)
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """An image in no file, drawn whenever it is read."""
+
+    seed: int
+    number: int
+    size: int
+    version: int = VERSION
+
+    @property
+    def identity(self) -> str:
+        """The image's name on every machine; its bytes depend on the encoder."""
+        return f"{URI} version {self.version} seed {self.seed} size {self.size} image {self.number}"
+
+    def read(self, uri: str) -> bytes:
+        return draw(self.seed, self.number, self.size)
+
+
+def pattern_items(patterns: Patterns) -> list[Item]:
+    """All images, drawn when they are read; grouped by product, and without labels."""
+    markets, items = list(MARKETPLACES), []
+    for number in range(patterns.images):
+        shown, place = block(patterns.seed, number // BLOCK), number % BLOCK
+        items.append(
+            Item(
+                image_id(number),
+                patterns.uri,
+                group=f"product-{shown.products[place]:07d}",
+                slices={"marketplace": markets[shown.marketplaces[place]]},
+                inside=GeneratedImage(patterns.seed, number, patterns.size),
+            )
+        )
+    return items
