@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import pyarrow as pa
 from PIL import Image
 
-from semigrid.data.views.render import BrokenImageError, decode
 from semigrid.data.builder.clean import CleanSettings, UnusableImageError, decode_upright
 from semigrid.data.builder.ingest import read_patiently
 from semigrid.data.catalog import open_dataset
@@ -19,8 +18,9 @@ from semigrid.data.errors import InputError
 from semigrid.data.schema import LABELED_SPLITS, MANIFEST, POOL, Dataset, RowGroup
 from semigrid.data.schema import read_row_group as read_group
 from semigrid.data.sources.files import folder_items
-from semigrid.data.sources.items import Item, SUFFIXES
+from semigrid.data.sources.items import SUFFIXES, Item
 from semigrid.data.storage import Storage, open_storage
+from semigrid.data.views.render import BrokenImageError, decode
 from semigrid.trainers.trial_data import EVALUATION_BATCH
 
 SPLITS = (*LABELED_SPLITS, POOL)

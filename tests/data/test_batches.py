@@ -10,9 +10,9 @@ from PIL import Image, features
 from tests.helpers.tiny import first_rows, training_batches
 
 from semigrid.data.batches import EvalBatches
-from semigrid.data.views.render import Batch, BrokenImageError, decode
 from semigrid.data.schema import Dataset, ImageTable
 from semigrid.data.views.augment import ViewSettings
+from semigrid.data.views.render import Batch, BrokenImageError, decode
 from semigrid.trainers.trial_data import pool_units
 
 VIEWS = ViewSettings(img_size=16, crop_scale=(0.5, 1.0), weak_crop_scale=(0.5, 1.0))
