@@ -11,7 +11,7 @@ from semigrid.grid.experiment import Experiment, load_experiment
 from semigrid.grid.study.layout import EXPERIMENT_COPY
 from semigrid.grid.study.ledger import Ledger, Record, summarize
 from semigrid.grid.study.plan import Plan
-from semigrid.grid.study.rules import Rules
+from semigrid.grid.study.rules import StudyRules
 from semigrid.grid.study.state import StudyState
 from semigrid.grid.study.suggested import Suggestions
 
@@ -26,7 +26,7 @@ class OpenStudy:
     state: StudyState
     records: Mapping[str, Record]
     ledger: Ledger
-    rules: Rules
+    rules: StudyRules
 
 
 def load(
@@ -95,7 +95,7 @@ def open_study(
     records = ledger.read_all()
     for path in ledger.unreadable:
         say(f"{path}: not a readable record; its trial trains again")
-    rules = Rules(
+    rules = StudyRules(
         ledger.has_weights,
         ledger.has_predictions if for_run else lambda trial_id: True,
         Suggestions(ledger.storage, writes=for_run and patience > 0).suggest,

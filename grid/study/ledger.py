@@ -27,21 +27,28 @@ from semigrid.trainers.weights import Weights
 
 
 class Record(BaseModel):
-    """What is known of one trial.
+    """One trial's entry in the ledger.
 
-    ``started`` has the specification only; ``finished`` has the val metrics of its best
-    evaluation, and ``test`` once it was measured as a cell's winner; ``stopped`` fell behind the
-    trials of earlier waves, and ``history`` says how far it came; ``diverged`` (a loss that is
-    not finite) and ``collapsed`` are the recipe's doing and final, with the reason in ``error``;
-    ``failed`` is an accident and tried again by the next run. Times are seconds since 1970,
-    ``seconds`` those spent training. ``device_seconds`` is what it took by kind of device (for
-    ``cpu``, of a core): all attempts, their starts, evaluations and the measurement on test.
-    ``resumed_at`` lists the steps at which it went on from a checkpoint; ``starts`` the step at
-    which each attempt at it began, those included that died before their next checkpoint.
-    ``steps_run`` is how many steps all attempts made, as far as they wrote it down: beyond the
-    last step, what was repeated. ``damaged`` are checkpoints that it could not go on from.
-    ``history`` has the losses and scores at each evaluation, ``speed`` how fast it went there.
-    ``weights_file`` and ``predictions_file`` tell what it left from a damaged copy of it.
+    Attributes:
+        status: ``started`` until the training ends. ``finished``: trained to its end. ``stopped``:
+            fell behind the trials of earlier waves. ``diverged`` (a loss that is not finite) and
+            ``collapsed`` are final and due to the recipe. ``failed``: an accident; the next run
+            tries again.
+        started_at, finished_at: in seconds since 1970.
+        seconds: spent training.
+        device_seconds: by kind of device (for ``cpu``, of one core), over all attempts, with their
+            starts, evaluations and the evaluation on test.
+        val: scores of the best evaluation.
+        history: losses and scores at each evaluation; ``speed`` is how fast training went there.
+        resumed_at: steps at which the training resumed from a checkpoint.
+        starts: the step at which each attempt began, with attempts that died before a checkpoint.
+        steps_run: steps over all attempts, as far as they were written down; those beyond the last
+            step were repeated.
+        damaged: checkpoints that could not be resumed from.
+        weights_file, predictions_file: sizes and hashes, which tell damaged files from whole ones.
+        test: scores on test, once the trial is evaluated as a cell's winner.
+        error: why it diverged, collapsed or failed; ``log`` is the file with the traceback.
+        weights: the pretrained weights that it or the first of its parents started from.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -68,7 +75,7 @@ class Record(BaseModel):
     test: dict[str, float] | None = None
     error: str | None = None
     log: str | None = None
-    weights: Weights | None = None  # the pretrained ones at the start of it all
+    weights: Weights | None = None
     versions: dict[str, str] = {}
     machine: str = ""
 
@@ -78,14 +85,18 @@ class Record(BaseModel):
 
 
 class Ledger:
-    """The records in an experiment's folder."""
+    """The records in a run's folder, and whether the files that they name are there.
+
+    Attributes:
+        unreadable: locations of records that could not be read; their trials are trained again.
+        problems: one message for each weights or predictions file that is missing or damaged.
+    """
 
     def __init__(self, storage: Storage):
         self.storage = storage
         self.unreadable: list[str] = []
-        # what is wrong with files that records tell of, each said once
         self.problems: list[str] = []
-        self._sizes: dict[str, int] = {}
+        self._sizes: dict[str, int | None] = {}  # in bytes, as the records have them
         self._listings: dict[str, dict[str, int]] | None = None
 
     def write(self, record: Record) -> None:
@@ -94,21 +105,20 @@ class Ledger:
         self._note_sizes(record)
 
     def read(self, trial_id: str) -> Record | None:
-        """The trial's record; None if there is none or it cannot be read (then it trains again)."""
+        """The trial's record; None if there is none or it is unreadable."""
         try:
             return self._parse(trial_id, self.storage.read(record_file(trial_id)))
         except FileNotFoundError:
             return None
 
     def _parse(self, trial_id: str, content: bytes) -> Record | None:
-        name = record_file(trial_id)
         try:
             record = Record.model_validate_json(content)
         except ValidationError:
-            self.unreadable.append(self.storage.location(name))
-            return None
-        if record.id != trial_id:  # written by a version whose identities meant something else
-            self.unreadable.append(self.storage.location(name))
+            record = None
+        # another id: written by a version with other identities
+        if record is None or record.id != trial_id:
+            self.unreadable.append(self.storage.location(record_file(trial_id)))
             return None
         self._note_sizes(record)
         return record
@@ -118,9 +128,7 @@ class Ledger:
             (weights_file(record.id), record.weights_file),
             (predictions_file(record.id), record.predictions_file),
         ):
-            self._sizes.pop(name, None)
-            if facts is not None:
-                self._sizes[name] = facts.size
+            self._sizes[name] = None if facts is None else facts.size
 
     def read_all(self) -> dict[str, Record]:
         """All readable records by trial id."""
@@ -135,7 +143,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def listed(self) -> Iterator[None]:
-        """While the block runs, files are looked for in one listing a folder."""
+        """Lists each folder only once while the block runs, instead of asking for each file."""
         self._listings = {}
         try:
             yield
@@ -151,25 +159,22 @@ class Ledger:
         return self._listings[folder].get(file)
 
     def has_weights(self, trial_id: str) -> bool:
-        """Whether a finished trial's weights are there, as long as they were when written."""
-        missing = "missing (let go when another trial won, or lost)"
-        return self._has(weights_file(trial_id), missing, "its trial trains again")
+        """Whether a finished trial's weights are there, with the size they were written with."""
+        missing = "missing (deleted when another trial won, or lost)"
+        return self._is_whole(weights_file(trial_id), missing, "its trial is trained again")
 
     def has_predictions(self, trial_id: str) -> bool:
-        """Whether a measured trial's predictions are there, as long as they were when written."""
-        return self._has(predictions_file(trial_id), "missing", "its trial is measured again")
+        """Whether an evaluated trial's predictions are there, as ``has_weights``."""
+        return self._is_whole(predictions_file(trial_id), "missing", "its trial is evaluated again")
 
-    def _has(self, name: str, missing: str, then: str) -> bool:
+    def _is_whole(self, name: str, missing: str, remedy: str) -> bool:
         size, expected = self._size(name), self._sizes.get(name)
-        if size is None:
-            problem = missing
-        elif expected is not None and size != expected:
-            problem = f"damaged, {size:,} bytes where {expected:,} were written"
-        else:
+        if size is not None and expected in (None, size):
             return True
-        problem = f"{self.storage.location(name)}: {problem}; {then}"
-        if problem not in self.problems:
-            self.problems.append(problem)
+        problem = missing if size is None else f"damaged, {size:,} bytes instead of {expected:,}"
+        message = f"{self.storage.location(name)}: {problem}; {remedy}"
+        if message not in self.problems:
+            self.problems.append(message)
         return False
 
     def write_log(self, record: Record, text: str) -> None:
@@ -188,26 +193,26 @@ class Ledger:
 @cache
 def _versions() -> dict[str, str]:
     packages = ("semigrid", "torch", "torchvision", "timm", "ray", "optuna", "numpy", "pillow")
-    found = {"python": platform.python_version(), **{p: version(p) for p in packages}}
+    versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
     commit = _commit()
-    return found if commit is None else found | {"commit": commit}
+    return versions if commit is None else versions | {"commit": commit}
 
 
 def _commit() -> str | None:
-    """Of the checkout that this code runs from, ``-dirty`` where it was changed; None elsewhere."""
+    """The commit of this checkout, ``-dirty`` if files were changed; None outside a checkout."""
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():
         return None
-    describe = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
-        done = subprocess.run([*describe, "--exclude", "*"], capture_output=True, text=True)
+        done = subprocess.run([*command, "--exclude", "*"], capture_output=True, text=True)
     except OSError:  # a machine without git
         return None
     return done.stdout.strip() or None
 
 
 def start_record(spec: TrialSpec, cell: str, weights: Weights | None = None) -> Record:
-    """The record of a trial that is about to train, with the versions that will train it."""
+    """The record of a trial about to be trained, with the versions that will train it."""
     return Record(
         status="started",
         spec=spec,

@@ -1,4 +1,4 @@
-"""One run at a time in an experiment's folder: a lock file that says who holds it."""
+"""One run at a time in a folder: a lock file that names its holder."""
 
 import contextlib
 import getpass
@@ -18,20 +18,27 @@ from semigrid.data.storage import Storage, open_storage
 from semigrid.grid.study.layout import LOCK, LOCK_GUARD
 
 HEARTBEAT_SECONDS = 10.0
-# a heartbeat that is late by less than this many intervals is a busy machine's
+# heartbeats that a run on another machine must miss before its lock is taken over
 MISSED_BEATS = 3
 
 
 class Holder(BaseModel):
-    """Who holds a lock. Times are seconds since 1970 by the holder's clock, for people to read."""
+    """The content of a lock file: the run that holds it.
+
+    Attributes:
+        machine: identifies this boot of a machine and the namespace of its process ids.
+        born: when the process started, since its number may be given to another one later.
+        started_at, heartbeat: seconds since 1970 by the holder's clock, for people to read.
+        interval: seconds between heartbeats.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
     host: str
     pid: int
     user: str
-    machine: str  # this boot of this machine, and the space that its process ids are in
-    born: str  # when the process started: the same number may be another process's next time
+    machine: str
+    born: str
     started_at: float
     heartbeat: float
     interval: float
@@ -48,13 +55,17 @@ class Holder(BaseModel):
 
 
 class RunLock:
-    """Holds an experiment's folder, which must be there, while a ``with`` block runs.
+    """Holds a run's folder, which must exist, while a ``with`` block runs.
 
-    A heartbeat is written every ``interval`` seconds. The lock of a process of this machine that
-    is dead is taken over at once; one of another machine only after its heartbeat was watched and
-    did not change, since the clocks of two machines differ. ``say`` is told of it. On entering,
-    raises ``InputError`` that names the holder. ``lost`` is called, in another thread, when this
-    process finds that it is the holder no longer: it slept, and another run took over.
+    The lock of a dead process of this machine is taken over at once. The lock of another machine is
+    taken over if its heartbeat does not change while it is watched; clocks are not compared, since
+    those of two machines differ. Entering raises ``InputError``, which names the holder.
+
+    Args:
+        say: is told why entering takes long, or that a lock is taken over.
+        lost: is called in another thread when this process is no longer the holder, because it was
+            suspended and another run took over.
+        interval: seconds between heartbeats.
     """
 
     def __init__(
@@ -65,7 +76,7 @@ class RunLock:
         interval: float = HEARTBEAT_SECONDS,
     ):
         self.say, self.lost, self.interval = say, lost, interval
-        # a heartbeat waits for a folder that vanished, all else finds it there or not
+        # only heartbeats wait for a folder that vanished
         self._storage = open_storage(storage.uri)
         self._lasting = open_storage(storage.uri, storage.patience or interval)
         self.lost_to: Holder | None = None
@@ -76,13 +87,11 @@ class RunLock:
     def __enter__(self) -> "RunLock":
         try:
             while True:
-                found = _read(self._storage)
-                if found is not None:
-                    self._await_death(found)
-                if self._take(found):
+                present = _read(self._storage)
+                if present is not None:
+                    self._await_death(present)
+                if self._take(present):
                     break
-        except InputError:
-            raise
         except OSError as error:
             raise InputError(
                 f"{self._storage.uri}: cannot be locked: {error}; {LOCK} and {LOCK_GUARD} in it "
@@ -99,8 +108,7 @@ class RunLock:
     ) -> None:
         self._left.set()
         self._heart.join(timeout=self.interval)
-        # what cannot be removed now is the lock of a dead process soon
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # a lock that stays is soon that of a dead process
             lock = _read(self._storage)
             if self._is_mine(_parse(lock)):
                 self._storage.swap(LOCK, lock, None)
@@ -108,9 +116,9 @@ class RunLock:
     def _is_mine(self, holder: Holder | None) -> bool:
         return holder is not None and holder.token == self._me.token
 
-    def _await_death(self, found: bytes) -> None:
-        """Returns when the lock's holder is dead or gone; raises ``InputError`` if it lives."""
-        holder = _parse(found)
+    def _await_death(self, lock: bytes) -> None:
+        """Returns when the holder is dead or gone; raises ``InputError`` if it is alive."""
+        holder = _parse(lock)
         if holder is not None and holder.machine and holder.machine == self._me.machine:
             if _born(holder.pid) == holder.born:
                 raise self._refusal(holder)
@@ -118,7 +126,7 @@ class RunLock:
             return
         seconds = MISSED_BEATS * (holder.interval if holder else self.interval)
         name = str(holder) if holder else f"{self._storage.location(LOCK)} cannot be read"
-        self.say(f"watching for {seconds:g} seconds whether the run that holds this folder: {name}")
+        self.say(f"watching for {seconds:g} seconds whether the holder is alive: {name}")
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             time.sleep(min(0.5, self.interval / 10))
@@ -126,7 +134,7 @@ class RunLock:
             if now is None:
                 return
             alive = _parse(now)
-            if now != found and alive is not None:
+            if now != lock and alive is not None:
                 raise self._refusal(alive)
         self.say(f"its heartbeat did not change for {seconds:g} seconds; taking its lock over")
 
@@ -137,11 +145,11 @@ class RunLock:
             "with --storage; plan, status and table work meanwhile"
         )
 
-    def _take(self, found: bytes | None) -> bool:
-        """Replaces the lock that was found, or none; False if another process was faster."""
-        if self._storage.swap(LOCK, found, self._beat_now()):
+    def _take(self, present: bytes | None) -> bool:
+        """Replaces the lock that is present, or none; False if another process was faster."""
+        if self._storage.swap(LOCK, present, self._beat_now()):
             return True
-        # of several that may have written the last is there, once all are done
+        # several may have written; after a while the last one's content is there
         time.sleep(min(2.0, self.interval / 5))
         return self._is_mine(_parse(_read(self._storage)))
 
@@ -151,26 +159,25 @@ class RunLock:
 
     def _beat(self) -> None:
         while not self._left.wait(self.interval):
-            # a full disk or storage that is away: the next beat may succeed
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the next beat may succeed
                 self._refresh()
             if self.lost_to is not None:
                 self.lost()
                 return
 
     def _refresh(self) -> None:
-        found = _read(self._lasting)  # none if someone deleted it
-        holder = _parse(found)
+        present = _read(self._lasting)  # None if somebody deleted it
+        holder = _parse(present)
         if self._left.is_set():
             return
         if holder is not None and not self._is_mine(holder):
             self.lost_to = holder
         else:
-            self._lasting.swap(LOCK, found, self._beat_now())
+            self._lasting.swap(LOCK, present, self._beat_now())
 
 
 def living_holder(storage: Storage) -> Holder | None:
-    """Who holds the folder's lock, unless that process is certainly dead."""
+    """The holder of a folder's lock, unless its process is certainly dead."""
     try:
         holder = _parse(_read(open_storage(storage.uri)))
     except OSError:
@@ -188,7 +195,7 @@ def _read(storage: Storage) -> bytes | None:
 
 
 def _parse(content: bytes | None) -> Holder | None:
-    """None if there is no lock or it cannot be read."""
+    """The holder; None if there is no lock or it is damaged."""
     try:
         return None if content is None else Holder.model_validate_json(content)
     except ValidationError:
@@ -198,7 +205,7 @@ def _parse(content: bytes | None) -> Holder | None:
 def _this_process(interval: float) -> Holder:
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # containers run under numbers without a name
+    except (KeyError, OSError):  # user ids without a name, as in containers
         user = f"user {os.getuid()}"
     now = time.time()
     return Holder(
@@ -215,9 +222,9 @@ def _this_process(interval: float) -> Holder:
 
 
 def _machine() -> str:
-    """What two processes share that see each other by number; empty if that cannot be told.
+    """Equal for two processes that see each other's process ids; empty where this is unknown.
 
-    Not the host's name: containers may share it, and do not see each other's processes.
+    The host's name would not do: containers may share it without seeing each other's processes.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -227,10 +234,10 @@ def _machine() -> str:
 
 
 def _born(pid: int) -> str:
-    """When a process started, in ticks since the boot; empty if it is dead."""
+    """When a process started, in ticks since boot; empty if it is dead."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return ""
-    state, *fields = stat.rpartition(")")[2].split()  # the name before may hold anything
+    state, *fields = stat.rpartition(")")[2].split()  # the name before it may contain spaces
     return "" if state in "ZX" else fields[18]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from semigrid.grid.study.halving import cutoffs
 from semigrid.grid.study.plan import Plan
-from semigrid.grid.study.search import Tried, space_of, suggest_wave
+from semigrid.grid.study.search import Tried, Wave, space_of, suggest_wave
 from semigrid.grid.study.state import Job, SearchState, StudyState, Trial, goals_of
 from semigrid.grid.study.summary import COLLAPSED, TrialSummary
 from semigrid.trainers.choose import Cutoffs, is_better, stopped_at
@@ -13,7 +13,7 @@ from semigrid.trainers.trial import TrialSpec
 
 
 @dataclass(frozen=True)
-class Rules:
+class StudyRules:
     """Derives the state of every search; asks for files and suggestions, decides nothing itself.
 
     Args:
@@ -24,7 +24,7 @@ class Rules:
 
     has_weights: Callable[[str], bool]
     has_predictions: Callable[[str], bool] = lambda trial_id: True
-    suggest: Callable[..., list[dict[str, float]]] = suggest_wave
+    suggest: Callable[[Wave], list[dict[str, float]]] = suggest_wave
 
     def assess(
         self,
@@ -98,16 +98,16 @@ class Rules:
         plan, config = study.plan, study.plan.experiment.file.search
         # the trial that the others are compared with goes first, alone
         alone = config.early_stopping and not state.trials
-        suggestions = self.suggest(
-            state.search.name,
-            plan.recipe(state.search),
-            space_of(plan, state.search),
-            config.sampler,
-            [_tried(study, trial) for trial in state.trials],
-            1 if alone else min(config.wave, left),
+        wave = Wave(
             identity=plan.spec(state.search, {}, 0, parent_id).id,
+            recipe=plan.recipe(state.search),
+            space=space_of(plan, state.search),
+            sampler=config.sampler,
+            earlier=[_tried(study, trial) for trial in state.trials],
+            count=1 if alone else min(config.wave, left),
             starts=_starts(study, state),
         )
+        suggestions = self.suggest(wave)
         specs = [plan.spec(state.search, params, 0, parent_id) for params in suggestions]
         return [
             Trial(params, spec, _cutoffs(study, state, spec))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from semigrid.grid.study.rules import Rules
+from semigrid.grid.study.rules import StudyRules
 from semigrid.grid.study.state import Job, SearchState, StudyState
 from semigrid.grid.study.summary import TrialSummary
 
@@ -16,7 +16,7 @@ class Scheduler:
     start from it.
     """
 
-    def __init__(self, study: StudyState, rules: Rules):
+    def __init__(self, study: StudyState, rules: StudyRules):
         self.study, self.rules = study, rules
         self.running: dict[tuple[str, str], Job] = {}
         self.trained: list[str] = []

@@ -1,4 +1,4 @@
-"""Optuna, one study per cell, suggesting in waves as a pure function of earlier waves."""
+"""The trials that a search tries next: suggested by Optuna, a pure function of earlier waves."""
 
 import hashlib
 import warnings
@@ -17,10 +17,10 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @dataclass(frozen=True)
 class Tried:
-    """A trial of an earlier wave: its hyper-parameters and what became of it.
+    """A trial of an earlier wave: its hyper-parameters and how it ended.
 
-    ``score`` is what the study maximises, Acc@1 on val in per cent; None: it has no result.
-    ``rungs`` are its scores by step, for one that was ``stopped`` at the last of them.
+    ``score`` is Acc@1 on val in per cent, which the search maximises; None if the trial has no
+    result. ``rungs`` are the scores by step of a trial that was ``stopped`` at the last of them.
     """
 
     params: dict[str, float]
@@ -29,10 +29,28 @@ class Tried:
     rungs: dict[int, float] = field(default_factory=dict)
 
 
-def search_space(method: MethodName, recipe: Recipe, ranges: Mapping[str, Range]) -> Space:
-    """The method's space with the file's ranges over it; a null takes a parameter out.
+@dataclass(frozen=True)
+class Wave:
+    """All that the next ``count`` trials of a search depend on.
 
-    What this recipe does not use is left out too: a range by method may be another model's.
+    ``earlier`` are the trials of the search's earlier waves; ``starts`` are its first trials, which
+    Optuna does not choose. ``identity`` names the search, so that no two share their draws.
+    """
+
+    identity: str
+    recipe: Recipe
+    space: Space
+    sampler: str
+    earlier: Sequence[Tried]
+    count: int
+    starts: Sequence[dict[str, float]] = ({},)
+
+
+def search_space(method: MethodName, recipe: Recipe, ranges: Mapping[str, Range]) -> Space:
+    """The method's space, overridden by the file's ranges; a null removes a parameter.
+
+    Parameters that the recipe does not use are left out: the file's range may be meant for another
+    model with the same method.
     """
     space = {
         name: (low, high)
@@ -50,42 +68,28 @@ def search_space(method: MethodName, recipe: Recipe, ranges: Mapping[str, Range]
 
 
 def space_of(plan: Plan, search: Search) -> Space:
-    """What a search's trials are drawn from."""
+    """The space that a search's trials are drawn from."""
     model = search.cell.model
     method = plan.experiment.file.models[model].method
     ranges = plan.experiment.file.search.ranges(method, model)
     return search_space(method, plan.recipe(search), ranges)
 
 
-def suggest_wave(
-    name: str,
-    recipe: Recipe,
-    space: Space,
-    sampler: str,
-    earlier: Sequence[Tried],
-    count: int,
-    identity: str,
-    starts: Sequence[dict[str, float]] = ({},),
-) -> list[dict[str, float]]:
-    """The next ``count`` trials of a cell's study.
+def suggest_wave(wave: Wave) -> list[dict[str, float]]:
+    """The parameters of a search's next trials, as far as they differ from its recipe.
 
-    The study is rebuilt from the earlier waves alone, with a sampler seeded by the cell's
-    identity and the trial's number: the suggestions do not depend on which trial of a wave
-    finished first, nor on how often the run was interrupted, and the first ones, drawn before
-    there is anything to learn from, not on the waves' size either. The very first trial is the
-    recipe as published (no parameter changed), or whatever ``starts`` says.
-
-    Args:
-        name: the study's name, the cell's.
-        identity: of the search, so that cells do not share their draws.
-        starts: the search's first trials, before Optuna has a say.
+    The Optuna study is rebuilt from the earlier waves alone, and the sampler is seeded by the
+    search's identity and the trial's number. The suggestions therefore do not depend on which trial
+    of a wave ended first or on interruptions; the first ones, drawn before there is anything to
+    learn from, do not depend on the size of the waves either.
     """
-    distributions = {key: distribution(low, high) for key, (low, high) in space.items()}
-    study = optuna.create_study(study_name=name, direction="maximize")
-    for tried in earlier:
-        params = {key: tried.params.get(key, getattr(recipe, key)) for key in distributions}
-        if not all(distributions[key]._contains(params[key]) for key in params):
-            continue  # the published value may lie outside a range of the user's
+    space = wave.space
+    distributions = {name: distribution(low, high) for name, (low, high) in space.items()}
+    study = optuna.create_study(direction="maximize")
+    for tried in wave.earlier:
+        params = {name: tried.params.get(name, getattr(wave.recipe, name)) for name in space}
+        if any(not low <= params[name] <= high for name, (low, high) in space.items()):
+            continue  # the published value may lie outside the file's range
         study.add_trial(
             optuna.trial.create_trial(
                 params=params,
@@ -95,24 +99,26 @@ def suggest_wave(
                 intermediate_values=tried.rungs,
             )
         )
-    suggestions = [dict(start) for start in starts[len(earlier) :][:count]]
-    while len(suggestions) < count:
-        digest = hashlib.sha256(f"{identity}/{len(earlier) + len(suggestions)}".encode()).digest()
-        study.sampler = _sampler(sampler, int.from_bytes(digest[:4], "big"))
+    suggestions = [dict(start) for start in wave.starts[len(wave.earlier) :][: wave.count]]
+    while len(suggestions) < wave.count:
+        number = len(wave.earlier) + len(suggestions)
+        digest = hashlib.sha256(f"{wave.identity}/{number}".encode()).digest()
+        study.sampler = _sampler(wave.sampler, int.from_bytes(digest[:4], "big"))
         params = study.ask(dict(distributions)).params
-        suggestions.append({key: _rounded(params[key], *space[key]) for key in sorted(params)})
+        suggestions.append({name: _rounded(params[name], *space[name]) for name in sorted(params)})
     return suggestions
 
 
 def _state(tried: Tried) -> optuna.trial.TrialState:
     if tried.stopped:
         return optuna.trial.TrialState.PRUNED
-    no_result = tried.score is None
-    return optuna.trial.TrialState.FAIL if no_result else optuna.trial.TrialState.COMPLETE
+    if tried.score is None:
+        return optuna.trial.TrialState.FAIL
+    return optuna.trial.TrialState.COMPLETE
 
 
 def distribution(low: float, high: float) -> optuna.distributions.FloatDistribution:
-    # rates and weights span factors, probabilities (from 0) span differences
+    """Logarithmic for a range of rates or weights (a factor), linear for one of probabilities."""
     return optuna.distributions.FloatDistribution(low, high, log=low > 0 and high / low >= 3)
 
 
@@ -131,5 +137,5 @@ def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
 
 
 def _rounded(value: float, low: float, high: float) -> float:
-    """Four significant digits: what a person would write down, within the range."""
+    """The value with four significant digits, as a person would write it, within its range."""
     return min(high, max(low, float(f"{value:.4g}")))

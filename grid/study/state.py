@@ -82,7 +82,7 @@ class SearchState:
 
 @dataclass(frozen=True)
 class StudyState:
-    """Every search of a plan at one moment, as ``rules.Rules`` derives it from the ledger.
+    """Every search of a plan at one moment, as ``rules.StudyRules`` derives it from the ledger.
 
     ``summaries`` are the ledger's trials by id. ``goals`` is the stage after which this run leaves
     each search; a search without a goal is none of its business. ``failed`` (errors by trial id)

@@ -87,7 +87,7 @@ def ours(folder: str, trials: int) -> dict[str, float]:
     from semigrid.grid.status.live import LiveView
     from semigrid.grid.study.ledger import Ledger
     from semigrid.grid.study.plan import Plan
-    from semigrid.grid.study.rules import Rules
+    from semigrid.grid.study.rules import StudyRules
     from semigrid.grid.study.scheduler import Scheduler
     from semigrid.grid.study.suggested import Suggestions
     from semigrid.grid.trackers.create import create_trackers
@@ -105,7 +105,7 @@ def ours(folder: str, trials: int) -> dict[str, float]:
     started = time.monotonic()
     ledger = Ledger(open_storage(storage.uri, patience=60))
     suggest = Suggestions(ledger.storage, writes=True).suggest
-    rules = Rules(ledger.has_weights, suggest=suggest)
+    rules = StudyRules(ledger.has_weights, suggest=suggest)
     scheduler = Scheduler(rules.assess(Plan(loaded), {}), rules)
     view = View(Console(stderr=True, quiet=True))
     trackers = create_trackers(scheduler.study, ledger.storage, {}, print)

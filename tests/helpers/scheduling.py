@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from semigrid.grid.study.ledger import Record, summarize
 from semigrid.grid.study.plan import Plan
-from semigrid.grid.study.rules import Rules
+from semigrid.grid.study.rules import StudyRules
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.study.state import StudyState
 from semigrid.grid.study.summary import TrialSummary
@@ -22,7 +22,7 @@ def study_of(
     has_weights: Callable[[str], bool] = always,
     only: Collection[str] | None = None,
 ) -> StudyState:
-    return Rules(has_weights).assess(plan, _summaries(trials), only)
+    return StudyRules(has_weights).assess(plan, _summaries(trials), only)
 
 
 def scheduler_of(
@@ -32,7 +32,7 @@ def scheduler_of(
     has_predictions: Callable[[str], bool] = always,
     only: Collection[str] | None = None,
 ) -> Scheduler:
-    rules = Rules(has_weights, has_predictions)
+    rules = StudyRules(has_weights, has_predictions)
     return Scheduler(rules.assess(plan, _summaries(trials), only), rules)
 
 

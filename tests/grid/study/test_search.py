@@ -7,7 +7,7 @@ import pytest
 
 from semigrid.data.storage import open_storage
 from semigrid.grid.experiment import Around
-from semigrid.grid.study.search import Tried, search_space, suggest_wave
+from semigrid.grid.study.search import Tried, Wave, search_space, suggest_wave
 from semigrid.grid.study.suggested import Suggestions
 from semigrid.trainers.methods import published
 
@@ -18,7 +18,7 @@ SPACE = search_space("semi", RECIPE, {})
 def wave(
     earlier: list[Tried], count: int = 4, sampler: str = "tpe", identity: str = "cell"
 ) -> list[dict[str, float]]:
-    return suggest_wave("cell", RECIPE, SPACE, sampler, earlier, count, identity)
+    return suggest_wave(Wave(identity, RECIPE, SPACE, sampler, earlier, count))
 
 
 def tried(params: list[dict[str, float]]) -> list[Tried]:
@@ -73,9 +73,9 @@ def test_the_search_finds_the_better_half() -> None:
 
 def test_a_range_without_the_published_value_is_accepted() -> None:
     space = {"base_lr": (1e-2, 2e-2)}
-    first = suggest_wave("cell", RECIPE, space, "tpe", [], 3, "cell")
+    first = suggest_wave(Wave("cell", RECIPE, space, "tpe", [], 3))
     history = [Tried(p, 1.0) for p in first]
-    for params in suggest_wave("cell", RECIPE, space, "tpe", history, 3, "cell"):
+    for params in suggest_wave(Wave("cell", RECIPE, space, "tpe", history, 3)):
         assert 1e-2 <= params["base_lr"] <= 2e-2
 
 
@@ -122,7 +122,7 @@ def test_a_remembered_suggestion_is_the_one_that_would_be_made(tmp_path: Path) -
 
     def remembered(earlier: list[Tried], writes: bool = False) -> list[dict[str, float]]:
         memory = Suggestions(storage, writes)
-        return memory.suggest("cell", RECIPE, SPACE, "tpe", earlier, 4, "cell")
+        return memory.suggest(Wave("cell", RECIPE, SPACE, "tpe", earlier, 4))
 
     first = wave(history)
     assert remembered(history) == first
@@ -150,4 +150,4 @@ def test_a_remembered_suggestion_is_the_one_that_would_be_made(tmp_path: Path) -
 def test_a_memory_that_cannot_be_written_costs_time_and_no_more(tmp_path: Path) -> None:
     (tmp_path / "suggested").write_text("a file where the folder should be")
     memory = Suggestions(open_storage(tmp_path), writes=True)
-    assert memory.suggest("cell", RECIPE, SPACE, "tpe", [], 3, "cell") == wave([], 3)
+    assert memory.suggest(Wave("cell", RECIPE, SPACE, "tpe", [], 3)) == wave([], 3)
