@@ -329,7 +329,7 @@ def test_the_raw_material_makes_the_same_dataset(small: Dataset, tmp_path: Path)
     assert (
         "is generated, the images and the crowd answers alike" in (raw / "README.txt").read_text()
     )
-    command = done.stdout.split("To make a dataset of it: ")[1]
+    command = done.stdout.split("To build a dataset from it: ")[1].rstrip("\n")
     assert command in (raw / "README.txt").read_text()
     built = semigrid(*shlex.split(command)[1:])
     assert built.returncode == 0, built.stderr
