@@ -109,10 +109,14 @@ def predict(
         except OSError as error:
             raise not_writable(f"--output {destination}", error) from error
         _prepare_for_ray()
-        from semigrid.grid.predict.ray_data import PredictionError, Workers, predict_images
+        from semigrid.grid.predict.ray_data import (
+            PredictionError,
+            PredictionWorkers,
+            predict_images,
+        )
 
         dataset = plan.experiment.datasets[winner.dataset]
-        room = Workers(workers, train.cpus_per_worker, gpus)
+        room = PredictionWorkers(workers, train.cpus_per_worker, gpus)
         try:
             with _counted_progress() as progress:
                 summary = predict_images(folder, model, dataset, request, room, progress)

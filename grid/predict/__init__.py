@@ -1,1 +1,1 @@
-"""A finished cell's model at work on images, by Ray Data."""
+"""A finished cell's model at work on images, with Ray Data."""

@@ -1,11 +1,11 @@
-"""From which confidence on a model's answers are right often enough, by its answers on val. Pure.
+"""The confidence from which answers are right often enough, from a model's answers on val. Pure.
 
 The choice follows selection with guaranteed risk (Geifman & El-Yaniv 2017, arXiv 1705.08500): the
 threshold is the confidence of one of a few images of val whose ranks are fixed in advance, and the
-bounds at all of them hold at once. So with the stated confidence, on images of the same kind as
-val, the answers that are given are right in at least the share that was asked for. The paper's
-binary search is replaced by a fixed grid of ranks, tested side by side: where it looks next would
-depend on what it saw, which the sum over its steps does not pay for.
+bounds at all of them hold at once. So, with the stated confidence, the share of right answers among
+those given is at least the requested one, on images of the same kind as val. The paper's binary
+search is replaced by a fixed grid of ranks, tested side by side: where the search looks next
+depends on what it saw, which the sum over its steps does not account for.
 """
 
 import math
@@ -14,20 +14,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import beta
 
-# with this probability the promise holds
+# Probability with which a promise holds.
 CONFIDENCE = 0.95
-# thresholds that are tried, one for so many images of val: each one more makes all bounds wider
+# Largest number of thresholds to try, and images of val for each: one more widens all bounds.
 MOST_RANKS, IMAGES_PER_RANK = 20, 50
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A threshold and what it is worth on val.
+    """A threshold and its worth on val.
 
-    ``accuracy`` is the share that was asked for, None where the threshold was given; ``threshold``
-    is None where no threshold can promise it. Of ``images`` on val, ``answered`` reach the
-    threshold, and ``right`` of those are right; without a threshold these are the surest ones of
-    which most can be promised. ``promised`` is the share that holds with 95 % confidence.
+    ``accuracy`` is the requested share of right answers, None where the threshold was given.
+    ``threshold`` is None where no threshold can promise it. Of ``images`` on val, ``answered``
+    reach the threshold and ``right`` of those are right; without a threshold, these are the most
+    confident images with the best promise. ``promised`` is the share of right answers that holds
+    with 95 % confidence.
     """
 
     accuracy: float | None
@@ -38,7 +39,7 @@ class Calibration:
     promised: float
 
     def describe(self) -> str:
-        """What this means, in one line."""
+        """The meaning of the calibration, in one line."""
         share = f"{self.right / self.answered:.2%}" if self.answered else "—"
         on_val = (
             f"{self.answered:,} of {self.images:,} images of val, of which {share} are right "
@@ -61,9 +62,14 @@ class Calibration:
 
 
 def calibrate(confidence: np.ndarray, right: np.ndarray, accuracy: float) -> Calibration:
-    """The smallest threshold that promises the accuracy (a share below 1), of (N,) and (N,) bool.
+    """The smallest threshold that promises the accuracy.
 
-    ``ValueError`` without images.
+    Args:
+        confidence: probability of each answer on val, (N,).
+        right: whether each answer is right, (N,) bool.
+        accuracy: requested share of right answers, below 1.
+
+    Raises ``ValueError`` without images.
     """
     if not len(confidence):
         raise ValueError("val has no images to calibrate on")
@@ -71,39 +77,39 @@ def calibrate(confidence: np.ndarray, right: np.ndarray, accuracy: float) -> Cal
     ranks = tried_ranks(len(confidence), accuracy)
     best: Calibration | None = None
     for rank in ranks:
-        found = _at(confidence, right, accuracy, float(falling[rank - 1]), len(ranks))
-        if found.promised >= accuracy:
-            best = found  # ranks rise, so the last that holds has the smallest threshold
-        elif best is None or (best.threshold is None and found.promised > best.promised):
-            best = replace(found, threshold=None)
+        tried = _at(confidence, right, accuracy, float(falling[rank - 1]), len(ranks))
+        if tried.promised >= accuracy:
+            best = tried  # ranks rise, so the last that holds has the smallest threshold
+        elif best is None or (best.threshold is None and tried.promised > best.promised):
+            best = replace(tried, threshold=None)
     assert best is not None
     return best
 
 
 def at_threshold(confidence: np.ndarray, right: np.ndarray, threshold: float) -> Calibration:
-    """What a threshold that was chosen without val is worth there."""
+    """The worth on val of a threshold that was chosen without val."""
     return _at(confidence, right, None, threshold, 1)
 
 
 def tried_ranks(images: int, accuracy: float) -> list[int]:
-    """So many of the surest images of val are tried as those to answer, the fewest first.
+    """Numbers of most confident images of val to try as those that get an answer, fewest first.
 
-    They depend on the number of images and the accuracy alone; none is so small that not even
-    an unbroken row of right answers would do.
+    They depend only on the number of images and the accuracy. With the smallest, the accuracy can
+    just be promised if all answers are right.
     """
     count = min(MOST_RANKS, max(1, images // IMAGES_PER_RANK))
     fewest = min(images, images_needed(accuracy, count))
-    # from the end, for that is the one that stays where there is just one
+    # from the end, since a single rank is to be that of all images
     return sorted({round(rank) for rank in np.linspace(images, fewest, count)})
 
 
 def images_needed(accuracy: float, ranks: int = 1) -> int:
-    """How many right answers in a row promise the accuracy, where so many ranks are tried."""
+    """How many right answers in a row promise the accuracy where this many ranks are tried."""
     return max(1, math.ceil(math.log((1 - CONFIDENCE) / ranks) / math.log(accuracy)))
 
 
 def lower_bound(right: int, answered: int, ranks: int = 1) -> float:
-    """Clopper and Pearson's lower bound on a share; ``ranks`` of them hold at once."""
+    """Clopper and Pearson's lower bound on a share; this many such bounds hold at once."""
     if not right:
         return 0.0
     return float(beta.ppf((1 - CONFIDENCE) / ranks, right, answered - right + 1))

@@ -1,11 +1,11 @@
-"""A prediction's folder: parts, written whole, and ``predictions.json`` when all of them lie there.
+"""A prediction's folder: parts, and ``predictions.json`` once all of them are there.
 
-Until then ``started.json`` says whose parts they are, so that the same command goes on.
+Until then, ``started.json`` says which prediction the parts belong to, so that the same command
+resumes it.
 """
 
 import io
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from semigrid.data.errors import InputError
 from semigrid.data.storage import open_storage
 from semigrid.grid.predict.abstain import Calibration
-from semigrid.grid.predict.images import Images, Part
-from semigrid.grid.predict.inference import Answers, Model
+from semigrid.grid.predict.images import Images, OutputPart
+from semigrid.grid.predict.inference import PredictedImages, WinnerModel
 
 FORMAT = 1
 STARTED, SUMMARY, PARTS = "started.json", "predictions.json", "parts"
@@ -26,7 +26,7 @@ STARTED, SUMMARY, PARTS = "started.json", "predictions.json", "parts"
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for: either an ``accuracy`` to promise or a ``threshold``."""
+    """A requested prediction, with either an ``accuracy`` to promise or a ``threshold``."""
 
     cell: str
     accuracy: float | None
@@ -34,8 +34,8 @@ class Request:
     with_probabilities: bool
 
 
-def identity(request: Request, model: Model, images: Images) -> dict[str, Any]:
-    """All that shapes a prediction, by what it is called in a message."""
+def identity(request: Request, model: WinnerModel, images: Images) -> dict[str, Any]:
+    """Everything that shapes a prediction, by its name in messages."""
     return {
         "format": FORMAT,
         "cell": request.cell,
@@ -51,22 +51,23 @@ def identity(request: Request, model: Model, images: Images) -> dict[str, Any]:
 
 
 class PredictionFolder:
-    """The files of one prediction. Raises ``InputError`` where the folder holds anything else."""
+    """The files of one prediction. Raises ``InputError`` where the folder holds others."""
 
     def __init__(self, uri: str, identity: dict[str, Any], images: Images):
         self.storage = open_storage(uri)
         self.identity, self.images = identity, images
         self._counts: dict[str, dict[str, Any]] = {}
-        self._found = self._read()
-        calibration = self._found.get("calibration")
+        self._written = self._read()
+        calibration = self._written.get("calibration")
         self.calibration = None if calibration is None else Calibration(**calibration)
 
     def _read(self) -> dict[str, Any]:
+        """What an earlier run of the same command wrote; empty without one."""
         for name in (SUMMARY, STARTED):
             try:
-                found = json.loads(self.storage.read(name))
-                before = {key: found["request"][key] for key in self.identity}
-                _ = Calibration(**found["calibration"])
+                content = json.loads(self.storage.read(name))
+                before = {key: content["request"][key] for key in self.identity}
+                _ = Calibration(**content["calibration"])
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except (ValueError, KeyError, TypeError) as error:
@@ -75,7 +76,7 @@ class PredictionFolder:
                     "--output, or remove that folder"
                 ) from error
             self._check_same(before)
-            return dict(found)
+            return dict(content)
         self._check_empty()
         return {}
 
@@ -103,11 +104,11 @@ class PredictionFolder:
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """What a finished prediction came to; None while parts are missing."""
-        return None if "counts" not in self._found or self.missing() else self._found
+        """The summary of a finished prediction; None while parts are missing."""
+        return None if "counts" not in self._written or self.missing() else self._written
 
-    def missing(self) -> list[Part]:
-        """The parts that are not there yet, or that cannot be read."""
+    def missing(self) -> list[OutputPart]:
+        """The parts that are not written yet, or cannot be read."""
         there = set(self.storage.names(PARTS))
         for part in self.images.parts:
             if part.file in there and part.file not in self._counts:
@@ -121,29 +122,29 @@ class PredictionFolder:
         return [part for part in self.images.parts if part.file not in self._counts]
 
     def start(self, calibration: Calibration) -> None:
-        """From here on the parts are this prediction's."""
+        """Claims the folder: parts written from now on belong to this prediction."""
         self.calibration = calibration
-        known = {"request": self.identity, "calibration": asdict(calibration)}
-        self.storage.write(STARTED, _json(known))
+        started = {"request": self.identity, "calibration": asdict(calibration)}
+        self.storage.write(STARTED, _json(started))
 
-    def write(self, part: Part, answers: Answers) -> None:
-        """Writes a part's answers, the file whole or not at all."""
+    def write(self, part: OutputPart, predicted: PredictedImages) -> None:
+        """Writes a part's file, whole or not at all."""
         assert self.calibration is not None
-        table = answers_table(answers, self.identity, self.calibration)
+        table = predictions_table(predicted, self.identity, self.calibration)
         buffer = io.BytesIO()
         pq.write_table(table, buffer)
         self.storage.write(f"{PARTS}/{part.file}", buffer.getvalue())
         self._counts[part.file] = _counts(table)
 
     def finish(self) -> dict[str, Any]:
-        """Writes and returns the summary; all parts are there."""
+        """Writes and returns the summary, once all parts are written."""
         assert self.calibration is not None
-        found = [self._counts[part.file] for part in self.images.parts]
+        by_part = [self._counts[part.file] for part in self.images.parts]
         counts = {
-            name: sum(each[name] for each in found)
+            name: sum(each[name] for each in by_part)
             for name in ("images", "predicted", "abstained", "errors")
         }
-        first = next((each["first_error"] for each in found if each["first_error"]), None)
+        first = next((each["first_error"] for each in by_part if each["first_error"]), None)
         summary = {
             "cell": self.identity["cell"],
             "trial": self.identity["trial"],
@@ -174,16 +175,18 @@ def summary_lines(summary: dict[str, Any], uri: str) -> list[str]:
     return [*lines, f"predictions: {uri}/{PARTS}, summed up in {uri}/{SUMMARY}"]
 
 
-def answers_table(answers: Answers, identity: dict[str, Any], calibration: Calibration) -> pa.Table:
-    """One row an image; all but its id and the error are null where it could not be read."""
+def predictions_table(
+    predicted: PredictedImages, identity: dict[str, Any], calibration: Calibration
+) -> pa.Table:
+    """One row for each image; where it cannot be read, only its id and the error are not null."""
     classes = identity["classes"]
-    broken = np.array([error is not None for error in answers.errors], dtype=bool)
-    chosen = answers.probabilities.argmax(axis=1)
-    confidence = answers.probabilities.max(axis=1)
+    broken = np.array([error is not None for error in predicted.errors], dtype=bool)
+    chosen = predicted.probabilities.argmax(axis=1)
+    confidence = predicted.probabilities.max(axis=1)
     threshold = calibration.threshold
     abstain = np.ones(len(broken), bool) if threshold is None else confidence < threshold
     columns: dict[str, Any] = {
-        "image_id": pa.array(answers.ids, pa.string()),
+        "image_id": pa.array(predicted.ids, pa.string()),
         "class": pa.array(
             [None if b else classes[c] for b, c in zip(broken, chosen, strict=True)], pa.string()
         ),
@@ -191,8 +194,8 @@ def answers_table(answers: Answers, identity: dict[str, Any], calibration: Calib
         "abstain": pa.array(abstain, pa.bool_(), mask=broken),
     }
     if identity["probabilities"]:
-        columns["probabilities"] = _lists(answers.probabilities, broken)
-    columns["error"] = pa.array(answers.errors, pa.string())
+        columns["probabilities"] = _lists(predicted.probabilities, broken)
+    columns["error"] = pa.array(predicted.errors, pa.string())
     known = {"cell": identity["cell"], "trial": identity["trial"], "threshold": threshold}
     known |= {"weights_sha256": identity["weights_sha256"], "classes": classes}
     return pa.table(columns).replace_schema_metadata({"semigrid": json.dumps(known)})
@@ -224,17 +227,3 @@ def _counts(table: pa.Table) -> dict[str, Any]:
 
 def _json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def right_on(answers: Sequence[Answers], labels: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Confidences (N,) and which answers are right (N,), of images with these true classes."""
-    confidence, right = [], []
-    for part in answers:
-        chosen = part.probabilities.argmax(axis=1)
-        for image_id, error, row, cls in zip(
-            part.ids, part.errors, part.probabilities, chosen, strict=True
-        ):
-            if error is None:
-                confidence.append(row[cls])
-                right.append(labels[image_id] == cls)
-    return np.array(confidence), np.array(right, dtype=bool)

@@ -15,8 +15,7 @@ from semigrid.data.builder.clean import CleanSettings, UnusableImageError, decod
 from semigrid.data.builder.ingest import read_patiently
 from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError
-from semigrid.data.schema import LABELED_SPLITS, MANIFEST, POOL, Dataset, RowGroup
-from semigrid.data.schema import read_row_group as read_group
+from semigrid.data.schema import LABELED_SPLITS, MANIFEST, POOL, Dataset, RowGroup, read_row_group
 from semigrid.data.sources.files import folder_items
 from semigrid.data.sources.items import SUFFIXES, Item
 from semigrid.data.storage import Storage, open_storage
@@ -24,29 +23,29 @@ from semigrid.data.views.render import BrokenImageError, decode
 from semigrid.trainers.trial_data import EVALUATION_BATCH
 
 SPLITS = (*LABELED_SPLITS, POOL)
-# images of an output file: what an interruption costs at most, and what is held in memory
+# Images of an output file: the most that an interruption costs, and that memory holds.
 PART_IMAGES = 64 * EVALUATION_BATCH
-# files that are read at once: a bucket answers many questions as soon as one
+# Files read at once: a bucket answers many requests in the time of one.
 READERS = 8
 
-# an image's id, and itself in RGB or why there is none
+# An image's id, and the image in RGB or the reason why there is none.
 Decoded = tuple[str, Image.Image | None, str | None]
 
 
-class Rows(Protocol):
-    """A run of images that can be cut, sent to a process, and decoded there one by one."""
+class ImageRange(Protocol):
+    """Consecutive images that can be cut, sent to a process, and decoded there one by one."""
 
     @property
     def count(self) -> int: ...
 
-    def cut(self, start: int, stop: int) -> "Rows": ...
+    def cut(self, start: int, stop: int) -> "ImageRange": ...
 
     def decoded(self) -> Iterator[Decoded]: ...
 
 
 @dataclass(frozen=True)
-class FileRows:
-    """Images in files of their own: ids and URIs. They are made upright and RGB as datasets are."""
+class FileRange:
+    """Images in files of their own, given by id and URI; made upright and RGB as in datasets."""
 
     files: tuple[tuple[str, str], ...]
 
@@ -54,39 +53,28 @@ class FileRows:
     def count(self) -> int:
         return len(self.files)
 
-    def cut(self, start: int, stop: int) -> "FileRows":
-        return FileRows(self.files[start:stop])
+    def cut(self, start: int, stop: int) -> "FileRange":
+        return FileRange(self.files[start:stop])
 
     def decoded(self) -> Iterator[Decoded]:
         with ThreadPoolExecutor(READERS) as readers:
-            # only so many ahead: photographs may be large
-            for first in range(0, self.count, READERS):
-                some = self.files[first : first + READERS]
-                for (image_id, _), content in zip(some, readers.map(_read, some), strict=True):
-                    yield image_id, *_upright(content)
-
-
-def _read(file: tuple[str, str]) -> bytes | UnusableImageError:
-    try:
-        return read_patiently(Item(*file))
-    except UnusableImageError as error:
-        return error
-
-
-def _upright(content: bytes | UnusableImageError) -> tuple[Image.Image | None, str | None]:
-    try:
-        if isinstance(content, UnusableImageError):
-            raise content
-        return decode_upright(content, CleanSettings()), None
-    except UnusableImageError as error:
-        return None, str(error)
+            for first in range(0, self.count, READERS):  # no more ahead: photographs may be large
+                files = self.files[first : first + READERS]
+                contents = [readers.submit(read_patiently, Item(*file)) for file in files]
+                for (image_id, _), content in zip(files, contents, strict=True):
+                    try:
+                        image = decode_upright(content.result(), CleanSettings())
+                    except UnusableImageError as error:
+                        yield image_id, None, str(error)
+                    else:
+                        yield image_id, image, None
 
 
 @dataclass(frozen=True)
-class SplitRows:
-    """Rows ``start`` to ``stop`` of a split of a dataset, decoded as an evaluation does.
+class SplitRange:
+    """Rows ``start`` to ``stop`` of a dataset's split, decoded as in an evaluation.
 
-    ``groups`` are the row groups in which they lie.
+    ``groups`` are the row groups that hold them.
     """
 
     storage: Storage
@@ -98,7 +86,7 @@ class SplitRows:
     def count(self) -> int:
         return self.stop - self.start
 
-    def cut(self, start: int, stop: int) -> "SplitRows":
+    def cut(self, start: int, stop: int) -> "SplitRange":
         start, stop = self.start + start, min(self.start + stop, self.stop)
         inside = tuple(g for g in self.groups if g.start < stop and start < g.start + g.rows)
         return replace(self, groups=inside, start=start, stop=stop)
@@ -106,7 +94,7 @@ class SplitRows:
     def decoded(self) -> Iterator[Decoded]:
         for group in self.groups:
             try:
-                ids, images = read_group(self.storage, group)
+                ids, images = read_row_group(self.storage, group)
             except (OSError, pa.ArrowException) as error:
                 where, why = self.storage.location(group.file), str(error).rstrip(".")
                 raise OSError(
@@ -116,41 +104,39 @@ class SplitRows:
             wanted = slice(max(0, self.start - group.start), self.stop - group.start)
             for image_id, content in zip(ids[wanted], images[wanted], strict=True):
                 try:
-                    yield image_id, decode(content or b"", image_id), None
+                    image = decode(content or b"", image_id)
                 except BrokenImageError as error:
                     yield image_id, None, str(error.__cause__ or error)
+                else:
+                    yield image_id, image, None
 
 
 @dataclass(frozen=True)
-class Part:
+class OutputPart:
     """The images of one output file, and its name."""
 
     file: str
-    rows: Rows
+    images: ImageRange
 
     @property
     def count(self) -> int:
-        return self.rows.count
+        return self.images.count
 
 
 @dataclass(frozen=True)
 class Images:
-    """All images to predict, and what tells them from others."""
+    """All images to predict, in parts, and an identity that tells them from others."""
 
-    parts: list[Part]
+    parts: list[OutputPart]
     identity: dict[str, Any]
-
-    @property
-    def count(self) -> int:
-        return sum(part.count for part in self.parts)
 
 
 def find_images(sources: Sequence[str], splits: Sequence[str] = ()) -> Images:
-    """The images of a dataset, or of any folders and files, without reading one.
+    """The images of a dataset, or of any folders and files, listed without reading them.
 
-    A folder's images are called by their paths below it, after the folder as given where there are
-    several sources; a file as it is given. Raises ``InputError`` for what is not there, and where
-    an image would be in it twice.
+    The id of an image in a folder is its path below the folder, after the folder as given where
+    there are several sources. The id of a file is the file as given. Raises ``InputError`` for
+    sources that do not exist, and where an image would be listed twice.
     """
     datasets = [source for source in sources if is_dataset(source)]
     if not datasets:
@@ -166,25 +152,27 @@ def find_images(sources: Sequence[str], splits: Sequence[str] = ()) -> Images:
     unknown = [split for split in splits if split not in SPLITS]
     if unknown:
         raise InputError(f"--split {unknown[0]}: no such split; there are {', '.join(SPLITS)}")
-    return of_dataset(open_dataset(sources[0]), [s for s in SPLITS if not splits or s in splits])
+    return dataset_images(
+        open_dataset(sources[0]), [s for s in SPLITS if not splits or s in splits]
+    )
 
 
 def is_dataset(source: str) -> bool:
     """Whether a source is a dataset rather than a folder or file."""
     if source.startswith("builtin://"):
         return True
-    # of thousands of files in a bucket, asking for each would take minutes
+    # asking for a manifest in each of thousands of files in a bucket would take minutes
     return not source.lower().endswith(SUFFIXES) and open_storage(source).exists(MANIFEST)
 
 
-def of_dataset(dataset: Dataset, splits: Sequence[str]) -> Images:
-    """The images of some splits; a split's batches are those of its evaluation."""
-    parts: list[Part] = []
+def dataset_images(dataset: Dataset, splits: Sequence[str]) -> Images:
+    """The images of some splits, in the order of their evaluation. ``InputError`` without any."""
+    parts: list[OutputPart] = []
     for split in splits:
         count = dataset.rows_in(split)
         if count:
-            rows = SplitRows(dataset.storage, tuple(dataset.row_groups(split)), 0, count)
-            parts += _parts(split, rows)
+            images = SplitRange(dataset.storage, tuple(dataset.row_groups(split)), 0, count)
+            parts += _parts(split, images)
     if not parts:
         raise InputError(f"{dataset.storage.uri}: there are no images in {', '.join(splits)}")
     identity = {"dataset": dataset.manifest.fingerprint, "splits": list(splits)}
@@ -193,7 +181,7 @@ def of_dataset(dataset: Dataset, splits: Sequence[str]) -> Images:
 
 def _of_files(sources: Sequence[str]) -> Images:
     files = [file for source in sources for file in _files(source, len(sources) > 1)]
-    # one file under two names is one image: "photos" holds what is in "photos/new"
+    # a file with two names is one image: "photos" holds what is in "photos/new"
     for what in (0, 1):
         twice = [name for name, n in Counter(file[what] for file in files).items() if n > 1]
         if twice:
@@ -205,7 +193,7 @@ def _of_files(sources: Sequence[str]) -> Images:
     for file in files:
         digest.update(f"{len(file[0])} {len(file[1])} {file[0]}{file[1]}".encode())
     identity = {"files": len(files), "sha256": digest.hexdigest()}
-    return Images(list(_parts("images", FileRows(tuple(files)))), identity)
+    return Images(list(_parts("images", FileRange(tuple(files)))), identity)
 
 
 def _files(source: str, several: bool) -> Iterator[tuple[str, str]]:
@@ -226,6 +214,6 @@ def _files(source: str, several: bool) -> Iterator[tuple[str, str]]:
     yield given, storage.uri
 
 
-def _parts(name: str, rows: FileRows | SplitRows) -> Iterator[Part]:
-    for number, start in enumerate(range(0, rows.count, PART_IMAGES)):
-        yield Part(f"{name}-{number:06d}.parquet", rows.cut(start, start + PART_IMAGES))
+def _parts(name: str, images: ImageRange) -> Iterator[OutputPart]:
+    for number, start in enumerate(range(0, images.count, PART_IMAGES)):
+        yield OutputPart(f"{name}-{number:06d}.parquet", images.cut(start, start + PART_IMAGES))

@@ -1,7 +1,7 @@
-"""A finished trial's model at work on images: from decoded images to probabilities, without Ray."""
+"""A finished trial's model at work: from decoded images to probabilities, without Ray."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from PIL import Image
 from semigrid.data.errors import InputError
 from semigrid.data.storage import FileFacts
 from semigrid.data.views.augment import ViewSettings, isolated_random, make_view
-from semigrid.grid.predict.images import Rows
+from semigrid.grid.predict.images import ImageRange
 from semigrid.grid.study.layout import weights_file
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell, Plan
@@ -23,27 +23,30 @@ from semigrid.trainers.trial import TrialSpec
 from semigrid.trainers.trial_data import EVALUATION_BATCH, view_settings
 from semigrid.trainers.trial_model import finished_model
 
-# views that travel at once from who makes them to who has the model
+# Bytes of the views that one process makes and passes to the process with the model at once.
 BLOCK_BYTES = 16 * 2**20
-# what a task makes: long enough for Ray to keep up, short enough to share a few thousand images
+# Largest task: long enough for Ray to keep up, short enough to share a few thousand images.
 TASK_BYTES, TASK_IMAGES = 64 * 2**20, 8 * EVALUATION_BATCH
 
 
 @dataclass(frozen=True)
-class Model:
-    """All that a process needs to know to predict as the evaluation of a cell's winner did."""
+class WinnerModel:
+    """What a process needs in order to predict as the evaluation of a cell's winner did.
+
+    ``weights`` is ``student`` or ``ema``.
+    """
 
     spec: TrialSpec
     place: Place
     classes: tuple[str, ...]
-    weights: str  # student or ema
+    weights: str
     views: ViewSettings
     device: str
     threads: int  # of torch within an operation
 
     @property
     def sha256(self) -> str:
-        """Of the file of the weights."""
+        """Hash of the file of weights."""
         assert self.place.weights_sha256 is not None
         return self.place.weights_sha256
 
@@ -57,13 +60,13 @@ class Model:
 
 
 def _images_of(size: int, views: ViewSettings) -> int:
-    """Images whose views have so many bytes: a power of two, as most row groups, of batches."""
+    """Images whose views take this many bytes: a power of two of batches, as most row groups."""
     batches = size // (EVALUATION_BATCH * 3 * views.img_size**2)
     return EVALUATION_BATCH << max(0, batches.bit_length() - 1)
 
 
-def winner_model(plan: Plan, cell: Cell, record: Record, folder: str, gpus: float) -> Model:
-    """The model of a cell's winner, found whole. Raises ``InputError`` where it is not."""
+def winner_model(plan: Plan, cell: Cell, record: Record, folder: str, gpus: float) -> WinnerModel:
+    """The model of a cell's winner. Raises ``InputError`` where its weights are damaged."""
     search = next(s for s in plan.searches if s.cell == cell)
     place = plan.place(search, folder)
     classes = tuple(plan.experiment.datasets[cell.dataset].manifest.classes)
@@ -71,7 +74,7 @@ def winner_model(plan: Plan, cell: Cell, record: Record, folder: str, gpus: floa
         facts = record.weights_file
         place = replace(place, weights_sha256=facts.sha256 if facts else None)
         model = finished_model(record.spec, place, len(classes), record.best_weights)
-        if facts is None:  # of a version that did not write it down: what they are now
+        if facts is None:  # an older version did not record it
             facts = FileFacts.of(place.storage.read(weights_file(record.id)))
             place = replace(place, weights_sha256=facts.sha256)
     except DamagedWeightsError as error:
@@ -82,15 +85,15 @@ def winner_model(plan: Plan, cell: Cell, record: Record, folder: str, gpus: floa
     views = view_settings(record.spec.recipe, input_statistics(model))
     device = "cuda" if gpus else "cpu"
     threads = plan.experiment.train_of(cell.model).cpus_per_worker
-    return Model(record.spec, place, classes, record.best_weights, views, device, threads)
+    return WinnerModel(record.spec, place, classes, record.best_weights, views, device, threads)
 
 
 @dataclass(frozen=True)
-class Views:
+class ViewBlock:
     """Evaluation views of consecutive images, uint8 (N, 3, H, W).
 
-    Where an image could not be read, ``errors`` says why and its view is black: the others must
-    meet the arithmetic that they would have met beside it.
+    Where an image cannot be read, ``errors`` says why and its view is black: the batch keeps its
+    size, on which the others' arithmetic depends.
     """
 
     ids: list[str]
@@ -98,26 +101,26 @@ class Views:
     views: np.ndarray
 
 
-def make_views(rows: Rows, model: Model) -> Iterator[Views]:
-    """The rows' views, in blocks of whole evaluation batches but for the last one."""
-    side, left = model.views.img_size, rows.count
-    decoded = rows.decoded()
+def make_views(images: ImageRange, model: WinnerModel) -> Iterator[ViewBlock]:
+    """The images' views, in blocks of whole evaluation batches except for the last one."""
+    side, left = model.views.img_size, images.count
+    decoded = images.decoded()
     while left:
         count = min(left, model.block_images)
-        made = Views([], [], np.zeros((count, 3, side, side), np.uint8))
+        block = ViewBlock([], [], np.zeros((count, 3, side, side), np.uint8))
         with isolated_random():
             for number in range(count):
                 image_id, image, error = next(decoded)
                 if image is not None:
-                    error = _view(image, model.views, made.views[number])
-                made.ids.append(image_id)
-                made.errors.append(error)
+                    error = _view(image, model.views, block.views[number])
+                block.ids.append(image_id)
+                block.errors.append(error)
         left -= count
-        yield made
+        yield block
 
 
 def _view(image: Image.Image, settings: ViewSettings, into: np.ndarray) -> str | None:
-    """Makes the view; returns why it cannot be made of this image."""
+    """Makes the view in place; returns the reason where it cannot be made."""
     try:
         into[:] = make_view(image, settings, "eval", 0)
     except (OSError, ValueError, ZeroDivisionError) as error:
@@ -126,19 +129,18 @@ def _view(image: Image.Image, settings: ViewSettings, into: np.ndarray) -> str |
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What the model says of consecutive images; rows of ``probabilities`` (N, K) that have an
-    error mean nothing."""
+class PredictedImages:
+    """Probabilities (N, K) of consecutive images; rows of images with an error mean nothing."""
 
-    ids: list[str] = field(default_factory=list)
-    errors: list[str | None] = field(default_factory=list)
-    probabilities: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+    ids: list[str]
+    errors: list[str | None]
+    probabilities: np.ndarray
 
 
 class Predictor:
-    """Holds a model on its device and answers for views, in the batches of an evaluation."""
+    """Holds a model on its device and classifies views, in the batches of an evaluation."""
 
-    def __init__(self, model: Model):
+    def __init__(self, model: WinnerModel):
         torch.set_num_threads(model.threads)
         self.model = model
         self.device = torch.device(model.device)
@@ -146,24 +148,24 @@ class Predictor:
         self.network: Any = finished_model(model.spec, model.place, classes, model.weights)
         self.network.to(self.device).eval()
 
-    def __call__(self, made: Views) -> Answers:
+    def __call__(self, block: ViewBlock) -> PredictedImages:
         with torch.inference_mode():
-            found = [
+            probabilities = [
                 predict(
                     self.network,
-                    torch.from_numpy(made.views[first : first + EVALUATION_BATCH]),
+                    torch.from_numpy(block.views[first : first + EVALUATION_BATCH]),
                     self.model.views,
                     self.device,
                 )
-                for first in range(0, len(made.ids), EVALUATION_BATCH)
+                for first in range(0, len(block.ids), EVALUATION_BATCH)
             ]
-        return Answers(made.ids, made.errors, np.concatenate(found))
+        return PredictedImages(block.ids, block.errors, np.concatenate(probabilities))
 
 
-def join(parts: list[Answers]) -> Answers:
-    """Consecutive answers as one."""
-    return Answers(
-        [i for part in parts for i in part.ids],
-        [e for part in parts for e in part.errors],
-        np.concatenate([part.probabilities for part in parts]),
+def joined(blocks: list[PredictedImages]) -> PredictedImages:
+    """Consecutive blocks as one."""
+    return PredictedImages(
+        [image_id for block in blocks for image_id in block.ids],
+        [error for block in blocks for error in block.errors],
+        np.concatenate([block.probabilities for block in blocks]),
     )

@@ -1,4 +1,4 @@
-"""Prediction by Ray Data: images are read, decoded and answered for in order, in bounded memory."""
+"""Prediction with Ray Data: images are read, decoded and classified in order, in bounded memory."""
 
 import logging
 import pickle
@@ -19,29 +19,35 @@ from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
 from semigrid.grid.cluster.machines import Machine
 from semigrid.grid.predict.abstain import at_threshold, calibrate
-from semigrid.grid.predict.folder import PredictionFolder, Request, right_on
-from semigrid.grid.predict.images import Part, of_dataset
-from semigrid.grid.predict.inference import Answers, Model, Predictor, Views, join, make_views
+from semigrid.grid.predict.folder import PredictionFolder, Request
+from semigrid.grid.predict.images import ImageRange, OutputPart, dataset_images
+from semigrid.grid.predict.inference import (
+    PredictedImages,
+    Predictor,
+    ViewBlock,
+    WinnerModel,
+    joined,
+    make_views,
+)
 from semigrid.grid.run.room import cluster_machines
 from semigrid.grid.run.start import start_ray
 
-# One execution serves so many tasks: Ray keeps a record of each and of its blocks.
+# Most tasks of one execution: Ray keeps a record of each and of its blocks.
 MAX_TASKS = 500
-# So often a task whose process died is done again; Ray's own way, for ever, would never end with
-# an image that kills its decoder.
+# Times that a task whose process died is done again; Ray's default, for ever, never ends with an
+# image that kills its decoder.
 RETRIES = 3
 VAL = "val"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class PredictionError(RuntimeError):
-    """The prediction broke off for a reason that is not the program's; the parts are kept."""
+    """The prediction broke off for an outside reason; finished parts are kept."""
 
 
 @dataclass(frozen=True)
-class Workers:
-    """Processes that hold the model, and what each takes. ``count`` None: as many as there is room
-    for."""
+class PredictionWorkers:
+    """Processes that hold the model, with CPUs and GPUs of each; ``count`` None: all that fit."""
 
     count: int | None
     cpus: float
@@ -50,23 +56,21 @@ class Workers:
 
 def predict_images(
     folder: PredictionFolder,
-    model: Model,
+    model: WinnerModel,
     dataset: Dataset,
     request: Request,
-    workers: Workers,
+    workers: PredictionWorkers,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Writes what is missing in the folder, calibrates on the dataset's val first where that was
-    not done, and returns the summary.
+    """Writes the folder's missing parts and returns the summary.
 
-    ``progress`` is told how many of how many images have their answers. Ray runs on this machine,
-    at ``RAY_ADDRESS``, or where it runs in this process already. Raises ``InputError`` for
-    workers that do not fit, ``PredictionError`` when processes die.
+    Calibrates on the dataset's val first, unless that was done before. ``progress`` receives the
+    number of classified images and of all. Ray runs on this machine, at ``RAY_ADDRESS``, or where
+    it runs in this process already. Raises ``InputError`` for workers that do not fit,
+    ``PredictionError`` when processes die.
     """
     missing = folder.missing()
-    val: list[Part] = []
-    if folder.calibration is None:
-        val = of_dataset(dataset, [VAL]).parts
+    val = dataset_images(dataset, [VAL]).parts if folder.calibration is None else []
     total = sum(part.count for part in [*val, *folder.images.parts])
     done = total - sum(part.count for part in [*val, *missing])
 
@@ -79,19 +83,23 @@ def predict_images(
     if val or missing:
         with _ray():
             # one stream for both: a process that holds the model starts once
-            stream = answer([*val, *missing], model, _fitting(workers), note)
+            stream = predict_parts([*val, *missing], model, _fitting(workers), note)
             if val:
-                _calibrate(folder, dataset, request, [next(stream)[1] for _ in val])
-            for part, answers in stream:
-                folder.write(part, answers)
+                _calibrate(folder, dataset, request, joined([next(stream)[1] for _ in val]))
+            for part, predicted in stream:
+                folder.write(part, predicted)
     return folder.finish()
 
 
 def _calibrate(
-    folder: PredictionFolder, dataset: Dataset, request: Request, found: list[Answers]
+    folder: PredictionFolder, dataset: Dataset, request: Request, predicted: PredictedImages
 ) -> None:
     ids, labels = (dataset.column(VAL, name).to_pylist() for name in ("image_id", "label"))
-    confidence, right = right_on(found, dict(zip(ids, labels, strict=True)))
+    label_of = dict(zip(ids, labels, strict=True))
+    readable = np.array([error is None for error in predicted.errors], dtype=bool)
+    labels = np.array([label_of[image_id] for image_id in predicted.ids])
+    probabilities = predicted.probabilities[readable]
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels[readable]
     if request.threshold is not None:
         folder.start(at_threshold(confidence, right, request.threshold))
     else:
@@ -99,15 +107,18 @@ def _calibrate(
         folder.start(calibrate(confidence, right, request.accuracy))
 
 
-def answer(
-    parts: Sequence[Part], model: Model, workers: Workers, note: Callable[[int], None]
-) -> Iterator[tuple[Part, Answers]]:
-    """Yields each part with the model's answers, in order; one part is held at a time.
+def predict_parts(
+    parts: Sequence[OutputPart],
+    model: WinnerModel,
+    workers: PredictionWorkers,
+    note: Callable[[int], None],
+) -> Iterator[tuple[OutputPart, PredictedImages]]:
+    """Yields each part with its predictions, in order; memory holds one part at a time.
 
-    ``note`` is told of every few images that have their answers.
+    ``note`` receives the number of images of each block that is classified.
     """
     tasks = [
-        part.rows.cut(start, start + model.task_images)
+        part.images.cut(start, start + model.task_images)
         for part in parts
         for start in range(0, part.count, model.task_images)
     ]
@@ -117,30 +128,32 @@ def answer(
         for block in _execute(tasks[first : first + MAX_TASKS], model, workers)
     )
     for part in parts:
-        found: list[Answers] = []
+        of_part: list[PredictedImages] = []
         left = part.count
         while left:
-            found.append(next(blocks))
-            left -= len(found[-1].ids)
-            note(len(found[-1].ids))
-        yield part, join(found)
+            of_part.append(next(blocks))
+            left -= len(of_part[-1].ids)
+            note(len(of_part[-1].ids))
+        yield part, joined(of_part)
 
 
-def _execute(tasks: Sequence[Any], model: Model, workers: Workers) -> Iterator[Answers]:
-    """The answers for the rows of each task, in order, by one execution of Ray Data."""
-    # each task gets its own rows, not the list of all
-    packed = [{"packed": pickle.dumps(rows)} for rows in tasks]
+def _execute(
+    tasks: Sequence[ImageRange], model: WinnerModel, workers: PredictionWorkers
+) -> Iterator[PredictedImages]:
+    """The predictions of each task, in order, by one execution of Ray Data."""
+    # each task gets its own images, not the list of all
+    packed = [{"packed": pickle.dumps(images)} for images in tasks]
     work = ray.data.from_items(packed, override_num_blocks=len(packed))
     context = work.context  # a copy: other datasets of this process keep their settings
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
     context.execution_options.preserve_order = True
-    context.target_max_block_size = 1  # hand every row of ours on at once: it is a whole block
-    # its errors are raised here; the context sets its loggers up
+    context.target_max_block_size = 1  # pass on every row at once: it is a whole block
+    # errors are raised here; the context sets the loggers up
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
-        # Ray would have retries named otherwise, and has no name for them yet
+        # deprecated without a successor: Ray has no other name for retries yet
         warnings.simplefilter("ignore", DeprecationWarning)
         work = _stages(work, model, workers)
     try:
@@ -157,13 +170,13 @@ def _execute(tasks: Sequence[Any], model: Model, workers: Workers) -> Iterator[A
         raise PredictionError(f"a process died: {words[0]}") from error
 
 
-def _stages(work: Any, model: Model, workers: Workers) -> Any:
-    """The Ray dataset of answers to that of packed rows."""
+def _stages(work: Any, model: WinnerModel, workers: PredictionWorkers) -> Any:
+    """The Ray dataset of predictions for one of packed images."""
     if workers.gpus:
-        # the CPUs decode for the GPUs; who holds a GPU takes no CPU from them
+        # CPUs decode for GPUs; a process with a GPU takes no CPU from them
         work = work.map_batches(_make_views, batch_size=1, fn_args=(model,), max_retries=RETRIES)
         return work.map_batches(
-            _AnswerViews,
+            _PredictViews,
             batch_size=1,
             fn_constructor_args=(model,),
             compute=ray.data.ActorPoolStrategy(size=workers.count),
@@ -172,7 +185,7 @@ def _stages(work: Any, model: Model, workers: Workers) -> Any:
             max_task_retries=RETRIES,
         )
     return work.map_batches(
-        _answer_rows,
+        _predict_images,
         batch_size=1,
         fn_args=(pickle.dumps(model),),
         compute=ray.data.TaskPoolStrategy(size=workers.count),
@@ -181,16 +194,16 @@ def _stages(work: Any, model: Model, workers: Workers) -> Any:
     )
 
 
-def _make_views(batch: dict[str, np.ndarray], model: Model) -> Iterator[pa.Table]:
+def _make_views(batch: dict[str, np.ndarray], model: WinnerModel) -> Iterator[pa.Table]:
     for packed in batch["packed"]:
-        for made in make_views(pickle.loads(packed), model):  # ours, of a moment ago
+        for made in make_views(pickle.loads(packed), model):  # packed by this module
             yield _pack(made)
 
 
-class _AnswerViews:
-    """Answers for views that other processes made."""
+class _PredictViews:
+    """Classifies views that other processes made."""
 
-    def __init__(self, model: Model):
+    def __init__(self, model: WinnerModel):
         self.predictor = Predictor(model)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
@@ -198,8 +211,8 @@ class _AnswerViews:
             yield _pack(self.predictor(pickle.loads(packed)))
 
 
-def _answer_rows(batch: dict[str, np.ndarray], model: bytes) -> Iterator[pa.Table]:
-    """Reads, decodes and answers in one process: on CPUs, nothing is gained by passing views on."""
+def _predict_images(batch: dict[str, np.ndarray], model: bytes) -> Iterator[pa.Table]:
+    """Reads, decodes and classifies in one process: on CPUs, passing views on gains nothing."""
     predictor = _predictor(model)
     for packed in batch["packed"]:
         for made in make_views(pickle.loads(packed), predictor.model):
@@ -211,18 +224,18 @@ def _predictor(model: bytes) -> Predictor:
     return Predictor(pickle.loads(model))
 
 
-def _pack(made: Views | Answers) -> pa.Table:
-    """As one row, into which Ray Data does not look."""
+def _pack(made: ViewBlock | PredictedImages) -> pa.Table:
+    """One row that Ray Data does not look into."""
     return pa.table({"packed": pa.array([pickle.dumps(made)], pa.large_binary())})
 
 
-def _unpack(packed: pa.Scalar) -> Answers:
-    found: Answers = pickle.loads(packed.as_buffer())
-    return found
+def _unpack(packed: pa.Scalar) -> PredictedImages:
+    predicted: PredictedImages = pickle.loads(packed.as_buffer())
+    return predicted
 
 
-def _fitting(workers: Workers) -> Workers:
-    """The workers, as many as asked for or as there is room for. Raises ``InputError``."""
+def _fitting(workers: PredictionWorkers) -> PredictionWorkers:
+    """The workers with their number. Raises ``InputError`` where they do not fit."""
     there = cluster_machines()
     most_cpus = max(machine.cpus for machine in there)
     cpus = 0.0 if workers.gpus else min(workers.cpus, most_cpus)
@@ -230,12 +243,12 @@ def _fitting(workers: Workers) -> Workers:
     wanted = 1 if workers.count is None else workers.count
     if room < wanted:
         needs = f"{workers.gpus:g} GPUs" if workers.gpus else f"{cpus:g} CPUs"
-        shown = ", ".join(f"{m.cpus:g} CPUs and {m.gpus:g} GPUs" for m in there)
+        shown = ", ".join(map(str, there))
         instead = "--gpus-per-worker 0 to predict on CPUs" if workers.gpus else "fewer --workers"
         raise InputError(
             f"{wanted} × {needs} are needed, and Ray has machines with {shown}; give {instead}"
         )
-    return Workers(room if workers.count is None else workers.count, cpus, workers.gpus)
+    return PredictionWorkers(room if workers.count is None else workers.count, cpus, workers.gpus)
 
 
 def _room(machine: Machine, cpus: float, gpus: float) -> int:
@@ -247,7 +260,7 @@ def _room(machine: Machine, cpus: float, gpus: float) -> int:
 
 @contextmanager
 def _ray() -> Iterator[None]:
-    """Ray for as long as it is needed; one that runs in this process already is left as it is."""
+    """Runs Ray inside the block; one that this process has started already is left as it is."""
     if ray.is_initialized():
         yield
         return
@@ -255,7 +268,7 @@ def _ray() -> Iterator[None]:
     try:
         start_ray(streaming=False)
         for number, handler in handlers.items():
-            signal.signal(number, handler)  # Ray's core takes them for a crash of its own
+            signal.signal(number, handler)  # Ray's core treats them as a crash of its own
         yield
     finally:
         ray.shutdown()

@@ -26,14 +26,14 @@ from semigrid.grid.predict.abstain import Calibration
 from semigrid.grid.predict.folder import PredictionFolder, Request, identity
 from semigrid.grid.predict.images import (
     Decoded,
+    ImageRange,
     Images,
-    Part,
-    Rows,
-    SplitRows,
+    OutputPart,
+    SplitRange,
+    dataset_images,
     find_images,
-    of_dataset,
 )
-from semigrid.grid.predict.inference import Model, Predictor, join, make_views, winner_model
+from semigrid.grid.predict.inference import Predictor, WinnerModel, joined, make_views, winner_model
 from semigrid.grid.study.layout import predictions_file, weights_file
 from semigrid.grid.study.winner import find_winner
 from semigrid.trainers.predictions import Predictions, decode_predictions
@@ -48,7 +48,7 @@ class Trained:
 
     grid: Grid
     folder: Path
-    model: Model
+    model: WinnerModel
     predictor: Predictor
     measured: Predictions
 
@@ -74,8 +74,8 @@ def predict_missing(folder: PredictionFolder, trained: Trained) -> list[str]:
     """Writes what is missing, as ``grid.predict`` does by Ray; the files written."""
     written = []
     for part in folder.missing():
-        blocks = make_views(part.rows, trained.model)
-        folder.write(part, join([trained.predictor(block) for block in blocks]))
+        blocks = make_views(part.images, trained.model)
+        folder.write(part, joined([trained.predictor(block) for block in blocks]))
         written.append(part.file)
     return written
 
@@ -96,20 +96,20 @@ def predicted(where: Path, trained: Trained, images: Images) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Spoiled:
-    """Rows of which some cannot be read."""
+    """Images of which some cannot be read."""
 
-    rows: Rows
+    images: ImageRange
     broken: frozenset[str]
 
     @property
     def count(self) -> int:
-        return self.rows.count
+        return self.images.count
 
     def cut(self, start: int, stop: int) -> "Spoiled":
-        return Spoiled(self.rows.cut(start, stop), self.broken)
+        return Spoiled(self.images.cut(start, stop), self.broken)
 
     def decoded(self) -> Iterator[Decoded]:
-        for image_id, image, error in self.rows.decoded():
+        for image_id, image, error in self.images.decoded():
             bad = image_id in self.broken
             yield image_id, None if bad else image, "spoiled" if bad else error
 
@@ -118,9 +118,9 @@ class Spoiled:
 def test_probabilities_are_the_evaluations_to_the_bit_whatever_lies_beside_them(
     broken: int, trained: Trained, digits: Dataset, tmp_path: Path
 ) -> None:
-    part = of_dataset(digits, ["test"]).parts[0]
+    part = dataset_images(digits, ["test"]).parts[0]
     spoiled = frozenset(trained.measured.ids[:broken])
-    images = Images([Part(part.file, Spoiled(part.rows, spoiled))], {})
+    images = Images([OutputPart(part.file, Spoiled(part.images, spoiled))], {})
     summary = predicted(tmp_path / "out", trained, images)
     table = pd.read_parquet(tmp_path / "out/parts").set_index("image_id")
     assert sorted(table.index) == trained.measured.ids
@@ -151,8 +151,8 @@ def test_probabilities_are_the_evaluations_to_the_bit_whatever_lies_beside_them(
 
 
 def test_a_split_cut_anywhere_has_the_same_images(digits: Dataset) -> None:
-    whole = [name for name, _, _ in of_dataset(digits, ["pool"]).parts[0].rows.decoded()]
-    rows = of_dataset(digits, ["pool"]).parts[0].rows
+    whole = [name for name, _, _ in dataset_images(digits, ["pool"]).parts[0].images.decoded()]
+    rows = dataset_images(digits, ["pool"]).parts[0].images
     assert whole == digits.column("pool", "image_id").to_pylist()
     for start, stop in ((0, 64), (64, 128), (100, 401), (640, 9999)):
         cut = rows.cut(start, stop)
@@ -164,11 +164,11 @@ def test_a_split_cut_anywhere_has_the_same_images(digits: Dataset) -> None:
 def test_a_damaged_shard_is_named_with_what_to_do(digits: Dataset, tmp_path: Path) -> None:
     shutil.copytree(digits.storage.uri, tmp_path / "set")
     part = find_images([str(tmp_path / "set")], ["val"]).parts[0]
-    assert isinstance(part.rows, SplitRows)
-    shard = tmp_path / "set" / part.rows.groups[0].file
+    assert isinstance(part.images, SplitRange)
+    shard = tmp_path / "set" / part.images.groups[0].file
     shard.write_bytes(shard.read_bytes()[:1000])
     with pytest.raises(OSError, match=f"{shard.name}: row group 0 cannot be read.*data check"):
-        next(part.rows.decoded())
+        next(part.images.decoded())
 
 
 def test_any_file_is_one_row_with_its_class_or_its_error(trained: Trained, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_names_tell_images_of_several_sources_apart(
 
     def names(*sources: str) -> list[str]:
         found = find_images(sources).parts
-        return [name for part in found for name, _, _ in part.rows.decoded()]
+        return [name for part in found for name, _, _ in part.images.decoded()]
 
     monkeypatch.chdir(tmp_path)
     assert names("a") == names(f"{tmp_path}/a/") == ["b/x.png", "x.png"]
@@ -224,15 +224,15 @@ def test_a_prediction_goes_on_with_what_is_missing(
     trained: Trained, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images_module, "PART_IMAGES", 64)
-    images = of_dataset(digits, ["val", "test"])
+    images = dataset_images(digits, ["val", "test"])
     files = [part.file for part in images.parts]
     assert files[:2] == ["val-000000.parquet", "val-000001.parquet"] and len(files) == 7
     folder = open_folder(tmp_path, trained, images, with_probabilities=False)
     assert folder.calibration is None and folder.summary is None
     folder.start(THRESHOLD)
     for part in folder.missing()[:2]:
-        blocks = make_views(part.rows, trained.model)
-        folder.write(part, join([trained.predictor(block) for block in blocks]))
+        blocks = make_views(part.images, trained.model)
+        folder.write(part, joined([trained.predictor(block) for block in blocks]))
 
     # another process finds two parts and the threshold
     folder = open_folder(tmp_path, trained, images, with_probabilities=False)
@@ -259,7 +259,7 @@ def test_a_prediction_goes_on_with_what_is_missing(
 def test_a_folder_of_something_else_is_refused(
     trained: Trained, digits: Dataset, tmp_path: Path
 ) -> None:
-    images = of_dataset(digits, ["val"])
+    images = dataset_images(digits, ["val"])
     predicted(tmp_path / "out", trained, images)
     same: dict[str, Any] = {"with_probabilities": True}
     assert open_folder(tmp_path / "out", trained, images, **same).summary is not None
@@ -271,7 +271,7 @@ def test_a_folder_of_something_else_is_refused(
         with pytest.raises(InputError, match=words):
             open_folder(tmp_path / "out", trained, images, **changes)
     with pytest.raises(InputError, match="of other images"):
-        open_folder(tmp_path / "out", trained, of_dataset(digits, ["test"]), **same)
+        open_folder(tmp_path / "out", trained, dataset_images(digits, ["test"]), **same)
     with pytest.raises(InputError, match="files of something else"):
         open_folder(tmp_path, trained, images, **same)
     (tmp_path / "out/predictions.json").write_text("{}")
