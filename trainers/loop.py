@@ -71,7 +71,7 @@ def _run(
     outcome, runtime = training.outcome, training.runtime
     evaluate_at = set(training.recipe.evaluation_steps)
     started = time.monotonic() - outcome.seconds
-    last_report, last_step = time.monotonic(), outcome.step
+    last_report = time.monotonic()
     if falls_behind(outcome.history, cutoffs):  # the checkpoint is of a run without these cutoffs
         outcome.fell_behind = True
         return
@@ -81,9 +81,8 @@ def _run(
         outcome.step, outcome.seconds = step + 1, now - started
         runtime.stepped(outcome.step)
         if now - last_report >= report_seconds:
-            images = (outcome.step - last_step) * training.images_per_step
-            runtime.progress(training.progress(images / (now - last_report)))
-            last_report, last_step = now, outcome.step
+            runtime.progress(training.progress())
+            last_report = now
         stop = runtime.should_stop()
         evaluated = outcome.step in evaluate_at
         if evaluated:

@@ -1,7 +1,15 @@
-"""Losses over soft targets."""
+"""Losses over soft targets, and their averages between two evaluations."""
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+
+from semigrid.trainers.methods.step import StepTargets
+
+_PSEUDO_COUNTS = "pseudo_counts"
 
 
 def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -13,3 +21,53 @@ def entropy(counts: torch.Tensor) -> float:
     """Entropy in nats of the distribution proportional to the counts (K,); 0 without any."""
     shares = counts.double() / counts.sum().clamp(min=1)
     return float(torch.special.entr(shares).sum())
+
+
+class StepAverages:
+    """Sums over the steps since the last evaluation; tensors, so that no step waits for a GPU."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, torch.Tensor] = {}
+        self.steps = 0
+
+    def add(self, targets: StepTargets, losses: list[torch.Tensor]) -> None:
+        """Adds a step's values and its losses, L_x and, of methods with a pool, L_u."""
+        values = dict(targets.averages)
+        total = losses[0]
+        if targets.unlabeled is not None:
+            total = total + targets.unlabeled.factor * losses[1]
+            values |= {"labeled_loss": losses[0], "unlabeled_loss": losses[1]}
+        values["loss"] = total
+        if targets.pseudo_counts is not None:
+            values[_PSEUDO_COUNTS] = targets.pseudo_counts
+        for name, value in values.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.steps += 1
+
+    def of_this_rank(self, name: str) -> float | None:
+        """This rank's mean; None before the first step."""
+        return float(self.sums[name]) / self.steps if self.steps else None
+
+    def take(self, gather: Callable[[Any], list[Any]]) -> dict[str, float]:
+        """Means over all ranks, and the entropy of the pseudo labels in nats; starts anew."""
+        mine = {name: (total / self.steps).tolist() for name, total in self.sums.items()}
+        self.sums, self.steps = {}, 0
+        ranks = gather(mine)
+        means = {name: np.mean([rank[name] for rank in ranks], axis=0) for name in mine}
+        counts = means.pop(_PSEUDO_COUNTS, None)
+        values = {name: float(value) for name, value in means.items()}
+        if counts is not None:
+            values["pseudo_entropy"] = entropy(torch.from_numpy(counts))
+        return values
+
+    def state(self, gather: Callable[[Any], list[Any]]) -> dict[str, Any]:
+        """Every rank's sums: a resumed training reports what an uninterrupted one would."""
+        sums = gather({name: total.cpu() for name, total in self.sums.items()})
+        return {"sums": sums, "summed_steps": self.steps}
+
+    def load(self, state: dict[str, Any], rank: int, device: torch.device) -> None:
+        """Goes on from ``state``, also on another number of ranks."""
+        if state["sums"]:
+            mine = state["sums"][rank % len(state["sums"])]
+            self.sums = {name: total.to(device) for name, total in mine.items()}
+        self.steps = state["summed_steps"]

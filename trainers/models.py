@@ -1,11 +1,13 @@
 """Models: a timm backbone with a new head, built from a recipe."""
 
+import copy
 from typing import Any
 
 import timm
 import torch
 from timm.data import resolve_data_config
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from semigrid.trainers.recipe import Recipe
 
@@ -49,3 +51,18 @@ def input_statistics(model: nn.Module) -> tuple[Rgb, Rgb]:
     config = resolve_data_config(pretrained_cfg=model.pretrained_cfg)
     mean, deviation = config["mean"], config["std"]
     return (mean[0], mean[1], mean[2]), (deviation[0], deviation[1], deviation[2])
+
+
+def flops_per_image(model: nn.Module, img_size: int) -> int | None:
+    """Floating-point operations of one forward of one image, counting a multiply-add as two.
+
+    None for a model that torch cannot count (CaiT): the figure is only informative.
+    """
+    shadow = copy.deepcopy(model).to("meta").eval()
+    counter = FlopCounterMode(display=False)
+    try:
+        with counter, torch.no_grad():
+            shadow(torch.empty(1, 3, img_size, img_size, device="meta"))
+    except Exception:  # whatever the model's own code does on tensors without data
+        return None
+    return int(counter.get_total_flops())

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -11,20 +12,12 @@ import torch
 from torch import nn
 
 from semigrid.data.views.render import Batch
-from semigrid.trainers.averages import StepAverages
 from semigrid.trainers.checkpoint import encode_weights, random_states, restore_random_states
 from semigrid.trainers.choose import is_better
 from semigrid.trainers.drop_path import DropPaths
 from semigrid.trainers.evaluate import evaluate
-from semigrid.trainers.health import (
-    CollapsedError,
-    DivergedError,
-    Speedometer,
-    collapse,
-    flops_per_image,
-    peak_flops,
-)
-from semigrid.trainers.losses import entropy
+from semigrid.trainers.health import CollapsedError, DivergedError, collapse
+from semigrid.trainers.losses import StepAverages, entropy
 from semigrid.trainers.methods import Method
 from semigrid.trainers.methods.step import RankShard, StepContext
 from semigrid.trainers.options import Precision, TrainOptions
@@ -86,10 +79,6 @@ class Training:
         )
         self._resume()
         self.runtime.began(self.outcome.step)
-        peak, flops = None, None
-        if device.type == "cuda":
-            peak = peak_flops(torch.cuda.get_device_name(device), precision)
-            flops = flops_per_image(self.student, self.recipe.img_size)
         if options.compile:
             # masks change the number of rows from step to step: one graph must serve them all
             self.student.compile(dynamic=True)
@@ -107,7 +96,7 @@ class Training:
             on_split=checkpoints.save_micro_batch,
         )
         self.stepper.model.train()
-        self.speed = Speedometer(flops, peak)
+        self.restart_clock()
 
     def batches(self) -> Iterator[tuple[int, Batch, Batch | None]]:
         """(step, labelled batch, pool batch) from the current step to the last."""
@@ -129,9 +118,7 @@ class Training:
         if self.batch_norm:
             self.runtime.share_buffers(self.student, self.teacher.network)
         self.averages.add(targets, losses)
-        rows = len(targets.labeled) + (len(targets.unlabeled) if targets.unlabeled else 0)
-        weak = 0 if inputs.weak is None else len(inputs.weak)
-        self.speed.lap(self.images_per_step, weak, rows)
+        self.timed_images += self.images_per_step
         if pool is not None and pool.broken:
             self.outcome.broken += sorted(set(pool.broken) - set(self.outcome.broken))
 
@@ -178,6 +165,7 @@ class Training:
                     self.student.state_dict(), self.teacher.network.state_dict()
                 )
                 self.runtime.checkpoints.save_weights(self.outcome.step, weights)
+        self.restart_clock()
 
     def _mean_losses(self) -> dict[str, float]:
         means = self.averages.take(self.runtime.gather)
@@ -199,12 +187,10 @@ class Training:
 
     def _note_speed(self) -> None:
         # the losses have been read: a GPU has finished the last steps by now
-        self.speed.lap(0, 0, 0)
-        reading = self.speed.reading()
+        reading = {"step": self.outcome.step, "images_per_s": self.images_per_s()}
         if self.stepper.micro_batch is not None:
             reading["micro_batch"] = self.stepper.micro_batch
-        self.outcome.speed.append({"step": self.outcome.step, **reading})
-        self.speed.reset()
+        self.outcome.speed.append(reading)
 
     def _join_broken(self) -> None:
         """Makes the list of broken images that of all ranks."""
@@ -213,6 +199,7 @@ class Training:
 
     def save_checkpoint(self) -> None:
         """Saves the whole state; all ranks call it, rank 0 writes."""
+        started = time.monotonic()
         randoms = self.runtime.gather(random_states())
         averages = self.averages.state(self.runtime.gather)
         self._join_broken()
@@ -230,7 +217,7 @@ class Training:
                     **averages,
                 }
             )
-        self.speed.restart_clock()  # evaluations and checkpoints do not count as training
+        self.clock += time.monotonic() - started  # checkpoints do not count as training
 
     def _resume(self) -> None:
         state = self.runtime.checkpoints.load()
@@ -253,11 +240,18 @@ class Training:
     def position(self) -> dict[str, Any]:
         return {"step": self.outcome.step, "total_steps": self.recipe.total_steps}
 
-    def progress(self, images_per_s: float) -> dict[str, Any]:
-        """Position, speed, and this rank's mean loss since the last evaluation."""
+    def progress(self) -> dict[str, Any]:
+        """Position, and speed and this rank's mean loss since the last evaluation."""
         loss = self.averages.of_this_rank("loss")
         losses = {} if loss is None else {"loss": loss}
-        return self.position() | losses | {"images_per_s": images_per_s}
+        return self.position() | losses | {"images_per_s": self.images_per_s()}
+
+    def restart_clock(self) -> None:
+        self.timed_images, self.clock = 0, time.monotonic()
+
+    def images_per_s(self) -> float:
+        """Images of all ranks per second of training, since the last evaluation."""
+        return self.timed_images / (time.monotonic() - self.clock)
 
 
 def step_seed(seed: int, step: int, purpose: str) -> int:

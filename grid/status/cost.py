@@ -17,6 +17,8 @@ from semigrid.trainers.trial import TrialSpec
 # three forwards' worth) and per step, however small the model is.
 ASSUMED_GPU = "NVIDIA A10G"
 ASSUMED_SHARE_OF_PEAK = 0.3
+# peak in FLOP/s, from NVIDIA's data sheet: float32 without TF32, others on tensor cores
+ASSUMED_FLOPS = {"fp32": 31.2e12, "bf16": 70e12, "fp16": 70e12}
 CORE_FLOPS = 2e10
 FORWARD_CORE_SECONDS = 3e-4
 STEP_CORE_SECONDS = 0.01
@@ -135,7 +137,7 @@ def _counted(spec: TrialSpec, classes: int, on_gpus: bool) -> _Pace | None:
     """Imports PyTorch and builds the model, without its weights."""
     import torch
 
-    from semigrid.trainers.health import flops_per_image, peak_flops
+    from semigrid.trainers.models import flops_per_image
     from semigrid.trainers.trial_model import start_model
 
     try:
@@ -149,9 +151,8 @@ def _counted(spec: TrialSpec, classes: int, on_gpus: bool) -> _Pace | None:
     if not on_gpus:
         per_forward = flops / CORE_FLOPS + FORWARD_CORE_SECONDS
         return _Pace({"cpu": per_forward}, FROM_FLOPS, STEP_CORE_SECONDS)
-    peak = peak_flops(ASSUMED_GPU, spec.precision)
-    assert peak is not None
-    return _Pace({ASSUMED_GPU: flops / (peak * ASSUMED_SHARE_OF_PEAK)}, FROM_FLOPS)
+    rate = ASSUMED_FLOPS[spec.precision] * ASSUMED_SHARE_OF_PEAK
+    return _Pace({ASSUMED_GPU: flops / rate}, FROM_FLOPS)
 
 
 def total(estimates: Iterable[Estimate]) -> DeviceSeconds:

@@ -17,7 +17,7 @@ from semigrid.data.views.augment import ViewSettings
 from semigrid.data.views.render import Batch
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.methods import METHODS, published, resolve
-from semigrid.trainers.models import create_model
+from semigrid.trainers.models import create_model, flops_per_image
 from semigrid.trainers.options import Precision, TrainOptions
 from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.runtime import InlineRuntime
@@ -25,6 +25,9 @@ from semigrid.trainers.streams import Streams
 from semigrid.trainers.training import Training, step_seed
 
 CLASSES, RATIO = 10, 5
+# dense peak in bfloat16, in FLOP/s, from NVIDIA's data sheets
+PEAK = {"NVIDIA A10G": 70e12, "NVIDIA L4": 121e12, "NVIDIA H100 80GB HBM3": 989e12}
+PEAK |= {"NVIDIA A100-SXM4-80GB": 312e12, "NVIDIA H200": 989e12}
 
 
 def images(count: int, size: int, seed: int) -> torch.Tensor:
@@ -146,10 +149,11 @@ def utilization(labeled: int = 64) -> Iterator[tuple[str, float, float]]:
         step, training = steps.ours(recipe, compiled)
         for _ in range(3):
             step()
-        training.speed.reset()
-        training.speed.restart_clock()
+        training.restart_clock()
         for _ in range(10):
             step()
-        reading = training.speed.reading()
+        speed = training.images_per_s()
+        forwards = METHODS["semi"].forwards_per_step(recipe) / training.images_per_step
+        flops = speed * forwards * (flops_per_image(steps.model, 224) or 0)
         name = f"{labeled} + {labeled * RATIO} images{', compiled' if compiled else ''}"
-        yield name, reading["images_per_s"], reading.get("flops_utilization", float("nan"))
+        yield name, speed, flops / PEAK.get(torch.cuda.get_device_name(), float("nan"))

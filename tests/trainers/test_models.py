@@ -10,7 +10,7 @@ from torch import nn
 
 from semigrid.trainers.backbones import backbone_problem
 from semigrid.trainers.methods import published
-from semigrid.trainers.models import create_model, input_statistics
+from semigrid.trainers.models import create_model, flops_per_image, input_statistics
 
 
 @pytest.mark.parametrize(
@@ -112,3 +112,19 @@ def test_input_statistics_are_those_of_the_weights() -> None:
         (0.5, 0.5, 0.5),
         (0.5, 0.5, 0.5),
     )
+
+
+def test_flops_of_published_models() -> None:
+    # 17.58 and 1.82 G multiply-adds, as their papers and timm's results table have them
+    with torch.device("meta"):
+        vit = timm.create_model("vit_base_patch16_224")
+        resnet = timm.create_model("resnet18")
+    assert flops_per_image(vit, 224) == pytest.approx(2 * 17.58e9, rel=0.01)
+    assert flops_per_image(resnet, 224) == pytest.approx(2 * 1.82e9, rel=0.01)
+    assert next(vit.parameters()).device.type == "meta"
+
+
+def test_a_model_that_cannot_be_counted_stops_nothing() -> None:
+    with torch.device("meta"):
+        cait = timm.create_model("cait_xxs24_224")
+    assert flops_per_image(cait, 224) is None
