@@ -3,11 +3,9 @@
 import json
 from typing import Annotated
 
-import typer
-
 from semigrid.grid.commands.console import say, table_console
 from semigrid.grid.commands.context import load, open_results
-from semigrid.grid.commands.options import JsonOption, SeedsOption, Source, StorageOption
+from semigrid.grid.commands.options import JsonOption, SeedsOption, Source, StorageOption, option
 
 
 def answer(
@@ -16,12 +14,7 @@ def answer(
     seeds: SeedsOption = None,
     margin: Annotated[
         float,
-        typer.Option(
-            min=0,
-            max=100,
-            metavar="POINTS",
-            help="Points of accuracy by which a model may be worse and still count as a match.",
-        ),
+        option("POINTS", min=0, max=100, help="How much worse a model may be and still match."),
     ] = 1.0,
     as_json: JsonOption = False,
 ) -> None:

@@ -1,6 +1,7 @@
 """``semigrid data build | show | check | generate``: datasets."""
 
 import json
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -18,11 +19,14 @@ from semigrid.grid.commands.console import (
     say_problem,
     this_command,
 )
-from semigrid.grid.commands.options import JsonOption
+from semigrid.grid.commands.options import REPEAT, JsonOption, option
 
 # Most problems of a dataset that are printed one by one.
 _SHOWN_PROBLEMS = 20
-_TABLES, _CROWD, _ABO = "Tables", "Crowd answers", "Amazon Berkeley Objects"
+
+_table = partial(typer.Option, metavar="COLUMN", rich_help_panel="Columns of a table")
+_crowd = partial(option, panel="Crowd answers")
+_abo = partial(option, panel="Amazon Berkeley Objects")
 
 app = typer.Typer(help="Build, inspect, verify and generate datasets.", no_args_is_help=True)
 
@@ -45,131 +49,54 @@ def build(
     destination: Annotated[str, typer.Argument(metavar="DEST", help="Folder of the dataset.")],
     kind: Annotated[
         str | None,
-        typer.Option(
-            metavar="KIND",
-            help="folder, table, parquet, webdataset, abo or patterns; guessed by default.",
-        ),
+        option("KIND", help="folder, table, parquet, webdataset, abo, patterns; default: guess."),
     ] = None,
-    pool: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FOLDER", help="Folder of unlabelled images. Can be given several times."
-        ),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the dataset; default: DEST's.")
-    ] = None,
-    license: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Licence of the images.")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Seed of the order and the split.")
-    ] = None,
+    pool: Annotated[list[str] | None, option("FOLDER", help=f"Unlabelled images. {REPEAT}")] = None,
+    name: Annotated[str | None, option("NAME", help="Name; default: DEST's.")] = None,
+    license: Annotated[str | None, option("TEXT", help="Licence of the images.")] = None,
+    seed: Annotated[int | None, option("N", help="Seed of the order and the split.")] = None,
     pool_unit: Annotated[
-        int | None, typer.Option(metavar="N", help="Pool images that 'unlabeled: 100%' means.")
+        int | None, option("N", help="Pool images that 'unlabeled: 100%' means.")
     ] = None,
     shorter_side: Annotated[
-        int | None,
-        typer.Option(metavar="PIXELS", help="Shrink images whose shorter side is larger."),
+        int | None, option("PIXELS", help="Shrink images whose shorter side is larger.")
     ] = None,
-    processes: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Processes that clean images.")
-    ] = 1,
+    processes: Annotated[int, option("N", min=1, help="Processes that clean images.")] = 1,
     as_json: JsonOption = False,
-    image_column: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN", rich_help_panel=_TABLES, help="Column of paths or URLs."),
-    ] = None,
-    label_column: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN", rich_help_panel=_TABLES, help="Column of labels."),
-    ] = None,
-    id_column: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN", rich_help_panel=_TABLES, help="Column of image ids."),
-    ] = None,
+    image_column: Annotated[str | None, _table(help="Paths or URLs of images.")] = None,
+    label_column: Annotated[str | None, _table(help="Labels.")] = None,
+    id_column: Annotated[str | None, _table(help="Image ids.")] = None,
     group_column: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN",
-            rich_help_panel=_TABLES,
-            help="Column of groups; a group stays on one side of a split.",
-        ),
+        str | None, _table(help="Groups; a group stays on one side of a split.")
     ] = None,
     slices: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--slice",
-            metavar="COLUMN",
-            rich_help_panel=_TABLES,
-            help="Column to report results by. Can be given several times.",
-        ),
+        list[str] | None, _table("--slice", help=f"Values to report results by. {REPEAT}")
     ] = None,
     answers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=_CROWD,
-            help="Answers as a table, MTurk results or a Ground Truth manifest.",
-        ),
+        str | None, _crowd("FILE", help="A table, MTurk results or a Ground Truth manifest.")
     ] = None,
     answers_image: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN",
-            rich_help_panel=_CROWD,
-            help="MTurk's Input column that names the image.",
-        ),
+        str | None, _crowd("COLUMN", help="MTurk's Input column that names the image.")
     ] = None,
     answers_field: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FIELD",
-            rich_help_panel=_CROWD,
-            help="Field of MTurk or Ground Truth that holds the answer.",
-        ),
+        str | None, _crowd("FIELD", help="Field of MTurk or Ground Truth with the answer.")
     ] = None,
     gold: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=_CROWD,
-            help="Table of task and true label, to test workers on.",
-        ),
+        str | None, _crowd("FILE", help="Table of task and label that workers are tested on.")
     ] = None,
-    agree: Annotated[
-        int | None,
-        typer.Option(metavar="N", rich_help_panel=_CROWD, help="Equal answers that make a label."),
-    ] = None,
-    of: Annotated[
-        int | None,
-        typer.Option(metavar="N", rich_help_panel=_CROWD, help="Answers per image that count."),
-    ] = None,
+    agree: Annotated[int | None, _crowd("N", help="Equal answers that make a label.")] = None,
+    of: Annotated[int | None, _crowd("N", help="Answers per image that count.")] = None,
     min_gold_score: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            rich_help_panel=_CROWD,
-            help="Share of gold tasks, 0 to 1, that a worker must get right.",
-        ),
+        float | None, _crowd("SHARE", help="Gold tasks that a worker must get right, 0 to 1.")
     ] = None,
     method: Annotated[
-        str | None,
-        typer.Option(
-            metavar="METHOD", rich_help_panel=_CROWD, help="majority (default) or dawid-skene."
-        ),
+        str | None, _crowd("METHOD", help="majority (default) or dawid-skene.")
     ] = None,
     product_type: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TYPE", rich_help_panel=_ABO, help="Product type: CELLULAR_PHONE_CASE, …"
-        ),
+        str | None, _abo("TYPE", help="Product type, such as CELLULAR_PHONE_CASE.")
     ] = None,
     attribute: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", rich_help_panel=_ABO, help="Attribute to use as label: pattern, …"
-        ),
+        str | None, _abo("NAME", help="Attribute to use as the label; default: pattern.")
     ] = None,
 ) -> None:
     """Build a checked dataset of images. Run it again to resume."""
@@ -217,8 +144,7 @@ def build(
 def show(
     dataset: DatasetUri,
     sheets: Annotated[
-        str | None,
-        typer.Option(metavar="FOLDER", help="Write a contact sheet of each class to this folder."),
+        str | None, option("FOLDER", help="Write a contact sheet of each class to this folder.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -272,15 +198,12 @@ def check(dataset: DatasetUri) -> None:
 @app.command()
 def generate(
     destination: Annotated[str, typer.Argument(metavar="DEST", help="New or empty folder.")],
-    images: Annotated[int, typer.Option(metavar="N", help="Images, at least 500.")] = 4000,
+    images: Annotated[int, option("N", help="Images, at least 500.")] = 4000,
     answered: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Images with crowd answers; default: two fifths."),
+        int | None, option("N", help="Images with crowd answers; default: two fifths.")
     ] = None,
-    size: Annotated[
-        int, typer.Option(metavar="PIXELS", help="Side of an image, from 8 to 1024.")
-    ] = 64,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the images and answers.")] = 0,
+    size: Annotated[int, option("PIXELS", help="Side of an image, from 8 to 1024.")] = 64,
+    seed: Annotated[int, option("N", help="Seed of the images and answers.")] = 0,
 ) -> None:
     """Write generated images and crowd answers as files, to try things on."""
     from semigrid.data.sources.patterns.raw import write_raw

@@ -23,11 +23,13 @@ from semigrid.grid.commands.console import (
 )
 from semigrid.grid.commands.context import load, open_study
 from semigrid.grid.commands.options import (
+    REPEAT,
     CellName,
     JsonOption,
     SeedsOption,
     Source,
     StorageOption,
+    option,
 )
 from semigrid.grid.study.winner import find_winner
 
@@ -43,38 +45,25 @@ def predict(
         typer.Argument(metavar="IMAGES", help="Folders and files of images, or one dataset."),
     ],
     output: Annotated[
-        str | None,
-        typer.Option(metavar="URI", help="Folder or URI to write to; default: predictions-CELL."),
+        str | None, option("URI", help="Folder or URI to write to; default: predictions-CELL.")
     ] = None,
     split: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="SPLIT",
-            help="Split of a dataset: train, val, test or pool; default: all. Can be given "
-            "several times.",
-        ),
+        option("SPLIT", help=f"Of a dataset: train, val, test or pool; default: all. {REPEAT}"),
     ] = None,
     accuracy: Annotated[
         str | None,
-        typer.Option(
-            metavar="PERCENT",
-            help="Abstain below the probability that keeps this share of answers right on val; "
-            "default: 95%.",
-        ),
+        option("PERCENT", help="Share of answers to be right, calibrated on val; default: 95%."),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(
-            min=0, max=1, metavar="P", help="Abstain below this probability, whatever val says."
-        ),
+        option("P", min=0, max=1, help="Abstain below this probability, whatever val says."),
     ] = None,
     workers: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Processes with the model; default: all that fit."),
+        int | None, option("N", min=1, help="Processes with the model; default: all that fit.")
     ] = None,
     gpus_per_worker: Annotated[
-        float | None,
-        typer.Option(min=0, metavar="N", help="GPUs per process; default: as in training."),
+        float | None, option("N", min=0, help="GPUs per process; default: as in training.")
     ] = None,
     no_probabilities: Annotated[
         bool, typer.Option("--no-probabilities", help="Omit the probabilities of all classes.")

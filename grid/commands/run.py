@@ -24,11 +24,10 @@ from semigrid.grid.commands.console import (
     this_command,
 )
 from semigrid.grid.commands.context import OpenStudy, last_text, load, open_study
-from semigrid.grid.commands.options import OnlyOption, SeedsOption, Source, StorageOption
+from semigrid.grid.commands.options import OnlyOption, SeedsOption, Source, StorageOption, option
 from semigrid.grid.commands.plan import show_plan
 from semigrid.grid.commands.table import print_table
 from semigrid.grid.experiment import Experiment, load_experiment
-from semigrid.grid.run.preflight import check_models
 from semigrid.grid.run.supervise import DriverGoneError, Supervisor, follow_supervisor, say_ended
 from semigrid.grid.study.layout import EXPERIMENT_COPY, REPORT
 from semigrid.grid.study.lock import RunLock
@@ -42,10 +41,7 @@ def run(
     source: Source,
     storage: StorageOption = None,
     seeds: SeedsOption = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="DDP workers per training; overrides the file's."),
-    ] = None,
+    workers: Annotated[int | None, option("N", min=1, help="Overrides the file's workers.")] = None,
     only: OnlyOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and show the plan; write nothing.")
@@ -71,6 +67,8 @@ def run(
 
 
 def _dry_run(experiment: Experiment, only: list[str] | None) -> None:
+    from semigrid.grid.run.preflight import check_models
+
     study = open_study(experiment, only, for_run=True)
     missing = [each.source for each in experiment.weights.values() if each.sha256 is None]
     if not missing:
@@ -128,6 +126,8 @@ def drive(source: str, folder: str, only: OnlyOption = None) -> None:
 
 
 def _drive(source: str, folder: Storage, only: list[str] | None) -> int:
+    from semigrid.grid.run.preflight import check_models  # imports PyTorch
+
     def open_again() -> OpenStudy:
         experiment = load_experiment(source, text=last_text(folder))
         return open_study(experiment, only, for_run=True, patience=storage_patience())

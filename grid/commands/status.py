@@ -62,7 +62,7 @@ def _show_status(study: OpenStudy, as_json: bool) -> None:
     if run is not None:
         if run.running and run.age < snapshot.SILENT_SECONDS and not run.is_dead:
             out.print(show.running_table(run.running, run.written_at + run.age))
-        out.print(show.heard(run, run.age), soft_wrap=True)
+        out.print(show.heard(run), soft_wrap=True)
         # of running trials, too
         cost.spent, cost.price_spent = run.cost.spent, run.cost.price_spent
     for line in show.cost_lines(cost):

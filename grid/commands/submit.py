@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,7 +10,13 @@ import typer
 from semigrid.data.errors import InputError
 from semigrid.grid.commands.console import OK, SOME_FAILED, out, say
 from semigrid.grid.commands.context import load
-from semigrid.grid.commands.options import OnlyOption, SeedsOption, Source, StorageOption
+from semigrid.grid.commands.options import (
+    OnlyOption,
+    SeedsOption,
+    Source,
+    StorageOption,
+    option,
+)
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.submit.job_package import job_package
 from semigrid.grid.submit.kuberay import RayJobOptions, manifest
@@ -18,7 +25,7 @@ if TYPE_CHECKING:
     from semigrid.grid.submit.job_package import JobPackage
     from semigrid.grid.submit.jobs import JobEnd
 
-_KUBERAY = "Options of --kuberay"
+_kuberay = partial(option, panel="Options of --kuberay")
 
 
 def submit(
@@ -33,61 +40,29 @@ def submit(
     seeds: SeedsOption = None,
     only: OnlyOption = None,
     install: Annotated[
-        bool,
-        typer.Option("--install", help="Let Ray install this environment's package versions."),
+        bool, typer.Option("--install", help="Let Ray install this environment's versions.")
     ] = False,
     follow: Annotated[bool, typer.Option(help="Whether to follow the job's log.")] = True,
-    retries: Annotated[
-        int,
-        typer.Option(min=0, metavar="N", help="Times to restart a job that was killed."),
-    ] = 3,
+    retries: Annotated[int, option("N", min=0, help="Times to restart a job that was killed.")] = 3,
     kuberay: Annotated[
         bool, typer.Option("--kuberay", help="Print a RayJob for kubectl apply instead.")
     ] = False,
-    image: Annotated[
-        str,
-        typer.Option(
-            metavar="IMAGE", rich_help_panel=_KUBERAY, help="Container image with semigrid."
-        ),
-    ] = "",
-    namespace: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", rich_help_panel=_KUBERAY, help="Namespace of the RayJob."),
-    ] = None,
+    image: Annotated[str, _kuberay("IMAGE", help="Container image with semigrid.")] = "",
+    namespace: Annotated[str | None, _kuberay("NAME", help="Namespace of the RayJob.")] = None,
     max_pods: Annotated[
-        int,
-        typer.Option(
-            min=1, metavar="N", rich_help_panel=_KUBERAY, help="Most worker pods of each kind."
-        ),
+        int, _kuberay("N", min=1, help="Most worker pods of each kind.")
     ] = RayJobOptions.max_pods,
     workers_per_pod: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="N",
-            rich_help_panel=_KUBERAY,
-            help="Most processes in a pod: the GPUs of a node.",
-        ),
+        int, _kuberay("N", min=1, help="Most processes in a pod: the GPUs of a node.")
     ] = RayJobOptions.workers_per_pod,
     secret: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", rich_help_panel=_KUBERAY, help="Secret with the bucket's credentials."
-        ),
+        str | None, _kuberay("NAME", help="Secret with the bucket's credentials.")
     ] = None,
     service_account: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", rich_help_panel=_KUBERAY, help="Service account of every pod."
-        ),
+        str | None, _kuberay("NAME", help="Service account of every pod.")
     ] = None,
     claim: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            rich_help_panel=_KUBERAY,
-            help="PersistentVolumeClaim to mount at /mnt/semigrid.",
-        ),
+        str | None, _kuberay("NAME", help="PersistentVolumeClaim to mount at /mnt/semigrid.")
     ] = None,
 ) -> None:
     """Run an experiment as a job on a cluster. Run it again to follow the job again."""

@@ -3,8 +3,6 @@
 import sys
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
-import typer
-
 from semigrid.data.errors import InputError
 from semigrid.grid.commands.console import say, table_console, write_file
 from semigrid.grid.commands.context import load, open_results
@@ -15,6 +13,7 @@ from semigrid.grid.commands.options import (
     SeedsOption,
     Source,
     StorageOption,
+    option,
 )
 from semigrid.grid.tables.formats import Format, View, format_of
 
@@ -28,14 +27,11 @@ def table(
     source: Source,
     storage: StorageOption = None,
     seeds: SeedsOption = None,
-    by: Annotated[
-        str | None,
-        typer.Option(metavar="SLICE", help="Show Acc@1 for each value of a slice."),
-    ] = None,
+    by: Annotated[str | None, option("SLICE", help="Show Acc@1 for each value of a slice.")] = None,
     view: Annotated[
         View,
-        typer.Option(
-            metavar="VIEW",
+        option(
+            "VIEW",
             help="cells: all results; labels, pool: the paper's tables 2 and 3; classes, "
             "confusions: the best cells; comparisons: all pairs of cells; costs; savings: labels "
             "saved; claims: the paper's claims.",
@@ -43,17 +39,17 @@ def table(
     ] = View.cells,
     format: Annotated[
         Format | None,
-        typer.Option(
-            metavar="FORMAT",
-            help="terminal, markdown, csv, json, latex or parquet. By default, the ending of "
-            "--output decides.",
+        option(
+            "FORMAT",
+            help="terminal, markdown, csv, json, latex or parquet; default: by the ending of "
+            "--output.",
         ),
     ] = None,
     output: OutputOption = None,
     paper: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="TASK",
+        option(
+            "TASK",
             help="Show the paper's Acc@1 for a task beside yours: TASK or DATASET=TASK, with "
             "vest-neck-style, phone-case-pattern or apron-food-bib-pattern.",
         ),

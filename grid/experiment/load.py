@@ -84,12 +84,7 @@ def _refusal(path: str, problems: Iterable[str]) -> InputError:
 def _read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such experiment file") from error
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}: line {line}: not UTF-8: {error}") from error
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
 
 

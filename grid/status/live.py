@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from semigrid.data.storage import Storage
+from semigrid.grid.run.observer import RunObserver
 from semigrid.grid.status import show, snapshot
 from semigrid.grid.status.cost import Estimate
 from semigrid.grid.status.snapshot import RunningTrial, Snapshot
@@ -29,7 +30,7 @@ class _Running:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-class LiveView:
+class LiveView(RunObserver):
     """Redraws itself on a terminal; without one, prints a line for each cell that finishes.
 
     Given the run's storage, it writes a snapshot there every few seconds and deletes it at the end.
@@ -42,7 +43,6 @@ class LiveView:
         self.activity = "starting Ray"
         self._asked = ""
         self._running: dict[tuple[str, str], _Running] = {}
-        self._announced: set[str] = set()
         self._live: Live | None = None
         self._started = time.monotonic()
         self._storage: Storage | None = None
@@ -56,9 +56,6 @@ class LiveView:
         plan = study.plan
         self._images = {search.name: plan.images_per_trial(search) for search in plan.searches}
         self._work_at_start = self._work_left()
-        self._announced = {
-            name for name, state in study.searches.items() if state.stage == "finished"
-        }
 
     def __enter__(self) -> "LiveView":
         self._started = time.monotonic()
@@ -90,13 +87,11 @@ class LiveView:
         self._running[job.key] = _Running(job, time.time())
 
     def asked(self, machines: str) -> None:
-        """The cluster's autoscaler was asked for these machines; "" for none."""
         if machines and not self._asked and not self.console.is_terminal:
             self.console.print(Text(f"asked the cluster for {machines}"))
         self._asked = machines
 
     def noted(self, words: str) -> None:
-        """Prints a warning."""
         self.console.print(Text(words, style="red"), soft_wrap=True)
 
     def progress(self, job: Job, facts: dict[str, Any]) -> None:
@@ -104,11 +99,9 @@ class LiveView:
             self._hear(self._running[job.key], facts, time.time())
 
     def waits(self, job: Job) -> None:
-        """A started job waits again, for lack of room."""
         self._running.pop(job.key, None)
 
     def died(self, job: Job) -> None:
-        """A job's process died; the job starts again."""
         self.waits(job)
         self.console.print(
             Text(f"{job.search.name}: a process died; its trial continues from its last checkpoint")
@@ -117,17 +110,15 @@ class LiveView:
     def completed(
         self, study: StudyState, job: Job, record: Record | None, problem: str | None
     ) -> None:
-        """A job ended; ``study`` is the state after it."""
-        self.study = study
+        before, self.study = self.study, study
         self._running.pop(job.key, None)
         for damage in record.damaged if record is not None and job.kind == "train" else ():
             self.console.print(Text(f"{job.search.name}: {damage}"))
         if problem is not None:
             failed = "failed: " if job.spec.id in study.failed else ""
             self.console.print(Text(f"{failed}{job.search.name}: {problem}", style="red"))
-        for name, state in study.searches.items():
-            if state.stage == "finished" and state.search.in_table and name not in self._announced:
-                self._announced.add(name)
+        for name in (cell.name for cell in study.plan.cells):
+            if study.searches[name].stage == "finished" != before.searches[name].stage:
                 left = self._seconds_left()
                 shown = "" if left is None else f", about {show.show_seconds(left)} left"
                 self.console.print(f"{name} finished; {self._counts()}{shown}")

@@ -56,34 +56,26 @@ def live(snapshot: Snapshot, now: float) -> RenderableType:
     return Group(*parts)
 
 
-def watch(snapshot: Snapshot, now: float, silent: float, rows: int) -> RenderableType:
-    """A run seen from elsewhere: also its cells, its cost, and its last sign of life.
-
-    Args:
-        silent: seconds since the driver's last sign of life.
-        rows: height of the terminal, in lines.
-    """
+def watch(snapshot: Snapshot, rows: int) -> RenderableType:
+    """A run seen from elsewhere, on a terminal of ``rows`` lines: also its cells and its cost."""
     room = max(4, rows - len(snapshot.running) - 12)
     costs = [Text(line) for line in cost_lines(snapshot.cost)]
-    return Group(
-        live(snapshot, now), cells_table(snapshot.cells, room), *costs, heard(snapshot, silent)
-    )
+    now = snapshot.written_at + snapshot.age
+    return Group(live(snapshot, now), cells_table(snapshot.cells, room), *costs, heard(snapshot))
 
 
-def heard(snapshot: Snapshot, silent: float) -> Text:
-    """Where the driver is, and when it last gave a sign of life, ``silent`` seconds ago."""
+def heard(snapshot: Snapshot) -> Text:
+    """Where the driver is, and when it last gave a sign of life."""
     where = f"on {snapshot.host}, process {snapshot.pid}"
     resume = "the same semigrid run continues from the last checkpoints"
+    ago = show_seconds(snapshot.age)
     if snapshot.is_dead:
-        return Text(
-            f"the run {where} is dead, last heard from {show_seconds(silent)} ago; {resume}",
-            style="red",
-        )
-    if silent < SILENT_SECONDS:
-        return Text(f"last sign of life {silent:.0f} s ago, {where}", style="dim")
+        return Text(f"the run {where} is dead, last heard from {ago} ago; {resume}", style="red")
+    if snapshot.age < SILENT_SECONDS:
+        return Text(f"last sign of life {snapshot.age:.0f} s ago, {where}", style="dim")
     return Text(
-        f"nothing heard from the run for {show_seconds(silent)} ({where}): it died, or its storage "
-        f"or network is gone; {resume}",
+        f"nothing heard from the run for {ago} ({where}): it died, or its storage or network is "
+        f"gone; {resume}",
         style="red",
     )
 

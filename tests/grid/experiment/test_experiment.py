@@ -106,7 +106,7 @@ def test_what_is_no_experiment_at_all(text: str, expected: str) -> None:
 
 
 def test_a_missing_file_and_a_missing_key() -> None:
-    with pytest.raises(InputError, match="no such experiment file"):
+    with pytest.raises(InputError, match="/nowhere/file.yaml: cannot be read"):
         load_experiment("/nowhere/file.yaml")
     assert any("storage" not in p and "grid: this key is missing" in p for p in problems("name: a"))
 
