@@ -3,11 +3,8 @@
 import contextlib
 import hashlib
 import io
-import json
-import random
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
@@ -20,13 +17,12 @@ from semigrid.trainers.layout import LATEST_CHECKPOINT, PREVIOUS_CHECKPOINT
 class Checkpoints:
     """The latest checkpoint of one training and the best weights that it names.
 
-    They are written in the background, in the order given: a step waits only while its state is
-    copied, or while the checkpoint before is still on its way. ``wait`` until all is there.
+    They are written in the background, in the order given. A step waits only while its state is
+    copied, or while the previous checkpoint is still being written.
 
-    The checkpoint is one file replaced atomically. Best weights are files of their own, named by
+    A checkpoint is one file, replaced atomically. Best weights are files of their own, named by
     step, so that a kill between the two writes never pairs a checkpoint with later weights. The
-    checkpoint before the latest is kept, and a file that is not what was written is not used:
-    ``damaged`` says which were found.
+    previous checkpoint is kept. A damaged file is not used; ``damaged`` describes each.
     """
 
     FILE, PREVIOUS = LATEST_CHECKPOINT, PREVIOUS_CHECKPOINT
@@ -35,13 +31,13 @@ class Checkpoints:
     def __init__(self, storage: Storage):
         self.storage = storage
         self.damaged: list[str] = []
-        self._latest_best: int | None = None  # the best step of the file that is there, if whole
-        self._hashes: dict[int, str] = {}  # of best weights by step
+        self._latest_best: int | None = None  # best step of the latest checkpoint, if it is whole
+        self._hashes: dict[int, str] = {}  # of the best weights, by step
         self.background = Background()
         self._saving = False
 
     def save(self, state: dict[str, Any]) -> None:
-        """Takes the state as it is now. Raises what went wrong with the one before."""
+        """Copies the state and writes it; raises what went wrong with the previous checkpoint."""
         self._wait_for_the_last()
         best = state["best_step"]
         copy = io.BytesIO()
@@ -62,12 +58,12 @@ class Checkpoints:
                 self.storage.delete(name)
 
     def _wait_for_the_last(self) -> None:
-        """Bounds the memory: of a storage that is slower than the training, one is on its way."""
+        """Keeps no more than one copy in memory, however slow the storage is."""
         if self._saving:
             self.wait()
 
     def wait(self) -> None:
-        """Until all that was saved is written; raises what went wrong on its way."""
+        """Returns when everything is written; raises what went wrong."""
         self._saving = False
         self.background.wait()
 
@@ -89,7 +85,7 @@ class Checkpoints:
         return None
 
     def _open(self, content: bytes) -> tuple[dict[str, Any] | None, str]:
-        """A checkpoint's state if it and the weights that it names are whole, else what is not."""
+        """A checkpoint's state, or the damage to it or to the weights that it names."""
         whole = _unseal(content)
         if whole is None:
             return None, "damaged, it is not what was written"
@@ -98,10 +94,10 @@ class Checkpoints:
         if expected is not None:
             weights = self.weights_name(best)
             try:
-                found = hashlib.sha256(self.storage.read(weights)).hexdigest()
+                actual = hashlib.sha256(self.storage.read(weights)).hexdigest()
             except FileNotFoundError:
                 return None, f"{weights}, which it names, is missing"
-            if found != expected:
+            if actual != expected:
                 return None, f"{weights}, which it names, is damaged"
             self._hashes[best] = expected
         return state, ""
@@ -120,13 +116,13 @@ class Checkpoints:
         return f"best-{step}.safetensors"
 
     def save_micro_batch(self, rows: int) -> None:
-        """Notes that no more rows than this fit the device's memory at once."""
+        """Records that no more than this many images fit the device's memory at once."""
         self.storage.write(self.MICRO_BATCH, str(rows).encode())
 
     def load_micro_batch(self) -> int | None:
         try:
             return int(self.storage.read(self.MICRO_BATCH))
-        except (FileNotFoundError, ValueError):  # a cut file: it is found out anew
+        except (FileNotFoundError, ValueError):  # it will be found out anew
             return None
 
     def delete(self) -> None:
@@ -139,42 +135,16 @@ class Checkpoints:
 
 
 def _seal(content: io.BytesIO) -> None:
-    """Puts the content's hash behind it; torch reads the file as before."""
+    """Appends the content's SHA-256; torch reads the file as before."""
     digest = hashlib.sha256(content.getbuffer()).digest()
     content.seek(0, io.SEEK_END)
     content.write(digest)
 
 
 def _unseal(sealed: bytes) -> bytes | None:
-    """What was sealed; None if a byte of it is missing or another one."""
-    content, found = sealed[:-32], sealed[-32:]
-    return content if hashlib.sha256(content).digest() == found else None
-
-
-def random_states() -> dict[str, Any]:
-    """The states of all random generators of this process."""
-    numpy_state: Any = np.random.get_state(legacy=True)
-    return {
-        "python": json.dumps(random.getstate()),
-        "numpy": [
-            numpy_state[0],
-            torch.from_numpy(numpy_state[1].astype(np.int64)),
-            *numpy_state[2:],
-        ],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def restore_random_states(states: dict[str, Any]) -> None:
-    """Puts back what ``random_states`` returned."""
-    version, internal, gauss = json.loads(states["python"])
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, *rest = states["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(states["torch"].cpu())
-    if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
+    """The content that was sealed; None if it is damaged."""
+    content, digest = sealed[:-32], sealed[-32:]
+    return content if hashlib.sha256(content).digest() == digest else None
 
 
 def encode_weights(student: dict[str, torch.Tensor], ema: dict[str, torch.Tensor]) -> bytes:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
 
 import ray
 
@@ -14,34 +13,29 @@ NAMESPACE = b"semigrid"
 EPSILON = 1e-6
 
 
-@dataclass(frozen=True)
-class KnownNodes:
-    """IDs of the nodes that are ``kept_free``: not checked yet, or lacking what trainings need."""
+def keep_free(nodes: Collection[str]) -> None:
+    """Tells all processes of this driver's job to use no nodes with these IDs from now on.
 
-    kept_free: Collection[str] = ()
-
-    def placement(self) -> dict[str, str] | None:
-        """Ray's label selector for all other nodes, those that join included; None for any node."""
-        # no space after the commas: Ray would take it for a part of the next ID
-        return {NODE_ID: f"!in({','.join(self.kept_free)})"} if self.kept_free else None
+    They were not checked yet, or lack what trainings need.
+    """
+    write_key(_key(), json.dumps(list(nodes)).encode(), NAMESPACE)
 
 
-def tell_nodes(nodes: KnownNodes) -> None:
-    """Tells all processes of this driver's job which nodes are kept free from now on."""
-    write_key(_key(), json.dumps(asdict(nodes)).encode(), NAMESPACE)
-
-
-def known_nodes() -> KnownNodes:
-    """What the driver told last; no node is kept free if it told nothing."""
-    if not ray.is_initialized():
-        return KnownNodes()
-    content = read_key(_key(), NAMESPACE)
-    return KnownNodes() if content is None else KnownNodes(**json.loads(content))
+def kept_free() -> list[str]:
+    """IDs of the nodes that the driver keeps free at this moment."""
+    content = read_key(_key(), NAMESPACE) if ray.is_initialized() else None
+    nodes: list[str] = [] if content is None else json.loads(content)
+    return nodes
 
 
 def placement() -> dict[str, str] | None:
-    """The label selector of this moment; see ``KnownNodes.placement``."""
-    return known_nodes().placement()
+    """Ray's label selector for nodes that are not kept free; None if all may be used.
+
+    Nodes that join later match it.
+    """
+    nodes = kept_free()
+    # no space after the commas: Ray would take it for a part of the next ID
+    return {NODE_ID: f"!in({','.join(nodes)})"} if nodes else None
 
 
 def _key() -> bytes:
@@ -50,8 +44,8 @@ def _key() -> bytes:
 
 def free_nodes() -> dict[str, dict[str, float]]:
     """The resources that each node has left now, without nodes that are kept free."""
-    kept_free = set(known_nodes().kept_free)
-    return {node: free for node, free in free_resources().items() if node not in kept_free}
+    unused = set(kept_free())
+    return {node: free for node, free in free_resources().items() if node not in unused}
 
 
 def has_room(workers: int, resources: dict[str, float]) -> bool:

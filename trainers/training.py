@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from semigrid.data.views.render import Batch
-from semigrid.trainers.checkpoint import encode_weights, random_states, restore_random_states
+from semigrid.trainers.checkpoint import encode_weights
 from semigrid.trainers.choose import is_better
 from semigrid.trainers.drop_path import DropPaths
 from semigrid.trainers.evaluate import evaluate
@@ -200,7 +200,6 @@ class Training:
     def save_checkpoint(self) -> None:
         """Saves the whole state; all ranks call it, rank 0 writes."""
         started = time.monotonic()
-        randoms = self.runtime.gather(random_states())
         averages = self.averages.state(self.runtime.gather)
         self._join_broken()
         if self.runtime.rank == 0:
@@ -210,10 +209,9 @@ class Training:
                     "ema": self.teacher.network.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "scaler": self.scaler.state_dict(),
-                    # the schedule and both streams' positions are functions of the step
+                    # the schedule, random numbers and the streams' positions follow from the step
                     "outcome": vars(self.outcome),
                     "best_step": self.outcome.best_step,
-                    "random": randoms,
                     **averages,
                 }
             )
@@ -234,8 +232,6 @@ class Training:
         self.outcome.resumed_at.append(step)
         self.outcome.damaged += [f"{what}; went on from step {step}" for what in damaged]
         self.averages.load(state, self.runtime.rank, self.runtime.device)
-        if len(state["random"]) == self.runtime.world_size:
-            restore_random_states(state["random"][self.runtime.rank])
 
     def position(self) -> dict[str, Any]:
         return {"step": self.outcome.step, "total_steps": self.recipe.total_steps}

@@ -17,7 +17,7 @@ from semigrid.grid.cluster.node_requirements import (
 )
 from semigrid.grid.cluster.node_watch import ANSWER_SECONDS, NodeWatch
 from semigrid.grid.study.plan import Plan
-from semigrid.trainers.ray_nodes import KnownNodes, tell_nodes
+from semigrid.trainers.ray_nodes import keep_free
 
 POLL_SECONDS = 0.1
 # Longest wait for a node that first installs the job's packages, torch among them, in seconds.
@@ -47,7 +47,7 @@ class NodeCheck:
             grows,
         )
         self._listener, self._started = say, False
-        self._published = KnownNodes()
+        self._kept_free: list[str] = []
 
     def _say(self, message: str) -> None:
         if self._started:  # before, the error says it all
@@ -78,10 +78,10 @@ class NodeCheck:
             nodes: those that are alive, as Ray lists them.
         """
         self.watch.look({node["NodeID"]: _label(node) for node in nodes})
-        known = KnownNodes(sorted([*self.watch.unfit, *self.watch.undecided]))
-        if known != self._published:
-            tell_nodes(known)
-            self._published = known
+        nodes_to_spare = sorted([*self.watch.unfit, *self.watch.undecided])
+        if nodes_to_spare != self._kept_free:
+            keep_free(nodes_to_spare)
+            self._kept_free = nodes_to_spare
 
 
 def alive_nodes() -> list[dict[str, Any]]:

@@ -85,7 +85,7 @@ def open_study(
 
     Args:
         only: patterns of the cells to finish; None for all.
-        for_run: look for the predictions of measured cells too. A run makes missing ones again; a
+        for_run: look for the predictions of evaluated cells too. A run makes missing ones again; a
             table does without, since the scores are in the ledger.
         patience: seconds to wait for storage that vanishes.
     """

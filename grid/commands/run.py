@@ -171,7 +171,7 @@ def _train(study: OpenStudy) -> StudyState:
         run_plan(scheduler, study.ledger, view, stop, trackers=trackers)
     finally:
         trackers.close()
-    say(f"trained {len(scheduler.trained)} trials, measured {len(scheduler.measured)} on test")
+    say(f"trained {len(scheduler.trained)} trials, evaluated {len(scheduler.evaluated)} on test")
     return scheduler.study
 
 

@@ -187,9 +187,9 @@ def _read_predictions(storage: Storage, record: Record, again: str) -> Predictio
         return read_predictions(storage, record)
     except FileNotFoundError as error:
         raise InputError(
-            f"{storage.location(name)}: missing; have it measured again: {again}"
+            f"{storage.location(name)}: missing; have it evaluated again: {again}"
         ) from error
     except ValueError as error:
         raise InputError(
-            f"{storage.location(name)}: {error}; delete it, and have it measured again: {again}"
+            f"{storage.location(name)}: {error}; delete it, and have it evaluated again: {again}"
         ) from error

@@ -136,7 +136,7 @@ def _cell(study: StudyState, search: Search, records: list[Record], perhaps: int
     elif state.stage == "finished" or not (to_do or state.pending):
         what = "finished"
     elif not to_do:
-        what, why = "continued", "to be measured on test"
+        what, why = "continued", "to be evaluated on test"
     elif not kept and records:
         what, why = "anew", _why_again(study, search, records)
     if perhaps and what != "not asked":

@@ -198,7 +198,7 @@ def _running_trial(running: _Running) -> RunningTrial:
     facts, job = running.facts, running.job
     scores = [facts[name] for name in ("student_acc1", "ema_acc1") if name in facts]
     known = {name: facts.get(name) for name in ("step", "total_steps", "loss", "images_per_s")}
-    if "total_steps" not in facts:  # a measurement, or the report of the end
+    if "total_steps" not in facts:  # an evaluation on test
         known["step"] = None
     return RunningTrial(
         cell=job.search.name,

@@ -18,7 +18,7 @@ from semigrid.grid.status.snapshot import (
 )
 
 # Which cells a shortened table keeps first.
-_BY_INTEREST = ("failed", "searching", "seeds", "measuring", "blocked", "waiting", "finished")
+_BY_INTEREST = ("failed", "searching", "seeds", "evaluating", "blocked", "waiting", "finished")
 _STYLES = {"finished": "green", "failed": "red", "blocked": "red", "waiting": "dim"}
 
 

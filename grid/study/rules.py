@@ -72,7 +72,7 @@ class StudyRules:
         if state.winner is not None and not state.pending:
             state = self._train_seeds(study, replace(state, stage="seeds"), parent)
         if state.by_seed and not state.pending:
-            state = self._measure(study, replace(state, stage="measuring"))
+            state = self._evaluate(study, replace(state, stage="evaluating"))
         return state
 
     def _search(
@@ -160,7 +160,7 @@ class StudyRules:
             pending=tuple(jobs),
         )
 
-    def _measure(self, study: StudyState, state: SearchState) -> SearchState:
+    def _evaluate(self, study: StudyState, state: SearchState) -> SearchState:
         if not state.search.in_table:
             return replace(state, stage="finished")
         if failure := _first_failure(study, state.by_seed.values()):
@@ -170,7 +170,7 @@ class StudyRules:
             for spec in state.by_seed.values()
             if study.summaries[spec.id].test is None or not self.has_predictions(spec.id)
         )
-        return replace(state, stage="measuring" if jobs else "finished", pending=jobs)
+        return replace(state, stage="evaluating" if jobs else "finished", pending=jobs)
 
     def _has_weights(self, study: StudyState, trial_id: str) -> bool:
         return trial_id not in study.lost and self.has_weights(trial_id)

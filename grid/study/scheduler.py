@@ -20,7 +20,7 @@ class Scheduler:
         self.study, self.rules = study, rules
         self.running: dict[tuple[str, str], Job] = {}
         self.trained: list[str] = []
-        self.measured: list[str] = []
+        self.evaluated: list[str] = []
         self._begun: dict[tuple[str, str], int] = {}  # how many trials had trained when a job began
         self._lost_before: set[str] = set()
         self._undropped = set(study.searches)
@@ -67,7 +67,7 @@ class Scheduler:
             self.trained.append(trial_id)
             study = replace(study, lost=study.lost - {trial_id})
         else:
-            self.measured.append(trial_id)
+            self.evaluated.append(trial_id)
         self.study = self.rules.advance(study, trial_id)
 
     def lose(self, job: Job, trial_id: str, problem: str) -> None:

@@ -11,7 +11,7 @@ from semigrid.trainers.job import JobKind
 from semigrid.trainers.trial import TrialSpec
 
 # the stages of a search, in the order in which it goes through them
-Stage = Literal["waiting", "searching", "seeds", "measuring", "finished", "failed", "blocked"]
+Stage = Literal["waiting", "searching", "seeds", "evaluating", "finished", "failed", "blocked"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
@@ -184,5 +184,5 @@ def goals_of(plan: Plan, only: Collection[str] | None = None) -> dict[str, Stage
             want(search.neighbor, "searching")
 
     for name in only:
-        want(name, "measuring")
+        want(name, "evaluating")
     return goals

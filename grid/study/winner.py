@@ -16,7 +16,7 @@ _WORDS: dict[Stage, str] = {
     "waiting": "waits for the cell that it starts from",
     "searching": "is not searched to the end",
     "seeds": "is not trained on all seeds",
-    "measuring": "is not measured on test",
+    "evaluating": "is not evaluated on test",
     "failed": "failed",
     "blocked": "is blocked",
 }

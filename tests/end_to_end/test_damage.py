@@ -151,7 +151,7 @@ def test_files_cut_at_random_bytes_are_named_and_the_least_is_trained_again(
             # the one before the latest is at step 3; without the best weights, none is of use
             assert steps == (3 if victim.name == "latest.pt" else 6), what
         elif victim.parts[0] == "predictions":
-            assert steps == 2 and len(grid.scheduler.measured) >= 1, what
+            assert steps == 2 and len(grid.scheduler.evaluated) >= 1, what
         elif ours:
             assert steps == 2, what  # it was to go on anyway
         else:
@@ -182,7 +182,7 @@ def test_weights_of_the_right_length_with_another_byte_are_found_by_who_loads_th
         (folder / predictions_file(winner.id)).unlink()
 
     grid = damage_and_run(prepared, prepared.whole, tmp_path / "run", flip_and_lose)
-    assert grid.scheduler.trained == [winner.id] and winner.id in grid.scheduler.measured
+    assert grid.scheduler.trained == [winner.id] and winner.id in grid.scheduler.evaluated
 
 
 def test_weights_that_are_damaged_again_and_again_fail_what_needs_them(
@@ -221,7 +221,7 @@ def test_lost_weights_are_trained_again_and_lost_predictions_only_measured(
 
     grid = damage_and_run(prepared, prepared.whole, tmp_path / "run", lose)
     assert grid.scheduler.trained == ([] if gone == "predictions" else [winner])
-    assert grid.scheduler.measured == [winner]
+    assert grid.scheduler.evaluated == [winner]
     assert all("missing" in found for found in grid.found) and grid.found
     for name in (weights_file(winner), predictions_file(winner)):
         assert (tmp_path / "run" / name).read_bytes() == (prepared.whole / name).read_bytes()

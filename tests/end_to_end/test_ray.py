@@ -40,7 +40,7 @@ from semigrid.trainers.fence import begin_attempt
 from semigrid.trainers.job import TrialJob, TrialResult
 from semigrid.trainers.layout import predictions_file
 from semigrid.trainers.predictions import decode_predictions
-from semigrid.trainers.ray_nodes import KnownNodes, has_room, known_nodes, tell_nodes
+from semigrid.trainers.ray_nodes import NODE_ID, has_room, keep_free, kept_free
 from semigrid.trainers.trial_data import pool_units, view_settings
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
@@ -96,7 +96,7 @@ def test_the_ray_stream_equals_the_in_memory_one(
     # 700 rows at 96 a step: batches straddle row groups, and 20 steps more than two passes
     by_ray, in_memory = streams(digits, Share(96, rank, world_size))
     if start:
-        by_ray.nodes = KnownNodes(kept_free=["another"]).placement
+        by_ray.nodes = lambda: {NODE_ID: "!in(another)"}
     batches = list(by_ray(start, 20))
     assert len(batches) == 20 - start
     for step, batch in enumerate(batches, start):
@@ -120,7 +120,7 @@ def test_a_stream_that_met_an_unfit_node_goes_on_where_it_stood(
         if len(asked) == 3:
             for shard in shards:
                 shard.with_suffix(".gone").rename(shard)
-        return KnownNodes(kept_free=["another"] if len(asked) > 2 else []).placement()
+        return {NODE_ID: "!in(another)"} if len(asked) > 2 else None
 
     by_ray.nodes = nodes
     found = iter(by_ray(3, 6))
@@ -322,7 +322,7 @@ def test_a_new_fraction_trains_only_the_new_cells(
     after = numbers(storage / "small")
     assert before.items() <= after.items()
     assert {r[1] for i, r in after.items() if i not in before} == {"digits/vit/25%"}
-    assert "trained 3 trials, measured 1 on test" in err
+    assert "trained 3 trials, evaluated 1 on test" in err
 
 
 def test_killed_and_run_again_gives_the_same_numbers(
@@ -667,12 +667,12 @@ def test_a_node_that_is_kept_free_is_given_no_work(
 
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "2")
     monkeypatch.setattr(ray_worker, "ROOM_SECONDS", 1.0)
-    assert known_nodes() == KnownNodes() and has_room(2, {"CPU": 1.0})
+    assert kept_free() == [] and has_room(2, {"CPU": 1.0})
     request = JobPlacement([{"CPU": 1.0}])
-    tell_nodes(KnownNodes(kept_free=["gone", this_node()]))
+    keep_free(["gone", this_node()])
     try:
-        heard = ray.get(ray.remote(num_cpus=0)(known_nodes).remote())
-        assert heard.kept_free == ["gone", this_node()], "another process does not know it"
+        heard = ray.get(ray.remote(num_cpus=0)(kept_free).remote())
+        assert heard == ["gone", this_node()], "another process does not know it"
         assert not has_room(1, {"CPU": 1.0})
         group = request.to_placement_group()
         assert not group.wait(3)
@@ -685,12 +685,12 @@ def test_a_node_that_is_kept_free_is_given_no_work(
         assert record.status == "started"
         assert result.failure is not None and result.failure.kind == "no_room"
         assert "no room for 2 ×" in result.failure.message
-        tell_nodes(KnownNodes(kept_free=["gone"]))
+        keep_free(["gone"])
         group = request.to_placement_group()
         assert group.wait(10)
         ray.util.remove_placement_group(group)
     finally:
-        tell_nodes(KnownNodes())
+        keep_free([])
 
 
 def test_a_group_without_room_gives_up_and_says_what_was_missing(

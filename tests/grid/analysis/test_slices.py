@@ -270,7 +270,7 @@ def test_a_cell_not_measured_on_every_seed_has_no_scores_yet(aprons: Finished) -
     table = aprons.table()
     assert [row.state for row in table.rows] == [
         "finished",
-        "measuring",
+        "evaluating",
     ] and table.problems == []
     half, full = json.loads(to_json(table))
     assert half["slices"]["marketplace"]["north"]["acc1_per_seed"] == [75.0, 80.0]
