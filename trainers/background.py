@@ -1,4 +1,4 @@
-"""Work that a training does not wait for: its files on their way to storage."""
+"""Work that a training does not wait for: writing its files to storage."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -6,10 +6,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class Background:
-    """Does one piece of work after another, in the order given, in a thread of its own.
+    """Does pieces of work in the order given, in a thread of its own.
 
-    When one fails, those after it are not done: a checkpoint must not name weights that are not
-    there. The failure is raised where the work is next waited for.
+    After a failure the later ones are not done: a checkpoint must not name weights that are not
+    there. ``wait`` raises the failure.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Background:
         return not all(work.done() for work in self._works)
 
     def wait(self) -> None:
-        """Until all is done; raises what the first that failed raised."""
+        """Returns when all work is done; raises the first failure."""
         works, self._works = self._works, []
         for work in works:
             work.result()
@@ -41,9 +41,9 @@ class Background:
 
 @contextlib.contextmanager
 def all_done(background: Background) -> Iterator[None]:
-    """Ends only when the background's work has, however the block ends.
+    """Waits for the background's work at the end of the block, however it ends.
 
-    An error of the block is not hidden by one of the storage.
+    An error in the block takes precedence over one of the storage.
     """
     try:
         yield

@@ -1,8 +1,8 @@
-"""Attempts at a trial, of which only the last that was begun may write.
+"""Attempts at a trial, of which only the latest may write.
 
 A node that is cut off from its cluster is not dead: its process trains on while another one was
-started for the same trial, and may still reach the storage. So whoever hands a trial out writes the
-attempt's token into the run's folder, and its process compares before it writes.
+started for the same trial, and may still reach the storage. The driver therefore writes a token for
+each attempt into the run's folder, and the attempt's process compares it before it writes.
 """
 
 import uuid
@@ -19,20 +19,20 @@ class FencedError(RuntimeError):
 
 
 def begin_attempt(storage: Storage, trial_id: str) -> str:
-    """Gives up all earlier attempts at the trial; the token of the new one."""
+    """Gives up all earlier attempts at the trial, and returns the token of a new one."""
     token = uuid.uuid4().hex
     storage.write(attempt_file(trial_id), token.encode())
     return token
 
 
 def end_attempts(storage: Storage, trial_id: str) -> None:
-    """Gives up all attempts at the trial; none is begun."""
+    """Gives up all attempts at the trial."""
     storage.delete(attempt_file(trial_id))
 
 
 @dataclass(frozen=True)
 class Fence:
-    """What an attempt at a trial looks at before it writes.
+    """The check that an attempt at a trial makes before it writes.
 
     An attempt may begin parts of itself, one after the other, with ``next_part``: only the last
     part may write, and only while the attempt itself still may. ``storage`` must exist and have no
@@ -56,7 +56,7 @@ class Fence:
             )
 
     def next_part(self) -> str:
-        """Gives up earlier parts of this attempt; the token of the new one."""
+        """Gives up earlier parts of this attempt, and returns the token of a new one."""
         self.check()
         token = f"{self.token}.{uuid.uuid4().hex}"
         self.storage.write(attempt_file(self.trial_id), token.encode())

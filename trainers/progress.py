@@ -1,7 +1,6 @@
 """Where a training stands and what it has cost, in a file beside its checkpoint.
 
-Whoever reads the folder finds it there, whatever runs the training; and a training whose process
-was killed still knows what it had spent.
+Anybody can read it there, whatever runs the training, and it outlives a process that is killed.
 """
 
 import contextlib
@@ -16,7 +15,7 @@ from semigrid.trainers.background import Background
 from semigrid.trainers.layout import PROGRESS
 from semigrid.trainers.options import TrainOptions
 
-# how often it is written, at the ends of steps; with 0 at every one
+# Time between two writes, in seconds; with 0 every step is written.
 WRITE_SECONDS = 10.0
 WRITE_SECONDS_VARIABLE = "SEMIGRID_PROGRESS_SECONDS"
 
@@ -44,7 +43,7 @@ class Meter:
         self._before = latest(before or {}, earlier.get("device_seconds", {}))
         self.starts: list[int] = list(earlier.get("starts", []))
         self._steps_before: int = earlier.get("steps_run", 0)
-        # until this attempt begins, where the one before came to: it may be killed on its way there
+        # where the previous attempt got to; this one may be killed before it begins
         self._reached: int = earlier.get("reached", 0)
         self._first: int = self._reached
         self._step: int = self._reached
@@ -55,30 +54,30 @@ class Meter:
         self._background = Background()
 
     def spent(self) -> DeviceSeconds:
-        """By all attempts up to now."""
+        """What all attempts have taken up to now."""
         elapsed = time.monotonic() - self._started
         return add(self._before, {kind: count * elapsed for kind, count in self.held.items()})
 
     @property
     def steps_run(self) -> int:
-        """By all attempts, each up to its last checkpoint or the last step that it wrote down."""
+        """Steps of all attempts, each up to its last checkpoint or the last step in its file."""
         return self._steps_before + self._step - self._first
 
     def begin(self, step: int) -> None:
-        """This attempt goes on from here: written at once, or a kill would hide the attempt."""
-        # the one before made at least the steps up to the checkpoint, whatever it wrote down
+        """Starts this attempt at a step; written at once, or a kill would hide the attempt."""
+        # the previous attempt made at least the steps up to the checkpoint
         self._steps_before += max(0, step - self._reached)
         self.starts.append(step)
         self._first = self._step = step
         self.write()
 
     def step(self, step: int) -> None:
-        """So many steps are done."""
+        """Counts up to this number of steps."""
         self._step = self._metrics["step"] = step
         self._write_if_due()
 
     def note(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """The metrics with what was spent; every ten seconds they are written down as well."""
+        """Returns the metrics with the device-seconds, and writes them if the last write is old."""
         self._metrics = dict(metrics)
         self._write_if_due()
         return {**metrics, "device_seconds": self.spent()}
@@ -93,13 +92,13 @@ class Meter:
             self._background.do(lambda: self._put(facts))
 
     def write(self) -> None:
-        """Writes it down now; what was on its way is there before."""
+        """Writes the file now, after any write that is under way."""
         self.wait()
         self._written = time.monotonic()
         self._put(self._facts())
 
     def wait(self) -> None:
-        """Until nothing is on its way to storage any more."""
+        """Returns when no write is under way."""
         self._background.wait()
 
     def _facts(self) -> dict[str, Any]:
@@ -114,17 +113,17 @@ class Meter:
         }
 
     def _put(self, facts: Mapping[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # a figure for the eye stops no training
+        with contextlib.suppress(OSError):  # nothing depends on it
             self.storage.write(PROGRESS, json.dumps(facts).encode())
 
 
 def read_progress(storage: Storage) -> dict[str, Any]:
-    """What a ``Meter`` last wrote there; nothing where it did not, or what is there is cut."""
+    """What a ``Meter`` last wrote there; empty if there is no file or it is damaged."""
     try:
-        found = json.loads(storage.read(PROGRESS))
+        progress = json.loads(storage.read(PROGRESS))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return progress if isinstance(progress, dict) else {}
 
 
 def held_devices(kinds: list[str], options: TrainOptions) -> dict[str, float]:
@@ -137,7 +136,7 @@ def held_devices(kinds: list[str], options: TrainOptions) -> dict[str, float]:
 
 
 def device_kind(device: Any) -> str:
-    """``cpu``, or a GPU's name as its driver has it."""
+    """``cpu``, or the GPU's name as its driver gives it."""
     if device.type != "cuda":
         return str(device.type)
     import torch
@@ -150,5 +149,5 @@ def add(one: Mapping[str, float], other: Mapping[str, float]) -> DeviceSeconds:
 
 
 def latest(one: Mapping[str, float], other: Mapping[str, float]) -> DeviceSeconds:
-    """Of two readings of one meter the later one, which is nowhere the lower."""
+    """The later of two readings of one meter: counts only grow."""
     return {kind: max(one.get(kind, 0.0), other.get(kind, 0.0)) for kind in {**one, **other}}

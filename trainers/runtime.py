@@ -16,78 +16,59 @@ ReportMetrics = Callable[[dict[str, Any]], None]
 
 
 class Runtime(Protocol):
-    """Where a training runs: its place among the workers, its checkpoints, its reports."""
+    """Where a training runs: its place among the workers, its checkpoints, its reports.
+
+    Attributes:
+        checkpoints: where the training's state is kept; only rank 0 writes.
+    """
 
     rank: int
     world_size: int
     device: torch.device
+    checkpoints: Checkpoints
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model as the training forward must call it (DDP, or the model itself)."""
-        ...
 
     def fetch(self, rows: torch.Tensor, wanted: Sequence[torch.Tensor]) -> torch.Tensor:
         """The rows of the global batch that this rank wants, in its order.
 
-        Every rank holds equally many ``rows`` of it, and knows what each rank wants:
-        ``wanted[r]`` are rank r's global row numbers, (any number,), on the CPU.
+        Args:
+            rows: this rank's part of the global batch; every rank has equally many.
+            wanted: each rank's global row numbers, (any number,), on the CPU.
         """
-        ...
 
     def any(self, value: bool) -> bool:
-        """Whether the value is true on any rank; all ranks meet here."""
-        ...
+        """Whether the value is true on any rank; waits for all ranks."""
 
     def share_buffers(self, *models: nn.Module) -> None:
-        """Gives every rank rank 0's buffers, where each has batch statistics of its own."""
-        ...
+        """Copies rank 0's buffers to all ranks, where each has batch statistics of its own."""
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all ranks in rank order, on every rank."""
-        ...
-
-    @property
-    def checkpoints(self) -> Checkpoints:
-        """Where this training's state lies; only rank 0 writes."""
-        ...
 
     def progress(self, metrics: dict[str, Any]) -> None:
-        """A sign of life for the live view, from any rank at any time."""
-        ...
+        """Reports where the training stands; any rank calls it at any time."""
 
     def began(self, step: int) -> None:
-        """The training starts, or goes on, from this step."""
-        ...
+        """The training starts, or resumes, at this step."""
 
     def stepped(self, step: int) -> None:
-        """So many steps are done; called at each."""
-        ...
+        """A step is done; ``step`` is the number of steps so far."""
 
     def report(self, metrics: dict[str, Any]) -> None:
-        """What an evaluation found; all ranks call it, with the same values but for the speed."""
-        ...
+        """Reports an evaluation; all ranks call it, with the same values but for the speed."""
 
     def should_stop(self) -> bool:
-        """True to stop after a checkpoint; all ranks must agree."""
-        ...
+        """Whether to stop after a checkpoint; the same on all ranks."""
 
 
-class Metered:
-    """A runtime that counts its steps, where it has something to count them with."""
+class InlineRuntime:
+    """One worker in this process.
 
-    meter: Meter | None
-
-    def began(self, step: int) -> None:
-        if self.meter:
-            self.meter.begin(step)
-
-    def stepped(self, step: int) -> None:
-        if self.meter:
-            self.meter.step(step)
-
-
-class InlineRuntime(Metered):
-    """One worker in this process."""
+    Args:
+        meter: counts the training's steps and what it costs.
+    """
 
     rank = 0
     world_size = 1
@@ -101,10 +82,8 @@ class InlineRuntime(Metered):
         meter: Meter | None = None,
     ):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.checkpoints = checkpoints
-        self._report = report
-        self._should_stop = should_stop
-        self.meter = meter
+        self.checkpoints, self.meter = checkpoints, meter
+        self._report, self._should_stop = report, should_stop
 
     def wrap(self, model: nn.Module) -> nn.Module:
         return model
@@ -116,13 +95,21 @@ class InlineRuntime(Metered):
         return value
 
     def share_buffers(self, *models: nn.Module) -> None:
-        """Nothing: there is one rank."""
+        """Does nothing: there is one rank."""
 
     def gather(self, value: Any) -> list[Any]:
         return [value]
 
     def progress(self, metrics: dict[str, Any]) -> None:
         self.report(metrics)
+
+    def began(self, step: int) -> None:
+        if self.meter:
+            self.meter.begin(step)
+
+    def stepped(self, step: int) -> None:
+        if self.meter:
+            self.meter.step(step)
 
     def report(self, metrics: dict[str, Any]) -> None:
         if self.meter:
@@ -134,7 +121,7 @@ class InlineRuntime(Metered):
         return self._should_stop()
 
 
-class DistributedRuntime(Metered):
+class DistributedRuntime(InlineRuntime):
     """One of N workers of an initialised ``torch.distributed`` process group."""
 
     def __init__(
@@ -143,19 +130,15 @@ class DistributedRuntime(Metered):
         report: ReportMetrics | None = None,
         device: str | None = None,
     ):
-        self.rank = dist.get_rank()
-        self.world_size = dist.get_world_size()
-        self.device = torch.device(device or "cpu")
-        self.checkpoints = checkpoints
-        self._report = report
-        self.meter = None  # rank 0's, once all ranks have said what they run on
+        super().__init__(checkpoints, report, device or "cpu")
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         # flags travel by the CPU: asking a GPU for one would make the host wait for its queue
         self._control: Any = dist.new_group(backend="gloo")
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """DDP; on GPUs, batch normalisation takes its statistics over all ranks.
 
-        torch has no such normalisation for the CPU: there each rank's is of its own images.
+        torch cannot do that on the CPU: there each rank has statistics of its own images.
         """
         ids = None
         if self.device.type == "cuda":
@@ -178,7 +161,7 @@ class DistributedRuntime(Metered):
         counts = torch.bincount(owner, minlength=self.world_size).tolist()
         received = rows.new_empty((len(owner), *rows.shape[1:]))
         dist.all_to_all_single(received, sent, counts, [len(m) for m in mine])
-        # arrived grouped by owner: put every row at its place
+        # the rows arrive grouped by owner
         places = torch.argsort(owner, stable=True).to(rows.device)
         result = torch.empty_like(received)
         result[places] = received
@@ -202,13 +185,10 @@ class DistributedRuntime(Metered):
         return values
 
     def progress(self, metrics: dict[str, Any]) -> None:
-        """Into a file: Ray Train's report is a meeting of all ranks, too dear for this."""
+        """Into a file: Ray Train's report waits for all ranks, which costs too much here."""
         if self.meter:
             self.meter.note(metrics)
 
     def report(self, metrics: dict[str, Any]) -> None:
         if self._report:
             self._report(metrics)
-
-    def should_stop(self) -> bool:
-        return False
