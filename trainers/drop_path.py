@@ -32,9 +32,6 @@ class RowDropPath(nn.Module):
         self.call += 1
         return x * scale.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
 
-    def extra_repr(self) -> str:
-        return f"drop_prob={self.drop_prob:.3f}"
-
 
 class DropPaths:
     """All drop paths of a model; one draw for each step covers the global batch.

@@ -53,9 +53,17 @@ def train(
         OutOfMemoryError: not even one image fits.
     """
     training = Training(
-        recipe, METHODS[method], model, teacher_state, streams, runtime, num_classes, seed
+        recipe,
+        METHODS[method],
+        model,
+        teacher_state,
+        streams,
+        runtime,
+        num_classes,
+        seed,
+        precision,
+        options,
     )
-    training.prepare(precision, options)
     try:
         with all_done(runtime.checkpoints.background):
             _run(training, options, cutoffs or {}, report_seconds)
@@ -68,14 +76,14 @@ def train(
 def _run(
     training: Training, options: TrainOptions, cutoffs: Cutoffs, report_seconds: float
 ) -> None:
-    outcome, runtime = training.outcome, training.runtime
-    evaluate_at = set(training.recipe.evaluation_steps)
+    recipe, outcome, runtime = training.recipe, training.outcome, training.runtime
+    evaluate_at = set(recipe.evaluation_steps)
     started = time.monotonic() - outcome.seconds
     last_report = time.monotonic()
     if falls_behind(outcome.history, cutoffs):  # the checkpoint is of a run without these cutoffs
         outcome.fell_behind = True
         return
-    for step, labeled, pool in training.batches():
+    for step, labeled, pool in training.streams.batches(outcome.step, recipe.total_steps):
         training.step(step, labeled, pool)
         now = time.monotonic()
         outcome.step, outcome.seconds = step + 1, now - started

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -99,40 +100,24 @@ def _checked_loading(uri: str, backbone: str) -> Iterator[None]:
     load = nn.Module.load_state_dict
 
     def checked(model: nn.Module, state: Any, strict: bool = True, assign: bool = False) -> Any:
-        head = tuple(f"{name}." for name in _classifiers(model))
-        state = {name: value for name, value in state.items() if not name.startswith(head)}
         own = model.state_dict()
-        wrong = [
-            f"{name} is {tuple(state[name].shape)}, the model's {tuple(value.shape)}"
-            for name, value in own.items()
-            if name in state and state[name].shape != value.shape
-        ]
-        missing = [
-            name
-            for name in own
-            if name not in state and not name.startswith(_NEW + head) and "num_batches" not in name
-        ]
+        heads = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+        heads = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
         # a decoder or a mask token may be left over; more blocks are those of another model
         parts = {name.partition(".")[0] for name in own}
-        other = [name for name in state if name not in own and name.partition(".")[0] in parts]
-        problems = [f"it lacks {_first(missing)}"] if missing else []
-        problems += [f"of other shape: {_first(wrong)}"] if wrong else []
-        problems += [f"the model has no {_first(other)}"] if other else []
-        if problems:
-            raise InputError(f"{uri}: these are not weights of {backbone}: {'; '.join(problems)}")
-        return load(model, state, strict=False, assign=assign)
+        state = {
+            **{name: value for name, value in own.items() if name.startswith(_NEW)},
+            **{name: value for name, value in state.items() if name.partition(".")[0] in parts},
+            **{name: value for name, value in own.items() if name.startswith(heads)},
+        }
+        try:
+            return load(model, state, strict=True, assign=assign)
+        except RuntimeError as error:
+            problem = textwrap.shorten(str(error), 400, placeholder=" …")
+            raise InputError(f"{uri}: these are not weights of {backbone}: {problem}") from error
 
     nn.Module.load_state_dict = checked  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
         nn.Module.load_state_dict = load  # type: ignore[method-assign]
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _classifiers(model: nn.Module) -> tuple[str, ...]:
-    names = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
-    return (names,) if isinstance(names, str) else tuple(names)

@@ -3,7 +3,6 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -34,7 +33,10 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Training:
-    """Student, teacher, optimiser and schedule of one training, and where it stands."""
+    """Student, teacher, optimiser and schedule of one training, and where it stands.
+
+    It resumes from the latest checkpoint, if there is one.
+    """
 
     def __init__(
         self,
@@ -46,10 +48,14 @@ class Training:
         runtime: Runtime,
         num_classes: int,
         seed: int,
+        precision: Precision,
+        options: TrainOptions,
     ):
         assert recipe.ema_decay is not None, "the recipe is not resolved"
         self.recipe, self.method, self.streams = recipe, method, streams
         self.runtime, self.seed = runtime, seed
+        self.autocast_dtype = PRECISIONS[precision]
+        self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=precision == "fp16")
         self.student = model.to(runtime.device)
         self.drop_paths = DropPaths(self.student)
         self.batch_norm = normalizes_over_batch(self.student)
@@ -69,38 +75,26 @@ class Training:
             self.images_per_step += recipe.pool_batch_size
         labels = torch.from_numpy(np.asarray(streams.validation.table.labels))
         self.natural_entropy = entropy(torch.bincount(labels, minlength=num_classes))
-
-    def prepare(self, precision: Precision, options: TrainOptions) -> None:
-        """Loads the latest checkpoint, if there is one, and makes the models ready to train."""
-        device, checkpoints = self.runtime.device, self.runtime.checkpoints
-        self.autocast_dtype = PRECISIONS[precision]
-        self.scaler = torch.amp.GradScaler(
-            device.type, enabled=self.autocast_dtype is torch.float16
-        )
         self._resume()
-        self.runtime.began(self.outcome.step)
+        runtime.began(self.outcome.step)
         if options.compile:
             # masks change the number of rows from step to step: one graph must serve them all
             self.student.compile(dynamic=True)
             self.teacher.network.compile(dynamic=True)
-        micro_batch, known = options.micro_batch, checkpoints.load_micro_batch()
+        micro_batch, known = options.micro_batch, runtime.checkpoints.load_micro_batch()
         if known is not None:
             micro_batch = min(known, micro_batch or known)
         self.stepper = MicroBatchStepper(
-            self.runtime.wrap(self.student),
+            runtime.wrap(self.student),
             self.drop_paths,
-            self.runtime,
+            runtime,
             self._autocast,
             self.scaler,
             micro_batch,
-            on_split=checkpoints.save_micro_batch,
+            on_split=runtime.checkpoints.save_micro_batch,
         )
         self.stepper.model.train()
         self.restart_clock()
-
-    def batches(self) -> Iterator[tuple[int, Batch, Batch | None]]:
-        """(step, labelled batch, pool batch) from the current step to the last."""
-        return self.streams.batches(self.outcome.step, self.recipe.total_steps)
 
     def step(self, number: int, labeled: Batch, pool: Batch | None) -> None:
         """One optimiser step, and the teacher's update."""

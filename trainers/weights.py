@@ -2,9 +2,7 @@
 
 import contextlib
 import hashlib
-import os
 import re
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
@@ -100,7 +98,5 @@ def _cached_hash(repository: str) -> str | None:
     for name in ("model.safetensors", "pytorch_model.bin"):
         path = try_to_load_from_cache(repository, name)
         if isinstance(path, str):
-            blob = Path(os.path.realpath(path)).name  # the hub names large files by their hash
-            is_hash = len(blob) == 64 and not set(blob) - set("0123456789abcdef")
-            return blob if is_hash else file_hash(path)
+            return file_hash(path)
     return None

@@ -66,8 +66,10 @@ class Steps:
         streams = Streams(lambda start, stop: iter(()), None, val, self.views)
         runtime = InlineRuntime(Checkpoints(open_storage(tempfile.mkdtemp())), device=self.device)
         model = copy.deepcopy(self.model)
-        training = Training(recipe, METHODS["semi"], model, None, streams, runtime, CLASSES, 0)
-        training.prepare(self.precision, TrainOptions(compile=compiled))
+        options, method = TrainOptions(compile=compiled), METHODS["semi"]
+        training = Training(
+            recipe, method, model, None, streams, runtime, CLASSES, 0, self.precision, options
+        )
 
         def step() -> None:
             training.step(0, self.labeled, self.pool)

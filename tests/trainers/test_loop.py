@@ -147,9 +147,9 @@ def prepared(
     streams = tiny_streams(digits, recipe, "semi")
     runtime = InlineRuntime(checkpoints, device="cpu")
     model = tiny_model(recipe) if model is None else model
-    training = Training(recipe, METHODS["semi"], model, None, streams, runtime, 10, 0)
-    training.prepare(precision, TrainOptions(micro_batch=micro_batch))
-    return training
+    options = TrainOptions(micro_batch=micro_batch)
+    method = METHODS["semi"]
+    return Training(recipe, method, model, None, streams, runtime, 10, 0, precision, options)
 
 
 def test_the_teacher_never_answers_with_what_it_was(
@@ -243,7 +243,7 @@ def test_masked_images_are_left_out_where_that_is_exact_or_asked_for(
         return learn(targets)
 
     training.stepper.learn = seen  # type: ignore[method-assign]
-    for step, labeled, pool in training.batches():
+    for step, labeled, pool in training.streams.batches(0, 8):
         training.step(step, labeled, pool)
         break
     assert rows == [0 if expected else 8]

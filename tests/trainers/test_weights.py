@@ -86,15 +86,14 @@ def test_shapes_that_do_not_fit_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         start_model(spec_of(uri), 10, uri)
     message = str(caught.value)
-    assert f"{uri}: these are not weights of {VIT}: of other shape: " in message
-    assert "patch_embed.proj.weight is (48, 3, 4, 4), the model's (32, 3, 4, 4)" in message
-    assert "more" in message and "head" not in message
+    assert f"{uri}: these are not weights of {VIT}: " in message
+    assert "size mismatch for cls_token" in message and len(message) < 600
 
 
 def test_weights_that_lack_a_part_are_refused(tmp_path: Path) -> None:
     # timm would leave it random without a word
     uri = written(tmp_path, source(depth=1).state_dict())
-    with pytest.raises(InputError, match=r"it lacks blocks\.1\.norm1\.weight, .* and \d+ more"):
+    with pytest.raises(InputError, match=r"Missing key.* \"blocks\.1\.norm1\.weight\""):
         start_model(spec_of(uri), 10, uri)
 
 
@@ -111,7 +110,7 @@ def test_a_norm_before_the_head_is_taken_where_the_file_has_it(tmp_path: Path) -
 def test_weights_of_a_larger_model_are_refused(tmp_path: Path) -> None:
     # every name of ours is in it, in our shapes; what is left over tells
     uri = written(tmp_path, source(depth=3).state_dict())
-    with pytest.raises(InputError, match=r"the model has no blocks\.2\.attn\.proj\.bias, .* more"):
+    with pytest.raises(InputError, match=r"Unexpected key.* \"blocks\.2\."):
         start_model(spec_of(uri), 10, uri)
 
 
