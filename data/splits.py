@@ -9,14 +9,14 @@ import numpy as np
 from semigrid.data.schema import Split
 
 
+def order_key(name: str, seed: int) -> tuple[bytes, str]:
+    """Sorts names into a shuffled order that any machine and library version repeats."""
+    return hashlib.sha256(f"{seed}/{name}".encode()).digest(), name
+
+
 def seeded_order(ids: Sequence[str], seed: int) -> list[int]:
-    """Positions of ``ids`` in a shuffled order that any machine and library version repeats."""
-
-    def key(position: int) -> tuple[bytes, str]:
-        name = ids[position]
-        return hashlib.sha256(f"{seed}/{name}".encode()).digest(), name
-
-    return sorted(range(len(ids)), key=key)
+    """Positions of ``ids`` in the order of ``order_key``."""
+    return sorted(range(len(ids)), key=lambda position: order_key(ids[position], seed))
 
 
 def split_labeled(

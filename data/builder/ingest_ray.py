@@ -10,7 +10,7 @@ import numpy as np
 import ray
 import ray.data
 
-from semigrid.data.builder.ingest import Chunk, ChunkRunner, clean_chunk
+from semigrid.data.builder.chunks import Chunk, ChunkRunner, clean_chunk
 from semigrid.data.errors import InputError
 
 

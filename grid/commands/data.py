@@ -100,7 +100,8 @@ def build(
     ] = None,
 ) -> None:
     """Build a checked dataset of images. Run it again to resume."""
-    from semigrid.data.builder.ingest import ChunkRunner, build_dataset, one_by_one
+    from semigrid.data.builder.chunks import ChunkRunner, one_by_one
+    from semigrid.data.builder.ingest import build_dataset
     from semigrid.data.builder.report import report_lines
     from semigrid.data.builder.request import BuildRequest, gather, load_request
 

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 from PIL import Image
 
+from semigrid.data.builder.chunks import read_patiently
 from semigrid.data.builder.clean import CleanSettings, UnusableImageError, decode_upright
-from semigrid.data.builder.ingest import read_patiently
 from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError
 from semigrid.data.schema import LABELED_SPLITS, MANIFEST, POOL, Dataset, RowGroup, read_row_group

@@ -19,6 +19,7 @@ from PIL import Image
 from tests.helpers.scheduling import scheduler_of
 
 from semigrid.data.builder.write import StoredImage, write_dataset
+from semigrid.data.schema import Split
 from semigrid.data.storage import FileFacts, open_storage
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.ledger import Ledger, start_record, summarize
@@ -108,7 +109,8 @@ def finished_grid(folder: Path) -> Path:
 def _write_images(folder: Path, seed: int) -> None:
     draw = np.random.default_rng(seed)
     rows = []
-    for split, count in (("train", 60), ("val", 10), ("test", PER_CLASS)):
+    images: dict[Split, int] = {"train": 60, "val": 10, "test": PER_CLASS}
+    for split, count in images.items():
         for label in range(CLASSES):
             for number in range(count):
                 name = f"{split}-{label:02d}-{number:03d}"

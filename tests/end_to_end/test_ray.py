@@ -494,8 +494,8 @@ def test_a_collapsing_training_is_stopped_named_and_no_result(tmp_path: Path) ->
 
 
 def test_what_a_process_of_a_build_meets_is_said_as_it_is(cluster: None, tmp_path: Path) -> None:
+    from semigrid.data.builder.chunks import Chunk
     from semigrid.data.builder.clean import CleanSettings
-    from semigrid.data.builder.ingest import Chunk
     from semigrid.data.builder.ingest_ray import in_processes
 
     (tmp_path / "file").write_text("no folder")

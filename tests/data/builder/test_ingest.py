@@ -11,13 +11,9 @@ from PIL import Image
 from tests.helpers import nasty
 from tests.helpers.shop import SETTINGS, shop, tile
 
+from semigrid.data.builder.chunks import clean_chunk, one_by_one
 from semigrid.data.builder.clean import CleanSettings
-from semigrid.data.builder.ingest import (
-    BUILDING,
-    build_dataset,
-    clean_chunk,
-    one_by_one,
-)
+from semigrid.data.builder.ingest import BUILDING, build_dataset
 from semigrid.data.catalog import open_dataset
 from semigrid.data.crowd.audit import Vote
 from semigrid.data.errors import InputError

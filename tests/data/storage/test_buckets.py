@@ -27,8 +27,9 @@ from botocore.exceptions import (
 from tests.helpers.buckets import KEY, SECRET, Forwarder, S3Server, credentials, s3_server
 from tests.helpers.shop import SETTINGS, shop, tile
 
+from semigrid.data.builder.chunks import Chunk, one_by_one
 from semigrid.data.builder.clean import CleanSettings
-from semigrid.data.builder.ingest import Chunk, build_dataset, one_by_one
+from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.sources.archives import webdataset_items

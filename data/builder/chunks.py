@@ -1,0 +1,183 @@
+"""Cleans a source's images in chunks, each a file of its own: what a killed build goes on from."""
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from semigrid.data.builder.clean import (
+    CLEAN_VERSION,
+    CleanSettings,
+    UnusableImageError,
+    clean_image,
+)
+from semigrid.data.errors import RefusedError, StorageGoneError
+from semigrid.data.sources.items import Item
+from semigrid.data.splits import order_key
+from semigrid.data.storage import Storage, open_storage
+
+READ_ATTEMPTS = 3
+_SCHEMA = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("source", pa.string()),
+        ("pixels", pa.string()),
+        ("changed", pa.list_(pa.string())),
+        ("problem", pa.string()),
+        ("content", pa.binary()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What cleaning made of the item ``number``; ``problem`` says why there is no content.
+
+    ``source`` is the SHA-256 of the source's bytes, or of the item's identity.
+    """
+
+    number: int
+    source: str | None = None
+    pixels: str = ""
+    changed: Sequence[str] = ()
+    problem: str | None = None
+    content: bytes = b""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A run of items to clean, and where the result goes: a row group for each bucket."""
+
+    number: int
+    first: int
+    items: tuple[Item, ...]
+    folder: str
+    seed: int
+    buckets: int
+    clean: CleanSettings
+
+    @property
+    def file(self) -> str:
+        return f"chunk-{self.number:06d}.parquet"
+
+
+# does the chunks, in any order and number at a time, and yields as each is done
+ChunkRunner = Callable[[Sequence[Chunk]], Iterator[Any]]
+
+
+def one_by_one(chunks: Sequence[Chunk]) -> Iterator[None]:
+    """Cleans the chunks in this process."""
+    for chunk in chunks:
+        clean_chunk(chunk)
+        yield
+
+
+def chunks_of(
+    storage: Storage,
+    items: Sequence[Item],
+    clean: CleanSettings,
+    seed: int,
+    chunk_images: int,
+    bucket_images: int,
+) -> list[Chunk]:
+    """The chunks of a source; their folder in ``storage`` is named by all that shapes them."""
+    digest = hashlib.sha256(json.dumps([CLEAN_VERSION, asdict(clean), seed]).encode())
+    for item in items:
+        digest.update(json.dumps([item.image_id, item.uri, repr(item.inside)]).encode())
+    digest.update(json.dumps([chunk_images, bucket_images]).encode())
+    folder = storage.location(digest.hexdigest()[:16])
+    buckets = max(1, -(-len(items) // bucket_images))
+    return [
+        Chunk(
+            number, first, tuple(items[first : first + chunk_images]), folder, seed, buckets, clean
+        )
+        for number, first in enumerate(range(0, len(items), chunk_images))
+    ]
+
+
+def run_chunks(
+    chunks: Sequence[Chunk], runner: ChunkRunner, progress: Callable[[int, int], None]
+) -> None:
+    """Cleans the chunks that are not there yet."""
+    there = set(open_storage(chunks[0].folder).names())
+    left = [chunk for chunk in chunks if chunk.file not in there]
+    total = sum(len(chunk.items) for chunk in chunks)
+    done = total - sum(len(chunk.items) for chunk in left)
+    progress(done, total)
+    for _ in runner(left):
+        done = min(total, done + len(chunks[0].items))
+        progress(done, total)
+
+
+def clean_chunk(chunk: Chunk) -> None:
+    """Reads and cleans a chunk's images and writes them."""
+    by_bucket: list[list[dict[str, Any]]] = [[] for _ in range(chunk.buckets)]
+    for number, item in enumerate(chunk.items, chunk.first):
+        # buckets are equal, consecutive parts of the seeded order
+        place = int.from_bytes(order_key(item.image_id, chunk.seed)[0][:8], "big")
+        bucket = by_bucket[place * chunk.buckets >> 64]
+        bucket.append(vars(_clean_item(number, item, chunk.clean)))
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, _SCHEMA, compression="none") as writer:
+        for rows in by_bucket:
+            writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))  # also an empty one
+    open_storage(chunk.folder).write(chunk.file, buffer.getvalue())
+
+
+def _clean_item(number: int, item: Item, settings: CleanSettings) -> Cleaned:
+    source = None
+    try:
+        content = read_patiently(item)
+        told = content if item.identity is None else item.identity.encode()
+        source = hashlib.sha256(told).hexdigest()
+        image = clean_image(content, settings)
+    except UnusableImageError as error:
+        return Cleaned(number, source, problem=str(error))
+    return Cleaned(number, source, image.pixels, image.changed, content=image.content)
+
+
+def read_patiently(item: Item) -> bytes:
+    """The bytes of an image; a network gets more than one chance.
+
+    Raises ``UnusableImageError``, and where all images are concerned, not this one,
+    ``StorageGoneError`` or ``RefusedError``.
+    """
+    for attempt in range(1, READ_ATTEMPTS + 1):
+        try:
+            return item.read()
+        except FileNotFoundError as error:
+            raise UnusableImageError("there is no such file") from error
+        except (MemoryError, StorageGoneError):
+            raise  # a full machine, a bucket that is away: not an image that cannot be read
+        except Exception as error:  # every protocol has its own errors
+            refused = error if isinstance(error, RefusedError) else None
+            if refused and not refused.one_object:
+                raise
+            if refused or attempt == READ_ATTEMPTS:
+                raise UnusableImageError(f"cannot be read: {error}") from error
+            time.sleep(0.2 * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def read_without_content(chunks: Sequence[Chunk]) -> Iterator[Cleaned]:
+    """What is known of all items, without their bytes."""
+    names = [name for name in _SCHEMA.names if name != "content"]
+    for chunk in chunks:
+        # facts scattered between images are read sooner with them from a bucket
+        with open_storage(chunk.folder).open(chunk.file, ahead=True) as file:
+            rows = pq.read_table(file, columns=names).to_pylist()
+        yield from (Cleaned(**row) for row in rows)
+
+
+def read_bucket(chunks: Sequence[Chunk], bucket: int) -> Iterator[Cleaned]:
+    """The items of a bucket, with their bytes."""
+    for chunk in chunks:
+        with open_storage(chunk.folder).open(chunk.file) as file:
+            rows = pq.ParquetFile(file).read_row_group(bucket).to_pylist()
+        yield from (Cleaned(**row) for row in rows)
