@@ -13,10 +13,11 @@ import numpy as np
 
 from semigrid.data.schema import Manifest
 from semigrid.data.storage import FileFacts, Storage
-from semigrid.grid.study.layout import predictions_file, record_file
+from semigrid.grid.study.layout import record_file
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell
 from semigrid.grid.study.state import StudyState
+from semigrid.trainers.layout import predictions_file
 from semigrid.trainers.predictions import Predictions, decode_predictions
 from semigrid.trainers.scores import Scores, scores
 

@@ -20,12 +20,12 @@ from semigrid.grid.export.timm_folder import (
     write_timm_folder,
 )
 from semigrid.grid.export.whole_folder import check_destination, whole_or_not
-from semigrid.grid.study.layout import predictions_file
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell
 from semigrid.grid.study.state import StudyState
 from semigrid.grid.study.winner import find_winner, run_command
 from semigrid.trainers.job import DamagedWeightsError, Place
+from semigrid.trainers.layout import predictions_file
 from semigrid.trainers.predictions import Predictions
 from semigrid.trainers.weights import is_non_commercial
 

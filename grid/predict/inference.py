@@ -12,12 +12,12 @@ from semigrid.data.errors import InputError
 from semigrid.data.storage import FileFacts
 from semigrid.data.views.augment import ViewSettings, isolated_random, make_view
 from semigrid.grid.predict.images import ImageRange
-from semigrid.grid.study.layout import weights_file
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell, Plan
 from semigrid.grid.study.winner import run_command
 from semigrid.trainers.evaluate import predict
 from semigrid.trainers.job import DamagedWeightsError, Place
+from semigrid.trainers.layout import weights_file
 from semigrid.trainers.models import input_statistics
 from semigrid.trainers.trial import TrialSpec
 from semigrid.trainers.trial_data import EVALUATION_BATCH, view_settings

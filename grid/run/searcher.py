@@ -15,7 +15,6 @@ from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.grid.run.dispatch import conclude, trial_job
 from semigrid.grid.run.observer import RunObserver
 from semigrid.grid.run.room import Room
-from semigrid.grid.study.layout import latest_checkpoint
 from semigrid.grid.study.ledger import Ledger
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.study.state import Job
@@ -23,6 +22,7 @@ from semigrid.grid.study.summary import ENDED
 from semigrid.grid.trackers.tracker import Trackers
 from semigrid.trainers.fence import begin_attempt, end_attempts
 from semigrid.trainers.job import Failure, TrialResult
+from semigrid.trainers.layout import latest_checkpoint
 from semigrid.trainers.ray_worker import free_orphans
 
 # Largest clock difference tolerated between two machines, in seconds.

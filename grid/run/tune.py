@@ -21,11 +21,11 @@ from semigrid.grid.run.searcher import GridSearcher, drop_losers
 from semigrid.grid.run.start import start_ray
 from semigrid.grid.run.supervise import scratch_folder
 from semigrid.grid.run.work import do_job
-from semigrid.grid.study.layout import CHECKPOINTS, checkpoint_folder
 from semigrid.grid.study.ledger import Ledger
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.trackers.tracker import Trackers
 from semigrid.trainers.job import TrialJob
+from semigrid.trainers.layout import CHECKPOINTS, checkpoint_folder
 from semigrid.trainers.ray_nodes import placement
 from semigrid.trainers.ray_worker import run_group
 from semigrid.trainers.trial_run import TrainedTrial

@@ -16,9 +16,10 @@ from semigrid.grid.run.observer import RunObserver
 from semigrid.grid.status import show, snapshot
 from semigrid.grid.status.cost import Estimate
 from semigrid.grid.status.snapshot import RunningTrial, Snapshot
-from semigrid.grid.study.layout import SNAPSHOT, checkpoint_folder
+from semigrid.grid.study.layout import SNAPSHOT
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.state import Job, StudyState
+from semigrid.trainers.layout import checkpoint_folder
 from semigrid.trainers.progress import read_progress
 
 

@@ -1,28 +1,10 @@
-"""Names of all files in a run's folder, relative to it; ``docs/architecture.md`` lists them."""
-
-from semigrid.trainers.layout import (
-    CHECKPOINTS,
-    attempt_file,
-    checkpoint_folder,
-    latest_checkpoint,
-    predictions_file,
-    weights_file,
-)
-
-__all__ = [
-    "CHECKPOINTS",
-    "attempt_file",
-    "checkpoint_folder",
-    "latest_checkpoint",
-    "predictions_file",
-    "weights_file",
-]
+"""Names of the files in a run's folder, beside those of ``trainers.layout``, relative to it."""
 
 EXPERIMENT_COPY = "experiment.yaml"  # the experiment file of the last run
 REPORT = "report.html"
 LOCK, LOCK_GUARD = "lock.json", ".lock.guard"
 SNAPSHOT = "live.json"  # how a run stands, while one is at work
-NODE_TOKEN = ".nodes"  # by which the nodes of a cluster show that they see this folder
+NODE_TOKEN = ".nodes"  # shows that a node of a cluster sees the same folder as the driver
 LEDGER = "ledger"
 SUGGESTED = "suggested"
 # what trackers leave in a local folder

@@ -12,15 +12,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from semigrid.data.storage import FileFacts, Storage
-from semigrid.grid.study.layout import (
-    LEDGER,
-    log_file,
-    predictions_file,
-    record_file,
-    weights_file,
-)
+from semigrid.grid.study.layout import LEDGER, log_file, record_file
 from semigrid.grid.study.summary import ENDED, Status, TrialSummary, cost_sample
 from semigrid.trainers.choose import course
+from semigrid.trainers.layout import predictions_file, weights_file
 from semigrid.trainers.progress import DeviceSeconds
 from semigrid.trainers.trial import TrialSpec
 from semigrid.trainers.weights import Weights

@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -45,13 +44,12 @@ class Holder(BaseModel):
     token: str
 
     def __str__(self) -> str:
-        def clock(seconds: float) -> str:
-            return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
-
-        return (
-            f"{self.user} on {self.host}, process {self.pid}, since {clock(self.started_at)}, "
-            f"last heartbeat {clock(self.heartbeat)}"
+        since, last = (
+            time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+            for seconds in (self.started_at, self.heartbeat)
         )
+        where = f"{self.user} on {self.host}, process {self.pid}"
+        return f"{where}, since {since}, last heartbeat {last}"
 
 
 class RunLock:
@@ -100,12 +98,7 @@ class RunLock:
         self._heart.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._left.set()
         self._heart.join(timeout=self.interval)
         with contextlib.suppress(OSError):  # a lock that stays is soon that of a dead process
@@ -160,20 +153,15 @@ class RunLock:
     def _beat(self) -> None:
         while not self._left.wait(self.interval):
             with contextlib.suppress(OSError):  # the next beat may succeed
-                self._refresh()
-            if self.lost_to is not None:
-                self.lost()
-                return
-
-    def _refresh(self) -> None:
-        present = _read(self._lasting)  # None if somebody deleted it
-        holder = _parse(present)
-        if self._left.is_set():
-            return
-        if holder is not None and not self._is_mine(holder):
-            self.lost_to = holder
-        else:
-            self._lasting.swap(LOCK, present, self._beat_now())
+                present = _read(self._lasting)  # None if somebody deleted it
+                holder = _parse(present)
+                if self._left.is_set():
+                    return
+                if holder is not None and not self._is_mine(holder):
+                    self.lost_to = holder
+                    self.lost()
+                    return
+                self._lasting.swap(LOCK, present, self._beat_now())
 
 
 def living_holder(storage: Storage) -> Holder | None:

@@ -8,7 +8,7 @@ from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.search import Tried, Wave, space_of, suggest_wave
 from semigrid.grid.study.state import Job, SearchState, StudyState, Trial, goals_of
 from semigrid.grid.study.summary import COLLAPSED, TrialSummary
-from semigrid.trainers.choose import Cutoffs, is_better, stopped_at
+from semigrid.trainers.choose import Cutoffs, rank, stopped_at
 from semigrid.trainers.trial import TrialSpec
 
 
@@ -115,17 +115,13 @@ class StudyRules:
         ]
 
     def _choose_winner(self, study: StudyState, state: SearchState) -> SearchState:
-        best: Trial | None = None
-        for trial in state.trials:
-            if study.outcome(trial) != "finished":
-                continue
-            val = study.summaries[trial.id].val
-            if best is None or is_better(val, study.summaries[best.id].val):
-                best = trial
-        if best is None:
+        finished = [trial for trial in state.trials if study.outcome(trial) == "finished"]
+        if not finished:
             error = study.summaries[state.trials[0].id].error
             failure = f"every trial diverged or collapsed, the first: {error}"
             return replace(state, stage="failed", failure=failure, hopeless=True)
+        vals = {trial.id: study.summaries[trial.id].val for trial in finished}
+        best = max(finished, key=lambda trial: rank(vals[trial.id]["acc1"], vals[trial.id]["ce"]))
         if not self._has_weights(study, best.id):
             # an earlier, larger search chose another winner and let these weights go
             return replace(state, pending=(Job("train", best.spec, state.search),))

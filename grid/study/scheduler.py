@@ -21,9 +21,10 @@ class Scheduler:
         self.running: dict[tuple[str, str], Job] = {}
         self.trained: list[str] = []
         self.evaluated: list[str] = []
-        self._begun: dict[tuple[str, str], int] = {}  # how many trials had trained when a job began
+        # how many trials had been trained when a job was started
+        self._begun: dict[tuple[str, str], int] = {}
         self._lost_before: set[str] = set()
-        self._undropped = set(study.searches)
+        self._dropped: set[str] = set()
         priorities = study.plan.priorities()
         self._by_priority = sorted(study.searches, key=lambda name: -priorities[name])
 
@@ -87,33 +88,23 @@ class Scheduler:
         self.study = self.rules.advance(study)
 
     def losers(self) -> list[str]:
-        """Finished trials that, since the last call, no search can choose: their weights can go."""
-        states = self.study.searches
-        decided = [name for name in self._undropped if states[name].winner is not None]
-        if not decided:
-            return []
-        kept = {trial_id for state in states.values() for trial_id in state.chosen}
-        undecided = {
-            trial.id for state in states.values() if state.winner is None for trial in state.trials
-        }
-        dropped: set[str] = set()
-        for name in decided:
-            losers = {trial.id for trial in states[name].trials} - kept
-            dropped |= losers - undecided
-            if not losers & undecided:
-                self._undropped.discard(name)
-        return sorted(dropped)
+        """Trials that no search can choose any more, each named once: their weights can go."""
+        states = self.study.searches.values()
+        decided = {t.id for state in states if state.winner is not None for t in state.trials}
+        open_trials = {t.id for state in states if state.winner is None for t in state.trials}
+        chosen = {trial_id for state in states for trial_id in state.chosen}
+        losers = decided - open_trials - chosen - self._dropped
+        self._dropped |= losers
+        return sorted(losers)
 
 
 def _without_weights(study: StudyState, trial_id: str) -> StudyState:
     """The state in which searches that chose this trial choose their winner again."""
     searches = dict(study.searches)
     for name, state in study.searches.items():
-        # also a search that failed afterwards: those that start from it must hear of it
-        if state.stage == "blocked" or trial_id not in state.chosen:
-            continue
-        searches[name] = SearchState(state.search, trials=state.trials)
-        for child in searches.values():  # waits for that
-            if child.search.parent is not None and child.search.parent.name == name:
-                searches[child.search.name] = replace(child, pending=())
+        # a failed search, too: those that start from it must learn of it
+        if state.stage != "blocked" and trial_id in state.chosen:
+            searches[name] = SearchState(state.search, trials=state.trials)
+            children = [s for s in searches.values() if s.search.parent == state.search]
+            searches |= {child.search.name: replace(child, pending=()) for child in children}
     return replace(study, searches=searches, lost=study.lost | {trial_id})

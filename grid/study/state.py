@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from semigrid.grid.study.plan import Plan, Search
-from semigrid.grid.study.summary import SETTLED, TrialSummary
+from semigrid.grid.study.summary import ENDED, SETTLED, TrialSummary
 from semigrid.trainers.choose import Cutoffs, stopped_at
 from semigrid.trainers.job import JobKind
 from semigrid.trainers.trial import TrialSpec
@@ -104,7 +104,7 @@ class StudyState:
 
     def has_ended(self, trial_id: str) -> bool:
         """Whether the trial's training is over, for good or stopped early."""
-        return trial_id in self.summaries and self.summaries[trial_id].has_ended
+        return trial_id in self.summaries and self.summaries[trial_id].status in ENDED
 
     def outcome(self, trial: Trial) -> str | None:
         """The trial's final status in its search; None while it must (still) be trained.
@@ -124,7 +124,7 @@ class StudyState:
 
     def is_asked(self, name: str) -> bool:
         """Whether this run is to finish the search, not only to train it for another."""
-        return self.is_wanted(name) and self.goals[name] not in ("searching", "seeds")
+        return self.goals.get(name) == "finished"
 
     def is_open(self, name: str) -> bool:
         """Whether this run has something left to do for the search, or will have."""
@@ -149,9 +149,9 @@ class StudyState:
     def trainings_left(self, name: str) -> int:
         """How many trainings the search still takes, as far as the ledger tells."""
         state = self.searches[name]
-        pending = sum(job.kind == "train" for job in self.jobs(name))
         if not self.is_wanted(name):
-            return pending
+            return 0
+        pending = sum(job.kind == "train" for job in self.jobs(name))
         with_seeds = self.goals[name] != "searching"
         if state.stage == "seeds" and with_seeds:  # some may wait for those they start from
             return len(state.missing)
@@ -168,21 +168,16 @@ def goals_of(plan: Plan, only: Collection[str] | None = None) -> dict[str, Stage
         only: names of the cells to finish, None for all. Of other cells as much is done as these
             need: a parent is trained, a neighbour searched.
     """
-    if only is None:
-        return {search.name: STAGES[-1] for search in plan.searches}
-    goals: dict[str, Stage] = {}
-    by_name = {search.name: search for search in plan.searches}
-
-    def want(name: str, stage: Stage) -> None:
-        if name in goals and STAGES.index(goals[name]) >= STAGES.index(stage):
-            return
-        goals[name] = stage
-        search = by_name[name]
-        if search.parent is not None:
-            want(search.parent.name, "seeds")
+    names = [search.name for search in plan.searches] if only is None else only
+    goals: dict[str, Stage] = dict.fromkeys(names, "finished")
+    for search in reversed(plan.searches):  # searches come after those that they need
+        if search.name not in goals:
+            continue
+        needs: dict[str, Stage] = {}
         if plan.experiment.file.search.warm_start and search.neighbor is not None:
-            want(search.neighbor, "searching")
-
-    for name in only:
-        want(name, "evaluating")
+            needs[search.neighbor] = "searching"
+        if search.parent is not None:
+            needs[search.parent.name] = "seeds"
+        for name, stage in needs.items():
+            goals[name] = max(goals.get(name, stage), stage, key=STAGES.index)
     return goals

@@ -52,10 +52,6 @@ class TrialSummary:
     device_seconds: DeviceSeconds = field(default_factory=dict)
     sample: CostSample | None = None
 
-    @property
-    def has_ended(self) -> bool:
-        return self.status in ENDED
-
 
 def forwards(recipe: Recipe, method: MethodName) -> int:
     """Forwards of one image that a resolved recipe costs; a backward costs two."""

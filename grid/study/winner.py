@@ -1,4 +1,4 @@
-"""The model that a finished cell leaves: what ``predict`` and ``export`` take."""
+"""The model of a finished cell, which ``predict`` and ``export`` use."""
 
 import shlex
 from collections.abc import Mapping
@@ -9,23 +9,15 @@ from semigrid.grid.experiment import Experiment, nearest
 from semigrid.grid.study.layout import EXPERIMENT_COPY
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell
-from semigrid.grid.study.state import Stage, StudyState
-from semigrid.trainers.choose import is_better
-
-_WORDS: dict[Stage, str] = {
-    "waiting": "waits for the cell that it starts from",
-    "searching": "is not searched to the end",
-    "seeds": "is not trained on all seeds",
-    "evaluating": "is not evaluated on test",
-    "failed": "failed",
-    "blocked": "is blocked",
-}
+from semigrid.grid.study.state import StudyState
+from semigrid.trainers.choose import rank
 
 
 def run_command(experiment: Experiment, cell: str) -> str:
-    """What finishes a cell; of the copy of an experiment in its run's folder, the folder is named.
+    """The command that finishes a cell.
 
-    The copy alone would be run with its own storage, which may mean another folder here.
+    For the copy of an experiment in its run's folder, it names the folder: the copy alone would be
+    run with its own storage, which may be another folder here.
     """
     folder = open_storage(experiment.folder)
     copied = experiment.source == folder.location(EXPERIMENT_COPY)
@@ -34,10 +26,10 @@ def run_command(experiment: Experiment, cell: str) -> str:
 
 
 def find_winner(study: StudyState, records: Mapping[str, Record], name: str) -> tuple[Cell, Record]:
-    """A cell by its name, and the record of its winner's best seed, by its score on val.
+    """A cell by its name, and the record of its winner's best seed.
 
-    The test scores decide nothing: a model chosen by them would be praised for luck. Raises
-    ``InputError`` for a name that is no cell's, and for a cell that is not finished.
+    The score on val decides; a model chosen by its score on test would be chosen for luck. Raises
+    ``InputError`` for an unknown cell and for one that is not finished.
     """
     cells = {cell.name: cell for cell in study.plan.cells}
     if name not in cells:
@@ -48,12 +40,8 @@ def find_winner(study: StudyState, records: Mapping[str, Record], name: str) -> 
         why = f": {state.failure}" if state.failure else ""
         again = run_command(study.plan.experiment, name)
         raise InputError(
-            f"{name} {_WORDS[state.stage]}{why}; there is a model once a cell is finished: {again}"
+            f"{name} is not finished but {state.stage}{why}; a cell has a model once it is "
+            f"finished: {again}"
         )
-    best: Record | None = None
-    for _, spec in sorted(state.by_seed.items()):
-        record = records[spec.id]
-        if best is None or is_better(record.val, best.val):
-            best = record
-    assert best is not None
-    return cells[name], best
+    seeds = [records[spec.id] for _, spec in sorted(state.by_seed.items())]
+    return cells[name], max(seeds, key=lambda record: rank(record.val["acc1"], record.val["ce"]))

@@ -26,7 +26,6 @@ from semigrid.grid.analysis.result_set import ResultSet, read_result_set
 from semigrid.grid.analysis.slices import by_slice, tally
 from semigrid.grid.analysis.statistics import accuracy_interval
 from semigrid.grid.experiment import load_experiment
-from semigrid.grid.study.layout import predictions_file
 from semigrid.grid.study.ledger import Ledger, start_record
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.tables.cells import cells_table
@@ -34,6 +33,7 @@ from semigrid.grid.tables.render import to_csv, to_json, to_markdown
 from semigrid.grid.tables.slices import slice_columns, slices_table
 from semigrid.grid.tables.table import Column, Table
 from semigrid.grid.tables.terminal import show
+from semigrid.trainers.layout import predictions_file
 from semigrid.trainers.predictions import decode_predictions
 
 # value of the slice, images, right ones

@@ -36,11 +36,11 @@ from semigrid.grid.export.cell import Exported, export_cell, show
 from semigrid.grid.export.check import check_files
 from semigrid.grid.export.onnx_file import ONNX, run_onnx, write_onnx
 from semigrid.grid.export.timm_folder import CONFIG, WEIGHTS, open_timm_folder
-from semigrid.grid.study.layout import predictions_file, weights_file
 from semigrid.grid.study.ledger import Ledger, Record
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.winner import find_winner
 from semigrid.grid.tables.markdown import escape
+from semigrid.trainers.layout import predictions_file, weights_file
 from semigrid.trainers.models import input_statistics
 from semigrid.trainers.predictions import Predictions, decode_predictions
 from semigrid.trainers.trial_data import view_settings
@@ -586,7 +586,7 @@ def test_a_cell_that_is_none_or_not_finished(shop: Shop, tmp_path: Path) -> None
     with pytest.raises(InputError, match="'shop/vit/99%' is no cell of file.yaml"):
         shop.export("shop/vit/99%", tmp_path / "out")
     begun = Shop(tmp_path, shop.dataset, shop.plan)
-    with pytest.raises(InputError, match="there is a model once a cell is finished"):
+    with pytest.raises(InputError, match="a cell has a model once it is finished"):
         begun.export(VIT, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 

@@ -34,8 +34,8 @@ from semigrid.grid.predict.images import (
     find_images,
 )
 from semigrid.grid.predict.inference import Predictor, WinnerModel, joined, make_views, winner_model
-from semigrid.grid.study.layout import predictions_file, weights_file
 from semigrid.grid.study.winner import find_winner
+from semigrid.trainers.layout import predictions_file, weights_file
 from semigrid.trainers.predictions import Predictions, decode_predictions
 
 CELL = "digits/vit/100%"
