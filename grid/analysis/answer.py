@@ -17,7 +17,7 @@ from semigrid.grid.analysis.labels_saved import Needed, labels_needed
 from semigrid.grid.analysis.pool_curve import PoolCurve, pool_curve
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.analysis.sentences import difference_text, needed_text, pool_text
-from semigrid.grid.analysis.statistics import Comparison, compare
+from semigrid.grid.analysis.statistics import Comparison, Interval, accuracy_interval, compare
 from semigrid.grid.experiment import show_percent
 from semigrid.trainers.methods import METHODS
 
@@ -40,6 +40,10 @@ class Saving:
     def acc1(self) -> float:
         """A share."""
         return float(self.row.right.mean())
+
+    @property
+    def interval(self) -> Interval:
+        return accuracy_interval(self.row.right)
 
     @property
     def saved(self) -> float | None:

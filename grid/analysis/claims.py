@@ -82,7 +82,7 @@ def _is_above(comparison: Comparison, threshold: float) -> bool:
 
 
 def _show(name: str, comparison: Comparison) -> str:
-    difference = show_points(comparison.difference)
+    difference = show_points(100 * comparison.difference)
     return f"{name}: {difference} points ({show_points_range(comparison.interval)})"
 
 

@@ -1,4 +1,4 @@
-"""How numbers are written wherever people read them. Shares are from 0 to 1."""
+"""How numbers are written wherever people read them."""
 
 from collections.abc import Sequence
 
@@ -11,6 +11,11 @@ def show_number(number: float | None, digits: int = 2) -> str:
     return NONE if number is None else f"{number:.{digits}f}"
 
 
+def show_count(count: float) -> str:
+    """A number of images or labels: ``1,204``, ``−12``."""
+    return f"{count:,.0f}".replace("-", "−")
+
+
 def show_scores(scores: Sequence[float], digits: int = 2) -> str:
     """Mean and spread over seeds: ``95.50 ± 1.32``, with one seed ``95.50``."""
     spread = std(scores)
@@ -18,20 +23,20 @@ def show_scores(scores: Sequence[float], digits: int = 2) -> str:
 
 
 def show_interval(interval: Interval | None, digits: int = 1) -> str:
-    """The interval of a share in per cent: ``93.1–97.2``."""
+    """The interval of a share, in per cent: ``93.1–97.2``."""
     if interval is None:
         return NONE
     return f"{100 * interval.low:.{digits}f}–{100 * interval.high:.{digits}f}"
 
 
-def show_points(difference: float, digits: int = 2) -> str:
-    """A difference of shares in points: ``+1.50``, ``−0.70``."""
-    return f"{round(100 * difference, digits) + 0.0:+.{digits}f}".replace("-", "−")
+def show_points(points: float, digits: int = 2) -> str:
+    """A difference in points: ``+1.50``, ``−0.70``."""
+    return f"{round(points, digits) + 0.0:+.{digits}f}".replace("-", "−")
 
 
 def show_points_range(interval: Interval, digits: int = 2) -> str:
-    """The interval of a difference of shares in points: ``−0.30 to +2.10``."""
-    return f"{show_points(interval.low, digits)} to {show_points(interval.high, digits)}"
+    """The interval of a difference of shares, in points: ``−0.30 to +2.10``."""
+    return " to ".join(show_points(100 * end, digits) for end in (interval.low, interval.high))
 
 
 def show_p(p: float) -> str:

@@ -80,16 +80,22 @@ def read_study_predictions(
         for seed, spec in study.searches[cell.name].by_seed.items()
     ]
     datasets = study.plan.experiment.datasets
+
+    def read(job: tuple[Cell, int, Record]) -> tuple[TestSet, SeedPredictions] | ValueError:
+        cell, seed, record = job
+        return _try_reading(storage, seed, record, datasets[cell.dataset].manifest)
+
     with ThreadPoolExecutor(READERS) as pool:
-        outcomes = pool.map(lambda each: _try_reading(storage, each[1], each[2]), wanted)
+        outcomes = pool.map(read, wanted)
         for (cell, seed, record), outcome in zip(wanted, outcomes, strict=True):
             seeds = predictions.cells.setdefault(cell, [])
             try:
                 if isinstance(outcome, ValueError):
                     raise outcome
-                of_images, of_seed = outcome
-                manifest = datasets[cell.dataset].manifest
-                _check_test_set(predictions.test_sets, cell.dataset, manifest, of_images)
+                test_set, of_seed = outcome
+                kept = predictions.test_sets.setdefault(cell.dataset, test_set)
+                if kept.ids != test_set.ids or not np.array_equal(kept.labels, test_set.labels):
+                    raise ValueError(f"other test images than other predictions of {cell.dataset}")
             except ValueError as error:
                 seeds.append(None)
                 predictions.problems.append(
@@ -120,37 +126,24 @@ def read_predictions(storage: Storage, record: Record) -> Predictions:
 
 
 def _try_reading(
-    storage: Storage, seed: int, record: Record
-) -> tuple[Predictions, SeedPredictions] | ValueError:
-    """The images of a trial's predictions and what is kept of them, or what is wrong."""
+    storage: Storage, seed: int, record: Record, manifest: Manifest
+) -> tuple[TestSet, SeedPredictions] | ValueError:
+    """What is kept of a trial's predictions, or what is wrong with them.
+
+    The probabilities are freed here, not when all files are read.
+    """
     try:
         predictions = read_predictions(storage, record)
         seed_scores = scores(predictions.labels, predictions.probabilities)
+        slices = {name: list(predictions.slices[name]) for name in manifest.slices}
     except FileNotFoundError:
         return ValueError("there is no such file")
+    except KeyError as error:
+        return ValueError(f"there is no column {error}")
     except ValueError as error:
         return error
     chosen = predictions.probabilities.argmax(axis=1).astype(np.int32)
     confidence = predictions.probabilities.max(axis=1).astype(np.float32)
     right = np.asarray(chosen == predictions.labels)
-    # frees the probabilities now, not when all files are read
-    images = Predictions(predictions.ids, predictions.labels, np.empty((0, 0)), predictions.slices)
-    return images, SeedPredictions(seed, chosen, confidence, right, seed_scores)
-
-
-def _check_test_set(
-    test_sets: dict[str, TestSet], dataset: str, manifest: Manifest, images: Predictions
-) -> None:
-    """Keeps a dataset's test images, or compares them with those kept.
-
-    Raises ``ValueError`` where a slice is missing or the images are others.
-    """
-    for name in manifest.slices:
-        if name not in images.slices:
-            raise ValueError(f"there is no column {name!r}")
-    kept = test_sets.get(dataset)
-    if kept is None:
-        slices = {name: list(images.slices[name]) for name in manifest.slices}
-        test_sets[dataset] = TestSet(images.ids, images.labels, manifest.classes, slices)
-    elif kept.ids != images.ids or not np.array_equal(kept.labels, images.labels):
-        raise ValueError(f"other test images than other predictions of {dataset}")
+    test_set = TestSet(predictions.ids, predictions.labels, manifest.classes, slices)
+    return test_set, SeedPredictions(seed, chosen, confidence, right, seed_scores)

@@ -7,7 +7,7 @@ from semigrid.grid.analysis.statistics import Comparison
 
 
 def difference_text(comparison: Comparison) -> str:
-    difference = show_points(comparison.difference)
+    difference = show_points(100 * comparison.difference)
     return f"difference {difference} points, 95% interval {show_points_range(comparison.interval)}"
 
 
@@ -45,8 +45,9 @@ def labels_range(needed: Needed) -> str | None:
 
 def pool_text(name: str, curve: PoolCurve) -> str:
     """What more unlabelled images do for a model."""
+    doubling = show_points(100 * curve.doubling.difference)
     each = (
-        f"a doubling of the pool changes it by {show_points(curve.doubling.difference)} points "
+        f"a doubling of the pool changes it by {doubling} points "
         f"({show_points_range(curve.doubling.interval)})"
     )
     if curve.turn is not None:

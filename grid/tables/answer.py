@@ -1,15 +1,14 @@
 """The answer as tables and as data."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from semigrid.grid.analysis.answer import Answer, Saving
 from semigrid.grid.analysis.claims import Claim
 from semigrid.grid.analysis.labels_saved import Needed
-from semigrid.grid.analysis.numbers import NONE, show_interval, show_number
+from semigrid.grid.analysis.numbers import NONE, show_count, show_interval, show_number
 from semigrid.grid.analysis.sentences import labels_range
-from semigrid.grid.analysis.statistics import LEVEL, Interval
+from semigrid.grid.analysis.statistics import LEVEL
 from semigrid.grid.tables.table import Column, Table, frame_of, frame_records
 
 
@@ -34,82 +33,50 @@ def answer_facts(answer: Answer) -> dict[str, Any]:
     }
 
 
+def _show_needed(needed: Needed) -> str:
+    if needed.labels is None:
+        return NONE
+    return show_count(needed.labels) + ("*" if needed.extrapolated else "")
+
+
+_SAVING_COLUMNS: list[Column[Saving]] = [
+    Column("dataset", lambda saving: saving.row.cell.dataset),
+    Column("cell", lambda saving: saving.row.cell.name, "cell", is_name=True),
+    Column("labeled_images", lambda saving: saving.labels, "labels", show_count),
+    Column("pool_images", lambda saving: saving.row.pool_images, "pool", show_count),
+    Column("acc1", lambda saving: 100 * saving.acc1, "Acc@1", show_number),
+    Column("acc1_low", lambda saving: 100 * saving.interval.low),
+    Column("acc1_high", lambda saving: 100 * saving.interval.high),
+    Column(None, lambda saving: saving.interval, f"{LEVEL:.0%}", show_interval),
+    Column("baseline", lambda saving: saving.baseline, "baseline", is_name=True),
+    Column("labels_needed", lambda saving: saving.needed and saving.needed.labels),
+    Column("labels_needed_low", lambda saving: saving.needed and saving.needed.low),
+    Column("labels_needed_high", lambda saving: saving.needed and saving.needed.high),
+    Column("extrapolated", lambda saving: saving.needed and saving.needed.extrapolated),
+    Column(None, lambda saving: saving.needed, "needs", _show_needed),
+    Column(None, lambda saving: saving.needed and labels_range(saving.needed), f"{LEVEL:.0%}"),
+    Column("labels_saved", lambda saving: saving.saved, "saved", show_count),
+]
+
+_CLAIM_COLUMNS: list[Column[Claim]] = [
+    Column("dataset", lambda claim: claim.dataset, "dataset", is_name=True),
+    Column("claim", lambda claim: claim.text, "the paper's claim", is_name=True, may_break=True),
+    Column("verdict", lambda claim: claim.verdict, "here", is_name=True),
+    Column("evidence", lambda claim: "; ".join(claim.evidence)),
+    Column(None, lambda claim: ";\n".join(claim.evidence), "because", is_name=True, may_break=True),
+]
+
+
 def savings_table(answer: Answer) -> Table[Saving]:
     """How many labels the baseline would need to reach each semi-supervised cell."""
-    columns: list[Column[Saving]] = [
-        Column("cell", lambda saving: saving.row.cell.name, is_name=True),
-        Column("labels", lambda saving: f"{saving.labels:,}"),
-        Column("pool", lambda saving: f"{saving.row.pool_images:,}"),
-        Column("Acc@1", lambda saving: show_number(100 * saving.acc1)),
-        Column(f"{LEVEL:.0%}", lambda saving: show_interval(saving.row.interval)),
-        Column("baseline", lambda saving: saving.baseline, is_name=True),
-        Column("needs", _show_needed),
-        Column(f"{LEVEL:.0%}", lambda s: (s.needed and labels_range(s.needed)) or NONE),
-        Column("saved", lambda s: NONE if s.saved is None else f"{s.saved:,.0f}".replace("-", "−")),
-    ]
     extrapolated = any(each.needed and each.needed.extrapolated for each in answer.savings)
-    return Table(
-        title="Labels saved",
-        columns=columns,
-        rows=answer.savings,
-        frame=frame_of(
-            answer.savings,
-            {
-                "dataset": lambda saving: saving.row.cell.dataset,
-                "cell": lambda saving: saving.row.cell.name,
-                "labeled_images": lambda saving: saving.labels,
-                "pool_images": lambda saving: saving.row.pool_images,
-                "acc1": lambda saving: 100 * saving.acc1,
-                "acc1_low": lambda saving: 100 * _interval(saving).low,
-                "acc1_high": lambda saving: 100 * _interval(saving).high,
-                "baseline": lambda saving: saving.baseline,
-                "labels_needed": _of_needed(lambda needed: needed.labels),
-                "labels_needed_low": _of_needed(lambda needed: needed.low),
-                "labels_needed_high": _of_needed(lambda needed: needed.high),
-                "extrapolated": _of_needed(lambda needed: needed.extrapolated),
-                "labels_saved": lambda saving: saving.saved,
-            },
-        ),
-        notes=["* extrapolated beyond the numbers of labels that were tried"]
-        if extrapolated
-        else [],
-    )
-
-
-def _interval(saving: Saving) -> Interval:
-    assert saving.row.interval is not None  # only cells with predictions have savings
-    return saving.row.interval
-
-
-def _of_needed(get: Callable[[Needed], Any]) -> Callable[[Saving], Any]:
-    return lambda saving: None if saving.needed is None else get(saving.needed)
-
-
-def _show_needed(saving: Saving) -> str:
-    if saving.needed is None or saving.needed.labels is None:
-        return NONE
-    return f"{saving.needed.labels:,.0f}" + ("*" if saving.needed.extrapolated else "")
+    note = "* extrapolated beyond the numbers of labels that were tried"
+    frame = frame_of(_SAVING_COLUMNS, answer.savings)
+    notes = [note] if extrapolated else []
+    return Table("Labels saved", _SAVING_COLUMNS, answer.savings, frame, notes)
 
 
 def claims_table(answer: Answer) -> Table[Claim]:
     """The paper's claims, and the verdict of these results."""
-    columns: list[Column[Claim]] = [
-        Column("dataset", lambda claim: claim.dataset, is_name=True),
-        Column("the paper's claim", lambda claim: claim.text, is_name=True, may_break=True),
-        Column("here", lambda claim: claim.verdict, is_name=True),
-        Column("because", lambda claim: ";\n".join(claim.evidence), is_name=True, may_break=True),
-    ]
-    return Table(
-        title="The paper's claims",
-        columns=columns,
-        rows=answer.claims,
-        frame=frame_of(
-            answer.claims,
-            {
-                "dataset": lambda claim: claim.dataset,
-                "claim": lambda claim: claim.text,
-                "verdict": lambda claim: claim.verdict,
-                "evidence": lambda claim: "; ".join(claim.evidence),
-            },
-        ),
-    )
+    frame = frame_of(_CLAIM_COLUMNS, answer.claims)
+    return Table("The paper's claims", _CLAIM_COLUMNS, answer.claims, frame)

@@ -1,19 +1,14 @@
-"""The table of cells, and the columns and fields that other tables of cells share with it."""
+"""The table of cells, and the columns that other tables of cells share with it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from operator import methodcaller
 from typing import Any
 
 import pandas as pd
 
 from semigrid.grid.analysis.comparisons import NOT_SEPARABLE
-from semigrid.grid.analysis.numbers import (
-    NONE,
-    show_interval,
-    show_number,
-    show_points,
-    show_scores,
-)
+from semigrid.grid.analysis.numbers import show_interval, show_number, show_points, show_scores
 from semigrid.grid.analysis.result_set import FEW_IMAGES, METRICS, CellResult, ResultSet
 from semigrid.grid.analysis.statistics import LEVEL
 from semigrid.grid.experiment import show_percent
@@ -21,17 +16,55 @@ from semigrid.grid.status.show import show_seconds
 from semigrid.grid.tables.table import Column, Table, frame_of, frame_records
 from semigrid.trainers.weights import Weights
 
-Fields = dict[str, Callable[[CellResult], Any]]
-CELL_FIELDS: Fields = {
-    "cell": lambda row: row.cell.name,
-    "dataset": lambda row: row.cell.dataset,
-    "model": lambda row: row.cell.model,
-    "labels": lambda row: show_percent(row.cell.labels),
-    "labeled_images": lambda row: row.labeled_images,
-    "unlabeled": lambda row: show_percent(row.cell.unlabeled) if row.cell.unlabeled else None,
-    "pool_images": lambda row: row.pool_images,
-    "state": lambda row: row.state,
-}
+CellColumns = list[Column[CellResult]]
+
+_show_thousandths = partial(show_number, digits=3)
+
+
+def cell_columns(rows: Sequence[CellResult]) -> CellColumns:
+    """What names a cell; people see the dataset only where there are several."""
+    several = len({row.cell.dataset for row in rows}) > 1
+    dataset = "dataset" if several else None
+    return [
+        Column("cell", lambda row: row.cell.name),
+        Column("dataset", lambda row: row.cell.dataset, dataset, is_name=True),
+        Column("model", lambda row: row.cell.model, "model", is_name=True),
+        Column("labels", lambda row: show_percent(row.cell.labels), "labels"),
+        Column("labeled_images", lambda row: row.labeled_images, "images"),
+        Column(
+            "unlabeled",
+            lambda row: show_percent(row.cell.unlabeled) if row.cell.unlabeled else None,
+            "unlabelled",
+        ),
+        Column("pool_images", lambda row: row.pool_images),
+        Column("state", lambda row: row.state),
+    ]
+
+
+def acc1_column(results: ResultSet) -> Column[CellResult]:
+    return Column(
+        None,
+        methodcaller("scores", "acc1"),
+        "Acc@1",
+        show_scores,
+        may_break=True,
+        is_bold=lambda row: results.standings.is_marked(row.cell),
+    )
+
+
+def interval_column(is_spare: bool = False) -> Column[CellResult]:
+    return Column(None, lambda row: row.interval, f"{LEVEL:.0%}", show_interval, is_spare=is_spare)
+
+
+def score_columns(with_paper: bool) -> CellColumns:
+    """What stands beside Acc@1: the paper's value, Acc@5, and cross-entropy."""
+    show_ce = partial(show_scores, digits=3)
+    columns: CellColumns = [
+        Column(None, methodcaller("scores", "acc5"), "Acc@5", show_scores, may_break=True),
+        Column(None, methodcaller("scores", "ce"), "CE", show_ce, may_break=True),
+    ]
+    paper: Column[CellResult] = Column(None, lambda row: row.paper, "paper", _show_thousandths)
+    return [paper, *columns] if with_paper else columns
 
 
 def cells_frame(results: ResultSet, rows: Sequence[CellResult]) -> pd.DataFrame:
@@ -41,26 +74,29 @@ def cells_frame(results: ResultSet, rows: Sequence[CellResult]) -> pd.DataFrame:
     of Acc@1 from the dataset's best cell in points, ``to_best_p`` its p-value, corrected among all
     pairs of the dataset.
     """
-    fields: Fields = dict(CELL_FIELDS)
-    for metric in METRICS:
-        fields[metric] = methodcaller("mean", metric)
-        fields[f"{metric}_std"] = methodcaller("std", metric)
-    fields |= {
-        "acc1_low": lambda row: 100 * row.interval.low if row.interval else None,
-        "acc1_high": lambda row: 100 * row.interval.high if row.interval else None,
-        "macro": lambda row: row.mean("macro"),
-        "ece": lambda row: row.mean("ece"),
-        "standing": results.standing,
-        "to_best": lambda row: _to_best(results, row),
-        "to_best_p": lambda row: pair.p if (pair := results.standings.to_best(row.cell)) else None,
-        "paper_acc1": lambda row: row.paper,
-        "seeds": lambda row: len(row.test),
-        "trials": lambda row: row.trials,
-        "stopped": lambda row: row.stopped,
-        "collapsed": lambda row: row.collapsed,
-        "training_seconds": lambda row: round(row.seconds, 1),
-    }
-    return frame_of(rows, fields)
+    to_best = results.standings.to_best
+    columns: CellColumns = [
+        *cell_columns(rows),
+        *(
+            Column(metric + suffix, methodcaller(statistic, metric))
+            for metric in METRICS
+            for suffix, statistic in (("", "mean"), ("_std", "std"))
+        ),
+        Column("acc1_low", lambda row: row.interval and 100 * row.interval.low),
+        Column("acc1_high", lambda row: row.interval and 100 * row.interval.high),
+        Column("macro", methodcaller("mean", "macro")),
+        Column("ece", methodcaller("mean", "ece")),
+        Column("standing", results.standing),
+        Column("to_best", lambda row: _to_best(results, row)),
+        Column("to_best_p", lambda row: (pair := to_best(row.cell)) and pair.p),
+        Column("paper_acc1", lambda row: row.paper),
+        Column("seeds", lambda row: len(row.test)),
+        Column("trials", lambda row: row.trials),
+        Column("stopped", lambda row: row.stopped),
+        Column("collapsed", lambda row: row.collapsed),
+        Column("training_seconds", lambda row: round(row.seconds, 1)),
+    ]
+    return frame_of(columns, rows)
 
 
 def _to_best(results: ResultSet, row: CellResult) -> float | None:
@@ -79,46 +115,6 @@ def cell_records(results: ResultSet) -> list[dict[str, Any]]:
     return records
 
 
-def cell_columns(rows: Sequence[CellResult]) -> list[Column[CellResult]]:
-    """What names a cell; the dataset only where there are several."""
-    columns: list[Column[CellResult]] = [
-        Column("model", lambda row: row.cell.model, is_name=True),
-        Column("labels", lambda row: show_percent(row.cell.labels)),
-        Column("images", lambda row: str(row.labeled_images)),
-        Column(
-            "unlabelled",
-            lambda row: show_percent(row.cell.unlabeled) if row.cell.unlabeled else NONE,
-        ),
-    ]
-    if len({row.cell.dataset for row in rows}) > 1:
-        columns.insert(0, Column("dataset", lambda row: row.cell.dataset, is_name=True))
-    return columns
-
-
-def acc1_column(results: ResultSet) -> Column[CellResult]:
-    return Column(
-        "Acc@1",
-        lambda row: show_scores(row.scores("acc1")),
-        may_break=True,
-        is_bold=lambda row: results.standings.is_marked(row.cell),
-    )
-
-
-def interval_column(is_spare: bool = False) -> Column[CellResult]:
-    return Column(f"{LEVEL:.0%}", lambda row: show_interval(row.interval), is_spare=is_spare)
-
-
-def other_score_columns(with_paper: bool) -> list[Column[CellResult]]:
-    """What stands beside Acc@1: the paper's value to its own digits, Acc@5, cross-entropy."""
-    columns: list[Column[CellResult]] = [
-        Column("Acc@5", lambda row: show_scores(row.scores("acc5")), may_break=True),
-        Column("CE", lambda row: show_scores(row.scores("ce"), digits=3), may_break=True),
-    ]
-    if with_paper:
-        columns.insert(0, Column("paper", lambda row: show_number(row.paper, 3)))
-    return columns
-
-
 def cells_table(results: ResultSet, headlines: Sequence[str] = ()) -> Table[CellResult]:
     """A line for each cell with its scores; in a terminal of 80 columns, those that fit.
 
@@ -126,31 +122,28 @@ def cells_table(results: ResultSet, headlines: Sequence[str] = ()) -> Table[Cell
         headlines: notes that stand first below the table.
     """
     rows = results.rows
-    columns = [*cell_columns(rows), acc1_column(results)]
     has_predictions = any(row.has_predictions for row in rows)
-    if has_predictions:
-        columns.append(interval_column(is_spare=True))
-    columns += other_score_columns(bool(results.paper_tasks))
-    if any(_macro_differs(row) for row in rows):
-        columns.append(
-            Column(
-                "macro", lambda row: show_scores(row.scores("macro")), may_break=True, is_spare=True
-            )
-        )
-    if has_predictions:
-        columns += [
-            Column("vs best", lambda row: _show_standing(results, row), is_spare=True),
-            Column("ECE", lambda row: show_number(row.mean("ece"), 3), is_spare=True),
-        ]
-    columns += [
-        Column("trials", _show_trials),
-        Column("time", lambda row: show_seconds(row.seconds)),
+    macro: Column[CellResult] = Column(
+        None, methodcaller("scores", "macro"), "macro", show_scores, may_break=True, is_spare=True
+    )
+    beside_best: CellColumns = [
+        Column(None, lambda row: _show_standing(results, row), "vs best", is_spare=True),
+        Column(None, methodcaller("mean", "ece"), "ECE", _show_thousandths, is_spare=True),
     ]
     return Table(
-        title="Results",
-        columns=columns,
-        rows=rows,
-        frame=cells_frame(results, rows),
+        "Results",
+        [
+            *cell_columns(rows),
+            acc1_column(results),
+            *([interval_column(is_spare=True)] if has_predictions else []),
+            *score_columns(bool(results.paper_tasks)),
+            *([macro] if any(_macro_differs(row) for row in rows) else []),
+            *(beside_best if has_predictions else []),
+            Column(None, _show_trials, "trials"),
+            Column(None, lambda row: row.seconds, "time", show_seconds),
+        ],
+        rows,
+        cells_frame(results, rows),
         notes=[*headlines, *results.standings.notes(), *weights_notes(rows)],
         problems=results.problems,
         records=cell_records(results),
@@ -163,13 +156,11 @@ def _macro_differs(row: CellResult) -> bool:
     return any(abs(seed.scores.macro - seed.scores.acc1) > 1e-11 for seed in row.predictions)
 
 
-def _show_standing(results: ResultSet, row: CellResult) -> str:
-    standing, pair = results.standing(row), results.standings.to_best(row.cell)
-    if standing == "below" and pair is not None:
-        return show_points(-pair.comparison.difference)
-    if standing == NOT_SEPARABLE and pair is None:
-        return "highest"
-    return standing or NONE
+def _show_standing(results: ResultSet, row: CellResult) -> str | None:
+    standing, to_best = results.standing(row), _to_best(results, row)
+    if standing == "below" and to_best is not None:
+        return show_points(to_best)
+    return "highest" if standing == NOT_SEPARABLE and to_best is None else standing
 
 
 def _show_trials(row: CellResult) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from semigrid.grid.analysis.classes import ClassResult, Confusion, class_results, confusions
-from semigrid.grid.analysis.numbers import show_interval, show_scores
+from semigrid.grid.analysis.numbers import show_count, show_interval, show_scores
 from semigrid.grid.analysis.result_set import FEW_IMAGES, CellResult, ResultSet
 from semigrid.grid.analysis.statistics import LEVEL, mean, std
 from semigrid.grid.tables.cells import few_notes
@@ -20,38 +20,25 @@ def classes_table(results: ResultSet) -> Table[ClassResult]:
     best = results.require_best()
     classes = [each for row in best for each in class_results(results, row)]
     columns: list[Column[ClassResult]] = [
-        Column("class", lambda each: each.name, is_name=True),
-        Column("train images", lambda each: f"{each.train_images:,}"),
-        Column("of training", lambda each: f"{each.train_share:.1%}"),
-        Column(
-            "test images",
-            lambda each: f"{each.test_images:,}" + ("*" if each.test_images < FEW_IMAGES else ""),
-        ),
-        Column("Acc@1", lambda each: show_scores(each.acc1), may_break=True),
-        Column(f"{LEVEL:.0%}", lambda each: show_interval(each.interval)),
+        Column("dataset", lambda each: each.row.cell.dataset, _dataset_header(best), is_name=True),
+        Column("cell", lambda each: each.row.cell.name),
+        Column("class", lambda each: each.name, "class", is_name=True),
+        Column("train_images", lambda each: each.train_images, "train images", show_count),
+        Column("train_share", lambda each: each.train_share, "of training", _share),
+        Column("test_images", lambda each: each.test_images, "test images", _show_images),
+        Column("acc1", lambda each: mean(each.acc1)),
+        Column("acc1_std", lambda each: std(each.acc1)),
+        Column(None, lambda each: each.acc1, "Acc@1", show_scores, may_break=True),
+        Column(None, lambda each: each.interval, f"{LEVEL:.0%}", show_interval),
+        Column("acc1_low", lambda each: 100 * each.interval.low),
+        Column("acc1_high", lambda each: 100 * each.interval.high),
+        Column("seeds", lambda each: len(each.acc1)),
     ]
-    if len(best) > 1:
-        columns.insert(0, Column("dataset", lambda each: each.row.cell.dataset, is_name=True))
     return Table(
-        title="Classes, the weakest first",
-        columns=columns,
-        rows=classes,
-        frame=frame_of(
-            classes,
-            {
-                "dataset": lambda each: each.row.cell.dataset,
-                "cell": lambda each: each.row.cell.name,
-                "class": lambda each: each.name,
-                "train_images": lambda each: each.train_images,
-                "train_share": lambda each: each.train_share,
-                "test_images": lambda each: each.test_images,
-                "acc1": lambda each: mean(each.acc1),
-                "acc1_std": lambda each: std(each.acc1),
-                "acc1_low": lambda each: 100 * each.interval.low,
-                "acc1_high": lambda each: 100 * each.interval.high,
-                "seeds": lambda each: len(each.acc1),
-            },
-        ),
+        "Classes, the weakest first",
+        columns,
+        classes,
+        frame_of(columns, classes),
         notes=[*few_notes(each.test_images for each in classes), _cells_note(best)],
         problems=results.problems,
     )
@@ -65,31 +52,33 @@ def confusions_table(results: ResultSet) -> Table[Confusion]:
     best = results.require_best()
     by_cell = [confusions(results, row) for row in best]
     columns: list[Column[Confusion]] = [
-        Column("true class", lambda each: each.true, is_name=True),
-        Column("taken for", lambda each: each.predicted, is_name=True),
-        Column("images", lambda each: f"{each.images:.1f}".removesuffix(".0")),
-        Column("of the class", lambda each: f"{each.share:.1%}"),
+        Column("dataset", lambda each: each.row.cell.dataset, _dataset_header(best), is_name=True),
+        Column("cell", lambda each: each.row.cell.name),
+        Column("true", lambda each: each.true, "true class", is_name=True),
+        Column("predicted", lambda each: each.predicted, "taken for", is_name=True),
+        Column("images", lambda e: e.images, "images", lambda n: f"{n:.1f}".removesuffix(".0")),
+        Column("share", lambda each: each.share, "of the class", _share),
     ]
-    if len(best) > 1:
-        columns.insert(0, Column("dataset", lambda each: each.row.cell.dataset, is_name=True))
     return Table(
-        title="Confusions",
-        columns=columns,
-        rows=[each for of_cell in by_cell for each in of_cell[:MOST_CONFUSED]],
-        frame=frame_of(
-            (each for of_cell in by_cell for each in of_cell),
-            {
-                "dataset": lambda each: each.row.cell.dataset,
-                "cell": lambda each: each.row.cell.name,
-                "true": lambda each: each.true,
-                "predicted": lambda each: each.predicted,
-                "images": lambda each: each.images,
-                "share": lambda each: each.share,
-            },
-        ),
+        "Confusions",
+        columns,
+        [each for of_cell in by_cell for each in of_cell[:MOST_CONFUSED]],
+        frame_of(columns, (each for of_cell in by_cell for each in of_cell)),
         notes=["images: a mean over seeds", _cells_note(best)],
         problems=results.problems,
     )
+
+
+def _dataset_header(rows: Sequence[CellResult]) -> str | None:
+    return "dataset" if len(rows) > 1 else None
+
+
+def _share(share: float) -> str:
+    return f"{share:.1%}"
+
+
+def _show_images(images: int) -> str:
+    return show_count(images) + ("*" if images < FEW_IMAGES else "")
 
 
 def _cells_note(rows: Sequence[CellResult]) -> str:

@@ -1,6 +1,6 @@
 """The names of tables and of their formats; importing nothing else keeps ``--help`` quick."""
 
-from enum import StrEnum
+from enum import StrEnum, auto
 
 from semigrid.data.errors import InputError
 
@@ -8,26 +8,26 @@ from semigrid.data.errors import InputError
 class View(StrEnum):
     """What a table shows of the results."""
 
-    cells = "cells"
-    labels = "labels"
-    pool = "pool"
-    classes = "classes"
-    confusions = "confusions"
-    comparisons = "comparisons"
-    costs = "costs"
-    savings = "savings"
-    claims = "claims"
+    cells = auto()
+    labels = auto()
+    pool = auto()
+    classes = auto()
+    confusions = auto()
+    comparisons = auto()
+    costs = auto()
+    savings = auto()
+    claims = auto()
 
 
 class Format(StrEnum):
     """How a table is printed."""
 
-    terminal = "terminal"
-    markdown = "markdown"
-    csv = "csv"
-    json = "json"
-    latex = "latex"
-    parquet = "parquet"
+    terminal = auto()
+    markdown = auto()
+    csv = auto()
+    json = auto()
+    latex = auto()
+    parquet = auto()
 
     @property
     def has_notes(self) -> bool:
@@ -35,14 +35,7 @@ class Format(StrEnum):
         return self in (Format.terminal, Format.markdown, Format.latex)
 
 
-_ENDINGS = {
-    "txt": Format.terminal,
-    "md": Format.markdown,
-    "csv": Format.csv,
-    "json": Format.json,
-    "tex": Format.latex,
-    "parquet": Format.parquet,
-}
+_ENDINGS = dict(zip(("txt", "md", "csv", "json", "tex", "parquet"), Format, strict=True))
 
 
 def format_of(asked: Format | None, output: str | None) -> Format:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from semigrid.data.errors import InputError
-from semigrid.grid.analysis.numbers import NONE
+from semigrid.grid.analysis.numbers import show_count
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.experiment import show_percent
 from semigrid.grid.tables.cells import (
@@ -12,7 +12,7 @@ from semigrid.grid.tables.cells import (
     cell_columns,
     cells_frame,
     interval_column,
-    other_score_columns,
+    score_columns,
     weights_notes,
 )
 from semigrid.grid.tables.table import Column, Table
@@ -39,20 +39,20 @@ def labels_table(results: ResultSet) -> Table[LabelsRow]:
     models = list(results.plan.experiment.file.models)
     ordered = sorted(rows.values(), key=lambda row: (models.index(row.model), row.labels))
     columns: list[Column[LabelsRow]] = [
-        Column("model", lambda row: row.model, is_name=True),
-        Column("labels", lambda row: show_percent(row.labels)),
+        Column(None, lambda row: row.model, "model", is_name=True),
+        Column(None, lambda row: show_percent(row.labels), "labels"),
     ]
     for dataset in results.datasets:
         prefix = f"{dataset}\n" if len(results.datasets) > 1 else ""
         with_paper = dataset in results.paper_tasks
-        for column in (acc1_column(results), *other_score_columns(with_paper)):
+        for column in (acc1_column(results), *score_columns(with_paper)):
             columns.append(_on_dataset(column, dataset, prefix))
     shown = [cell for row in ordered for cell in row.by_dataset.values()]
     return Table(
-        title="Models by label fraction",
-        columns=columns,
-        rows=ordered,
-        frame=cells_frame(results, shown),
+        "Models by label fraction",
+        columns,
+        ordered,
+        cells_frame(results, shown),
         notes=[*results.standings.notes(), *weights_notes(shown)],
         problems=results.problems,
         repeated=2,
@@ -62,14 +62,15 @@ def labels_table(results: ResultSet) -> Table[LabelsRow]:
 def _on_dataset(column: Column[CellResult], dataset: str, prefix: str) -> Column[LabelsRow]:
     """The column of a cell, for the cells on one dataset."""
 
-    def text(row: LabelsRow) -> str:
+    def text(row: LabelsRow) -> str | None:
         cell = row.by_dataset.get(dataset)
-        return NONE if cell is None else column.text(cell)
+        return None if cell is None else column.text(cell)
 
     def is_bold(row: LabelsRow) -> bool:
         return dataset in row.by_dataset and column.is_bold(row.by_dataset[dataset])
 
-    return Column(prefix + column.header, text, may_break=True, is_bold=is_bold)
+    header = f"{prefix}{column.header}"
+    return Column(None, text, header, may_break=True, is_bold=is_bold)
 
 
 def pool_table(results: ResultSet) -> Table[CellResult]:
@@ -95,16 +96,16 @@ def pool_table(results: ResultSet) -> Table[CellResult]:
             "grid"
         )
     return Table(
-        title="More unlabelled images",
-        columns=[
+        "More unlabelled images",
+        [
             *cell_columns(rows),
-            Column("pool", lambda row: f"{row.pool_images:,}"),
+            Column(None, lambda row: row.pool_images, "pool", show_count),
             acc1_column(results),
             interval_column(),
-            *other_score_columns(bool(results.paper_tasks)),
+            *score_columns(bool(results.paper_tasks)),
         ],
-        rows=rows,
-        frame=cells_frame(results, rows),
+        rows,
+        cells_frame(results, rows),
         notes=weights_notes(rows),
         problems=results.problems,
     )

@@ -86,7 +86,7 @@ def _texts(
         [cell(column.text(row), column.is_bold(row)) for column in table.columns]
         for row in table.rows
     ]
-    return [escape(column.header) for column in table.columns], rows
+    return [escape(column.header or "") for column in table.columns], rows
 
 
 _LATEX = str.maketrans(

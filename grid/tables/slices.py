@@ -1,6 +1,6 @@
 """The table of Acc@1 by slice."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -10,7 +10,6 @@ from semigrid.grid.analysis.result_set import FEW_IMAGES, CellResult, ResultSet
 from semigrid.grid.analysis.slices import BySlice, SliceResult, by_slice
 from semigrid.grid.analysis.statistics import LEVEL, mean, std
 from semigrid.grid.tables.cells import (
-    CELL_FIELDS,
     acc1_column,
     cell_columns,
     cell_records,
@@ -34,17 +33,17 @@ def slices_table(results: ResultSet, name: str) -> Table[CellResult]:
     if any(row.has_predictions and row.cell in by.results for row in results.rows):
         notes.append(f"in brackets: {LEVEL:.0%} intervals")
     return Table(
-        title=f"Acc@1 by {name}",
-        columns=[*first, *slice_columns(results.rows, by)],
-        rows=results.rows,
-        frame=slice_frame(results, by),
+        f"Acc@1 by {name}",
+        [*first, *slice_columns(results.rows, by)],
+        results.rows,
+        slice_frame(results, by),
         notes=[*notes, *weights_notes(results.rows)],
         problems=results.problems,
         records=[
             record | {"slices": {name: {v: _facts(of) for v, of in by.of_row(row).items()}}}
             for record, row in zip(cell_records(results), results.rows, strict=True)
         ],
-        repeated=len(first),
+        repeated=sum(column.header is not None for column in first),
         is_dim=is_unfinished,
     )
 
@@ -73,7 +72,7 @@ def slice_columns(rows: Sequence[CellResult], by: BySlice) -> list[Column[CellRe
                 return shown
             return f"{shown} ({show_interval(result.interval, digits=0)})"
 
-        return Column(header, text, may_break=True)
+        return Column(None, text, header, may_break=True)
 
     return [column(value) for value in by.values(datasets)]
 
@@ -84,6 +83,7 @@ class _CellAndValue(NamedTuple):
     row: CellResult
     value: str | None
     facts: dict[str, Any]
+    seeds: int = 0
 
 
 def slice_frame(results: ResultSet, by: BySlice) -> pd.DataFrame:
@@ -95,43 +95,40 @@ def slice_frame(results: ResultSet, by: BySlice) -> pd.DataFrame:
     long = [
         each
         for row in results.rows
-        for each in [_CellAndValue(row, v, _facts(of)) for v, of in by.of_row(row).items()]
+        for each in [
+            _CellAndValue(row, value, _facts(result), len(result.acc1))
+            for value, result in by.of_row(row).items()
+        ]
         or [_CellAndValue(row, None, {})]
     ]
 
-    def of_row(get: Callable[[CellResult], Any]) -> Callable[[_CellAndValue], Any]:
-        return lambda each: get(each.row)
+    def of_row(column: Column[CellResult]) -> Column[_CellAndValue]:
+        return Column(column.name, lambda each: column.get(each.row))
 
-    def fact(name: str) -> Callable[[_CellAndValue], Any]:
-        return lambda each: each.facts.get(name)
-
-    return frame_of(
-        long,
-        {
-            **{name: of_row(get) for name, get in CELL_FIELDS.items()},
-            "seeds": lambda each: len(each.row.test),
-            "acc1": lambda each: each.row.mean("acc1"),
-            "acc1_std": lambda each: each.row.std("acc1"),
-            "slice": lambda each: by.name,
-            "value": lambda each: each.value,
-            "test_images": fact("images"),
-            "slice_acc1": fact("acc1"),
-            "slice_acc1_std": fact("acc1_std"),
-            "slice_acc1_low": fact("acc1_low"),
-            "slice_acc1_high": fact("acc1_high"),
-            "slice_seeds": lambda e: sum(s is not None for s in e.facts.get("acc1_per_seed", ())),
-        },
-    )
+    columns: list[Column[_CellAndValue]] = [
+        *(of_row(column) for column in cell_columns(results.rows)),
+        Column("seeds", lambda each: len(each.row.test)),
+        Column("acc1", lambda each: each.row.mean("acc1")),
+        Column("acc1_std", lambda each: each.row.std("acc1")),
+        Column("slice", lambda each: by.name),
+        Column("value", lambda each: each.value),
+        Column("test_images", lambda each: each.facts.get("images")),
+        Column("slice_acc1", lambda each: each.facts.get("acc1")),
+        Column("slice_acc1_std", lambda each: each.facts.get("acc1_std")),
+        Column("slice_acc1_low", lambda each: each.facts.get("acc1_low")),
+        Column("slice_acc1_high", lambda each: each.facts.get("acc1_high")),
+        Column("slice_seeds", lambda each: each.seeds),
+    ]
+    return frame_of(columns, long)
 
 
 def _facts(result: SliceResult) -> dict[str, Any]:
     """A cell's result on one value for programs; accuracies are in per cent."""
-    interval = result.interval
     return {
         "images": result.images,
         "acc1_per_seed": list(result.acc1_per_seed),
         "acc1": mean(result.acc1),
         "acc1_std": std(result.acc1),
-        "acc1_low": None if interval is None else 100 * interval.low,
-        "acc1_high": None if interval is None else 100 * interval.high,
+        "acc1_low": result.interval and 100 * result.interval.low,
+        "acc1_high": result.interval and 100 * result.interval.high,
     }

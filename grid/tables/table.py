@@ -1,11 +1,13 @@
-"""A table before it has a format: columns and rows for people, a data frame for programs."""
+"""A table before it has a format: columns over rows, each declared once for people and programs."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import pandas as pd
+
+from semigrid.grid.analysis.numbers import NONE
 
 T = TypeVar("T")
 
@@ -15,24 +17,31 @@ _TEXT = ("unlabeled", "standing", "slice", "value", "extrapolated")  # all other
 
 @dataclass(frozen=True)
 class Column(Generic[T]):
-    """A column as people read it: its header, and the text in each row.
+    """A value of each row: under ``name`` for programs, under ``header`` for people.
 
-    A ``name`` is aligned to the left, anything else to the right. Scores and sentences
-    ``may_break`` into lines, names may not. Text is bold where ``is_bold``. A ``spare`` column is
-    left out where a terminal is too narrow, the last one first.
+    Without a name or a header it is left out there. ``show`` makes the text of a value that is not
+    missing. A column with ``is_name`` is aligned to the left, any other to the right. Scores and
+    sentences ``may_break`` into lines, names may not. A ``spare`` column is left out where a
+    terminal is too narrow, the last one first.
     """
 
-    header: str
-    text: Callable[[T], str]
+    name: str | None
+    get: Callable[[T], Any]
+    header: str | None = None
+    show: Callable[[Any], str] = str
     is_name: bool = False
     may_break: bool = False
     is_spare: bool = False
     is_bold: Callable[[T], bool] = field(default=lambda row: False)
 
+    def text(self, row: T) -> str:
+        value = self.get(row)
+        return NONE if value is None else self.show(value)
+
 
 @dataclass(frozen=True)
 class Table(Generic[T]):
-    """``columns`` over ``rows`` for people, ``frame`` for programs.
+    """``columns`` with a header over ``rows`` for people, ``frame`` for programs.
 
     ``problems`` are notes on what is missing and should not be. ``records`` is the content of JSON,
     None for the frame's rows. When a terminal is too narrow, a table with ``repeated`` columns is
@@ -40,7 +49,7 @@ class Table(Generic[T]):
     """
 
     title: str
-    columns: Sequence[Column[T]]
+    all_columns: Sequence[Column[T]]
     rows: Sequence[T]
     frame: pd.DataFrame
     notes: Sequence[str] = ()
@@ -50,14 +59,18 @@ class Table(Generic[T]):
     is_dim: Callable[[T], bool] = field(default=lambda row: False)
 
     @property
+    def columns(self) -> list[Column[T]]:
+        return [column for column in self.all_columns if column.header is not None]
+
+    @property
     def all_notes(self) -> list[str]:
         return [*self.notes, *self.problems]
 
 
-def frame_of(rows: Iterable[T], fields: Mapping[str, Callable[[T], Any]]) -> pd.DataFrame:
-    """A frame with the same columns whatever the rows, even none, and whatever is missing."""
+def frame_of(columns: Iterable[Column[T]], rows: Iterable[T]) -> pd.DataFrame:
+    """The columns with a name, always of the same types, whatever is missing."""
     rows = list(rows)
-    frame = pd.DataFrame({name: [get(row) for row in rows] for name, get in fields.items()})
+    frame = pd.DataFrame({c.name: [c.get(row) for row in rows] for c in columns if c.name})
     for name in frame.columns:
         if name in _WHOLE:
             frame[name] = frame[name].astype("Int64")

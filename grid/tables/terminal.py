@@ -47,7 +47,7 @@ def _rich_table(table: Table[Any], columns: Sequence[Column[Any]]) -> RichTable:
     rich_table = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in columns:
         rich_table.add_column(
-            Text(column.header),
+            Text(column.header or ""),
             justify="left" if column.is_name else "right",
             no_wrap=not column.may_break,
             overflow="fold",
