@@ -110,6 +110,6 @@ def test_seconds_as_people_read_them() -> None:
 
 
 def test_a_cells_text_ends_no_cell_and_is_no_markup() -> None:
-    column = Column[str]("name", lambda text: text, is_name=True)
+    column = Column[str]("name", lambda text: text, "name", is_name=True)
     table = Table("names", [column], ["a|b*", "<i>_x_"], pd.DataFrame())
     assert render.to_markdown(table).splitlines()[2:] == ["| a\\|b\\* |", "| \\<i>\\_x\\_ |"]
