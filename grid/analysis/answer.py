@@ -205,10 +205,6 @@ def _claims(match: _Match, pools: list[PoolEffect], margin: float) -> list[Claim
 
 
 def _rare_claim(results: ResultSet, row: CellResult) -> Claim:
-    test_set = results.test_sets[row.cell.dataset]
-    rare = {
-        each.name: row.right[:, test_set.labels == test_set.classes.index(each.name)]
-        for each in class_results(results, row)
-        if each.train_share < RARE
-    }
+    classes = class_results(results, row)
+    rare = {each.name: each.right for each in classes if each.train_share < RARE}
     return rare_classes_fail(row.cell.dataset, row.cell.name, rare, RARE)

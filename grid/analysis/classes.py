@@ -7,22 +7,32 @@ import numpy as np
 from semigrid.data.splits import images_at
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.analysis.statistics import Interval, accuracy_interval
-from semigrid.trainers.scores import class_accuracies
 
 RARE = 0.01  # share of the training images below which the paper's claim calls a class rare
 
 
 @dataclass(frozen=True)
 class ClassResult:
-    """A cell's result on one class; ``acc1`` is in per cent for each seed."""
+    """A cell's result on one class: ``right``, (S, n), of the class's n test images."""
 
     row: CellResult
     name: str
     train_images: int
     train_share: float
-    test_images: int
-    acc1: list[float]
-    interval: Interval
+    right: np.ndarray
+
+    @property
+    def test_images(self) -> int:
+        return int(self.right.shape[1])
+
+    @property
+    def acc1(self) -> list[float]:
+        """In per cent, one a seed."""
+        return [float(100 * share) for share in self.right.mean(axis=1)]
+
+    @property
+    def interval(self) -> Interval:
+        return accuracy_interval(self.right)
 
 
 def class_results(results: ResultSet, row: CellResult) -> list[ClassResult]:
@@ -30,24 +40,11 @@ def class_results(results: ResultSet, row: CellResult) -> list[ClassResult]:
     test_set = results.test_sets[row.cell.dataset]
     counts = results.plan.experiment.datasets[row.cell.dataset].manifest.counts["train"]
     train = [images_at(row.cell.labels, counts.get(name, 0)) for name in test_set.classes]
-    by_seed = np.stack(  # (S, K)
-        [class_accuracies(test_set.labels, seed, len(test_set.classes)) for seed in row.right]
-    )
-    classes = []
-    for number, name in enumerate(test_set.classes):
-        of_class = test_set.labels == number
-        if of_class.any():
-            classes.append(
-                ClassResult(
-                    row=row,
-                    name=name,
-                    train_images=train[number],
-                    train_share=train[number] / sum(train),
-                    test_images=int(of_class.sum()),
-                    acc1=[float(100 * acc1) for acc1 in by_seed[:, number]],
-                    interval=accuracy_interval(row.right[:, of_class]),
-                )
-            )
+    classes = [
+        ClassResult(row, name, images, images / sum(train), row.right[:, test_set.labels == number])
+        for number, (name, images) in enumerate(zip(test_set.classes, train, strict=True))
+        if (test_set.labels == number).any()
+    ]
     return sorted(classes, key=lambda each: (sum(each.acc1), each.train_share))
 
 

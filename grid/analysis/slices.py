@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,18 +14,6 @@ from semigrid.grid.study.plan import Cell, Plan
 NO_VALUE = "—"  # the value under which images without one are counted
 
 
-class Tally(NamedTuple):
-    """How many test images there are, and how many a model put into their class."""
-
-    images: int
-    right: int
-
-    @property
-    def acc1(self) -> float:
-        """In per cent."""
-        return 100 * self.right / self.images
-
-
 @dataclass(frozen=True)
 class SliceResult:
     """A cell's result on the test images with one value of a slice.
@@ -36,8 +23,8 @@ class SliceResult:
     """
 
     images: int
-    acc1_per_seed: Sequence[float | None]
-    interval: Interval | None
+    acc1_per_seed: Sequence[float | None] = ()
+    interval: Interval | None = None
 
     @property
     def acc1(self) -> list[float]:
@@ -45,71 +32,51 @@ class SliceResult:
         return [acc1 for acc1 in self.acc1_per_seed if acc1 is not None]
 
 
-@dataclass(frozen=True)
-class BySlice:
-    """What a study's cells score on the values of one slice.
-
-    ``images`` counts test images by dataset and value; ``results`` has, by cell and value, those
-    of the cells whose dataset is counted.
-    """
-
-    name: str
-    images: Mapping[str, Mapping[str, int]]
-    results: Mapping[Cell, Mapping[str, SliceResult]]
-
-    def values(self, datasets: Sequence[str]) -> list[str]:
-        """The values in these datasets, those with most test images first, ``—`` last."""
-        total: Counter[str] = Counter()
-        for dataset in datasets:
-            total.update(self.images.get(dataset, {}))
-        return sorted(total, key=lambda value: (value == NO_VALUE, -total[value], value))
-
-    def of_row(self, row: CellResult) -> dict[str, SliceResult]:
-        """A cell's results in the order of ``values``; empty where its dataset has none."""
-        own = self.results.get(row.cell, {})
-        return {value: own[value] for value in self.values([row.cell.dataset]) if value in own}
+SliceResults = Mapping[Cell, Mapping[str, SliceResult]]
 
 
-def by_slice(results: ResultSet, name: str) -> BySlice:
-    """Counts every row whose dataset has the slice and any predictions.
+def slice_results(results: ResultSet, name: str) -> SliceResults:
+    """The rows' results by value, those with most test images first, images without one last.
 
-    Raises ``InputError`` when no dataset has it.
+    Rows whose dataset lacks the slice, or has no predictions yet, have no values. Raises
+    ``InputError`` when no dataset has the slice.
     """
     having = _datasets_with(results.plan, name)
-    named = {
-        dataset: _named(test_set.slices[name])
-        for dataset, test_set in results.test_sets.items()
-        if dataset in having
-    }
-    images = {dataset: dict(Counter(values.tolist())) for dataset, values in named.items()}
-    by_cell = {
-        row.cell: {
-            value: _slice_result(row, named[row.cell.dataset] == value)
-            for value in images[row.cell.dataset]
+    by_cell: dict[Cell, dict[str, SliceResult]] = {}
+    for row in results.rows:
+        test_set = results.test_sets.get(row.cell.dataset)
+        if test_set is None or row.cell.dataset not in having:
+            by_cell[row.cell] = {}
+            continue
+        named = _named(test_set.slices[name])
+        images = Counter(named.tolist())
+        by_cell[row.cell] = {
+            value: _slice_result(row, named == value) for value in largest_first(images)
         }
-        for row in results.rows
-        if row.cell.dataset in named
-    }
-    return BySlice(name, images, by_cell)
+    return by_cell
+
+
+def largest_first(images: Mapping[str, int]) -> list[str]:
+    """Values of a slice by their numbers of images, ``—`` last."""
+    return sorted(images, key=lambda value: (value == NO_VALUE, -images[value], value))
 
 
 def _slice_result(row: CellResult, chosen: np.ndarray) -> SliceResult:
     """A row's result on the images for which ``chosen``, (N,), is true."""
     images = int(chosen.sum())
     acc1 = [
-        None if seed is None else Tally(images, int(seed.right[chosen].sum())).acc1
-        for seed in row.seeds
+        None if seed is None else 100 * int(seed.right[chosen].sum()) / images for seed in row.seeds
     ]
     interval = accuracy_interval(row.right[:, chosen]) if row.has_predictions else None
     return SliceResult(images, acc1, interval)
 
 
-def tally(values: Sequence[str | None], right: np.ndarray) -> dict[str, Tally]:
-    """Counts images and right ones by their value; those without one count under ``—``."""
+def tally(values: Sequence[str | None], right: np.ndarray) -> dict[str, tuple[int, int]]:
+    """Numbers of images and of right ones by value, the largest first, those without one last."""
     named = _named(values)
+    images = Counter(named.tolist())
     return {
-        str(value): Tally(int((named == value).sum()), int(right[named == value].sum()))
-        for value in np.unique(named)
+        value: (images[value], int(right[named == value].sum())) for value in largest_first(images)
     }
 
 

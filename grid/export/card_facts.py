@@ -11,7 +11,7 @@ import numpy as np
 from semigrid.data.schema import Manifest
 from semigrid.data.splits import images_at
 from semigrid.grid.analysis.result_set import FEW_IMAGES
-from semigrid.grid.analysis.slices import NO_VALUE, tally
+from semigrid.grid.analysis.slices import tally
 from semigrid.grid.analysis.statistics import Interval, mean, quantile, share_interval, std
 from semigrid.grid.export.check import Check
 from semigrid.grid.study.ledger import Record
@@ -130,9 +130,8 @@ class CardFacts:
         """Scores by value of each slice: most test images first, images without a value last."""
         slices = {}
         for name, values in self.predictions.slices.items():
-            tallies = tally(values, self.predictions.right)
-            scored = [GroupScore(value, each.images, each.right) for value, each in tallies.items()]
-            slices[name] = sorted(scored, key=lambda s: (s.name == NO_VALUE, -s.images, s.name))
+            counts = tally(values, self.predictions.right)
+            slices[name] = [GroupScore(value, *count) for value, count in counts.items()]
         return slices
 
     @cached_property

@@ -1,6 +1,6 @@
 """Charts of accuracy: over labels, over the pool, by class and slice, calibration, confusions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -9,7 +9,7 @@ from semigrid.grid.analysis.answer import Answer
 from semigrid.grid.analysis.classes import class_results, confusion_matrix, confusions
 from semigrid.grid.analysis.numbers import show_interval, show_scores
 from semigrid.grid.analysis.result_set import FEW_IMAGES, CellResult, ResultSet
-from semigrid.grid.analysis.slices import BySlice
+from semigrid.grid.analysis.slices import SliceResult
 from semigrid.grid.analysis.statistics import Interval, mean
 from semigrid.grid.report.charts import COLORS, Series, bars, heat, lines, reliability, short
 from semigrid.grid.report.figure import Figure, Missing
@@ -152,15 +152,14 @@ def accuracy_by_class(results: ResultSet, row: CellResult) -> Figure:
     )
 
 
-def accuracy_by_slice(row: CellResult, by: BySlice) -> Figure:
+def accuracy_by_slice(row: CellResult, name: str, values: Mapping[str, SliceResult]) -> Figure:
     """Accuracy of one cell with predictions on each value of a slice that its dataset has."""
-    values = by.of_row(row)
     acc1 = {value: mean(result.acc1) or 0.0 for value, result in values.items()}
     weakest = min(acc1, key=lambda value: acc1[value])
     shown = list(values.items())[:MOST_BARS]
     faint = [result.images < FEW_IMAGES for _, result in shown]
     return Figure(
-        f"By {by.name}, {row.cell.name}",
+        f"By {name}, {row.cell.name}",
         bars(
             [f"{short(value, 20)} ({result.images:,})" for value, result in shown],
             [acc1[value] for value, _ in shown],
@@ -169,9 +168,9 @@ def accuracy_by_slice(row: CellResult, by: BySlice) -> Figure:
             faint=faint,
             limit=100,
         ),
-        f"Acc@1 of {row.cell.name} by {by.name}. The weakest is {weakest} with "
+        f"Acc@1 of {row.cell.name} by {name}. The weakest is {weakest} with "
         f"{acc1[weakest]:.1f} % on {values[weakest].images:,} test images.",
-        [by.name, "test images", "Acc@1, %", "95 % interval"],
+        [name, "test images", "Acc@1, %", "95 % interval"],
         [
             [value, f"{result.images:,}", f"{acc1[value]:.2f}", show_interval(result.interval)]
             for value, result in values.items()

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from semigrid.data.errors import InputError
 from semigrid.grid.analysis.answer import answer
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
-from semigrid.grid.analysis.slices import by_slice
+from semigrid.grid.analysis.slices import slice_results
 from semigrid.grid.report import accuracy, training
 from semigrid.grid.report.charts import with_own_ids
 from semigrid.grid.report.figure import Figure, Missing
@@ -119,7 +119,9 @@ def _best_cell(results: ResultSet, row: CellResult) -> BestCell:
         accuracy.accuracy_by_class(results, row),
     ]
     for name in results.plan.experiment.datasets[row.cell.dataset].manifest.slices:
-        figures.append(accuracy.accuracy_by_slice(row, by_slice(results, name)))
+        figures.append(
+            accuracy.accuracy_by_slice(row, name, slice_results(results, name)[row.cell])
+        )
     return BestCell(row, figures, *confident_mistakes(results, row))
 
 
