@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from semigrid.grid.analysis.numbers import NONE
@@ -12,7 +13,9 @@ from semigrid.grid.analysis.numbers import NONE
 T = TypeVar("T")
 
 _WHOLE = ("pool_images", "test_images", "train_images")  # columns of whole numbers, or missing
-_TEXT = ("unlabeled", "standing", "slice", "value", "extrapolated")  # all others are numbers
+# types of columns in which everything may be missing; all others are numbers
+_TYPES = dict.fromkeys(("unlabeled", "standing", "value"), pd.Series([""]).dtype)
+_TYPES["extrapolated"] = np.dtype(object)
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def frame_of(columns: Iterable[Column[T]], rows: Iterable[T]) -> pd.DataFrame:
         if name in _WHOLE:
             frame[name] = frame[name].astype("Int64")
         elif frame[name].isna().all():
-            frame[name] = frame[name].astype("object" if name in _TEXT else "float64")
+            frame[name] = frame[name].astype(_TYPES.get(name, np.dtype(float)))
     return frame
 
 

@@ -1,0 +1,48 @@
+"""A table before it has a format: what people see of a column, and what programs do."""
+
+from operator import methodcaller
+
+import pandas as pd
+
+from semigrid.grid.tables.render import to_csv, to_latex, to_markdown
+from semigrid.grid.tables.table import Column, Table, frame_of
+
+
+def test_a_column_is_for_people_for_programs_or_for_both() -> None:
+    columns: list[Column[float | None]] = [
+        Column("both", lambda row: row, "Both", lambda number: f"{number:.1f}"),
+        Column("programs", lambda row: 2),
+        Column(None, lambda row: row, "People", is_name=True),
+    ]
+    rows = [1.25, None]
+    table = Table("Numbers", columns, rows, frame_of(columns, rows), ["a note"])
+    assert to_markdown(table).splitlines() == [
+        "| Both | People |",
+        "| ---: | --- |",
+        "| 1.2 | 1.25 |",
+        "| — | — |",  # what is missing is a dash, and empty for programs
+        "",
+        "a note",
+    ]
+    assert to_csv(table).splitlines() == ["both,programs", "1.25,2", ",2"]
+    assert to_latex(table).splitlines()[1:] == [
+        r"\begin{tabular}{rl}",
+        r"\toprule",
+        r"Both & People \\",
+        r"\midrule",
+        r"1.2 & 1.25 \\",
+        r"--- & --- \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        "% a note",
+    ]
+
+
+def test_columns_keep_their_types_when_nothing_is_there() -> None:
+    columns: list[Column[dict[str, object]]] = [
+        Column(name, methodcaller("get", name)) for name in ("pool_images", "acc1", "standing")
+    ]
+    full = frame_of(columns, [{"pool_images": 3, "acc1": 0.5, "standing": "best"}, {}])
+    assert full.dtypes.tolist() == ["Int64", "float64", pd.Series(["best"]).dtype]
+    for rows in ([{}, {}], []):
+        assert frame_of(columns, rows).dtypes.equals(full.dtypes)
