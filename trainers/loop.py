@@ -2,48 +2,25 @@
 
 import time
 
-import torch
-from torch import nn
-
 from semigrid.trainers.background import all_done
 from semigrid.trainers.choose import Cutoffs, falls_behind
 from semigrid.trainers.health import CollapsedError
-from semigrid.trainers.methods import METHODS, MethodName
-from semigrid.trainers.options import REPORT_SECONDS, Precision, TrainOptions
+from semigrid.trainers.options import REPORT_SECONDS
 from semigrid.trainers.outcome import Outcome
-from semigrid.trainers.recipe import Recipe
-from semigrid.trainers.runtime import Runtime
-from semigrid.trainers.streams import Streams
 from semigrid.trainers.training import Training
-
-DEFAULT_OPTIONS = TrainOptions()
 
 
 def train(
-    recipe: Recipe,
-    method: MethodName,
-    model: nn.Module,
-    teacher_state: dict[str, torch.Tensor] | None,
-    streams: Streams,
-    runtime: Runtime,
-    *,
-    num_classes: int,
-    seed: int,
-    precision: Precision = "fp32",
-    options: TrainOptions = DEFAULT_OPTIONS,
-    cutoffs: Cutoffs | None = None,
-    report_seconds: float = REPORT_SECONDS,
+    training: Training, cutoffs: Cutoffs | None = None, report_seconds: float = REPORT_SECONDS
 ) -> Outcome:
-    """Trains ``model`` for ``recipe.total_steps``, resuming from the latest checkpoint.
+    """Trains to ``recipe.total_steps``, from the latest checkpoint where there is one.
 
     All randomness in a step is a function of (seed, step) and of the images. A resumed run equals
-    an uninterrupted one, bit for bit on the CPU, and neither the number of ranks nor ``options``
-    changes more than the order of sums. Checkpoints are written at every evaluation and every
+    an uninterrupted one, bit for bit on the CPU, and neither the number of ranks nor the options
+    change more than the order of sums. Checkpoints are written at every evaluation and every
     ``options.checkpoint_steps``.
 
     Args:
-        teacher_state: the weights that the teacher starts from; None for the model's.
-        precision: the one of the trial's identity, whatever the options say.
         cutoffs: what the best evaluation must reach at some steps; below, the training ends.
         report_seconds: time between reports on progress, besides those at evaluations.
 
@@ -52,30 +29,16 @@ def train(
             is not finite.
         OutOfMemoryError: not even one image fits.
     """
-    training = Training(
-        recipe,
-        METHODS[method],
-        model,
-        teacher_state,
-        streams,
-        runtime,
-        num_classes,
-        seed,
-        precision,
-        options,
-    )
     try:
-        with all_done(runtime.checkpoints.background):
-            _run(training, options, cutoffs or {}, report_seconds)
+        with all_done(training.runtime.checkpoints.background):
+            _run(training, cutoffs or {}, report_seconds)
     except CollapsedError as error:
         error.outcome = training.outcome
         raise
     return training.outcome
 
 
-def _run(
-    training: Training, options: TrainOptions, cutoffs: Cutoffs, report_seconds: float
-) -> None:
+def _run(training: Training, cutoffs: Cutoffs, report_seconds: float) -> None:
     recipe, outcome, runtime = training.recipe, training.outcome, training.runtime
     evaluate_at = set(recipe.evaluation_steps)
     started = time.monotonic() - outcome.seconds
@@ -100,7 +63,7 @@ def _run(
             if falls_behind(outcome.history, cutoffs):
                 outcome.fell_behind = True
                 return  # nothing will resume from here: no checkpoint
-        if evaluated or stop or outcome.step % options.checkpoint_steps == 0:
+        if evaluated or stop or outcome.step % training.options.checkpoint_steps == 0:
             training.save_checkpoint()
         if stop:
             return

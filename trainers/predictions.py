@@ -70,19 +70,12 @@ def decode_predictions(content: bytes) -> Predictions:
     """The table of a Parquet file. Raises ``ValueError`` if it is damaged or not such a table."""
     try:
         table = pq.read_table(pa.BufferReader(content))
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"cannot be read: {error}") from error
-    for column in COLUMNS:
-        if column not in table.column_names:
-            raise ValueError(f"there is no column {column!r}")
-    if not len(table):
-        raise ValueError("there are no images in it")
-    try:
         flat = table["probabilities"].combine_chunks().flatten().to_numpy()
         probabilities = flat.reshape(len(table), -1)
         labels = table["label"].to_numpy().astype(np.int64)
-    except (ValueError, TypeError, AttributeError, pa.ArrowException) as error:
-        raise ValueError(f"these are no predictions: {error}") from error
+        ids = table["image_id"].to_pylist()
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, pa.ArrowException) as error:
+        raise ValueError(f"not a table of predictions: {error}") from error
     names = [name for name in table.column_names if name not in COLUMNS]
     slices = {name: table[name].to_pylist() for name in names}
-    return Predictions(table["image_id"].to_pylist(), labels, probabilities, slices)
+    return Predictions(ids, labels, probabilities, slices)

@@ -17,7 +17,7 @@ from semigrid.trainers.drop_path import DropPaths
 from semigrid.trainers.evaluate import evaluate
 from semigrid.trainers.health import CollapsedError, DivergedError, collapse
 from semigrid.trainers.losses import StepAverages, entropy
-from semigrid.trainers.methods import Method
+from semigrid.trainers.methods import METHODS, MethodName
 from semigrid.trainers.methods.step import RankShard, StepContext
 from semigrid.trainers.options import Precision, TrainOptions
 from semigrid.trainers.outcome import Outcome
@@ -30,30 +30,37 @@ from semigrid.trainers.streams import Streams
 from semigrid.trainers.teacher import Teacher
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+DEFAULT_OPTIONS = TrainOptions()
 
 
 class Training:
     """Student, teacher, optimiser and schedule of one training, and where it stands.
 
     It resumes from the latest checkpoint, if there is one.
+
+    Args:
+        model: the student, with the weights that it starts from.
+        teacher_state: the weights that the teacher starts from; None for the student's.
+        precision: the one of the trial's identity, whatever the options say.
     """
 
     def __init__(
         self,
         recipe: Recipe,
-        method: Method,
+        method: MethodName,
         model: nn.Module,
         teacher_state: dict[str, torch.Tensor] | None,
         streams: Streams,
         runtime: Runtime,
+        *,
         num_classes: int,
         seed: int,
-        precision: Precision,
-        options: TrainOptions,
+        precision: Precision = "fp32",
+        options: TrainOptions = DEFAULT_OPTIONS,
     ):
         assert recipe.ema_decay is not None, "the recipe is not resolved"
-        self.recipe, self.method, self.streams = recipe, method, streams
-        self.runtime, self.seed = runtime, seed
+        self.recipe, self.method, self.streams = recipe, METHODS[method], streams
+        self.runtime, self.seed, self.options = runtime, seed, options
         self.autocast_dtype = PRECISIONS[precision]
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=precision == "fp16")
         self.student = model.to(runtime.device)
@@ -71,7 +78,7 @@ class Training:
         self.outcome = Outcome()
         self.averages = StepAverages()
         self.images_per_step = recipe.batch_size
-        if method.needs_pool:
+        if self.method.needs_pool:
             self.images_per_step += recipe.pool_batch_size
         labels = torch.from_numpy(np.asarray(streams.validation.table.labels))
         self.natural_entropy = entropy(torch.bincount(labels, minlength=num_classes))

@@ -15,6 +15,7 @@ from semigrid.trainers.loop import train
 from semigrid.trainers.models import input_statistics
 from semigrid.trainers.outcome import Outcome
 from semigrid.trainers.runtime import Runtime
+from semigrid.trainers.training import Training
 from semigrid.trainers.trial_data import (
     dataset_of,
     evaluation_batches,
@@ -57,7 +58,7 @@ def run_trial(job: TrialJob, runtime: Runtime) -> TrainedTrial:
         teacher_state = parent["ema"]
     views = view_settings(spec.recipe, input_statistics(model))
     try:
-        outcome = train(
+        training = Training(
             spec.recipe,
             spec.method,
             model,
@@ -68,9 +69,8 @@ def run_trial(job: TrialJob, runtime: Runtime) -> TrainedTrial:
             seed=spec.seed,
             precision=spec.precision,
             options=job.options,
-            cutoffs=job.cutoffs,
-            report_seconds=job.report_seconds,
         )
+        outcome = train(training, job.cutoffs, job.report_seconds)
     except CollapsedError as error:
         return TrainedTrial(error.status, error.outcome, error=str(error))
     if not outcome.finished:

@@ -66,9 +66,17 @@ class Steps:
         streams = Streams(lambda start, stop: iter(()), None, val, self.views)
         runtime = InlineRuntime(Checkpoints(open_storage(tempfile.mkdtemp())), device=self.device)
         model = copy.deepcopy(self.model)
-        options, method = TrainOptions(compile=compiled), METHODS["semi"]
         training = Training(
-            recipe, method, model, None, streams, runtime, CLASSES, 0, self.precision, options
+            recipe,
+            "semi",
+            model,
+            None,
+            streams,
+            runtime,
+            num_classes=CLASSES,
+            seed=0,
+            precision=self.precision,
+            options=TrainOptions(compile=compiled),
         )
 
         def step() -> None:

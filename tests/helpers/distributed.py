@@ -32,6 +32,7 @@ from semigrid.trainers.outcome import Outcome
 from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.runtime import DistributedRuntime
 from semigrid.trainers.streams import Streams
+from semigrid.trainers.training import Training
 from semigrid.trainers.trial_data import view_settings
 
 # divides by 1, 2 and 3 workers
@@ -76,15 +77,17 @@ def trained(
     **settings: Any,
 ) -> Outcome:
     return train(
-        recipe,
-        method,
-        tiny_model(recipe) if model is None else model,
-        None,
-        streams(recipe, method, runtime.rank, runtime.world_size),
-        runtime,
-        num_classes=10,
-        seed=0,
-        **settings,
+        Training(
+            recipe,
+            method,
+            tiny_model(recipe) if model is None else model,
+            None,
+            streams(recipe, method, runtime.rank, runtime.world_size),
+            runtime,
+            num_classes=10,
+            seed=0,
+            **settings,
+        )
     )
 
 

@@ -15,7 +15,7 @@ from semigrid.data.order import Share, StreamOrder
 from semigrid.data.schema import Dataset, ImageTable
 from semigrid.data.views.augment import ViewSettings
 from semigrid.trainers.checkpoint import Checkpoints
-from semigrid.trainers.loop import DEFAULT_OPTIONS, train
+from semigrid.trainers.loop import train
 from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.models import create_model
 from semigrid.trainers.options import TrainOptions
@@ -23,6 +23,7 @@ from semigrid.trainers.outcome import Outcome
 from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.runtime import InlineRuntime
 from semigrid.trainers.streams import Streams
+from semigrid.trainers.training import DEFAULT_OPTIONS, Training
 from semigrid.trainers.trial_data import view_settings
 
 VIT = "vit_tiny_patch16_224"
@@ -113,15 +114,17 @@ def run_tiny(
 ) -> Outcome:
     """Trains the tiny model, or goes on from its checkpoint."""
     return train(
-        recipe,
-        method,
-        tiny_model(recipe) if model is None else model,
-        teacher_state,
-        tiny_streams(dataset, recipe, method),
-        InlineRuntime(checkpoints, device="cpu", should_stop=should_stop),
-        num_classes=10,
-        seed=0,
-        options=options,
+        Training(
+            recipe,
+            method,
+            tiny_model(recipe) if model is None else model,
+            teacher_state,
+            tiny_streams(dataset, recipe, method),
+            InlineRuntime(checkpoints, device="cpu", should_stop=should_stop),
+            num_classes=10,
+            seed=0,
+            options=options,
+        )
     )
 
 

@@ -18,6 +18,7 @@ from semigrid.data.storage import open_storage
 from semigrid.trainers.checkpoint import Checkpoints
 from semigrid.trainers.streams import Streams
 from semigrid.trainers.loop import train
+from semigrid.trainers.training import Training
 from semigrid.trainers.models import create_model, input_statistics
 from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.runtime import InlineRuntime
@@ -43,7 +44,7 @@ streams = Streams(
     views,
 )
 runtime = InlineRuntime(Checkpoints(open_storage(tempfile.mkdtemp())), device="cpu")
-outcome = train(recipe, method, model, None, streams, runtime, num_classes=10, seed=0)
+outcome = train(Training(recipe, method, model, None, streams, runtime, num_classes=10, seed=0))
 assert outcome.finished and outcome.step == steps, outcome
 moved = [n for n, p in model.named_parameters() if not torch.equal(p, before[n])]
 assert len(moved) == len(before), set(before) - set(moved)

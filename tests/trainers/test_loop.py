@@ -148,8 +148,10 @@ def prepared(
     runtime = InlineRuntime(checkpoints, device="cpu")
     model = tiny_model(recipe) if model is None else model
     options = TrainOptions(micro_batch=micro_batch)
-    method = METHODS["semi"]
-    return Training(recipe, method, model, None, streams, runtime, 10, 0, precision, options)
+    return Training(
+        recipe, "semi", model, None, streams, runtime,
+        num_classes=10, seed=0, precision=precision, options=options,
+    )  # fmt: skip
 
 
 def test_the_teacher_never_answers_with_what_it_was(
@@ -260,7 +262,9 @@ def test_a_finished_run_is_not_trained_again(digits: Dataset, checkpoints: Check
     streams = replace(tiny_streams(digits, recipe, "finetune"), labeled=refuse)
     runtime = InlineRuntime(checkpoints, device="cpu")
     model = tiny_model(recipe)
-    again = train(recipe, "finetune", model, None, streams, runtime, num_classes=10, seed=0)
+    again = train(
+        Training(recipe, "finetune", model, None, streams, runtime, num_classes=10, seed=0)
+    )
     assert again == finished
     assert checkpoints.storage.read(Checkpoints.FILE) == content
 
@@ -293,7 +297,7 @@ def test_a_seed_is_a_training(digits: Dataset, tmp_path: Path) -> None:
         streams = tiny_streams(digits, recipe, "finetune", seed)
         model = tiny_model(recipe)
         outcome = train(
-            recipe, "finetune", model, None, streams, runtime, num_classes=10, seed=seed
+            Training(recipe, "finetune", model, None, streams, runtime, num_classes=10, seed=seed)
         )
         return outcome.history[0]["loss"]
 
@@ -459,7 +463,7 @@ def test_each_evaluation_is_reported_once(digits: Dataset, checkpoints: Checkpoi
     runtime = InlineRuntime(checkpoints, reports.append, device="cpu")
     streams = tiny_streams(digits, recipe, "semi")
     outcome = train(
-        recipe, "semi", tiny_model(recipe), None, streams, runtime, num_classes=10, seed=0
+        Training(recipe, "semi", tiny_model(recipe), None, streams, runtime, num_classes=10, seed=0)
     )
     evaluated = [report for report in reports if "student_acc1" in report]
     assert [report["step"] for report in evaluated] == [3, 5, 8]
@@ -490,15 +494,17 @@ def test_lower_precisions_train_nearly_the_same(
 
     def losses(precision: str) -> list[float]:
         outcome = train(
-            recipe,
-            method,
-            tiny_model(recipe),
-            None,
-            tiny_streams(digits, recipe, method),
-            InlineRuntime(Checkpoints(open_storage(tmp_path / precision)), device="cpu"),
-            num_classes=10,
-            seed=0,
-            precision=precision,
+            Training(
+                recipe,
+                method,
+                tiny_model(recipe),
+                None,
+                tiny_streams(digits, recipe, method),
+                InlineRuntime(Checkpoints(open_storage(tmp_path / precision)), device="cpu"),
+                num_classes=10,
+                seed=0,
+                precision=precision,
+            )
         )
         return [record["loss"] for record in outcome.history]
 
@@ -516,15 +522,17 @@ def test_a_compiled_training_has_the_same_losses(
 
     def losses(compiled: bool) -> list[float]:
         outcome = train(
-            recipe,
-            "semi",
-            tiny_model(recipe),
-            None,
-            tiny_streams(digits, recipe, "semi"),
-            InlineRuntime(Checkpoints(open_storage(tmp_path / str(compiled))), device="cpu"),
-            num_classes=10,
-            seed=0,
-            options=TrainOptions(compile=compiled),
+            Training(
+                recipe,
+                "semi",
+                tiny_model(recipe),
+                None,
+                tiny_streams(digits, recipe, "semi"),
+                InlineRuntime(Checkpoints(open_storage(tmp_path / str(compiled))), device="cpu"),
+                num_classes=10,
+                seed=0,
+                options=TrainOptions(compile=compiled),
+            )
         )
         return [record["loss"] for record in outcome.history]
 
@@ -598,7 +606,7 @@ def test_all_ranks_record_the_same_and_each_broken_image(
             views,
         )
         model = tiny_model(recipe)
-        return train(recipe, "semi", model, None, streams, rank, num_classes=10, seed=0)
+        return train(Training(recipe, "semi", model, None, streams, rank, num_classes=10, seed=0))
 
     outcomes = on_ranks(world_size, checkpoints, work)
     assert outcomes[0].broken == [table.ids[row]]  # rank 0's outcome is the trial's

@@ -11,8 +11,6 @@ from semigrid.trainers.recipe import Recipe
 if TYPE_CHECKING:
     import torch
 
-# the defaults of Recipe are those of ViT-B (MAE)
-PUBLISHED_TRANSFORMER: dict[str, Any] = {}
 PUBLISHED_CONVNET: dict[str, Any] = {
     "optimizer": "sgd",
     "base_lr": 0.01,
@@ -70,7 +68,7 @@ FINETUNE = Method(
     needs_pool=False,
     uses_pseudo_labels=False,
     own_settings=frozenset(),
-    published={"transformer": PUBLISHED_TRANSFORMER, "convnet": PUBLISHED_CONVNET},
+    published={"transformer": {}, "convnet": PUBLISHED_CONVNET},
     search_space=search_space,
     forwards_per_step=lambda recipe: 3 * recipe.batch_size,
     step_targets=step_targets,

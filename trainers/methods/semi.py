@@ -5,7 +5,7 @@ arXiv 2208.05688; docs/methods.md §4.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from semigrid.trainers.methods import finetune
 from semigrid.trainers.methods.method import Method, Space
@@ -14,14 +14,6 @@ from semigrid.trainers.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
-
-_PUBLISHED_CONVNET: dict[str, Any] = {
-    "batch_size": 128,
-    "confidence_threshold": 0.5,
-    "unlabeled_loss_weight": 5.0,
-    "unlabeled_ratio": 5,
-}
-_PUBLISHED_TRANSFORMER = {**_PUBLISHED_CONVNET, "base_lr": 1e-3, "layer_decay": 0.75}
 
 
 def search_space(recipe: Recipe) -> Space:
@@ -122,8 +114,8 @@ SEMI = Method(
         )
     ),
     published={
-        "transformer": finetune.PUBLISHED_TRANSFORMER | _PUBLISHED_TRANSFORMER,
-        "convnet": finetune.PUBLISHED_CONVNET | _PUBLISHED_CONVNET,
+        "transformer": {"batch_size": 128, "base_lr": 1e-3, "layer_decay": 0.75},
+        "convnet": finetune.PUBLISHED_CONVNET | {"batch_size": 128},
     },
     search_space=search_space,
     forwards_per_step=forwards_per_step,

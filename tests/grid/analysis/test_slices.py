@@ -307,11 +307,11 @@ def uneven(file: Path) -> None:
     ("spoil", "reason"),
     [
         (unlink, "there is no such file"),
-        (truncate, "cannot be read"),
+        (truncate, "not a table of predictions"),
         (without_slices, "there is no column 'marketplace'"),
         (of_another, "Acc@1 is 82.00 here and 86.00 in the ledger"),
         (other_images, "other test images than other predictions of aprons"),
-        (uneven, "these are no predictions: cannot reshape"),
+        (uneven, "not a table of predictions: cannot reshape"),
     ],
 )
 def test_predictions_that_cannot_be_used_cost_their_seed_only(

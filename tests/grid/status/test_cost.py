@@ -49,6 +49,7 @@ from semigrid.trainers.progress import (
     read_progress,
 )
 from semigrid.trainers.runtime import InlineRuntime
+from semigrid.trainers.training import Training
 from semigrid.trainers.trial_run import TrainedTrial
 
 
@@ -119,7 +120,9 @@ def test_steps_that_a_kill_made_a_training_repeat_are_counted(
         streams = tiny_streams(digits, recipe, "finetune")
         model = tiny_model(recipe)
         with contextlib.suppress(Killed):
-            train(recipe, "finetune", model, None, streams, runtime, num_classes=10, seed=0)
+            train(
+                Training(recipe, "finetune", model, None, streams, runtime, num_classes=10, seed=0)
+            )
         return meter
 
     for dies_after in (1, 5, 5):
@@ -355,10 +358,18 @@ def test_a_training_reports_its_loss_between_evaluations(digits: Dataset, tmp_pa
     from tests.helpers.tiny import tiny_model, tiny_streams
 
     train(
-        recipe, "semi", tiny_model(recipe), None, tiny_streams(digits, recipe, "semi"),
-        InlineRuntime(Checkpoints(open_storage(tmp_path)), report=seen.append, device="cpu"),
-        num_classes=10, seed=0, report_seconds=0,
-    )  # fmt: skip
+        Training(
+            recipe,
+            "semi",
+            tiny_model(recipe),
+            None,
+            tiny_streams(digits, recipe, "semi"),
+            InlineRuntime(Checkpoints(open_storage(tmp_path)), report=seen.append, device="cpu"),
+            num_classes=10,
+            seed=0,
+        ),
+        report_seconds=0,
+    )
     between = [facts for facts in seen if "student_acc1" not in facts]
     assert [facts["step"] for facts in between] == list(range(1, 9))
     assert all(facts["loss"] > 0 for facts in between)
