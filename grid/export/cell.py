@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from semigrid.data.errors import InputError
@@ -23,15 +23,12 @@ from semigrid.grid.export.whole_folder import check_destination, whole_or_not
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell
 from semigrid.grid.study.state import StudyState
-from semigrid.grid.study.winner import find_winner, run_command
-from semigrid.trainers.job import DamagedWeightsError, Place
+from semigrid.grid.study.winner import find_winner, load_winner, run_command
 from semigrid.trainers.layout import predictions_file
 from semigrid.trainers.predictions import Predictions
 from semigrid.trainers.weights import is_non_commercial
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from semigrid.data.views.augment import ViewSettings
 
 FILES = (WEIGHTS, CONFIG, ONNX, ONNX_DATA, CARD)
@@ -65,6 +62,9 @@ def export_cell(
     says of test images what the model said when it was measured. Raises ``InputError`` for what
     cannot be exported; then nothing is left behind.
     """
+    from semigrid.trainers.models import input_statistics
+    from semigrid.trainers.trial_data import view_settings
+
     if onnx:
         require_onnx()
     target = check_destination(destination, FILES, overwrite)
@@ -72,9 +72,9 @@ def export_cell(
     again = run_command(study.plan.experiment, name)
     predictions = _read_predictions(storage, record, again)
     dataset = study.plan.experiment.datasets[cell.dataset]
-    model = _load_model(study, storage, cell, record, again)
+    model, _ = load_winner(study.plan, cell, record, storage.uri)
     with whole_or_not(target) as folder:
-        views = _views(model, record)
+        views = view_settings(record.spec.recipe, input_statistics(model))
         license = card_license(record.weights, dataset.manifest.license)
         classes = dataset.manifest.classes
         write_timm_folder(folder, model, timm_config(model, record.spec, classes, views, license))
@@ -126,34 +126,6 @@ def show(done: Exported) -> list[str]:
     if check.measured is not None:
         lines.append(f"  to the probabilities measured on test: {show_difference(check.measured)}")
     return [*lines, *done.notes]
-
-
-def _load_model(
-    study: StudyState, storage: Storage, cell: Cell, record: Record, again: str
-) -> "nn.Module":
-    from semigrid.trainers.trial_model import finished_model
-
-    plan = study.plan
-    search = next(search for search in plan.searches if search.cell == cell)
-    facts = record.weights_file
-    place: Place = replace(
-        plan.place(search, storage.uri), weights_sha256=facts.sha256 if facts else None
-    )
-    classes = plan.experiment.datasets[cell.dataset].num_classes
-    try:
-        return finished_model(record.spec, place, classes, record.best_weights).eval()
-    except DamagedWeightsError as error:
-        raise InputError(
-            f"{error.problem}; delete it if it is there, and have it trained again: {again}"
-        ) from error
-
-
-def _views(model: "nn.Module", record: Record) -> "ViewSettings":
-    from semigrid.trainers.models import input_statistics
-    from semigrid.trainers.trial_data import view_settings
-
-    views: ViewSettings = view_settings(record.spec.recipe, input_statistics(model))
-    return views
 
 
 def _chain(records: Mapping[str, Record], record: Record) -> list[Record]:

@@ -1,9 +1,8 @@
 """A local folder that is written whole or not at all."""
 
 import contextlib
-import os
 import shutil
-import uuid
+import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -42,36 +41,19 @@ def check_destination(destination: str, names: Collection[str], overwrite: bool)
 
 @contextlib.contextmanager
 def whole_or_not(target: Path) -> Iterator[Path]:
-    """A folder beside the target that takes its place if all goes well, and else is removed."""
-    made = [parent for parent in target.parents if not parent.exists()]
-    beside = target.parent / f".{target.name}.{uuid.uuid4().hex}.tmp"
+    """A temporary folder that replaces the target at the end, or is removed after an exception."""
+    there = next(parent for parent in target.parents if parent.exists())
     try:
-        try:
-            beside.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(f"{target}: cannot be written: {error}") from error
-        yield beside
-        for file in beside.iterdir():
-            with file.open("rb") as written:
-                os.fsync(written.fileno())  # else a power cut may keep the name and lose the bytes
-        _take_place(beside, target)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=there))
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written: {error}") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)  # else only its owner could read it
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():  # empty, or an earlier export
+            shutil.rmtree(target)
+        temporary.rename(target)
     except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        for parent in made:
-            with contextlib.suppress(OSError):  # somebody else has put something there
-                parent.rmdir()
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def _take_place(beside: Path, target: Path) -> None:
-    if not target.exists() or not any(target.iterdir()):
-        os.rename(beside, target)
-        return
-    old = beside.with_suffix(".old")
-    os.rename(target, old)
-    try:
-        os.rename(beside, target)
-    except OSError:
-        os.rename(old, target)
-        raise
-    shutil.rmtree(old)

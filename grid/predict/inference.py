@@ -1,23 +1,20 @@
 """A finished trial's model at work: from decoded images to probabilities, without Ray."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from semigrid.data.errors import InputError
-from semigrid.data.storage import FileFacts
 from semigrid.data.views.augment import ViewSettings, isolated_random, make_view
 from semigrid.grid.predict.images import ImageRange
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell, Plan
-from semigrid.grid.study.winner import run_command
+from semigrid.grid.study.winner import load_winner
 from semigrid.trainers.evaluate import predict
-from semigrid.trainers.job import DamagedWeightsError, Place
-from semigrid.trainers.layout import weights_file
+from semigrid.trainers.job import Place
 from semigrid.trainers.models import input_statistics
 from semigrid.trainers.trial import TrialSpec
 from semigrid.trainers.trial_data import EVALUATION_BATCH, view_settings
@@ -67,21 +64,8 @@ def _images_of(size: int, views: ViewSettings) -> int:
 
 def winner_model(plan: Plan, cell: Cell, record: Record, folder: str, gpus: float) -> WinnerModel:
     """The model of a cell's winner. Raises ``InputError`` where its weights are damaged."""
-    search = next(s for s in plan.searches if s.cell == cell)
-    place = plan.place(search, folder)
+    model, place = load_winner(plan, cell, record, folder)
     classes = tuple(plan.experiment.datasets[cell.dataset].manifest.classes)
-    try:
-        facts = record.weights_file
-        place = replace(place, weights_sha256=facts.sha256 if facts else None)
-        model = finished_model(record.spec, place, len(classes), record.best_weights)
-        if facts is None:  # an older version did not record it
-            facts = FileFacts.of(place.storage.read(weights_file(record.id)))
-            place = replace(place, weights_sha256=facts.sha256)
-    except DamagedWeightsError as error:
-        raise InputError(
-            f"{error}; delete it if it is there, and have it trained again: "
-            + run_command(plan.experiment, cell.name)
-        ) from error
     views = view_settings(record.spec.recipe, input_statistics(model))
     device = "cuda" if gpus else "cpu"
     threads = plan.experiment.train_of(cell.model).cpus_per_worker

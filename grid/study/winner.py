@@ -2,15 +2,21 @@
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import open_storage
 from semigrid.grid.experiment import Experiment, nearest
 from semigrid.grid.study.layout import EXPERIMENT_COPY
 from semigrid.grid.study.ledger import Record
-from semigrid.grid.study.plan import Cell
+from semigrid.grid.study.plan import Cell, Plan
 from semigrid.grid.study.state import StudyState
 from semigrid.trainers.choose import rank
+from semigrid.trainers.job import DamagedWeightsError, Place
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def run_command(experiment: Experiment, cell: str) -> str:
@@ -45,3 +51,24 @@ def find_winner(study: StudyState, records: Mapping[str, Record], name: str) -> 
         )
     seeds = [records[spec.id] for _, spec in sorted(state.by_seed.items())]
     return cells[name], max(seeds, key=lambda record: rank(record.val["acc1"], record.val["ce"]))
+
+
+def load_winner(plan: Plan, cell: Cell, record: Record, folder: str) -> tuple["nn.Module", Place]:
+    """The trained model in eval mode, and the place where other processes find its weights.
+
+    Raises ``InputError`` where the weights are missing or damaged.
+    """
+    from semigrid.trainers.trial_model import finished_model
+
+    search = next(search for search in plan.searches if search.cell == cell)
+    sha256 = record.weights_file.sha256 if record.weights_file else None
+    place: Place = replace(plan.place(search, folder), weights_sha256=sha256)
+    classes = plan.experiment.datasets[cell.dataset].num_classes
+    try:
+        model = finished_model(record.spec, place, classes, record.best_weights)
+    except DamagedWeightsError as error:
+        raise InputError(
+            f"{error.problem}; delete it if it is there, and have it trained again: "
+            + run_command(plan.experiment, cell.name)
+        ) from error
+    return model.eval(), place

@@ -7,9 +7,12 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import semigrid
 from semigrid.data.errors import InputError
@@ -111,20 +114,10 @@ def pinned_requirements() -> list[str]:
     pins: dict[str, str] = {}
     waiting = ["semigrid"]
     while waiting:
-        for requirement in requires(waiting.pop()) or []:
-            name, extras_only = _name(requirement)
-            if extras_only or name in pins:
-                continue
-            try:
+        for requirement in map(Requirement, requires(waiting.pop()) or []):
+            name = canonicalize_name(requirement.name)
+            wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            if wanted and name not in pins:
                 pins[name] = version(name)
-            except PackageNotFoundError:  # required on another platform
-                continue
-            waiting.append(name)
+                waiting.append(name)
     return sorted(f"{name}=={number}" for name, number in pins.items() if name != "ray")
-
-
-def _name(requirement: str) -> tuple[str, bool]:
-    """A requirement's package in its normal form, and whether only an extra asks for it."""
-    match = re.match(r"[A-Za-z0-9._-]+", requirement)
-    assert match is not None
-    return re.sub(r"[-_.]+", "-", match.group()).lower(), "extra ==" in requirement

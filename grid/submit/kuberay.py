@@ -27,19 +27,6 @@ CONFIG_MAP_BYTES = 1_000_000
 # Memory of a worker pod for each training process in it, in GiB.
 MEMORY_GIB = 16
 
-_SUBDOMAIN = r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
-_SUBDOMAIN_RULE = (_SUBDOMAIN, "lower-case letters, digits, - and ., 253 at most")
-_RULES = {
-    "image": (r"[A-Za-z0-9][A-Za-z0-9._:/@-]*", "an image's name, such as shop/semigrid:1"),
-    "namespace": (
-        r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?",
-        "lower-case letters, digits and -, 63 at most",
-    ),
-    "secret": _SUBDOMAIN_RULE,
-    "service_account": _SUBDOMAIN_RULE,
-    "claim": _SUBDOMAIN_RULE,
-}
-
 
 @dataclass(frozen=True)
 class RayJobOptions:
@@ -84,11 +71,12 @@ class WorkerPod:
 def manifest(experiment: Experiment, options: RayJobOptions) -> str:
     """A ConfigMap with the experiment and a RayJob that runs it, for ``kubectl apply -f -``.
 
-    Raises ``InputError`` for options that Kubernetes would refuse, and for storage, datasets or
-    weights that no pod could reach.
+    Raises ``InputError`` without an image, for trainings that do not fit into the pods, and for
+    storage, datasets or weights that no pod could reach. Kubernetes checks names.
     """
-    problems = _option_problems(options) + _unreachable(experiment, options)
-    pods = [] if problems else worker_pods(experiment, options)
+    problems = [] if options.image else ["image: give the image's name, such as shop/semigrid:1"]
+    problems += _unreachable(experiment, options)
+    pods = worker_pods(experiment, options)
     problems += [
         f"max_pods: {options.max_pods}: a training takes {kind.pods} pods of {kind.group}; allow "
         "as many, or raise workers_per_pod"
@@ -171,18 +159,6 @@ def _yaml_value(value: Any) -> Any:
     style = "|" if "\n" in value else '"'
     text = yaml.safe_dump(value, default_style=style, width=10**6).removesuffix("...\n")
     return Markup(text.removesuffix("\n").replace("\n", "\n  "))
-
-
-def _option_problems(options: RayJobOptions) -> list[str]:
-    problems = []
-    for name, (pattern, allowed) in _RULES.items():
-        value = getattr(options, name)
-        if value is not None and not re.fullmatch(pattern, value):
-            problems.append(f"{name}: {value!r}: must be {allowed}")
-    for name in ("max_pods", "workers_per_pod"):
-        if getattr(options, name) < 1:
-            problems.append(f"{name}: {getattr(options, name)}: must be 1 or more")
-    return problems
 
 
 def _unreachable(experiment: Experiment, options: RayJobOptions) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -259,18 +260,21 @@ def test_storage_that_no_pod_reaches_is_refused(storage: str) -> None:
         documents(options, storage=storage)
 
 
-def test_all_bad_options_are_said_at_once() -> None:
-    options = RayJobOptions(
-        image="two words",
-        namespace="Teams",
-        secret="a_b",
-        max_pods=0,
-        workers_per_pod=0,
-    )
-    with pytest.raises(InputError) as caught:
-        documents(options)
-    for name in ("image", "namespace", "secret", "max_pods", "workers_per_pod"):
-        assert f"{name}: " in str(caught.value)
+def test_an_image_is_needed() -> None:
+    with pytest.raises(InputError, match="image: give the image's name"):
+        documents(RayJobOptions(image=""))
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_an_option_is_a_value_whatever_it_holds(text: str) -> None:
+    text = text.replace("\n", " ")  # no option of a command line has lines
+    options = replace(EVERYTHING, image=text, secret=text, claim=text, service_account=text)
+    _, usual = documents(EVERYTHING)
+    _, job = documents(options)
+    for container, known in zip(containers(job), containers(usual), strict=True):
+        assert container.pop("image") == text and known.pop("image") == EVERYTHING.image
+        assert container.pop("envFrom") == [{"secretRef": {"name": text}}]
+        assert known.pop("envFrom") and container == known
 
 
 def test_an_experiment_larger_than_a_config_map_is_refused() -> None:
