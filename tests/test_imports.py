@@ -74,6 +74,14 @@ def imports() -> dict[str, set[str]]:
     return {name: imported - {name} for name, imported in found.items()}
 
 
+def test_only_the_run_asks_the_scheduler(imports: dict[str, set[str]]) -> None:
+    importers = {
+        name for name, names in imports.items() if "semigrid.grid.study.scheduler" in names
+    }
+    others = {name for name in importers if not name.startswith("semigrid.grid.run.")}
+    assert importers and others <= {"semigrid.grid.commands.run"}
+
+
 def module_names() -> list[str]:
     return [
         name

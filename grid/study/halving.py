@@ -1,9 +1,8 @@
-"""Successive halving: what a trial must have reached at its rungs to be worth its other steps.
+"""Successive halving: what a trial must reach at its rungs to be trained further.
 
 As in Jamieson and Talwalkar (2016, arXiv 1502.07943) and ASHA (Li et al. 2018, arXiv 1810.05934),
-a trial goes on from a rung if it is among the best there. It is compared with the trials of its
-cell's earlier waves alone, so the decision is a function of the trial and of those, whatever runs
-beside it, and in whichever order. Pure.
+a trial goes on from a rung if it is among the best there. It is compared only with trials of
+earlier waves of its cell, so the decision does not depend on what runs at the same time.
 """
 
 from collections.abc import Sequence
@@ -11,44 +10,43 @@ from collections.abc import Sequence
 from semigrid.trainers.choose import Cutoffs, rank
 from semigrid.trainers.recipe import Recipe
 
-# A trial's (step, Acc@1, cross-entropy) at its evaluations, ``trainers.choose.course``.
+# a trial's (step, Acc@1, cross-entropy) at its evaluations, see ``trainers.choose.course``
 Course = Sequence[tuple[int, float, float]]
 
 
 def rungs(recipe: Recipe) -> list[int]:
-    """The numbers (from 0) of the evaluations that decide: at 1/2, 1/4, 1/8 … of the steps.
+    """Indices of the evaluations nearest to 1/2, 1/4, 1/8 … of the steps, in ascending order.
 
-    Those nearest to it, and none within the warm-up, where a learning rate says nothing yet.
+    Evaluations during the warm-up are left out: they do not yet tell good learning rates from bad.
     """
     steps = recipe.evaluation_steps
-    found: set[int] = set()
+    indices: set[int] = set()
     share = len(steps) / 2
     while round(share) >= 1:
-        number = round(share) - 1
-        if number < len(steps) - 1 and steps[number] > (recipe.warmup_steps or 0):
-            found.add(number)
+        index = round(share) - 1
+        if index < len(steps) - 1 and steps[index] > (recipe.warmup_steps or 0):
+            indices.add(index)
         share /= 2
-    return sorted(found)
+    return sorted(indices)
 
 
 def cutoffs(recipe: Recipe, earlier: Sequence[tuple[Recipe, Course]], factor: int) -> Cutoffs:
-    """What a trial must reach at each of its rungs: to be among the best 1/``factor`` there.
+    """The scores of the best 1/``factor`` of earlier trials at each rung.
 
     Args:
-        recipe: the trial's own, resolved.
-        earlier: recipe and course of the trials of earlier waves. One that was stopped has no
-            say at the rungs it did not reach. The number of steps may be searched too: trials
-            are compared at the same share of their own steps.
+        recipe: the trial's, resolved.
+        earlier: recipe and course of each trial of earlier waves. A stopped trial counts only at
+            the rungs that it reached. Trials with another number of steps are compared at the same
+            share of their steps, which takes the same number of evaluations.
     """
     steps = recipe.evaluation_steps
-    found: Cutoffs = {}
-    for number in rungs(recipe):
-        there = []
-        for other, course in earlier:
-            wanted = other.evaluation_steps
-            if len(wanted) == len(steps):  # else its evaluations are not at the same shares
-                there += [(a, c) for step, a, c in course if step == wanted[number]]
-        if there:
-            there.sort(key=lambda pair: rank(*pair), reverse=True)
-            found[steps[number]] = there[max(1, len(there) // factor) - 1]
-    return found
+    alike = [(r.evaluation_steps, c) for r, c in earlier if len(r.evaluation_steps) == len(steps)]
+    limits: Cutoffs = {}
+    for index in rungs(recipe):
+        scores = [
+            (acc1, ce) for own, course in alike for step, acc1, ce in course if step == own[index]
+        ]
+        if scores:
+            scores.sort(key=lambda pair: rank(*pair), reverse=True)
+            limits[steps[index]] = scores[max(1, len(scores) // factor) - 1]
+    return limits

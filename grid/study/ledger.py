@@ -129,12 +129,9 @@ class Ledger:
         """All readable records by trial id."""
         ids = [name.removesuffix(".json") for name in self.storage.names(LEDGER, ".json")]
         trials = {record_file(trial_id): trial_id for trial_id in ids}
-        records = {}
-        for name, content in self.storage.read_all(trials).items():
-            record = self._parse(trials[name], content)
-            if record is not None:
-                records[record.id] = record
-        return records
+        contents = self.storage.read_all(trials).items()
+        records = (self._parse(trials[name], content) for name, content in contents)
+        return {record.id: record for record in records if record is not None}
 
     @contextlib.contextmanager
     def listed(self) -> Iterator[None]:

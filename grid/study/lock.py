@@ -43,6 +43,15 @@ class Holder(BaseModel):
     interval: float
     token: str
 
+    @property
+    def is_near(self) -> bool:
+        """Whether its process can be seen from here."""
+        return self.machine != "" and self.machine == _machine()
+
+    @property
+    def is_dead(self) -> bool:
+        return _born(self.pid) != self.born
+
     def __str__(self) -> str:
         since, last = (
             time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
@@ -112,8 +121,8 @@ class RunLock:
     def _await_death(self, lock: bytes) -> None:
         """Returns when the holder is dead or gone; raises ``InputError`` if it is alive."""
         holder = _parse(lock)
-        if holder is not None and holder.machine and holder.machine == self._me.machine:
-            if _born(holder.pid) == holder.born:
+        if holder is not None and holder.is_near:
+            if not holder.is_dead:
                 raise self._refusal(holder)
             self.say(f"the run that held this folder is dead ({holder}); taking its lock over")
             return
@@ -170,9 +179,7 @@ def living_holder(storage: Storage) -> Holder | None:
         holder = _parse(_read(open_storage(storage.uri)))
     except OSError:
         return None
-    if holder is not None and holder.machine == _machine() and _born(holder.pid) != holder.born:
-        return None
-    return holder
+    return None if holder is not None and holder.is_near and holder.is_dead else holder
 
 
 def _read(storage: Storage) -> bytes | None:

@@ -1,8 +1,8 @@
-"""From an experiment to cells, searches and trial specifications. Pure: no files, no Ray."""
+"""From an experiment to cells, searches and trials; reads no files."""
 
+import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -36,11 +36,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Search:
-    """The trainings of one cell: a recipe to search around, and the search it starts from.
+    """The trainings of one cell.
 
-    A search that no row of the grid asks for, but another starts from, has ``in_table`` False.
-    ``neighbor`` names the search of the next smaller label fraction or, at the smallest, of the
-    next smaller pool.
+    Attributes:
+        parent: the search whose winner its trials start from.
+        in_table: whether the file's grid has this cell; False for one that only others start from.
+        neighbor: name of the search with the next smaller label fraction or, at the smallest, with
+            the next smaller pool.
     """
 
     cell: Cell
@@ -54,7 +56,7 @@ class Search:
 
 
 class Plan:
-    """All searches of an experiment, parents before children, neighbours before whom they help."""
+    """All searches of an experiment; parents and neighbours come before those that need them."""
 
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
@@ -67,36 +69,36 @@ class Plan:
         return self.experiment.file.search.trials
 
     @property
-    def trainings(self) -> int:
-        """Trainings in all: every search's trials, and its winner on the other seeds."""
-        return len(self.searches) * self.trainings_per_search
-
-    @property
     def trainings_per_search(self) -> int:
+        """A search's trials, and its winner on the other seeds."""
         return self.trials + self.experiment.file.seeds - 1
 
     @property
+    def trainings(self) -> int:
+        return len(self.searches) * self.trainings_per_search
+
+    @property
     def trainings_unshared(self) -> int:
-        """What it would take if every cell trained its own parent."""
+        """The trainings if every cell trained its own parent."""
         chains = sum(_chain_length(s) for s in self.searches if s.in_table)
         return chains * self.trainings_per_search
 
     def matching(self, patterns: Sequence[str]) -> list[str]:
-        """Names of the cells that one of the patterns matches, ``aprons/semi-vit/*``.
+        """Names of the cells that match any of the patterns, such as ``aprons/semi-vit/*``.
 
-        ``*`` stands for anything, also across ``/``. Raises ``InputError`` for patterns that match
-        no cell.
+        ``*`` also matches ``/``. Raises ``InputError`` for patterns that match no cell.
         """
         names = [cell.name for cell in self.cells]
+        matches = {pattern: fnmatch.filter(names, pattern) for pattern in patterns}
         problems = [
             f"--only {pattern!r}: no cell of {self.experiment.source} is called that; "
             + nearest(pattern, names)
-            for pattern in patterns
-            if not any(fnmatchcase(name, pattern) for name in names)
+            for pattern, matched in matches.items()
+            if not matched
         ]
         if problems:
             raise InputError(*problems)
-        return [n for n in names if any(fnmatchcase(n, pattern) for pattern in patterns)]
+        return [name for name in names if any(name in matched for matched in matches.values())]
 
     @cached_property
     def _recipes(self) -> dict[str, Recipe]:
@@ -104,7 +106,7 @@ class Plan:
         return {name: self.experiment.recipe_of(name) for name in file.models}
 
     def recipe(self, search: Search) -> Recipe:
-        """The search's starting point: the model's recipe, not yet resolved."""
+        """The model's recipe, which the search varies; not resolved."""
         return self._recipes[search.cell.model]
 
     def pool_images(self, search: Search) -> int | None:
@@ -150,7 +152,11 @@ class Plan:
         return "timm" if pretrained is True else f"sha256:{weights.sha256}"
 
     def place(self, search: Search, folder: str, patience: float = 0) -> Place:
-        """Where the data of the search's trials are; ``patience`` is for storage that vanishes."""
+        """Where the data of a search's trials are.
+
+        Args:
+            patience: seconds to wait for storage that vanishes.
+        """
         weights = self.experiment.weights_of(search.cell.model)
         return Place(
             dataset_uri=self.experiment.dataset_uri(search.cell.dataset),
@@ -160,7 +166,7 @@ class Plan:
         )
 
     def images_per_trial(self, search: Search) -> int:
-        """Images that pass through a student or teacher in one training, for estimates."""
+        """Images that pass through the student or teacher in one training, for estimates."""
         recipe = self.spec(search, {}, 0, None).recipe
         per_step = recipe.batch_size
         if search.cell.unlabeled is not None:
@@ -173,7 +179,7 @@ class Plan:
         return sum(self.images_per_trial(s) * self.trainings_per_search for s in self.searches)
 
     def priorities(self) -> dict[str, int]:
-        """Images left on the longest chain of children: what should start first."""
+        """Images on the longest chain of trainings that begins with each search."""
         chain = {s.name: self.images_per_trial(s) for s in self.searches}
         for search in reversed(self.searches):  # children before parents
             if search.parent is not None:
@@ -215,28 +221,25 @@ def _cells(experiment: Experiment) -> list[Cell]:
 
 
 def _searches(experiment: Experiment, cells: list[Cell]) -> list[Search]:
-    made: dict[Cell, Search] = {}
-    asked = set(cells)
-    models = experiment.file.models
-    wanted = asked | {
-        Cell(cell.dataset, parent, cell.labels, None)
-        for cell in cells
-        if (parent := models[cell.model].from_) is not None
-    }
+    def parent_of(cell: Cell) -> Cell | None:
+        model = experiment.file.models[cell.model].from_
+        return None if model is None else Cell(cell.dataset, model, cell.labels, None)
 
-    def search(cell: Cell) -> Search:
-        if cell not in made:
-            parent_model = models[cell.model].from_
-            parent = None
-            if parent_model is not None:
-                parent = search(Cell(cell.dataset, parent_model, cell.labels, None))
-            made[cell] = Search(cell, parent, cell in asked, _neighbor(cell, wanted))
-        return made[cell]
+    in_table = set(cells)
+    wanted = in_table | {parent for cell in cells if (parent := parent_of(cell)) is not None}
+    searches: dict[Cell, Search] = {}
+
+    def add(cell: Cell) -> Search:
+        if cell not in searches:
+            parent = parent_of(cell)
+            above = None if parent is None else add(parent)
+            searches[cell] = Search(cell, above, cell in in_table, _neighbor(cell, wanted))
+        return searches[cell]
 
     for cell in cells:
-        search(cell)
+        add(cell)
     return sorted(
-        made.values(),
+        searches.values(),
         key=lambda s: (_chain_length(s), s.cell.labels, s.cell.unlabeled or Fraction(0)),
     )
 

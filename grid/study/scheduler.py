@@ -28,12 +28,6 @@ class Scheduler:
         priorities = study.plan.priorities()
         self._by_priority = sorted(study.searches, key=lambda name: -priorities[name])
 
-    def next(self) -> Job | None:
-        """The first job that is ready; it counts as running from here on."""
-        for job in self.ready():
-            return self.start(job)
-        return None
-
     def start(self, job: Job) -> Job:
         """Counts the job as running until it is completed or released."""
         self.running[job.key] = job

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import optuna
+from optuna.trial import TrialState, create_trial
 
 from semigrid.grid.experiment import Around, Range
 from semigrid.grid.study.plan import Plan, Search
@@ -90,12 +91,13 @@ def suggest_wave(wave: Wave) -> list[dict[str, float]]:
         params = {name: tried.params.get(name, getattr(wave.recipe, name)) for name in space}
         if any(not low <= params[name] <= high for name, (low, high) in space.items()):
             continue  # the published value may lie outside the file's range
+        state = TrialState.FAIL if tried.score is None else TrialState.COMPLETE
         study.add_trial(
-            optuna.trial.create_trial(
+            create_trial(
                 params=params,
                 distributions=dict(distributions),
                 value=tried.score,
-                state=_state(tried),
+                state=TrialState.PRUNED if tried.stopped else state,
                 intermediate_values=tried.rungs,
             )
         )
@@ -107,14 +109,6 @@ def suggest_wave(wave: Wave) -> list[dict[str, float]]:
         params = study.ask(dict(distributions)).params
         suggestions.append({name: _rounded(params[name], *space[name]) for name in sorted(params)})
     return suggestions
-
-
-def _state(tried: Tried) -> optuna.trial.TrialState:
-    if tried.stopped:
-        return optuna.trial.TrialState.PRUNED
-    if tried.score is None:
-        return optuna.trial.TrialState.FAIL
-    return optuna.trial.TrialState.COMPLETE
 
 
 def distribution(low: float, high: float) -> optuna.distributions.FloatDistribution:

@@ -66,16 +66,8 @@ class Suggestions:
 
 
 def _key(wave: Wave) -> str:
-    inputs = {
-        "recipe": wave.recipe.model_dump(mode="json"),
-        "space": wave.space,
-        "sampler": wave.sampler,
-        "earlier": [asdict(tried) for tried in wave.earlier],
-        "count": wave.count,
-        "starts": list(wave.starts),
-        "optuna": optuna.__version__,
-    }
-    return _hash(inputs)
+    recipe = wave.recipe.model_dump(mode="json")
+    return _hash(asdict(wave) | {"recipe": recipe, "optuna": optuna.__version__})
 
 
 def _hash(content: object) -> str:

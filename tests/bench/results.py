@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 from PIL import Image
-from tests.helpers.scheduling import scheduler_of
+from tests.helpers.scheduling import scheduler_of, start_next
 
 from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.schema import Split
@@ -141,7 +141,7 @@ def _finish(plan: Plan) -> None:
     ledger = Ledger(storage)
     scheduler = scheduler_of(plan)
     draw = np.random.default_rng(0)
-    while job := scheduler.next():
+    while job := start_next(scheduler):
         record = ledger.read(job.spec.id) or start_record(job.spec, job.search.name)
         record.status, record.seconds, record.device_seconds = "finished", 600, {"cpu": 600.0}
         score = float(80 + 5 * draw.random())

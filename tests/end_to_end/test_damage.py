@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from tests.helpers.experiments import experiment_text
 from tests.helpers.in_process import Grid
+from tests.helpers.scheduling import start_next
 from tests.helpers.small_disk import MOUNT, can_mount
 
 from semigrid.data.storage import open_storage
@@ -195,7 +196,7 @@ def test_weights_that_are_damaged_again_and_again_fail_what_needs_them(
     assert parent.winner is not None
     path = folder / weights_file(parent.winner.id)
     jobs = 0
-    while job := grid.scheduler.next():
+    while job := start_next(grid.scheduler):
         size = path.stat().st_size
         path.write_bytes(os.urandom(size))
         grid.do(job)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.scheduling import scheduler_of
+from tests.helpers.scheduling import scheduler_of, start_next
 
 from semigrid.data.storage import open_storage
 from semigrid.grid.analysis.result_set import read_result_set
@@ -34,7 +34,7 @@ class Grid:
         self.problems: list[str] = []
 
     def run(self) -> "Grid":
-        while job := self.scheduler.next():
+        while job := start_next(self.scheduler):
             self.do(job)
         assert self.scheduler.done
         return self

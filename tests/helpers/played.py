@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.helpers.experiments import plan_of
-from tests.helpers.scheduling import scheduler_of
+from tests.helpers.scheduling import scheduler_of, start_next
 
 from semigrid.grid.study.ledger import Record, start_record, summarize
 from semigrid.grid.study.plan import Plan
@@ -49,7 +49,7 @@ def play(
     running: list[Job] = []
     ended: list[Job] = []
     while not scheduler.done and (jobs is None or len(ended) < jobs):
-        while len(running) < slots and (job := scheduler.next()):
+        while len(running) < slots and (job := start_next(scheduler)):
             running.append(job)
         job = running.pop(rng.randrange(len(running)))
         if fail is not None and job.search.name == fail:
@@ -68,7 +68,7 @@ def ran(text: str, records: dict[str, Record] | None = None, only: list[str] | N
     chosen = None if only is None else plan.matching(only)
     scheduler = scheduler_of(plan, records, lambda i: i in records, only=chosen)
     jobs = []
-    while job := scheduler.next():
+    while job := start_next(scheduler):
         record = records.get(job.spec.id) or start_record(job.spec, job.search.name)
         result = finished(job)
         record.status, record.val = "finished", result.val

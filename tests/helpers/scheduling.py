@@ -6,7 +6,7 @@ from semigrid.grid.study.ledger import Record, summarize
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.rules import StudyRules
 from semigrid.grid.study.scheduler import Scheduler
-from semigrid.grid.study.state import StudyState
+from semigrid.grid.study.state import Job, StudyState
 from semigrid.grid.study.summary import TrialSummary
 
 Trials = Mapping[str, TrialSummary] | Mapping[str, Record]
@@ -34,6 +34,12 @@ def scheduler_of(
 ) -> Scheduler:
     rules = StudyRules(has_weights, has_predictions)
     return Scheduler(rules.assess(plan, _summaries(trials), only), rules)
+
+
+def start_next(scheduler: Scheduler) -> Job | None:
+    """Starts the first job that is ready."""
+    job = next(scheduler.ready(), None)
+    return None if job is None else scheduler.start(job)
 
 
 def _summaries(trials: Trials | None) -> dict[str, TrialSummary]:

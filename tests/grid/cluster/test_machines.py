@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.helpers.experiments import changed, plan_of
-from tests.helpers.scheduling import scheduler_of
+from tests.helpers.scheduling import scheduler_of, start_next
 
 from semigrid.grid.cluster.admission import PATIENCE, Admission
 from semigrid.grid.cluster.machines import (
@@ -77,7 +77,7 @@ def test_what_is_admitted_never_asks_for_more_than_there_is(wanted: list[Demand]
 @pytest.fixture
 def jobs() -> Iterator[Job]:
     scheduler = scheduler_of(plan_of(changed("search.trials", 40)))
-    job = scheduler.next()
+    job = start_next(scheduler)
     assert job is not None
     return (
         Job("train", job.spec.model_copy(update={"seed": n}), job.search) for n in itertools.count()

@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, sync_playwright
 from tests.helpers.command import semigrid_process
 from tests.helpers.experiments import SMALL
 from tests.helpers.finished import FinishedGrid
+from tests.helpers.scheduling import start_next
 from tests.helpers.shop import SETTINGS, shop
 
 from semigrid.data.builder.ingest import build_dataset
@@ -136,7 +137,7 @@ def test_what_mattered_is_what_the_score_depends_on(tmp_path: Path) -> None:
         search={"trials": 24, "wave": 24, "sampler": "random"},
     )
     scheduler = many.scheduler()
-    while job := scheduler.next():
+    while job := start_next(scheduler):
         record = start_record(job.spec, job.search.name)
         record.status = "finished"
         # the learning rate decides, nothing else matters

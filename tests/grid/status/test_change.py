@@ -6,7 +6,7 @@ import pytest
 import yaml
 from tests.helpers.experiments import changed, experiment_text, plan_of
 from tests.helpers.played import finished, ran
-from tests.helpers.scheduling import scheduler_of, study_of
+from tests.helpers.scheduling import scheduler_of, start_next, study_of
 
 from semigrid.data.errors import InputError
 from semigrid.grid.status.change import Change, compare
@@ -233,7 +233,7 @@ def test_trainings_left_is_what_is_then_trained() -> None:
         study = scheduler.study
         left = sum(study.trainings_left(name) for name in study.searches)
         assert left == plan.trainings
-        while job := scheduler.next():
+        while job := start_next(scheduler):
             scheduler.complete(job, finished(job))
             if job.kind == "train":
                 left -= 1

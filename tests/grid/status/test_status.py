@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console, RenderableType
 from tests.helpers.command import semigrid
 from tests.helpers.experiments import experiment_text, plan_of
-from tests.helpers.scheduling import scheduler_of
+from tests.helpers.scheduling import scheduler_of, start_next
 
 from semigrid.data.storage import Storage, open_storage
 from semigrid.grid.status import show, snapshot
@@ -109,7 +109,7 @@ def test_a_live_view_leaves_snapshots_and_takes_them_away(
     storage = open_storage(tmp_path)
     view = LiveView(quiet())
     view.attach(scheduler.study, storage)
-    job = scheduler.next()
+    job = start_next(scheduler)
     assert job is not None
     with view:
         view.started(job)
@@ -135,7 +135,7 @@ def test_a_worker_groups_progress_comes_from_its_file(
     storage = open_storage(tmp_path)
     view = LiveView(quiet())
     view.attach(scheduler.study, storage)
-    job = scheduler.next()
+    job = start_next(scheduler)
     assert job is not None
     left_by_an_earlier_run = Meter(storage.folder("checkpoints", job.spec.id), {"cpu": 2})
     left_by_an_earlier_run.note({"step": 5, "total_steps": 6})

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.helpers.experiments import changed, experiment_text, plan_of
 from tests.helpers.played import Trials, finished, has_finished
-from tests.helpers.scheduling import scheduler_of, study_of
+from tests.helpers.scheduling import scheduler_of, start_next, study_of
 
 from semigrid.grid.study.halving import cutoffs, rungs
 from semigrid.grid.study.plan import Plan
@@ -111,7 +111,7 @@ def play(plan: Plan, trials: Trials, slots: int, order: int) -> list[Job]:
     running: list[Job] = []
     jobs: list[Job] = []
     while not scheduler.done:
-        while len(running) < slots and (job := scheduler.next()):
+        while len(running) < slots and (job := start_next(scheduler)):
             running.append(job)
         job = running.pop(order % len(running))
         result = trained(job)

@@ -2,7 +2,7 @@
 
 from tests.helpers.experiments import changed, experiment_text, plan_of
 from tests.helpers.played import Trials, diverged, finished, play
-from tests.helpers.scheduling import scheduler_of
+from tests.helpers.scheduling import scheduler_of, start_next
 
 
 def test_the_same_trials_and_winners_whatever_the_concurrency_and_the_order_of_ends() -> None:
@@ -100,7 +100,7 @@ def test_a_parent_that_cannot_be_measured_can_be_started_from() -> None:
     grid = [{"model": "vit", "labels": ["50%"]}, {"model": "semi-vit", "labels": ["50%"]}]
     scheduler = scheduler_of(plan_of(experiment_text(grid=grid)))
     parent, child = "digits/vit/50%", "digits/semi-vit/50%/100%"
-    while job := scheduler.next():
+    while job := start_next(scheduler):
         broken = job.kind == "evaluate" and job.search.name == parent
         scheduler.complete(job, None if broken else finished(job), "a bad disk" if broken else None)
     assert scheduler.study.searches[parent].stage == "failed"
@@ -154,7 +154,7 @@ def test_a_diverged_trial_is_a_result_that_cannot_win() -> None:
     plan = plan_of(experiment_text(grid=[{"model": "vit", "labels": ["50%"]}]))
     scheduler = scheduler_of(plan)
     first = True
-    while job := scheduler.next():
+    while job := start_next(scheduler):
         scheduler.complete(job, diverged(job) if first else finished(job))
         first = False
     state = scheduler.study.searches["digits/vit/50%"]
@@ -165,7 +165,7 @@ def test_a_diverged_trial_is_a_result_that_cannot_win() -> None:
 def test_all_trials_diverged_fails_the_cell() -> None:
     plan = plan_of(experiment_text(grid=[{"model": "vit", "labels": ["50%"]}]))
     scheduler = scheduler_of(plan)
-    while job := scheduler.next():
+    while job := start_next(scheduler):
         scheduler.complete(job, diverged(job))
     failure = scheduler.study.searches["digits/vit/50%"].failure
     assert failure == "every trial diverged or collapsed, the first: too fast"
@@ -204,7 +204,7 @@ def test_a_winner_whose_weights_are_gone_is_trained_again() -> None:
 
     again = scheduler_of(plan_of(experiment_text()), trials, weights)
     trained = []
-    while job := again.next():
+    while job := start_next(again):
         kept.add(job.spec.id)
         trained.append(job.spec.id)
         again.complete(job, finished(job))
@@ -223,17 +223,17 @@ def test_a_child_whose_failed_parent_lost_its_weights_does_not_try_for_ever() ->
         )
     )
     scheduler = scheduler_of(plan)
-    train = scheduler.next()
+    train = start_next(scheduler)
     assert train is not None
     scheduler.complete(train, finished(train))
-    measure, child = scheduler.next(), scheduler.next()
+    measure, child = start_next(scheduler), start_next(scheduler)
     if measure is not None and measure.kind != "evaluate":
         measure, child = child, measure
     assert measure is not None and child is not None and measure.kind == "evaluate"
     scheduler.complete(measure, scheduler.study.summaries[train.spec.id], "could not be measured")
     for _ in range(3):
         scheduler.lose(child, train.spec.id, "damaged")
-        if (again := scheduler.next()) is None:
+        if (again := start_next(scheduler)) is None:
             break
         child = again
     assert scheduler.done
@@ -263,7 +263,7 @@ def test_a_cell_goes_on_alone_where_its_neighbour_found_no_winner_for_good() -> 
         search={"trials": 2, "warm_start": True}, grid=[{"model": "vit", "labels": ["50%", "100%"]}]
     )
     scheduler = scheduler_of(plan_of(text))
-    while job := scheduler.next():
+    while job := start_next(scheduler):
         small = job.search.name == "digits/vit/50%"
         scheduler.complete(job, diverged(job) if small else finished(job))
     assert scheduler.study.searches["digits/vit/50%"].stage == "failed"
