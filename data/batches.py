@@ -1,6 +1,7 @@
 """Batches from sets that fit in memory."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import DataLoader
@@ -11,26 +12,17 @@ from semigrid.data.views.augment import ViewName, ViewSettings, isolated_random,
 from semigrid.data.views.render import Batch, Rendered, decode, render, stack
 
 
+@dataclass(frozen=True)
 class MemoryBatches:
     """Training batches of a table in memory; ``batches[step]`` is a pure function of the step."""
 
-    def __init__(
-        self,
-        table: ImageTable,
-        order: StreamOrder,
-        share: Share,
-        settings: ViewSettings,
-        views: tuple[ViewName, ...],
-        seed: int,
-        loader_workers: int = 0,
-    ):
-        self.table = table
-        self.order = order
-        self.share = share
-        self.settings = settings
-        self.views = views
-        self.seed = seed
-        self.loader_workers = loader_workers
+    table: ImageTable
+    order: StreamOrder
+    share: Share
+    settings: ViewSettings
+    views: tuple[ViewName, ...]
+    seed: int
+    loader_workers: int = 0
 
     def __getitem__(self, step: int) -> Batch:
         with isolated_random():

@@ -20,24 +20,24 @@ def open_dataset(uri: str) -> Dataset:
         uri = builtin_folder(uri)
     storage = open_storage(uri)
     try:
-        found = storage.exists(MANIFEST)
+        exists = storage.exists(MANIFEST)
     except OSError as error:
         raise InputError(f"{uri}: cannot be read: {error}") from error
-    if not found:
+    if not exists:
         raise InputError(
             f"{uri}: no dataset here ({MANIFEST} is missing); give the folder or URI of a built "
             "dataset, builtin://digits or builtin://patterns"
         )
     content = storage.read(MANIFEST)
     try:
-        found_format = json.loads(content).get("format")
+        version = json.loads(content).get("format")
     except (ValueError, AttributeError) as error:
         raise InputError(
             f"{uri}/{MANIFEST}: not JSON ({error}); build the dataset again"
         ) from error
-    if found_format != FORMAT:
+    if version != FORMAT:
         raise InputError(
-            f"{uri}/{MANIFEST}: format {found_format}, this version reads {FORMAT}; "
+            f"{uri}/{MANIFEST}: format {version}, this version reads {FORMAT}; "
             "build the dataset again"
         )
     try:

@@ -182,7 +182,7 @@ class Dataset:
 
     def images(self, split: str, ids: Collection[str]) -> dict[str, bytes]:
         """The encoded images of a split that have these ids; reads only their row groups."""
-        found: dict[str, bytes] = {}
+        contents: dict[str, bytes] = {}
         for shard in self.manifest.shards:
             if shard.split != split:
                 continue
@@ -194,8 +194,8 @@ class Dataset:
                     if rows:
                         table = file.read_row_group(group, columns=["image_id", "image"]).take(rows)
                         images = pc.struct_field(table["image"], "bytes").to_pylist()
-                        found |= dict(zip(table["image_id"].to_pylist(), images, strict=True))
-        return found
+                        contents |= dict(zip(table["image_id"].to_pylist(), images, strict=True))
+        return contents
 
     def read(self, split: str, rows: np.ndarray | None = None) -> ImageTable:
         """Reads all rows of a split, or those at the given positions, into memory."""

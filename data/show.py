@@ -48,7 +48,7 @@ def _slice_counts(dataset: Dataset, name: str) -> dict[str, dict[str, int]]:
         for entry in pc.value_counts(values).to_pylist():
             value = "—" if entry["values"] is None else entry["values"]
             counts.setdefault(value, Counter())[split] += entry["counts"]
-    return {value: dict(found) for value, found in sorted(counts.items())}
+    return {value: dict(by_split) for value, by_split in sorted(counts.items())}
 
 
 def contact_sheet(dataset: Dataset, label: int, images: int = 64) -> bytes:

@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -17,17 +18,18 @@ from semigrid.data.storage import Storage
 from semigrid.data.views.augment import ViewName, ViewSettings, isolated_random
 from semigrid.data.views.render import Batch, Rendered, render, stack
 
-# One execution serves a run of up to so many tasks. Ray keeps a record of every task and block of
-# an execution, so a longer run is several in a row.
+# Tasks of one execution at most. Ray keeps a record of every task and block of an execution, so a
+# longer run is several executions in a row.
 MAX_TASKS = 500
-# What a task makes, in bytes of views, and what it hands on at a time. Ray Data looks for news ten
-# times a second: a task that is shorter leaves its CPU idle, and one that hands on many small
-# blocks is held up.
+# Bytes of views that a task makes, and that it hands on at a time. Ray Data looks for news ten
+# times a second: a shorter task leaves its CPU idle, and one that hands on many small blocks is
+# held up.
 TASK_BYTES, BLOCK_BYTES = 64 * 2**20, 16 * 2**20
-# So long (s) after a task failed may it take until its node is known to lack something.
+# Longest time until the node of a failed task is known to lack something, in seconds.
 KNOWN_SECONDS = 5.0
 
 
+@dataclass(frozen=True)
 class RayBatches:
     """Training batches of a pool of any size, equal to ``MemoryBatches`` of the same order.
 
@@ -42,25 +44,14 @@ class RayBatches:
     task may have been given to a node that joined and lacks the dataset.
     """
 
-    def __init__(
-        self,
-        storage: Storage,
-        units: list[RowGroup],
-        order: StreamOrder,
-        share: Share,
-        settings: ViewSettings,
-        views: tuple[ViewName, ...],
-        seed: int,
-        nodes: Callable[[], dict[str, str] | None] = lambda: None,
-    ):
-        self.storage = storage
-        self.units = units
-        self.order = order
-        self.share = share
-        self.settings = settings
-        self.views = views
-        self.seed = seed
-        self.nodes = nodes
+    storage: Storage
+    units: list[RowGroup]
+    order: StreamOrder
+    share: Share
+    settings: ViewSettings
+    views: tuple[ViewName, ...]
+    seed: int
+    nodes: Callable[[], dict[str, str] | None] = lambda: None
 
     def __call__(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """Yields the batches of the given steps; the Ray execution ends with the iterator."""

@@ -10,8 +10,9 @@ from typing import Any
 
 from semigrid.data.builder import digits
 from semigrid.data.builder.clean import CLEAN_VERSION
+from semigrid.data.builder.gather import gather
 from semigrid.data.builder.ingest import build_dataset
-from semigrid.data.builder.request import BuildRequest, gather
+from semigrid.data.builder.request import BuildRequest
 from semigrid.data.builder.write import write_dataset
 from semigrid.data.errors import InputError
 from semigrid.data.schema import MANIFEST

@@ -31,10 +31,10 @@ def check_dataset(
     for number, shard in enumerate(manifest.shards):
         progress(number, len(manifest.shards))
         content = dataset.storage.read(shard.file)
-        found = hashlib.sha256(content).hexdigest()
-        if found != shard.sha256:
+        actual = hashlib.sha256(content).hexdigest()
+        if actual != shard.sha256:
             problems.append(
-                f"{shard.file}: its bytes have the SHA-256 {found[:12]}…, the manifest says "
+                f"{shard.file}: its bytes have the SHA-256 {actual[:12]}…, the manifest says "
                 f"{shard.sha256[:12]}…; copy it here again or build the dataset again"
             )
             continue
@@ -75,8 +75,8 @@ def _count_problems(dataset: Dataset, counts: "Counter[tuple[str, int | None]]")
             expected[split, index] = by_class[name]
     problems = []
     for key in sorted({*counts, *expected}, key=str):
-        found, wanted = counts[key], expected.get(key, 0)
-        if found != wanted:
+        count, wanted = counts[key], expected.get(key, 0)
+        if count != wanted:
             of = "" if key[1] is None else f" of class {key[1]}"
-            problems.append(f"{key[0]}: {found} images{of}, the manifest says {wanted}")
+            problems.append(f"{key[0]}: {count} images{of}, the manifest says {wanted}")
     return problems

@@ -76,9 +76,9 @@ def curate(
         for other in copies[1:]:
             joined.join(copies[0].group, other.group)  # they show the same photograph
         kept.append(_merged(copies, result))
-    found = sorted({image.label for image in kept if image.label is not None})
-    result.classes = tuple(found if classes is None else classes)
-    unknown = sorted(set(found) - set(result.classes))
+    labels = sorted({image.label for image in kept if image.label is not None})
+    result.classes = tuple(labels if classes is None else classes)
+    unknown = sorted(set(labels) - set(result.classes))
     if unknown:
         raise InputError(
             f"the label {unknown[0]!r} is not among the classes: {', '.join(result.classes)}"
@@ -113,8 +113,7 @@ def _placed(
     labels = [index[str(image.label)] for image in labeled]
     if not labeled:
         raise InputError("no image has a label: there is nothing to train and measure on")
-    found = set(labels)
-    missing = [name for name, number in index.items() if number not in found]
+    missing = [name for name, number in index.items() if number not in labels]
     if missing:
         raise InputError(f"the class {missing[0]!r} has no image")
     names = [groups[image.image_id] for image in labeled]

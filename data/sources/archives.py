@@ -51,9 +51,9 @@ def webdataset_items(uri: str, label: str | None = None) -> list[Item]:
                 raise InputError(f"{path}: the sample {key!r} has {len(images)} images")
             if images:
                 where = members[images[0]]
-                found = _sample_label(path, key, members, label)
+                class_name = _sample_label(path, key, members, label)
                 name = f"{posixpath.basename(path)}/{key}"
-                items.append(Item(name, path, found, inside=Extent(*where[:2])))
+                items.append(Item(name, path, class_name, inside=Extent(*where[:2])))
     if not items:
         raise InputError(f"{uri}: no sample has an image ({', '.join(SUFFIXES[:5])}, …)")
     return items
@@ -62,7 +62,7 @@ def webdataset_items(uri: str, label: str | None = None) -> list[Item]:
 def _samples(path: str) -> dict[str, dict[str, tuple[int, int, bytes]]]:
     """By sample and extension: offset, size and, of small text files, the content."""
     storage = open_storage(path)
-    found: dict[str, dict[str, tuple[int, int, bytes]]] = {}
+    samples: dict[str, dict[str, tuple[int, int, bytes]]] = {}
     try:
         # no compression: a member must be found again without reading what comes before it
         with storage.open(ahead=True) as file, tarfile.open(None, "r:", file) as tar:
@@ -76,10 +76,10 @@ def _samples(path: str) -> dict[str, dict[str, tuple[int, int, bytes]]]:
                     opened = tar.extractfile(member)
                     content = opened.read() if opened is not None else b""
                 key = posixpath.join(folder, stem)
-                found.setdefault(key, {})[extension] = member.offset_data, member.size, content
+                samples.setdefault(key, {})[extension] = member.offset_data, member.size, content
     except tarfile.TarError as error:
         raise InputError(f"{path}: not an uncompressed tar: {error}") from error
-    return found
+    return samples
 
 
 def _sample_label(

@@ -88,27 +88,17 @@ def put_if_unchanged(fs: Any, path: str, content: bytes, etag: str | None) -> bo
     """Writes an object if it still has that ``etag``, or does not exist for None.
 
     False if it changed, or if this very write's answer was lost. ``pipe_file`` of s3fs hands
-    ``IfMatch`` and ``IfNoneMatch`` on to S3; other file systems know ``mode="create"`` or no
-    condition at all. A store that knows no conditions may write in any case.
+    ``IfMatch`` and ``IfNoneMatch`` on to S3. A store without conditions writes in any case.
     """
+    match = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
     try:
-        if is_s3(fs):
-            match = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
-            fs.pipe_file(path, content, **match)
-        elif etag is None:
-            fs.pipe_file(path, content, mode="create")
-        else:
-            fs.pipe_file(path, content)
-    except FileExistsError:
-        return False
-    except (NotImplementedError, TypeError, ValueError):
-        fs.pipe_file(path, content)
+        fs.pipe_file(path, content, **(match if is_s3(fs) else {}))
     except OSError as error:
         status = answer.status if (answer := answer_of(error)) else 0
+        missing = isinstance(error, FileNotFoundError) and not refusal(error, path)
+        if missing or isinstance(error, FileExistsError) or status in CONDITION_FAILED:
+            return False
         if status != NOT_IMPLEMENTED:
-            missing = isinstance(error, FileNotFoundError) and not refusal(error, path)
-            if missing or status in CONDITION_FAILED:
-                return False
             raise
         fs.pipe_file(path, content)
     return True

@@ -101,9 +101,10 @@ def build(
 ) -> None:
     """Build a checked dataset of images. Run it again to resume."""
     from semigrid.data.builder.chunks import ChunkRunner, one_by_one
+    from semigrid.data.builder.gather import gather
     from semigrid.data.builder.ingest import build_dataset
     from semigrid.data.builder.report import report_lines
-    from semigrid.data.builder.request import BuildRequest, gather, load_request
+    from semigrid.data.builder.request import BuildRequest, load_request
 
     # options are named as the keys of a request; those that were not given stay out
     keys = BuildRequest.model_fields.keys() - {"source"}

@@ -16,8 +16,9 @@ from PIL import Image
 from tests.helpers.command import semigrid
 
 from semigrid.data.builder.check import check_dataset
+from semigrid.data.builder.gather import gather
 from semigrid.data.builder.ingest import build_dataset
-from semigrid.data.builder.request import gather, load_request
+from semigrid.data.builder.request import load_request
 from semigrid.data.catalog import open_dataset
 from semigrid.data.crowd.consensus import Rules, consensus
 from semigrid.data.errors import InputError

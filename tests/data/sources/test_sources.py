@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from tests.helpers.shop import SETTINGS, tile
 
+from semigrid.data.builder.gather import gather
 from semigrid.data.builder.ingest import build_dataset
-from semigrid.data.builder.request import gather, load_request
+from semigrid.data.builder.request import load_request
 from semigrid.data.errors import InputError
 from semigrid.data.sources.abo import abo_items
 from semigrid.data.sources.archives import parquet_items, webdataset_items

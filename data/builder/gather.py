@@ -1,0 +1,150 @@
+"""From a request to labelled items: lists the source's images, and counts the crowd's votes."""
+
+import posixpath
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from semigrid.data.builder.request import BuildRequest
+from semigrid.data.crowd.answers import read_answers
+from semigrid.data.crowd.audit import Audit, Vote
+from semigrid.data.crowd.consensus import Rules, consensus
+from semigrid.data.errors import InputError
+from semigrid.data.sources.abo import abo_items
+from semigrid.data.sources.archives import parquet_items, webdataset_items
+from semigrid.data.sources.files import folder_items, table_items
+from semigrid.data.sources.items import Item
+from semigrid.data.sources.patterns.crowd import answers_of, gold_of
+from semigrid.data.sources.patterns.items import pattern_items
+from semigrid.data.storage import open_storage
+from semigrid.data.tables import read_table
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The items of a request, the votes on them, and the audit of the answers.
+
+    ``unknown_tasks`` are tasks of the answers that are no image of the source.
+    """
+
+    items: list[Item]
+    votes: dict[str, Vote]
+    audit: Audit | None
+    unknown_tasks: list[str]
+
+
+def gather(request: BuildRequest) -> Gathered:
+    """Lists the images of a request and gives them their labels. Raises ``InputError``."""
+    items = _source_items(request)
+    pools = [folder_items(folder, labeled=False) for folder in request.pool]
+    for number, pool in enumerate(pools, 1):
+        # a name in two folders is two images
+        prefix = "pool" if len(pools) == 1 else f"pool{number}"
+        items += [replace(item, image_id=f"{prefix}/{item.image_id}") for item in pool]
+    if (made := request.patterns) is not None:
+        return _with_answers(request, items, answers_of(made), gold_of(made))
+    if request.answers is None:
+        if request.gold is not None:
+            raise InputError("gold is given without answers: there is nothing to qualify for")
+        return Gathered(items, {}, None, [])
+    answers = read_answers(
+        request.answers,
+        request.answers_format,
+        image=request.answers_image,
+        answer=request.answers_field,
+    )
+    return _with_answers(request, items, answers, _gold(request.gold))
+
+
+def _source_items(request: BuildRequest) -> list[Item]:
+    if request.patterns is not None:
+        if request.answers is not None or request.gold is not None:
+            raise InputError(
+                f"{request.source}: its crowd answers are generated with its images; leave answers "
+                "and gold out, or write them to files to change them: semigrid data generate"
+            )
+        return pattern_items(request.patterns)
+    kind = request.kind or _kind(request.source)
+    label = None if request.answers is not None else request.label_column or "label"
+    if kind == "abo":
+        if request.product_type is None:
+            raise InputError(
+                "product_type is missing: which of Amazon's products, such as CELLULAR_PHONE_CASE"
+            )
+        return abo_items(
+            request.source,
+            request.product_type,
+            request.attribute,
+            request.slice,
+            all_images=request.all_images,
+        )
+    if kind == "webdataset":
+        return webdataset_items(request.source, request.label_column)
+    if kind == "parquet":
+        return parquet_items(request.source, request.image_column, label)
+    if kind == "table":
+        return table_items(
+            request.source,
+            image=request.image_column,
+            label=label,
+            image_id=request.id_column,
+            group=request.group_column,
+            slices=request.slices,
+        )
+    return folder_items(request.source, labeled=request.answers is None)
+
+
+def _kind(source: str) -> str:
+    """What a source looks like; the kinds that share their looks must be said."""
+    if source.endswith(".tar"):
+        return "webdataset"
+    if source.endswith((".csv", ".parquet")):
+        return "table"
+    storage = open_storage(source)
+    if storage.exists("listings/metadata") and storage.exists("images/metadata"):
+        return "abo"
+    return "folder"
+
+
+def _with_answers(
+    request: BuildRequest, items: list[Item], answers: pd.DataFrame, gold: dict[str, str]
+) -> Gathered:
+    rules = Rules(request.agree, request.of, request.min_gold_score, request.method)
+    by_task, audit = consensus(answers, rules, gold)
+    names = _names(items)
+    votes = {names[task]: vote for task, vote in by_task.items() if task in names}
+    unknown = [task for task in by_task if task not in names]
+    if not votes:
+        raise InputError(
+            f"{request.answers}: none of {len(by_task)} tasks is an image of {request.source}; a "
+            f"task must be an image's id, path or file name; the first task is "
+            f"{next(iter(by_task), '')!r}, the first image {items[0].image_id!r}"
+        )
+    labeled = [
+        replace(item, label=votes[item.image_id].label) if item.image_id in votes else item
+        for item in items
+    ]
+    return Gathered(labeled, votes, audit, unknown)
+
+
+def _names(items: Sequence[Item]) -> dict[str, str]:
+    """Image ids by all that a task may call an image; file names only where they are unique."""
+    files = [posixpath.basename(item.uri) for item in items]
+    counts = Counter(files)
+    names = {
+        file: item.image_id for file, item in zip(files, items, strict=True) if counts[file] == 1
+    }
+    names |= {item.uri: item.image_id for item in items}
+    return names | {item.image_id: item.image_id for item in items}
+
+
+def _gold(uri: str | None) -> dict[str, str]:
+    if uri is None:
+        return {}
+    table = read_table(uri)
+    missing = [name for name in ("task", "label") if name not in table]
+    if missing:
+        raise InputError(f"{uri}: lacks the column {missing[0]!r}; gold has task and label")
+    return dict(zip(table["task"], table["label"], strict=True))
