@@ -16,14 +16,9 @@ from semigrid.grid.commands.options import (
     StorageOption,
 )
 from semigrid.grid.status.change import compare
-from semigrid.grid.status.cost import bill, estimate, spent, total
-from semigrid.grid.status.show_plan import (
-    change_parts,
-    estimate_parts,
-    plan_lines,
-    progress_of,
-    spent_line,
-)
+from semigrid.grid.status.cost import Cost, estimate, spent
+from semigrid.grid.status.show import cost_parts
+from semigrid.grid.status.show_plan import change_parts, plan_lines, progress_of
 
 
 def plan(
@@ -44,34 +39,23 @@ def plan(
 
 def show_plan(study: OpenStudy, without_data: bool = False, as_json: bool = False) -> None:
     """Prints the plan; without data, nothing is known of changes and costs."""
-    state, prices = study.state, study.state.plan.experiment.file.prices
-    change, estimates = None, []
+    state, change, estimates = study.state, None, []
     if not without_data:
         change = compare(state, study.records, last_text(study.ledger.storage))
         estimates = estimate(state, count_flops=True)
-    used = spent(state)
+    cost = Cost(spent(state), estimates, state.plan.experiment.file.prices)
     if as_json:
         facts = {
             **state.plan.describe(),
             **asdict(progress_of(state)),
             "folder": study.ledger.storage.uri,
             "change": None if change is None else asdict(change),
-            "cost": {
-                "spent": asdict(bill(used, prices)),
-                "left": asdict(bill(total(estimates), prices)),
-                "models": [asdict(each) for each in estimates],
-            },
+            "cost": cost.as_json(),
         }
         print(json.dumps(facts, indent=1))
         return
     for line in plan_lines(state, without_data):
         echo(line)
     echo(f"results: {study.ledger.storage.uri}")
-    if change is not None:
-        for part in change_parts(change):
-            out.print(part)
-    if estimates:
-        for part in estimate_parts(estimates, prices):
-            out.print(part)
-    if used:
-        echo(spent_line(used, prices))
+    for part in [*(change_parts(change) if change else ()), *cost_parts(cost)]:
+        out.print(part)

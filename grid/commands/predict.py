@@ -1,11 +1,8 @@
 """``semigrid predict``: a cell's model at work on images."""
 
-import contextlib
 import json
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
 from typing import Annotated
 
 import typer
@@ -107,7 +104,7 @@ def predict(
         dataset = plan.experiment.datasets[winner.dataset]
         room = PredictionWorkers(workers, train.cpus_per_worker, gpus)
         try:
-            with _counted_progress() as progress:
+            with progress_bar("predicting") as progress:
                 summary = predict_images(folder, model, dataset, request, room, progress)
         except KeyboardInterrupt:
             say(f"interrupted: finished parts are kept. To resume: {this_command()}")
@@ -144,17 +141,3 @@ def _prepare_for_ray() -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-
-
-@contextlib.contextmanager
-def _counted_progress() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar; says at the end how many images it took how many seconds."""
-    started, counts = time.monotonic(), []
-    with progress_bar("predicting") as update:
-
-        def progress(done: int, total: int) -> None:
-            counts.append(done)
-            update(done, total)
-
-        yield progress
-    say(f"{counts[-1] - counts[0]:,} images in {time.monotonic() - started:.1f} s")

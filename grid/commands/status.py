@@ -43,13 +43,11 @@ def _show_status(study: OpenStudy, as_json: bool) -> None:
     now = snapshot.take(study.state)
     run = snapshot.read(study.ledger.storage)
     if as_json:
-        facts = now.model_dump(include={"cells", "trials", "cost"})
-        facts["run"] = None
+        facts = now.model_dump(include={"cells", "trials"})
+        facts |= {"cost": now.cost.as_json(), "run": None}
         if run is not None:
-            facts["run"] = run.model_dump(exclude={"cells", "trials", "cost"}) | {
-                "silent_seconds": run.age,
-                "dead": run.is_dead,
-            }
+            facts["run"] = run.model_dump(exclude={"cells", "trials", "cost"})
+            facts["run"] |= {"silent_seconds": run.age, "dead": run.is_dead}
         print(json.dumps(facts, indent=1))
         return
     out.print(show.cells_table(now.cells))
@@ -58,13 +56,11 @@ def _show_status(study: OpenStudy, as_json: bool) -> None:
             say_problem(f"{name}: {cell.failure}")
     counts = ", ".join(f"{count} {status}" for status, count in sorted(now.trials.items()))
     echo(f"trials: {counts or 'none yet'}")
-    cost = now.cost
     if run is not None:
         if run.running and run.age < snapshot.SILENT_SECONDS and not run.is_dead:
             out.print(show.running_table(run.running, run.written_at + run.age))
         out.print(show.heard(run), soft_wrap=True)
-        # of running trials, too
-        cost.spent, cost.price_spent = run.cost.spent, run.cost.price_spent
-    for line in show.cost_lines(cost):
-        echo(line)
+    # a run knows what its running trials have spent
+    for part in show.cost_parts(now.cost if run is None else run.cost):
+        out.print(part)
     echo(f"results: {study.ledger.storage.uri}")

@@ -52,17 +52,23 @@ def file_problems(error: ValidationError) -> list[str]:
 
 def recipe_problems(key: str, error: ValidationError) -> list[str]:
     """The same for a recipe, whose keys stand below ``key``."""
-    return [_recipe_problem(key, details) for details in error.errors()]
+    problems = []
+    for details in error.errors():
+        where = ".".join([key, *map(str, details["loc"])])
+        message = details["msg"].removeprefix("Value error, ")
+        if details["type"] == "extra_forbidden":
+            message = f"unknown key; {nearest(str(details['loc'][-1]), Recipe.model_fields)}"
+        elif details["loc"]:
+            message = f"{details['input']!r}: {message}"
+        problems.append(f"{where}: {message}")
+    return problems
 
 
 def _file_problem(error: ErrorDetails) -> str:
     where = [part for part in error["loc"] if part not in _FORMS]
     key = ".".join(map(str, where))
     if error["type"] == "extra_forbidden":
-        allowed = _allowed_keys(where[:-1])
-        near = difflib.get_close_matches(str(where[-1]), allowed, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        return f"{key}: unknown key; {hint}allowed are {', '.join(allowed)}"
+        return f"{key}: unknown key; {nearest(str(where[-1]), _allowed_keys(where[:-1]))}"
     if error["type"] == "missing":
         return f"{key}: this key is missing"
     if error["type"] == "invalid_key":
@@ -86,13 +92,3 @@ def _allowed_keys(where: list[Any]) -> list[str]:
     if where[:2] == ["search", "space"] and len(where) > 2:
         section = Around
     return [field.alias or name for name, field in section.model_fields.items()]
-
-
-def _recipe_problem(key: str, error: ErrorDetails) -> str:
-    where = ".".join(map(str, error["loc"]))
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(where, Recipe.model_fields, n=3, cutoff=0.4)
-        hint = f"; the nearest are {', '.join(near)}" if near else ""
-        return f"{key}.{where}: unknown key{hint}"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{key}.{where}: {error['input']!r}: {message}" if where else f"{key}: {message}"

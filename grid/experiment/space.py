@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from pydantic import ValidationError
 
+from semigrid.grid.experiment.messages import nearest
 from semigrid.grid.experiment.schema import Around, ExperimentFile, Range
 from semigrid.trainers.methods import METHODS, why_unused
 from semigrid.trainers.recipe import Recipe
@@ -16,16 +17,15 @@ def space_problems(file: ExperimentFile, recipes: Mapping[str, Recipe]) -> list[
     problems = []
     for name, ranges in file.search.space.items():
         if name not in file.models and name not in METHODS:
-            allowed = ", ".join((*METHODS, *file.models))
-            problems.append(f"search.space.{name}: not a method or model; allowed are {allowed}")
+            known = nearest(name, (*METHODS, *file.models))
+            problems.append(f"search.space.{name}: not a method or model; {known}")
             continue
         models = [m for m, config in file.models.items() if name in (m, config.method)]
         searched = {model: recipes[model] for model in models if model in recipes}
         for parameter, wanted in ranges.items():
             key = f"search.space.{name}.{parameter}"
             if parameter not in _SEARCHABLE:
-                allowed = ", ".join(_SEARCHABLE)
-                problems.append(f"{key}: cannot be searched; allowed are {allowed}")
+                problems.append(f"{key}: cannot be searched; {nearest(parameter, _SEARCHABLE)}")
             elif wanted is not None:
                 problems += _parameter_problems(file, key, parameter, wanted, searched)
     return problems

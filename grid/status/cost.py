@@ -3,8 +3,9 @@
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import reduce
+from typing import Any
 
 from semigrid.grid.study.plan import Search
 from semigrid.grid.study.state import StudyState
@@ -46,6 +47,23 @@ class Bill:
     device_seconds: DeviceSeconds
     price: float
     unpriced: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a study has spent, and what its remaining trainings take, at the file's prices."""
+
+    spent: DeviceSeconds
+    estimates: list[Estimate]
+    prices: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Bills of what is spent and left, and the estimates by model."""
+        return {
+            "spent": asdict(bill(self.spent, self.prices)),
+            "left": asdict(bill(total(self.estimates), self.prices)),
+            "models": [asdict(each) for each in self.estimates],
+        }
 
 
 def estimate(study: StudyState, count_flops: bool) -> list[Estimate]:
@@ -97,7 +115,8 @@ def _of_model(
         pace = _counted(first.spec, classes, on_gpus)
     count = sum(each.trainings for each in remaining)
     if pace is None:
-        why = "its FLOPs cannot be counted" if count_flops else "no trial of it has finished yet"
+        why = "no trial has finished yet; semigrid plan estimates from FLOPs"
+        why = "its FLOPs cannot be counted" if count_flops else why
         return Estimate(model, count, None, why)
     passes = sum(
         share * each.trainings * forwards(each.spec.recipe, each.spec.method) for each in remaining

@@ -4,7 +4,6 @@ import contextlib
 import os
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -14,21 +13,13 @@ from rich.text import Text
 from semigrid.data.storage import Storage
 from semigrid.grid.run.observer import RunObserver
 from semigrid.grid.status import show, snapshot
-from semigrid.grid.status.cost import Estimate
+from semigrid.grid.status.cost import Estimate, estimate
 from semigrid.grid.status.snapshot import RunningTrial, Snapshot
 from semigrid.grid.study.layout import SNAPSHOT
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.state import Job, StudyState
 from semigrid.trainers.layout import checkpoint_folder
 from semigrid.trainers.progress import read_progress
-
-
-@dataclass
-class _Running:
-    job: Job
-    since: float
-    heard: float | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 class LiveView(RunObserver):
@@ -43,7 +34,7 @@ class LiveView(RunObserver):
         self.pid = pid or os.getpid()
         self.activity = "starting Ray"
         self._asked = ""
-        self._running: dict[tuple[str, str], _Running] = {}
+        self._running: dict[tuple[str, str], RunningTrial] = {}
         self._live: Live | None = None
         self._started = time.monotonic()
         self._storage: Storage | None = None
@@ -56,6 +47,11 @@ class LiveView(RunObserver):
         self._storage = storage
         plan = study.plan
         self._images = {search.name: plan.images_per_trial(search) for search in plan.searches}
+        self._groups = {
+            search.name
+            for search in plan.searches
+            if plan.experiment.train_of(search.cell.model).workers > 1
+        }
         self._work_at_start = self._work_left()
 
     def __enter__(self) -> "LiveView":
@@ -85,7 +81,13 @@ class LiveView(RunObserver):
 
     def started(self, job: Job) -> None:
         self.activity = "waiting for a process"
-        self._running[job.key] = _Running(job, time.time())
+        self._running[job.key] = RunningTrial(
+            cell=job.search.name,
+            kind=job.kind,
+            trial=job.spec.id,
+            seed=job.spec.seed,
+            started_at=time.time(),
+        )
 
     def asked(self, machines: str) -> None:
         if machines and not self._asked and not self.console.is_terminal:
@@ -97,7 +99,7 @@ class LiveView(RunObserver):
 
     def progress(self, job: Job, facts: dict[str, Any]) -> None:
         if job.key in self._running:
-            self._hear(self._running[job.key], facts, time.time())
+            self._running[job.key].hear(facts, time.time())
 
     def waits(self, job: Job) -> None:
         self._running.pop(job.key, None)
@@ -124,21 +126,10 @@ class LiveView(RunObserver):
                 shown = "" if left is None else f", about {show.show_seconds(left)} left"
                 self.console.print(f"{name} finished; {self._counts()}{shown}")
 
-    @staticmethod
-    def _hear(running: _Running, facts: dict[str, Any], at: float) -> None:
-        if running.heard is None or at >= running.heard:
-            running.facts.update(facts)
-            running.heard = at
-
     def snapshot(self) -> Snapshot:
         """How the run stands now, with the last report of each running trial."""
         now = time.time()
-        running = list(self._running.values())
-        spending = {
-            r.job.spec.id: r.facts["device_seconds"] for r in running if "device_seconds" in r.facts
-        }
-        taken = snapshot.take(self.study, spending, self._estimates)
-        taken.running = [_running_trial(each) for each in running]
+        taken = snapshot.take(self.study, list(self._running.values()), self._estimates)
         taken.started_at = now - (time.monotonic() - self._started)
         taken.seconds_left = self._seconds_left()
         taken.share_done = 1 - self._work_left() / max(self._work_at_start, 1)
@@ -153,20 +144,18 @@ class LiveView(RunObserver):
         while True:
             with contextlib.suppress(OSError):  # the run goes on without its snapshots
                 self._look_at_groups(self._storage)
-                self._estimates = snapshot.estimates_of(self.study)
+                self._estimates = estimate(self.study, count_flops=False)
                 snapshot.write(self._storage, self.snapshot())
             if self._over.wait(snapshot.WRITE_SECONDS):
                 return
 
     def _look_at_groups(self, storage: Storage) -> None:
         """Reads the file that a worker group leaves between evaluations, when it reports to Ray."""
-        train_of = self.study.plan.experiment.train_of
-        for running in list(self._running.values()):
-            job = running.job
-            if job.kind == "train" and train_of(job.search.cell.model).workers > 1:
-                facts = read_progress(storage.folder(checkpoint_folder(job.spec.id)))
-                if facts.get("at", 0.0) > running.since:
-                    self._hear(running, facts, facts["at"])
+        for trial in list(self._running.values()):
+            if trial.kind == "train" and trial.cell in self._groups:
+                report = read_progress(storage.folder(checkpoint_folder(trial.trial)))
+                if report.get("at", 0.0) > trial.started_at:
+                    trial.hear(report, report["at"])
 
     def _counts(self) -> str:
         return show.counts(snapshot.cells_progress(self.study))
@@ -176,11 +165,8 @@ class LiveView(RunObserver):
         left = 0.0
         for name, images in self._images.items():
             left += self.study.trainings_left(name) * images
-        for running in list(self._running.values()):
-            steps = running.facts.get("total_steps")
-            if steps:
-                share = running.facts.get("step", 0) / steps
-                left -= share * self._images[running.job.search.name]
+        for trial in list(self._running.values()):
+            left -= trial.share_done * self._images[trial.cell]
         return max(left, 0.0)
 
     def _seconds_left(self) -> float | None:
@@ -193,21 +179,3 @@ class LiveView(RunObserver):
 
     def _render(self) -> RenderableType:
         return show.live(self.snapshot(), time.time())
-
-
-def _running_trial(running: _Running) -> RunningTrial:
-    facts, job = running.facts, running.job
-    scores = [facts[name] for name in ("student_acc1", "ema_acc1") if name in facts]
-    known = {name: facts.get(name) for name in ("step", "total_steps", "loss", "images_per_s")}
-    if "total_steps" not in facts:  # an evaluation on test
-        known["step"] = None
-    return RunningTrial(
-        cell=job.search.name,
-        kind=job.kind,
-        trial=job.spec.id,
-        seed=job.spec.seed,
-        started_at=running.since,
-        heard_at=running.heard,
-        acc1=max(scores) if scores else None,
-        **known,
-    )

@@ -8,11 +8,21 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from semigrid.grid.status.cost import show_bill
+from semigrid.grid.status.cost import (
+    ASSUMPTION,
+    FROM_FLOPS,
+    Cost,
+    Estimate,
+    bill,
+    device_name,
+    show_bill,
+    show_hours,
+    show_price,
+    total,
+)
 from semigrid.grid.status.snapshot import (
     SILENT_SECONDS,
     CellProgress,
-    CostSoFar,
     RunningTrial,
     Snapshot,
 )
@@ -58,10 +68,13 @@ def live(snapshot: Snapshot, now: float) -> RenderableType:
 
 def watch(snapshot: Snapshot, rows: int) -> RenderableType:
     """A run seen from elsewhere, on a terminal of ``rows`` lines: also its cells and its cost."""
-    room = max(4, rows - len(snapshot.running) - 12)
-    costs = [Text(line) for line in cost_lines(snapshot.cost)]
-    now = snapshot.written_at + snapshot.age
-    return Group(live(snapshot, now), cells_table(snapshot.cells, room), *costs, heard(snapshot))
+    room = max(4, rows - len(snapshot.running) - len(snapshot.cost.estimates) - 14)
+    return Group(
+        live(snapshot, snapshot.written_at + snapshot.age),
+        cells_table(snapshot.cells, room),
+        *cost_parts(snapshot.cost),
+        heard(snapshot),
+    )
 
 
 def heard(snapshot: Snapshot) -> Text:
@@ -116,7 +129,7 @@ def _running_row(trial: RunningTrial, now: float) -> list[str]:
     left = trial.seconds_left(now)
     return [
         f"{trial.cell}, seed {trial.seed}",
-        "starting" if trial.step is None else f"{trial.step}/{trial.total_steps}",
+        "starting" if trial.total_steps is None else f"{trial.step}/{trial.total_steps}",
         "" if trial.loss is None else f"{trial.loss:.3f}",
         "" if trial.acc1 is None else f"{trial.acc1:.1f}",
         "" if trial.images_per_s is None else f"{trial.images_per_s:,.0f}",
@@ -125,22 +138,41 @@ def _running_row(trial: RunningTrial, now: float) -> list[str]:
     ]
 
 
-def cost_lines(cost: CostSoFar) -> list[str]:
-    """What was spent, and what is left to spend as far as it can be estimated."""
-    lines = []
+def cost_parts(cost: Cost) -> list[RenderableType]:
+    """What the remaining trainings take, by model and in all, and what was spent."""
+    parts: list[RenderableType] = []
+    estimates = list(cost.estimates)
+    if len(estimates) > 1:
+        unknown = [each.model for each in estimates if each.device_seconds is None]
+        note = f"without {', '.join(unknown)}" if unknown else ""
+        count = sum(each.trainings for each in estimates)
+        estimates.append(Estimate("in all", count, total(estimates) or None, note))
+    if estimates:
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
+        for column in ("to train", "trainings", "device time", *(["price"] if cost.prices else [])):
+            table.add_column(column, justify="left" if column == "to train" else "right")
+        table.add_column("estimated", overflow="fold")
+        for each in estimates:
+            table.add_row(*_estimate_row(each, cost.prices))
+        parts.append(table)
+    if any(each.basis == FROM_FLOPS for each in estimates):
+        parts.append(Text(ASSUMPTION, style="dim"))
     if cost.spent:
-        lines.append(f"spent: {show_bill(cost.spent, cost.prices)}")
-    if cost.left:
-        by_basis: dict[str, list[str]] = {}
-        for model, basis in cost.bases.items():
-            by_basis.setdefault(basis, []).append(model)
-        bases = "; ".join(f"{', '.join(models)} {basis}" for basis, models in by_basis.items())
-        if len(by_basis) == 1:
-            bases = next(iter(by_basis))
-        lines.append(f"left to spend: about {show_bill(cost.left, cost.prices)} ({bases})")
-    if cost.unknown:
-        lines.append(
-            f"not estimated: {', '.join(cost.unknown)}: no trial has finished yet; semigrid plan "
-            "estimates from FLOPs"
+        parts.append(Text(f"spent so far: {show_bill(cost.spent, cost.prices)}"))
+    return parts
+
+
+def _estimate_row(each: Estimate, prices: dict[str, float]) -> list[str]:
+    hours = price = "—"
+    note = each.basis
+    if each.device_seconds is not None:
+        hours = "\n".join(
+            f"{show_hours(seconds)} {device_name(kind)}"
+            for kind, seconds in sorted(each.device_seconds.items())
         )
-    return lines
+        priced = bill(each.device_seconds, prices)
+        if len(priced.unpriced) < len(each.device_seconds):
+            price = show_price(priced.price)
+        if prices and priced.unpriced:
+            note += f"; no price for {', '.join(priced.unpriced)}"
+    return [each.model, f"{each.trainings:,}", hours, *([price] if prices else []), note]

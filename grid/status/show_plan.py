@@ -1,30 +1,17 @@
-"""How a plan looks on a terminal: its size, what changed, what is kept, what it costs."""
+"""How a plan looks on a terminal: its size, what changed, and what is kept."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from semigrid.grid.status.change import CellChange, Change
-from semigrid.grid.status.cost import (
-    ASSUMPTION,
-    FROM_FLOPS,
-    Estimate,
-    bill,
-    device_name,
-    show_bill,
-    show_hours,
-    show_price,
-    total,
-)
+from semigrid.grid.status.change import Change
 from semigrid.grid.study.state import StudyState
 
 _STYLES = {"new": "cyan", "continued": "cyan", "anew": "yellow", "failed": "red", "blocked": "red"}
-# Most unchanged cells that are listed one by one.
-_FEW = 12
 
 
 @dataclass(frozen=True)
@@ -110,69 +97,10 @@ def _cells(change: Change) -> Table:
     table.add_column("kept", justify="right")
     table.add_column("to do", justify="right")
     table.add_column("why", overflow="fold")
-    quiet = [c.cell for c in change.cells if c.what in ("finished", "not asked") and not c.why]
-    hidden = set(quiet if len(quiet) > _FEW else ())
     for cell in change.cells:
-        if cell.cell not in hidden:
-            table.add_row(*_row(cell))
-    if hidden:
-        kept = sum(cell.kept for cell in change.cells if cell.cell in hidden)
-        table.add_row(f"… and {len(hidden)} more", "nothing to do", f"{kept:,}", "0")
+        what = Text(cell.what, style=_STYLES.get(cell.what, "dim"))
+        table.add_row(cell.cell, what, f"{cell.kept:,}", f"{cell.to_do:,}", cell.why)
     for name, trainings in change.removed.items():
         why = "its trainings stay in the ledger" if trainings else ""
         table.add_row(name, Text("removed", style="yellow"), str(trainings), "0", why)
     return table
-
-
-def _row(cell: CellChange) -> tuple[str | Text, ...]:
-    what = Text(cell.what, style=_STYLES.get(cell.what, "dim"))
-    return cell.cell, what, f"{cell.kept:,}", f"{cell.to_do:,}", cell.why
-
-
-def estimate_parts(
-    estimates: Sequence[Estimate], prices: Mapping[str, float]
-) -> Iterator[Text | Table]:
-    """What the remaining trainings take, and the assumptions behind it."""
-    yield _estimates(estimates, prices)
-    if any(each.basis == FROM_FLOPS for each in estimates):
-        yield Text(ASSUMPTION, style="dim")
-
-
-def _estimates(estimates: Sequence[Estimate], prices: Mapping[str, float]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("to train", no_wrap=True)
-    table.add_column("trainings", justify="right")
-    table.add_column("device time", justify="right")
-    if prices:
-        table.add_column("price", justify="right")
-    table.add_column("estimated", overflow="fold")
-    for each in estimates:
-        table.add_row(*_estimate_row(each, prices))
-    if len(estimates) > 1:
-        table.add_section()
-        whole = total(estimates)
-        missing = [each.model for each in estimates if each.device_seconds is None]
-        note = f"without {', '.join(missing)}" if missing else ""
-        overall = Estimate("in all", sum(e.trainings for e in estimates), whole or None, note)
-        table.add_row(*_estimate_row(overall, prices))
-    return table
-
-
-def _estimate_row(each: Estimate, prices: Mapping[str, float]) -> list[str]:
-    hours = price = "—"
-    note = each.basis
-    if each.device_seconds is not None:
-        hours = "\n".join(
-            f"{show_hours(seconds)} {device_name(kind)}"
-            for kind, seconds in sorted(each.device_seconds.items())
-        )
-        priced = bill(each.device_seconds, prices)
-        if len(priced.unpriced) < len(each.device_seconds):
-            price = show_price(priced.price)
-        if prices and priced.unpriced:
-            note += f"; no price for {', '.join(priced.unpriced)}"
-    return [each.model, f"{each.trainings:,}", hours, *([price] if prices else []), note]
-
-
-def spent_line(device_seconds: Mapping[str, float], prices: Mapping[str, float]) -> str:
-    return f"spent so far: {show_bill(dict(device_seconds), prices)}"

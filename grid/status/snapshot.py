@@ -4,12 +4,13 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from semigrid.data.storage import Storage
-from semigrid.grid.status.cost import Estimate, bill, estimate, spent, total
+from semigrid.grid.status.cost import Cost, Estimate, estimate, spent
 from semigrid.grid.study.layout import SNAPSHOT
 from semigrid.grid.study.state import StudyState
 from semigrid.trainers.progress import DeviceSeconds
@@ -46,6 +47,22 @@ class RunningTrial(_SnapshotModel):
     loss: float | None = None
     acc1: float | None = None
     images_per_s: float | None = None
+    device_seconds: DeviceSeconds = {}
+
+    def hear(self, report: Mapping[str, Any], at: float) -> None:
+        """Takes over a report from time ``at``, unless a later one was heard."""
+        if self.heard_at is not None and at < self.heard_at:
+            return
+        for name in ("step", "total_steps", "loss", "images_per_s", "device_seconds"):
+            if name in report:
+                setattr(self, name, report[name])
+        scores = [report[name] for name in ("student_acc1", "ema_acc1") if name in report]
+        self.acc1 = max(scores, default=self.acc1)
+        self.heard_at = at
+
+    @property
+    def share_done(self) -> float:
+        return (self.step or 0) / self.total_steps if self.total_steps else 0.0
 
     def seconds_left(self, now: float) -> float | None:
         """Estimated from its mean pace so far, evaluations included."""
@@ -53,21 +70,6 @@ class RunningTrial(_SnapshotModel):
             return None
         pace = (self.heard_at - self.started_at) / self.step
         return max(0.0, pace * (self.total_steps - self.step) - (now - self.heard_at))
-
-
-class CostSoFar(_SnapshotModel):
-    """Device-seconds by kind, spent and left; ``unknown`` are the models without an estimate.
-
-    ``bases`` says by model what its estimate is based on; ``prices`` are the file's.
-    """
-
-    spent: DeviceSeconds = {}
-    price_spent: float | None = None
-    left: DeviceSeconds = {}
-    price_left: float | None = None
-    bases: dict[str, str] = {}
-    unknown: list[str] = []
-    prices: dict[str, float] = {}
 
 
 class Snapshot(_SnapshotModel):
@@ -80,7 +82,7 @@ class Snapshot(_SnapshotModel):
     experiment: str
     cells: dict[str, CellProgress]
     trials: dict[str, int]
-    cost: CostSoFar
+    cost: Cost
     running: list[RunningTrial] = []
     written_at: float
     started_at: float | None = None
@@ -111,32 +113,22 @@ class Snapshot(_SnapshotModel):
 
 
 def take(
-    study: StudyState,
-    spending: Mapping[str, DeviceSeconds] | None = None,
-    estimates: list[Estimate] | None = None,
+    study: StudyState, running: Sequence[RunningTrial] = (), estimates: list[Estimate] | None = None
 ) -> Snapshot:
-    """How a study stands, without its running trials.
+    """How a study stands.
 
     Args:
-        spending: what running trials have taken so far, by their ids.
-        estimates: what is left, if it is estimated already.
+        running: its running trials.
+        estimates: of the remaining trainings, if they are known already.
     """
-    prices = study.plan.experiment.file.prices
-    estimates = estimates_of(study) if estimates is None else estimates
-    used, left = spent(study, spending), total(estimates)
+    estimates = estimate(study, count_flops=False) if estimates is None else estimates
+    used = spent(study, {trial.trial: trial.device_seconds for trial in running})
     return Snapshot(
         experiment=study.plan.experiment.file.name,
         cells=cells_progress(study),
         trials=dict(Counter(summary.status for summary in study.summaries.values())),
-        cost=CostSoFar(
-            spent=used,
-            price_spent=bill(used, prices).price if prices else None,
-            left=left,
-            price_left=bill(left, prices).price if prices else None,
-            bases={e.model: e.basis for e in estimates if e.device_seconds is not None},
-            unknown=[e.model for e in estimates if e.device_seconds is None],
-            prices=prices,
-        ),
+        cost=Cost(used, estimates, study.plan.experiment.file.prices),
+        running=list(running),
         written_at=time.time(),
         host=socket.gethostname(),
         pid=os.getpid(),
@@ -155,11 +147,6 @@ def cells_progress(study: StudyState) -> dict[str, CellProgress]:
         for cell in study.plan.cells
         if study.is_asked(cell.name)
     }
-
-
-def estimates_of(study: StudyState) -> list[Estimate]:
-    """Estimates from finished trials alone: quick, and without PyTorch."""
-    return estimate(study, count_flops=False)
 
 
 def write(storage: Storage, snapshot: Snapshot) -> None:

@@ -20,7 +20,7 @@ def problems(text: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
-        ("sede", 3, ["sede", "unknown key", "did you mean seeds?"]),
+        ("sede", 3, ["sede", "unknown key", "there are seeds"]),
         ("models.vit.bakbone", "x", ["models.vit.bakbone", "unknown key", "backbone"]),
         ("models.vit.recipe.base_lrr", 1, ["models.vit.recipe.base_lrr", "base_lr"]),
         ("models.vit.recipe.base_lr", -1, ["models.vit.recipe.base_lr", "-1", "greater than 0"]),
@@ -150,7 +150,7 @@ def test_the_experiments_that_come_along_are_valid(name: str) -> None:
 @pytest.mark.parametrize(
     ("space", "expected"),
     [
-        ({"finetun": {}}, "search.space.finetun: not a method or model; allowed are finetune,"),
+        ({"finetun": {}}, "search.space.finetun: not a method or model; there are finetune,"),
         ({"vit": {"base_lr": {"times": 2, "plus": 1}}}, "base_lr: give either times or plus"),
         ({"vit": {"base_lr": {"around": 2}}}, "search.space.vit.base_lr: give either times or"),
         ({"vit": {"base_lr": {"times": 0.5}}}, "greater than 1"),

@@ -18,8 +18,9 @@ from tests.helpers.scheduling import scheduler_of, start_next
 
 from semigrid.data.storage import Storage, open_storage
 from semigrid.grid.status import show, snapshot
+from semigrid.grid.status.cost import Cost, Estimate
 from semigrid.grid.status.live import LiveView
-from semigrid.grid.status.snapshot import CostSoFar, RunningTrial, Snapshot
+from semigrid.grid.status.snapshot import RunningTrial, Snapshot
 from semigrid.grid.status.watch import follow
 from semigrid.grid.study.layout import SNAPSHOT
 from semigrid.grid.study.scheduler import Scheduler
@@ -78,17 +79,19 @@ def test_a_trial_that_has_not_spoken_yet_and_a_measurement() -> None:
 
 
 def test_what_was_spent_and_is_left_with_prices_and_bases() -> None:
-    cost = CostSoFar(
+    cost = Cost(
         spent={"cpu": 7200.0},
-        left={"cpu": 3600.0},
-        bases={"vit": "from 4 finished trials", "semi": "from 1 finished trial"},
-        unknown=["resnet"],
+        estimates=[
+            Estimate("vit", 3, {"cpu": 3600.0}, "from 4 finished trials"),
+            Estimate("resnet", 2, None, "no trial has finished yet"),
+        ],
         prices={"cpu": 0.5},
     )
-    spent, left, unknown = show.cost_lines(cost)
-    assert spent == "spent: 2.0 h of CPU cores, price 1.00"
-    assert left.startswith("left to spend: about 1.0 h of CPU cores, price 0.50 (vit from 4")
-    assert "resnet" in unknown
+    table, spent = map(printed, show.cost_parts(cost))
+    assert spent == "spent so far: 2.0 h of CPU cores, price 1.00\n"
+    assert re.search(r"vit +3 +1.0 h CPU cores +0.50 +from 4 finished trials", table)
+    assert re.search(r"resnet +2 +— +— +no trial has finished yet", table)
+    assert re.search(r"in all +5 +1.0 h CPU cores +0.50 +without resnet", table)
 
 
 def test_many_cells_fit_a_terminal_with_what_matters_first(scheduler: Scheduler) -> None:
@@ -120,7 +123,7 @@ def test_a_live_view_leaves_snapshots_and_takes_them_away(
         (trial,) = found.running
         assert trial.cell == job.search.name
         assert (trial.step, trial.total_steps, trial.loss) == (3, 6, 2.0)
-        assert found.cost.spent == {"cpu": 9.0} and found.cost.price_spent == pytest.approx(1e-4)
+        assert found.cost.spent == {"cpu": 9.0} and found.cost.prices == {"cpu": 0.04}
         assert 0 < found.share_done < 0.5
         assert json.loads((tmp_path / SNAPSHOT).read_text())["pid"] == found.pid
         assert not found.is_dead
@@ -243,7 +246,9 @@ def test_status_as_json_has_cells_cost_and_the_run(scheduler: Scheduler, tmp_pat
     file = tmp_path / "good.yaml"
     file.write_text(experiment_text(storage=str(tmp_path / "s"), prices={"cpu": 0.04}))
     facts = json.loads(semigrid("status", str(file), "--json").stdout)
-    assert facts["run"] is None and facts["cost"]["unknown"] == ["vit", "semi-vit"]
+    assert facts["run"] is None
+    estimates = {each["model"]: each["device_seconds"] for each in facts["cost"]["models"]}
+    assert estimates == {"vit": None, "semi-vit": None}
     found = snapshot.take(scheduler.study)
     found.running, found.host = [running(step=1, total_steps=6)], "elsewhere"
     snapshot.write(open_storage(tmp_path / "s" / "small"), found)
