@@ -1,4 +1,4 @@
-"""Whether exported files say of images what the trained model says, and what was measured."""
+"""Compares exported files with the trained model, and the model with its measured predictions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +18,21 @@ if TYPE_CHECKING:
     from semigrid.data.views.augment import ViewSettings
 
 CHECK_IMAGES = 64
-# of logits and probabilities, between two ways to compute the same in float32
+# Largest difference of logits and probabilities between two ways to compute the same in float32.
 MAX_DIFFERENCE = 1e-4
-# of probabilities, to what was measured: on another processor, and on a GPU, which may have
-# computed in TF32; other weights or another view are further away
+# Largest difference from probabilities measured on another processor, and on a GPU, which may
+# compute in TF32. Other weights or another view differ by more.
 MAX_FROM_CPU, MAX_FROM_GPU = 1e-3, 0.02
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was found when the exported files were used, on so many images.
+    """Largest differences on a number of images.
 
-    The largest differences of logits and probabilities: of the model as timm opens it and of the
-    ONNX file (None without one) to the model in PyTorch; and, of probabilities, of that model to
-    what was measured on test. ``why_random`` says why there were no test images to take.
+    ``timm`` and ``onnx`` (None without the file) are those of logits and probabilities between the
+    model as timm or ONNX Runtime runs it, and the model in PyTorch. ``measured`` is that of
+    probabilities between the model and what was measured on test. ``why_random`` says why there
+    were no test images, and random ones were taken.
     """
 
     images: int
@@ -56,41 +57,29 @@ def check_files(
 ) -> Check:
     """Compares the folder's files with the model, and the model with what was measured.
 
-    timm opens the folder and makes the view that its config says. ``measured_on_cpu`` says how
-    close to the measured ``predictions`` the probabilities must be. Raises ``InputError``.
+    timm opens the folder and makes the view that its config describes. Raises ``InputError`` where
+    a difference is too large; ``measured_on_cpu`` decides on the limit for ``predictions``.
     """
     import torch
 
-    other, view = open_timm_folder(folder)
-    ids, images, timm_images, problem = _check_images(dataset, views, view)
+    timm_model, timm_view = open_timm_folder(folder)
+    ids, images, timm_images, why_random = _check_images(dataset, views, timm_view)
     with torch.inference_mode():
-        logits, timm_logits = model(images), other(images)
+        logits, timm_logits = model(images), timm_model(images)
     ours = (logits.numpy(), logits.softmax(dim=1).numpy())
     theirs = (timm_logits.numpy(), timm_logits.softmax(dim=1).numpy())
-    timm_difference = _difference(ours, theirs)
-    # apart, since a model may make much of how a view was rounded
+    # views apart from models, which may amplify how a view was rounded
     pixels = float((images - timm_images).abs().max())
-    if not pixels <= MAX_DIFFERENCE:
-        raise InputError(
-            f"timm's evaluation view differs by up to {pixels:.1e} standard deviations of a pixel "
-            f"from the one that was measured, more than {MAX_DIFFERENCE:g}: nothing was written"
-        )
-    if not timm_difference <= MAX_DIFFERENCE:
-        raise InputError(
-            f"the model as timm opens it differs by {timm_difference:.1e} in logits or "
-            f"probabilities from the one that was trained, more than {MAX_DIFFERENCE:g}: nothing "
-            "was written"
-        )
+    _require(
+        "timm's evaluation view", pixels, "the measured one, in standard deviations of a pixel"
+    )
+    timm = _difference(ours, theirs)
+    _require("the model as timm opens it", timm, "the trained one in logits or probabilities")
     onnx_difference = None
     if onnx:
-        found = run_onnx(folder / ONNX, images.numpy())
-        onnx_difference = _difference(ours, found)
-        if not onnx_difference <= MAX_DIFFERENCE:
-            raise InputError(
-                f"the ONNX file differs by {onnx_difference:.1e} in logits or probabilities from "
-                f"PyTorch, more than {MAX_DIFFERENCE:g}: nothing was written; leave the file out "
-                "with --no-onnx"
-            )
+        onnx_difference = _difference(ours, run_onnx(folder / ONNX, images.numpy()))
+        others = "PyTorch in logits or probabilities; leave it out with --no-onnx"
+        _require("the ONNX file", onnx_difference, others)
     measured = None
     if ids:
         row = {image_id: number for number, image_id in enumerate(predictions.ids)}
@@ -102,7 +91,15 @@ def check_files(
                 f"{measured:.2g}: weights or predictions of this trial are damaged; nothing was "
                 "written"
             )
-    return Check(len(images), timm_difference, onnx_difference, measured, problem)
+    return Check(len(images), timm, onnx_difference, measured, why_random)
+
+
+def _require(what: str, difference: float, others: str) -> None:
+    if not difference <= MAX_DIFFERENCE:  # NaN, too
+        raise InputError(
+            f"nothing was written: {what} differs by {difference:.1e}, more than "
+            f"{MAX_DIFFERENCE:g}, from {others}"
+        )
 
 
 def show_difference(value: float) -> str:
@@ -113,14 +110,14 @@ def show_difference(value: float) -> str:
 def _difference(
     first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]
 ) -> float:
-    """The largest of logits and probabilities; NaN if there is any."""
+    """Largest difference of logits and probabilities; NaN if there is any."""
     return float(max(np.abs(a - b).max() for a, b in zip(first, second, strict=True)))
 
 
 def _check_images(
     dataset: Dataset, views: "ViewSettings", timm_view: Any
 ) -> tuple[list[str], Any, Any, str | None]:
-    """Test images spread over the set: their ids, our views of them (N, 3, H, W), and timm's.
+    """Test images spread over the set: their ids, our views (N, 3, H, W), and timm's views.
 
     Where they cannot be read any more: no ids, random images for both, and the reason.
     """

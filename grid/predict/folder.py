@@ -22,6 +22,7 @@ from semigrid.grid.predict.inference import PredictedImages, WinnerModel
 
 FORMAT = 1
 STARTED, SUMMARY, PARTS = "started.json", "predictions.json", "parts"
+ANSWER_COLUMNS = ["image_id", "abstain", "error"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class PredictionFolder:
     def __init__(self, uri: str, identity: dict[str, Any], images: Images):
         self.storage = open_storage(uri)
         self.identity, self.images = identity, images
-        self._counts: dict[str, dict[str, Any]] = {}
+        self._answers: dict[str, pa.Table] = {}  # three columns of each part
         self._written = self._read()
         calibration = self._written.get("calibration")
         self.calibration = None if calibration is None else Calibration(**calibration)
@@ -77,7 +78,14 @@ class PredictionFolder:
                 ) from error
             self._check_same(before)
             return dict(content)
-        self._check_empty()
+        if self.storage.exists():
+            if not self.storage.is_folder():
+                raise InputError(f"--output {self.storage.uri}: this is a file; give a folder")
+            if any(not name.startswith(".") for name in self.storage.entries()):
+                raise InputError(
+                    f"--output {self.storage.uri}: this folder has files of something else; give "
+                    "a new or empty one"
+                )
         return {}
 
     def _check_same(self, before: dict[str, Any]) -> None:
@@ -90,18 +98,6 @@ class PredictionFolder:
                     "--output, or remove that folder"
                 )
 
-    def _check_empty(self) -> None:
-        storage = self.storage
-        if not storage.exists():
-            return
-        if not storage.is_folder():
-            raise InputError(f"--output {storage.uri}: this is a file; give a folder")
-        if any(not name.startswith(".") for name in storage.entries()):
-            raise InputError(
-                f"--output {self.storage.uri}: this folder has files of something else; give a new "
-                "or empty one"
-            )
-
     @property
     def summary(self) -> dict[str, Any] | None:
         """The summary of a finished prediction; None while parts are missing."""
@@ -111,15 +107,15 @@ class PredictionFolder:
         """The parts that are not written yet, or cannot be read."""
         there = set(self.storage.names(PARTS))
         for part in self.images.parts:
-            if part.file in there and part.file not in self._counts:
+            if part.file in there and part.file not in self._answers:
                 try:
                     with self.storage.open(f"{PARTS}/{part.file}") as file:
-                        table = pq.read_table(file, columns=["image_id", "abstain", "error"])
+                        table = pq.read_table(file, columns=ANSWER_COLUMNS)
                 except (OSError, pa.ArrowException):
                     continue
                 if len(table) == part.count:
-                    self._counts[part.file] = _counts(table)
-        return [part for part in self.images.parts if part.file not in self._counts]
+                    self._answers[part.file] = table
+        return [part for part in self.images.parts if part.file not in self._answers]
 
     def start(self, calibration: Calibration) -> None:
         """Claims the folder: parts written from now on belong to this prediction."""
@@ -134,17 +130,19 @@ class PredictionFolder:
         buffer = io.BytesIO()
         pq.write_table(table, buffer)
         self.storage.write(f"{PARTS}/{part.file}", buffer.getvalue())
-        self._counts[part.file] = _counts(table)
+        self._answers[part.file] = table.select(ANSWER_COLUMNS)
 
     def finish(self) -> dict[str, Any]:
         """Writes and returns the summary, once all parts are written."""
         assert self.calibration is not None
-        by_part = [self._counts[part.file] for part in self.images.parts]
+        answers = pa.concat_tables([self._answers[part.file] for part in self.images.parts])
+        errors = answers.filter(answers["error"].is_valid()).select(["image_id", "error"])
         counts = {
-            name: sum(each[name] for each in by_part)
-            for name in ("images", "predicted", "abstained", "errors")
+            "images": len(answers),
+            "predicted": len(answers) - len(errors),
+            "abstained": pc.sum(answers["abstain"]).as_py() or 0,
+            "errors": len(errors),
         }
-        first = next((each["first_error"] for each in by_part if each["first_error"]), None)
         summary = {
             "cell": self.identity["cell"],
             "trial": self.identity["trial"],
@@ -153,7 +151,7 @@ class PredictionFolder:
             "accuracy": self.identity["accuracy"],
             "classes": self.identity["classes"],
             "counts": counts,
-            "first_error": first,
+            "first_error": next(iter(errors.slice(0, 1).to_pylist()), None),
             "calibration": asdict(self.calibration),
             "request": self.identity,
         }
@@ -187,42 +185,18 @@ def predictions_table(
     abstain = np.ones(len(broken), bool) if threshold is None else confidence < threshold
     columns: dict[str, Any] = {
         "image_id": pa.array(predicted.ids, pa.string()),
-        "class": pa.array(
-            [None if b else classes[c] for b, c in zip(broken, chosen, strict=True)], pa.string()
-        ),
+        "class": pa.array(np.array(classes)[chosen].tolist(), pa.string(), mask=broken),
         "probability": pa.array(confidence, pa.float64(), mask=broken),
         "abstain": pa.array(abstain, pa.bool_(), mask=broken),
     }
     if identity["probabilities"]:
-        columns["probabilities"] = _lists(predicted.probabilities, broken)
+        columns["probabilities"] = pa.array(
+            list(predicted.probabilities), pa.list_(pa.float64()), mask=broken
+        )
     columns["error"] = pa.array(predicted.errors, pa.string())
     known = {"cell": identity["cell"], "trial": identity["trial"], "threshold": threshold}
     known |= {"weights_sha256": identity["weights_sha256"], "classes": classes}
     return pa.table(columns).replace_schema_metadata({"semigrid": json.dumps(known)})
-
-
-def _lists(rows: np.ndarray, broken: np.ndarray) -> pa.Array:
-    """The rows (N, K) as lists, null where broken."""
-    ends = np.cumsum(np.where(broken, 0, rows.shape[1]))
-    offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
-    values = pa.array(rows[~broken].ravel(), pa.float64())
-    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(broken))
-
-
-def _counts(table: pa.Table) -> dict[str, Any]:
-    errors = table["error"].is_valid()
-    number = int(pc.sum(errors).as_py() or 0)
-    first = None
-    if number:
-        row = table.filter(errors).slice(0, 1).to_pylist()[0]
-        first = {"image_id": row["image_id"], "error": row["error"]}
-    return {
-        "images": len(table),
-        "predicted": len(table) - number,
-        "abstained": int(pc.sum(table["abstain"]).as_py() or 0),
-        "errors": number,
-        "first_error": first,
-    }
 
 
 def _json(content: dict[str, Any]) -> bytes:

@@ -6,7 +6,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +17,7 @@ import ray.data
 
 from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
-from semigrid.grid.cluster.machines import Machine
+from semigrid.grid.cluster.machines import Demand, take_room
 from semigrid.grid.predict.abstain import at_threshold, calibrate
 from semigrid.grid.predict.folder import PredictionFolder, Request
 from semigrid.grid.predict.images import ImageRange, OutputPart, dataset_images
@@ -236,26 +236,21 @@ def _unpack(packed: pa.Scalar) -> PredictedImages:
 
 def _fitting(workers: PredictionWorkers) -> PredictionWorkers:
     """The workers with their number. Raises ``InputError`` where they do not fit."""
-    there = cluster_machines()
-    most_cpus = max(machine.cpus for machine in there)
-    cpus = 0.0 if workers.gpus else min(workers.cpus, most_cpus)
-    room = sum(_room(machine, cpus, workers.gpus) for machine in there)
-    wanted = 1 if workers.count is None else workers.count
+    machines = cluster_machines()
+    most_cpus = max(1.0, max(machine.cpus for machine in machines))
+    each = Demand(0.0 if workers.gpus else min(workers.cpus, most_cpus), workers.gpus)
+    free = [[machine.cpus, machine.gpus] for machine in machines]
+    room = 0
+    while take_room(free, each):
+        room += 1
+    wanted = workers.count or 1
     if room < wanted:
-        needs = f"{workers.gpus:g} GPUs" if workers.gpus else f"{cpus:g} CPUs"
-        shown = ", ".join(map(str, there))
         instead = "--gpus-per-worker 0 to predict on CPUs" if workers.gpus else "fewer --workers"
         raise InputError(
-            f"{wanted} × {needs} are needed, and Ray has machines with {shown}; give {instead}"
+            f"{replace(each, workers=wanted)} are needed, and Ray has machines with "
+            f"{', '.join(map(str, machines))}; give {instead}"
         )
-    return PredictionWorkers(room if workers.count is None else workers.count, cpus, workers.gpus)
-
-
-def _room(machine: Machine, cpus: float, gpus: float) -> int:
-    """How many workers a machine has room for."""
-    by_cpus = machine.cpus // cpus if cpus else float("inf")
-    by_gpus = machine.gpus // gpus if gpus else float("inf")
-    return int(min(by_cpus, by_gpus))
+    return PredictionWorkers(workers.count or room, each.cpus, each.gpus)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from typing import TypeVar
 
 import aiohttp
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from semigrid.data.errors import InputError
 from semigrid.grid.submit.job_package import FOLDER_KEY, JobPackage
@@ -170,27 +169,23 @@ class JobClient:
 
     def _reach(self, ask: Callable[[], T]) -> T:
         """Asks until the cluster answers."""
-
-        def is_away(error: BaseException) -> bool:
-            # errors of requests are OSErrors; a proxy, or a head that starts, answers 5xx
-            return isinstance(error, OSError) or "status code 5" in str(error)
-
-        def say_once(state: RetryCallState) -> None:
-            if state.attempt_number == 1:
-                self._say(
-                    f"{self.address} cannot be reached; trying for {self._away_seconds:g} seconds "
-                    "(the job does not need this terminal)"
-                )
-
-        def give_up(state: RetryCallState) -> T:
-            raise ClusterAwayError(
-                f"{self.address} could not be reached for {self._away_seconds:g} seconds"
-            )
-
-        return Retrying(
-            retry=retry_if_exception(is_away),
-            wait=wait_fixed(2 * LOOK_SECONDS),
-            stop=stop_after_delay(self._away_seconds),
-            before_sleep=say_once,
-            retry_error_callback=give_up,
-        )(ask)
+        give_up_at: float | None = None
+        while True:
+            try:
+                return ask()
+            except (OSError, RuntimeError) as error:
+                # errors of requests are OSErrors; a proxy, or a head that starts, answers 5xx
+                if isinstance(error, RuntimeError) and "status code 5" not in str(error):
+                    raise
+                seconds = f"{self._away_seconds:g} seconds"
+                if give_up_at is None:
+                    give_up_at = time.monotonic() + self._away_seconds
+                    self._say(
+                        f"{self.address} cannot be reached; trying for {seconds} (the job does "
+                        "not need this terminal)"
+                    )
+                elif time.monotonic() > give_up_at:
+                    raise ClusterAwayError(
+                        f"{self.address} could not be reached for {seconds}"
+                    ) from error
+            time.sleep(2 * LOOK_SECONDS)
