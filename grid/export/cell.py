@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage
@@ -21,22 +20,18 @@ from semigrid.grid.export.timm_folder import (
 )
 from semigrid.grid.export.whole_folder import check_destination, whole_or_not
 from semigrid.grid.study.ledger import Record
-from semigrid.grid.study.plan import Cell
 from semigrid.grid.study.state import StudyState
 from semigrid.grid.study.winner import find_winner, load_winner, run_command
 from semigrid.trainers.layout import predictions_file
 from semigrid.trainers.predictions import Predictions
 from semigrid.trainers.weights import is_non_commercial
 
-if TYPE_CHECKING:
-    from semigrid.data.views.augment import ViewSettings
-
 FILES = (WEIGHTS, CONFIG, ONNX, ONNX_DATA, CARD)
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote: the files' sizes in bytes, and what its check found."""
+    """A written export: sizes of its files in bytes, and its check."""
 
     destination: str
     cell: str
@@ -56,11 +51,11 @@ def export_cell(
     onnx: bool = True,
     overwrite: bool = False,
 ) -> Exported:
-    """Exports the winner of a finished cell on its best seed by val.
+    """Exports the winner of a finished cell, with its best seed on val.
 
-    The folder is checked before it takes its name: opened by timm, and run by ONNX Runtime, it
-    says of test images what the model said when it was measured. Raises ``InputError`` for what
-    cannot be exported; then nothing is left behind.
+    Before the folder gets its name, the model is run on test images as timm and ONNX Runtime open
+    it, and compared with its measured predictions. Raises ``InputError`` for what cannot be
+    exported, and leaves nothing behind then.
     """
     from semigrid.trainers.models import input_statistics
     from semigrid.trainers.trial_data import view_settings
@@ -79,13 +74,18 @@ def export_cell(
         classes = dataset.manifest.classes
         write_timm_folder(folder, model, timm_config(model, record.spec, classes, views, license))
         if onnx:
-            write_onnx(
-                folder / ONNX,
-                model,
-                views.img_size,
-                record.spec.backbone,
-                _onnx_metadata(cell, record, classes, views, license),
-            )
+            metadata = {
+                "class_names": json.dumps(classes),
+                "img_size": str(views.img_size),
+                "crop_pct": str(CROP_PCT),
+                "interpolation": views.interpolation,
+                "mean": json.dumps(views.mean),
+                "std": json.dumps(views.std),
+                "license": license,
+                "cell": name,
+                "trial": record.id,
+            }
+            write_onnx(folder / ONNX, model, views.img_size, record.spec.backbone, metadata)
         check = check_files(
             folder, model, views, dataset, predictions, onnx, set(record.device_seconds) == {"cpu"}
         )
@@ -110,7 +110,7 @@ def export_cell(
 
 
 def show(done: Exported) -> list[str]:
-    """What was written and what its check found, in lines."""
+    """The written files and the result of their check, in lines."""
     check = done.check
     width = max(len(name) for name in done.files)
     images = "test images" if check.real_images else "random images"
@@ -129,39 +129,21 @@ def show(done: Exported) -> list[str]:
 
 
 def _chain(records: Mapping[str, Record], record: Record) -> list[Record]:
-    """The trial and those it started from, the first one first, as far as the ledger has them."""
+    """The trial and its parents that the ledger has, the first one first."""
     chain = [record]
     while (parent := records.get(chain[0].spec.parent or "")) is not None:
         chain.insert(0, parent)
     return chain
 
 
-def _onnx_metadata(
-    cell: Cell, record: Record, classes: tuple[str, ...], views: "ViewSettings", license: str
-) -> dict[str, str]:
-    return {
-        "class_names": json.dumps(classes),
-        "img_size": str(views.img_size),
-        "crop_pct": str(CROP_PCT),
-        "interpolation": views.interpolation,
-        "mean": json.dumps(views.mean),
-        "std": json.dumps(views.std),
-        "license": license,
-        "cell": cell.name,
-        "trial": record.id,
-    }
-
-
 def _read_predictions(storage: Storage, record: Record, again: str) -> Predictions:
-    """What the model said of the test images when it was measured."""
-    name = predictions_file(record.id)
+    """The predictions of the test images, as evaluated."""
     try:
         return read_predictions(storage, record)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        problem = "missing" if missing else f"{error}; delete it"
         raise InputError(
-            f"{storage.location(name)}: missing; have it evaluated again: {again}"
-        ) from error
-    except ValueError as error:
-        raise InputError(
-            f"{storage.location(name)}: {error}; delete it, and have it evaluated again: {again}"
+            f"{storage.location(predictions_file(record.id))}: {problem}; to measure it again: "
+            f"{again}"
         ) from error

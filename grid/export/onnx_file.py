@@ -1,4 +1,4 @@
-"""A trained model as one ONNX file: PyTorch's exporter writes it, ONNX Runtime runs it."""
+"""A trained model as one ONNX file, written by PyTorch and run by ONNX Runtime."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 ONNX = "model.onnx"
-ONNX_DATA = "model.onnx.data"  # beside it, of a model above the format's limit of 2 GB
+ONNX_DATA = "model.onnx.data"  # the weights of a model above the format's limit of 2 GB
 INPUT, OUTPUTS = "images", ("logits", "probabilities")
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
 def require_onnx() -> None:
-    """Raises ``InputError`` where the packages are missing that this file needs."""
+    """Raises ``InputError`` where packages for ONNX files are missing."""
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         raise InputError(
@@ -32,7 +32,7 @@ def require_onnx() -> None:
 def write_onnx(
     path: Path, model: "nn.Module", img_size: int, backbone: str, metadata: Mapping[str, str]
 ) -> None:
-    """Writes a model in eval mode; any number of images (N, 3, H, W) may go through it.
+    """Writes a model in eval mode, for batches of any size (N, 3, H, W).
 
     ``metadata`` becomes the file's ``metadata_props``. Raises ``InputError`` for a model that
     PyTorch's exporter cannot express.
@@ -67,7 +67,7 @@ def write_onnx(
             f"{backbone} cannot be exported to ONNX: {reason}; leave the file out with --no-onnx"
         ) from error
     assert program is not None  # dynamo's
-    # every node has the stack that made it, with this machine's paths: nobody's business
+    # remove the stack of each node, which has paths of this machine
     ClearMetadataAndDocStringPass()(program.model)
     program.model.metadata_props.clear()
     program.model.metadata_props.update(metadata)
@@ -76,10 +76,9 @@ def write_onnx(
 
 @contextlib.contextmanager
 def _plain_attention(model: "nn.Module") -> Iterator[None]:
-    """timm's attention as the operations that it consists of.
+    """Runs timm's attention as separate operations inside the block.
 
-    ONNX takes it apart anyway, and the exporter trips over the fused one's strides in BEiT's and
-    MaxViT's.
+    The exporter fails on the strides of fused attention in BEiT and MaxViT.
     """
     fused: list[Any] = [
         module for module in model.modules() if getattr(module, "fused_attn", False)
@@ -96,8 +95,8 @@ def _plain_attention(model: "nn.Module") -> Iterator[None]:
 def run_onnx(path: Path, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Logits and probabilities (N, K) of normalised float32 images (N, 3, H, W), N > 1.
 
-    The first image goes alone and the others together, since a file may turn out to take only
-    batches of one size. Raises ``InputError`` where ONNX Runtime cannot run the file.
+    The first image is a batch of its own, since a file may turn out to take batches of one size
+    only. Raises ``InputError`` where ONNX Runtime cannot run the file.
     """
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as errors

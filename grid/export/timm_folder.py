@@ -1,4 +1,4 @@
-"""A trained model as a folder that ``timm.create_model('local-dir:…')`` opens, and nothing else."""
+"""A trained model as a folder that ``timm.create_model('local-dir:…')`` opens."""
 
 import json
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from semigrid.data.views.augment import ViewSettings
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-# the evaluation view resizes the shorter side to img_size·256/224
+# The evaluation view resizes the shorter side to img_size·256/224.
 CROP_PCT = 224 / 256
-# of what timm knows of the architecture, what does not change with the weights
+# Facts that timm knows about an architecture, whatever its weights.
 _TRAITS = ("first_conv", "classifier", "fixed_input_size")
 
 
@@ -28,8 +28,8 @@ def timm_config(
 ) -> dict[str, Any]:
     """The content of ``config.json``.
 
-    ``model_args`` are all arguments that the architecture was made with, but for those that only
-    act in training; ``pretrained_cfg`` makes timm's own evaluation view the one that was measured.
+    ``model_args`` are the arguments of the architecture, except those that act only in training.
+    ``pretrained_cfg`` makes timm's own evaluation view the one that was measured.
     """
     own = getattr(model, "pretrained_cfg", {})
     args = dict(spec.backbone_args)

@@ -11,9 +11,9 @@ from semigrid.data.storage import open_storage
 
 
 def check_destination(destination: str, names: Collection[str], overwrite: bool) -> Path:
-    """The folder to write. Raises ``InputError`` where that would lose anything.
+    """The folder to write. Raises ``InputError`` where writing it would lose anything.
 
-    With ``overwrite``, a folder with nothing but these names in it may be replaced.
+    ``overwrite`` allows replacing a folder that holds nothing but files of these names.
     """
     place = open_storage(destination)
     if (local := place.local_path()) is None:
