@@ -1,1 +1,1 @@
-"""The plan, the ledger, and what the two say of every cell."""
+"""The plan, the ledger, and the state of every cell that follows from the two."""

@@ -14,7 +14,7 @@ from semigrid.trainers.trial import TrialSpec
 
 @dataclass(frozen=True)
 class StudyRules:
-    """Derives the state of every search; asks for files and suggestions, decides nothing itself.
+    """Derives the state of every search from the plan and the ledger.
 
     Args:
         has_weights: whether the weights of a finished trial are there, by its id.
@@ -68,17 +68,14 @@ class StudyRules:
                 return replace(state, stage="blocked", failure=failure)
             return state
         if state.winner is None:
-            state = self._search(study, replace(state, stage="searching"), parent)
+            state = self._search(study, replace(state, stage="searching"))
         if state.winner is not None and not state.pending:
-            state = self._train_seeds(study, replace(state, stage="seeds"), parent)
+            state = self._train_seeds(study, replace(state, stage="seeds"))
         if state.by_seed and not state.pending:
             state = self._evaluate(study, replace(state, stage="evaluating"))
         return state
 
-    def _search(
-        self, study: StudyState, state: SearchState, parent: SearchState | None
-    ) -> SearchState:
-        parent_id = parent.winner.id if parent and parent.winner else None
+    def _search(self, study: StudyState, state: SearchState) -> SearchState:
         while True:
             if failure := _first_failure(study, (trial.spec for trial in state.trials)):
                 return replace(state, stage="failed", failure=failure)
@@ -86,16 +83,13 @@ class StudyRules:
             if missing:
                 jobs = (Job("train", t.spec, state.search, t.cutoffs) for t in missing)
                 return replace(state, pending=tuple(jobs))
-            left = study.plan.trials - len(state.trials)
-            if left <= 0:
+            if len(state.trials) >= study.plan.trials:
                 return self._choose_winner(study, state)
-            wave = self._next_wave(study, state, parent_id, left)
-            state = replace(state, trials=(*state.trials, *wave))
+            state = replace(state, trials=(*state.trials, *self._next_wave(study, state)))
 
-    def _next_wave(
-        self, study: StudyState, state: SearchState, parent_id: str | None, left: int
-    ) -> list[Trial]:
-        plan, config = study.plan, study.plan.experiment.file.search
+    def _next_wave(self, study: StudyState, state: SearchState) -> list[Trial]:
+        plan, config, parent = study.plan, study.plan.experiment.file.search, _parent(study, state)
+        parent_id = parent.winner.id if parent and parent.winner else None
         # the trial that the others are compared with goes first, alone
         alone = config.early_stopping and not state.trials
         wave = Wave(
@@ -104,15 +98,14 @@ class StudyRules:
             space=space_of(plan, state.search),
             sampler=config.sampler,
             earlier=[_tried(study, trial) for trial in state.trials],
-            count=1 if alone else min(config.wave, left),
+            count=1 if alone else min(config.wave, plan.trials - len(state.trials)),
             starts=_starts(study, state),
         )
-        suggestions = self.suggest(wave)
-        specs = [plan.spec(state.search, params, 0, parent_id) for params in suggestions]
-        return [
-            Trial(params, spec, _cutoffs(study, state, spec))
-            for params, spec in zip(suggestions, specs, strict=True)
-        ]
+        trials = []
+        for params in self.suggest(wave):
+            spec = plan.spec(state.search, params, 0, parent_id)
+            trials.append(Trial(params, spec, _cutoffs(study, state, spec)))
+        return trials
 
     def _choose_winner(self, study: StudyState, state: SearchState) -> SearchState:
         finished = [trial for trial in state.trials if study.outcome(trial) == "finished"]
@@ -123,14 +116,13 @@ class StudyRules:
         vals = {trial.id: study.summaries[trial.id].val for trial in finished}
         best = max(finished, key=lambda trial: rank(vals[trial.id]["acc1"], vals[trial.id]["ce"]))
         if not self._has_weights(study, best.id):
-            # an earlier, larger search chose another winner and let these weights go
+            # an earlier, larger search chose another winner and deleted these weights
             return replace(state, pending=(Job("train", best.spec, state.search),))
         return replace(state, winner=best)
 
-    def _train_seeds(
-        self, study: StudyState, state: SearchState, parent: SearchState | None
-    ) -> SearchState:
+    def _train_seeds(self, study: StudyState, state: SearchState) -> SearchState:
         assert state.winner is not None
+        parent = _parent(study, state)
         seeds = {0: state.winner.spec}
         for seed in range(1, study.plan.experiment.file.seeds):
             parent_id = parent.seeds[seed].id if parent else None
@@ -149,12 +141,8 @@ class StudyRules:
             for seed, spec in missing.items()
             if parent is None or parent.seeds[seed] not in parent.missing
         )
-        return replace(
-            state,
-            by_seed={} if missing else seeds,
-            missing=tuple(missing.values()),
-            pending=tuple(jobs),
-        )
+        by_seed = {} if missing else seeds
+        return replace(state, by_seed=by_seed, missing=tuple(missing.values()), pending=tuple(jobs))
 
     def _evaluate(self, study: StudyState, state: SearchState) -> SearchState:
         if not state.search.in_table:
@@ -173,7 +161,7 @@ class StudyRules:
 
 
 def _concerns(study: StudyState, state: SearchState, trial_id: str | None) -> bool:
-    """Whether a trial's end may move the search; one that waits for others is always looked at."""
+    """Whether a trial's end may move the search; always true for a search without jobs."""
     if not state.pending or any(job.spec.id == trial_id for job in state.pending):
         return True
     parent = _parent(study, state)
@@ -185,7 +173,7 @@ def _parent(study: StudyState, state: SearchState) -> SearchState | None:
 
 
 def _neighbor(study: StudyState, state: SearchState) -> SearchState | None:
-    """The search whose winner this one starts with, where the file asks for that."""
+    """The search whose winner this one tries first; None without a warm start."""
     if not study.plan.experiment.file.search.warm_start or state.search.neighbor is None:
         return None
     return study.searches[state.search.neighbor]
@@ -212,19 +200,19 @@ def _cutoffs(study: StudyState, state: SearchState, spec: TrialSpec) -> Cutoffs:
 
 
 def _course(study: StudyState, trial: Trial) -> list[tuple[int, float, float]]:
-    """A trial's evaluations in its search: up to where it was stopped."""
+    """A trial's evaluations up to the one at which its search stopped it."""
     course = study.summaries[trial.id].course
     end = stopped_at(course, trial.cutoffs)
     return [point for point in course if end is None or point[0] <= end]
 
 
 def _tried(study: StudyState, trial: Trial) -> Tried:
-    outcome = study.outcome(trial)
+    outcome, course = study.outcome(trial), _course(study, trial)
     if outcome == "stopped":
-        rungs = {step: acc1 for step, acc1, _ in _course(study, trial)}
-        return Tried(trial.params, rungs[max(rungs)], stopped=True, rungs=rungs)
+        rungs = {step: acc1 for step, acc1, _ in course}
+        return Tried(trial.params, course[-1][1], stopped=True, rungs=rungs)
     acc1 = study.summaries[trial.id].val["acc1"] if outcome == "finished" else None
-    return Tried(trial.params, None if acc1 is None else float(acc1))
+    return Tried(trial.params, acc1)
 
 
 def _first_failure(study: StudyState, specs: Iterable[TrialSpec]) -> str | None:
