@@ -14,9 +14,10 @@ from semigrid.grid.analysis.claims import (
 )
 from semigrid.grid.analysis.classes import RARE, class_results
 from semigrid.grid.analysis.labels_saved import Needed, labels_needed
+from semigrid.grid.analysis.numbers import show_points, show_points_range
 from semigrid.grid.analysis.pool_curve import PoolCurve, pool_curve
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
-from semigrid.grid.analysis.sentences import difference_text, needed_text, pool_text
+from semigrid.grid.analysis.sentences import needed_text, pool_text
 from semigrid.grid.analysis.statistics import Comparison, Interval, accuracy_interval, compare
 from semigrid.grid.experiment import show_percent
 from semigrid.trainers.methods import METHODS
@@ -168,7 +169,8 @@ def _headline(match: _Match, savings: list[Saving], margin: float) -> Headline:
         f"{dataset}: {start}. {model} with {shown.labels:,} labels ({share}) and "
         f"{shown.row.pool_images:,} unlabelled images is at {shown.acc1:.1%}, {base} with "
         f"{full.labeled_images:,} ({show_percent(full.cell.labels)}) is at {goal:.1%} "
-        f"({difference_text(against)})."
+        f"(difference {show_points(100 * against.difference)} points, 95% interval "
+        f"{show_points_range(against.interval)})."
     )
     if reached is not None:
         text += " " + needed_text(shown.needed, base, shown.labels)

@@ -23,19 +23,14 @@ class Needed:
     ``labels`` is the best estimate, and the interval from ``low`` to ``high`` (95 %) holds all
     numbers at which the data cannot tell the two apart (Fieller 1954). None stands for a number
     more than ``REACH`` times beyond those tried; all three are None where it is not certain that
-    the baseline's accuracy rises with labels. ``tried`` are the fewest and the most labels that
-    the line was fitted to.
+    the baseline's accuracy rises with labels. An ``extrapolated`` estimate lies outside the
+    numbers of labels that the line was fitted to.
     """
 
     labels: float | None
     low: float | None
     high: float | None
-    tried: tuple[int, int]
-
-    @property
-    def extrapolated(self) -> bool:
-        """Whether the estimate lies outside the numbers tried."""
-        return self.labels is None or not self.tried[0] <= self.labels <= self.tried[1]
+    extrapolated: bool = True
 
 
 def labels_needed(target: np.ndarray, baseline: Mapping[int, np.ndarray]) -> Needed | None:
@@ -61,10 +56,9 @@ def labels_needed(target: np.ndarray, baseline: Mapping[int, np.ndarray]) -> Nee
     in_slope = weights * (x - middle) / spread
     in_middle = weights / weights.sum()
     slope, height = float(in_slope @ y), float(in_middle @ y)
-    tried = numbers[0], numbers[-1]
     _, variance, freedom = combine(list(in_slope * slopes), cells)
     if slope <= quantile(freedom) * variance**0.5:
-        return Needed(None, None, None, tried)
+        return Needed(None, None, None)
     best = middle + (goal - height) / slope
 
     def beyond(at: float) -> float:
@@ -81,11 +75,12 @@ def labels_needed(target: np.ndarray, baseline: Mapping[int, np.ndarray]) -> Nee
         return float(np.exp(float(brentq(beyond, best, at)))) if beyond(at) > 0 else None
 
     lowest, highest = x[0] - np.log(REACH), x[-1] + np.log(REACH)
+    labels = float(np.exp(best))
     return Needed(
-        labels=float(np.exp(best)) if lowest <= best <= highest else None,
+        labels=labels if lowest <= best <= highest else None,
         low=end(lowest) if best > lowest else None,
         high=end(highest) if best < highest else None,
-        tried=tried,
+        extrapolated=not numbers[0] <= labels <= numbers[-1],
     )
 
 

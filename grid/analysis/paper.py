@@ -44,21 +44,17 @@ def paper_tasks(asked: Sequence[str], experiment: Experiment) -> dict[str, str]:
     Raises ``InputError`` for unknown tasks and datasets.
     """
     datasets = list(experiment.file.datasets)
-    there = f"there are {', '.join(datasets)}"
     tasks: dict[str, str] = {}
     for each in asked:
         dataset, _, task = each.rpartition("=")
-        if not dataset and len(datasets) > 1:
-            raise InputError(f"--paper {each!r}: several datasets; give DATASET=TASK; {there}")
-        dataset = dataset or datasets[0]
-        if dataset not in datasets:
-            raise InputError(
-                f"--paper {each!r}: {dataset!r} is no dataset of {experiment.source}; {there}"
-            )
-        if task not in TASKS:
-            raise InputError(
-                f"--paper {each!r}: {task!r} is no task of the paper; there are {', '.join(TASKS)}"
-            )
+        if not dataset and len(datasets) == 1:
+            dataset = datasets[0]
+        for kind, name, known in (("dataset", dataset, datasets), ("task", task, TASKS)):
+            if name not in known:
+                raise InputError(
+                    f"--paper {each!r}: {name!r} is no {kind}; give TASK, with several datasets "
+                    f"DATASET=TASK; the {kind}s are {', '.join(known)}"
+                )
         tasks[dataset] = task
     return tasks
 

@@ -3,12 +3,6 @@
 from semigrid.grid.analysis.labels_saved import Needed
 from semigrid.grid.analysis.numbers import show_points, show_points_range
 from semigrid.grid.analysis.pool_curve import PoolCurve
-from semigrid.grid.analysis.statistics import Comparison
-
-
-def difference_text(comparison: Comparison) -> str:
-    difference = show_points(100 * comparison.difference)
-    return f"difference {difference} points, 95% interval {show_points_range(comparison.interval)}"
 
 
 def needed_text(needed: Needed | None, baseline: str, labels: int) -> str:

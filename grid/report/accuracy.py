@@ -1,6 +1,6 @@
 """Charts of accuracy: over labels, over the pool, by class and slice, calibration, confusions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -38,9 +38,10 @@ def accuracy_by_labels(results: ResultSet, dataset: str) -> Figure | Missing:
         rest = [row for row in of_model if smallest[row.cell.labels] is not row]
         color = len(joined)
         if smallest:
-            joined.append(_over(_labels, model, list(smallest.values()), color))
+            joined.append(_over("labeled_images", model, list(smallest.values()), color))
         if rest:
-            larger.append(_over(_labels, f"{model}, larger pools", rest, color, joined=False))
+            name = f"{model}, larger pools"
+            larger.append(_over("labeled_images", name, rest, color, joined=False))
     numbers = sorted({row.labeled_images for row in rows})
     ends = f"{numbers[0]:,} to {numbers[-1]:,}" if len(numbers) > 1 else f"{numbers[0]:,}"
     best = max(rows, key=lambda row: row.mean("acc1") or 0)
@@ -62,25 +63,13 @@ def accuracy_by_labels(results: ResultSet, dataset: str) -> Figure | Missing:
     )
 
 
-def _labels(row: CellResult) -> int:
-    return row.labeled_images
-
-
-def _pool(row: CellResult) -> int:
-    return row.pool_images or 0
-
-
 def _over(
-    x: Callable[[CellResult], int],
-    name: str,
-    rows: Sequence[CellResult],
-    color: int = 0,
-    joined: bool = True,
+    images: str, name: str, rows: Sequence[CellResult], color: int = 0, joined: bool = True
 ) -> Series:
-    """The accuracy of cells with predictions over a number of images."""
+    """The accuracy of cells with predictions over their ``labeled_images`` or ``pool_images``."""
     ends = _ends([row.interval for row in rows])
     acc1 = [row.mean("acc1") or 0.0 for row in rows]
-    return Series(name, [x(row) for row in rows], acc1, *ends, joined, color)
+    return Series(name, [getattr(row, images) for row in rows], acc1, *ends, joined, color)
 
 
 def _ends(intervals: Sequence[Interval | None]) -> tuple[list[float], list[float]]:
@@ -99,7 +88,7 @@ def accuracy_by_pool(answer: Answer) -> list[Figure]:
         Figure(
             f"More unlabelled images, {pool.dataset}, {pool.name}",
             lines(
-                [_over(_pool, "", pool.rows)],
+                [_over("pool_images", "", pool.rows)],
                 "unlabelled images",
                 "Acc@1 on test, %",
                 log_x=True,
@@ -205,16 +194,13 @@ def confusion_chart(results: ResultSet, row: CellResult) -> Figure | Missing:
 def calibration(results: ResultSet, dataset: str) -> Figure | Missing:
     """Reliability of each model's best cell on a dataset (Guo et al. 2017, arXiv 1706.04599)."""
     title = f"Calibration, {dataset}"
-    best: dict[str, CellResult] = {}
-    for row in results.rows:
-        if row.cell.dataset == dataset and row.has_predictions:
-            so_far = best.setdefault(row.cell.model, row)
-            if (row.mean("acc1") or 0) > (so_far.mean("acc1") or 0):
-                best[row.cell.model] = row
-    if not best:
+    finished = [row for row in results.rows if row.cell.dataset == dataset and row.has_predictions]
+    if not finished:
         return Missing(title, "no cell is finished yet")
     bins, rows = {}, []
-    for row in list(best.values())[: len(COLORS)]:
+    for model in list(dict.fromkeys(row.cell.model for row in finished))[: len(COLORS)]:
+        of_model = (row for row in finished if row.cell.model == model)
+        row = max(of_model, key=lambda row: row.mean("acc1") or 0)
         right = np.concatenate([seed.right for seed in row.predictions])
         confidence = np.concatenate([seed.confidence for seed in row.predictions])
         bins[row.cell.name.removeprefix(f"{dataset}/")] = calibration_bins(right, confidence)

@@ -147,8 +147,7 @@ def lines(
         axes.set_xlim(0.5, max(max(line.x) for line in series) + 0.5)
     if x_ticks:
         axes.set_xticks(x_ticks, [short(f"{tick:,}", 10) for tick in x_ticks])
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
+    axes.set(xlabel=x_label, ylabel=y_label)
     if any(line.name for line in series):
         _legend(axes, len(series))
     return _svg(axes)
@@ -177,11 +176,10 @@ def bars(
         axes.plot(beside, at, "D", color=COLORS[1], markersize=4, label=beside_label)
         _legend(axes, 1)
     axes.set_yticks(at, [short(name) for name in names])
-    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set(xlabel=x_label, ylim=(len(names) - 0.4, -0.6))
     if limit is not None:
         axes.set_xlim(0, limit)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(x_label)
     return _svg(axes)
 
 
@@ -198,8 +196,7 @@ def heat(matrix: np.ndarray, names: Sequence[str]) -> str:
     labels = [short(name, 14 if has_room else 10) for name in names]
     axes.set_xticks(range(size), labels, rotation=90, fontsize=8 if has_room else 6)
     axes.set_yticks(range(size), labels, fontsize=8 if has_room else 6)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
+    axes.set(xlabel="predicted class", ylabel="true class")
     axes.grid(visible=False)
     for i, j in zip(*np.nonzero(shares >= 0.005), strict=True) if has_room else ():
         color = "white" if shares[i, j] > 0.55 else "black"
@@ -219,9 +216,6 @@ def reliability(bins: Mapping[str, np.ndarray]) -> str:
         axes.plot(x, y, color=color, linewidth=1.2, label=short(name))
         # the more images, the larger the mark
         axes.scatter(x, y, s=8 + 80 * images / images.sum(), color=color)
-    axes.set_xlim(0, 1.02)
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("confidence")
-    axes.set_ylabel("accuracy")
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
     _legend(axes, len(bins))
     return _svg(axes)

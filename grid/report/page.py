@@ -1,7 +1,7 @@
 """The page: everything that is known of a grid, in one HTML file."""
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -16,7 +16,7 @@ from semigrid.grid.analysis.slices import slice_results
 from semigrid.grid.report import accuracy, training
 from semigrid.grid.report.charts import with_own_ids
 from semigrid.grid.report.figure import Figure, Missing
-from semigrid.grid.report.mistakes import Mistake, confident_mistakes
+from semigrid.grid.report.mistakes import confident_mistakes
 from semigrid.grid.report.provenance import facts, recipes
 from semigrid.grid.tables.answer import claims_table, savings_table
 from semigrid.grid.tables.cells import cells_table
@@ -29,16 +29,6 @@ from semigrid.grid.tables.table import Table
 from semigrid.trainers.methods import METHODS
 
 MOST_PAIRS = 100  # pairs in the table of comparisons; all of them are a command away
-
-
-@dataclass(frozen=True)
-class BestCell:
-    """Where a dataset's best cell goes wrong; ``problem`` says why images are missing, if any."""
-
-    row: CellResult
-    figures: list[Figure | Missing]
-    mistakes: list[Mistake]
-    problem: str | None
 
 
 def report(results: ResultSet) -> str:
@@ -113,7 +103,8 @@ def _tables(results: ResultSet) -> list[Table[Any]]:
     return [*tables, replace(pairs, problems=())] if pairs.rows else tables
 
 
-def _best_cell(results: ResultSet, row: CellResult) -> BestCell:
+def _best_cell(results: ResultSet, row: CellResult) -> dict[str, Any]:
+    """Where a dataset's best cell goes wrong."""
     figures: list[Figure | Missing] = [
         accuracy.confusion_chart(results, row),
         accuracy.accuracy_by_class(results, row),
@@ -122,7 +113,8 @@ def _best_cell(results: ResultSet, row: CellResult) -> BestCell:
         figures.append(
             accuracy.accuracy_by_slice(row, name, slice_results(results, name)[row.cell])
         )
-    return BestCell(row, figures, *confident_mistakes(results, row))
+    mistakes, problem = confident_mistakes(results, row)
+    return {"row": row, "figures": figures, "mistakes": mistakes, "problem": problem}
 
 
 def _best_tables(results: ResultSet) -> list[Table[Any]]:

@@ -1,23 +1,12 @@
 """Where the numbers of a report come from: data, weights, recipes, seeds, versions, machines."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import reduce
 
 from semigrid.data.schema import Manifest
 from semigrid.grid.analysis.result_set import ResultSet
 from semigrid.grid.status.cost import show_bill
 from semigrid.trainers.progress import DeviceSeconds, add
-
-
-@dataclass(frozen=True)
-class WinnerRecipe:
-    """A cell's winner and its seeds, with its hyper-parameters in full as JSON."""
-
-    cell: str
-    trial: str
-    seeds: list[int]
-    text: str
 
 
 def facts(results: ResultSet) -> dict[str, list[str]]:
@@ -61,12 +50,13 @@ def _distinct(values: Iterable[str]) -> list[str]:
     return sorted({value for value in values if value}) or ["unknown"]
 
 
-def recipes(results: ResultSet) -> list[WinnerRecipe]:
-    """The recipe of every cell that has a winner."""
-    winners = []
+def recipes(results: ResultSet) -> dict[str, str]:
+    """The winners' hyper-parameters in full as JSON, by a title that names the cell and trial."""
+    texts = {}
     for row in results.rows:
-        state = results.study.searches[row.cell.name]
-        if state.winner is not None:
-            text = state.winner.spec.model_dump_json(indent=1)
-            winners.append(WinnerRecipe(row.cell.name, state.winner.id, sorted(state.seeds), text))
-    return winners
+        search = results.study.searches[row.cell.name]
+        if search.winner is not None:
+            seeds = ", ".join(map(str, sorted(search.seeds)))
+            title = f"Recipe of {row.cell.name}, trial {search.winner.id}, seeds {seeds}"
+            texts[title] = search.winner.spec.model_dump_json(indent=1)
+    return texts

@@ -4,19 +4,8 @@ from enum import StrEnum, auto
 
 from semigrid.data.errors import InputError
 
-
-class View(StrEnum):
-    """What a table shows of the results."""
-
-    cells = auto()
-    labels = auto()
-    pool = auto()
-    classes = auto()
-    confusions = auto()
-    comparisons = auto()
-    costs = auto()
-    savings = auto()
-    claims = auto()
+# what a table shows of the results
+View = StrEnum("View", "cells labels pool classes confusions comparisons costs savings claims")
 
 
 class Format(StrEnum):

@@ -1,7 +1,6 @@
 """Markdown in which text from data stays text."""
 
 import re
-from collections.abc import Sequence
 
 # what begins emphasis, code, links, images, tables, strikethrough, mathematics, headings, addresses
 _MARKS = re.compile(r"([\\`*_\[\]|~$#:@])")
@@ -20,9 +19,3 @@ def escape(text: str) -> str:
 def plain(text: str) -> str:
     """The text on one line, escaped so little that it can be read as it is, too."""
     return re.sub(r"([|*_`\\<\[])", r"\\\1", " ".join(text.split()))
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> list[str]:
-    """A table's lines; ``align`` has ``l`` or ``r`` for each column. Cells are escaped already."""
-    rules = ["---:" if side == "r" else "---" for side in align]
-    return ["| " + " | ".join(line) + " |" for line in (head, rules, *rows)]

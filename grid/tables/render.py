@@ -7,20 +7,18 @@ from typing import Any
 
 from rich.console import Console
 
-from semigrid.grid.tables import markdown
 from semigrid.grid.tables.formats import Format
+from semigrid.grid.tables.markdown import plain
 from semigrid.grid.tables.table import Table, frame_records
 from semigrid.grid.tables.terminal import show
 
 
-def render(table: Table[Any], format: Format, width: int = 140) -> bytes:
+def render(table: Table[Any], format: Format) -> bytes:
     """The table and, where people read it, its notes; without a newline at the end."""
     if format is Format.parquet:
-        buffer = io.BytesIO()
-        table.frame.to_parquet(buffer, index=False)
-        return buffer.getvalue()
+        return bytes(table.frame.to_parquet(index=False))
     texts: dict[Format, Callable[[Table[Any]], str]] = {
-        Format.terminal: lambda table: to_terminal(table, width),
+        Format.terminal: to_terminal,
         Format.markdown: to_markdown,
         Format.csv: to_csv,
         Format.json: to_json,
@@ -29,9 +27,9 @@ def render(table: Table[Any], format: Format, width: int = 140) -> bytes:
     return texts[format](table).encode()
 
 
-def to_terminal(table: Table[Any], width: int) -> str:
+def to_terminal(table: Table[Any]) -> str:
     text = io.StringIO()
-    show(table, Console(width=width, file=text, highlight=False))
+    show(table, Console(width=140, file=text, highlight=False))
     return text.getvalue().rstrip("\n")
 
 
@@ -46,10 +44,10 @@ def to_json(table: Table[Any]) -> str:
 
 def to_markdown(table: Table[Any]) -> str:
     """The table in GitHub's Markdown."""
-    headers, rows = _texts(table, markdown.plain, "**{}**")
-    align = "".join("l" if column.is_name else "r" for column in table.columns)
-    notes = ["\n" + markdown.plain(note) for note in table.all_notes]
-    return "\n".join([*markdown.table(headers, rows, align), *notes])
+    headers, rows = _texts(table, plain, "**{}**")
+    rules = ["---" if column.is_name else "---:" for column in table.columns]
+    lines = ["| " + " | ".join(line) + " |" for line in (headers, rules, *rows)]
+    return "\n".join([*lines, *("\n" + plain(note) for note in table.all_notes)])
 
 
 def to_latex(table: Table[Any]) -> str:

@@ -196,8 +196,8 @@ def test_the_papers_own_values_stand_beside(tmp_path: Path) -> None:
     table = semigrid("table", str(tmp_path / "file.yaml"), "--paper", "digits=phone-case-pattern")
     assert "79.149" in table.stdout and "72.931" in table.stdout
     for asked, why in [
-        ("shoes", "no task of the paper; there are vest-neck-style"),
-        ("shoes=vest-neck-style", "'shoes' is no dataset of"),
+        ("shoes", "'shoes' is no task; .*; the tasks are vest-neck-style"),
+        ("shoes=vest-neck-style", "'shoes' is no dataset; .*; the datasets are digits"),
     ]:
         with pytest.raises(InputError, match=why):
             paper_tasks([asked], experiment)
@@ -207,7 +207,7 @@ def test_the_papers_own_values_stand_beside(tmp_path: Path) -> None:
         .read_text()
         .replace("digits: builtin://digits", "digits: builtin://digits\n  more: builtin://digits"),
     )
-    with pytest.raises(InputError, match="several datasets; give DATASET=TASK"):
+    with pytest.raises(InputError, match="DATASET=TASK; the datasets are digits, more"):
         paper_tasks(["vest-neck-style"], two)
 
 
