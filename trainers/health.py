@@ -1,8 +1,9 @@
 """Signs that a training leads to nothing (docs/methods.md §6)."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
+from semigrid.trainers.outcome import Outcome
 from semigrid.trainers.recipe import Recipe
 
 
@@ -10,7 +11,7 @@ class CollapsedError(RuntimeError):
     """The training leads to nothing and was stopped; ``outcome`` is where it stood."""
 
     status: Literal["collapsed", "diverged"] = "collapsed"
-    outcome: Any = None
+    outcome: Outcome
 
 
 class DivergedError(CollapsedError):

@@ -139,7 +139,10 @@ class Training:
 
         Raises ``CollapsedError`` or ``DivergedError`` when the training leads to nothing.
         """
-        record: dict[str, float] = {"step": self.outcome.step, **self._mean_losses()}
+        losses = self.averages.take(self.runtime.gather)
+        if not math.isfinite(losses["loss"]):
+            raise self._diverged(f"the mean loss is {losses['loss']}")
+        record: dict[str, float] = {"step": self.outcome.step, **losses}
         self._note_speed()
         self._join_broken()
         predictions = {
@@ -168,23 +171,17 @@ class Training:
                 self.runtime.checkpoints.save_weights(self.outcome.step, weights)
         self.restart_clock()
 
-    def _mean_losses(self) -> dict[str, float]:
-        means = self.averages.take(self.runtime.gather)
-        if not math.isfinite(means["loss"]):
-            raise DivergedError(
-                f"the mean loss up to step {self.outcome.step} is {means['loss']}: the training "
-                f"diverged; lower base_lr (it is {self.recipe.base_lr:g})"
-            )
-        return means
-
     def _predict(self, name: str, network: nn.Module) -> Predictions:
         predictions = evaluate(network, self.streams.validation, self.streams.views, self.runtime)
         if not np.isfinite(predictions.probabilities).all():
-            raise DivergedError(
-                f"at step {self.outcome.step} the {name} predicts no finite probabilities: the "
-                f"training diverged; lower base_lr (it is {self.recipe.base_lr:g})"
-            )
+            raise self._diverged(f"the {name} predicts no finite probabilities")
         return predictions
+
+    def _diverged(self, problem: str) -> DivergedError:
+        return DivergedError(
+            f"up to step {self.outcome.step} the training diverged: {problem}; lower base_lr (it "
+            f"is {self.recipe.base_lr:g})"
+        )
 
     def _note_speed(self) -> None:
         # the losses have been read: a GPU has finished the last steps by now
