@@ -18,7 +18,7 @@ ORIENTATION = 0x0112  # the EXIF tag
 
 @dataclass(frozen=True)
 class CleanSettings:
-    """What is done to images.
+    """How images are cleaned.
 
     ``max_pixels`` is the limit against decompression bombs; ``shorter_side`` shrinks larger
     images to it (None: never). Images that are changed are written anew, JPEGs as JPEG of

@@ -1,4 +1,4 @@
-"""Which images a dataset keeps, and on which side of the split: pure functions of what is known."""
+"""Decides which images a dataset keeps, and in which split; pure functions of facts."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from semigrid.data.splits import split_labeled
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a usable image: ``pixels`` is equal for exact duplicates."""
+    """Facts about a usable image: ``pixels`` is equal for exact duplicates."""
 
     image_id: str
     label: str | None
@@ -59,7 +59,7 @@ def curate(
     The result does not depend on the order of ``facts``.
 
     Args:
-        classes: in this order; by default the labels found, sorted.
+        classes: in this order; by default the labels of the images, sorted.
 
     Raises:
         InputError: labels outside ``classes``, or no class-balanced test set.
@@ -88,7 +88,7 @@ def curate(
 
 
 def _merged(copies: list[Facts], result: Curation) -> Facts:
-    """The one image that stays of exact duplicates: the first, of the labelled ones if any."""
+    """The one of exact duplicates that is kept: the first labelled one, or else the first."""
     labeled = [image for image in copies if image.label is not None]
     labels = {image.label for image in labeled}
     stays = (labeled or copies)[0]

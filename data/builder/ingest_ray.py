@@ -48,12 +48,12 @@ def _run(chunks: Sequence[Chunk]) -> Iterator[Any]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # the context sets its loggers up
 
     def clean(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The results are files: only news travels, of bad input, a full disk or lost storage."""
+        """Returns the error if there is one; the results are files."""
         error: Exception | None = None
         try:
             for packed in batch["chunk"]:
                 clean_chunk(pickle.loads(packed))  # ours, of a moment ago
-        except (InputError, OSError) as met:  # raised here, Ray would dress it up
+        except (InputError, OSError) as met:  # Ray would wrap what is raised here
             error = met
         return {"error": np.array([pickle.dumps(error)], dtype=object)}
 

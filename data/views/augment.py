@@ -1,4 +1,4 @@
-"""Weak, strong and evaluation views; what is random in a view is a function of its seed alone."""
+"""Weak, strong and evaluation views; the randomness of a view depends on its seed alone."""
 
 import copy
 import hashlib
@@ -34,7 +34,7 @@ ViewName = Literal["weak", "strong", "eval"]
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """What the views are made of; the defaults are the published ones for ViT-B at 224 px.
+    """Settings of the views; the defaults are those published for ViT-B at 224 px.
 
     The strong view is timm's RandomResizedCrop, flip and RandAugment (or colour jitter where
     ``rand_augment`` is empty), then random erasing in pixel mode; the weak view is crop, flip and
@@ -115,7 +115,7 @@ class RandomView:
             y, x = pixels.shape[0] / size[1], pixels.shape[1] / size[0]
             top, height = round(top * y), round(height * y)
             left, width = round(left * x), round(width * x)
-        # of an image of one pixel or two timm may draw a crop of none: it takes one then
+        # timm may draw an empty crop of an image of one or two pixels
         height, width = max(1, height), max(1, width)
         top, left = min(top, pixels.shape[0] - height), min(left, pixels.shape[1] - width)
         img_size, interpolation = self.settings.img_size, self.settings.interpolation
@@ -194,8 +194,8 @@ def make_view(
     return _random_view(settings, view)(pixels, size or (pixels.shape[1], pixels.shape[0]))
 
 
-# what a JPEG decoder can shrink by at almost no loss of time, and how many times the pixels of a
-# view must be left: with just as many, edges are 3 % weaker than in an image decoded whole
+# Factors by which a JPEG decoder can shrink at hardly any cost, and how many times the pixels of a
+# view must remain: with just as many, edges are 3 % weaker than in an image decoded whole.
 REDUCTIONS, SPARE = (8, 4, 2), 2
 
 

@@ -26,20 +26,9 @@ WORKERS = tuple(f"worker-{number:02d}" for number in range(1, len(SKILLS) + 1))
 CARELESS, CARELESS_ANSWER = len(WORKERS) - 1, "plain"
 SHY = 0.35  # images that an unqualified worker takes on, relative to a qualified one
 ANSWERS = 3  # to an image
-# what a wrong answer is, by the true class, the likeliest first
-CONFUSED = {
-    "animal": ("other", "dots", "stripes"),
-    "chevron": ("stripes", "geometric", "plaid"),
-    "dots": ("geometric", "floral", "other"),
-    "floral": ("paisley", "other", "dots"),
-    "geometric": ("chevron", "plaid", "other"),
-    "other": ("plain", "animal", "geometric"),
-    "paisley": ("floral", "other", "animal"),
-    "plaid": ("stripes", "geometric", "chevron"),
-    "plain": ("other", "stripes", "dots"),
-    "stripes": ("plaid", "chevron", "geometric"),
-}
-LIKELY = (0.6, 0.9)  # shares of the wrong answers that are the first, and the first or second
+# classes that look alike lie side by side in this circle; a wrong answer is a neighbour
+ALIKE = ["plain", "other", "animal", "dots", "floral"]
+ALIKE += ["paisley", "geometric", "chevron", "stripes", "plaid"]
 
 
 def gold_of(patterns: Patterns) -> dict[str, str]:
@@ -84,8 +73,8 @@ def _answers(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
     errors = (1 - np.array(SKILLS)) * (0.4 + 1.2 * shown.difficulty[:, None])
     wrong = rng.random(shape) < errors
     names = list(CLASSES)
-    alike = np.array([[names.index(name) for name in CONFUSED[true]] for true in names])
-    mistaken = alike[shown.classes[:, None], np.digitize(rng.random(shape), LIKELY)]
-    labels = np.where(wrong, mistaken, shown.classes[:, None])
+    circle = np.array([names.index(name) for name in ALIKE])
+    place = np.argsort(circle)[shown.classes][:, None] + np.where(rng.random(shape) < 0.5, 1, -1)
+    labels = np.where(wrong, circle[place % len(circle)], shown.classes[:, None])
     labels[:, CARELESS] = names.index(CARELESS_ANSWER)
     return workers, np.take_along_axis(labels, workers, axis=1)

@@ -55,7 +55,8 @@ def pixels(seed: int, number: int, size: int) -> np.ndarray:
     # the width of an edge: a hard image is out of focus, and its colours are near to each other
     soft = (0.8 + 0.03 * size * difficulty * photo.random()) / size
     cloth = design.uniform(0.1, 0.9, 3)
-    ink = np.clip(cloth + (1 - 0.6 * difficulty) * _away(cloth, design), 0, 1)
+    away = np.where(cloth.mean() < 0.5, 1, -1) * design.uniform(0.2, 0.7, 3)
+    ink = np.clip(cloth + (1 - 0.6 * difficulty) * away, 0, 1)
     width, height = design.uniform(0.25, 0.42, 2)
     form = _cover(np.minimum(width - np.abs(x), height - np.abs(y)), soft)
     period = 1 / design.uniform(4, 9)
@@ -67,11 +68,6 @@ def pixels(seed: int, number: int, size: int) -> np.ndarray:
     image = image * np.array(gains) * photo.uniform(0.9, 1.05)
     image += photo.uniform(0.01, 0.05) * photo.standard_normal((size, size, 1))
     return np.asarray(np.clip(image, 0, 1) * 255 + 0.5, dtype=np.uint8)
-
-
-def _away(cloth: np.ndarray, design: np.random.Generator) -> np.ndarray:
-    """The way from the cloth's colour to the ink's: darker on light cloth, and lighter on dark."""
-    return np.asarray(np.where(cloth.mean() < 0.5, 1, -1) * design.uniform(0.2, 0.7, 3))
 
 
 def _turned(
