@@ -1,4 +1,4 @@
-"""What is trained next: hands out the jobs of a study and follows what becomes of them."""
+"""What is trained next: hands out the jobs of a study and records how they end."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,8 +11,8 @@ from semigrid.grid.study.summary import TrialSummary
 class Scheduler:
     """Hands out jobs in the order of the plan's priorities.
 
-    ``study`` is the state at this moment: a new object after each job that ended. Failures of
-    earlier runs are tried again; a failure of this run fails its cell and blocks the cells that
+    ``study`` is the present state, a new object after each job that ends. Trials that failed in
+    earlier runs are trained again; a failure in this run fails its cell and blocks the cells that
     start from it.
     """
 
@@ -29,17 +29,17 @@ class Scheduler:
         self._by_priority = sorted(study.searches, key=lambda name: -priorities[name])
 
     def start(self, job: Job) -> Job:
-        """Counts the job as running until it is completed or released."""
+        """Marks a job as running until it is completed or released."""
         self.running[job.key] = job
         self._begun[job.key] = len(self.trained)
         return job
 
     def release(self, job: Job) -> None:
-        """Takes a running job back whose process died: it is ready once more."""
+        """Makes a running job ready again, after its process died."""
         del self.running[job.key]
 
     def ready(self) -> Iterator[Job]:
-        """The jobs that could run now, what is on the longest chain of children first."""
+        """Jobs that can run now; those with the longest chain of children come first."""
         for name in self._by_priority:
             for job in self.study.jobs(name):
                 if job.key not in self.running:
@@ -51,7 +51,7 @@ class Scheduler:
         return not self.running and not self.study.has_jobs
 
     def complete(self, job: Job, summary: TrialSummary | None, error: str | None = None) -> None:
-        """Takes note of a job's end: the summary of its trial's record, or an error."""
+        """Records a job's end: the summary of its trial, and the error if it failed."""
         del self.running[job.key]
         trial_id, study = job.spec.id, self.study
         if summary is not None:
@@ -66,9 +66,10 @@ class Scheduler:
         self.study = self.rules.advance(study, trial_id)
 
     def lose(self, job: Job, trial_id: str, problem: str) -> None:
-        """Takes note that a job found a trial's weights damaged: that trial, then the job, again.
+        """Records that a job found a trial's weights damaged: both are run again.
 
-        The second time it is an error of the job's: something here damages what is written.
+        If it happens to the same trial twice, the job fails with this ``problem``: something here
+        damages files.
         """
         study = self.study
         new_since = trial_id in self.trained[self._begun[job.key] :]
@@ -82,7 +83,7 @@ class Scheduler:
         self.study = self.rules.advance(study)
 
     def losers(self) -> list[str]:
-        """Trials that no search can choose any more, each named once: their weights can go."""
+        """Trials whose weights can be deleted, as no search can choose them; each is named once."""
         states = self.study.searches.values()
         decided = {t.id for state in states if state.winner is not None for t in state.trials}
         open_trials = {t.id for state in states if state.winner is None for t in state.trials}

@@ -1,4 +1,4 @@
-"""What the plan and the ledger together say of every cell: what tables and commands read."""
+"""The state of a study: what the plan and the ledger together say of every cell."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 
 @dataclass(frozen=True)
 class Job:
-    """One thing to do: train a trial, or evaluate a finished one on test."""
+    """One thing to do: train a trial, or evaluate a finished trial on test."""
 
     kind: JobKind
     spec: TrialSpec
@@ -31,7 +31,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial of a search: what differs from the recipe, and what it must reach to go on."""
+    """A trial of a search: what differs from its recipe, and what it must reach to be continued."""
 
     params: dict[str, float]
     spec: TrialSpec
@@ -46,10 +46,12 @@ class Trial:
 class SearchState:
     """One search's progress through its waves, its seeds and its evaluation on test.
 
-    ``seeds`` is the winner on each seed, trained or not; ``by_seed`` is the same once all of them
-    are trained, and empty until then; ``missing`` are those that must be trained (again).
-    ``pending`` are the jobs that can run now or are running. A ``hopeless`` search failed for
-    good: no run will find a winner.
+    Attributes:
+        seeds: the winner on each seed, trained or not.
+        by_seed: the same once all of them are trained, else empty.
+        missing: the winner on the seeds that must be trained, or trained again.
+        pending: jobs that can run now or are running.
+        hopeless: whether it failed for good, so that no other run will find a winner.
     """
 
     search: Search
@@ -65,9 +67,9 @@ class SearchState:
 
     @property
     def specs(self) -> list[TrialSpec]:
-        """Its trials and the winner's other seeds, as far as they are known, each once."""
-        known = [trial.spec for trial in self.trials] + list(self.seeds.values())
-        return list({spec.id: spec for spec in known}.values())
+        """Its trials and the winner on other seeds, each once."""
+        specs = [*(trial.spec for trial in self.trials), *self.seeds.values()]
+        return list({spec.id: spec for spec in specs}.values())
 
     @property
     def chosen(self) -> set[str]:
@@ -82,12 +84,15 @@ class SearchState:
 
 @dataclass(frozen=True)
 class StudyState:
-    """Every search of a plan at one moment, as ``rules.StudyRules`` derives it from the ledger.
+    """All searches of a plan at one moment, as ``StudyRules`` derives them from the ledger.
 
-    ``summaries`` are the ledger's trials by id. ``goals`` is the stage after which this run leaves
-    each search; a search without a goal is none of its business. ``failed`` (errors by trial id)
-    and ``lost`` (trials whose weights were found damaged) are what this run met itself: the next
-    one tries again.
+    Attributes:
+        summaries: the trials in the ledger, by id.
+        searches: the state of each search, by its name.
+        goals: the stage after which this run leaves a search; searches without a goal are not its
+            concern.
+        failed: errors of trials that failed in this run, by id.
+        lost: trials whose weights this run found damaged.
     """
 
     plan: Plan
@@ -98,19 +103,19 @@ class StudyState:
     lost: frozenset[str] = frozenset()
 
     def settled(self, trial_id: str) -> TrialSummary | None:
-        """The summary of a trial that ended for good; None while it must still be trained."""
+        """The summary of a trial that ended for good, else None."""
         summary = self.summaries.get(trial_id)
         return summary if summary is not None and summary.status in SETTLED else None
 
     def has_ended(self, trial_id: str) -> bool:
-        """Whether the trial's training is over, for good or stopped early."""
+        """Whether the trial's training ended for good or was stopped early."""
         return trial_id in self.summaries and self.summaries[trial_id].status in ENDED
 
     def outcome(self, trial: Trial) -> str | None:
-        """The trial's final status in its search; None while it must (still) be trained.
+        """The trial's final status in its search; None if it must be trained.
 
-        A trial that fell below a cutoff is ``stopped`` whatever its record says: one that was
-        trained further, by a file without early stopping, counts as in a run that stopped it.
+        A trial below a cutoff is ``stopped`` even if it was trained further, for a file without
+        early stopping: it counts as in a run that stopped it.
         """
         summary = self.summaries.get(trial.id)
         if summary is not None and stopped_at(summary.course, trial.cutoffs) is not None:
@@ -123,15 +128,15 @@ class StudyState:
         return name in self.goals
 
     def is_asked(self, name: str) -> bool:
-        """Whether this run is to finish the search, not only to train it for another."""
+        """Whether this run finishes the search, instead of only preparing others."""
         return self.goals.get(name) == "finished"
 
     def is_open(self, name: str) -> bool:
-        """Whether this run has something left to do for the search, or will have."""
+        """Whether this run still has something to do for the search, now or later."""
         return self.is_wanted(name) and not self.searches[name].ended
 
     def jobs(self, name: str) -> tuple[Job, ...]:
-        """The search's pending jobs, if this run is to do them."""
+        """The search's pending jobs, unless they lie beyond this run's goal."""
         state, goal = self.searches[name], self.goals.get(name)
         if goal is None or STAGES.index(state.stage) > STAGES.index(goal):
             return ()
@@ -147,13 +152,13 @@ class StudyState:
         return sum(self.has_ended(spec.id) for spec in self.searches[name].specs)
 
     def trainings_left(self, name: str) -> int:
-        """How many trainings the search still takes, as far as the ledger tells."""
+        """How many trainings this run still needs for the search, as far as is known."""
         state = self.searches[name]
         if not self.is_wanted(name):
             return 0
         pending = sum(job.kind == "train" for job in self.jobs(name))
         with_seeds = self.goals[name] != "searching"
-        if state.stage == "seeds" and with_seeds:  # some may wait for those they start from
+        if state.stage == "seeds" and with_seeds:  # also seeds that wait for their parent
             return len(state.missing)
         if state.stage not in ("waiting", "searching"):
             return pending
@@ -162,11 +167,11 @@ class StudyState:
 
 
 def goals_of(plan: Plan, only: Collection[str] | None = None) -> dict[str, Stage]:
-    """The stage after which a run leaves each search that it has to do with.
+    """The stage after which a run leaves each search that concerns it.
 
     Args:
-        only: names of the cells to finish, None for all. Of other cells as much is done as these
-            need: a parent is trained, a neighbour searched.
+        only: names of the cells to finish, None for all. Other cells are taken as far as these
+            need: parents are trained, neighbours searched.
     """
     names = [search.name for search in plan.searches] if only is None else only
     goals: dict[str, Stage] = dict.fromkeys(names, "finished")

@@ -1,4 +1,4 @@
-"""A ledger's record reduced to what a driver keeps in memory while thousands of trials go by."""
+"""A record reduced to what a driver keeps in memory for each of thousands of trials."""
 
 import json
 from collections.abc import Mapping
