@@ -11,7 +11,6 @@ from rich.live import Live
 from rich.text import Text
 
 from semigrid.data.storage import Storage
-from semigrid.grid.run.observer import RunObserver
 from semigrid.grid.status import show, snapshot
 from semigrid.grid.status.cost import Estimate, estimate
 from semigrid.grid.status.snapshot import RunningTrial, Snapshot
@@ -22,7 +21,7 @@ from semigrid.trainers.layout import checkpoint_folder
 from semigrid.trainers.progress import read_progress
 
 
-class LiveView(RunObserver):
+class LiveView:
     """Redraws itself on a terminal; without one, prints a line for each cell that finishes.
 
     Given the run's storage, it writes a snapshot there every few seconds and deletes it at the end.
