@@ -18,7 +18,7 @@ from semigrid.grid.commands.options import (
 from semigrid.grid.status.change import compare
 from semigrid.grid.status.cost import Cost, estimate, spent
 from semigrid.grid.status.show import cost_parts
-from semigrid.grid.status.show_plan import change_parts, plan_lines, progress_of
+from semigrid.grid.status.show_plan import change_parts, plan_facts, plan_lines
 
 
 def plan(
@@ -46,8 +46,7 @@ def show_plan(study: OpenStudy, without_data: bool = False, as_json: bool = Fals
     cost = Cost(spent(state), estimates, state.plan.experiment.file.prices)
     if as_json:
         facts = {
-            **state.plan.describe(),
-            **asdict(progress_of(state)),
+            **plan_facts(state),
             "folder": study.ledger.storage.uri,
             "change": None if change is None else asdict(change),
             "cost": cost.as_json(),

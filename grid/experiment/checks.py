@@ -1,6 +1,7 @@
 """Problems that concern several keys of an experiment file, or a key and its dataset."""
 
 from fractions import Fraction
+from itertools import product
 
 from pydantic import ValidationError
 
@@ -20,16 +21,14 @@ from semigrid.trainers.backbones import backbone_problem
 from semigrid.trainers.methods import METHODS, resolve
 from semigrid.trainers.recipe import Recipe
 
-# Arguments of timm's that are set elsewhere, and where.
+# Arguments of timm's that other keys or the dataset decide.
 _SET_ELSEWHERE = {
-    "drop_path_rate": "set drop_path in recipe",
-    "global_pool": "set global_pool in recipe",
-    "num_classes": "it is the dataset's number of classes",
-    "in_chans": "images are RGB",
-    "pretrained": "it is a key of the model",
-    "pretrained_cfg": "give a file of weights as pretrained: PATH",
-    "pretrained_cfg_overlay": "give a file of weights as pretrained: PATH",
-    "checkpoint_path": "give a file of weights as pretrained: PATH",
+    **dict.fromkeys(("drop_path_rate", "global_pool"), "set drop_path and global_pool in recipe"),
+    **dict.fromkeys(("num_classes", "in_chans"), "classes and channels are the dataset's"),
+    **dict.fromkeys(
+        ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"),
+        "weights are the model's key pretrained",
+    ),
 }
 # Keys that a model with ``from`` takes over from the other model.
 _OF_BACKBONES = ("backbone", "backbone_args", "pretrained", "weights_license", "weights_sha256")
@@ -151,25 +150,13 @@ def _grid_problems(file: ExperimentFile) -> list[str]:
             for name in entry.datasets or []
             if name not in file.datasets
         ]
-        problems += [
-            f"{key}.labels: {show_percent(fraction)}: a label fraction must be above 0% and at "
-            "most 100%"
-            for fraction in entry.labels
-            if not 0 < fraction <= 1
-        ]
-        problems += [
-            f"{key}.unlabeled: {show_percent(multiplier)}: a multiplier must be above 0%"
-            for multiplier in entry.unlabeled or []
-            if multiplier <= 0
-        ]
-        for name in entry.datasets or file.datasets:
-            for fraction in entry.labels:
-                for multiplier in entry.unlabeled or [Fraction(1)]:
-                    cell = (name, entry.model, fraction, multiplier)
-                    if cell in seen:
-                        shown = f"{name}/{entry.model}/{show_percent(fraction)}"
-                        problems.append(f"{key}: the cell {shown} is in the grid twice")
-                    seen.add(cell)
+        names, multipliers = entry.datasets or file.datasets, entry.unlabeled or [Fraction(1)]
+        for name, fraction, multiplier in product(names, entry.labels, multipliers):
+            cell = (name, entry.model, fraction, multiplier)
+            if cell in seen:
+                shown = f"{name}/{entry.model}/{show_percent(fraction)}"
+                problems.append(f"{key}: the cell {shown} is in the grid twice")
+            seen.add(cell)
     return problems
 
 
@@ -190,7 +177,7 @@ def _size_problems(experiment: Experiment, number: int, name: str) -> list[str]:
     entry, manifest = experiment.file.grid[number], experiment.datasets[name].manifest
     counts = manifest.counts["train"]
     problems = []
-    for fraction in (fraction for fraction in entry.labels if 0 < fraction <= 1):
+    for fraction in entry.labels:
         if empty := empty_classes(fraction, counts):
             least = Fraction(1, 2) / max(1, min(counts.values()))
             problems.append(
@@ -204,7 +191,7 @@ def _size_problems(experiment: Experiment, number: int, name: str) -> list[str]:
         return problems
     unit = experiment.pool_unit(name)
     for multiplier in entry.unlabeled or [Fraction(1)]:
-        if multiplier > 0 and not 0 < pool_subset(unit, multiplier) <= manifest.pool:
+        if not 0 < pool_subset(unit, multiplier) <= manifest.pool:
             problems.append(
                 f"grid.{number}.unlabeled: {show_percent(multiplier)} of {name} is "
                 f"{pool_subset(unit, multiplier):,} images (100% is {unit:,}); its pool has "
@@ -222,7 +209,7 @@ def _schedule_problems(
         return []
     method, pool = experiment.file.models[entry.model].method, experiment.pool_unit(name)
     try:
-        for fraction in (fraction for fraction in entry.labels if 0 < fraction <= 1):
+        for fraction in entry.labels:
             images = labeled_images(experiment.datasets[name], fraction)
             resolve(recipe, method, max(1, images), max(1, pool))
     except ValueError as error:

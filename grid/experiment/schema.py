@@ -4,7 +4,7 @@ import re
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from semigrid.trainers.methods import MethodName
 from semigrid.trainers.options import TrainOptions
@@ -19,7 +19,20 @@ def _percent(value: Any) -> Fraction:
     return Fraction(match[1]) / 100
 
 
-Percent = Annotated[Fraction, BeforeValidator(_percent)]
+def _fraction(value: Fraction) -> Fraction:
+    if not 0 < value <= 1:
+        raise ValueError("a label fraction must be above 0% and at most 100%")
+    return value
+
+
+def _multiplier(value: Fraction) -> Fraction:
+    if value <= 0:
+        raise ValueError("a multiplier must be above 0%")
+    return value
+
+
+LabelFraction = Annotated[Fraction, BeforeValidator(_percent), AfterValidator(_fraction)]
+Multiplier = Annotated[Fraction, BeforeValidator(_percent), AfterValidator(_multiplier)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -69,8 +82,8 @@ class GridEntry(Section):
     """Cells: one model at label fractions and, for ``semi``, unlabelled multipliers."""
 
     model: str
-    labels: list[Percent] = Field(min_length=1)
-    unlabeled: list[Percent] | None = Field(None, min_length=1)
+    labels: list[LabelFraction] = Field(min_length=1)
+    unlabeled: list[Multiplier] | None = Field(None, min_length=1)
     datasets: list[str] | None = Field(None, min_length=1)
 
 

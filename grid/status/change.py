@@ -58,7 +58,6 @@ class CellChange:
     to_do: int
     why: str = ""
     perhaps: int = 0
-    in_table: bool = True
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def _cell(study: StudyState, search: Search, records: list[Record], perhaps: int
         what = "continued"
     elif not search.in_table and not why:
         why = "for others to start from"
-    return CellChange(search.name, what, kept, to_do, why, perhaps, search.in_table)
+    return CellChange(search.name, what, kept, to_do, why, perhaps)
 
 
 def _perhaps(study: StudyState, search: Search, records: list[Record], used: set[str]) -> set[str]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -14,48 +14,38 @@ from semigrid.grid.study.state import StudyState
 _STYLES = {"new": "cyan", "continued": "cyan", "anew": "yellow", "failed": "red", "blocked": "red"}
 
 
-@dataclass(frozen=True)
-class PlanProgress:
-    """How much of a plan is done."""
-
-    trainings_done: int
-    trainings_remaining: int
-    cells_finished: int
-
-
-def progress_of(study: StudyState) -> PlanProgress:
+def plan_facts(study: StudyState) -> dict[str, Any]:
+    """Counts of a plan: its cells and trainings, and how many of them are done."""
     cells = [study.searches[cell.name] for cell in study.plan.cells]
-    return PlanProgress(
-        trainings_done=sum(study.trainings_done(name) for name in study.searches),
-        trainings_remaining=sum(study.trainings_left(name) for name in study.searches),
-        cells_finished=sum(cell.stage == "finished" for cell in cells),
-    )
+    return {
+        **study.plan.describe(),
+        "trainings_done": sum(study.trainings_done(name) for name in study.searches),
+        "trainings_remaining": sum(study.trainings_left(name) for name in study.searches),
+        "cells_finished": sum(cell.stage == "finished" for cell in cells),
+    }
 
 
 def plan_lines(study: StudyState, without_data: bool = False) -> Iterator[str]:
     """Cells, trainings, datasets and weights; without data, neither sizes nor images."""
-    plan, progress = study.plan, progress_of(study)
-    experiment = plan.experiment
-    parents = len(plan.searches) - len(plan.cells)
+    experiment, facts = study.plan.experiment, plan_facts(study)
+    parents, seeds = facts["searches"] - facts["cells"], facts["seeds"]
     extra = f" and {parents} searches that cells start from" if parents else ""
-    seeds = experiment.file.seeds
     yield (
-        f"{experiment.file.name}: {len(plan.cells)} cells{extra}, "
-        f"{progress.cells_finished} finished"
+        f"{experiment.file.name}: {facts['cells']} cells{extra}, {facts['cells_finished']} finished"
     )
     yield (
-        f"{plan.trainings:,} trainings: {plan.trials} trials per cell"
+        f"{facts['trainings']:,} trainings: {facts['trials_per_search']} trials per cell"
         + (f", winners on {seeds} seeds" if seeds > 1 else "")
-        + f"; {plan.trainings_unshared:,} if parents were not shared"
+        + f"; {facts['trainings_unshared']:,} if parents were not shared"
     )
     yield (
-        f"{progress.trainings_remaining:,} trainings remain, {progress.trainings_done:,} are in "
+        f"{facts['trainings_remaining']:,} trainings remain, {facts['trainings_done']:,} are in "
         "the ledger"
     )
     if without_data:
         yield "the datasets were not opened: their sizes and fractions are not checked"
     else:
-        yield f"{plan.images:,} images pass through a model in all"
+        yield f"{facts['images']:,} images pass through a model in all"
         for name, dataset in experiment.datasets.items():
             manifest = dataset.manifest
             yield (

@@ -29,7 +29,7 @@ def problems(text: str) -> tuple[str, ...]:
         ("models.semi-vit.from", "vti", ["models.semi-vit.from", "'vti'", "vit"]),
         ("models.semi-vit.from", "semi-vit", ["models.semi-vit.from", "method semi"]),
         ("grid.0.model", "vti", ["grid.0.model", "'vti'", "there are vit, semi-vit"]),
-        ("grid.0.labels", ["0%"], ["grid.0.labels", "0%", "above 0%"]),
+        ("grid.0.labels", ["0%"], ["grid.0.labels.0", "0%", "above 0%"]),
         ("grid.0.labels", ["130%"], ["grid.0.labels", "130%", "at most 100%"]),
         ("grid.0.labels", ["1%"], ["grid.0.labels", "1%", "without an image", "is the least"]),
         ("grid.0.labels", [25], ["grid.0.labels.0", "25", "percentage such as 25%"]),
@@ -57,7 +57,10 @@ def test_a_problem_names_its_key_its_value_and_what_would_be_right(
 
 def test_all_problems_come_in_one_message() -> None:
     text = experiment_text(
-        grid=[{"model": "vit", "labels": ["0%", "130%"]}, {"model": "nobody", "labels": ["50%"]}]
+        grid=[
+            {"model": "vit", "labels": ["1%", "50%"], "unlabeled": ["1%"]},
+            {"model": "nobody", "labels": ["50%"]},
+        ]
     )
     found = problems(text)
     assert len(found) == 3
