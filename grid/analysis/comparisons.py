@@ -37,38 +37,38 @@ class Standings:
     pairs: dict[str, list[Pair]]
     best: dict[str, Cell]
 
+    def rivals(self, dataset: str) -> list[Pair]:
+        """The dataset's best cell with each other one."""
+        best = self.best.get(dataset)
+        return [pair for pair in self.pairs.get(dataset, []) if pair.better == best]
+
     def is_marked(self, cell: Cell) -> bool:
         """Whether the cell is the best of its dataset, and separable from every other."""
-        if self.best.get(cell.dataset) != cell:
-            return False
-        rivals = [pair for pair in self.pairs[cell.dataset] if cell in (pair.better, pair.other)]
-        return bool(rivals) and all(pair.separable for pair in rivals)
+        rivals = self.rivals(cell.dataset)
+        is_best = self.best.get(cell.dataset) == cell
+        return is_best and bool(rivals) and all(pair.separable for pair in rivals)
 
     def to_best(self, cell: Cell) -> Pair | None:
         """The comparison with the dataset's best cell; None for that cell, and without scores."""
-        best = self.best.get(cell.dataset)
-        for pair in self.pairs.get(cell.dataset, []):
-            if {pair.better, pair.other} == {best, cell}:
-                return pair
-        return None
+        return next((pair for pair in self.rivals(cell.dataset) if pair.other == cell), None)
 
     def notes(self) -> list[str]:
         """For each dataset where no value is marked as the best, the reason."""
         notes = []
-        for dataset, best in self.best.items():
-            pairs = self.pairs[dataset]
-            rivals = [
+        for dataset in self.best:
+            equals = [
                 pair.other.name.removeprefix(f"{dataset}/")
-                for pair in pairs
-                if pair.better == best and not pair.separable
+                for pair in self.rivals(dataset)
+                if not pair.separable
             ]
-            if rivals:
-                few = ", ".join(rivals)
-                names = few if len(rivals) < 4 else f"{len(rivals)} others, first {rivals[0]}"
+            if equals:
+                names = ", ".join(equals)
+                if len(equals) > 3:
+                    names = f"{len(equals)} others, first {equals[0]}"
                 notes.append(
                     f"no value of {dataset} is marked as the best: the highest is {NOT_SEPARABLE} "
                     f"from {names} (paired tests on the same test images, at {LEVEL:.0%} for "
-                    f"all {len(pairs)} pairs together)"
+                    f"all {len(self.pairs[dataset])} pairs together)"
                 )
         return notes
 

@@ -86,15 +86,13 @@ def _named(values: Sequence[str | None]) -> np.ndarray:
 
 def _datasets_with(plan: Plan, name: str) -> set[str]:
     """The datasets of the experiment's cells that have the slice."""
-    slices = {
-        cell.dataset: plan.experiment.datasets[cell.dataset].manifest.slices for cell in plan.cells
-    }
-    having = {dataset for dataset, names in slices.items() if name in names}
-    if having:
-        return having
-    known = [f"{s} ({dataset})" for dataset, names in slices.items() for s in names]
-    there = f"there are {', '.join(known)}" if known else "they have none"
-    raise InputError(
-        f"--by: {name!r} is no slice of {', '.join(slices)}; {there}; a dataset is built with "
-        "slices by `semigrid data build --slice COLUMN`"
-    )
+    datasets = {cell.dataset: plan.experiment.datasets[cell.dataset] for cell in plan.cells}
+    having = {dataset for dataset in datasets if name in datasets[dataset].manifest.slices}
+    if not having:
+        known = [f"{s} ({each})" for each, of in datasets.items() for s in of.manifest.slices]
+        there = f"there are {', '.join(known)}" if known else "they have none"
+        raise InputError(
+            f"--by: {name!r} is no slice of {', '.join(datasets)}; {there}; a dataset is built "
+            "with slices by `semigrid data build --slice COLUMN`"
+        )
+    return having

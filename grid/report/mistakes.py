@@ -18,8 +18,7 @@ SIDE = 160  # longer side of a thumbnail in pixels; 24 of them are about 150 kB
 class Mistake:
     """An image, its class and the class it was taken for.
 
-    ``image`` is a data URI, None for one that cannot be read; a ``pixelated`` one is tiny and
-    shown enlarged.
+    ``image`` is a data URI, None for one that cannot be read; only tiny ones are PNG.
     """
 
     image_id: str
@@ -27,7 +26,6 @@ class Mistake:
     predicted: str
     confidence: float
     image: str | None
-    pixelated: bool = False
 
 
 def confident_mistakes(results: ResultSet, row: CellResult) -> tuple[list[Mistake], str | None]:
@@ -52,28 +50,24 @@ def confident_mistakes(results: ResultSet, row: CellResult) -> tuple[list[Mistak
             test_set.classes[int(test_set.labels[i])],
             test_set.classes[int(seed.chosen[i])],
             float(seed.confidence[i]),
-            *_thumbnail(images.get(image_id)),
+            _thumbnail(images.get(image_id)),
         )
         for i, image_id in zip(surest, ids, strict=True)
     ]
     return mistakes, problem
 
 
-def _thumbnail(content: bytes | None) -> tuple[str | None, bool]:
-    """A data URI, and whether the image is tiny."""
+def _thumbnail(content: bytes | None) -> str | None:
+    """A data URI: a JPEG, or a PNG where every pixel of a tiny image will be seen."""
     if content is None:
-        return None, False
+        return None
     try:
         with Image.open(io.BytesIO(content)) as opened:
             image = opened.convert("RGB")
     except (UnidentifiedImageError, OSError):
-        return None, False
-    small = max(image.size) < SIDE // 2
+        return None
+    kind = "png" if max(image.size) < SIDE // 2 else "jpeg"
     image.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
-    if small:
-        image.save(buffer, "PNG")
-    else:
-        image.save(buffer, "JPEG", quality=80)
-    kind = "png" if small else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}", small
+    image.save(buffer, kind, quality=80)  # PNG ignores the quality
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
