@@ -103,72 +103,43 @@ def _waves(x: np.ndarray, y: np.ndarray, design: np.random.Generator) -> np.ndar
     )
 
 
-def plain(x: np.ndarray, y: np.ndarray, design: np.random.Generator) -> np.ndarray:
-    return np.full_like(x, -1)
-
-
-def stripes(x: np.ndarray, y: np.ndarray, design: np.random.Generator) -> np.ndarray:
-    if design.random() < 0.5:
-        x = y
-    return np.asarray(design.uniform(0.12, 0.35) - _off(x))
-
-
-def plaid(x: np.ndarray, y: np.ndarray, design: np.random.Generator) -> np.ndarray:
-    """Bands that cross at a right angle."""
-    half = design.uniform(0.12, 0.25)
-    return np.asarray(half - np.minimum(_off(x), _off(y)))
-
-
-def chevron(x: np.ndarray, y: np.ndarray, design: np.random.Generator) -> np.ndarray:
-    """Bands that zigzag."""
-    return np.asarray(design.uniform(0.18, 0.3) - _off(y + design.uniform(1.8, 3) * _off(x / 2)))
-
-
-def dots(x: np.ndarray, y: np.ndarray, design: np.random.Generator) -> np.ndarray:
-    return np.asarray(design.uniform(0.2, 0.38) - np.hypot(*_cell(x, y)))
-
-
-def floral(x: np.ndarray, y: np.ndarray, design: np.random.Generator) -> np.ndarray:
-    """Blossoms of five to seven petals."""
-    u, v = _cell(0.7 * x, 0.7 * y)
-    petals = np.abs(np.cos(int(design.integers(5, 8)) / 2 * np.arctan2(v, u)))
+def _petals(u: np.ndarray, v: np.ndarray, count: int) -> np.ndarray:
+    """Distance into a blossom whose petals reach half a cell."""
+    petals = np.abs(np.cos(count / 2 * np.arctan2(v, u)))
     return np.asarray(0.42 * (0.35 + 0.65 * petals) - np.hypot(u, v))
 
 
-def paisley(x: np.ndarray, y: np.ndarray, design: np.random.Generator) -> np.ndarray:
-    """Bent drops with a rim."""
-    u, v = _cell(0.5 * x, 0.5 * y)
-    u = u + design.uniform(0.6, 1.2) * (v + 0.3) ** 2 - 0.1
+def _drop(u: np.ndarray, v: np.ndarray, bend: float) -> np.ndarray:
+    """Distance into the rim of a bent drop."""
+    u = u + bend * (v + 0.3) ** 2 - 0.1
     drop = 0.26 - np.hypot(u / np.clip(0.9 - v, 0.3, 1.4), 0.7 * v)
     return np.asarray(0.07 - np.abs(drop - 0.05))
 
 
-def animal(x: np.ndarray, y: np.ndarray, design: np.random.Generator) -> np.ndarray:
-    """A leopard's irregular spots, or a zebra's stripes."""
-    waves = _waves(x, y, design)
-    if design.random() < 0.5:
-        return np.asarray(0.2 - np.abs(np.abs(waves) - 0.4))
-    return np.asarray(0.25 - _off(x + 0.6 * waves))
-
-
-def geometric(x: np.ndarray, y: np.ndarray, design: np.random.Generator) -> np.ndarray:
-    """Nested squares or diamonds."""
-    u, v = x - np.rint(x), y - np.rint(y)
-    square = np.maximum(np.abs(u), np.abs(v))
-    shape = square if design.random() < 0.5 else 0.7 * (np.abs(u) + np.abs(v))
+def _nested(u: np.ndarray, v: np.ndarray, diamonds: bool) -> np.ndarray:
+    """Distance into the lines of nested squares or diamonds."""
+    u, v = np.abs(u), np.abs(v)
+    shape = 0.7 * (u + v) if diamonds else np.maximum(u, v)
     return np.asarray(0.09 - np.abs(_off(2 * shape) - 0.25))
 
 
-def other(x: np.ndarray, y: np.ndarray, design: np.random.Generator) -> np.ndarray:
-    """A swirl, or large irregular patches: nothing that another class has."""
-    if design.random() < 0.5:
-        return np.asarray(0.3 * np.sin(3 * np.arctan2(y, x) + np.hypot(x, y)))
-    return _waves(0.3 * x, 0.3 * y, design)
+def _skin(x: np.ndarray, waves: np.ndarray, spotted: bool) -> np.ndarray:
+    """Distance into a leopard's rings or a zebra's stripes."""
+    return 0.2 - np.abs(np.abs(waves) - 0.4) if spotted else 0.25 - _off(x + 0.6 * waves)
 
 
 MOTIFS: dict[str, Motif] = {
-    motif.__name__: motif
-    for motif in (
-        *(animal, chevron, dots, floral, geometric, other, paisley, plaid, plain, stripes),
-    )
+    "animal": lambda x, y, rng: _skin(x, _waves(x, y, rng), rng.random() < 0.5),
+    "chevron": lambda x, y, rng: (
+        rng.uniform(0.18, 0.3) - _off(y + rng.uniform(1.8, 3) * _off(x / 2))
+    ),
+    "dots": lambda x, y, rng: rng.uniform(0.2, 0.38) - np.hypot(*_cell(x, y)),
+    "floral": lambda x, y, rng: _petals(*_cell(0.7 * x, 0.7 * y), int(rng.integers(5, 8))),
+    "geometric": lambda x, y, rng: _nested(x - np.rint(x), y - np.rint(y), rng.random() < 0.5),
+    # large irregular patches
+    "other": lambda x, y, rng: _waves(0.3 * x, 0.3 * y, rng),
+    "paisley": lambda x, y, rng: _drop(*_cell(0.5 * x, 0.5 * y), rng.uniform(0.6, 1.2)),
+    "plaid": lambda x, y, rng: rng.uniform(0.12, 0.25) - np.minimum(_off(x), _off(y)),
+    "plain": lambda x, y, rng: np.full_like(x, -1),
+    "stripes": lambda x, y, rng: rng.uniform(0.12, 0.35) - _off(x if rng.random() < 0.5 else y),
 }

@@ -71,16 +71,11 @@ def _csv(rows: Any, header: list[str] | None = None) -> bytes:
 
 
 def _command(uri: str, patterns: Patterns) -> str:
-    options = {
-        "--answers": posixpath.join(uri, "answers.csv"),
-        "--gold": posixpath.join(uri, "gold.csv"),
-        "--id-column": "id",
-        "--group-column": "product",
-        "--slice": "marketplace",
-        "--license": LICENSE,
-    }
+    answers, gold = posixpath.join(uri, "answers.csv"), posixpath.join(uri, "gold.csv")
+    words = ["semigrid", "data", "build", posixpath.join(uri, "images.csv")]
+    words += [f"{uri.rstrip('/')}-dataset", "--answers", answers, "--gold", gold]
+    words += ["--id-column", "id", "--group-column", "product", "--slice", "marketplace"]
+    words += ["--license", LICENSE]
     if patterns.pool_unit is not None:
-        options["--pool-unit"] = str(patterns.pool_unit)
-    words = [word for option in options.items() for word in option]
-    source, to = posixpath.join(uri, "images.csv"), f"{uri.rstrip('/')}-dataset"
-    return shlex.join(["semigrid", "data", "build", source, to, *words])
+        words += ["--pool-unit", str(patterns.pool_unit)]
+    return shlex.join(words)
