@@ -12,7 +12,7 @@ from semigrid.data.views.augment import ViewName, ViewSettings, isolated_random,
 from semigrid.data.views.render import Batch, Rendered, decode, render, stack
 
 
-@dataclass(frozen=True)
+@dataclass
 class MemoryBatches:
     """Training batches of a table in memory; ``batches[step]`` is a pure function of the step."""
 

@@ -1,4 +1,4 @@
-"""What a dataset holds: counts, shares, slices, and contact sheets to look at."""
+"""A dataset's counts, shares and slices, and contact sheets to look at."""
 
 import io
 from collections import Counter

@@ -29,7 +29,7 @@ TASK_BYTES, BLOCK_BYTES = 64 * 2**20, 16 * 2**20
 KNOWN_SECONDS = 5.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class RayBatches:
     """Training batches of a pool of any size, equal to ``MemoryBatches`` of the same order.
 
@@ -89,7 +89,7 @@ class RayBatches:
 
     @property
     def _view_bytes(self) -> int:
-        """Of all views of an image."""
+        """Bytes of all views of an image."""
         return len(self.views) * 3 * self.settings.img_size**2
 
     @property
@@ -192,9 +192,9 @@ def _unpack(table: pa.Table, img_size: int) -> Batch:
 
 
 def _tensor(table: pa.Table, name: str, dtype: type[np.generic]) -> torch.Tensor:
-    """What ``_one_binary`` packed, not copied as a scalar of Arrow's would be.
+    """Unpacks ``_one_binary`` without copying, unlike a scalar of Arrow's.
 
-    It may lie in Ray's object store, where nothing may be written.
+    The tensor may lie in Ray's object store: it must not be written to.
     """
     _, ends, content = table[name].chunk(0).buffers()
     begin, end = np.frombuffer(ends, np.int64)[:2]

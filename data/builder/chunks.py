@@ -1,4 +1,4 @@
-"""Cleans a source's images in chunks, each a file of its own: what a killed build goes on from."""
+"""Cleans a source's images in chunks, a file each, from which a killed build goes on."""
 
 import hashlib
 import io
@@ -37,7 +37,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What cleaning made of the item ``number``; ``problem`` says why there is no content.
+    """The item ``number`` after cleaning; ``problem`` says why there is no content.
 
     ``source`` is the SHA-256 of the source's bytes, or of the item's identity.
     """
@@ -166,7 +166,7 @@ def read_patiently(item: Item) -> bytes:
 
 
 def read_without_content(chunks: Sequence[Chunk]) -> Iterator[Cleaned]:
-    """What is known of all items, without their bytes."""
+    """All items after cleaning, without their bytes."""
     names = [name for name in _SCHEMA.names if name != "content"]
     for chunk in chunks:
         # facts scattered between images are read sooner with them from a bucket

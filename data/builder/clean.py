@@ -71,7 +71,7 @@ def decode_upright(content: bytes, settings: CleanSettings) -> Image.Image:
 
 @contextmanager
 def _unusable(content: bytes) -> Iterator[None]:
-    """Says why a file is no usable image, whatever Pillow raises."""
+    """Turns whatever Pillow raises into an ``UnusableImageError``."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -59,7 +59,7 @@ def rows() -> list[StoredImage]:
 
 
 def _png(pixels: np.ndarray) -> bytes:
-    """An 8-bit grey PNG, stored uncompressed: the same bytes whatever zlib the machine has."""
+    """An 8-bit grey PNG, stored uncompressed: its bytes do not depend on the machine's zlib."""
     buffer = io.BytesIO()
     Image.fromarray((pixels * 255 / 16).astype(np.uint8)).save(buffer, "png", compress_level=0)
     return buffer.getvalue()

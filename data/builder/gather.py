@@ -97,7 +97,7 @@ def _source_items(request: BuildRequest) -> list[Item]:
 
 
 def _kind(source: str) -> str:
-    """What a source looks like; the kinds that share their looks must be said."""
+    """Guesses the kind of a source; ``parquet`` must be stated, it looks like a table."""
     if source.endswith(".tar"):
         return "webdataset"
     if source.endswith((".csv", ".parquet")):

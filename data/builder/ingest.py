@@ -173,10 +173,10 @@ def _fingerprint(
     slices: Sequence[str],
     votes: Mapping[str, Vote],
 ) -> str:
-    """SHA-256 over what the dataset holds, told by the sources' bytes and what is done to them.
+    """SHA-256 over the sources' bytes, what is done to them, labels, splits, slices and votes.
 
-    Encoders differ between machines, so the bytes of images that were written anew are not in it.
-    An item with an ``identity`` of its own is told by that.
+    Encoders differ between machines, so the bytes of re-encoded images are not in it. An item with
+    an ``identity`` is represented by that.
     """
     header = [FORMAT, CLEAN_VERSION, asdict(settings.clean), settings.seed]
     header += [list(curation.classes), settings.rows_per_group, list(slices)]
@@ -199,7 +199,7 @@ def _report(
     manifest: Manifest,
     audit: Audit | None,
 ) -> dict[str, Any]:
-    """What was read, what was kept, and why the rest was not."""
+    """Counts of images read and kept, and why the others were left out."""
     splits = {split: sum(counts.values()) for split, counts in manifest.counts.items()}
     return {
         "images": len(items),

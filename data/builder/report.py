@@ -6,7 +6,7 @@ from semigrid.data.schema import Dataset
 
 
 def report_lines(dataset: Dataset, report: dict[str, Any]) -> list[str]:
-    """What was kept, what was not and why; ``report`` is that of ``build_dataset``."""
+    """Images kept and left out, with the reasons; ``report`` is that of ``build_dataset``."""
     splits = ", ".join(f"{count:,} {split}" for split, count in report["splits"].items())
     lines = [f"{report['kept']:,} of {report['images']:,} images kept: {splits}"]
     if report["quarantined"]:

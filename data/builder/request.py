@@ -1,4 +1,4 @@
-"""What to build: a source, its pool, the crowd's answers, and how; a YAML file or options."""
+"""A request to build a dataset: the keys of its YAML file, and the options of the command."""
 
 import posixpath
 from typing import Any, Literal
@@ -16,26 +16,25 @@ from semigrid.data.tables import read_file
 
 
 class BuildRequest(BaseModel):
-    """All that ``semigrid data build`` can be told; a YAML file has the same keys."""
+    """The settings of ``semigrid data build``; a YAML file has the same keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str
     kind: Literal["folder", "table", "parquet", "webdataset", "abo", "patterns"] | None = None
     pool: list[str] = []
-    # of Amazon Berkeley Objects
+    # Amazon Berkeley Objects
     product_type: str | None = None
     attribute: str = "pattern"
     slice: str | None = "country"
     all_images: bool = False
-    # of tables; image_column and label_column also of Hugging Face Parquet, and label_column the
-    # key in a WebDataset's .json
+    # tables; Hugging Face Parquet has the first two, and WebDataset's .json label_column as a key
     image_column: str = "image"
     label_column: str | None = None
     id_column: str | None = None
     group_column: str | None = None
     slices: list[str] = []
-    # of crowd answers
+    # crowd answers
     answers: str | None = None
     answers_format: AnswerFormat | None = None
     answers_image: str | None = None
@@ -45,7 +44,7 @@ class BuildRequest(BaseModel):
     of: int = Field(3, gt=0)
     min_gold_score: float = Field(0.7, ge=0, le=1)
     method: VoteMethod = "majority"
-    # of the dataset
+    # the dataset
     name: str | None = None
     license: str | None = None
     classes: list[str] | None = Field(None, min_length=2)

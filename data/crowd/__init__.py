@@ -1,1 +1,1 @@
-"""What a crowd answered, and the labels that follow from it."""
+"""Answers of a crowd, and the labels that follow from them."""

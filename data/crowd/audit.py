@@ -1,4 +1,4 @@
-"""What became of a crowd's answers, worker by worker, and how well they agree."""
+"""The audit of a crowd's answers: how many count, worker by worker, and how well they agree."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ class Vote:
 
 @dataclass
 class Audit:
-    """What became of the answers.
+    """Counts over a crowd's answers, tasks and workers.
 
     ``dropped`` counts answers by reason, ``unlabeled`` tasks by reason; ``kappa`` is Fleiss' over
     the answers that count, None where no task has two; ``workers`` has a record for each worker.

@@ -49,9 +49,6 @@ class Rules:
                 f"agree is {self.agree} of {self.of}: at least 1 and at most {self.of} answers can "
                 "agree"
             )
-        for name in ("min_gold_score", "min_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}: it must be from 0 to 1")
 
 
 def consensus(

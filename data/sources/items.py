@@ -1,4 +1,4 @@
-"""What every source lists: images that are not read yet."""
+"""Items: the images that a source lists, not read yet."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class Inside(Protocol):
 
     @property
     def identity(self) -> str | None:
-        """What an image is on every machine, where its bytes are not the same; None: the bytes."""
+        """A name for the image where its bytes differ between machines; None where they do not."""
 
     def read(self, uri: str) -> bytes:
         """The image's bytes."""

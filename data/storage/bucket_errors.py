@@ -1,4 +1,4 @@
-"""What the errors of buckets mean.
+"""The meaning of buckets' errors.
 
 There are three kinds: a bucket is away or busy, which passes; it refuses, which does not; or the
 object is not there, which is ``FileNotFoundError`` as on a disk. The errors of fsspec's packages

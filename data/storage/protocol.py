@@ -1,4 +1,4 @@
-"""What every storage can do, and what follows from that."""
+"""The protocol of a storage: a few abstract methods, and what is built on them."""
 
 import errno
 import hashlib
@@ -25,7 +25,7 @@ def always() -> None:
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What tells a file from a damaged copy of it."""
+    """Size and hash of a file: a damaged copy has others."""
 
     size: int  # bytes
     sha256: str
@@ -83,7 +83,7 @@ class Storage(ABC):
 
     @abstractmethod
     def keep(self, name: str, kept: str, confirm: Confirm = always) -> None:
-        """Keeps a file's content under a second name, whatever is written to the first later.
+        """Keeps a file's content under a second name; later writes of the first leave it alone.
 
         Does nothing on a disk that would have to copy every byte.
         """
@@ -106,21 +106,21 @@ class Storage(ABC):
 
     @abstractmethod
     def entries(self, folder: str = "") -> Mapping[str, FileStatus]:
-        """What lies directly in a folder, by name; versions are left out."""
+        """The files and folders directly in a folder, by name, without their versions."""
 
     @abstractmethod
     def find(self, pattern: str = "**") -> list[str]:
         """Sorted names of the visible files that match: ``*`` in a folder, ``**`` in all below."""
 
     def check_could_write(self) -> None:
-        """Raises ``OSError`` when nothing can be written here, found out without writing.
+        """Raises ``OSError`` when nothing can be written here, without writing anything.
 
-        A bucket is only reached for.
+        A bucket is only looked at.
         """
         self.exists()
 
     def location(self, *names: str) -> str:
-        """As people write it and other programs open it: a path, or a URI with its scheme."""
+        """The path or URI of a file, as people write it and other programs open it."""
         return posixpath.join(self.uri, *filter(None, names))
 
     def size(self, name: str = "") -> int | None:

@@ -1,1 +1,1 @@
-"""What a network sees of an image: weak, strong and evaluation views."""
+"""Views of an image that networks see: weak, strong and for evaluation."""

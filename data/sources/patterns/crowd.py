@@ -60,10 +60,10 @@ def answers_of(patterns: Patterns) -> pd.DataFrame:
 
 
 def _answers(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """What all workers would answer to a block: who, in the order of asking, and what.
+    """The workers of each image of a block in the order of asking, and their answers.
 
-    Both of shape (BLOCK, workers). An image of difficulty d makes each worker err 0.4 + 1.2 d times
-    as often as usual, so that what is hard for one is hard for all.
+    Both have the shape (BLOCK, workers). An image of difficulty d makes each worker err
+    0.4 + 1.2 d times as often as usual, so that what is hard for one is hard for all.
     """
     rng, shown = generator(seed, index, ANSWERED), block(seed, index)
     shape = BLOCK, len(WORKERS)

@@ -106,7 +106,7 @@ def generator(seed: int, number: int, purpose: int) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Block:
-    """What the images of a block show; arrays of shape (BLOCK,).
+    """The contents of a block's images; arrays of shape (BLOCK,).
 
     ``classes`` and ``marketplaces`` are indices into ``CLASSES`` and ``MARKETPLACES``,
     ``products`` the number of each product's first image, ``difficulty`` is from 0 to 1.
