@@ -74,7 +74,7 @@ def predict(
     study = open_study(load(source, storage, seeds))
     winner, record = find_winner(study.state, study.records, cell)
     # these import PyTorch, which takes seconds: errors so far came without it
-    from semigrid.grid.predict.folder import PredictionFolder, Request, identity, summary_lines
+    from semigrid.grid.predict.folder import PredictionFolder, Request, summary_lines
     from semigrid.grid.predict.images import find_images
     from semigrid.grid.predict.inference import winner_model
 
@@ -85,7 +85,7 @@ def predict(
     model = winner_model(plan, winner, record, plan.experiment.folder, gpus)
     request = Request(winner.name, share, threshold, not no_probabilities)
     destination = output or f"predictions-{winner.name.replace('/', '-')}"
-    folder = PredictionFolder(destination, identity(request, model, sources), sources)
+    folder = PredictionFolder(destination, request, model, sources)
     summary = folder.summary
     if summary is not None and not as_json:
         say("nothing to predict: it is finished")
@@ -95,17 +95,14 @@ def predict(
         except OSError as error:
             raise not_writable(f"--output {destination}", error) from error
         _prepare_for_ray()
-        from semigrid.grid.predict.ray_data import (
-            PredictionError,
-            PredictionWorkers,
-            predict_images,
-        )
+        from semigrid.grid.cluster.machines import Demand
+        from semigrid.grid.predict.ray_data import PredictionError, predict_images
 
         dataset = plan.experiment.datasets[winner.dataset]
-        room = PredictionWorkers(workers, train.cpus_per_worker, gpus)
+        each = Demand(train.cpus_per_worker, gpus)
         try:
             with progress_bar("predicting") as progress:
-                summary = predict_images(folder, model, dataset, request, room, progress)
+                summary = predict_images(folder, dataset, workers, each, progress)
         except KeyboardInterrupt:
             say(f"interrupted: finished parts are kept. To resume: {this_command()}")
             raise typer.Exit(INTERRUPTED) from None

@@ -35,28 +35,25 @@ class Request:
     with_probabilities: bool
 
 
-def identity(request: Request, model: WinnerModel, images: Images) -> dict[str, Any]:
-    """Everything that shapes a prediction, by its name in messages."""
-    return {
-        "format": FORMAT,
-        "cell": request.cell,
-        "trial": model.spec.id,
-        "weights": model.weights,
-        "weights_sha256": model.sha256,
-        "images": images.identity,
-        "accuracy": request.accuracy,
-        "threshold": request.threshold,
-        "probabilities": request.with_probabilities,
-        "classes": list(model.classes),
-    }
-
-
 class PredictionFolder:
     """The files of one prediction. Raises ``InputError`` where the folder holds others."""
 
-    def __init__(self, uri: str, identity: dict[str, Any], images: Images):
+    def __init__(self, uri: str, request: Request, model: WinnerModel, images: Images):
         self.storage = open_storage(uri)
-        self.identity, self.images = identity, images
+        self.request, self.model, self.images = request, model, images
+        # everything that shapes a prediction, by its name in messages
+        self.identity = {
+            "format": FORMAT,
+            "cell": request.cell,
+            "trial": model.spec.id,
+            "weights": model.weights,
+            "weights_sha256": model.sha256,
+            "images": images.identity,
+            "accuracy": request.accuracy,
+            "threshold": request.threshold,
+            "probabilities": request.with_probabilities,
+            "classes": list(model.classes),
+        }
         self._answers: dict[str, pa.Table] = {}  # three columns of each part
         self._written = self._read()
         calibration = self._written.get("calibration")

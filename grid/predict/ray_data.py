@@ -6,7 +6,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +19,7 @@ from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
 from semigrid.grid.cluster.machines import Demand, take_room
 from semigrid.grid.predict.abstain import at_threshold, calibrate
-from semigrid.grid.predict.folder import PredictionFolder, Request
+from semigrid.grid.predict.folder import PredictionFolder
 from semigrid.grid.predict.images import ImageRange, OutputPart, dataset_images
 from semigrid.grid.predict.inference import (
     PredictedImages,
@@ -45,29 +45,24 @@ class PredictionError(RuntimeError):
     """The prediction broke off for an outside reason; finished parts are kept."""
 
 
-@dataclass(frozen=True)
-class PredictionWorkers:
-    """Processes that hold the model, with CPUs and GPUs of each; ``count`` None: all that fit."""
-
-    count: int | None
-    cpus: float
-    gpus: float
-
-
 def predict_images(
     folder: PredictionFolder,
-    model: WinnerModel,
     dataset: Dataset,
-    request: Request,
-    workers: PredictionWorkers,
+    workers: int | None,
+    each: Demand,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Writes the folder's missing parts and returns the summary.
 
-    Calibrates on the dataset's val first, unless that was done before. ``progress`` receives the
-    number of classified images and of all. Ray runs on this machine, at ``RAY_ADDRESS``, or where
-    it runs in this process already. Raises ``InputError`` for workers that do not fit,
-    ``PredictionError`` when processes die.
+    Calibrates on the dataset's val first, unless that was done before. Ray runs on this machine, at
+    ``RAY_ADDRESS``, or where it runs in this process already.
+
+    Args:
+        workers: processes that hold the model; None for all that fit.
+        each: what a process holds of a machine.
+        progress: receives the number of classified images and of all.
+
+    Raises ``InputError`` for workers that do not fit, ``PredictionError`` when processes die.
     """
     missing = folder.missing()
     val = dataset_images(dataset, [VAL]).parts if folder.calibration is None else []
@@ -83,34 +78,32 @@ def predict_images(
     if val or missing:
         with _ray():
             # one stream for both: a process that holds the model starts once
-            stream = predict_parts([*val, *missing], model, _fitting(workers), note)
+            stream = predict_parts([*val, *missing], folder.model, _fitting(workers, each), note)
             if val:
-                _calibrate(folder, dataset, request, joined([next(stream)[1] for _ in val]))
+                _calibrate(folder, dataset, joined([next(stream)[1] for _ in val]))
             for part, predicted in stream:
                 folder.write(part, predicted)
     return folder.finish()
 
 
-def _calibrate(
-    folder: PredictionFolder, dataset: Dataset, request: Request, predicted: PredictedImages
-) -> None:
+def _calibrate(folder: PredictionFolder, dataset: Dataset, predicted: PredictedImages) -> None:
     ids, labels = (dataset.column(VAL, name).to_pylist() for name in ("image_id", "label"))
     label_of = dict(zip(ids, labels, strict=True))
     readable = np.array([error is None for error in predicted.errors], dtype=bool)
     labels = np.array([label_of[image_id] for image_id in predicted.ids])
     probabilities = predicted.probabilities[readable]
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels[readable]
-    if request.threshold is not None:
-        folder.start(at_threshold(confidence, right, request.threshold))
+    if folder.request.threshold is not None:
+        folder.start(at_threshold(confidence, right, folder.request.threshold))
     else:
-        assert request.accuracy is not None
-        folder.start(calibrate(confidence, right, request.accuracy))
+        assert folder.request.accuracy is not None
+        folder.start(calibrate(confidence, right, folder.request.accuracy))
 
 
 def predict_parts(
     parts: Sequence[OutputPart],
     model: WinnerModel,
-    workers: PredictionWorkers,
+    workers: Demand,
     note: Callable[[int], None],
 ) -> Iterator[tuple[OutputPart, PredictedImages]]:
     """Yields each part with its predictions, in order; memory holds one part at a time.
@@ -138,7 +131,7 @@ def predict_parts(
 
 
 def _execute(
-    tasks: Sequence[ImageRange], model: WinnerModel, workers: PredictionWorkers
+    tasks: Sequence[ImageRange], model: WinnerModel, workers: Demand
 ) -> Iterator[PredictedImages]:
     """The predictions of each task, in order, by one execution of Ray Data."""
     # each task gets its own images, not the list of all
@@ -170,7 +163,7 @@ def _execute(
         raise PredictionError(f"a process died: {words[0]}") from error
 
 
-def _stages(work: Any, model: WinnerModel, workers: PredictionWorkers) -> Any:
+def _stages(work: Any, model: WinnerModel, workers: Demand) -> Any:
     """The Ray dataset of predictions for one of packed images."""
     if workers.gpus:
         # CPUs decode for GPUs; a process with a GPU takes no CPU from them
@@ -179,7 +172,7 @@ def _stages(work: Any, model: WinnerModel, workers: PredictionWorkers) -> Any:
             _PredictViews,
             batch_size=1,
             fn_constructor_args=(model,),
-            compute=ray.data.ActorPoolStrategy(size=workers.count),
+            compute=ray.data.ActorPoolStrategy(size=workers.workers),
             num_cpus=0,
             num_gpus=workers.gpus,
             max_task_retries=RETRIES,
@@ -188,7 +181,7 @@ def _stages(work: Any, model: WinnerModel, workers: PredictionWorkers) -> Any:
         _predict_images,
         batch_size=1,
         fn_args=(pickle.dumps(model),),
-        compute=ray.data.TaskPoolStrategy(size=workers.count),
+        compute=ray.data.TaskPoolStrategy(size=workers.workers),
         num_cpus=workers.cpus,
         max_retries=RETRIES,
     )
@@ -234,23 +227,22 @@ def _unpack(packed: pa.Scalar) -> PredictedImages:
     return predicted
 
 
-def _fitting(workers: PredictionWorkers) -> PredictionWorkers:
-    """The workers with their number. Raises ``InputError`` where they do not fit."""
+def _fitting(workers: int | None, each: Demand) -> Demand:
+    """What all workers together hold. Raises ``InputError`` where they do not fit."""
     machines = cluster_machines()
     most_cpus = max(1.0, max(machine.cpus for machine in machines))
-    each = Demand(0.0 if workers.gpus else min(workers.cpus, most_cpus), workers.gpus)
+    each = Demand(0.0 if each.gpus else min(each.cpus, most_cpus), each.gpus)
     free = [[machine.cpus, machine.gpus] for machine in machines]
     room = 0
     while take_room(free, each):
         room += 1
-    wanted = workers.count or 1
-    if room < wanted:
-        instead = "--gpus-per-worker 0 to predict on CPUs" if workers.gpus else "fewer --workers"
+    if room < (workers or 1):
+        instead = "--gpus-per-worker 0 to predict on CPUs" if each.gpus else "fewer --workers"
         raise InputError(
-            f"{replace(each, workers=wanted)} are needed, and Ray has machines with "
+            f"{replace(each, workers=workers or 1)} are needed, and Ray has machines with "
             f"{', '.join(map(str, machines))}; give {instead}"
         )
-    return PredictionWorkers(workers.count or room, each.cpus, each.gpus)
+    return replace(each, workers=workers or room)
 
 
 @contextmanager

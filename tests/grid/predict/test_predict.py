@@ -23,7 +23,7 @@ from semigrid.data.storage import open_storage
 from semigrid.grid.commands.predict import predict
 from semigrid.grid.predict import images as images_module
 from semigrid.grid.predict.abstain import Calibration
-from semigrid.grid.predict.folder import PredictionFolder, Request, identity
+from semigrid.grid.predict.folder import PredictionFolder, Request
 from semigrid.grid.predict.images import (
     Decoded,
     ImageRange,
@@ -82,7 +82,7 @@ def predict_missing(folder: PredictionFolder, trained: Trained) -> list[str]:
 
 def open_folder(where: Path, trained: Trained, images: Images, **changes: Any) -> PredictionFolder:
     request = Request(**{"cell": CELL, "accuracy": None, "threshold": 0.12} | changes)
-    return PredictionFolder(str(where), identity(request, trained.model, images), images)
+    return PredictionFolder(str(where), request, trained.model, images)
 
 
 def predicted(where: Path, trained: Trained, images: Images) -> dict[str, Any]:
