@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from semigrid.grid.analysis.result_set import FEW_IMAGES
-from semigrid.grid.analysis.statistics import Interval
+from semigrid.grid.analysis.statistics import Interval, mean, std
 from semigrid.grid.experiment import show_percent
 from semigrid.grid.export.card_facts import CardFacts
 from semigrid.grid.export.check import show_difference
@@ -48,6 +48,8 @@ def model_card(facts: CardFacts) -> str:
         date=lambda seconds: f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}",
         difference=show_difference,
         duration=lambda seconds: Markup(show_seconds(seconds)),
+        mean=lambda values: mean(list(values)),
+        std=lambda values: std(list(values)),
         fraction=lambda text: show_percent(Fraction(text)),
         number=lambda number: f"{number:,}",
         origin=_origin,

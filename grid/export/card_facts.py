@@ -12,7 +12,7 @@ from semigrid.data.schema import Manifest
 from semigrid.data.splits import images_at
 from semigrid.grid.analysis.result_set import FEW_IMAGES
 from semigrid.grid.analysis.slices import tally
-from semigrid.grid.analysis.statistics import Interval, mean, quantile, share_interval, std
+from semigrid.grid.analysis.statistics import Interval, quantile, share_interval
 from semigrid.grid.export.check import Check
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell
@@ -171,21 +171,9 @@ class CardFacts:
         return {seed: r.test["acc1"] for seed, r in self.seeds.items() if r.test}
 
     @property
-    def acc1_mean(self) -> float | None:
-        return mean(list(self.acc1_by_seed.values()))
-
-    @property
-    def acc1_std(self) -> float | None:
-        return std(list(self.acc1_by_seed.values()))
-
-    @property
     def device_seconds(self) -> Counter[str]:
         """Seconds of training by kind of device."""
         total: Counter[str] = Counter()
         for record in self.chain:
             total.update(record.device_seconds)
         return total
-
-    @property
-    def broken_images(self) -> int:
-        return sum(len(record.broken_images) for record in self.chain)
