@@ -2,7 +2,7 @@
 
 from tests.helpers.experiments import changed, experiment_text, plan_of
 from tests.helpers.played import Trials, diverged, finished, play
-from tests.helpers.scheduling import scheduler_of, start_next
+from tests.helpers.scheduling import scheduler_of, start_next, study_of
 
 
 def test_the_same_trials_and_winners_whatever_the_concurrency_and_the_order_of_ends() -> None:
@@ -28,6 +28,23 @@ def test_interrupted_anywhere_and_resumed_trains_the_same_and_nothing_twice() ->
         assert len(keys) == len(set(keys))
         assert set(keys) == {job.key for job in whole}
         assert all(s.stage == "finished" for s in scheduler.study.searches.values())
+
+
+def test_the_state_at_a_runs_end_is_the_one_that_its_ledger_gives() -> None:
+    plan = plan_of(experiment_text(seeds=2))
+    trials: Trials = {}
+    scheduler, _ = play(plan, trials, slots=3)
+    assert study_of(plan, trials).searches == scheduler.study.searches
+
+
+def test_a_state_does_not_change_when_the_run_goes_on() -> None:
+    scheduler = scheduler_of(plan_of(experiment_text()))
+    before = scheduler.study
+    left = before.trainings_left("digits/vit/50%")
+    while (job := start_next(scheduler)) and job.kind == "train":
+        scheduler.complete(job, finished(job))
+    assert scheduler.study.trainings_left("digits/vit/50%") < left
+    assert before.trainings_left("digits/vit/50%") == left and not before.summaries
 
 
 def test_a_finished_plan_has_nothing_to_do() -> None:
