@@ -49,7 +49,7 @@ class KeyChange:
 class CellChange:
     """What becomes of one cell: how many trainings are kept and how many are left, and why.
 
-    ``perhaps`` more are kept if the cell that it starts from keeps its winner.
+    Earlier trainings of a cell that ``waits`` are kept if its parent keeps its winner.
     """
 
     cell: str
@@ -57,7 +57,7 @@ class CellChange:
     kept: int
     to_do: int
     why: str = ""
-    perhaps: int = 0
+    waits: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,17 +90,12 @@ def compare(study: StudyState, records: Mapping[str, Record], text: str | None) 
     for record in ended.values():
         by_cell.setdefault(record.cell, []).append(record)
     used = {spec.id for state in study.searches.values() for spec in state.specs}
-    perhaps: set[str] = set()
-    cells = []
-    for search in plan.searches:
-        trained = by_cell.get(search.name, [])
-        maybe = _perhaps(study, search, trained, used)
-        perhaps |= maybe
-        cells.append(_cell(study, search, trained, len(maybe)))
+    cells = [_cell(study, search, by_cell.get(search.name, [])) for search in plan.searches]
+    waiting = {cell.cell for cell in cells if cell.waits}
     known = {search.name for search in plan.searches}
     gone = {cell.name for cell in Plan(before).cells} - known if before is not None else set()
     gone |= {name for name in by_cell if name not in known}
-    unused = [i for i in ended if i not in used and i not in perhaps]
+    unused = [i for i, r in ended.items() if i not in used and r.cell not in waiting]
     in_order = {cell.name: number for number, cell in enumerate(plan.cells)}
     return Change(
         keys=_key_changes(before, after) if before and after else [],
@@ -122,12 +117,13 @@ def _as_written(text: str | None, now: Experiment) -> Experiment | None:
     return Experiment(source=now.source, file=file, text=text, datasets={}, weights={})
 
 
-def _cell(study: StudyState, search: Search, records: list[Record], perhaps: int) -> CellChange:
+def _cell(study: StudyState, search: Search, records: list[Record]) -> CellChange:
+    """The change of one cell; ``records`` are its trainings that have ended."""
     state = study.searches[search.name]
     to_do = study.trainings_left(search.name)
     kept = study.trainings_done(search.name)
     what: What = "continued" if kept else "new"
-    why = ""
+    why, waits = "", False
     if state.stage == "failed" or state.stage == "blocked":
         what, why = state.stage, state.failure or ""
     elif not study.is_wanted(search.name):
@@ -137,45 +133,21 @@ def _cell(study: StudyState, search: Search, records: list[Record], perhaps: int
     elif not to_do:
         what, why = "continued", "to be evaluated on test"
     elif not kept and records:
-        what, why = "anew", _why_again(study, search, records)
-    if perhaps and what != "not asked":
-        assert search.parent is not None
-        why = f"{perhaps} kept if {search.parent.name} keeps its winner"
-        what = "continued"
-    elif not search.in_table and not why:
+        planned, parent = study.plan.spec(search, {}, 0, None), search.parent
+        nearest = min((_differences(record.spec, planned) for record in records), key=len)
+        what, why = "anew", ", ".join(map(str, nearest[:2]))
+        if len(nearest) > 2:
+            why += f" and {len(nearest) - 2} more"
+        if parent is not None and not nearest:
+            if study.searches[parent.name].winner is not None:
+                why = f"{parent.name} has another winner"
+            elif study.trainings_done(parent.name):
+                what, why, waits = "continued", f"kept if {parent.name} keeps its winner", True
+            else:
+                why = f"{parent.name} trains again"
+    if not search.in_table and not why:
         why = "for others to start from"
-    return CellChange(search.name, what, kept, to_do, why, perhaps)
-
-
-def _perhaps(study: StudyState, search: Search, records: list[Record], used: set[str]) -> set[str]:
-    """Trainings of a waiting search that it uses again if its parent keeps its winner.
-
-    They started from a trial that its parent still has, and the first of them must be the recipe
-    as it is now.
-    """
-    if search.parent is None or study.searches[search.name].stage != "waiting":
-        return set()
-    trained = {record.id: record for record in records}
-    for parent in study.searches[search.parent.name].specs:
-        if study.plan.spec(search, {}, 0, parent.id).id in trained:
-            children = {i: r for i, r in trained.items() if r.spec.parent == parent.id}
-            recipes = [record.spec.recipe for record in children.values()]
-            seeds = {i for i, r in trained.items() if r.spec.seed and r.spec.recipe in recipes}
-            return (children.keys() | seeds) - used
-    return set()
-
-
-def _why_again(study: StudyState, search: Search, records: list[Record]) -> str:
-    """How the cell's first trial as planned differs from the most similar trained one."""
-    planned = study.plan.spec(search, {}, 0, None)
-    nearest = min((_differences(r.spec, planned) for r in records), key=len)
-    if not nearest:
-        if search.parent is None:
-            return ""
-        decided = study.searches[search.parent.name].winner is not None
-        return f"{search.parent.name} {'has another winner' if decided else 'trains again'}"
-    shown = ", ".join(str(change) for change in nearest[:2])
-    return shown + (f" and {len(nearest) - 2} more" if len(nearest) > 2 else "")
+    return CellChange(search.name, what, kept, to_do, why, waits)
 
 
 def _differences(before: TrialSpec, after: TrialSpec) -> list[KeyChange]:

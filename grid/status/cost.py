@@ -97,11 +97,12 @@ def _of_model(
 ) -> Estimate:
     experiment, first = study.plan.experiment, remaining[0]
     on_gpus = experiment.train_of(model).gpus_per_worker > 0
+    kind = kind_of_model(first.spec)
     samples = [
         sample
         for summary in study.summaries.values()
         if (sample := summary.sample) is not None
-        and sample.model == kind_of_model(first.spec)
+        and sample.model == kind
         and ("cpu" not in sample.device_seconds) == on_gpus
     ]
     pace: _Pace | None = None

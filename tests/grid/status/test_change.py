@@ -39,12 +39,12 @@ def test_more_trials_keep_what_was_trained_and_say_what_hangs_on_a_winner() -> N
     assert [str(key) for key in found.keys] == ["search.trials: 3 → 5"]
     assert cells(found)["digits/vit/50%"] == ("continued", 3, 2)
     child = next(cell for cell in found.cells if cell.cell == "digits/semi-vit/50%/100%")
-    assert (child.what, child.kept, child.to_do, child.perhaps) == ("continued", 0, 5, 3)
-    assert child.why == "3 kept if digits/vit/50% keeps its winner"
+    assert (child.what, child.kept, child.to_do, child.waits) == ("continued", 0, 5, True)
+    assert child.why == "kept if digits/vit/50% keeps its winner"
     assert found.unused == 0
 
 
-def test_what_perhaps_is_kept_is_kept_when_the_winner_stays() -> None:
+def test_a_waiting_cell_keeps_its_trainings_when_the_winner_stays() -> None:
     text = experiment_text(search={"trials": 5, "wave": 2})
     records, _, before = ran(experiment_text())
     _, jobs, after = ran(text, records)
@@ -92,7 +92,7 @@ def test_a_child_is_not_promised_what_its_own_change_takes() -> None:
     text = changed("models.semi-vit.recipe.base_lr", 0.04).replace("trials: 3", "trials: 5")
     found, _ = change(experiment_text(), text)
     child = next(cell for cell in found.cells if cell.cell == "digits/semi-vit/50%/100%")
-    assert (child.what, child.perhaps) == ("anew", 0)
+    assert (child.what, child.waits) == ("anew", False)
     assert child.why == "recipe.base_lr: 0.03 → 0.04"
 
 
