@@ -1,82 +1,82 @@
-"""Whether a dataset is what its manifest says, down to the bytes."""
+"""Compares a dataset with its manifest, down to the bytes."""
 
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pyarrow.parquet as pq
 
-from semigrid.data.schema import POOL, Dataset, columns_of
+from semigrid.data.schema import POOL, Dataset, Shard, columns_of
 from semigrid.data.views.render import BrokenImageError, decode
 
 
-def check_dataset(
-    dataset: Dataset,
-    *,
-    images: bool = True,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[str]:
-    """Reads every shard and returns what is wrong, each problem with its shard or image.
+class _Check:
+    """What was read so far: image ids, each group's split, images by split and class."""
 
-    Args:
-        images: decode every image too.
-        progress: is told how many of the shards have been read.
-    """
-    manifest = dataset.manifest
-    problems: list[str] = []
-    seen: set[str] = set()
-    split_of: dict[str, str] = {}
-    counts: Counter[tuple[str, int | None]] = Counter()
-    for number, shard in enumerate(manifest.shards):
-        progress(number, len(manifest.shards))
-        content = dataset.storage.read(shard.file)
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+        self.seen: set[str] = set()
+        self.split_of: dict[str, str] = {}
+        self.counts: Counter[tuple[str, int | None]] = Counter()
+
+    def shard(self, shard: Shard) -> Iterator[str]:
+        content = self.dataset.storage.read(shard.file)
         actual = hashlib.sha256(content).hexdigest()
         if actual != shard.sha256:
-            problems.append(
-                f"{shard.file}: its bytes have the SHA-256 {actual[:12]}…, the manifest says "
+            yield (
+                f"its bytes have the SHA-256 {actual[:12]}…, the manifest says "
                 f"{shard.sha256[:12]}…; copy it here again or build the dataset again"
             )
-            continue
+            return
         file = pq.ParquetFile(io.BytesIO(content))
         groups = tuple(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
         if groups != shard.row_groups:
-            problems.append(f"{shard.file}: row groups of {groups} rows, not {shard.row_groups}")
-        expected = columns_of(manifest.extra_columns)
+            yield f"row groups of {groups} rows, not {shard.row_groups}"
+        expected = columns_of(self.dataset.manifest.extra_columns)
         if not file.schema_arrow.equals(expected):
-            problems.append(f"{shard.file}: columns {file.schema_arrow.names}: {expected.names}")
-            continue
-        for group in range(file.num_row_groups):
-            for row in file.read_row_group(group).to_pylist():
-                name, label = row["image_id"], row["label"]
-                if name in seen:
-                    problems.append(f"{shard.file}: the image {name!r} stands in it a second time")
-                seen.add(name)
-                counts[shard.split, label] += 1
-                other = split_of.setdefault(row["group"], shard.split)
-                if other != shard.split:
-                    problems.append(
-                        f"{shard.file}: the group {row['group']!r} is in {other} as well"
-                    )
-                if images:
-                    try:
-                        decode(row["image"]["bytes"], name)
-                    except BrokenImageError as error:
-                        problems.append(f"{shard.file}: {error}")
-    progress(len(manifest.shards), len(manifest.shards))
-    return problems + ([] if problems else _count_problems(dataset, counts))
+            yield f"columns {file.schema_arrow.names}: {expected.names}"
+            return
+        for batch in file.iter_batches(batch_size=256):
+            for row in batch.to_pylist():
+                yield from self.row(shard.split, row["image_id"], row["label"], row["group"])
+                try:
+                    decode(row["image"]["bytes"], row["image_id"])
+                except BrokenImageError as error:
+                    yield str(error)
+
+    def row(self, split: str, name: str, label: int | None, group: str) -> Iterator[str]:
+        if name in self.seen:
+            yield f"the image {name!r} stands in it a second time"
+        self.seen.add(name)
+        self.counts[split, label] += 1
+        other = self.split_of.setdefault(group, split)
+        if other != split:
+            yield f"the group {group!r} is in {other} as well"
+
+    def totals(self) -> Iterator[str]:
+        manifest = self.dataset.manifest
+        expected: dict[tuple[str, int | None], int] = {(POOL, None): manifest.pool}
+        for split, by_class in manifest.counts.items():
+            for index, name in enumerate(manifest.classes):
+                expected[split, index] = by_class[name]
+        for key in sorted({*self.counts, *expected}, key=str):
+            count, wanted = self.counts[key], expected.get(key, 0)
+            if count != wanted:
+                of = "" if key[1] is None else f" of class {key[1]}"
+                yield f"{key[0]}: {count} images{of}, the manifest says {wanted}"
 
 
-def _count_problems(dataset: Dataset, counts: "Counter[tuple[str, int | None]]") -> list[str]:
-    manifest = dataset.manifest
-    expected: dict[tuple[str, int | None], int] = {(POOL, None): manifest.pool}
-    for split, by_class in manifest.counts.items():
-        for index, name in enumerate(manifest.classes):
-            expected[split, index] = by_class[name]
+def check_dataset(
+    dataset: Dataset, *, progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[str]:
+    """Reads every shard, decodes every image, and returns each problem with its shard.
+
+    ``progress`` is told how many of the shards have been read.
+    """
+    check, shards = _Check(dataset), dataset.manifest.shards
     problems = []
-    for key in sorted({*counts, *expected}, key=str):
-        count, wanted = counts[key], expected.get(key, 0)
-        if count != wanted:
-            of = "" if key[1] is None else f" of class {key[1]}"
-            problems.append(f"{key[0]}: {count} images{of}, the manifest says {wanted}")
-    return problems
+    for number, shard in enumerate(shards, 1):
+        problems += [f"{shard.file}: {problem}" for problem in check.shard(shard)]
+        progress(number, len(shards))
+    return problems or list(check.totals())
