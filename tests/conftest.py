@@ -42,5 +42,19 @@ def quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def cluster(quiet_machine: None) -> Iterator[None]:
+    """One small Ray cluster for all tests; the command line joins it, unless told otherwise."""
+    import ray
+
+    ray.init(
+        num_cpus=2, log_to_driver=False, logging_level="ERROR", object_store_memory=200 * 2**20
+    )
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+        yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
 def digits(quiet_machine: None) -> Dataset:
     return open_dataset("builtin://digits")

@@ -1,5 +1,6 @@
 """``semigrid`` in processes that may start Ray, and what their runs leave behind."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ from semigrid.data.storage import open_storage
 from semigrid.grid.study.ledger import Ledger, Record
 
 
-def semigrid(*args: str, cwd: Path | None = None) -> subprocess.Popen[str]:
+def semigrid(*args: str, cwd: Path | None = None, own_ray: bool = False) -> subprocess.Popen[str]:
+    """A command on the tests' cluster where there is one, or on a Ray of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "semigrid", *args],
         stdout=subprocess.PIPE,
@@ -17,7 +19,13 @@ def semigrid(*args: str, cwd: Path | None = None) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
         cwd=cwd,
+        env=without_cluster() if own_ray else None,
     )
+
+
+def without_cluster() -> dict[str, str]:
+    """The environment of this process, but for the address of the tests' cluster."""
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """The commands as users call them; none of these may need Ray."""
 
 import json
+import os
 import resource
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 import yaml
 from tests.helpers.command import semigrid, semigrid_process
 from tests.helpers.experiments import changed, experiment_text
+
+from semigrid.data.storage import open_storage
+from semigrid.grid.study.lock import RunLock
 
 
 @pytest.mark.parametrize("command", ["plan", "run", "status", "table"])
@@ -18,7 +22,7 @@ def test_bad_input_exits_with_2_and_one_message_in_seconds(command: str, tmp_pat
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = semigrid_process(command, str(file))
     # of the processor: nothing heavy was imported, however busy the machine
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 5
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 10
     assert done.returncode == 2
     assert "models.vit.backbone: 'vit_bse'" in done.stderr and "nearest" in done.stderr
     assert "Traceback" not in done.stderr and done.stdout == ""
@@ -32,6 +36,23 @@ def test_storage_that_cannot_be_written_exits_with_2(storage: str, tmp_path: Pat
     done = semigrid("run", str(file), "--storage", storage.format(tmp=tmp_path))
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr and storage.split("/")[-1] in done.stderr
+
+
+def test_a_second_run_is_refused_and_writes_nothing(tmp_path: Path) -> None:
+    file, folder = tmp_path / "small.yaml", tmp_path / "results" / "small"
+    file.write_text(experiment_text(storage=str(tmp_path / "results")))
+    folder.mkdir(parents=True)
+    with RunLock(open_storage(folder), print, lambda: None):
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        holder = json.loads(before["lock.json"])
+        done = semigrid("run", str(file))
+        assert done.returncode == 2 and "another run is at work here" in done.stderr
+        assert f"process {os.getpid()}" in done.stderr
+        assert holder["user"] in done.stderr and holder["host"] in done.stderr
+        after = {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert after.keys() == before.keys()
+        # and reading goes on
+        assert semigrid("status", str(file)).returncode == 0
 
 
 def test_a_folder_where_nothing_was_run(tmp_path: Path) -> None:

@@ -454,7 +454,10 @@ def test_wandb_writes_a_run_a_trial(
     assert len(folders) == 2
     assert {name.rpartition("-")[2] for name in folders} == {record.id for record in records}
     for path in (tmp_path / "wandb" / "wandb").glob("offline-run-*/*.wandb"):
-        assert path.stat().st_size > 1000
+        deadline = time.monotonic() + 30  # a process of wandb's writes it
+        while path.stat().st_size <= 1000:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 class Seen:
