@@ -6,17 +6,18 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
 from semigrid.grid.study.ledger import Record
-from semigrid.grid.study.summary import COLLAPSED, ENDED
-from semigrid.grid.trackers.tracker import Past, TrackedTrial, course_of, stamp
+from semigrid.grid.study.summary import COLLAPSED
+from semigrid.grid.trackers.tracker import TrackedTrial, Tracker, course_of, stamp
 
 STATUS = {"finished": "FINISHED", "stopped": "KILLED"}
 # A metric that every evaluation has; its history tells which steps were written.
 ALWAYS = "student_acc1"
 TRIAL, END = "semigrid.trial", "semigrid.ended"
-PAGE = 1000
+# Largest number of runs that a server may be asked for at once.
+MOST_RUNS = 50_000
 
 
-class MLflow:
+class MLflow(Tracker):
     """Finds a trial's run by its tag, and continues it."""
 
     def __init__(self, experiment: str):
@@ -28,23 +29,15 @@ class MLflow:
         self._runs: dict[str, str] = {}
         self._ends: dict[str, str] = {}  # stamps on the server, by trial
         self._steps: dict[str, set[int]] = {}
-        token = None
-        while True:  # all at once: one search for each trial is slow where there are many
-            page = self._client.search_runs([self._experiment], max_results=PAGE, page_token=token)
-            for run in page:
-                tags = run.data.tags
-                if TRIAL in tags:
-                    self._runs[tags[TRIAL]] = run.info.run_id
-                    self._ends[tags[TRIAL]] = tags.get(END, "")
-            token = page.token
-            if not token:
-                break
+        # all at once: one search for each trial is slow where there are many
+        for run in self._client.search_runs([self._experiment], max_results=MOST_RUNS):
+            tags = run.data.tags
+            if TRIAL in tags:
+                self._runs[tags[TRIAL]] = run.info.run_id
+                self._ends[tags[TRIAL]] = tags.get(END, "")
 
-    def catch_up(self, past: Past) -> None:
-        for trial, record in past:
-            if record.status in ENDED and self._ends.get(trial.id) != stamp(record):
-                self.ended(trial, record)
-        self._ends.clear()
+    def known_end(self, trial: TrackedTrial) -> str:
+        return self._ends.get(trial.id, "")
 
     def _run(self, trial: TrackedTrial) -> str:
         """Identity of the trial's run, created if there is none."""
@@ -82,9 +75,6 @@ class MLflow:
         for step in sorted(course.keys() - self._steps[trial.id]):
             self._client.log_batch(run, metrics=_metrics(course[step], step))
             self._steps[trial.id].add(step)
-
-    def close(self) -> None:
-        """Nothing: a trial that continues later continues its run."""
 
 
 def _metrics(values: dict[str, float], step: int) -> list[Metric]:

@@ -17,7 +17,7 @@ from semigrid.grid.study.layout import OPTUNA, OPTUNA_JOURNAL
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.search import distribution
 from semigrid.grid.study.summary import ENDED
-from semigrid.grid.trackers.tracker import Past, TrackedTrial, folder_at
+from semigrid.grid.trackers.tracker import Past, TrackedTrial, Tracker, folder_at
 from semigrid.trainers.choose import course, stopped_at
 from semigrid.trainers.methods import Space
 
@@ -28,7 +28,7 @@ STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
 DAMAGED = (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError)
 
 
-class OptunaJournal:
+class OptunaJournal(Tracker):
     """One study for each cell, with a trial for each trial of its search that ended.
 
     A study is written anew where it shows a trial in another way than the ledger: the trial failed
@@ -68,17 +68,11 @@ class OptunaJournal:
         for name, trials in studies.items():
             self._show(name, trials)
 
-    def evaluated(self, trial: TrackedTrial, step: int, metrics: dict[str, float]) -> None:
-        """Nothing: a study's trial is written once, at its end."""
-
     def ended(self, trial: TrackedTrial, record: Record) -> None:
         if self._is_shown(trial, record):
             folder_at(self.storage, OPTUNA)
             new = {trial.id: frozen(trial, record, self.spaces[trial.cell])}
             self._show(trial.cell, self._shown.get(trial.cell, {}) | new)
-
-    def close(self) -> None:
-        """Nothing: every trial is on disk."""
 
     def _is_shown(self, trial: TrackedTrial, record: Record) -> bool:
         has_result = record.status in (*ENDED, "failed")

@@ -13,13 +13,13 @@ from semigrid.data.storage import Storage
 from semigrid.grid.study.layout import TENSORBOARD
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.summary import ENDED
-from semigrid.grid.trackers.tracker import Past, TrackedTrial, course_of, folder_at, stamp
+from semigrid.grid.trackers.tracker import TrackedTrial, Tracker, course_of, folder_at, stamp
 
 # Start of the name of an empty file that says of which end of a trial the events are.
 MARK = "complete-"
 
 
-class TensorBoard:
+class TensorBoard(Tracker):
     """Scalars of each evaluation while a trial trains, all of its record's at its end."""
 
     def __init__(self, storage: Storage):
@@ -29,22 +29,16 @@ class TensorBoard:
     def _name(self, trial: TrackedTrial) -> str:
         return f"{TENSORBOARD}/{trial.cell}/{trial.id}"
 
-    def _mark(self, trial: TrackedTrial) -> str | None:
-        """The ``stamp`` of the end that the events are of; None where they are not complete."""
+    def known_end(self, trial: TrackedTrial) -> str:
         try:
             names = os.listdir(self.storage.location(self._name(trial)))
         except FileNotFoundError:
-            return None
-        return next((n.removeprefix(MARK) for n in names if n.startswith(MARK)), None)
-
-    def catch_up(self, past: Past) -> None:
-        for trial, record in past:
-            if record.status in ENDED and self._mark(trial) != stamp(record):
-                self.ended(trial, record)
+            return ""
+        return next((n.removeprefix(MARK) for n in names if n.startswith(MARK)), "")
 
     def evaluated(self, trial: TrackedTrial, step: int, metrics: dict[str, float]) -> None:
         if trial.id not in self._live:
-            if self._mark(trial) is not None:  # it is trained again
+            if self.known_end(trial):  # it is trained again
                 self._remove(trial)
             self._live[trial.id] = EventFile(folder_at(self.storage, self._name(trial)))
         self._live[trial.id].write(step, _tagged(metrics), time.time())

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from semigrid.data.storage import Storage
 from semigrid.grid.study.layout import EXPERIMENT_COPY
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.state import Job
+from semigrid.grid.study.summary import ENDED
 from semigrid.trainers.choose import Cutoffs
 from semigrid.trainers.trial import TrialSpec
 
@@ -69,27 +70,27 @@ class TrackedTrial:
 Past = Sequence[tuple[TrackedTrial, Record]]
 
 
-class Tracker(Protocol):
+class Tracker:
     """One tool. An exception is reported once, and the tool is left out from then on."""
 
-    def catch_up(self, past: Past) -> None:
-        """Adds trials that ended before this tool was asked for, or while no driver ran.
+    def known_end(self, trial: TrackedTrial) -> str:
+        """The ``stamp`` of the end of a trial that the tool has in full; empty without one."""
+        return ""
 
-        Changes nothing that is there and complete.
-        """
-        ...
+    def catch_up(self, past: Past) -> None:
+        """Adds trials that ended before this tool was asked for, or while no driver ran."""
+        for trial, record in past:
+            if record.status in ENDED and self.known_end(trial) != stamp(record):
+                self.ended(trial, record)
 
     def evaluated(self, trial: TrackedTrial, step: int, metrics: dict[str, float]) -> None:
         """A running trial was evaluated on val."""
-        ...
 
     def ended(self, trial: TrackedTrial, record: Record) -> None:
         """A trial ended, in whatever way, or was evaluated on test."""
-        ...
 
     def close(self) -> None:
         """The run is over, or stopped."""
-        ...
 
 
 MakeTracker = Callable[[], Tracker]

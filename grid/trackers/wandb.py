@@ -7,10 +7,10 @@ import wandb
 
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.summary import ENDED
-from semigrid.grid.trackers.tracker import MEASURED, Past, TrackedTrial, course_of, stamp
+from semigrid.grid.trackers.tracker import MEASURED, TrackedTrial, Tracker, course_of, stamp
 
 
-class WandB:
+class WandB(Tracker):
     """A trial's run has the trial's identity: online, an interrupted one is continued.
 
     Files in ``folder`` note which trials are complete: offline there is no server to ask.
@@ -22,17 +22,11 @@ class WandB:
         self._ended.mkdir(parents=True, exist_ok=True)
         self._open: dict[str, tuple[Any, set[int]]] = {}
 
-    def _known(self, trial: TrackedTrial) -> str:
-        """The ``stamp`` of the trial's end that was written, or an empty text."""
+    def known_end(self, trial: TrackedTrial) -> str:
         try:
             return (self._ended / trial.id).read_text()
         except FileNotFoundError:
             return ""
-
-    def catch_up(self, past: Past) -> None:
-        for trial, record in past:
-            if record.status in ENDED and self._known(trial) != stamp(record):
-                self.ended(trial, record)
 
     def _run(self, trial: TrackedTrial) -> tuple[Any, set[int]]:
         """The trial's run, opened if need be, and the steps that were logged to it."""
@@ -59,7 +53,7 @@ class WandB:
 
     def ended(self, trial: TrackedTrial, record: Record) -> None:
         # the course was written at the end of training; a second end adds the scores on test
-        if self._known(trial).removesuffix(MEASURED) != stamp(record).removesuffix(MEASURED):
+        if self.known_end(trial).removesuffix(MEASURED) != stamp(record).removesuffix(MEASURED):
             for step, metrics in sorted(course_of(record).items()):
                 self.evaluated(trial, step, metrics)
         run, _ = self._run(trial)
