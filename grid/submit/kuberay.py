@@ -22,8 +22,6 @@ NAME_LENGTH = 47
 # Where pods of the head find the experiment file, and all pods the volume of a claim.
 FILE_FOLDER, FILE_NAME = "/etc/semigrid", "experiment.yaml"
 CLAIM_PATH = "/mnt/semigrid"
-# Largest experiment file: the API server takes ConfigMaps of 1 MiB, and the rest needs room too.
-CONFIG_MAP_BYTES = 1_000_000
 # Memory of a worker pod for each training process in it, in GiB.
 MEMORY_GIB = 16
 
@@ -83,11 +81,6 @@ def manifest(experiment: Experiment, options: RayJobOptions) -> str:
         for kind in pods
         if kind.pods > options.max_pods
     ]
-    size = len(experiment.text.encode())
-    if size > CONFIG_MAP_BYTES:
-        problems.append(
-            f"{experiment.source}: {size:,} bytes; a ConfigMap holds {CONFIG_MAP_BYTES:,}"
-        )
     if problems:
         raise InputError(*problems)
     environment = Environment(
@@ -162,19 +155,15 @@ def _yaml_value(value: Any) -> Any:
 
 
 def _unreachable(experiment: Experiment, options: RayJobOptions) -> list[str]:
-    return [
-        f"{key}: {place}: no pod of a cluster can reach it; give a bucket's URI such as "
-        f"s3://shop/{key.rpartition('.')[2]}, or a path in {CLAIM_PATH} and the claim "
-        "that is mounted there"
-        for key, place in experiment.file.locations.items()
-        if not _reachable(place, options)
-    ]
-
-
-def _reachable(place: str, options: RayJobOptions) -> bool:
-    scheme, separator, path = place.partition("://")
-    if separator and scheme not in ("file", "local", "memory"):
-        return True
-    path = path if separator else place
-    inside = path.startswith(f"{CLAIM_PATH}/") and ".." not in path.split("/")
-    return inside and options.claim is not None
+    """Problems with locations that are neither in a bucket nor in the claim's volume."""
+    problems = []
+    for key, location in experiment.file.locations.items():
+        scheme, _, path = location.rpartition("://")
+        in_claim = path.startswith(f"{CLAIM_PATH}/") and ".." not in path.split("/")
+        if scheme in ("", "file", "local", "memory") and not (options.claim and in_claim):
+            problems.append(
+                f"{key}: {location}: no pod of a cluster can reach it; give a bucket's URI such as "
+                f"s3://shop/{key.rpartition('.')[2]}, or a path in {CLAIM_PATH} and the claim that "
+                "is mounted there"
+            )
+    return problems

@@ -15,7 +15,6 @@ from tests.helpers.experiments import SMALL, experiment_text
 from semigrid.data.errors import InputError
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.submit.kuberay import (
-    CONFIG_MAP_BYTES,
     FILE_NAME,
     RayJobOptions,
     job_name,
@@ -275,9 +274,3 @@ def test_an_option_is_a_value_whatever_it_holds(text: str) -> None:
         assert container.pop("image") == text and known.pop("image") == EVERYTHING.image
         assert container.pop("envFrom") == [{"secretRef": {"name": text}}]
         assert known.pop("envFrom") and container == known
-
-
-def test_an_experiment_larger_than_a_config_map_is_refused() -> None:
-    text = experiment_text(**BUCKET) + "#" * CONFIG_MAP_BYTES
-    with pytest.raises(InputError, match="a ConfigMap holds"):
-        documents(text=text)
