@@ -49,7 +49,7 @@ def labels_needed(target: np.ndarray, baseline: Mapping[int, np.ndarray]) -> Nee
     x = np.log(np.array(numbers, float))
     y, slopes = np.array([_logit(right) for right in cells]).T
     goal, goal_slope = _logit(target)
-    weights = np.array([1 / _logit_variance(right) for right in cells])
+    weights = 1 / (slopes / target.shape[1])  # the inverse of each variance by chance on the images
     middle = float(np.average(x, weights=weights))
     spread = float((weights * (x - middle) ** 2).sum())
     # weighted least squares: each cell's part in the line's slope and in its height at the middle
@@ -93,8 +93,3 @@ def _logit(right: np.ndarray) -> tuple[float, float]:
     images = right.shape[1]
     share = (float(right.mean()) * images + 0.5) / (images + 1)
     return float(np.log(share / (1 - share))), 1 / (share * (1 - share))
-
-
-def _logit_variance(right: np.ndarray) -> float:
-    """The variance that comes from chance on the images; its inverse is a cell's weight."""
-    return float(_logit(right)[1] / right.shape[1])

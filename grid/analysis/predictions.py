@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -38,13 +39,12 @@ class TestSet:
 
 @dataclass(frozen=True)
 class SeedPredictions:
-    """What one seed of a cell predicts for its test set, with its scores.
+    """What a cell predicts for its test set on one seed, with its scores.
 
     ``chosen`` (N,) are the classes it chose, ``confidence`` (N,) their probabilities, and
     ``right`` (N,) tells which are the true ones.
     """
 
-    seed: int
     chosen: np.ndarray
     confidence: np.ndarray
     right: np.ndarray
@@ -73,20 +73,16 @@ def read_study_predictions(
     seed only.
     """
     predictions = StudyPredictions()
+    datasets = study.plan.experiment.datasets
     wanted = [
         (cell, seed, records[spec.id])
         for cell in cells
         if study.searches[cell.name].stage == "finished"
         for seed, spec in study.searches[cell.name].by_seed.items()
     ]
-    datasets = study.plan.experiment.datasets
-
-    def read(job: tuple[Cell, int, Record]) -> tuple[TestSet, SeedPredictions] | ValueError:
-        cell, seed, record = job
-        return _try_reading(storage, seed, record, datasets[cell.dataset].manifest)
-
+    manifests = [datasets[cell.dataset].manifest for cell, _, _ in wanted]
     with ThreadPoolExecutor(READERS) as pool:
-        outcomes = pool.map(read, wanted)
+        outcomes = pool.map(partial(_try_reading, storage), (job[2] for job in wanted), manifests)
         for (cell, seed, record), outcome in zip(wanted, outcomes, strict=True):
             seeds = predictions.cells.setdefault(cell, [])
             try:
@@ -126,7 +122,7 @@ def read_predictions(storage: Storage, record: Record) -> Predictions:
 
 
 def _try_reading(
-    storage: Storage, seed: int, record: Record, manifest: Manifest
+    storage: Storage, record: Record, manifest: Manifest
 ) -> tuple[TestSet, SeedPredictions] | ValueError:
     """What is kept of a trial's predictions, or what is wrong with them.
 
@@ -146,4 +142,4 @@ def _try_reading(
     confidence = predictions.probabilities.max(axis=1).astype(np.float32)
     right = np.asarray(chosen == predictions.labels)
     test_set = TestSet(predictions.ids, predictions.labels, manifest.classes, slices)
-    return test_set, SeedPredictions(seed, chosen, confidence, right, seed_scores)
+    return test_set, SeedPredictions(chosen, confidence, right, seed_scores)

@@ -115,12 +115,8 @@ def cell_records(results: ResultSet) -> list[dict[str, Any]]:
     return records
 
 
-def cells_table(results: ResultSet, headlines: Sequence[str] = ()) -> Table[CellResult]:
-    """A line for each cell with its scores; in a terminal of 80 columns, those that fit.
-
-    Args:
-        headlines: notes that stand first below the table.
-    """
+def cells_table(results: ResultSet) -> Table[CellResult]:
+    """A line for each cell with its scores; in a terminal of 80 columns, those that fit."""
     rows = results.rows
     has_predictions = any(row.has_predictions for row in rows)
     macro: Column[CellResult] = Column(
@@ -144,7 +140,7 @@ def cells_table(results: ResultSet, headlines: Sequence[str] = ()) -> Table[Cell
         ],
         rows,
         cells_frame(results, rows),
-        notes=[*headlines, *results.standings.notes(), *weights_notes(rows)],
+        notes=[*results.standings.notes(), *weights_notes(rows)],
         problems=results.problems,
         records=cell_records(results),
         is_dim=is_unfinished,

@@ -1,6 +1,7 @@
 """The registry of tables: what ``semigrid table --view`` shows by which name."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from semigrid.grid.analysis.answer import answer
@@ -18,7 +19,8 @@ from semigrid.grid.tables.table import Table
 def results_table(results: ResultSet) -> Table[CellResult]:
     """The table of cells and, below it, what they say of labels."""
     headlines = [each.text for each in answer(results).headlines if each.against is not None]
-    return cells_table(results, headlines)
+    table = cells_table(results)
+    return replace(table, notes=[*headlines, *table.notes])
 
 
 TABLES: dict[View, Callable[[ResultSet], Table[Any]]] = {
