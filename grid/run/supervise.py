@@ -1,7 +1,7 @@
 """A driver in a process of its own, started again when it dies.
 
-Ray ends the process that drives it when the head of its cluster is lost, and the system may kill
-it for its memory. The ledger and the checkpoints hold all that the next one needs.
+Ray ends the process that drives it when the head of its cluster is lost, and the system may kill it
+for its memory. The ledger and the checkpoints hold all that the next driver needs.
 """
 
 import ctypes
@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-# Deaths in a row after which it is given up; one that lived this long (s) starts the count anew.
+# How many times in a row to restart a driver that dies.
 RESTARTS = 5
+# Age at which a driver's death starts the count anew, in seconds.
 LIVED_WELL = 600.0
-# Seconds before the first new start, doubled each time: a lost head may take a while to return.
+# Wait before the first restart, in seconds; doubled each time, since a lost head may take a while.
 FIRST_WAIT = 2.0
+# Environment variables that a driver gets from its supervisor.
 ENDED = "SEMIGRID_DRIVER_ENDED"
 SUPERVISOR = "SEMIGRID_SUPERVISOR"
 RESTARTED = "SEMIGRID_DRIVER_RESTARTED"
@@ -26,15 +28,15 @@ PR_SET_PDEATHSIG = 1
 
 
 class DriverGoneError(RuntimeError):
-    """The driver died more often than it is started again."""
+    """The driver died more often than it is restarted."""
 
 
 class Supervisor:
-    """Runs a command until it says itself that it has ended.
+    """Runs a command again and again until it reports its end.
 
     Args:
-        command: has to call ``follow_supervisor`` at its start and ``say_ended`` at its end.
-        say: is told of each death.
+        command: must call ``follow_supervisor`` at its start and ``say_ended`` at its end.
+        say: receives a message about each death.
     """
 
     def __init__(
@@ -50,44 +52,48 @@ class Supervisor:
         self._interrupted = False
 
     def run(self) -> int:
-        """The exit code that the command said. Raises ``DriverGoneError``."""
+        """Returns the exit code that the command reported. Raises ``DriverGoneError``."""
         deaths = 0
-        died_before = False
+        environment = {**os.environ, SUPERVISOR: str(os.getpid())}
         with tempfile.TemporaryDirectory(prefix="semigrid-driver-") as folder:
             ended = Path(folder) / "ended"
-            while True:
+            environment[ENDED] = str(ended)
+            while not self._interrupted:
                 started = time.monotonic()
-                code = self._run_once(ended, died_before)
+                code = self._run_once(environment)
                 if ended.exists():
                     return int(ended.read_text())
                 if self._interrupted:
-                    return 130
-                died_before = True
+                    break
+                environment[RESTARTED] = "1"
                 deaths = 1 if time.monotonic() - started > LIVED_WELL else deaths + 1
-                how = f"signal {-code}" if code < 0 else f"exit code {code}"
-                why = "killed, for its memory perhaps" if code < 0 else "see above"
-                if deaths > self.restarts:
-                    raise DriverGoneError(
-                        f"the process that drives the run died {deaths} times in a row, the last "
-                        f"time by {how}; finished trials are kept"
-                    )
-                wait = self.first_wait * 2 ** (deaths - 1)
-                self.say(
-                    f"the process that drives the run died ({how}: {why}, or Ray's head was lost); "
-                    f"it starts again in {wait:g} seconds"
-                )
-                self._sleep(wait)
-                if self._interrupted:
-                    return 130
+                self._after_death(code, deaths)
+        return 130
 
-    def _run_once(self, ended: Path, again: bool) -> int:
-        environment = {**os.environ, ENDED: str(ended), SUPERVISOR: str(os.getpid())}
-        environment |= {RESTARTED: "1"} if again else {}
-        # a group of its own: what a terminal sends reaches it once, through ``interrupt``
-        # it takes an interrupt once it is ready to: see ``follow_supervisor``
+    def _after_death(self, code: int, deaths: int) -> None:
+        """Waits until the next start, or raises ``DriverGoneError``."""
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        if deaths > self.restarts:
+            raise DriverGoneError(
+                f"the process that drives the run died {deaths} times in a row, the last time by "
+                f"{how}; finished trials are kept"
+            )
+        why = "killed, for its memory perhaps" if code < 0 else "see above"
+        wait = self.first_wait * 2 ** (deaths - 1)
+        self.say(
+            f"the process that drives the run died ({how}: {why}, or Ray's head was lost); it "
+            f"starts again in {wait:g} seconds"
+        )
+        until = time.monotonic() + wait
+        while time.monotonic() < until and not self._interrupted:
+            time.sleep(min(0.1, wait))
+
+    def _run_once(self, environment: dict[str, str]) -> int:
+        # blocked until ``follow_supervisor``: an interrupt then waits until the driver can take it
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            # reading from the terminal would then stop it, as Ctrl-Z does: it has no input
+            # The driver has a group of its own: a terminal's Ctrl-C reaches it once, through
+            # ``interrupt``. It has no input: reading from the terminal would stop it.
             self._child = subprocess.Popen(
                 self.command, env=environment, process_group=0, stdin=subprocess.DEVNULL
             )
@@ -98,26 +104,20 @@ class Supervisor:
         return self._child.wait()
 
     def interrupt(self, *_: object) -> None:
-        """Asks the command to stop, as Ctrl-C would; ``run`` returns when it has.
+        """Asks the command to stop, as Ctrl-C would; ``run`` returns when it has. A signal handler.
 
-        Also a signal handler. Asked again it does nothing: a second interrupt would break off the
-        command's tidying up.
+        Only the first call has an effect: a second interrupt would break off the tidying up.
         """
         if not self._interrupted:
             self._interrupted = True
             if self._child is not None:
                 self._child.send_signal(signal.SIGINT)
 
-    def _sleep(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not self._interrupted:
-            time.sleep(min(0.1, max(0.0, until - time.monotonic())))
-
 
 def follow_supervisor() -> None:
     """Makes this process die with its supervisor: no driver goes on without the run's lock.
 
-    An interrupt that came before this is raised here.
+    Raises ``KeyboardInterrupt`` if it was interrupted before.
     """
     supervisor = os.environ.get(SUPERVISOR)
     if supervisor is None:
@@ -130,18 +130,18 @@ def follow_supervisor() -> None:
 
 
 def is_restarted() -> bool:
-    """Whether this process was started in the place of one that died."""
+    """Whether this process replaces a driver that died."""
     return RESTARTED in os.environ
 
 
 def scratch_folder() -> str | None:
-    """A folder that the supervisor removes, also after a driver that was killed."""
+    """A folder that the supervisor removes, even if the driver is killed."""
     path = os.environ.get(ENDED)
     return None if path is None else os.path.dirname(path)
 
 
 def say_ended(code: int) -> None:
-    """Tells the supervisor that this is the end, and no death."""
+    """Reports to the supervisor that this process ends with this exit code, and did not die."""
     path = os.environ.get(ENDED)
     if path is not None:
         beside = Path(f"{path}.tmp")
