@@ -33,6 +33,15 @@ def trial_job(plan: Plan, job: Job, storage: Storage, running: int = 0) -> Trial
     )
 
 
+def process_died(error: BaseException | None, times: int) -> Failure:
+    """The failure of a job whose process died this often; ``error`` is Ray's, where it has one."""
+    details = str(error or "").strip()
+    reason = details.splitlines()[-1] if details else "Ray does not know why"
+    often = f"{times} times in a row" if times > 1 else "once"
+    message = f"its process died {often} without a new checkpoint: {reason}"
+    return Failure(kind="process_died", message=message, details=details or message)
+
+
 def conclude(
     job: Job, scheduler: Scheduler, ledger: Ledger, failure: Failure | None = None
 ) -> tuple[Record | None, str | None]:

@@ -12,7 +12,7 @@ from ray import cloudpickle, tune
 from ray.tune.search import Searcher
 
 from semigrid.data.errors import InputError, StorageGoneError
-from semigrid.grid.run.dispatch import conclude, trial_job
+from semigrid.grid.run.dispatch import conclude, process_died, trial_job
 from semigrid.grid.run.observer import RunObserver
 from semigrid.grid.run.room import Room
 from semigrid.grid.study.ledger import Ledger
@@ -170,7 +170,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
                 self.observer.died(job)
                 self.scheduler.release(job)
                 return
-            failure = _process_died(death, self._max_failures(job) + 1)
+            failure = process_died(death, self._max_failures(job) + 1)
         self._conclude(job, failure)
 
     def _hand_back(self, job: Job) -> None:
@@ -233,14 +233,6 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
 
     def restore(self, checkpoint_path: str) -> None:
         """Does nothing; see ``save``."""
-
-
-def _process_died(error: BaseException | None, times: int) -> Failure:
-    details = str(error or "").strip()
-    reason = details.splitlines()[-1] if details else "Ray does not know why"
-    often = f"{times} times in a row" if times > 1 else "once"
-    message = f"its process died {often} without a new checkpoint: {reason}"
-    return Failure(kind="process_died", message=message, details=details or message)
 
 
 def drop_losers(scheduler: Scheduler, ledger: Ledger) -> None:
