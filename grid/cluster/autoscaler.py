@@ -95,8 +95,8 @@ class MachineRequests:
             else:
                 self._remove(request, group)
         for request in missing.elements():
-            bundles = [{"CPU": m.cpus, "GPU": m.gpus} for m in request.bundles]
-            bundles = [{k: v for k, v in bundle.items() if v} for bundle in bundles]
+            rooms = [{"CPU": m.cpus, "GPU": m.gpus} for m in request.bundles]
+            bundles = [{name: n for name, n in room.items() if n} for room in rooms]
             selectors = None if selector is None else [selector] * len(bundles)
             group = placement_group(bundles, bundle_label_selector=selectors)
             self._pending.append((request, group))

@@ -47,7 +47,7 @@ class PredictionFolder:
             "cell": request.cell,
             "trial": model.spec.id,
             "weights": model.weights,
-            "weights_sha256": model.sha256,
+            "weights_sha256": model.place.weights_sha256,
             "images": images.identity,
             "accuracy": request.accuracy,
             "threshold": request.threshold,

@@ -42,12 +42,6 @@ class WinnerModel:
     threads: int  # of torch within an operation
 
     @property
-    def sha256(self) -> str:
-        """Hash of the file of weights."""
-        assert self.place.weights_sha256 is not None
-        return self.place.weights_sha256
-
-    @property
     def block_images(self) -> int:
         return _images_of(BLOCK_BYTES, self.views)
 
