@@ -6,7 +6,6 @@ from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.experiment.messages import nearest
 from semigrid.grid.experiment.schema import (
     Around,
-    DatasetConfig,
     ExperimentFile,
     Range,
     show_percent,
@@ -14,7 +13,6 @@ from semigrid.grid.experiment.schema import (
 
 __all__ = [
     "Around",
-    "DatasetConfig",
     "Experiment",
     "ExperimentFile",
     "Range",

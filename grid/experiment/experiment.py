@@ -38,12 +38,12 @@ class Experiment:
 
     def dataset_uri(self, name: str) -> str:
         """The dataset's URI as any process can open it, whatever its working directory."""
-        uri = self.file.dataset(name).uri
+        uri = self.file.datasets[name].uri
         return uri if uri.startswith("builtin://") else open_storage(uri).uri
 
     def pool_unit(self, name: str) -> int:
         """Pool images that the multiplier 100 % means."""
-        return self.file.dataset(name).pool_unit or self.datasets[name].manifest.pool_unit
+        return self.file.datasets[name].pool_unit or self.datasets[name].manifest.pool_unit
 
     def backbone_of(self, model: str) -> ModelConfig:
         """The model that gives a model its backbone: itself, or the one it comes ``from``."""

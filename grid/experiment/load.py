@@ -143,11 +143,9 @@ def _open_datasets(
     """The datasets that can be opened, and the problems with the others."""
     datasets: dict[str, Dataset] = {}
     problems = []
-    for name in file.datasets:
+    for name, config in file.datasets.items():
         try:
-            datasets[name] = (
-                _assumed_dataset(name) if without_data else open_dataset(file.dataset(name).uri)
-            )
+            datasets[name] = _assumed_dataset(name) if without_data else open_dataset(config.uri)
         except InputError as error:
             problems.append(f"datasets.{name}: {error}")
     return datasets, problems

@@ -19,14 +19,13 @@ from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.recipe import Recipe
 
 # Forms of a value as pydantic's paths name them, and what each key with several forms accepts.
-_URI = "a folder or URI, or a section with uri"
 _RANGE = "[lowest, highest], a range around the value such as {times: 4} or {plus: 0.1}, or null"
+_PRETRAINED = "true, false, or the path of a file of weights"
 _FORMS = {
-    "DatasetConfig": _URI,
-    "str": _URI,
     "tuple[float, float]": _RANGE,
     "Around": _RANGE,
-    "bool": "true, false, or the path of a file of weights",
+    "bool": _PRETRAINED,
+    "str": _PRETRAINED,
 }
 _SECTIONS: dict[str, type[BaseModel]] = {
     "datasets": DatasetConfig,
@@ -76,11 +75,13 @@ def _file_problem(error: ErrorDetails) -> str:
     message = error["msg"].removeprefix("Value error, ")
     form = error["loc"][-1] if error["loc"] else None
     if form in _FORMS:
-        message = f"must be {_FORMS['bool' if key.endswith('.pretrained') else str(form)]}"
+        message = f"must be {_FORMS[str(form)]}"
     elif error["type"] == "string_pattern_mismatch" and where[-1] != "weights_sha256":
         message = "use letters, digits, '.', '_' and '-' only, a letter or digit first"
     elif error["type"] in ("model_type", "dict_type"):
         message = "must be a section of keys and values"
+        if where[0] == "datasets":
+            message = "must be a folder or URI, or a section with uri"
     value = "" if isinstance(error["input"], dict | list) else f" {error['input']!r}:"
     return f"{key}:{value} {message}"
 

@@ -31,6 +31,10 @@ def _multiplier(value: Fraction) -> Fraction:
     return value
 
 
+def _dataset(value: Any) -> Any:
+    return {"uri": value} if isinstance(value, str) else value
+
+
 LabelFraction = Annotated[Fraction, BeforeValidator(_percent), AfterValidator(_fraction)]
 Multiplier = Annotated[Fraction, BeforeValidator(_percent), AfterValidator(_multiplier)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -49,7 +53,10 @@ class Section(BaseModel):
 
 
 class DatasetConfig(Section):
-    """A dataset's folder or URI, and the number of pool images that ``unlabeled: 100%`` means."""
+    """A dataset's folder or URI, and the number of pool images that ``unlabeled: 100%`` means.
+
+    A file may give the URI alone.
+    """
 
     uri: str
     pool_unit: int | None = Field(None, gt=0)
@@ -136,7 +143,7 @@ class ExperimentFile(Section):
     """
 
     name: Name
-    datasets: dict[Name, DatasetConfig | str] = Field(min_length=1)
+    datasets: dict[Name, Annotated[DatasetConfig, BeforeValidator(_dataset)]] = Field(min_length=1)
     models: dict[Name, ModelConfig] = Field(min_length=1)
     grid: list[GridEntry] = Field(min_length=1)
     search: SearchConfig = SearchConfig()
@@ -146,17 +153,12 @@ class ExperimentFile(Section):
     prices: dict[str, Price] = {}
     storage: str = Field("results", min_length=1)
 
-    def dataset(self, name: str) -> DatasetConfig:
-        """A dataset's section, also where the file gives its URI alone."""
-        config = self.datasets[name]
-        return DatasetConfig(uri=config) if isinstance(config, str) else config
-
     @property
     def locations(self) -> dict[str, str]:
         """Every path and URI of the file, by its key."""
         pretrained = {f"models.{name}": model.pretrained for name, model in self.models.items()}
         return {
             "storage": self.storage,
-            **{f"datasets.{name}": self.dataset(name).uri for name in self.datasets},
+            **{f"datasets.{name}": dataset.uri for name, dataset in self.datasets.items()},
             **{f"{key}.pretrained": p for key, p in pretrained.items() if isinstance(p, str)},
         }

@@ -189,8 +189,7 @@ def _effective(experiment: Experiment) -> dict[str, Any]:
         except (ValueError, KeyError, AssertionError):
             continue  # a recipe of another version stays as the file has it
     for name in content["datasets"]:
-        pool_unit = experiment.file.dataset(name).pool_unit
-        content["datasets"][name] = {"uri": experiment.dataset_uri(name), "pool_unit": pool_unit}
+        content["datasets"][name]["uri"] = experiment.dataset_uri(name)
     return content
 
 
