@@ -65,12 +65,12 @@ def _submit(nodes: Nodes, experiment: Path, storage: Path) -> None:
     first.send_signal(signal.SIGINT)
     code = first.wait(timeout=60)
     said = (nodes.folder / "first.log").read_text()
-    assert code == 0 and "goes on without this terminal" in said, said
+    assert code == 0 and "continues without this terminal" in said, said
     print("followed and left, the job goes on", flush=True)
     second = follow("second.log")
     _wait_for(storage, 3, deadline, second)
     said = (nodes.folder / "second.log").read_text()
-    assert "is at work already" in said, said
+    assert "already at work" in said, said
     nodes.kill(2)
     print("followed again, a node killed in the middle", flush=True)
     _wait_for(storage, 4, deadline, second)

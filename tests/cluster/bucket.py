@@ -156,7 +156,7 @@ def _killed_and_submitted_again(job: Job) -> None:
     job.kill()
     code, said = job.ends()
     assert code == 1 and "was killed, or its machine was lost" in said, said
-    assert "all that was finished is kept; to go on: semigrid submit" in said, said
+    assert "finished trials are kept; to resume: semigrid submit" in said, said
     tell("the job's process killed; the command that followed it said so and ended (--retries 0)")
     job.follow("second.log")
     job.until(lambda: "submitted" in job.log.read_text())

@@ -103,7 +103,7 @@ def _follow(nodes: Nodes, experiment: Path, storage: Path) -> None:
     said = log.read_text()
     assert code == 0 and "report: " in said, said
     assert "was killed, or its machine was lost" in said, said
-    assert "cannot be reached" in said and "whose head is a new one" in said, said
+    assert "cannot be reached" in said and "whose head was replaced" in said, said
 
 
 def _finished(results: Path) -> int:

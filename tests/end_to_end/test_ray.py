@@ -381,7 +381,7 @@ def test_an_interrupt_says_how_to_go_on(cluster: None, tmp_path: Path) -> None:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, err = finish(process, code=130)
-    assert "interrupted" in err and "To go on: semigrid run" in err
+    assert "interrupted" in err and "To resume: semigrid run" in err
     assert "Traceback" not in err
 
 
