@@ -10,7 +10,7 @@ from semigrid.grid.analysis.classes import class_results, confusion_matrix, conf
 from semigrid.grid.analysis.numbers import show_interval, show_scores
 from semigrid.grid.analysis.result_set import FEW_IMAGES, CellResult, ResultSet
 from semigrid.grid.analysis.slices import SliceResult
-from semigrid.grid.analysis.statistics import Interval, mean
+from semigrid.grid.analysis.statistics import mean
 from semigrid.grid.report.charts import COLORS, Series, bars, heat, lines, reliability, short
 from semigrid.grid.report.figure import Figure, Missing
 from semigrid.trainers.scores import calibration_bins, calibration_error
@@ -67,15 +67,9 @@ def _over(
     images: str, name: str, rows: Sequence[CellResult], color: int = 0, joined: bool = True
 ) -> Series:
     """The accuracy of cells with predictions over their ``labeled_images`` or ``pool_images``."""
-    ends = _ends([row.interval for row in rows])
+    x = [getattr(row, images) for row in rows]
     acc1 = [row.mean("acc1") or 0.0 for row in rows]
-    return Series(name, [getattr(row, images) for row in rows], acc1, *ends, joined, color)
-
-
-def _ends(intervals: Sequence[Interval | None]) -> tuple[list[float], list[float]]:
-    """The lower and the upper ends in per cent."""
-    low = [100 * interval.low if interval else 0.0 for interval in intervals]
-    return low, [100 * interval.high if interval else 0.0 for interval in intervals]
+    return Series(name, x, acc1, [row.interval for row in rows], joined, color)
 
 
 def _scores(row: CellResult) -> list[str]:
@@ -117,7 +111,7 @@ def accuracy_by_class(results: ResultSet, row: CellResult) -> Figure:
             [each.name for each in shown],
             acc1,
             "%",
-            *_ends([each.interval for each in shown]),
+            [each.interval for each in shown],
             [100 * each.train_share for each in shown],
             "share of the training images",
             faint,
@@ -153,7 +147,7 @@ def accuracy_by_slice(row: CellResult, name: str, values: Mapping[str, SliceResu
             [f"{short(value, 20)} ({result.images:,})" for value, result in shown],
             [acc1[value] for value, _ in shown],
             "Acc@1 on test, %",
-            *_ends([result.interval for _, result in shown]),
+            [result.interval for _, result in shown],
             faint=faint,
             limit=100,
         ),

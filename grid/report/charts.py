@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from semigrid.grid.analysis.statistics import Interval
+
 # dark enough for white paper (contrast above 4.5), apart for colour-blind eyes, each with its mark
 COLORS = ("#0b5394", "#a64b00", "#00664b", "#86207a", "#444444", "#8a6d00", "#b3123a", "#1c7c8c")
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -41,13 +43,12 @@ _styled = matplotlib.rc_context(_STYLE)  # as a decorator
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one name; ``low`` and ``high`` are the ends of intervals, where there are any."""
+    """Points of one name; ``y`` is in per cent where there are intervals (of shares)."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
+    intervals: Sequence[Interval | None] = ()
     joined: bool = True
     color: int | None = None
 
@@ -87,15 +88,19 @@ def with_own_ids(svg: str, prefix: str) -> str:
 
 
 def _arms(
-    middle: Sequence[float], low: Sequence[float] | None, high: Sequence[float] | None
-) -> np.ndarray | None:
-    """Lengths of the intervals' arms, (2, points), never negative.
+    middles: Sequence[float], intervals: Sequence[Interval | None]
+) -> list[tuple[float, ...]] | None:
+    """Lengths of the intervals' arms to each side, in per cent; None without intervals.
 
-    A mean may lie outside its interval by a rounding.
+    They are never negative: a mean may lie outside its interval by a rounding.
     """
-    if low is None or high is None:
+    if not intervals:
         return None
-    return np.maximum(0, [np.subtract(middle, low), np.subtract(high, middle)])
+    arms = [
+        (max(0.0, middle - 100 * ends.low), max(0.0, 100 * ends.high - middle)) if ends else (0, 0)
+        for middle, ends in zip(middles, intervals, strict=True)
+    ]
+    return list(zip(*arms, strict=True))
 
 
 def _legend(axes: Axes, count: int) -> None:
@@ -123,7 +128,7 @@ def lines(
     axes = _axes()
     for number, line in enumerate(series):
         index = (number if line.color is None else line.color) % len(COLORS)
-        arms = _arms(line.y, line.low, line.high)
+        arms = _arms(line.y, line.intervals)
         # bars at the same place would hide one another
         aside = 0.012 * (number - (len(series) - 1) / 2) if arms is not None and log_x else 0
         axes.errorbar(
@@ -158,8 +163,7 @@ def bars(
     names: Sequence[str],
     values: Sequence[float],
     x_label: str,
-    low: Sequence[float] | None = None,
-    high: Sequence[float] | None = None,
+    intervals: Sequence[Interval | None] = (),
     beside: Sequence[float] | None = None,
     beside_label: str = "",
     faint: Sequence[bool] = (),
@@ -169,7 +173,7 @@ def bars(
     axes = _axes(WIDTH, 1.1 + 0.21 * len(names))
     at = np.arange(len(names))
     axes.barh(at, values, color=[_FAINT if pale else _BAR for pale in faint] or _BAR, height=0.66)
-    arms = _arms(values, low, high)
+    arms = _arms(values, intervals)
     if arms is not None:
         axes.errorbar(values, at, xerr=arms, fmt="none", ecolor="#222222", elinewidth=1)
     if beside is not None:

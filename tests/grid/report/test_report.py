@@ -19,6 +19,7 @@ from tests.helpers.shop import SETTINGS, shop
 
 from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.sources.files import folder_items
+from semigrid.grid.analysis.statistics import Interval
 from semigrid.grid.report import accuracy, charts, training
 from semigrid.grid.report.figure import Figure, Missing
 from semigrid.grid.report.mistakes import confident_mistakes
@@ -158,7 +159,8 @@ def test_what_mattered_is_what_the_score_depends_on(tmp_path: Path) -> None:
 
 
 def test_an_interval_that_misses_its_mean_by_a_rounding_is_drawn() -> None:
-    line = charts.Series("a", [1, 2], [0.5, 0.6], [0.5 + 1e-12, 0.4], [0.7, 0.6 - 1e-12])
+    intervals = [Interval(0.5 + 1e-12, 0.7), Interval(0.4, 0.6 - 1e-12)]
+    line = charts.Series("a", [1, 2], [50, 60], intervals)
     assert "<svg" in charts.lines([line], "x", "y")
 
 
