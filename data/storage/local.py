@@ -103,6 +103,7 @@ class LocalStorage(Storage):
 
     def _swap(self, name: str, old: bytes | None, new: bytes | None) -> bool:
         path = self.local_path(name)
+        # not the file itself is locked: each write makes a new one
         with _guard(path.with_name(f".{path.stem}.guard")) as guarded:
             if (path.read_bytes() if path.exists() else None) != old:
                 return False
