@@ -8,6 +8,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -125,20 +126,18 @@ class Storage(ABC):
 
     def size(self, name: str = "") -> int | None:
         """A file's bytes, any number for a folder; None if it is not there."""
-        try:
+        with suppress(*NOT_THERE):
             return self.status(name).size
-        except NOT_THERE:
-            return None
+        return None
 
     def exists(self, name: str = "") -> bool:
         return self.size(name) is not None
 
     def is_folder(self) -> bool:
         """Whether this is a folder: in a bucket, whether objects lie below it."""
-        try:
+        with suppress(*NOT_THERE):
             return self.status().is_folder
-        except NOT_THERE:
-            return False
+        return False
 
     def version(self, name: str = "") -> str:
         """Tells one version of a file from the next. Raises ``IsADirectoryError`` for a folder."""
@@ -149,19 +148,17 @@ class Storage(ABC):
 
     def stamp(self, name: str) -> str | None:
         """A file's version; None while none is to be had."""
-        try:
+        with suppress(OSError):
             return self.version(name)
-        except OSError:
-            return None
+        return None
 
     def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
         """Many files by name, without those that are not there."""
 
         def read(name: str) -> bytes | None:
-            try:
+            with suppress(FileNotFoundError):
                 return self.read(name)
-            except FileNotFoundError:
-                return None
+            return None
 
         names = list(names)
         if self.readers == 1 or len(names) < 2:

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class StorageWrapper(Storage):
-    """A storage that hands everything on to another; a subclass says what it adds."""
+    """A storage that hands everything but ``folder`` on to another; subclasses add to that."""
 
     def __init__(self, storage: Storage):
         self.storage = storage
@@ -20,9 +20,6 @@ class StorageWrapper(Storage):
     def _do(self, work: Callable[[], T]) -> T:
         """Does each piece of work of the storage below."""
         return work()
-
-    def folder(self, *names: str) -> Storage:
-        raise NotImplementedError
 
     def local_path(self, name: str = "") -> Path | None:
         return self.storage.local_path(name)
