@@ -19,9 +19,9 @@ ROOT = Path(__file__).parent.parent
 RAY_MODULES = {
     "semigrid.data.builder.ingest_ray",
     "semigrid.data.stream",
-    "semigrid.trainers.ray_network",
-    "semigrid.trainers.ray_nodes",
-    "semigrid.trainers.ray_private",
+    "semigrid.trainers.cluster.ray_network",
+    "semigrid.trainers.cluster.ray_nodes",
+    "semigrid.trainers.cluster.ray_private",
     "semigrid.trainers.ray_worker",
     "semigrid.grid.cluster.autoscaler",
     "semigrid.grid.cluster.node_check",

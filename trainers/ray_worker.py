@@ -21,20 +21,20 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-from semigrid.trainers.checkpoint import Checkpoints
-from semigrid.trainers.job import DamagedWeightsError, NoRoomError, TrialJob
-from semigrid.trainers.layout import latest_checkpoint
-from semigrid.trainers.progress import Meter, device_kind, held_devices
-from semigrid.trainers.ray_network import GroupNetwork, backend_for
-from semigrid.trainers.ray_nodes import has_room, placement
-from semigrid.trainers.ray_private import (
+from semigrid.trainers.cluster.ray_network import GroupNetwork, backend_for
+from semigrid.trainers.cluster.ray_nodes import has_room, placement
+from semigrid.trainers.cluster.ray_private import (
     START_ERRORS,
     UNREACHABLE_ERRORS,
     death_of,
     orphaned_placement_groups,
 )
-from semigrid.trainers.runtime import DistributedRuntime
-from semigrid.trainers.trial_run import TrainedTrial, run_trial
+from semigrid.trainers.execution.checkpoint import Checkpoints
+from semigrid.trainers.execution.progress import Meter, device_kind, held_devices
+from semigrid.trainers.execution.runtime import DistributedRuntime
+from semigrid.trainers.layout import latest_checkpoint
+from semigrid.trainers.trial.job import DamagedWeightsError, NoRoomError, TrialJob
+from semigrid.trainers.trial.run import TrainedTrial, run_trial
 
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 # Errors of a worker that was lost; any other error was raised by its own code.

@@ -5,7 +5,7 @@ from functools import reduce
 
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.status.cost import bill
-from semigrid.trainers.progress import DeviceSeconds, add
+from semigrid.trainers.execution.progress import DeviceSeconds, add
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from semigrid.grid.study.layout import record_file
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell
 from semigrid.grid.study.state import StudyState
+from semigrid.trainers.evaluation.predictions import Predictions, decode_predictions
+from semigrid.trainers.evaluation.scores import Scores, scores
 from semigrid.trainers.layout import predictions_file
-from semigrid.trainers.predictions import Predictions, decode_predictions
-from semigrid.trainers.scores import Scores, scores
 
 READERS = 8  # files read at a time; in a bucket each one is a request
 

@@ -22,8 +22,8 @@ from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell, Plan
 from semigrid.grid.study.state import StudyState
 from semigrid.grid.study.summary import COLLAPSED
-from semigrid.trainers.progress import DeviceSeconds, add
-from semigrid.trainers.weights import Weights
+from semigrid.trainers.execution.progress import DeviceSeconds, add
+from semigrid.trainers.models.weights import Weights
 
 FEW_IMAGES = 30  # with fewer, one image more or less right moves a score by over 3 points
 METRICS = ("acc1", "acc5", "ce")

@@ -17,7 +17,7 @@ from semigrid.grid.cluster.node_requirements import (
 )
 from semigrid.grid.cluster.node_watch import ANSWER_SECONDS, NodeWatch
 from semigrid.grid.study.plan import Plan
-from semigrid.trainers.ray_nodes import keep_free
+from semigrid.trainers.cluster.ray_nodes import keep_free
 
 POLL_SECONDS = 0.1
 # Longest wait for a node that first installs the job's packages, torch among them, in seconds.

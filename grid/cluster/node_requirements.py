@@ -15,7 +15,7 @@ from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage, open_storage
 from semigrid.grid.study.layout import NODE_TOKEN
 from semigrid.grid.study.plan import Plan
-from semigrid.trainers.weights import file_weights
+from semigrid.trainers.models.weights import file_weights
 
 # File in the run's folder that the driver writes and the nodes read.
 PACKAGES = ("torch", "timm", "ray")

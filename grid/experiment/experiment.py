@@ -8,9 +8,9 @@ from semigrid.data.schema import Dataset
 from semigrid.data.storage import open_storage
 from semigrid.grid.experiment.schema import ExperimentFile, ModelConfig
 from semigrid.trainers.methods import published
+from semigrid.trainers.models.weights import Weights
 from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.recipe import Recipe
-from semigrid.trainers.weights import Weights
 
 # Keys of a recipe that a model takes over from the one it starts from: both see the same images.
 _INHERITED = ("img_size", "hflip", "global_pool")

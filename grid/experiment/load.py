@@ -17,7 +17,7 @@ from semigrid.grid.experiment.checks import problems_of
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.experiment.messages import file_problems
 from semigrid.grid.experiment.schema import ExperimentFile, ModelConfig
-from semigrid.trainers.weights import UNSTATED, Weights, file_weights, hub_weights
+from semigrid.trainers.models.weights import UNSTATED, Weights, file_weights, hub_weights
 
 # Longest message about one problem, in characters: values of a file may be of any length.
 _LONGEST = 1500

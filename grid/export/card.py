@@ -19,7 +19,7 @@ from semigrid.grid.export.card_facts import CardFacts
 from semigrid.grid.export.check import show_difference
 from semigrid.grid.status.show import show_seconds
 from semigrid.grid.tables.markdown import escape
-from semigrid.trainers.weights import UNSTATED, Weights, is_non_commercial
+from semigrid.trainers.models.weights import UNSTATED, Weights, is_non_commercial
 
 CARD = "README.md"
 OTHER = "other"

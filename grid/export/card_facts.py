@@ -16,11 +16,11 @@ from semigrid.grid.analysis.statistics import Interval, quantile, share_interval
 from semigrid.grid.export.check import Check
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell
+from semigrid.trainers.evaluation.predictions import Predictions
+from semigrid.trainers.evaluation.scores import Scores, scores
 from semigrid.trainers.methods import METHODS, Method, why_unused
-from semigrid.trainers.predictions import Predictions
-from semigrid.trainers.scores import Scores, scores
-from semigrid.trainers.trial import TrialSpec
-from semigrid.trainers.weights import Weights
+from semigrid.trainers.models.weights import Weights
+from semigrid.trainers.trial.identity import TrialSpec
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from semigrid.grid.export.whole_folder import check_destination, whole_or_not
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.state import StudyState
 from semigrid.grid.study.winner import find_winner, load_winner, run_command
+from semigrid.trainers.evaluation.predictions import Predictions
 from semigrid.trainers.layout import predictions_file
-from semigrid.trainers.predictions import Predictions
-from semigrid.trainers.weights import is_non_commercial
+from semigrid.trainers.models.weights import is_non_commercial
 
 FILES = (WEIGHTS, CONFIG, ONNX, ONNX_DATA, CARD)
 
@@ -57,8 +57,8 @@ def export_cell(
     it, and compared with its measured predictions. Raises ``InputError`` for what cannot be
     exported, and leaves nothing behind then.
     """
-    from semigrid.trainers.models import input_statistics
-    from semigrid.trainers.trial_data import view_settings
+    from semigrid.trainers.models.create import input_statistics
+    from semigrid.trainers.trial.data import view_settings
 
     if onnx:
         require_onnx()

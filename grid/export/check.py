@@ -10,7 +10,7 @@ from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
 from semigrid.grid.export.onnx_file import ONNX, run_onnx
 from semigrid.grid.export.timm_folder import open_timm_folder
-from semigrid.trainers.predictions import Predictions
+from semigrid.trainers.evaluation.predictions import Predictions
 
 if TYPE_CHECKING:
     from torch import nn

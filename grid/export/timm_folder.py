@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from semigrid.trainers.trial import TrialSpec
+from semigrid.trainers.trial.identity import TrialSpec
 
 if TYPE_CHECKING:
     from torch import nn

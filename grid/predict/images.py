@@ -20,7 +20,7 @@ from semigrid.data.sources.files import folder_items
 from semigrid.data.sources.items import SUFFIXES, Item
 from semigrid.data.storage import Storage, open_storage
 from semigrid.data.views.render import BrokenImageError, decode
-from semigrid.trainers.trial_data import EVALUATION_BATCH
+from semigrid.trainers.trial.data import EVALUATION_BATCH
 
 SPLITS = (*LABELED_SPLITS, POOL)
 # Images of an output file: the most that an interruption costs, and that memory holds.

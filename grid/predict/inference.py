@@ -13,12 +13,12 @@ from semigrid.grid.predict.images import ImageRange
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell, Plan
 from semigrid.grid.study.winner import load_winner
-from semigrid.trainers.evaluate import predict
-from semigrid.trainers.job import Place
-from semigrid.trainers.models import input_statistics
-from semigrid.trainers.trial import TrialSpec
-from semigrid.trainers.trial_data import EVALUATION_BATCH, view_settings
-from semigrid.trainers.trial_model import finished_model
+from semigrid.trainers.evaluation.evaluate import predict
+from semigrid.trainers.models.create import input_statistics
+from semigrid.trainers.trial.data import EVALUATION_BATCH, view_settings
+from semigrid.trainers.trial.identity import TrialSpec
+from semigrid.trainers.trial.job import Place
+from semigrid.trainers.trial.model import finished_model
 
 # Bytes of the views that one process makes and passes to the process with the model at once.
 BLOCK_BYTES = 16 * 2**20

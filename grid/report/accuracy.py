@@ -13,7 +13,7 @@ from semigrid.grid.analysis.slices import SliceResult
 from semigrid.grid.analysis.statistics import mean
 from semigrid.grid.report.charts import COLORS, Series, bars, heat, lines, reliability, short
 from semigrid.grid.report.figure import Figure, Missing
-from semigrid.trainers.scores import calibration_bins, calibration_error
+from semigrid.trainers.evaluation.scores import calibration_bins, calibration_error
 
 MOST_BARS = 40  # classes or slices in a chart; more are in the table
 MOST_CLASSES = 60  # classes in a confusion matrix

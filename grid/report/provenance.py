@@ -6,7 +6,7 @@ from functools import reduce
 from semigrid.data.schema import Manifest
 from semigrid.grid.analysis.result_set import ResultSet
 from semigrid.grid.status.cost import show_bill
-from semigrid.trainers.progress import DeviceSeconds, add
+from semigrid.trainers.execution.progress import DeviceSeconds, add
 
 
 def facts(results: ResultSet) -> dict[str, list[str]]:

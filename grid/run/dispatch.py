@@ -7,8 +7,8 @@ from semigrid.grid.study.ledger import Ledger, Record, summarize
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.study.state import Job
-from semigrid.trainers.job import Failure, TrialJob
 from semigrid.trainers.options import REPORT_SECONDS
+from semigrid.trainers.trial.job import Failure, TrialJob
 
 # Reports that a driver takes in a second; a training waits until its own is taken.
 REPORTS_PER_SECOND = 50

@@ -14,10 +14,10 @@ from semigrid.data.errors import InputError
 from semigrid.data.views.augment import isolated_random, make_view
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.state import StudyState
-from semigrid.trainers.models import input_statistics
-from semigrid.trainers.stepper import normalizes_over_batch
-from semigrid.trainers.trial_data import view_settings
-from semigrid.trainers.trial_model import start_model
+from semigrid.trainers.loop.stepper import normalizes_over_batch
+from semigrid.trainers.models.create import input_statistics
+from semigrid.trainers.trial.data import view_settings
+from semigrid.trainers.trial.model import start_model
 
 
 def check_models(study: StudyState, say: Callable[[str], None]) -> bool:

@@ -27,8 +27,8 @@ from semigrid.grid.run.observer import RunObserver
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.study.state import Job, StudyState
+from semigrid.trainers.cluster.ray_nodes import free_nodes, placement
 from semigrid.trainers.options import uses_ray_stream
-from semigrid.trainers.ray_nodes import free_nodes, placement
 
 # Time between two looks at the machines of the cluster, in seconds.
 LOOK_SECONDS = 1.0

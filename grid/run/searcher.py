@@ -20,10 +20,10 @@ from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.study.state import Job
 from semigrid.grid.study.summary import ENDED
 from semigrid.grid.trackers.tracker import Trackers
-from semigrid.trainers.fence import begin_attempt, end_attempts
-from semigrid.trainers.job import Failure, TrialResult
 from semigrid.trainers.layout import latest_checkpoint
 from semigrid.trainers.ray_worker import free_orphans
+from semigrid.trainers.trial.fence import begin_attempt, end_attempts
+from semigrid.trainers.trial.job import Failure, TrialResult
 
 # Largest clock difference tolerated between two machines, in seconds.
 CLOCK_SECONDS = 5.0

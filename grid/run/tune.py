@@ -24,11 +24,11 @@ from semigrid.grid.run.work import do_job
 from semigrid.grid.study.ledger import Ledger
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.trackers.tracker import Trackers
-from semigrid.trainers.job import TrialJob
+from semigrid.trainers.cluster.ray_nodes import placement
 from semigrid.trainers.layout import CHECKPOINTS, checkpoint_folder
-from semigrid.trainers.ray_nodes import placement
 from semigrid.trainers.ray_worker import run_group
-from semigrid.trainers.trial_run import TrainedTrial
+from semigrid.trainers.trial.job import TrialJob
+from semigrid.trainers.trial.run import TrainedTrial
 
 Work = Callable[[dict[str, Any]], None]
 

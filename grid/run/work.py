@@ -8,9 +8,11 @@ from dataclasses import replace
 
 from semigrid.grid.study.ledger import Ledger, Record, start_record
 from semigrid.grid.study.summary import ENDED
-from semigrid.trainers.checkpoint import Checkpoints
-from semigrid.trainers.fence import FencedError
-from semigrid.trainers.job import (
+from semigrid.trainers.execution.checkpoint import Checkpoints
+from semigrid.trainers.execution.progress import Meter, device_kind, held_devices, read_progress
+from semigrid.trainers.execution.runtime import InlineRuntime, ReportMetrics
+from semigrid.trainers.trial.fence import FencedError
+from semigrid.trainers.trial.job import (
     DamagedWeightsError,
     Failure,
     FailureKind,
@@ -18,9 +20,7 @@ from semigrid.trainers.job import (
     TrialJob,
     TrialResult,
 )
-from semigrid.trainers.progress import Meter, device_kind, held_devices, read_progress
-from semigrid.trainers.runtime import InlineRuntime, ReportMetrics
-from semigrid.trainers.trial_run import TrainedTrial, evaluate_trial, run_trial
+from semigrid.trainers.trial.run import TrainedTrial, evaluate_trial, run_trial
 
 # Trains a trial on a group of workers.
 RunGroup = Callable[[TrialJob], TrainedTrial]

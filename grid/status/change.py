@@ -12,7 +12,7 @@ from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.state import StudyState
 from semigrid.grid.study.summary import ENDED
-from semigrid.trainers.trial import TrialSpec
+from semigrid.trainers.trial.identity import TrialSpec
 
 # ``anew``: an earlier version of the cell was trained; ``not asked``: left out by --only.
 What = Literal["finished", "continued", "new", "anew", "failed", "blocked", "not asked"]

@@ -10,8 +10,8 @@ from typing import Any
 from semigrid.grid.study.plan import Search
 from semigrid.grid.study.state import StudyState
 from semigrid.grid.study.summary import CostSample, forwards, kind_of_model
-from semigrid.trainers.progress import DeviceSeconds, add
-from semigrid.trainers.trial import TrialSpec
+from semigrid.trainers.execution.progress import DeviceSeconds, add
+from semigrid.trainers.trial.identity import TrialSpec
 
 # Assumptions of an estimate from FLOPs: GPUs are this one at this share of its peak. A CPU core
 # reaches this many FLOP/s in float32, and takes this many seconds more per forward (a view takes
@@ -157,8 +157,8 @@ def _counted(spec: TrialSpec, classes: int, on_gpus: bool) -> _Pace | None:
     """Imports PyTorch and builds the model, without its weights."""
     import torch
 
-    from semigrid.trainers.models import flops_per_image
-    from semigrid.trainers.trial_model import start_model
+    from semigrid.trainers.models.create import flops_per_image
+    from semigrid.trainers.trial.model import start_model
 
     try:
         with torch.device("meta"):

@@ -17,8 +17,8 @@ from semigrid.grid.status.snapshot import RunningTrial, Snapshot
 from semigrid.grid.study.layout import SNAPSHOT
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.state import Job, StudyState
+from semigrid.trainers.execution.progress import read_progress
 from semigrid.trainers.layout import checkpoint_folder
-from semigrid.trainers.progress import read_progress
 
 
 class LiveView:

@@ -13,7 +13,7 @@ from semigrid.data.storage import Storage
 from semigrid.grid.status.cost import Cost, Estimate, estimate, spent
 from semigrid.grid.study.layout import SNAPSHOT
 from semigrid.grid.study.state import StudyState
-from semigrid.trainers.progress import DeviceSeconds
+from semigrid.trainers.execution.progress import DeviceSeconds
 
 WRITE_SECONDS = 3.0
 # Longest silence of a busy driver, or of a slow bucket, in seconds.

@@ -7,10 +7,10 @@ earlier waves of its cell, so the decision does not depend on what runs at the s
 
 from collections.abc import Sequence
 
-from semigrid.trainers.choose import Cutoffs, rank
+from semigrid.trainers.evaluation.choose import Cutoffs, rank
 from semigrid.trainers.recipe import Recipe
 
-# a trial's (step, Acc@1, cross-entropy) at its evaluations, see ``trainers.choose.course``
+# a trial's (step, Acc@1, cross-entropy) at its evaluations, see ``choose.course``
 Course = Sequence[tuple[int, float, float]]
 
 

@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from semigrid.data.storage import FileFacts, Storage
 from semigrid.grid.study.layout import LEDGER, log_file, record_file
 from semigrid.grid.study.summary import ENDED, Status, TrialSummary, cost_sample
-from semigrid.trainers.choose import course
+from semigrid.trainers.evaluation.choose import course
+from semigrid.trainers.execution.progress import DeviceSeconds
 from semigrid.trainers.layout import predictions_file, weights_file
-from semigrid.trainers.progress import DeviceSeconds
-from semigrid.trainers.trial import TrialSpec
-from semigrid.trainers.weights import Weights
+from semigrid.trainers.models.weights import Weights
+from semigrid.trainers.trial.identity import TrialSpec
 
 
 class Record(BaseModel):

@@ -10,10 +10,10 @@ from typing import Any
 from semigrid.data.errors import InputError
 from semigrid.data.splits import pool_subset
 from semigrid.grid.experiment import Experiment, labeled_images, nearest, show_percent
-from semigrid.trainers.job import Place
 from semigrid.trainers.methods import METHODS, resolve
 from semigrid.trainers.recipe import Recipe
-from semigrid.trainers.trial import TrialSpec
+from semigrid.trainers.trial.identity import TrialSpec
+from semigrid.trainers.trial.job import Place
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.search import Tried, Wave, space_of, suggest_wave
 from semigrid.grid.study.state import Job, SearchState, StudyState, Trial, goals_of
 from semigrid.grid.study.summary import COLLAPSED, TrialSummary
-from semigrid.trainers.choose import Cutoffs, rank, stopped_at
-from semigrid.trainers.trial import TrialSpec
+from semigrid.trainers.evaluation.choose import Cutoffs, rank, stopped_at
+from semigrid.trainers.trial.identity import TrialSpec
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Literal, get_args
 
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.summary import ENDED, SETTLED, TrialSummary
-from semigrid.trainers.choose import Cutoffs, stopped_at
-from semigrid.trainers.job import JobKind
-from semigrid.trainers.trial import TrialSpec
+from semigrid.trainers.evaluation.choose import Cutoffs, stopped_at
+from semigrid.trainers.trial.identity import TrialSpec
+from semigrid.trainers.trial.job import JobKind
 
 # the stages of a search, in the order in which it goes through them
 Stage = Literal["waiting", "searching", "seeds", "evaluating", "finished", "failed", "blocked"]

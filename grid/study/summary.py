@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from semigrid.trainers.execution.progress import DeviceSeconds
 from semigrid.trainers.methods import METHODS, MethodName
-from semigrid.trainers.progress import DeviceSeconds
 from semigrid.trainers.recipe import Recipe
-from semigrid.trainers.trial import TrialSpec
+from semigrid.trainers.trial.identity import TrialSpec
 
 Status = Literal["started", "finished", "stopped", "diverged", "collapsed", "failed"]
 # the recipe itself made the training worthless
@@ -40,7 +40,7 @@ class TrialSummary:
 
     ``val`` and ``test`` are scores by name; ``test`` is None until the trial is evaluated as a
     cell's winner. ``course`` holds (step, Acc@1, cross-entropy) of its evaluations, see
-    ``trainers.choose.course``, without the one at which it collapsed. ``sample`` is None until the
+    ``choose.course``, without the one at which it collapsed. ``sample`` is None until the
     trial has ended.
     """
 

@@ -12,8 +12,8 @@ from semigrid.grid.study.layout import EXPERIMENT_COPY
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell, Plan
 from semigrid.grid.study.state import StudyState
-from semigrid.trainers.choose import rank
-from semigrid.trainers.job import DamagedWeightsError, Place
+from semigrid.trainers.evaluation.choose import rank
+from semigrid.trainers.trial.job import DamagedWeightsError, Place
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,7 +58,7 @@ def load_winner(plan: Plan, cell: Cell, record: Record, folder: str) -> tuple["n
 
     Raises ``InputError`` where the weights are missing or damaged.
     """
-    from semigrid.trainers.trial_model import finished_model
+    from semigrid.trainers.trial.model import finished_model
 
     search = next(search for search in plan.searches if search.cell == cell)
     sha256 = record.weights_file.sha256 if record.weights_file else None

@@ -14,7 +14,7 @@ from semigrid.grid.analysis.statistics import LEVEL
 from semigrid.grid.experiment import show_percent
 from semigrid.grid.status.show import show_seconds
 from semigrid.grid.tables.table import Column, Table, frame_of, frame_records
-from semigrid.trainers.weights import Weights
+from semigrid.trainers.models.weights import Weights
 
 CellColumns = list[Column[CellResult]]
 

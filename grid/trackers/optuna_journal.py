@@ -18,7 +18,7 @@ from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.search import distribution
 from semigrid.grid.study.summary import ENDED
 from semigrid.grid.trackers.tracker import Past, TrackedTrial, Tracker, folder_at
-from semigrid.trainers.choose import course, stopped_at
+from semigrid.trainers.evaluation.choose import course, stopped_at
 from semigrid.trainers.methods import Space
 
 # User attribute of a study's trial: the identity of the trial it shows.

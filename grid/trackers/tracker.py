@@ -13,8 +13,8 @@ from semigrid.grid.study.layout import EXPERIMENT_COPY
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.state import Job
 from semigrid.grid.study.summary import ENDED
-from semigrid.trainers.choose import Cutoffs
-from semigrid.trainers.trial import TrialSpec
+from semigrid.trainers.evaluation.choose import Cutoffs
+from semigrid.trainers.trial.identity import TrialSpec
 
 # Longest wait at the end of a run for what is still to be written, in seconds.
 LAST_SECONDS = 60.0

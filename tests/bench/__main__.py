@@ -24,7 +24,7 @@ from tests.bench.stopping import early_stopping
 from tests.bench.stream import memory_at, stream_rates
 from tests.bench.trials import trial_costs
 
-from semigrid.trainers.mixup import draw_pseudo_mix, pseudo_mix, smooth_one_hot
+from semigrid.trainers.methods.mixup import draw_pseudo_mix, pseudo_mix, smooth_one_hot
 
 
 def mixing() -> Iterator[tuple[str, str, float, float]]:

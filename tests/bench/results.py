@@ -25,8 +25,8 @@ from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.ledger import Ledger, start_record, summarize
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.state import Job
+from semigrid.trainers.evaluation.predictions import Predictions
 from semigrid.trainers.layout import predictions_file
-from semigrid.trainers.predictions import Predictions
 
 CLASSES, PER_CLASS, SEEDS, TRIALS, EVALUATIONS = 30, 167, 3, 16, 20
 DATASETS = ("vests", "cases", "aprons")

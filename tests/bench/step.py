@@ -15,14 +15,14 @@ from semigrid.data.schema import ImageTable
 from semigrid.data.storage import open_storage
 from semigrid.data.views.augment import ViewSettings
 from semigrid.data.views.render import Batch
-from semigrid.trainers.checkpoint import Checkpoints
+from semigrid.trainers.execution.checkpoint import Checkpoints
+from semigrid.trainers.execution.runtime import InlineRuntime
+from semigrid.trainers.loop.streams import Streams
+from semigrid.trainers.loop.training import Training, step_seed
 from semigrid.trainers.methods import METHODS, published, resolve
-from semigrid.trainers.models import create_model, flops_per_image
+from semigrid.trainers.models.create import create_model, flops_per_image
 from semigrid.trainers.options import Precision, TrainOptions
 from semigrid.trainers.recipe import Recipe
-from semigrid.trainers.runtime import InlineRuntime
-from semigrid.trainers.streams import Streams
-from semigrid.trainers.training import Training, step_seed
 
 CLASSES, RATIO = 10, 5
 # dense peak in bfloat16, in FLOP/s, from NVIDIA's data sheets

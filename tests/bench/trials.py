@@ -54,7 +54,7 @@ def trivial(config: dict[str, Any]) -> None:
     from ray import tune
 
     from semigrid.grid.study.ledger import Ledger, start_record
-    from semigrid.trainers.job import TrialJob, TrialResult
+    from semigrid.trainers.trial.job import TrialJob, TrialResult
 
     job = TrialJob.model_validate_json(config["job"])
     spec, place = job.spec, job.place

@@ -21,7 +21,7 @@ from tests.chaos import grid
 from tests.chaos.cluster import TwoNodes, children, kill, title
 
 from semigrid.grid.study.summary import ENDED
-from semigrid.trainers.progress import WRITE_SECONDS_VARIABLE
+from semigrid.trainers.execution.progress import WRITE_SECONDS_VARIABLE
 
 # So many of each: trial is the process of a training, worker one of a DDP group, controller Ray
 # Train's, node the second raylet with all that it started, driver the process that drives Ray,

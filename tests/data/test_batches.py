@@ -13,7 +13,7 @@ from semigrid.data.batches import EvalBatches
 from semigrid.data.schema import Dataset, ImageTable
 from semigrid.data.views.augment import ViewSettings
 from semigrid.data.views.render import Batch, BrokenImageError, decode
-from semigrid.trainers.trial_data import pool_units
+from semigrid.trainers.trial.data import pool_units
 
 VIEWS = ViewSettings(img_size=16, crop_scale=(0.5, 1.0), weak_crop_scale=(0.5, 1.0))
 BOTH = ("weak", "strong")

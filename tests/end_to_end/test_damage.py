@@ -25,11 +25,11 @@ from semigrid.data.storage import open_storage
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.ledger import Ledger
 from semigrid.grid.study.plan import Plan
-from semigrid.trainers.checkpoint import Checkpoints
-from semigrid.trainers.job import TrialJob
+from semigrid.trainers.execution.checkpoint import Checkpoints
+from semigrid.trainers.execution.runtime import InlineRuntime
 from semigrid.trainers.layout import predictions_file, weights_file
-from semigrid.trainers.runtime import InlineRuntime
-from semigrid.trainers.trial_run import run_trial
+from semigrid.trainers.trial.job import TrialJob
+from semigrid.trainers.trial.run import run_trial
 
 TEXT = experiment_text(
     grid=[{"model": "vit", "labels": ["50%"]}, {"model": "semi-vit", "labels": ["50%"]}],

@@ -35,12 +35,12 @@ from semigrid.data.splits import seeded_order
 from semigrid.data.storage import open_storage
 from semigrid.data.views.render import Batch
 from semigrid.grid.study.ledger import Record
-from semigrid.trainers.fence import begin_attempt
-from semigrid.trainers.job import TrialJob, TrialResult
+from semigrid.trainers.cluster.ray_nodes import NODE_ID, has_room, keep_free, kept_free
+from semigrid.trainers.evaluation.predictions import decode_predictions
 from semigrid.trainers.layout import predictions_file
-from semigrid.trainers.predictions import decode_predictions
-from semigrid.trainers.ray_nodes import NODE_ID, has_room, keep_free, kept_free
-from semigrid.trainers.trial_data import pool_units, view_settings
+from semigrid.trainers.trial.data import pool_units, view_settings
+from semigrid.trainers.trial.fence import begin_attempt
+from semigrid.trainers.trial.job import TrialJob, TrialResult
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
 

@@ -23,17 +23,17 @@ from tests.helpers.tiny import (
 from semigrid.data.batches import EvalBatches
 from semigrid.data.catalog import open_dataset
 from semigrid.data.storage import open_storage
-from semigrid.trainers.checkpoint import Checkpoints
-from semigrid.trainers.loop import train
+from semigrid.trainers.execution.checkpoint import Checkpoints
+from semigrid.trainers.execution.runtime import DistributedRuntime
+from semigrid.trainers.loop.outcome import Outcome
+from semigrid.trainers.loop.streams import Streams
+from semigrid.trainers.loop.train import train
+from semigrid.trainers.loop.training import Training
 from semigrid.trainers.methods import published, resolve
-from semigrid.trainers.models import create_model
+from semigrid.trainers.models.create import create_model
 from semigrid.trainers.options import TrainOptions
-from semigrid.trainers.outcome import Outcome
 from semigrid.trainers.recipe import Recipe
-from semigrid.trainers.runtime import DistributedRuntime
-from semigrid.trainers.streams import Streams
-from semigrid.trainers.training import Training
-from semigrid.trainers.trial_data import view_settings
+from semigrid.trainers.trial.data import view_settings
 
 # divides by 1, 2 and 3 workers
 TWENTY = {"steps": 20, "evaluations": 20, "batch_size": 12, "drop_path": 0.3}

@@ -13,9 +13,9 @@ from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.ledger import Ledger, start_record
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.scheduler import Scheduler
+from semigrid.trainers.evaluation.predictions import Predictions
 from semigrid.trainers.layout import predictions_file
-from semigrid.trainers.predictions import Predictions
-from semigrid.trainers.trial import TrialSpec
+from semigrid.trainers.trial.identity import TrialSpec
 
 GRID = [
     {"model": "vit", "labels": ["25%", "50%", "100%"]},

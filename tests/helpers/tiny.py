@@ -14,17 +14,17 @@ from semigrid.data.batches import EvalBatches, MemoryBatches
 from semigrid.data.order import Share, StreamOrder
 from semigrid.data.schema import Dataset, ImageTable
 from semigrid.data.views.augment import ViewSettings
-from semigrid.trainers.checkpoint import Checkpoints
-from semigrid.trainers.loop import train
+from semigrid.trainers.execution.checkpoint import Checkpoints
+from semigrid.trainers.execution.runtime import InlineRuntime
+from semigrid.trainers.loop.outcome import Outcome
+from semigrid.trainers.loop.streams import Streams
+from semigrid.trainers.loop.train import train
+from semigrid.trainers.loop.training import DEFAULT_OPTIONS, Training
 from semigrid.trainers.methods import published, resolve
-from semigrid.trainers.models import create_model
+from semigrid.trainers.models.create import create_model
 from semigrid.trainers.options import TrainOptions
-from semigrid.trainers.outcome import Outcome
 from semigrid.trainers.recipe import Recipe
-from semigrid.trainers.runtime import InlineRuntime
-from semigrid.trainers.streams import Streams
-from semigrid.trainers.training import DEFAULT_OPTIONS, Training
-from semigrid.trainers.trial_data import view_settings
+from semigrid.trainers.trial.data import view_settings
 
 VIT = "vit_tiny_patch16_224"
 # no BatchNorm: a row's output does not depend on the rows beside it
@@ -72,7 +72,7 @@ def first_rows(dataset: Dataset, split: str, rows: int) -> ImageTable:
 
 
 def tiny_streams(dataset: Dataset, recipe: Recipe, method: str, seed: int = 0) -> Streams:
-    """The streams of one worker, as ``semigrid.trainers.trial`` builds them, over a few digits."""
+    """The streams of one worker, as a trial builds them, over a few digits."""
     views = view_settings(recipe, ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
     labeled = training_batches(
         first_rows(dataset, "train", LABELED_IMAGES), recipe.batch_size, views, ("strong",), seed

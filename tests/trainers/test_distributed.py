@@ -11,12 +11,12 @@ from tests.helpers.distributed import JOBS, TWENTY, streams, trained, work
 from tests.helpers.tiny import tiny_recipe
 
 from semigrid.data.storage import open_storage
-from semigrid.trainers.checkpoint import Checkpoints, decode_weights
-from semigrid.trainers.evaluate import evaluate
+from semigrid.trainers.evaluation.evaluate import evaluate
+from semigrid.trainers.execution.checkpoint import Checkpoints, decode_weights
+from semigrid.trainers.execution.runtime import InlineRuntime
 from semigrid.trainers.methods import published, resolve
-from semigrid.trainers.models import create_model
+from semigrid.trainers.models.create import create_model
 from semigrid.trainers.options import TrainOptions
-from semigrid.trainers.runtime import InlineRuntime
 
 METHODS = ["finetune", "semi"]
 

@@ -15,14 +15,14 @@ from tests.helpers.tiny import first_rows, training_batches
 from semigrid.data.batches import EvalBatches
 from semigrid.data.catalog import open_dataset
 from semigrid.data.storage import open_storage
-from semigrid.trainers.checkpoint import Checkpoints
-from semigrid.trainers.streams import Streams
-from semigrid.trainers.loop import train
-from semigrid.trainers.training import Training
-from semigrid.trainers.models import create_model, input_statistics
+from semigrid.trainers.execution.checkpoint import Checkpoints
+from semigrid.trainers.loop.streams import Streams
+from semigrid.trainers.loop.train import train
+from semigrid.trainers.loop.training import Training
+from semigrid.trainers.models.create import create_model, input_statistics
 from semigrid.trainers.methods import published, resolve
-from semigrid.trainers.runtime import InlineRuntime
-from semigrid.trainers.trial_data import view_settings
+from semigrid.trainers.execution.runtime import InlineRuntime
+from semigrid.trainers.trial.data import view_settings
 
 method, backbone, labeled, steps = {method!r}, {backbone!r}, {labeled}, {steps}
 digits = open_dataset("builtin://digits")

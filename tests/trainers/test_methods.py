@@ -8,11 +8,11 @@ from tests.helpers.tiny import SimulatedRank, on_ranks
 from torch import nn
 
 from semigrid.data.storage import open_storage
-from semigrid.trainers.checkpoint import Checkpoints
-from semigrid.trainers.losses import entropy, soft_cross_entropy
+from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.methods import METHODS
+from semigrid.trainers.methods.losses import entropy, soft_cross_entropy
+from semigrid.trainers.methods.mixup import draw_pseudo_mix
 from semigrid.trainers.methods.step import RankShard, StepContext, StepInput, StepTargets
-from semigrid.trainers.mixup import draw_pseudo_mix
 from semigrid.trainers.recipe import Recipe
 
 PLAIN = {"mixup": 0, "cutmix": 0, "label_smoothing": 0.2, "unlabeled_loss_weight": 3.0}

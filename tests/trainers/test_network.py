@@ -2,7 +2,7 @@
 
 import socket
 
-from semigrid.trainers.ray_network import backend_for, device_of, talk_over
+from semigrid.trainers.cluster.ray_network import backend_for, device_of, talk_over
 
 
 def test_the_loopback_holds_its_address_and_no_device_holds_anothers() -> None:

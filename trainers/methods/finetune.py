@@ -43,7 +43,7 @@ def labeled_rows(step: StepInput, context: StepContext, draw: torch.Generator) -
     """
     import torch
 
-    from semigrid.trainers.mixup import draw_labeled_mix, mix_labeled, smooth_one_hot
+    from semigrid.trainers.methods.mixup import draw_labeled_mix, mix_labeled, smooth_one_hot
 
     recipe, shard = context.recipe, context.shard
     x, y = step.x, smooth_one_hot(step.y, context.num_classes, recipe.label_smoothing)

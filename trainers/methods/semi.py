@@ -39,7 +39,7 @@ def step_targets(step: StepInput, context: StepContext, draw: torch.Generator) -
     """
     import torch
 
-    from semigrid.trainers.mixup import draw_pseudo_mix, pseudo_mix, smooth_one_hot
+    from semigrid.trainers.methods.mixup import draw_pseudo_mix, pseudo_mix, smooth_one_hot
 
     assert step.weak is not None and step.strong is not None
     recipe, shard = context.recipe, context.shard

@@ -39,9 +39,9 @@ from semigrid.data.storage.bucket_errors import is_away, refusal
 from semigrid.data.storage.fsspec_names import S3_OPTIONS, open_filesystem, put_if_unchanged
 from semigrid.grid.study.layout import LOCK
 from semigrid.grid.study.lock import RunLock
-from semigrid.trainers.fence import Fence, FencedError, FencedStorage, begin_attempt
-from semigrid.trainers.pretrained import load_from_file
-from semigrid.trainers.weights import file_weights
+from semigrid.trainers.models.pretrained import load_from_file
+from semigrid.trainers.models.weights import file_weights
+from semigrid.trainers.trial.fence import Fence, FencedError, FencedStorage, begin_attempt
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from semigrid.grid.tables.cells import cells_table
 from semigrid.grid.tables.formats import Format
 from semigrid.grid.tables.table import Column, Table
 from semigrid.grid.tables.terminal import show
-from semigrid.trainers.weights import Weights
+from semigrid.trainers.models.weights import Weights
 
 
 @pytest.fixture

@@ -33,8 +33,8 @@ from semigrid.grid.tables.render import to_csv, to_json, to_markdown
 from semigrid.grid.tables.slices import slice_columns, slices_table
 from semigrid.grid.tables.table import Column, Table
 from semigrid.grid.tables.terminal import show
+from semigrid.trainers.evaluation.predictions import decode_predictions
 from semigrid.trainers.layout import predictions_file
-from semigrid.trainers.predictions import decode_predictions
 
 # value of the slice, images, right ones
 Counts = Sequence[tuple[str | None, int, int]]

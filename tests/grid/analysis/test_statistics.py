@@ -22,7 +22,7 @@ from semigrid.grid.analysis.statistics import (
     holm,
     share_interval,
 )
-from semigrid.trainers.scores import ECE_BINS, scores
+from semigrid.trainers.evaluation.scores import ECE_BINS, scores
 
 
 def table(images: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -40,12 +40,12 @@ from semigrid.grid.study.ledger import Ledger, Record
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.winner import find_winner
 from semigrid.grid.tables.markdown import escape
+from semigrid.trainers.evaluation.predictions import Predictions, decode_predictions
 from semigrid.trainers.layout import predictions_file, weights_file
-from semigrid.trainers.models import input_statistics
-from semigrid.trainers.predictions import Predictions, decode_predictions
-from semigrid.trainers.trial_data import view_settings
-from semigrid.trainers.trial_model import finished_model
-from semigrid.trainers.weights import Weights
+from semigrid.trainers.models.create import input_statistics
+from semigrid.trainers.models.weights import Weights
+from semigrid.trainers.trial.data import view_settings
+from semigrid.trainers.trial.model import finished_model
 
 CLASSES = ("<script>alert(1)|b</script>", "dots `x` **y**\n# z", "plain_&amp; [a](b:c)")
 COUNTRIES = ("MX|<b>", "BR", "")

@@ -35,8 +35,8 @@ from semigrid.grid.predict.images import (
 )
 from semigrid.grid.predict.inference import Predictor, WinnerModel, joined, make_views, winner_model
 from semigrid.grid.study.winner import find_winner
+from semigrid.trainers.evaluation.predictions import Predictions, decode_predictions
 from semigrid.trainers.layout import predictions_file, weights_file
-from semigrid.trainers.predictions import Predictions, decode_predictions
 
 CELL = "digits/vit/100%"
 THRESHOLD = Calibration(None, 0.1025, 151, 100, 50, 0.4)

@@ -8,7 +8,7 @@ from tests.helpers.scheduling import scheduler_of, start_next
 from semigrid.data.storage import open_storage
 from semigrid.grid.run.dispatch import conclude, process_died, trial_job
 from semigrid.grid.study.ledger import Ledger, start_record
-from semigrid.trainers.job import Failure, TrialJob, TrialResult
+from semigrid.trainers.trial.job import Failure, TrialJob, TrialResult
 
 
 def test_a_job_and_its_result_travel_as_json(tmp_path: Path) -> None:

@@ -36,21 +36,21 @@ from semigrid.grid.status.cost import (
 from semigrid.grid.study.ledger import Ledger, Record, start_record
 from semigrid.grid.study.state import Job, StudyState
 from semigrid.grid.study.summary import cost_sample, forwards
-from semigrid.trainers.checkpoint import Checkpoints
-from semigrid.trainers.job import JobKind, TrialJob
-from semigrid.trainers.layout import PROGRESS
-from semigrid.trainers.loop import train
-from semigrid.trainers.methods import resolve
-from semigrid.trainers.options import TrainOptions
-from semigrid.trainers.progress import (
+from semigrid.trainers.execution.checkpoint import Checkpoints
+from semigrid.trainers.execution.progress import (
     WRITE_SECONDS_VARIABLE,
     Meter,
     held_devices,
     read_progress,
 )
-from semigrid.trainers.runtime import InlineRuntime
-from semigrid.trainers.training import Training
-from semigrid.trainers.trial_run import TrainedTrial
+from semigrid.trainers.execution.runtime import InlineRuntime
+from semigrid.trainers.layout import PROGRESS
+from semigrid.trainers.loop.train import train
+from semigrid.trainers.loop.training import Training
+from semigrid.trainers.methods import resolve
+from semigrid.trainers.options import TrainOptions
+from semigrid.trainers.trial.job import JobKind, TrialJob
+from semigrid.trainers.trial.run import TrainedTrial
 
 
 def state_of(text: str, records: dict[str, Record]) -> StudyState:

@@ -24,7 +24,7 @@ from semigrid.grid.status.snapshot import RunningTrial, Snapshot
 from semigrid.grid.status.watch import follow
 from semigrid.grid.study.layout import SNAPSHOT
 from semigrid.grid.study.scheduler import Scheduler
-from semigrid.trainers.progress import Meter
+from semigrid.trainers.execution.progress import Meter
 
 
 def printed(part: RenderableType, width: int = 100) -> str:

@@ -14,7 +14,7 @@ from semigrid.grid.study.halving import cutoffs, rungs
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.state import Job
 from semigrid.grid.study.summary import TrialSummary
-from semigrid.trainers.choose import Cutoffs, course, stopped_at
+from semigrid.trainers.evaluation.choose import Cutoffs, course, stopped_at
 from semigrid.trainers.recipe import Recipe
 
 

@@ -27,7 +27,7 @@ from semigrid.grid.tables import render
 from semigrid.grid.tables.classes import confusions_table
 from semigrid.grid.tables.formats import Format, View, format_of
 from semigrid.grid.tables.views import view_table
-from semigrid.trainers.predictions import decode_predictions
+from semigrid.trainers.evaluation.predictions import decode_predictions
 
 
 @pytest.fixture

@@ -1,0 +1,130 @@
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import timm
+import torch
+from tests.helpers.tiny import VIT, VIT_ARGS, tiny_recipe
+from torch import nn
+
+from semigrid.trainers.backbones import backbone_problem
+from semigrid.trainers.methods import published
+from semigrid.trainers.models.create import create_model, flops_per_image, input_statistics
+
+
+@pytest.mark.parametrize(
+    ("backbone", "pretrained"),
+    [
+        ("vit_base_patch16_224.mae", True),
+        ("resnet18.tv_in1k", True),
+        ("resnet18.tv_in1k", False),
+        ("resnet18", False),
+    ],
+)
+def test_good_names_have_no_problem(backbone: str, pretrained: bool) -> None:
+    assert backbone_problem(backbone, pretrained) is None
+
+
+def test_an_unknown_name_comes_with_the_nearest() -> None:
+    problem = backbone_problem("resnet81", True)
+    assert problem is not None
+    assert "timm has no backbone of this name" in problem and "resnet18" in problem
+
+
+def test_a_name_unlike_any_other() -> None:
+    assert backbone_problem("???", False) == "timm has no backbone of this name"
+
+
+def test_an_unknown_tag_comes_with_those_there_are() -> None:
+    problem = backbone_problem("resnet18.tv_in2k", True)
+    assert problem is not None
+    assert "timm has no weights of this tag for resnet18" in problem
+    assert "resnet18.tv_in1k" in problem and "resnet18d" not in problem
+
+
+def test_pretrained_weights_need_their_tag() -> None:
+    problem = backbone_problem("resnet18", True)
+    assert problem is not None
+    assert "pretrained weights need a tag" in problem and "resnet18.tv_in1k" in problem
+
+
+def test_names_are_checked_without_importing_torch() -> None:
+    # a typing error in an experiment file is told at once, not after five seconds
+    assert backbone_problem("resnet18.tv_in1k", True) is None  # fills the cache
+    code = """
+import sys
+from semigrid.trainers.backbones import backbone_problem
+assert backbone_problem("resnet18.tv_in1k", True) is None
+print(sorted({"torch", "timm"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def tiny(seed: int, **recipe: Any) -> nn.Module:
+    return create_model(VIT, 10, tiny_recipe("finetune", **recipe), VIT_ARGS, False, seed)
+
+
+def test_a_model_is_a_function_of_its_seed() -> None:
+    torch.manual_seed(1)
+    first = tiny(seed=5).state_dict()
+    torch.manual_seed(2)
+    second, other = tiny(seed=5).state_dict(), tiny(seed=6).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["head.weight"], other["head.weight"])
+    assert not torch.equal(first["pos_embed"], other["pos_embed"])
+
+
+def test_creating_a_model_leaves_the_global_generator_alone() -> None:
+    state = torch.get_rng_state()
+    tiny(seed=5)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_head_starts_small_and_without_bias() -> None:
+    head = tiny(seed=0, head_std=2e-5).get_classifier()
+    assert head.weight.shape == (10, 32)
+    assert head.weight.std().item() == pytest.approx(2e-5, rel=0.15)
+    assert not head.bias.any()
+
+
+def test_a_resnet_keeps_timms_own_head() -> None:
+    recipe = published("finetune", "resnet18", {"steps": 1})
+    head = create_model("test_resnet", 7, recipe, {}, False, 0).get_classifier()
+    assert head.out_features == 7
+    assert head.weight.std().item() > 0.005
+
+
+def test_drop_path_grows_with_depth_up_to_the_recipes() -> None:
+    model = tiny(seed=0, drop_path=0.1)
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in model.blocks]
+    assert rates == pytest.approx([0.0, 0.1])
+
+
+def test_input_statistics_are_those_of_the_weights() -> None:
+    assert input_statistics(timm.create_model("resnet18.tv_in1k")) == (
+        (0.485, 0.456, 0.406),
+        (0.229, 0.224, 0.225),
+    )
+    # the supervised ViT was trained on [−1, 1]
+    assert input_statistics(timm.create_model("vit_tiny_patch16_224", depth=1)) == (
+        (0.5, 0.5, 0.5),
+        (0.5, 0.5, 0.5),
+    )
+
+
+def test_flops_of_published_models() -> None:
+    # 17.58 and 1.82 G multiply-adds, as their papers and timm's results table have them
+    with torch.device("meta"):
+        vit = timm.create_model("vit_base_patch16_224")
+        resnet = timm.create_model("resnet18")
+    assert flops_per_image(vit, 224) == pytest.approx(2 * 17.58e9, rel=0.01)
+    assert flops_per_image(resnet, 224) == pytest.approx(2 * 1.82e9, rel=0.01)
+    assert next(vit.parameters()).device.type == "meta"
+
+
+def test_a_model_that_cannot_be_counted_stops_nothing() -> None:
+    with torch.device("meta"):
+        cait = timm.create_model("cait_xxs24_224")
+    assert flops_per_image(cait, 224) is None

@@ -1,0 +1,1 @@
+"""What of Ray a training depends on."""

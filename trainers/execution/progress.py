@@ -1,0 +1,153 @@
+"""Where a training stands and what it has cost, in a file beside its checkpoint.
+
+Anybody can read it there, whatever runs the training, and it outlives a process that is killed.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from semigrid.data.storage import Storage
+from semigrid.trainers.execution.background import Background
+from semigrid.trainers.layout import PROGRESS
+from semigrid.trainers.options import TrainOptions
+
+# Time between two writes, in seconds; with 0 every step is written.
+WRITE_SECONDS = 10.0
+WRITE_SECONDS_VARIABLE = "SEMIGRID_PROGRESS_SECONDS"
+
+# Seconds by kind of device: "NVIDIA A10G", or "cpu" for the seconds of CPU cores.
+DeviceSeconds = dict[str, float]
+
+
+class Meter:
+    """Counts the device-seconds and the steps of a training, and writes them with its progress.
+
+    Args:
+        storage: the training's checkpoints.
+        held: devices by kind that the training holds while it runs, ``{"NVIDIA A10G": 4}``.
+        before: what earlier attempts at it took.
+
+    Attributes:
+        starts: the step at which each attempt at the training began, this one's last.
+    """
+
+    def __init__(
+        self, storage: Storage, held: Mapping[str, float], before: Mapping[str, float] | None = None
+    ):
+        self.storage, self.held = storage, dict(held)
+        earlier = read_progress(storage)
+        self._before = latest(before or {}, earlier.get("device_seconds", {}))
+        self.starts: list[int] = list(earlier.get("starts", []))
+        self._steps_before: int = earlier.get("steps_run", 0)
+        # where the previous attempt got to; this one may be killed before it begins
+        self._reached: int = earlier.get("reached", 0)
+        self._first: int = self._reached
+        self._step: int = self._reached
+        self._metrics: dict[str, Any] = {}
+        self._interval = float(os.environ.get(WRITE_SECONDS_VARIABLE, WRITE_SECONDS))
+        self._started = time.monotonic()
+        self._written: float | None = None
+        self._background = Background()
+
+    def spent(self) -> DeviceSeconds:
+        """What all attempts have taken up to now."""
+        elapsed = time.monotonic() - self._started
+        return add(self._before, {kind: count * elapsed for kind, count in self.held.items()})
+
+    @property
+    def steps_run(self) -> int:
+        """Steps of all attempts, each up to its last checkpoint or the last step in its file."""
+        return self._steps_before + self._step - self._first
+
+    def begin(self, step: int) -> None:
+        """Starts this attempt at a step; written at once, or a kill would hide the attempt."""
+        # the previous attempt made at least the steps up to the checkpoint
+        self._steps_before += max(0, step - self._reached)
+        self.starts.append(step)
+        self._first = self._step = step
+        self.write()
+
+    def step(self, step: int) -> None:
+        """Counts up to this number of steps."""
+        self._step = self._metrics["step"] = step
+        self._write_if_due()
+
+    def note(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the metrics with the device-seconds, and writes them if the last write is old."""
+        self._metrics = dict(metrics)
+        self._write_if_due()
+        return {**metrics, "device_seconds": self.spent()}
+
+    def _write_if_due(self) -> None:
+        if self._written is None or not self._interval:
+            self.write()
+        elif time.monotonic() - self._written >= self._interval and not self._background.busy:
+            # no step waits for storage that is slow, or away
+            self._written = time.monotonic()
+            facts = self._facts()
+            self._background.do(lambda: self._put(facts))
+
+    def write(self) -> None:
+        """Writes the file now, after any write that is under way."""
+        self.wait()
+        self._written = time.monotonic()
+        self._put(self._facts())
+
+    def wait(self) -> None:
+        """Returns when no write is under way."""
+        self._background.wait()
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            **self._metrics,
+            "device_seconds": self.spent(),
+            "starts": list(self.starts),
+            "steps_run": self.steps_run,
+            "reached": self._step,
+            "held": self.held,
+            "at": time.time(),
+        }
+
+    def _put(self, facts: Mapping[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # nothing depends on it
+            self.storage.write(PROGRESS, json.dumps(facts).encode())
+
+
+def read_progress(storage: Storage) -> dict[str, Any]:
+    """What a ``Meter`` last wrote there; empty if there is no file or it is damaged."""
+    try:
+        progress = json.loads(storage.read(PROGRESS))
+    except (OSError, ValueError):
+        return {}
+    return progress if isinstance(progress, dict) else {}
+
+
+def held_devices(kinds: list[str], options: TrainOptions) -> dict[str, float]:
+    """GPUs, or else CPU cores, that workers on devices of these kinds hold together."""
+    held: dict[str, float] = {}
+    for kind in kinds:
+        share = options.cpus_per_worker if kind == "cpu" else options.gpus_per_worker or 1.0
+        held[kind] = held.get(kind, 0.0) + share
+    return held
+
+
+def device_kind(device: Any) -> str:
+    """``cpu``, or the GPU's name as its driver gives it."""
+    if device.type != "cuda":
+        return str(device.type)
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+def add(one: Mapping[str, float], other: Mapping[str, float]) -> DeviceSeconds:
+    return {kind: one.get(kind, 0.0) + other.get(kind, 0.0) for kind in {**one, **other}}
+
+
+def latest(one: Mapping[str, float], other: Mapping[str, float]) -> DeviceSeconds:
+    """The later of two readings of one meter: counts only grow."""
+    return {kind: max(one.get(kind, 0.0), other.get(kind, 0.0)) for kind in {**one, **other}}

@@ -1,0 +1,51 @@
+"""Signs that a training leads to nothing (docs/methods.md §6)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from semigrid.trainers.loop.outcome import Outcome
+from semigrid.trainers.recipe import Recipe
+
+
+class CollapsedError(RuntimeError):
+    """The training leads to nothing and was stopped; ``outcome`` is where it stood."""
+
+    status: Literal["collapsed", "diverged"] = "collapsed"
+    outcome: Outcome
+
+
+class DivergedError(CollapsedError):
+    """The loss, or what the model predicts, is no longer a finite number."""
+
+    status: Literal["collapsed", "diverged"] = "diverged"
+
+
+def collapse(history: Sequence[dict[str, float]], recipe: Recipe, natural: float) -> str | None:
+    """Why a training with pseudo labels has collapsed; None if it has not.
+
+    It has when, for ``collapse_evaluations`` evaluations in a row, hardly any image reaches the
+    confidence threshold, or almost all pseudo labels are of one class (docs/methods.md §6).
+
+    Args:
+        natural: entropy in nats of the classes of val, to compare the pseudo labels' with.
+    """
+    count = min(recipe.collapse_evaluations, recipe.evaluations)
+    recent = history[-count:] if count else []
+    if not recent or len(recent) < count:
+        return None
+    after = f"at {count} evaluations in a row, the last at step {recent[-1]['step']:g}, "
+    if all(record["mask_rate"] < recipe.min_mask_rate for record in recent):
+        return (
+            f"{after}fewer than {recipe.min_mask_rate:.1%} of the unlabelled images reached the "
+            f"confidence threshold ({recipe.confidence_threshold:g}): nothing is learnt from "
+            "them; lower confidence_threshold"
+        )
+    floor = recipe.min_pseudo_entropy * natural
+    if all(record["pseudo_entropy"] < floor for record in recent):
+        return (
+            f"{after}next to all pseudo labels were of one class (entropy "
+            f"{recent[-1]['pseudo_entropy']:.3f} nats, the classes of val have {natural:.3f}): "
+            "the teacher has collapsed; lower unlabeled_loss_weight or base_lr, or raise "
+            "confidence_threshold"
+        )
+    return None

@@ -1,0 +1,254 @@
+"""The moving parts of one training, and the three things done to them: step, evaluate, save."""
+
+import hashlib
+import math
+import time
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from semigrid.data.views.render import Batch
+from semigrid.trainers.evaluation.choose import is_better
+from semigrid.trainers.evaluation.evaluate import evaluate
+from semigrid.trainers.evaluation.predictions import Predictions
+from semigrid.trainers.execution.checkpoint import encode_weights
+from semigrid.trainers.execution.runtime import Runtime
+from semigrid.trainers.loop.health import CollapsedError, DivergedError, collapse
+from semigrid.trainers.loop.outcome import Outcome
+from semigrid.trainers.loop.schedule import create_optimizer, create_schedule
+from semigrid.trainers.loop.stepper import MicroBatchStepper, normalizes_over_batch
+from semigrid.trainers.loop.streams import Streams
+from semigrid.trainers.loop.teacher import Teacher
+from semigrid.trainers.methods import METHODS, MethodName
+from semigrid.trainers.methods.losses import StepAverages, entropy
+from semigrid.trainers.methods.step import RankShard, StepContext
+from semigrid.trainers.models.drop_path import DropPaths
+from semigrid.trainers.options import Precision, TrainOptions
+from semigrid.trainers.recipe import Recipe
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+DEFAULT_OPTIONS = TrainOptions()
+
+
+class Training:
+    """Student, teacher, optimiser and schedule of one training, and where it stands.
+
+    It resumes from the latest checkpoint, if there is one.
+
+    Args:
+        model: the student, with the weights that it starts from.
+        teacher_state: the weights that the teacher starts from; None for the student's.
+        precision: the one of the trial's identity, whatever the options say.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        method: MethodName,
+        model: nn.Module,
+        teacher_state: dict[str, torch.Tensor] | None,
+        streams: Streams,
+        runtime: Runtime,
+        *,
+        num_classes: int,
+        seed: int,
+        precision: Precision = "fp32",
+        options: TrainOptions = DEFAULT_OPTIONS,
+    ):
+        assert recipe.ema_decay is not None, "the recipe is not resolved"
+        self.recipe, self.method, self.streams = recipe, METHODS[method], streams
+        self.runtime, self.seed, self.options = runtime, seed, options
+        self.autocast_dtype = PRECISIONS[precision]
+        self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=precision == "fp16")
+        self.student = model.to(runtime.device)
+        self.drop_paths = DropPaths(self.student)
+        self.batch_norm = normalizes_over_batch(self.student)
+        if self.batch_norm:  # convolutional networks run 1.1 to 1.3 times as fast then, on a CPU
+            self.student = self.student.to(memory_format=torch.channels_last)
+        self.teacher = Teacher(
+            self.student, recipe.ema_decay, teacher_state, recipe.pool_batch_size, self._autocast
+        )
+        self.optimizer = create_optimizer(self.student, recipe)
+        self.schedule = create_schedule(self.optimizer, recipe)
+        shard = RankShard(runtime.fetch, runtime.rank, runtime.world_size)
+        self.context = StepContext(recipe, num_classes, shard, self.teach, self.batch_norm)
+        self.outcome = Outcome()
+        self.averages = StepAverages()
+        self.images_per_step = recipe.batch_size
+        if self.method.needs_pool:
+            self.images_per_step += recipe.pool_batch_size
+        labels = torch.from_numpy(np.asarray(streams.validation.table.labels))
+        self.natural_entropy = entropy(torch.bincount(labels, minlength=num_classes))
+        self._resume()
+        runtime.began(self.outcome.step)
+        if options.compile:
+            # masks change the number of rows from step to step: one graph must serve them all
+            self.student.compile(dynamic=True)
+            self.teacher.network.compile(dynamic=True)
+        micro_batch, known = options.micro_batch, runtime.checkpoints.load_micro_batch()
+        if known is not None:
+            micro_batch = min(known, micro_batch or known)
+        self.stepper = MicroBatchStepper(
+            runtime.wrap(self.student),
+            self.drop_paths,
+            runtime,
+            self._autocast,
+            self.scaler,
+            micro_batch,
+            on_split=runtime.checkpoints.save_micro_batch,
+        )
+        self.stepper.model.train()
+        self.restart_clock()
+
+    def step(self, number: int, labeled: Batch, pool: Batch | None) -> None:
+        """One optimiser step, and the teacher's update."""
+        inputs = self.streams.step_input(labeled, pool, self.runtime.device, self.batch_norm)
+        # only what a model draws for itself (dropout) may differ between ranks
+        torch.manual_seed(step_seed(self.seed, number, f"rank {self.runtime.rank}"))
+        self.drop_paths.draw(self.images_per_step, self._generator(number, "drop path"))
+        self.schedule.step_update(number)
+        targets = self.method.step_targets(inputs, self.context, self._generator(number, "mix"))
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self.stepper.learn(targets)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.teacher.update(self.student)
+        if self.batch_norm:
+            self.runtime.share_buffers(self.student, self.teacher.network)
+        self.averages.add(targets, losses)
+        self.timed_images += self.images_per_step
+        if pool is not None and pool.broken:
+            self.outcome.broken += sorted(set(pool.broken) - set(self.outcome.broken))
+
+    def teach(self, weak: torch.Tensor) -> torch.Tensor:
+        """The teacher's logits (N, K) of weak views; no more pass at once than in the student."""
+        return self.teacher.logits(weak, self.stepper.micro_batch)
+
+    def _generator(self, step: int, purpose: str) -> torch.Generator:
+        return torch.Generator().manual_seed(step_seed(self.seed, step, purpose))
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        on = self.autocast_dtype is not None
+        return torch.autocast(self.runtime.device.type, dtype=self.autocast_dtype, enabled=on)
+
+    def evaluate(self) -> None:
+        """Evaluates student and teacher on val, and keeps the best weights so far.
+
+        Raises ``CollapsedError`` or ``DivergedError`` when the training leads to nothing.
+        """
+        losses = self.averages.take(self.runtime.gather)
+        if not math.isfinite(losses["loss"]):
+            raise self._diverged(f"the mean loss is {losses['loss']}")
+        record: dict[str, float] = {"step": self.outcome.step, **losses}
+        self._note_speed()
+        self._join_broken()
+        predictions = {
+            "student": self._predict("student", self.student),
+            "ema": self._predict("ema", self.teacher.network),
+        }
+        metrics = {name: each.metrics() for name, each in predictions.items()}
+        for name, values in metrics.items():
+            record |= {f"{name}_{metric}": value for metric, value in values.items()}
+        record["teacher_gap"] = metrics["ema"]["acc1"] - metrics["student"]["acc1"]
+        if self.method.uses_pseudo_labels:
+            record |= predictions["ema"].confident(self.recipe.confidence_threshold)
+        self.outcome.history.append(record)
+        if self.method.uses_pseudo_labels:
+            collapsed = collapse(self.outcome.history, self.recipe, self.natural_entropy)
+            if collapsed:
+                raise CollapsedError(collapsed)
+        better = "ema" if is_better(metrics["ema"], metrics["student"]) else "student"
+        if is_better(metrics[better], self.outcome.best_metrics):
+            self.outcome.best_metrics = metrics[better]
+            self.outcome.best_weights, self.outcome.best_step = better, self.outcome.step
+            if self.runtime.rank == 0:
+                weights = encode_weights(
+                    self.student.state_dict(), self.teacher.network.state_dict()
+                )
+                self.runtime.checkpoints.save_weights(self.outcome.step, weights)
+        self.restart_clock()
+
+    def _predict(self, name: str, network: nn.Module) -> Predictions:
+        predictions = evaluate(network, self.streams.validation, self.streams.views, self.runtime)
+        if not np.isfinite(predictions.probabilities).all():
+            raise self._diverged(f"the {name} predicts no finite probabilities")
+        return predictions
+
+    def _diverged(self, problem: str) -> DivergedError:
+        return DivergedError(
+            f"up to step {self.outcome.step} the training diverged: {problem}; lower base_lr (it "
+            f"is {self.recipe.base_lr:g})"
+        )
+
+    def _note_speed(self) -> None:
+        # the losses have been read: a GPU has finished the last steps by now
+        reading = {"step": self.outcome.step, "images_per_s": self.images_per_s()}
+        if self.stepper.micro_batch is not None:
+            reading["micro_batch"] = self.stepper.micro_batch
+        self.outcome.speed.append(reading)
+
+    def _join_broken(self) -> None:
+        """Makes the list of broken images that of all ranks."""
+        ranks = self.runtime.gather(self.outcome.broken)
+        self.outcome.broken = sorted({image_id for rank in ranks for image_id in rank})
+
+    def save_checkpoint(self) -> None:
+        """Saves the whole state; all ranks call it, rank 0 writes."""
+        started = time.monotonic()
+        averages = self.averages.state(self.runtime.gather)
+        self._join_broken()
+        if self.runtime.rank == 0:
+            self.runtime.checkpoints.save(
+                {
+                    "student": self.student.state_dict(),
+                    "ema": self.teacher.network.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "scaler": self.scaler.state_dict(),
+                    # the schedule, random numbers and the streams' positions follow from the step
+                    "outcome": vars(self.outcome),
+                    "best_step": self.outcome.best_step,
+                    **averages,
+                }
+            )
+        self.clock += time.monotonic() - started  # checkpoints do not count as training
+
+    def _resume(self) -> None:
+        state = self.runtime.checkpoints.load()
+        damaged = self.runtime.checkpoints.damaged
+        if state is None:
+            self.outcome.damaged = [f"{what}; trained from the start" for what in damaged]
+            return
+        self.student.load_state_dict(state["student"])
+        self.teacher.network.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.outcome = Outcome(**state["outcome"])
+        step = self.outcome.step
+        self.outcome.resumed_at.append(step)
+        self.outcome.damaged += [f"{what}; went on from step {step}" for what in damaged]
+        self.averages.load(state, self.runtime.rank, self.runtime.device)
+
+    def position(self) -> dict[str, Any]:
+        return {"step": self.outcome.step, "total_steps": self.recipe.total_steps}
+
+    def progress(self) -> dict[str, Any]:
+        """Position, and speed and this rank's mean loss since the last evaluation."""
+        loss = self.averages.of_this_rank("loss")
+        losses = {} if loss is None else {"loss": loss}
+        return self.position() | losses | {"images_per_s": self.images_per_s()}
+
+    def restart_clock(self) -> None:
+        self.timed_images, self.clock = 0, time.monotonic()
+
+    def images_per_s(self) -> float:
+        """Images of all ranks per second of training, since the last evaluation."""
+        return self.timed_images / (time.monotonic() - self.clock)
+
+
+def step_seed(seed: int, step: int, purpose: str) -> int:
+    """A 63-bit seed for one purpose in one step."""
+    name = f"{seed}/{step}/{purpose}".encode()
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1

@@ -1,0 +1,1 @@
+"""Networks: created from recipes, and their pretrained weights."""

@@ -1,0 +1,123 @@
+"""Loading pretrained weights into a model, checked name by name and shape by shape."""
+
+import contextlib
+import logging
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from semigrid.data.errors import InputError
+from semigrid.data.storage import open_storage
+from semigrid.trainers.models.weights import file_hash
+
+
+def load_from_hub(backbone: str, create: Callable[[], nn.Module]) -> nn.Module:
+    """The model that ``create`` makes with weights that timm downloads, where they are not cached.
+
+    Raises ``InputError`` if the hub cannot be reached.
+    """
+    try:
+        with _quiet("huggingface_hub"):
+            return create()
+    except OSError as error:
+        raise InputError(
+            f"the pretrained weights of {backbone} cannot be downloaded "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}). Give a local file instead, "
+            "pretrained: path/to/model.safetensors (or .pth), or copy the hub's cache (HF_HOME) "
+            "from a machine that has them, or train from random weights with pretrained: false"
+        ) from error
+
+
+def load_from_file(
+    uri: str, sha256: str, backbone: str, create: Callable[[dict[str, Any]], nn.Module]
+) -> nn.Module:
+    """The model that ``create`` makes with the weights of a file.
+
+    timm reads the file (``weights_only``, its own conversions, resampled position embeddings). All
+    weights of the model but those of a new head must be in it, in the model's shape; raises
+    ``InputError`` otherwise.
+
+    Args:
+        create: makes the model with the overlay that it is given of timm's ``pretrained_cfg``.
+    """
+    if file_hash(uri) != sha256:
+        raise InputError(f"{uri}: these weights changed since the plan was made; run it again")
+    with _local(uri) as path, _quiet("timm"), _checked_loading(uri, backbone):
+        try:
+            return create({"file": path, "custom_load": False})
+        except InputError:
+            raise
+        except Exception as error:  # readers of damaged or foreign files raise almost anything
+            reason = str(error).splitlines()[0]
+            if "weights_only" in reason:
+                reason = (
+                    "it is damaged, or holds more than tensors, which could run code when opened; "
+                    "save the state_dict alone"
+                )
+            raise InputError(f"{uri}: cannot be loaded into {backbone}: {reason}") from error
+
+
+@contextlib.contextmanager
+def _quiet(logger_name: str) -> Iterator[None]:
+    """Hides warnings that do not help the reader of a table."""
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _local(uri: str) -> Iterator[str]:
+    storage = open_storage(uri)
+    if (path := storage.local_path()) is not None:
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / Path(storage.uri).name
+        with path.open("wb") as file:
+            file.writelines(storage.chunks())
+        yield str(path)
+
+
+# Parts that a file may lack: a change of pooling makes them new.
+_NEW = ("fc_norm.", "attn_pool.")
+
+
+@contextlib.contextmanager
+def _checked_loading(uri: str, backbone: str) -> Iterator[None]:
+    """Within this context, loading a state dict names the weights that do not fit.
+
+    timm itself would leave them out silently. The names and shapes in the file are known only after
+    timm's conversions, when it passes the state to the model.
+    """
+    load = nn.Module.load_state_dict
+
+    def checked(model: nn.Module, state: Any, strict: bool = True, assign: bool = False) -> Any:
+        own = model.state_dict()
+        heads = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+        heads = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
+        # a decoder or a mask token may be left over; more blocks are those of another model
+        parts = {name.partition(".")[0] for name in own}
+        state = {
+            **{name: value for name, value in own.items() if name.startswith(_NEW)},
+            **{name: value for name, value in state.items() if name.partition(".")[0] in parts},
+            **{name: value for name, value in own.items() if name.startswith(heads)},
+        }
+        try:
+            return load(model, state, strict=True, assign=assign)
+        except RuntimeError as error:
+            problem = textwrap.shorten(str(error), 400, placeholder=" …")
+            raise InputError(f"{uri}: these are not weights of {backbone}: {problem}") from error
+
+    nn.Module.load_state_dict = checked  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        nn.Module.load_state_dict = load  # type: ignore[method-assign]

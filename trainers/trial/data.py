@@ -1,0 +1,126 @@
+"""The images of a trial: streams for training, batches for evaluation."""
+
+from dataclasses import replace
+from fractions import Fraction
+from functools import lru_cache
+
+from semigrid.data.batches import EvalBatches, MemoryBatches
+from semigrid.data.catalog import open_dataset
+from semigrid.data.order import Share, StreamOrder
+from semigrid.data.schema import Dataset, ImageTable, RowGroup
+from semigrid.data.splits import label_subset
+from semigrid.data.views.augment import ViewName, ViewSettings
+from semigrid.trainers.execution.runtime import Runtime
+from semigrid.trainers.loop.streams import BatchSource, Streams
+from semigrid.trainers.models.create import Rgb
+from semigrid.trainers.options import uses_ray_stream
+from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.trial.job import TrialJob
+
+# Images in one evaluation batch: few, so that several workers share some hundred images evenly.
+EVALUATION_BATCH = 64
+
+
+def dataset_of(job: TrialJob) -> Dataset:
+    """The trial's dataset, kept open for the next trials of this process.
+
+    Raises ``RuntimeError`` if it is not the one that the specification names.
+    """
+    return _open(job.place.dataset_uri, job.spec.dataset)
+
+
+@lru_cache(maxsize=4)
+def _open(uri: str, fingerprint: str) -> Dataset:
+    dataset = open_dataset(uri)
+    if dataset.manifest.fingerprint != fingerprint:
+        raise RuntimeError(f"{uri} changed since the plan was made; run the experiment again")
+    return dataset
+
+
+@lru_cache(maxsize=4)
+def _table(uri: str, fingerprint: str, split: str) -> ImageTable:
+    return _open(uri, fingerprint).read(split)
+
+
+def view_settings(recipe: Recipe, statistics: tuple[Rgb, Rgb]) -> ViewSettings:
+    """The views of a recipe, normalised with the mean and deviation that the weights expect."""
+    return ViewSettings(
+        img_size=recipe.img_size,
+        crop_scale=recipe.crop_scale,
+        weak_crop_scale=recipe.weak_crop_scale,
+        hflip=recipe.hflip,
+        color_jitter=recipe.color_jitter,
+        rand_augment=recipe.rand_augment,
+        erase_prob=recipe.erase_prob,
+        mean=statistics[0],
+        std=statistics[1],
+    )
+
+
+def evaluation_batches(
+    job: TrialJob, split: str, views: ViewSettings, runtime: Runtime
+) -> EvalBatches:
+    """This rank's batches of a split, kept for the next trial of this process with equal views."""
+    # only the settings that an evaluation view depends on, or no other trial would share them
+    settings = ViewSettings(
+        img_size=views.img_size,
+        interpolation=views.interpolation,
+        mean=views.mean,
+        std=views.std,
+    )
+    return _evaluation_batches(
+        job.place.dataset_uri, job.spec.dataset, split, settings, runtime.rank, runtime.world_size
+    )
+
+
+@lru_cache(maxsize=4)
+def _evaluation_batches(
+    uri: str, fingerprint: str, split: str, views: ViewSettings, rank: int, world_size: int
+) -> EvalBatches:
+    table = _table(uri, fingerprint, split)
+    return EvalBatches(table, views, EVALUATION_BATCH, rank, world_size)
+
+
+def open_streams(job: TrialJob, views: ViewSettings, runtime: Runtime) -> Streams:
+    """A training's labelled and unlabelled batches, and the val images."""
+    spec, dataset = job.spec, dataset_of(job)
+    table = dataset.read("train", label_subset(dataset.train_labels, Fraction(spec.labels)))
+    labeled = MemoryBatches(
+        table,
+        StreamOrder([len(table)], spec.seed),
+        Share(spec.recipe.batch_size, runtime.rank, runtime.world_size),
+        views,
+        ("strong",),
+        spec.seed,
+        job.options.loader_workers,
+    )
+    pool = (
+        None if spec.pool_images is None else _pool(job, dataset, spec.pool_images, views, runtime)
+    )
+    return Streams(labeled, pool, evaluation_batches(job, "val", views, runtime), views)
+
+
+def _pool(
+    job: TrialJob, dataset: Dataset, images: int, views: ViewSettings, runtime: Runtime
+) -> BatchSource:
+    units = pool_units(dataset, images)
+    order = StreamOrder([unit.rows for unit in units], job.spec.seed)
+    share = Share(job.spec.recipe.pool_batch_size, runtime.rank, runtime.world_size)
+    both: tuple[ViewName, ...] = ("weak", "strong")
+    how = (order, share, views, both, job.spec.seed)
+    if uses_ray_stream(job.options.stream, dataset):
+        from semigrid.data.stream import RayBatches
+        from semigrid.trainers.cluster.ray_nodes import placement
+
+        return RayBatches(dataset.storage, units, *how, placement)
+    table = _table(job.place.dataset_uri, job.spec.dataset, "pool")
+    return MemoryBatches(table, *how, job.options.loader_workers)
+
+
+def pool_units(dataset: Dataset, rows: int) -> list[RowGroup]:
+    """The pool's row groups that make up its first ``rows`` rows, the last one cut to fit."""
+    return [
+        replace(group, rows=min(group.rows, rows - group.start))
+        for group in dataset.row_groups("pool")
+        if group.start < rows
+    ]

@@ -1,0 +1,113 @@
+"""Trains or evaluates one trial, from its job to its files."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from semigrid.data.schema import Dataset
+from semigrid.data.storage import FileFacts
+from semigrid.trainers.evaluation.evaluate import evaluate
+from semigrid.trainers.execution.runtime import Runtime
+from semigrid.trainers.layout import predictions_file, weights_file
+from semigrid.trainers.loop.health import CollapsedError
+from semigrid.trainers.loop.outcome import Outcome
+from semigrid.trainers.loop.train import train
+from semigrid.trainers.loop.training import Training
+from semigrid.trainers.models.create import input_statistics
+from semigrid.trainers.trial.data import (
+    dataset_of,
+    evaluation_batches,
+    open_streams,
+    view_settings,
+)
+from semigrid.trainers.trial.job import TrialJob
+from semigrid.trainers.trial.model import finished_model, load_weights, start_model
+
+
+@dataclass(frozen=True)
+class TrainedTrial:
+    """How a trial's training ended.
+
+    Attributes:
+        status: ``stopped`` when it fell below a cutoff or its runtime asked it to stop;
+            ``diverged`` and ``collapsed`` are the recipe's doing, for the reason in ``error``.
+        weights: the file of weights that a finished training wrote (rank 0 only).
+    """
+
+    status: Literal["finished", "stopped", "diverged", "collapsed"]
+    outcome: Outcome
+    weights: FileFacts | None = None
+    error: str | None = None
+
+
+def run_trial(job: TrialJob, runtime: Runtime) -> TrainedTrial:
+    """Trains a trial to its end, or to a stop.
+
+    A finished training's best weights are at ``weights_file(spec.id)`` in the experiment's folder
+    before this returns; the checkpoints stay until the ledger has the result. Raises
+    ``DamagedWeightsError`` if the parent's weights are not as they were written.
+    """
+    torch.set_num_threads(job.options.cpus_per_worker)
+    spec, place, dataset = job.spec, job.place, dataset_of(job)
+    model = start_model(spec, dataset.num_classes, place.weights_uri)
+    teacher_state = None
+    if spec.parent is not None:
+        parent = load_weights(spec.parent, place)
+        model.load_state_dict(parent["student"])
+        teacher_state = parent["ema"]
+    views = view_settings(spec.recipe, input_statistics(model))
+    try:
+        training = Training(
+            spec.recipe,
+            spec.method,
+            model,
+            teacher_state,
+            open_streams(job, views, runtime),
+            runtime,
+            num_classes=dataset.num_classes,
+            seed=spec.seed,
+            precision=spec.precision,
+            options=job.options,
+        )
+        outcome = train(training, job.cutoffs, job.report_seconds)
+    except CollapsedError as error:
+        return TrainedTrial(error.status, error.outcome, error=str(error))
+    if not outcome.finished:
+        return TrainedTrial("stopped", outcome)
+    if runtime.rank != 0:
+        return TrainedTrial("finished", outcome)
+    best = runtime.checkpoints.load_weights(outcome.best_step)
+    place.storage.write(weights_file(spec.id), best)
+    return TrainedTrial("finished", outcome, FileFacts.of(best))
+
+
+def evaluate_trial(
+    job: TrialJob, weights: str, runtime: Runtime
+) -> tuple[dict[str, float], FileFacts]:
+    """Evaluates a finished trial on test and writes its prediction table.
+
+    Returns the metrics and the facts of the table's file. The table holds image id, true class, the
+    probability of every class in float64, and the dataset's slices. Raises ``DamagedWeightsError``
+    if the trial's weights are not as they were written.
+    """
+    torch.set_num_threads(job.options.cpus_per_worker)
+    spec, dataset = job.spec, dataset_of(job)
+    model = finished_model(spec, job.place, dataset.num_classes, weights).to(runtime.device)
+    views = view_settings(spec.recipe, input_statistics(model))
+    batches = evaluation_batches(job, "test", views, runtime)
+    predictions = evaluate(model, batches, views, runtime)
+    predictions = replace(predictions, slices=_slices(dataset, predictions.ids))
+    content = predictions.encode()
+    job.place.storage.write(predictions_file(spec.id), content)
+    return predictions.metrics(), FileFacts.of(content)
+
+
+def _slices(dataset: Dataset, ids: list[str]) -> dict[str, list[str | None]]:
+    """The test images' slice columns, in the order of ``ids``."""
+    stored = dataset.column("test", "image_id").to_pylist()
+    slices = {}
+    for name in dataset.manifest.slices:
+        values = dict(zip(stored, dataset.column("test", name).to_pylist(), strict=True))
+        slices[name] = [values[image_id] for image_id in ids]
+    return slices
