@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Span:
-    """The rows of one unit in one pass: they fill the stream positions from ``start`` on."""
+    """The rows of one unit in one pass; they occupy the stream positions from ``start`` on."""
 
     pass_number: int
     unit: int
@@ -20,13 +20,16 @@ class Span:
 class StreamOrder:
     """Endless passes over rows that are stored in units (row groups).
 
-    Each pass visits the units in a new seeded order, and each unit's rows in a new seeded order,
-    so a reader needs one unit in memory at a time. The position says everything: a resume starts
-    at its position, and rank and world size only choose positions, never the order.
+    Each pass visits the units in a new seeded order, and the rows of each unit in a new seeded
+    order, so a reader holds one unit in memory at a time. The order depends on nothing else: a
+    resumed run starts at its position, and rank and world size select positions.
 
     Args:
-        unit_rows: rows per unit, in stored order; one unit makes each pass a full shuffle.
-        seed: of the order.
+        unit_rows: rows per unit, in stored order. With a single unit each pass is a full shuffle.
+        seed: seed of the order.
+
+    Raises:
+        ValueError: there are no rows.
     """
 
     def __init__(self, unit_rows: Sequence[int], seed: int):
@@ -53,7 +56,7 @@ class StreamOrder:
         return rng.permutation(self.unit_rows[unit])
 
     def span_at(self, number: int) -> Span:
-        """The ``number``-th span of the stream, counted over all passes."""
+        """The span with this number, counted from 0 over all passes."""
         pass_number, place = divmod(number, len(self.unit_rows))
         units, ends = self._pass_layout(pass_number)
         unit = int(units[place])
@@ -61,17 +64,17 @@ class StreamOrder:
         return Span(pass_number, unit, pass_number * self.total + int(ends[place]) - rows, rows)
 
     def span_number(self, position: int) -> int:
-        """Which span holds a stream position."""
+        """The number of the span that holds a stream position."""
         pass_number, offset = divmod(position, self.total)
         _, ends = self._pass_layout(pass_number)
         return pass_number * len(self.unit_rows) + int(np.searchsorted(ends, offset, side="right"))
 
     def rows_of(self, span: Span) -> np.ndarray:
-        """The span's rows as indices within its unit, in stream order, shape (rows,)."""
+        """Indices of the span's rows within its unit, in stream order, shape (rows,)."""
         return self._unit_order(span.pass_number, span.unit)
 
     def rows(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Yields (pass, row) for the positions ``start`` to ``stop``; rows count from 0 overall."""
+        """Yields (pass, row) for the positions from ``start`` up to ``stop``, not included."""
         number = self.span_number(start)
         position = start
         while position < stop:
@@ -86,7 +89,10 @@ class StreamOrder:
 
 @dataclass(frozen=True)
 class Share:
-    """Which positions of each global batch belong to a rank: a contiguous, equal slice."""
+    """The contiguous slice of each global batch that belongs to a rank; all ranks have equal ones.
+
+    Raises ``ValueError`` when the world size does not divide the global batch size.
+    """
 
     global_batch_size: int
     rank: int = 0
@@ -95,7 +101,7 @@ class Share:
     def __post_init__(self) -> None:
         if self.global_batch_size % self.world_size:
             raise ValueError(
-                f"a global batch of {self.global_batch_size} does not divide by "
+                f"a global batch of {self.global_batch_size} cannot be divided equally among "
                 f"{self.world_size} workers"
             )
 
@@ -104,7 +110,7 @@ class Share:
         return self.global_batch_size // self.world_size
 
     def positions(self, step: int) -> tuple[int, int]:
-        """Start and stop position of this rank's part of the batch of ``step``."""
+        """Start and stop position of this rank's part of the batch at ``step``."""
         start = step * self.global_batch_size + self.rank * self.local_batch_size
         return start, start + self.local_batch_size
 

@@ -31,7 +31,7 @@ _FIELDS: list[tuple[str, pa.DataType, dict[str, str]]] = [
 
 
 def columns_of(extra: Sequence[str] = ()) -> pa.Schema:
-    """The shards' columns: image, label and group, and string columns of slices and votes."""
+    """The columns of a shard: those in every dataset, then ``extra`` string columns."""
     text: tuple[pa.DataType, dict[str, str]] = pa.string(), {"dtype": "string", "_type": "Value"}
     fields = [*_FIELDS, *((name, *text) for name in extra)]
     features = {name: feature for name, _, feature in fields}
@@ -59,11 +59,11 @@ class Shard(BaseModel):
 
 
 class Manifest(BaseModel):
-    """``dataset.json``. Rows stand in the shards in the seeded order of ``order_seed``.
+    """The content of ``dataset.json``. Shards hold rows in the seeded order of ``order_seed``.
 
-    ``counts`` holds images per class name for each labelled split; ``pool_unit`` is the number
-    of pool images that the multiplier 100 % means. ``slices`` are columns to report results by;
-    with ``votes`` there is a column of the crowd's votes on each image, as JSON.
+    ``counts`` holds the number of images by labelled split and class name. ``pool_unit`` is the
+    number of pool images at the unlabelled multiplier 100 %. ``slices`` are columns to report
+    results by. With ``votes`` a column holds the crowd's votes on each image, as JSON.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,7 +83,7 @@ class Manifest(BaseModel):
 
     @property
     def extra_columns(self) -> tuple[str, ...]:
-        """The columns that this dataset has beside those that all have."""
+        """The columns that not every dataset has."""
         return (*self.slices, *([VOTES] if self.votes else []))
 
     @field_validator("counts")
@@ -99,7 +99,7 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class ImageTable:
-    """Encoded images in memory: ids, file bytes and class indices (−1 where there is none)."""
+    """Encoded images in memory: ids, file bytes, and class indices (rows,), −1 without a label."""
 
     ids: Sequence[str]
     images: Sequence[bytes]
@@ -111,7 +111,7 @@ class ImageTable:
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Where a run of consecutive rows of one split lies: shard file, row group, first row."""
+    """Consecutive rows of a split: ``rows`` from ``start``, in row group ``index`` of a shard."""
 
     file: str
     index: int
@@ -120,7 +120,7 @@ class RowGroup:
 
 
 def read_row_group(storage: Storage, group: RowGroup) -> tuple[list[str], list[bytes]]:
-    """Ids and encoded images of a row group of the dataset at ``storage``, its first ``rows``."""
+    """Ids and encoded images of the first ``rows`` of a row group of the dataset at ``storage``."""
     file = _open_shard(storage.uri, group.file)
     table = file.read_row_group(group.index, columns=["image_id", "image.bytes"])
     table = table.slice(0, group.rows)
@@ -131,12 +131,12 @@ def read_row_group(storage: Storage, group: RowGroup) -> tuple[list[str], list[b
 @lru_cache(maxsize=8)
 def _open_shard(storage_uri: str, file: str) -> pq.ParquetFile:
     storage = open_storage(storage_uri)
-    # by its path, Arrow closes a local file that is let go
+    # Arrow closes a file that it opened itself, by its path
     return pq.ParquetFile(storage.local_path(file) or storage.open(file))
 
 
 class Dataset:
-    """An opened dataset; only the manifest is read until rows are asked for."""
+    """An opened dataset. Only the manifest is in memory; rows are read on request."""
 
     def __init__(self, storage: Storage, manifest: Manifest):
         self.storage = storage
@@ -181,7 +181,7 @@ class Dataset:
         return np.asarray(self._column_tables("train", ["label"])["label"], dtype=np.int64)
 
     def images(self, split: str, ids: Collection[str]) -> dict[str, bytes]:
-        """The encoded images of a split that have these ids; reads only their row groups."""
+        """Encoded images of a split by id, for these ids. Only their row groups are read."""
         contents: dict[str, bytes] = {}
         for shard in self.manifest.shards:
             if shard.split != split:
@@ -198,7 +198,7 @@ class Dataset:
         return contents
 
     def read(self, split: str, rows: np.ndarray | None = None) -> ImageTable:
-        """Reads all rows of a split, or those at the given positions, into memory."""
+        """Reads all rows of a split into memory, or the rows at these positions, in their order."""
         table = self._column_tables(split, ["image_id", "image", "label"])
         if rows is not None:
             table = table.take(pa.array(rows))

@@ -10,12 +10,12 @@ from semigrid.data.schema import Split
 
 
 def order_key(name: str, seed: int) -> tuple[bytes, str]:
-    """Sorts names into a shuffled order that any machine and library version repeats."""
+    """A sort key for a seeded shuffle that is the same on every machine and library version."""
     return hashlib.sha256(f"{seed}/{name}".encode()).digest(), name
 
 
 def seeded_order(ids: Sequence[str], seed: int) -> list[int]:
-    """Positions of ``ids`` in the order of ``order_key``."""
+    """Positions of the ids, sorted by ``order_key``."""
     return sorted(range(len(ids)), key=lambda position: order_key(ids[position], seed))
 
 
@@ -29,9 +29,16 @@ def split_labeled(
 ) -> list[Split]:
     """Assigns ``train``, ``val`` or ``test`` to every labelled image.
 
-    Test gets the same number of images of every class, train and val keep the natural
-    distribution, and a group never straddles two splits (method: about 75/15/10).
-    Raises ``ValueError`` when no class-balanced test set of at least one image a class exists.
+    The test split has the same number of images of every class. Train and val keep the natural
+    distribution of classes. All images of a group are in the same split.
+
+    Args:
+        labels: class index of each image.
+        groups: group name of each image.
+        val_share, test_share: shares of all images, from 0 to 1.
+
+    Raises:
+        ValueError: no class-balanced test split with at least one image per class exists.
     """
     label_array = np.asarray(labels)
     members: dict[str, list[int]] = {}
@@ -48,13 +55,13 @@ def split_labeled(
         reached = int(np.bincount(label_array[sorted(taken)], minlength=num_classes).min())
         if reached == per_class:
             break
-        per_class = reached  # groups too large for the quota: an equal, smaller test set
+        per_class = reached  # groups exceed the quota: try a smaller test split
     if per_class <= 0:
         rarest = int(class_counts.argmin())
         raise ValueError(
             f"no class-balanced test set: class {rarest} has {class_counts[rarest]} labelled "
-            f"images; every class needs 2 or more, {test_share:.0%} of the images must be at "
-            "least one per class, and groups must be smaller than a class's part"
+            f"images; every class needs at least 2, {test_share:.0%} of the images must give "
+            "every class at least one, and no group may hold too much of a class"
         )
     test = taken
     val_quota = np.floor(val_share * class_counts + 0.5).astype(int)
@@ -67,7 +74,7 @@ def split_labeled(
 def _fill(
     groups: list[list[int]], labels: np.ndarray, quota: np.ndarray, excluded: set[int]
 ) -> set[int]:
-    """Takes whole groups in order while they fit into the quota of images per class."""
+    """Positions of the whole groups that fit, in order, into a quota of images per class."""
     left = quota.copy()
     taken: set[int] = set()
     for group in groups:
@@ -81,20 +88,20 @@ def _fill(
 
 
 def images_at(fraction: Fraction, images: int) -> int:
-    """How many of a class's images a fraction takes: ``fraction · images`` rounded half up."""
+    """Number of a class's images in a label fraction: ``fraction · images``, rounded half up."""
     return int(fraction * images + Fraction(1, 2))
 
 
 def empty_classes(fraction: Fraction, counts: dict[str, int]) -> list[str]:
-    """Classes that a label fraction leaves without a single training image."""
+    """Classes with no training image at a label fraction; ``counts`` has images by class."""
     return [name for name, images in counts.items() if images_at(fraction, images) == 0]
 
 
 def label_subset(labels: np.ndarray, fraction: Fraction) -> np.ndarray:
-    """Sorted rows of the label fraction: of each class the first ones in stored order.
+    """Sorted rows of a label fraction: the first rows of each class in stored order.
 
-    Subsets are nested: a smaller fraction's rows are among a larger one's. A class of which the
-    fraction takes no image is an error for the caller to refuse (``empty_classes``).
+    Subsets are nested: a larger fraction contains the rows of every smaller one. Callers refuse
+    fractions that leave a class without images (``empty_classes``).
     """
     rows = [
         np.flatnonzero(labels == c)[: images_at(fraction, int((labels == c).sum()))]
@@ -104,5 +111,5 @@ def label_subset(labels: np.ndarray, fraction: Fraction) -> np.ndarray:
 
 
 def pool_subset(pool_unit: int, multiplier: Fraction) -> int:
-    """Number of pool rows that a multiplier takes: a prefix of the stored order."""
+    """Number of pool images at an unlabelled multiplier; they are the first in stored order."""
     return int(multiplier * pool_unit)

@@ -1,4 +1,4 @@
-"""Amazon Berkeley Objects: products of one type, labelled by an attribute of their listings."""
+"""Amazon Berkeley Objects: product photographs, labelled by an attribute of their listings."""
 
 import gzip
 import io
@@ -34,20 +34,22 @@ def abo_items(
     images: str = "small",
     all_images: bool = False,
 ) -> list[Item]:
-    """The photographs of a product type; those whose listings lack the attribute have no label.
+    """Lists the photographs of a product type.
 
-    Listings share photographs and products have several listings, so photographs are grouped by
-    all the products that they connect. A photograph whose listings disagree has no label.
+    A photograph has no label when its listings lack the attribute or disagree about it. Products
+    may share photographs and have several listings, so all products that share photographs form
+    one group.
 
     Args:
         root: the folder with ``listings`` and ``images``.
-        attribute: of the listings; its English values count, in lower case.
+        attribute: the attribute of the listings that is the label; its English values are used,
+            in lower case.
         slice: a plain attribute of the listings to report results by.
-        images: ``small`` (longest side 256) or ``original``.
-        all_images: the other images of a listing too, which need not show the attribute.
+        images: ``small`` (longest side 256 pixels) or ``original``.
+        all_images: includes the other images of a listing, which may not show the attribute.
 
     Raises:
-        InputError: no listing of the type, or no such folder.
+        InputError: the folder is missing or has no image of the type.
     """
     storage = open_storage(root)
     paths = _paths(storage)
@@ -75,7 +77,7 @@ def abo_items(
                 joined.join(product, other)
     if not photographs:
         common = ", ".join(f"{name} ({count})" for name, count in types.most_common(5))
-        raise InputError(f"{root}: no image of type {product_type!r}; the most are of {common}")
+        raise InputError(f"{root}: no image of type {product_type!r}; the most common are {common}")
     folder = f"{storage.uri}/images/{images}"
     return [
         Item(
@@ -101,7 +103,7 @@ def _paths(storage: Storage) -> dict[str, str]:
 def _listings(storage: Storage) -> Iterator[dict[str, Any]]:
     names = storage.names(LISTINGS, ".json.gz")
     if not names:
-        raise InputError(f"{storage.uri}: no {LISTINGS}/listings_*.json.gz here")
+        raise InputError(f"{storage.uri}: {LISTINGS}/listings_*.json.gz is missing")
     for name in names:
         with (
             storage.open(f"{LISTINGS}/{name}", ahead=True) as packed,
@@ -111,11 +113,11 @@ def _listings(storage: Storage) -> Iterator[dict[str, Any]]:
                 try:
                     yield json.loads(line)
                 except ValueError as error:
-                    raise InputError(f"{storage.uri}: {name}: line {number} is no JSON") from error
+                    raise InputError(f"{storage.uri}: {name}: line {number} is not JSON") from error
 
 
 def _plain(value: Any) -> str:
-    """A plain attribute: a string, or a list of ``{"value": …}``."""
+    """A plain attribute: a string, or the first of a list of ``{"value": …}``."""
     if isinstance(value, list):
         value = value[0].get("value", "") if value else ""
     return str(value or "")

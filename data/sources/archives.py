@@ -14,9 +14,9 @@ from semigrid.data.storage import open_storage
 
 
 def matching_files(uri: str, suffix: str) -> list[str]:
-    """URIs of the files of a folder or pattern (``shards/*.tar``), sorted.
+    """Sorted URIs of the files in a folder or of a pattern (``shards/*.tar``).
 
-    Raises ``InputError`` where there is none.
+    Raises ``InputError`` when no file matches.
     """
     storage = open_storage(uri)
     if storage.is_folder():
@@ -27,20 +27,20 @@ def matching_files(uri: str, suffix: str) -> list[str]:
         storage = open_storage("/".join(parts[:first]) or ("/" if uri.startswith("/") else "."))
         names = storage.find("/".join(parts[first:]))
     if not names:
-        raise InputError(f"{uri}: no file here that ends in {suffix}")
+        raise InputError(f"{uri}: no file ending in {suffix}")
     return [storage.location(name) for name in names]
 
 
 def webdataset_items(uri: str, label: str | None = None) -> list[Item]:
-    """Samples of uncompressed tars: files that share their name up to the first dot.
+    """Lists the images in uncompressed tars. Files with one name up to the first dot are a sample.
 
     Args:
-        uri: a tar, a folder of them, or a pattern.
-        label: a key of each sample's ``.json``; by default its ``.cls``, and where there is none
-            the image has no label.
+        uri: a tar, a folder of tars, or a pattern.
+        label: the key of each sample's ``.json`` that holds the label. By default the label is in
+            the ``.cls`` file, and an image without one has no label.
 
     Raises:
-        InputError: naming the tar and sample.
+        InputError: a tar or sample cannot be used, or no sample has an image.
     """
     items = []
     for path in matching_files(uri, ".tar"):
@@ -60,11 +60,11 @@ def webdataset_items(uri: str, label: str | None = None) -> list[Item]:
 
 
 def _samples(path: str) -> dict[str, dict[str, tuple[int, int, bytes]]]:
-    """By sample and extension: offset, size and, of small text files, the content."""
+    """Members by sample and extension: offset and size in bytes, and the content of text files."""
     storage = open_storage(path)
     samples: dict[str, dict[str, tuple[int, int, bytes]]] = {}
     try:
-        # no compression: a member must be found again without reading what comes before it
+        # no compression: members are read later at their offsets
         with storage.open(ahead=True) as file, tarfile.open(None, "r:", file) as tar:
             for member in tar:
                 folder, name = posixpath.split(member.name)
@@ -97,12 +97,16 @@ def _sample_label(
 
 
 def parquet_items(uri: str, image: str = "image", label: str | None = "label") -> list[Item]:
-    """Rows of Parquet files with a Hugging Face image column, ``struct<bytes, path>``.
+    """Lists the rows of Parquet files with a Hugging Face image column, ``struct<bytes, path>``.
 
-    Names of classes come from the files' own features; a row without a label joins the pool.
+    Class names come from the features stored in the files. A row without a label joins the pool.
+
+    Args:
+        uri: a file, a folder of files, or a pattern.
+        image, label: columns; without ``label`` no image has a label.
 
     Raises:
-        InputError: naming the file and column.
+        InputError: a file is not Parquet, or lacks a column or class.
     """
     items: list[Item] = []
     for path in matching_files(uri, ".parquet"):
@@ -151,10 +155,11 @@ def _class_names(schema: pa.Schema, label: str | None) -> list[str] | None:
 
 
 def _named(path: str, number: int, value: Any, names: list[str] | None) -> str | None:
-    if value is None or value == -1 or value == "":  # −1 is how Hugging Face says "none"
+    if value is None or value == -1 or value == "":  # Hugging Face writes −1 for no label
         return None
     if names is None:
         return str(value)
     if not 0 <= int(value) < len(names):
-        raise InputError(f"{path}: row {number} has the label {value} of {len(names)} classes")
+        top = len(names) - 1
+        raise InputError(f"{path}: row {number} has the label {value}, not one from 0 to {top}")
     return names[int(value)]

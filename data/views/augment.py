@@ -1,4 +1,4 @@
-"""Weak, strong and evaluation views; the randomness of a view depends on its seed alone."""
+"""Weak, strong and evaluation views. A random view depends only on the image and a seed."""
 
 import copy
 import hashlib
@@ -34,11 +34,11 @@ ViewName = Literal["weak", "strong", "eval"]
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """Settings of the views; the defaults are those published for ViT-B at 224 px.
+    """Settings of the views; the defaults are those published for ViT-B at 224 pixels.
 
-    The strong view is timm's RandomResizedCrop, flip and RandAugment (or colour jitter where
-    ``rand_augment`` is empty), then random erasing in pixel mode; the weak view is crop, flip and
-    colour jitter; the evaluation view resizes to ``img_size·256/224`` and crops the centre.
+    The strong view is timm's RandomResizedCrop, flip and RandAugment, then random erasing in pixel
+    mode; an empty ``rand_augment`` means colour jitter. The weak view is crop, flip and colour
+    jitter. The evaluation view resizes to ``img_size·256/224`` and crops the centre.
     """
 
     img_size: int = 224
@@ -56,16 +56,16 @@ class ViewSettings:
 
 @lru_cache(maxsize=16)
 def timm_transform(settings: ViewSettings, view: ViewName) -> Any:
-    """timm's transform from a Pillow image to an uint8 array of shape (3, H, W).
+    """timm's transform from a Pillow image to a uint8 array (3, H, W).
 
-    Evaluation views are made by it; the random ones are what it would make from the same seed.
+    It makes the evaluation views. ``RandomView`` makes the views that it would make from a seed.
     """
     common = {
         "input_size": settings.img_size,
         "interpolation": settings.interpolation,
         "mean": settings.mean,
         "std": settings.std,
-        "use_prefetcher": True,  # uint8 out: normalising and erasing are done by the batch
+        "use_prefetcher": True,  # uint8 output: batches are normalised and erased
     }
     if view == "eval":
         return create_transform(is_training=False, crop_pct=224 / 256, **common)
@@ -82,26 +82,25 @@ def timm_transform(settings: ViewSettings, view: ViewName) -> Any:
 
 
 class RandomView:
-    """timm's random transform with its draws, in their order, on fast pixel operations.
+    """timm's random transform on fast pixel operations.
 
-    timm's and torchvision's own code draws crop, flip, colour factors, operations and magnitudes
-    from the global generators, so a seed stands for the same view here and there.
+    The code of timm and torchvision draws crop, flip, colour factors, operations and magnitudes
+    from the global generators in their order, so a seed gives the same view here and in timm.
     """
 
     def __init__(self, settings: ViewSettings, view: ViewName):
         self.settings = settings
         self.scale = settings.crop_scale if view == "strong" else settings.weak_crop_scale
         self.colors: Callable[[Pixels], Pixels] | None = None
-        steps = timm_transform(settings, view).transforms
-        for step in steps:
+        for step in timm_transform(settings, view).transforms:
             if isinstance(step, RandAugment):
                 self.colors = _on_arrays(step)
             elif isinstance(step, ColorJitter):
                 self.colors = partial(_jitter, step)
 
     def box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Draws the crop of an image of (width, height): top, left, height, width."""
-        # timm asks an image for its size, and this one has nothing else
+        """Draws the crop of an image of (width, height) pixels: top, left, height, width."""
+        # timm reads only the size of the image
         image = torch.empty(size[1], size[0], device="meta")
         box: tuple[int, int, int, int] = RandomResizedCropAndInterpolation.get_params(
             image, self.scale, self.settings.crop_ratio
@@ -109,13 +108,13 @@ class RandomView:
         return box
 
     def __call__(self, pixels: Pixels, size: tuple[int, int]) -> np.ndarray:
-        """The view (3, H, W) of an image of (width, height), or of it decoded smaller."""
+        """The view, uint8 (3, H, W); ``size`` is the (width, height) before reduction."""
         top, left, height, width = self.box(size)
         if size != (pixels.shape[1], pixels.shape[0]):
             y, x = pixels.shape[0] / size[1], pixels.shape[1] / size[0]
             top, height = round(top * y), round(height * y)
             left, width = round(left * x), round(width * x)
-        # timm may draw an empty crop of an image of one or two pixels
+        # timm may draw an empty crop from an image of one or two pixels
         height, width = max(1, height), max(1, width)
         top, left = min(top, pixels.shape[0] - height), min(left, pixels.shape[1] - width)
         img_size, interpolation = self.settings.img_size, self.settings.interpolation
@@ -128,7 +127,7 @@ class RandomView:
 
 
 def _on_arrays(augment: RandAugment) -> RandAugment:
-    """The same operations, probabilities and magnitudes, on arrays."""
+    """RandAugment with the same operations, probabilities and magnitudes on arrays."""
     augment = copy.deepcopy(augment)
     for operation in augment.ops:
         operation.aug_fn = RAND_AUGMENT[operation.aug_fn.__name__]
@@ -136,7 +135,7 @@ def _on_arrays(augment: RandAugment) -> RandAugment:
 
 
 def _jitter(jitter: ColorJitter, pixels: Pixels) -> Pixels:
-    """torchvision's colour jitter without hue, which no view has."""
+    """Applies torchvision's colour jitter. No view changes the hue."""
     order, *factors = jitter.get_params(jitter.brightness, jitter.contrast, jitter.saturation, None)
     for number in order.tolist():
         if factors[number] is not None:
@@ -150,13 +149,13 @@ def _random_view(settings: ViewSettings, view: ViewName) -> RandomView:
 
 
 def view_seed(seed: int, pass_number: int, image_id: str, view: str) -> int:
-    """A 63-bit seed for one view of one image in one pass over the data."""
+    """The 63-bit seed for a view of an image in a pass over the data."""
     name = f"{seed}/{pass_number}/{view}/{image_id}".encode()
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1
 
 
 def seed_generators(seed: int) -> None:
-    # timm's and torchvision's transforms draw from all three global generators
+    """Seeds the three global generators from which timm's and torchvision's transforms draw."""
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     torch.default_generator.manual_seed(seed)
@@ -164,7 +163,7 @@ def seed_generators(seed: int) -> None:
 
 @contextmanager
 def isolated_random() -> Iterator[None]:
-    """Gives the global generators back as they were: views must not disturb the training."""
+    """Restores the global generators afterwards, so that views do not change a training."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
@@ -184,8 +183,8 @@ def make_view(
     """One view of an RGB image, uint8 (3, H, W). Call it inside ``isolated_random``.
 
     Args:
-        image: a Pillow image, or its pixels, uint8 (H, W, 3); random views take pixels faster.
-        size: the image's true (width, height), where it was decoded smaller.
+        image: a Pillow image, or pixels, uint8 (H, W, 3), which are faster for random views.
+        size: the (width, height) before reduction, if the image was decoded smaller.
     """
     if view == "eval":
         return np.asarray(timm_transform(settings, view)(image))
@@ -194,15 +193,15 @@ def make_view(
     return _random_view(settings, view)(pixels, size or (pixels.shape[1], pixels.shape[0]))
 
 
-# Factors by which a JPEG decoder can shrink at hardly any cost, and how many times the pixels of a
-# view must remain: with just as many, edges are 3 % weaker than in an image decoded whole.
+# Factors by which JPEG decoders shrink images at little cost, and the smallest ratio between the
+# sides of a reduced crop and of its view: with a ratio of 1, edges would be 3 % weaker.
 REDUCTIONS, SPARE = (8, 4, 2), 2
 
 
 def reduction(settings: ViewSettings, seeds: Mapping[ViewName, int], size: tuple[int, int]) -> int:
-    """How many times smaller an image may be decoded for its random views: 1, 2, 4 or 8.
+    """The factor by which an image may be decoded smaller for its random views: 1, 2, 4 or 8.
 
-    ``size`` is the image's (width, height), ``seeds`` are those of its views. Call it inside
+    ``size`` is the image's (width, height); ``seeds`` holds the seed of each view. Call it inside
     ``isolated_random``.
     """
     needed = SPARE * settings.img_size
@@ -216,17 +215,17 @@ def reduction(settings: ViewSettings, seeds: Mapping[ViewName, int], size: tuple
 
 
 def normalize(views: torch.Tensor, settings: ViewSettings) -> torch.Tensor:
-    """uint8 (B, 3, H, W) to float32 with the mean and standard deviation of the weights."""
+    """Converts uint8 (B, 3, H, W) to float32, normalised by the settings' mean and deviation."""
     mean = torch.tensor(settings.mean, device=views.device).view(1, 3, 1, 1) * 255
     std = torch.tensor(settings.std, device=views.device).view(1, 3, 1, 1) * 255
     return (views.float() - mean) / std
 
 
 def erase(images: torch.Tensor, seeds: torch.Tensor, probability: float) -> torch.Tensor:
-    """Random erasing in pixel mode, in place, each image of (B, 3, H, W) from its own seed."""
+    """Erases random boxes of images (B, 3, H, W) in place, in pixel mode, with a seed for each."""
     if probability == 0:
         return images
-    # the noise is drawn on the CPU, whose generator is the one that is seeded here
+    # the noise is drawn on the CPU, whose generator is seeded below
     eraser = RandomErasing(probability, mode="pixel", device="cpu")
     with isolated_random():
         for image, seed in zip(images, seeds.tolist(), strict=True):

@@ -1,10 +1,10 @@
-"""Image operations on uint8 arrays (H, W, 3), equal to Pillow's and several times as fast.
+"""Image operations on uint8 arrays (H, W, 3) that match Pillow's and run several times as fast.
 
-They are what timm's RandAugment and torchvision's ColorJitter do to Pillow images, written for
-OpenCV's and torch's vector instructions. What Pillow computes by a table is computed by the same
-table here; blending differs by a rounding, resizing by two levels of 255 at most. Only rotations
-and shears use another member of the family of cubic kernels (Keys 1981), a = −0.75 where Pillow has
-−1, and let the colour that fills the outside into the border's pixels.
+They do what timm's RandAugment and torchvision's ColorJitter do to Pillow images, with the vector
+instructions of OpenCV and torch. Operations that Pillow computes with a lookup table use the same
+table here. Blending differs by a rounding, and resizing by at most two levels of 255. Rotations and
+shears differ more: their cubic kernel (Keys 1981) has a = −0.75 where Pillow has −1, and they mix
+the fill colour into the pixels at the border.
 """
 
 import math
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from PIL.Image import Resampling
 
-# images are made side by side in processes: threads within one would only be in each other's way
+# several processes make images at the same time, so threads within a process only slow them down
 cv2.setNumThreads(0)
 
 Pixels = np.ndarray  # uint8 (H, W, 3)
@@ -31,7 +31,7 @@ _INTERPOLATION = {Resampling.BILINEAR: cv2.INTER_LINEAR, Resampling.BICUBIC: cv2
 def crop_and_resize(
     pixels: Pixels, top: int, left: int, height: int, width: int, size: int, interpolation: str
 ) -> Pixels:
-    """The given part of the image, resized to (size, size, 3) with antialiasing."""
+    """Crops a box, in pixels, and resizes it to (size, size, 3) with antialiasing."""
     part = torch.from_numpy(pixels[top : top + height, left : left + width])
     resized: torch.Tensor = F.interpolate(
         part.permute(2, 0, 1)[None], (size, size), mode=interpolation, antialias=True
@@ -41,16 +41,17 @@ def crop_and_resize(
 
 
 def flip(pixels: Pixels) -> Pixels:
+    """Mirrors left and right."""
     return cv2.flip(pixels, 1)
 
 
 def planes(pixels: Pixels) -> np.ndarray:
-    """(H, W, 3) as (3, H, W)."""
+    """Converts (H, W, 3) to (3, H, W)."""
     return np.stack(cv2.split(pixels))
 
 
 def _by_table(pixels: Pixels, table: np.ndarray) -> Pixels:
-    """Looks every level up in a table (256,), or in one for each channel (256, 3)."""
+    """Maps every level with one table (256,), or with a table per channel (256, 3)."""
     table = np.clip(table, 0, 255).astype(np.uint8)
     return cv2.LUT(pixels, table if table.ndim == 1 else table[None])
 
@@ -59,7 +60,7 @@ def _grey(pixels: Pixels) -> np.ndarray:
     return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
 
 
-# Pillow cuts the fractions of a blend off where OpenCV rounds: whole levels must stay what they are
+# Pillow truncates blended levels where OpenCV rounds them; whole levels must not change
 _CUT = -0.499
 
 
@@ -85,7 +86,7 @@ def saturation(pixels: Pixels, factor: float, **_: Any) -> Pixels:
 
 def sharpness(pixels: Pixels, factor: float, **_: Any) -> Pixels:
     smooth = cv2.filter2D(pixels, -1, _SMOOTH)
-    smooth[[0, -1]], smooth[:, [0, -1]] = pixels[[0, -1]], pixels[:, [0, -1]]  # as Pillow leaves it
+    smooth[[0, -1]], smooth[:, [0, -1]] = pixels[[0, -1]], pixels[:, [0, -1]]  # as Pillow does
     return _blend(smooth, pixels, factor)
 
 
@@ -94,7 +95,7 @@ def invert(pixels: Pixels, **_: Any) -> Pixels:
 
 
 def posterize(pixels: Pixels, bits: int, **_: Any) -> Pixels:
-    """Keeps the highest ``bits`` of 8; with none the image is black, as timm means it."""
+    """Keeps the highest ``bits`` of 8. With 0 bits the image is black, as in timm."""
     return _by_table(pixels, _LEVELS & ~(2 ** (8 - bits) - 1)) if bits < 8 else pixels
 
 
@@ -115,15 +116,15 @@ def equalize(pixels: Pixels, **_: Any) -> Pixels:
 
 
 def _histogram(pixels: Pixels) -> list[np.ndarray]:
-    """Pixels by level (256,) for each channel."""
+    """Number of pixels at each level, an array (256,) per channel."""
     counts = [cv2.calcHist([pixels], [channel], None, [256], [0, 256]) for channel in range(3)]
     return [channel.reshape(256).astype(np.int64) for channel in counts]
 
 
 def _stretched(counts: np.ndarray) -> np.ndarray:
-    """The table that takes the lowest level there is to 0 and the highest to 255."""
-    (there,) = np.nonzero(counts)
-    low, high = int(there[0]), int(there[-1])
+    """The table that maps the lowest level in use to 0 and the highest to 255."""
+    (used,) = np.nonzero(counts)
+    low, high = int(used[0]), int(used[-1])
     if low == high:
         return _LEVELS
     scale = 255.0 / (high - low)
@@ -132,10 +133,10 @@ def _stretched(counts: np.ndarray) -> np.ndarray:
 
 
 def _equalized(counts: np.ndarray) -> np.ndarray:
-    """The table that makes the levels about equally frequent, in Pillow's whole numbers."""
-    (there,) = np.nonzero(counts)
-    step = int(counts.sum() - counts[there[-1]]) // 255
-    if len(there) <= 1 or step == 0:
+    """The table that makes all levels about equally frequent, with Pillow's integer arithmetic."""
+    (used,) = np.nonzero(counts)
+    step = int(counts.sum() - counts[used[-1]]) // 255
+    if len(used) <= 1 or step == 0:
         return _LEVELS
     table: np.ndarray = (step // 2 + np.cumsum(counts) - counts) // step
     return table
@@ -152,7 +153,7 @@ def translate_y(pixels: Pixels, share: float, **how: Any) -> Pixels:
 def _translate(
     pixels: Pixels, axis: int, shift: float, fillcolor: Color, resample: Resampling
 ) -> Pixels:
-    """Takes every pixel from ``shift`` further along an axis: a filter, far faster than a warp."""
+    """Moves the image by ``−shift`` pixels along an axis, with a filter: far faster than a warp."""
     whole = math.floor(shift)
     kernel = _taps(shift - whole, resample)
     kernel, anchor = (kernel[None], (1, 0)) if axis == 1 else (kernel[:, None], (0, 1))
@@ -170,7 +171,7 @@ def _translate(
 
 
 def _taps(fraction: float, resample: Resampling) -> np.ndarray:
-    """Weights of the four pixels around a place that lies ``fraction`` behind the second."""
+    """Weights of the four pixels around a point that lies ``fraction`` after the second."""
     if resample == Resampling.BILINEAR:
         return np.array([0, 1 - fraction, fraction, 0], dtype=np.float32)
     near, far = np.array([fraction, 1 - fraction]), np.array([1 + fraction, 2 - fraction])
@@ -188,7 +189,7 @@ def shear_y(pixels: Pixels, factor: float, **how: Any) -> Pixels:
 
 
 def rotate(pixels: Pixels, degrees: float, **how: Any) -> Pixels:
-    """Turns about the centre, counter-clockwise."""
+    """Rotates counter-clockwise about the centre."""
     sin, cos = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
     x, y = pixels.shape[1] / 2, pixels.shape[0] / 2
     matrix = (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
@@ -201,9 +202,9 @@ def _affine(
     fillcolor: Color,
     resample: Resampling,
 ) -> Pixels:
-    """Takes the pixel at (x, y) from (a·x + b·y + c, d·x + e·y + f), as Pillow's ``transform``.
+    """Fills the pixel at (x, y) from (a·x + b·y + c, d·x + e·y + f), like Pillow's ``transform``.
 
-    Pillow's coordinates are those of the pixels' corners, OpenCV's those of their centres.
+    Pillow's coordinates refer to the corners of pixels, OpenCV's to their centres.
     """
     a, b, c, d, e, f = matrix
     centers = np.array([[a, b, c + (a + b - 1) / 2], [d, e, f + (d + e - 1) / 2]])
@@ -217,7 +218,7 @@ def _affine(
     )
 
 
-# by the names of timm's functions on Pillow images
+# keyed by the names of timm's functions on Pillow images
 RAND_AUGMENT: dict[str, Callable[..., Pixels]] = {
     "auto_contrast": auto_contrast,
     "equalize": equalize,

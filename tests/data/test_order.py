@@ -107,5 +107,7 @@ def test_shares_of_all_ranks_partition_each_global_batch(world_size: int) -> Non
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:
-    with pytest.raises(ValueError, match="global batch of 10 does not divide by 4 workers"):
+    with pytest.raises(
+        ValueError, match="global batch of 10 cannot be divided equally among 4 workers"
+    ):
         Share(10, 0, 4)

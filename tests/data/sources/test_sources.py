@@ -54,7 +54,7 @@ def test_tars_that_cannot_be_used(tmp_path: Path) -> None:
     two = tar_of(tmp_path / "two.tar", {"1.png": tile(1), "1.jpg": tile(1)})
     with pytest.raises(InputError, match="the sample '1' has 2 images"):
         webdataset_items(str(two))
-    with pytest.raises(InputError, match="no file here that ends in .tar"):
+    with pytest.raises(InputError, match="no file ending in .tar"):
         webdataset_items(str(tmp_path / "none"))
 
 
@@ -104,7 +104,7 @@ def test_parquet_that_holds_no_images(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no column 'photo'; there are image, label"):
         parquet_items(f"{tmp_path}/paths.parquet", image="photo")
     file = hugging_face(tmp_path / "b.parquet", [7], {"names": ["a"], "_type": "ClassLabel"})
-    with pytest.raises(InputError, match="row 0 has the label 7 of 1 classes"):
+    with pytest.raises(InputError, match="row 0 has the label 7, not one from 0 to 0"):
         parquet_items(str(file))
 
 
@@ -174,7 +174,9 @@ def test_amazon_berkeley_objects(tmp_path: Path) -> None:
     assert items["img001"].group == "B001" and items["img002"].group == "B002"
     everything = abo_items(str(tmp_path), "CELLULAR_PHONE_CASE", all_images=True)
     assert len(everything) == len(items) + 1
-    with pytest.raises(InputError, match=r"no image of type 'HAT'; the most are of CELLULAR_PHONE"):
+    with pytest.raises(
+        InputError, match=r"no image of type 'HAT'; the most common are CELLULAR_PHONE"
+    ):
         abo_items(str(tmp_path), "HAT")
 
 
