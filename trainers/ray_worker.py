@@ -4,7 +4,7 @@ import os
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -39,8 +39,8 @@ from semigrid.trainers.trial.run import TrainedTrial, run_trial
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 # Errors of a worker that was lost; any other error was raised by its own code.
 LOST = (*UNREACHABLE_ERRORS, RayActorError)
-# How many times to start again after an exception of a worker's code without a new checkpoint: it
-# may be another worker's death, as seen by this one.
+# Most starts without a new checkpoint after which one more follows an exception of a worker's code:
+# it may be another worker's death, as seen by this one.
 WORKER_EXCEPTIONS = 3
 # Longest wait for room for a group that lost its machines, in seconds. Then its job goes back to
 # the driver, which asks for machines, has them checked, and waits for as long as it takes.
@@ -49,21 +49,6 @@ ROOM_SECONDS = 20.0
 
 class GroupDiedError(RuntimeError):
     """A worker group died, or could not start, too often without a new checkpoint."""
-
-
-@dataclass
-class _Deaths:
-    """Deaths of a worker group since its training last wrote a checkpoint."""
-
-    checkpoint: str | None
-    count: int = 0
-    exceptions: int = 0
-
-    def add(self, error: TrainingFailedError | RayActorError, checkpoint: str | None) -> None:
-        if checkpoint != self.checkpoint:
-            self.checkpoint, self.count, self.exceptions = checkpoint, 0, 0
-        self.count += 1
-        self.exceptions += not _is_loss(error)
 
 
 def run_group(job: TrialJob, callbacks: Sequence[UserCallback] = ()) -> TrainedTrial:
@@ -85,7 +70,7 @@ def run_group(job: TrialJob, callbacks: Sequence[UserCallback] = ()) -> TrainedT
     resources = {"CPU": float(options.cpus_per_worker)}
     if options.gpus_per_worker:
         resources["GPU"] = options.gpus_per_worker
-    deaths = _Deaths(_checkpoint(job))
+    deaths, checkpoint = 0, _checkpoint(job)
     if job.lacked_room and not _finds_room(options.workers, resources):
         raise NoRoomError(f"there is still no room for {options.workers} × {resources}")
     while True:
@@ -99,12 +84,12 @@ def run_group(job: TrialJob, callbacks: Sequence[UserCallback] = ()) -> TrainedT
             result = _trainer(job, scaling, callbacks).fit().return_value
         except (TrainingFailedError, RayActorError) as error:
             free_orphans()
-            deaths.add(error, _checkpoint(job))
-            too_often = deaths.count > options.max_failures
-            if not _is_loss(error) and (too_often or deaths.exceptions > WORKER_EXCEPTIONS):
+            known, checkpoint = checkpoint, _checkpoint(job)
+            deaths = deaths + 1 if checkpoint == known else 1
+            if not _is_loss(error) and deaths > min(options.max_failures, WORKER_EXCEPTIONS):
                 raise _worker_exception(error) from error
-            if too_often:
-                raise GroupDiedError(_describe(error, deaths.count, scaling)) from error
+            if deaths > options.max_failures:
+                raise GroupDiedError(_describe(error, deaths, scaling)) from error
             if job.place.attempt is not None and not _finds_room(options.workers, resources):
                 raise NoRoomError(
                     "its worker group died, and there is no room for "
