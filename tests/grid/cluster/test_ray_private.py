@@ -79,3 +79,25 @@ def test_kuberay_is_known_by_an_environment_variable(monkeypatch: pytest.MonkeyP
     assert not in_kuberay()
     monkeypatch.setenv("RAY_USAGE_STATS_KUBERAY_IN_USE", "1")  # as KubeRay's operator does
     assert in_kuberay()
+
+
+def test_a_head_is_asked_once_whether_it_knows_us(cluster: None) -> None:
+    import ray
+
+    from semigrid.grid.cluster.ray_private import connect_to_head
+
+    connect_to_head(ray.get_runtime_context().gcs_address)
+
+
+def test_tune_copies_no_credentials_into_runtime_environments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ray.tune.execution import class_cache
+
+    from semigrid.grid.cluster.ray_private import keep_from_runtime_environments
+
+    names = set(class_cache.ENV_VARS_TO_PROPAGATE)
+    monkeypatch.setattr(class_cache, "ENV_VARS_TO_PROPAGATE", names | {"AWS_SECRET_ACCESS_KEY"})
+    keep_from_runtime_environments("AWS_")
+    kept = class_cache.ENV_VARS_TO_PROPAGATE
+    assert kept and not [name for name in kept if name.startswith("AWS_")]
