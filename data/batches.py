@@ -86,14 +86,11 @@ class EvalBatches:
             return
         made = []
         for rows in self.batches:
-            batch = self._batch(rows)
+            batch = stack(map(self._render, rows), len(rows))
             if self._keep:
                 made.append(batch)
             yield batch
         self._kept = made
-
-    def _batch(self, rows: range) -> Batch:
-        return stack(map(self._render, rows), len(rows))
 
     def _render(self, row: int) -> Rendered:
         image_id, label = self.table.ids[row], int(self.table.labels[row])

@@ -86,6 +86,10 @@ class Manifest(BaseModel):
         """The columns that not every dataset has."""
         return (*self.slices, *([VOTES] if self.votes else []))
 
+    def shards_of(self, split: str) -> list[Shard]:
+        """The split's shards in stored order."""
+        return [shard for shard in self.shards if shard.split == split]
+
     @field_validator("counts")
     @classmethod
     def _every_split_has_images(
@@ -147,14 +151,12 @@ class Dataset:
         return len(self.manifest.classes)
 
     def rows_in(self, split: str) -> int:
-        return sum(shard.rows for shard in self.manifest.shards if shard.split == split)
+        return sum(shard.rows for shard in self.manifest.shards_of(split))
 
     def row_groups(self, split: str) -> list[RowGroup]:
         """The split's row groups in stored order."""
         groups, start = [], 0
-        for shard in self.manifest.shards:
-            if shard.split != split:
-                continue
+        for shard in self.manifest.shards_of(split):
             for index, rows in enumerate(shard.row_groups):
                 groups.append(RowGroup(shard.file, index, start, rows))
                 start += rows
@@ -162,13 +164,11 @@ class Dataset:
 
     def _column_tables(self, split: str, columns: list[str]) -> pa.Table:
         tables = []
-        for shard in self.manifest.shards:
-            if shard.split == split:
-                with self.storage.open(shard.file) as file:
-                    tables.append(pq.read_table(file, columns=columns))
+        for shard in self.manifest.shards_of(split):
+            with self.storage.open(shard.file) as file:
+                tables.append(pq.read_table(file, columns=columns))
         if not tables:
-            schema = columns_of(self.manifest.extra_columns)
-            return pa.schema([schema.field(name) for name in columns]).empty_table()
+            return columns_of(self.manifest.extra_columns).empty_table().select(columns)
         return pa.concat_tables(tables)
 
     def column(self, split: str, name: str) -> pa.ChunkedArray:
@@ -183,9 +183,7 @@ class Dataset:
     def images(self, split: str, ids: Collection[str]) -> dict[str, bytes]:
         """Encoded images of a split by id, for these ids. Only their row groups are read."""
         contents: dict[str, bytes] = {}
-        for shard in self.manifest.shards:
-            if shard.split != split:
-                continue
+        for shard in self.manifest.shards_of(split):
             with self.storage.open(shard.file) as stream:
                 file = pq.ParquetFile(stream)
                 for group in range(file.num_row_groups):

@@ -32,16 +32,14 @@ class CleanSettings:
 
 @dataclass(frozen=True)
 class CleanImage:
-    """File bytes that any decoder reads as an upright RGB image, and what they show.
+    """File bytes that any decoder reads as an upright RGB image.
 
-    ``pixels`` is the SHA-256 of size and RGB pixels as decoded from the source, equal for exact
-    duplicates in whatever wrapping; ``changed`` says why the bytes are not the source's, empty
-    where they are.
+    ``pixels`` is the SHA-256 of the source's size and RGB pixels: exact duplicates have the same
+    one, whatever their file format. ``changed`` gives the reasons why the bytes differ from the
+    source's; it is empty where they do not.
     """
 
     content: bytes
-    width: int
-    height: int
     pixels: str
     changed: tuple[str, ...] = ()
 
@@ -57,7 +55,18 @@ def clean_image(content: bytes, settings: CleanSettings) -> CleanImage:
     pixels that have no RGB meaning.
     """
     with _unusable(content):
-        return _clean(content, settings)
+        rgb, changed, lossy = _upright(content, settings)
+        pixels = hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()
+        side = settings.shorter_side
+        if side is not None and min(rgb.size) > side:
+            changed.append("shrunk")
+            scale = side / min(rgb.size)
+            size = (max(side, round(rgb.width * scale)), max(side, round(rgb.height * scale)))
+            rgb = rgb.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+            lossy = True
+        if changed:
+            content = _encode(rgb, lossy, settings.jpeg_quality)
+        return CleanImage(content, pixels, tuple(changed))
 
 
 def decode_upright(content: bytes, settings: CleanSettings) -> Image.Image:
@@ -105,21 +114,6 @@ def _upright(content: bytes, settings: CleanSettings) -> tuple[Image.Image, list
         image = ImageOps.exif_transpose(image)
     rgb, converted = _to_rgb(image)
     return rgb, changed + ([converted] if converted else []), lossy
-
-
-def _clean(content: bytes, settings: CleanSettings) -> CleanImage:
-    rgb, changed, lossy = _upright(content, settings)
-    pixels = hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()
-    side = settings.shorter_side
-    if side is not None and min(rgb.size) > side:
-        changed.append("shrunk")
-        scale = side / min(rgb.size)
-        size = (max(side, round(rgb.width * scale)), max(side, round(rgb.height * scale)))
-        rgb = rgb.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
-        lossy = True
-    if changed:
-        content = _encode(rgb, lossy, settings.jpeg_quality)
-    return CleanImage(content, rgb.width, rgb.height, pixels, tuple(changed))
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:

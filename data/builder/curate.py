@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from scipy.cluster.hierarchy import DisjointSet
 
 from semigrid.data.errors import InputError
 from semigrid.data.schema import POOL, Split
-from semigrid.data.sources.groups import JoinedGroups
 from semigrid.data.splits import split_labeled
 
 
@@ -66,16 +67,17 @@ def curate(
     """
     result = Curation()
     in_order = sorted(facts, key=lambda image: image.image_id)
-    joined = JoinedGroups()
+    joined = DisjointSet(image.group for image in in_order)
     same: dict[str, list[Facts]] = {}
     for image in in_order:
-        joined.join(image.group, image.group)
         same.setdefault(image.pixels, []).append(image)
     kept: list[Facts] = []
     for copies in same.values():
         for other in copies[1:]:
-            joined.join(copies[0].group, other.group)  # they show the same photograph
+            joined.merge(copies[0].group, other.group)
         kept.append(_merged(copies, result))
+    name_of = {group: min(together) for together in joined.subsets() for group in together}
+    kept = [replace(image, group=name_of[image.group]) for image in kept]
     labels = sorted({image.label for image in kept if image.label is not None})
     result.classes = tuple(labels if classes is None else classes)
     unknown = sorted(set(labels) - set(result.classes))
@@ -83,7 +85,7 @@ def curate(
         raise InputError(
             f"the label {unknown[0]!r} is not among the classes: {', '.join(result.classes)}"
         )
-    result.images = _placed(kept, joined, result, seed, val_share, test_share)
+    result.images = _placed(kept, result, seed, val_share, test_share)
     return result
 
 
@@ -95,19 +97,13 @@ def _merged(copies: list[Facts], result: Curation) -> Facts:
     result.duplicates |= {c.image_id: stays.image_id for c in copies if c is not stays}
     if len(labels) > 1:
         result.conflicts.append({c.image_id: str(c.label) for c in labeled})
-        return Facts(stays.image_id, None, stays.group, stays.pixels)
+        return replace(stays, label=None)
     return stays
 
 
 def _placed(
-    kept: list[Facts],
-    joined: JoinedGroups,
-    result: Curation,
-    seed: int,
-    val_share: float,
-    test_share: float,
+    kept: list[Facts], result: Curation, seed: int, val_share: float, test_share: float
 ) -> list[Placed]:
-    groups = {image.image_id: joined.name(image.group) for image in kept}
     labeled = sorted((i for i in kept if i.label is not None), key=lambda i: i.image_id)
     index = {name: number for number, name in enumerate(result.classes)}
     labels = [index[str(image.label)] for image in labeled]
@@ -116,24 +112,18 @@ def _placed(
     missing = [name for name, number in index.items() if number not in labels]
     if missing:
         raise InputError(f"the class {missing[0]!r} has no image")
-    names = [groups[image.image_id] for image in labeled]
+    groups = [image.group for image in labeled]
     try:
-        splits = split_labeled(labels, names, len(index), seed, val_share, test_share)
+        splits = split_labeled(labels, groups, len(index), seed, val_share, test_share)
     except ValueError as error:
         counts = Counter(image.label for image in labeled)
         rarest = ", ".join(f"{name} {count}" for name, count in counts.most_common()[::-1][:5])
         raise InputError(f"{error} (images by class, fewest first: {rarest})") from error
     images = [
-        Placed(image.image_id, label, split, group)
-        for image, label, split, group in zip(labeled, labels, splits, names, strict=True)
+        Placed(image.image_id, label, split, image.group)
+        for image, label, split in zip(labeled, labels, splits, strict=True)
     ]
-    taken = set(names)
-    for image in kept:
-        if image.label is not None:
-            continue
-        if groups[image.image_id] in taken:
-            result.beside_labeled.append(image.image_id)
-        else:
-            images.append(Placed(image.image_id, None, POOL, groups[image.image_id]))
-    result.beside_labeled.sort()
+    unlabeled, taken = [image for image in kept if image.label is None], set(groups)
+    result.beside_labeled = sorted(i.image_id for i in unlabeled if i.group in taken)
+    images += [Placed(i.image_id, None, POOL, i.group) for i in unlabeled if i.group not in taken]
     return sorted(images, key=lambda image: image.image_id)

@@ -92,9 +92,13 @@ def build_dataset(
     sizes = settings.chunk_images, settings.bucket_images
     chunks = chunks_of(storage.folder(BUILDING), items, settings.clean, settings.seed, *sizes)
     run_chunks(chunks, workers, progress)
-    cleaned = [*read_without_content(chunks)]
+    cleaned = sorted(read_without_content(chunks), key=lambda c: c.number)
     curation = curate(
-        [_facts(items[c.number], c.pixels) for c in cleaned if c.problem is None],
+        [
+            Facts(item.image_id, item.label, item.group or item.image_id, c.pixels)
+            for item, c in zip(items, cleaned, strict=True)
+            if c.problem is None
+        ],
         seed=settings.seed,
         val_share=settings.val_share,
         test_share=settings.test_share,
@@ -120,10 +124,6 @@ def build_dataset(
     dataset = write_manifest(storage, manifest)
     storage.delete(BUILDING)
     return dataset, report
-
-
-def _facts(item: Item, pixels: str) -> Facts:
-    return Facts(item.image_id, item.label, item.group or item.image_id, pixels)
 
 
 def _slices(items: Sequence[Item]) -> tuple[str, ...]:
@@ -181,7 +181,7 @@ def _fingerprint(
     header = [FORMAT, CLEAN_VERSION, asdict(settings.clean), settings.seed]
     header += [list(curation.classes), settings.rows_per_group, list(slices)]
     digest = hashlib.sha256(json.dumps(header).encode())
-    sources = {items[c.number].image_id: (items[c.number], c.source) for c in cleaned}
+    sources = {i.image_id: (i, c.source) for i, c in zip(items, cleaned, strict=True)}
     for image in curation.images:  # sorted by id
         item, source = sources[image.image_id]
         vote = votes.get(image.image_id)

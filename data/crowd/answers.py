@@ -105,18 +105,21 @@ def _mturk_labels(uri: str, table: pd.DataFrame, answer: str | None) -> list[str
     chosen = _choose(uri, "Answer", fields, answer, "answer").removeprefix("Answer.")
     if chosen not in by_field:
         return list(table[f"Answer.{chosen}"])
-    return _one_hot(uri, table, by_field[chosen])
+    columns = by_field[chosen]
+    is_true = table[columns].apply(lambda column: column.str.strip().str.lower() == "true")
+    is_true.columns = [column.split(".", 2)[2] for column in columns]
+    return [
+        _true_label(f"{uri}: row {row}", values)
+        for row, values in zip(table.index + 1, is_true.to_dict("records"), strict=True)
+    ]
 
 
-def _one_hot(uri: str, table: pd.DataFrame, columns: list[str]) -> list[str]:
-    """The label whose column is true; an empty string where none is."""
-    labels = []
-    for row, values in zip(table.index + 1, table[columns].to_numpy(), strict=True):
-        true = [c for c, v in zip(columns, values, strict=True) if str(v).strip().lower() == "true"]
-        if len(true) > 1:
-            raise InputError(f"{uri}: row {row} has {len(true)} answers: {', '.join(true)}")
-        labels.append(true[0].split(".", 2)[2] if true else "")
-    return labels
+def _true_label(where: str, chosen: dict[Any, Any]) -> str:
+    """The only label that is true; an empty string when none is. Raises ``InputError``."""
+    labels = [label for label, is_true in chosen.items() if is_true is True]
+    if len(labels) > 1:
+        raise InputError(f"{where} has {len(labels)} answers: {', '.join(labels)}")
+    return labels[0] if labels else ""
 
 
 def _json_answer(where: str, text: str, name: str | None) -> str:
@@ -145,10 +148,7 @@ def _json_answer(where: str, text: str, name: str | None) -> str:
     if isinstance(value, dict):
         if isinstance(value.get("label"), str):
             return str(value["label"])
-        true = [label for label, chosen in value.items() if chosen is True]
-        if len(true) > 1:
-            raise InputError(f"{where}: {len(true)} answers: {', '.join(true)}")
-        return true[0] if true else ""
+        return _true_label(where, value)
     return str(value)
 
 

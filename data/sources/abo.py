@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
+from scipy.cluster.hierarchy import DisjointSet
 
 from semigrid.data.errors import InputError
-from semigrid.data.sources.groups import JoinedGroups
 from semigrid.data.sources.items import Item
 from semigrid.data.storage import Storage, open_storage
 
@@ -55,14 +55,14 @@ def abo_items(
     paths = _paths(storage)
     photographs: dict[str, _Photograph] = {}
     types: Counter[str] = Counter()
-    joined = JoinedGroups()
+    joined = DisjointSet()
     for listing in _listings(storage):
         kind = _plain(listing.get("product_type"))
         types[kind] += 1
         if kind != product_type:
             continue
         product = str(listing["item_id"])
-        joined.join(product, product)
+        joined.add(product)
         shown = [listing.get("main_image_id")]
         shown += listing.get("other_image_id") or [] if all_images else []
         for image_id in shown:
@@ -74,17 +74,18 @@ def abo_items(
             if slice is not None and listing.get(slice):
                 photograph.slices.add(_plain(listing[slice]))
             for other in photograph.products:
-                joined.join(product, other)
+                joined.merge(product, other)
     if not photographs:
         common = ", ".join(f"{name} ({count})" for name, count in types.most_common(5))
         raise InputError(f"{root}: no image of type {product_type!r}; the most common are {common}")
+    group_of = {product: min(group) for group in joined.subsets() for product in group}
     folder = f"{storage.uri}/images/{images}"
     return [
         Item(
             image_id,
             posixpath.join(folder, paths[image_id]),
             photograph.labels.pop() if len(photograph.labels) == 1 else None,
-            joined.name(min(photograph.products)),
+            group_of[min(photograph.products)],
             {} if slice is None else {slice: min(photograph.slices, default="")},
         )
         for image_id, photograph in sorted(photographs.items())

@@ -23,7 +23,6 @@ def test_every_good_image_is_kept_as_it_should_look(name: str) -> None:
     found = clean_image(nasty.good()[name], SETTINGS)
     pixels = seen(found)
     assert pixels.shape == (nasty.SIZE[1], nasty.SIZE[0], 3)
-    assert (found.width, found.height) == nasty.SIZE
     if name == "alpha.png":
         assert (pixels == 255).all()  # wholly transparent: white
     elif name == "grey16.png":
@@ -78,7 +77,7 @@ def test_every_bad_image_has_its_reason(name: str, reason: str) -> None:
 
 def test_the_limit_of_pixels_is_the_settings() -> None:
     content = nasty.good()["plain.png"]
-    assert clean_image(content, CleanSettings(max_pixels=40 * 24)).width == 40
+    assert clean_image(content, CleanSettings(max_pixels=40 * 24)).content == content
     with pytest.raises(UnusableImageError, match="too many pixels: 40 × 24, the limit is 959"):
         clean_image(content, CleanSettings(max_pixels=959))
 
@@ -86,7 +85,7 @@ def test_the_limit_of_pixels_is_the_settings() -> None:
 def test_shrinking_keeps_the_shape_and_never_enlarges() -> None:
     content = nasty.saved(nasty.picture((200, 100)), "png")
     found = clean_image(content, CleanSettings(shorter_side=50))
-    assert (found.width, found.height) == (100, 50) == Image.open(io.BytesIO(found.content)).size
+    assert Image.open(io.BytesIO(found.content)).size == (100, 50)
     assert found.changed == ("shrunk",)
     assert clean_image(content, CleanSettings(shorter_side=100)).content == content
     assert clean_image(content, CleanSettings(shorter_side=300)).content == content
