@@ -74,3 +74,14 @@ def changed(path: str, value: Any) -> str:
 
 def plan_of(text: str) -> Plan:
     return Plan(load_experiment("file.yaml", text=text))
+
+
+def pair_text(**recipe: Any) -> str:
+    """An experiment of one cell whose trainings take two workers, with changes to its recipe."""
+    content = copy.deepcopy(SMALL)
+    content["models"]["vit"]["recipe"] |= {"steps": 300, "evaluations": 4, **recipe}
+    content["models"]["vit"]["train"] = {"workers": 2}
+    content["grid"] = [{"model": "vit", "labels": ["100%"]}]
+    content["train"] = {"checkpoint_steps": 20}
+    content["search"] = {"trials": 1}
+    return yaml.safe_dump(content)

@@ -1,0 +1,305 @@
+"""Grids as their users run them, on a small cluster, and once on a Ray of their own."""
+
+import copy
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.helpers.experiments import SMALL, changed, experiment_text, pair_text, plan_of
+from tests.helpers.in_process import Grid
+from tests.helpers.runs import finish, numbers, records, semigrid
+
+from semigrid.data.schema import Dataset
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
+
+
+def in_process(text: str, folder: Path) -> Grid:
+    """The experiment, run here and without Ray."""
+    return Grid(plan_of(text), folder).run()
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str, str]:
+    """The small experiment, run whole: file, storage, what it printed on stdout and stderr."""
+    folder = tmp_path_factory.mktemp("run")
+    file = folder / "small.yaml"
+    file.write_text(experiment_text(search={"trials": 2}))
+    where = ("--storage", str(folder / "results"))
+    out, err = finish(semigrid("run", str(file), *where, own_ray=True))
+    return file, folder / "results", out, err
+
+
+def test_the_grid_runs_from_file_to_table(finished_run: tuple[Path, Path, str, str]) -> None:
+    file, storage, out, err = finished_run
+    assert sum(line.startswith(" semi-vit") for line in out.splitlines()) == 2 and "—" in out
+    assert "digits: " in out  # the answer, below the table
+    assert f"report: {storage}/small/report.html" in out
+    assert (storage / "small/report.html").read_text().startswith("<!doctype html>")
+    assert "4 of 4 cells finished" in err
+    # Ray's own chatter goes to its log files
+    assert not any(word in err.lower() for word in ("raylet", "warning", "pid=", "traceback"))
+    found = records(storage / "small")
+    assert len(found) == 8 and {r.status for r in found.values()} == {"finished"}
+    assert sum(r.test is not None for r in found.values()) == 4
+    # winners keep their weights and predictions, losers and checkpoints are gone
+    assert len(list((storage / "small/weights").iterdir())) == 4
+    assert len(list((storage / "small/predictions").iterdir())) == 4
+    assert list((storage / "small/checkpoints").iterdir()) == []
+    assert all(r.device_seconds["cpu"] > r.seconds > 0 for r in found.values())
+    assert not (storage / "small/live.json").exists()
+
+
+def test_the_same_command_again_trains_nothing_and_starts_no_ray(
+    finished_run: tuple[Path, Path, str, str],
+) -> None:
+    file, storage, out, _ = finished_run
+    again, err = finish(semigrid("run", str(file), "--storage", str(storage)))
+    assert again == out and "nothing to train" in err
+    # a finished folder may be named instead of the file
+    assert finish(semigrid("run", str(storage / "small")))[0] == out
+    status = json.loads(finish(semigrid("status", str(storage / "small"), "--json"))[0])
+    assert {cell["state"] for cell in status["cells"].values()} == {"finished"}
+
+
+def test_a_new_fraction_trains_only_the_new_cells(
+    cluster: None, finished_run: tuple[Path, Path, str, str], tmp_path: Path
+) -> None:
+    _, storage, _, _ = finished_run
+    before = numbers(storage / "small")
+    file = tmp_path / "more.yaml"
+    content = yaml.safe_load(changed("grid.0.labels", ["25%", "50%", "100%"]))
+    file.write_text(yaml.safe_dump({**content, "search": {"trials": 2}}))
+    _, err = finish(semigrid("run", str(file), "--storage", str(storage)))
+    after = numbers(storage / "small")
+    assert before.items() <= after.items()
+    assert {r[1] for i, r in after.items() if i not in before} == {"digits/vit/25%"}
+    assert "trained 2 trials, evaluated 1 on test" in err
+
+
+def test_killed_and_run_again_gives_the_same_numbers(cluster: None, tmp_path: Path) -> None:
+    models = copy.deepcopy(SMALL["models"])
+    models["vit"]["recipe"]["steps"] = 400
+    text = experiment_text(
+        name="long",
+        models=models,
+        grid=[{"model": "vit", "labels": ["50%"]}],
+        search={"trials": 3, "wave": 3},
+        train={"checkpoint_steps": 20},
+    )
+    file = tmp_path / "long.yaml"
+    file.write_text(text)
+    whole = in_process(text, tmp_path / "whole")
+    folder = tmp_path / "killed" / "long"
+    # killed with its own Ray, once a trial is finished and another one has a checkpoint
+    process = semigrid("run", str(file), "--storage", str(tmp_path / "killed"), own_ray=True)
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        before = records(folder)
+        going = {i for i, record in before.items() if record.status == "started"}
+        saved = {path.parent.name for path in folder.glob("checkpoints/*/latest.pt")}
+        if len(going) < len(before) and going & saved:
+            break
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    finished = {i for i, record in records(folder).items() if record.status == "finished"}
+    assert finished
+    # taken over and ended on the cluster
+    _, err = finish(semigrid("run", str(file), "--storage", str(tmp_path / "killed")))
+    assert "taking its lock over" in err and str(process.pid) in err
+    assert not (folder / "lock.json").exists()
+    assert numbers(folder) == whole.numbers()
+    after = records(folder)
+    assert all(len(after[trial_id].starts) == 1 for trial_id in finished)
+    resumed = [step for record in after.values() for step in record.resumed_at]
+    assert resumed and all(0 < step < 400 for step in resumed)
+
+
+def test_a_training_that_does_not_fit_the_machine_is_refused(cluster: None, tmp_path: Path) -> None:
+    file = tmp_path / "small.yaml"
+    file.write_text(experiment_text(train={"cpus_per_worker": 4096}, storage=str(tmp_path)))
+    _, err = finish(semigrid("run", str(file)), code=2)
+    assert "4096 CPUs" in err and "Traceback" not in err
+
+
+def test_an_address_where_no_cluster_answers_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    file = tmp_path / "small.yaml"
+    file.write_text(experiment_text())
+    _, err = finish(semigrid("run", str(file), "--storage", str(tmp_path)), code=2)
+    assert "RAY_ADDRESS=127.0.0.1:1: no Ray cluster answers there" in err
+    assert "Traceback" not in err and "died" not in err
+
+
+def test_an_interrupt_says_how_to_go_on(cluster: None, tmp_path: Path) -> None:
+    file = tmp_path / "small.yaml"
+    file.write_text(changed("models.vit.recipe.steps", 5000))
+    process = semigrid("run", str(file), "--storage", str(tmp_path))
+    deadline = time.monotonic() + 200
+    while not records(tmp_path / "small") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = finish(process, code=130)
+    assert "interrupted" in err and "To resume: semigrid run" in err
+    assert "Traceback" not in err
+
+
+def test_two_workers_give_the_numbers_of_one(cluster: None, tmp_path: Path) -> None:
+    # 32-bit sums in another order are all that differs, and 20 steps do not blow that up
+    text = changed("grid", [{"model": "semi-vit", "labels": ["50%"]}]).replace(
+        "trials: 3", "trials: 1"
+    )
+    file = tmp_path / "two.yaml"
+    file.write_text(text)
+    one = in_process(text, tmp_path / "one").records
+    finish(semigrid("run", str(file), "--storage", str(tmp_path / "two"), "--workers", "2"))
+    two = records(tmp_path / "two/small")
+    assert one.keys() == two.keys()
+    for trial_id, record in one.items():
+        other = two[trial_id]
+        assert len(record.history) == 2
+        for mine, theirs in zip(record.history, other.history, strict=True):
+            assert mine == pytest.approx(theirs, abs=1e-4)
+        assert (record.test is None) == (other.test is None)
+        if record.test is not None:
+            assert record.test == pytest.approx(other.test, abs=1e-4)
+
+
+def test_a_pool_streamed_from_a_relative_path_gives_the_numbers_of_one_in_memory(
+    cluster: None, finished_run: tuple[Path, Path, str, str], tmp_path: Path, digits: Dataset
+) -> None:
+    # Ray's workers run in working directories of their own
+    _, in_memory, _, _ = finished_run
+    shutil.copytree(digits.storage.uri, tmp_path / "my-digits")
+    text = experiment_text(
+        datasets={"digits": "my-digits"},
+        grid=[{"model": "semi-vit", "labels": ["50%"]}],
+        search={"trials": 1},
+        train={"stream": "ray"},
+    )
+    (tmp_path / "small.yaml").write_text(text)
+    finish(semigrid("run", "small.yaml", cwd=tmp_path))
+    expected, streamed = numbers(in_memory / "small"), numbers(tmp_path / "results" / "small")
+    assert {record[1] for record in streamed.values()} == {
+        "digits/vit/50%", "digits/semi-vit/50%/100%"
+    }  # fmt: skip
+    for trial_id, (*training, _, best_step, weights, history) in streamed.items():
+        # of more trials another may win, and only winners are measured on test
+        *same, _, best, kind, course = expected[trial_id]
+        assert (training, best_step, weights, history) == (same, best, kind, course)
+
+
+def test_a_trial_that_fails_is_named_with_its_log_and_tried_again(
+    cluster: None, tmp_path: Path
+) -> None:
+    file = tmp_path / "small.yaml"
+    grid = [{"model": model, "labels": ["50%"]} for model in ("vit", "semi-vit")]
+    file.write_text(experiment_text(search={"trials": 1}, grid=grid))
+    # the winner's weights cannot be written where a file stands in the way
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "weights").write_text("in the way")
+    out, err = finish(semigrid("run", str(file), "--storage", str(tmp_path)), code=1)
+    assert "failed" in err and "blocked" in err and ".log" in err and "—" in out
+    failed = next(r for r in records(tmp_path / "small").values() if r.status == "failed")
+    assert failed.log is not None and "Traceback" in Path(failed.log).read_text()
+    (tmp_path / "small" / "weights").unlink()
+    finish(semigrid("run", str(file), "--storage", str(tmp_path)))
+    assert {r.status for r in records(tmp_path / "small").values()} == {"finished"}
+
+
+def test_a_collapsing_training_is_stopped_named_and_no_result(
+    cluster: None, tmp_path: Path
+) -> None:
+    # λ_u absurd, τ = 0
+    content = copy.deepcopy(SMALL)
+    absurd = {"unlabeled_loss_weight": 1000, "confidence_threshold": 0, "collapse_evaluations": 3}
+    absurd |= {"steps": 40, "warmup_steps": 2, "evaluations": 8, "base_lr": 3}
+    content["models"]["semi-vit"]["recipe"] |= absurd
+    content["models"]["vit"]["train"] = {"workers": 1}  # it is only where the other starts
+    content["grid"] = [{"model": "semi-vit", "labels": ["100%"]}]
+    content |= {"search": {"trials": 1}, "train": {"workers": 2}}
+    file = tmp_path / "collapse.yaml"
+    file.write_text(yaml.safe_dump(content))
+    out, err = finish(semigrid("run", str(file), "--storage", str(tmp_path)), code=1)
+    assert "every trial diverged or collapsed" in err and "the teacher has collapsed" in err
+    assert "1 (1 collapsed)" in out and "—" in out
+    found = {r.cell: r for r in records(tmp_path / "small").values()}
+    collapsed = found["digits/semi-vit/100%/100%"]
+    assert (collapsed.status, collapsed.test) == ("collapsed", None)
+    assert "the teacher has collapsed" in collapsed.error
+    assert collapsed.history[-1]["pseudo_entropy"] < 0.23  # its course is kept
+    # it is an end, not an accident: the next run does not train it again
+    _, err = finish(semigrid("run", str(file), "--storage", str(tmp_path)), code=1)
+    assert "nothing to train" in err
+
+
+LOST_INTERRUPT = """
+import sys, threading, time
+from rich.console import Console
+from semigrid.grid.commands.context import load, open_study
+from semigrid.grid.study.scheduler import Scheduler
+from semigrid.grid.status.live import LiveView
+from semigrid.grid.run.tune import run_plan
+
+study = open_study(load(sys.argv[1], sys.argv[2]))
+stop = threading.Event()
+def ask():
+    while not study.ledger.read_all():
+        time.sleep(0.1)
+    stop.set()
+threading.Thread(target=ask, daemon=True).start()
+try:
+    scheduler, view = Scheduler(study.state, study.rules), LiveView(Console(stderr=True))
+    run_plan(scheduler, study.ledger, view, stop)
+except KeyboardInterrupt:
+    sys.exit(77)
+"""
+
+
+def test_an_interrupt_that_a_callback_swallowed_still_stops_the_run(
+    cluster: None, tmp_path: Path
+) -> None:
+    # a KeyboardInterrupt can be raised where someone's code drops it; the event cannot
+    file = tmp_path / "small.yaml"
+    file.write_text(changed("models.vit.recipe.steps", 5000))
+    command = [sys.executable, "-c", LOST_INTERRUPT, str(file), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 77, done.stderr[-2000:]
+    assert all(r.status != "failed" for r in records(tmp_path / "small").values())
+
+
+def free_cpus(seconds: float) -> float:
+    """What is free when all is, or after so long."""
+    import ray
+
+    deadline = time.monotonic() + seconds
+    while (free := ray.available_resources().get("CPU", 0.0)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return float(free)
+
+
+def test_a_stopped_trial_gives_its_cpus_back(cluster: None, tmp_path: Path) -> None:
+    import ray
+
+    # two CPUs have room for one group at a time: one that was not released ends it all
+    file = tmp_path / "pair.yaml"
+    content = yaml.safe_load(pair_text(steps=40, warmup_steps=2, base_lr=1.0))
+    hopeless = {"finetune": {"base_lr": [1e-6, 2e-6]}}  # all but the first trial, the recipe
+    content["search"] = {"trials": 2, "wave": 2, "early_stopping": True, "space": hopeless}
+    file.write_text(yaml.safe_dump(content))
+    finish(semigrid("run", str(file), "--storage", str(tmp_path)))
+    found = [r.status for r in records(tmp_path / "small").values()]
+    assert sorted(found) == ["finished", "stopped"]
+    assert free_cpus(10) == 2
+    groups = ray.util.placement_group_table().values()
+    assert groups and {group["state"] for group in groups} == {"REMOVED"}
