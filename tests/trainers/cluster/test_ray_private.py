@@ -1,32 +1,27 @@
 """Ray's private names do what trainers use them for: the checklist of a Ray upgrade.
 
-The errors of a group that does not start are raised in ``end_to_end/test_ray.py``.
+The errors of a group that does not start are raised in ``test_ray_worker.py``.
 """
 
 import os
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.usefixtures("cluster"),
+    pytest.mark.filterwarnings("ignore"),  # Ray's own warnings
+]
 
 
 def test_what_each_node_has_left() -> None:
     import ray
     from ray.util import placement_group, remove_placement_group
-    from semigrid.trainers.ray_private import free_resources
+
+    from semigrid.trainers.cluster.ray_private import free_resources
 
     this = ray.get_runtime_context().get_node_id()
     assert free_resources()[this]["CPU"] == 2
@@ -41,7 +36,8 @@ def test_what_each_node_has_left() -> None:
 
 def test_a_key_is_read_by_another_process_and_written_anew() -> None:
     import ray
-    from semigrid.trainers.ray_private import read_key, write_key
+
+    from semigrid.trainers.cluster.ray_private import read_key, write_key
 
     assert read_key(b"key", b"tests") is None
     for value in (b"first", b"second"):
@@ -53,7 +49,8 @@ def test_a_key_is_read_by_another_process_and_written_anew() -> None:
 def test_the_placement_groups_of_a_dead_actor_are_orphans() -> None:
     import ray
     from ray.util import placement_group, remove_placement_group
-    from semigrid.trainers.ray_private import orphaned_placement_groups
+
+    from semigrid.trainers.cluster.ray_private import orphaned_placement_groups
 
     @ray.remote(num_cpus=0)
     class Creator:
@@ -76,7 +73,8 @@ def test_the_placement_groups_of_a_dead_actor_are_orphans() -> None:
 
 def test_a_lost_worker_is_known_by_its_error_and_what_it_met() -> None:
     from ray.exceptions import RayActorError
-    from semigrid.trainers.ray_private import UNREACHABLE_ERRORS, death_of
+
+    from semigrid.trainers.cluster.ray_private import UNREACHABLE_ERRORS, death_of
 
     failed, timed_out = UNREACHABLE_ERRORS
     death = RayActorError(error_msg="killed")
@@ -86,6 +84,7 @@ def test_a_lost_worker_is_known_by_its_error_and_what_it_met() -> None:
 
 def test_torchs_backend_is_the_one_that_ray_train_starts() -> None:
     from ray.train.torch import TorchConfig
-    from semigrid.trainers.ray_private import TorchBackend
+
+    from semigrid.trainers.cluster.ray_private import TorchBackend
 
     assert TorchConfig().backend_cls is TorchBackend
