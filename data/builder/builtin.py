@@ -18,25 +18,25 @@ from semigrid.data.schema import MANIFEST
 from semigrid.data.sources.patterns.spec import VERSION, parse_patterns
 from semigrid.data.storage import cache_folder
 
-# most images of builtin://patterns that are drawn while somebody waits for a dataset to open
+# largest number of images of builtin://patterns that opening a dataset draws
 MOST_ON_OPENING = 50_000
 
 
 def builtin_folder(uri: str) -> str:
     """The folder of a built-in dataset in this machine's cache, written the first time.
 
-    The cache is ``$SEMIGRID_CACHE`` or ``~/.cache/semigrid``; the content is the same on every
-    machine, so the nodes of a cluster need no common folder for it.
+    The cache is ``$SEMIGRID_CACHE`` or ``~/.cache/semigrid``. Every machine writes the same data,
+    so the nodes of a cluster need no shared folder for it.
 
-    Raises ``InputError`` for an unknown name or parameter, for too many images, and where the
-    cache cannot be written.
+    Raises ``InputError`` for an unknown name or parameter, for too many images, and when the cache
+    cannot be written.
     """
     name, _, parameters = uri.removeprefix("builtin://").partition("?")
     if name == "patterns":
         folder, write = _patterns(uri)
     elif name != "digits":
         raise InputError(
-            f"{uri}: no such built-in dataset; there is builtin://digits and builtin://patterns"
+            f"{uri}: no such built-in dataset; there are builtin://digits and builtin://patterns"
         )
     elif parameters:
         raise InputError(f"{uri}: the digits have no parameters; they are builtin://digits")
@@ -48,8 +48,8 @@ def builtin_folder(uri: str) -> str:
             _write_whole(write, path)
     except OSError as error:
         raise InputError(
-            f"{uri}: its cache {path} cannot be written: {error}; set SEMIGRID_CACHE to a folder "
-            "that can"
+            f"{uri}: its cache {path} cannot be written: {error}; set SEMIGRID_CACHE to a "
+            "writable folder"
         ) from error
     return str(path)
 
@@ -59,7 +59,7 @@ def _write_digits(where: str) -> None:
 
 
 def _patterns(uri: str) -> tuple[str, Callable[[str], None]]:
-    """The name of a folder in the cache, and what writes the dataset to a place."""
+    """The name of the folder in the cache, and a function that writes the dataset to a folder."""
     made = parse_patterns(uri)
     if made.images > MOST_ON_OPENING:
         raise InputError(
@@ -79,7 +79,7 @@ def _patterns(uri: str) -> tuple[str, Callable[[str], None]]:
 
 
 def _write_whole(write: Callable[[str], None], folder: Path) -> None:
-    """Writes the dataset aside and renames it: another process may be building the same."""
+    """Writes the dataset beside ``folder``, then renames it: others may be building it too."""
     aside = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
     write(str(aside))
     try:
@@ -87,6 +87,6 @@ def _write_whole(write: Callable[[str], None], folder: Path) -> None:
     except OSError:
         if (folder / MANIFEST).exists():  # the other process was first, with the same content
             shutil.rmtree(aside)
-        else:  # what lies there has lost its manifest
+        else:  # a dataset that has lost its manifest
             shutil.rmtree(folder)
             os.rename(aside, folder)

@@ -12,7 +12,7 @@ from semigrid.data.views.render import BrokenImageError, decode
 
 
 class _Check:
-    """What was read so far: image ids, each group's split, images by split and class."""
+    """Image ids, each group's split, and images by split and class in the shards read so far."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
@@ -47,12 +47,12 @@ class _Check:
 
     def row(self, split: str, name: str, label: int | None, group: str) -> Iterator[str]:
         if name in self.seen:
-            yield f"the image {name!r} stands in it a second time"
+            yield f"the image {name!r} occurs a second time"
         self.seen.add(name)
         self.counts[split, label] += 1
         other = self.split_of.setdefault(group, split)
         if other != split:
-            yield f"the group {group!r} is in {other} as well"
+            yield f"the group {group!r} is also in {other}"
 
     def totals(self) -> Iterator[str]:
         manifest = self.dataset.manifest
@@ -72,7 +72,7 @@ def check_dataset(
 ) -> list[str]:
     """Reads every shard, decodes every image, and returns each problem with its shard.
 
-    ``progress`` is told how many of the shards have been read.
+    ``progress`` gets the number of shards read and the number of all shards.
     """
     check, shards = _Check(dataset), dataset.manifest.shards
     problems = []

@@ -1,4 +1,4 @@
-"""Cleans a source's images in chunks, a file each, from which a killed build goes on."""
+"""Cleans a source's images in chunks, with a file each; a killed build continues from them."""
 
 import hashlib
 import io
@@ -37,9 +37,9 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Cleaned:
-    """The item ``number`` after cleaning; ``problem`` says why there is no content.
+    """The item ``number`` after cleaning; ``problem`` is the reason if there is no content.
 
-    ``source`` is the SHA-256 of the source's bytes, or of the item's identity.
+    ``source`` is the SHA-256 of the source's bytes, or of the item's identity if it has one.
     """
 
     number: int
@@ -52,7 +52,7 @@ class Cleaned:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A run of items to clean, and where the result goes: a row group for each bucket."""
+    """Consecutive items to clean into a file in ``folder``, with a row group for each bucket."""
 
     number: int
     first: int
@@ -67,7 +67,7 @@ class Chunk:
         return f"chunk-{self.number:06d}.parquet"
 
 
-# does the chunks, in any order and number at a time, and yields as each is done
+# cleans chunks in any order, several at a time if it likes, and yields once per chunk
 ChunkRunner = Callable[[Sequence[Chunk]], Iterator[Any]]
 
 
@@ -86,7 +86,7 @@ def chunks_of(
     chunk_images: int,
     bucket_images: int,
 ) -> list[Chunk]:
-    """The chunks of a source; their folder in ``storage`` is named by all that shapes them."""
+    """The chunks of a source. The name of their folder is a hash of all that shapes them."""
     digest = hashlib.sha256(json.dumps([CLEAN_VERSION, asdict(clean), seed]).encode())
     for item in items:
         digest.update(json.dumps([item.image_id, item.uri, repr(item.inside)]).encode())
@@ -104,9 +104,9 @@ def chunks_of(
 def run_chunks(
     chunks: Sequence[Chunk], runner: ChunkRunner, progress: Callable[[int, int], None]
 ) -> None:
-    """Cleans the chunks that are not there yet."""
-    there = set(open_storage(chunks[0].folder).names())
-    left = [chunk for chunk in chunks if chunk.file not in there]
+    """Cleans the chunks that have no file yet."""
+    done_before = set(open_storage(chunks[0].folder).names())
+    left = [chunk for chunk in chunks if chunk.file not in done_before]
     total = sum(len(chunk.items) for chunk in chunks)
     done = total - sum(len(chunk.items) for chunk in left)
     progress(done, total)
@@ -119,7 +119,7 @@ def clean_chunk(chunk: Chunk) -> None:
     """Reads and cleans a chunk's images and writes them."""
     by_bucket: list[list[dict[str, Any]]] = [[] for _ in range(chunk.buckets)]
     for number, item in enumerate(chunk.items, chunk.first):
-        # buckets are equal, consecutive parts of the seeded order
+        # buckets are consecutive parts of the seeded order, of equal size
         place = int.from_bytes(order_key(item.image_id, chunk.seed)[0][:8], "big")
         bucket = by_bucket[place * chunk.buckets >> 64]
         bucket.append(vars(_clean_item(number, item, chunk.clean)))
@@ -134,8 +134,8 @@ def _clean_item(number: int, item: Item, settings: CleanSettings) -> Cleaned:
     source = None
     try:
         content = read_patiently(item)
-        told = content if item.identity is None else item.identity.encode()
-        source = hashlib.sha256(told).hexdigest()
+        hashed = content if item.identity is None else item.identity.encode()
+        source = hashlib.sha256(hashed).hexdigest()
         image = clean_image(content, settings)
     except UnusableImageError as error:
         return Cleaned(number, source, problem=str(error))
@@ -143,10 +143,10 @@ def _clean_item(number: int, item: Item, settings: CleanSettings) -> Cleaned:
 
 
 def read_patiently(item: Item) -> bytes:
-    """The bytes of an image; a network gets more than one chance.
+    """Reads the bytes of an image, several times if the network fails.
 
-    Raises ``UnusableImageError``, and where all images are concerned, not this one,
-    ``StorageGoneError`` or ``RefusedError``.
+    Raises ``UnusableImageError``, and ``StorageGoneError`` or ``RefusedError`` for a problem that
+    concerns all images.
     """
     for attempt in range(1, READ_ATTEMPTS + 1):
         try:
@@ -154,7 +154,7 @@ def read_patiently(item: Item) -> bytes:
         except FileNotFoundError as error:
             raise UnusableImageError("there is no such file") from error
         except (MemoryError, StorageGoneError):
-            raise  # a full machine, a bucket that is away: not an image that cannot be read
+            raise  # no fault of the image
         except Exception as error:  # every protocol has its own errors
             refused = error if isinstance(error, RefusedError) else None
             if refused and not refused.one_object:
@@ -166,17 +166,17 @@ def read_patiently(item: Item) -> bytes:
 
 
 def read_without_content(chunks: Sequence[Chunk]) -> Iterator[Cleaned]:
-    """All items after cleaning, without their bytes."""
+    """Reads all items after cleaning, without their bytes."""
     names = [name for name in _SCHEMA.names if name != "content"]
     for chunk in chunks:
-        # facts scattered between images are read sooner with them from a bucket
+        # in a bucket it is faster to read the images between these columns, too
         with open_storage(chunk.folder).open(chunk.file, ahead=True) as file:
             rows = pq.read_table(file, columns=names).to_pylist()
         yield from (Cleaned(**row) for row in rows)
 
 
 def read_bucket(chunks: Sequence[Chunk], bucket: int) -> Iterator[Cleaned]:
-    """The items of a bucket, with their bytes."""
+    """Reads the items of a bucket, with their bytes."""
     for chunk in chunks:
         with open_storage(chunk.folder).open(chunk.file) as file:
             rows = pq.ParquetFile(file).read_row_group(bucket).to_pylist()

@@ -1,4 +1,4 @@
-"""One image file made fit for training: decoded once, upright, RGB, or set aside with a reason."""
+"""Makes an image file fit for training, upright and RGB, or gives the reason why it is not."""
 
 import hashlib
 import io
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-# The same source bytes and settings give the same image for as long as this number stays.
+# Raise this number when the same source bytes and settings give another image.
 CLEAN_VERSION = 1
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -20,9 +20,9 @@ ORIENTATION = 0x0112  # the EXIF tag
 class CleanSettings:
     """How images are cleaned.
 
-    ``max_pixels`` is the limit against decompression bombs; ``shorter_side`` shrinks larger
-    images to it (None: never). Images that are changed are written anew, JPEGs as JPEG of
-    ``jpeg_quality``, all others as PNG unless they are shrunk, when they become JPEG too.
+    ``max_pixels`` protects against decompression bombs. ``shorter_side`` is the length in pixels to
+    which larger images are shrunk (None: never). Changed images are encoded again: JPEGs and shrunk
+    images as JPEG of ``jpeg_quality``, others as PNG.
     """
 
     max_pixels: int = 50_000_000
@@ -49,7 +49,7 @@ class UnusableImageError(ValueError):
 
 
 def clean_image(content: bytes, settings: CleanSettings) -> CleanImage:
-    """Decodes a file's first frame to upright RGB; keeps its bytes where they show just that.
+    """Decodes a file's first frame to upright RGB, and keeps the bytes if they show just that.
 
     Raises ``UnusableImageError`` with the reason: not an image, truncated, too many pixels, or
     pixels that have no RGB meaning.
@@ -70,9 +70,9 @@ def clean_image(content: bytes, settings: CleanSettings) -> CleanImage:
 
 
 def decode_upright(content: bytes, settings: CleanSettings) -> Image.Image:
-    """The upright RGB image that ``clean_image`` would keep, of its full size and not encoded.
+    """The upright RGB image that ``clean_image`` would keep, in full size and not encoded.
 
-    Raises ``UnusableImageError`` as that does.
+    Raises ``UnusableImageError`` like ``clean_image``.
     """
     with _unusable(content):
         return _upright(content, settings)[0]
@@ -80,7 +80,7 @@ def decode_upright(content: bytes, settings: CleanSettings) -> Image.Image:
 
 @contextmanager
 def _unusable(content: bytes) -> Iterator[None]:
-    """Turns whatever Pillow raises into an ``UnusableImageError``."""
+    """Turns all errors of Pillow into ``UnusableImageError``."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -97,7 +97,7 @@ def _unusable(content: bytes) -> Iterator[None]:
 
 
 def _upright(content: bytes, settings: CleanSettings) -> tuple[Image.Image, list[str], bool]:
-    """The first frame, upright and RGB, what was changed for that, and whether it was a JPEG."""
+    """The first frame, upright and RGB; the changes made for that; whether it was a JPEG."""
     image: Image.Image = Image.open(io.BytesIO(content))
     width, height = image.size
     if width * height > settings.max_pixels:
@@ -108,7 +108,7 @@ def _upright(content: bytes, settings: CleanSettings) -> tuple[Image.Image, list
     changed = []
     if getattr(image, "is_animated", False):
         changed.append("first of several frames")
-    image.load()  # all of it: a header alone proves nothing
+    image.load()  # the file may be truncated after its header
     if image.getexif().get(ORIENTATION, 1) != 1:
         changed.append("turned upright")
         image = ImageOps.exif_transpose(image)
@@ -117,7 +117,7 @@ def _upright(content: bytes, settings: CleanSettings) -> tuple[Image.Image, list
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
-    """The image in RGB, and what it was if a plain ``convert("RGB")`` would show it otherwise."""
+    """The image in RGB, and its former kind if it needed more than ``convert("RGB")``."""
     if image.mode.startswith("I"):  # 16 bits of grey; plain conversion would clip them to white
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 0xFFFF:

@@ -1,4 +1,4 @@
-"""Decides which images a dataset keeps, and in which split; pure functions of facts."""
+"""Decides which images a dataset keeps, and in which split, with pure functions of facts."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -33,11 +33,11 @@ class Placed:
 
 @dataclass
 class Curation:
-    """The images kept, sorted by id, the classes, and what became of the others.
+    """The images kept, sorted by id, the classes, and the reasons for leaving others out.
 
-    ``duplicates`` maps an image that is left out to the one that is kept in its place;
-    ``conflicts`` lists duplicates with different labels: they keep no label and join the pool.
-    ``beside_labeled`` are pool images left out because a labelled image shares their group.
+    ``duplicates`` maps images left out to the image kept in their place. ``conflicts`` lists
+    duplicates with different labels, which lose their label and join the pool. ``beside_labeled``
+    lists pool images left out because a labelled image is in their group.
     """
 
     classes: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ def curate(
     The result does not depend on the order of ``facts``.
 
     Args:
-        classes: in this order; by default the labels of the images, sorted.
+        classes: the classes in order; by default the sorted labels of the images.
 
     Raises:
         InputError: labels outside ``classes``, or no class-balanced test set.
@@ -90,7 +90,7 @@ def curate(
 
 
 def _merged(copies: list[Facts], result: Curation) -> Facts:
-    """The one of exact duplicates that is kept: the first labelled one, or else the first."""
+    """The exact duplicate to keep: the first one with a label, or else the first."""
     labeled = [image for image in copies if image.label is not None]
     labels = {image.label for image in labeled}
     stays = (labeled or copies)[0]

@@ -1,7 +1,7 @@
 """The 1,797 real handwritten digits that scikit-learn ships (UCI, 8×8 pixels, 17 grey levels).
 
-Labels of two thirds are hidden to make the pool; what remains is a small labelled set like those
-that the question "how many labels do I need" is about.
+The labels of two thirds are hidden to make the pool. The others are a small labelled set, like the
+sets for which people ask how many labels they need.
 """
 
 import io
@@ -16,7 +16,7 @@ from semigrid.data.splits import seeded_order, split_labeled
 VERSION = 1
 SEED = 0
 LABELED = 597
-# the paper's 75/15/10 would leave 60 test images: too few to tell two models apart
+# the paper's 75/15/10 would give 60 test images, too few to tell two models apart
 VAL_SHARE, TEST_SHARE = 0.25, 0.34
 
 DESCRIPTION: dict[str, Any] = {
@@ -31,7 +31,7 @@ DESCRIPTION: dict[str, Any] = {
 
 
 def rows() -> list[StoredImage]:
-    """All digits as rows: 597 labelled in three splits, 1,200 in the pool."""
+    """All digits: 597 labelled ones in three splits, and 1,200 in the pool."""
     from sklearn.datasets import load_digits  # here, since it takes 2 s to import
 
     digits = load_digits()

@@ -1,4 +1,4 @@
-"""From a request to labelled items: lists the source's images, and counts the crowd's votes."""
+"""Lists the images of a request, and labels them with the crowd's votes."""
 
 import posixpath
 from collections import Counter
@@ -26,7 +26,7 @@ from semigrid.data.tables import read_table
 class Gathered:
     """The items of a request, the votes on them, and the audit of the answers.
 
-    ``unknown_tasks`` are tasks of the answers that are no image of the source.
+    ``unknown_tasks`` are tasks of the answers that match no image of the source.
     """
 
     items: list[Item]
@@ -40,14 +40,14 @@ def gather(request: BuildRequest) -> Gathered:
     items = _source_items(request)
     pools = [folder_items(folder, labeled=False) for folder in request.pool]
     for number, pool in enumerate(pools, 1):
-        # a name in two folders is two images
+        # two folders may have images of the same name
         prefix = "pool" if len(pools) == 1 else f"pool{number}"
         items += [replace(item, image_id=f"{prefix}/{item.image_id}") for item in pool]
     if (made := request.patterns) is not None:
         return _with_answers(request, items, answers_of(made), gold_of(made))
     if request.answers is None:
         if request.gold is not None:
-            raise InputError("gold is given without answers: there is nothing to qualify for")
+            raise InputError("gold is given without answers: gold tasks only select workers")
         return Gathered(items, {}, None, [])
     answers = read_answers(
         request.answers,
@@ -71,7 +71,7 @@ def _source_items(request: BuildRequest) -> list[Item]:
     if kind == "abo":
         if request.product_type is None:
             raise InputError(
-                "product_type is missing: which of Amazon's products, such as CELLULAR_PHONE_CASE"
+                "product_type is missing; give one of Amazon's, such as CELLULAR_PHONE_CASE"
             )
         return abo_items(
             request.source,
@@ -97,7 +97,7 @@ def _source_items(request: BuildRequest) -> list[Item]:
 
 
 def _kind(source: str) -> str:
-    """Guesses the kind of a source; ``parquet`` must be stated, it looks like a table."""
+    """Guesses the kind of a source. Image Parquet looks like a table, so it is never guessed."""
     if source.endswith(".tar"):
         return "webdataset"
     if source.endswith((".csv", ".parquet")):
@@ -130,7 +130,7 @@ def _with_answers(
 
 
 def _names(items: Sequence[Item]) -> dict[str, str]:
-    """Image ids by all that a task may call an image; file names only where they are unique."""
+    """Image ids by every name that a task may use: id, URI, and file name if it is unique."""
     files = [posixpath.basename(item.uri) for item in items]
     counts = Counter(files)
     names = {

@@ -1,8 +1,8 @@
-"""From a source's images to a dataset: clean in chunks, curate what is known, write in order.
+"""Builds a dataset from a source's images in three steps: clean, curate, write.
 
-Chunks of images are cleaned side by side and left in a folder beside the dataset. What is known of
-all images, without their bytes, then decides which stay and where. At last the shards are written
-in the seeded order, a bucket of the order at a time, and the manifest when all of them lie there.
+Chunks of images are cleaned in parallel into a folder inside the dataset's. Curation then decides
+from facts about all images, without their bytes, which of them to keep and in which split. Finally
+shards are written in the seeded order, one bucket of the order at a time, and the manifest last.
 """
 
 import hashlib
@@ -38,9 +38,9 @@ BUILDING = ".building"
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """How a dataset is built. All but ``chunk_images`` and ``bucket_images`` shape the result.
+    """How to build a dataset. ``chunk_images`` and ``bucket_images`` do not change the result.
 
-    Writing holds the images of a bucket in memory, with as many more in a shard.
+    Writing holds the images of a bucket and of a shard in memory.
     """
 
     name: str
@@ -71,16 +71,17 @@ def build_dataset(
     """Builds a dataset at ``uri`` and returns it with the report that lies beside it.
 
     Args:
-        votes: of the crowd on images, by image id, kept with them.
-        audit: of the answers, for the report.
-        progress: is told how many of the images have been cleaned.
+        votes: the crowd's votes by image id, stored with the images.
+        audit: the audit of the answers, for the report.
+        workers: cleans the chunks, by default in this process.
+        progress: gets the number of images cleaned and the number of all images.
 
     Raises:
-        InputError: a dataset lies there already; the images cannot make one.
+        InputError: ``uri`` has a dataset already, or the images cannot form one.
     """
     storage, votes = open_storage(uri), votes or {}
     if storage.exists(MANIFEST):
-        raise InputError(f"{uri}: there is a dataset here already; give another place for this one")
+        raise InputError(f"{uri}: there is a dataset here already; give another folder")
     if not items:
         raise InputError("the source has no images")
     repeated = [i for i, n in Counter(item.image_id for item in items).items() if n > 1]
@@ -132,7 +133,7 @@ def _slices(items: Sequence[Item]) -> tuple[str, ...]:
     taken = sorted({*columns_of().names, VOTES, "probabilities"} & {*slices})
     if taken:
         raise InputError(
-            f"a slice cannot be called {taken[0]!r}: datasets have that column already"
+            f"a slice cannot be named {taken[0]!r}: datasets have a column of that name"
         )
     return tuple(slices)
 
@@ -173,10 +174,10 @@ def _fingerprint(
     slices: Sequence[str],
     votes: Mapping[str, Vote],
 ) -> str:
-    """SHA-256 over the sources' bytes, what is done to them, labels, splits, slices and votes.
+    """SHA-256 of the sources' bytes, cleaning settings, labels, splits, slices and votes.
 
-    Encoders differ between machines, so the bytes of re-encoded images are not in it. An item with
-    an ``identity`` is represented by that.
+    It leaves out the bytes of re-encoded images, since encoders differ between machines. The
+    ``identity`` of an item, if it has one, replaces its bytes.
     """
     header = [FORMAT, CLEAN_VERSION, asdict(settings.clean), settings.seed]
     header += [list(curation.classes), settings.rows_per_group, list(slices)]
@@ -199,7 +200,7 @@ def _report(
     manifest: Manifest,
     audit: Audit | None,
 ) -> dict[str, Any]:
-    """Counts of images read and kept, and why the others were left out."""
+    """Numbers of images read and kept, and the reasons for leaving others out."""
     splits = {split: sum(counts.values()) for split, counts in manifest.counts.items()}
     return {
         "images": len(items),

@@ -1,4 +1,4 @@
-"""Cleaning chunks side by side: Ray Data runs as many processes as it is given CPUs."""
+"""Cleans chunks in parallel with Ray Data, which runs a process per CPU."""
 
 import logging
 import os
@@ -15,9 +15,9 @@ from semigrid.data.errors import InputError
 
 
 def in_processes(count: int) -> ChunkRunner:
-    """Runs the chunks of ``build_dataset`` in this many processes, or those of the cluster.
+    """A runner of chunks for ``build_dataset`` with this many processes.
 
-    At ``RAY_ADDRESS``, or where Ray runs in this process already, that cluster is used.
+    It uses the cluster at ``RAY_ADDRESS`` or the one of this process instead, if there is one.
     """
 
     def run(chunks: Sequence[Chunk]) -> Iterator[Any]:
@@ -45,14 +45,14 @@ def _run(chunks: Sequence[Chunk]) -> Iterator[Any]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # the context sets its loggers up
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # the context above sets up loggers
 
     def clean(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns the error if there is one; the results are files."""
+        """Cleans chunks into files, and returns the error if there is one."""
         error: Exception | None = None
         try:
             for packed in batch["chunk"]:
-                clean_chunk(pickle.loads(packed))  # ours, of a moment ago
+                clean_chunk(pickle.loads(packed))  # pickled below
         except (InputError, OSError) as met:  # Ray would wrap what is raised here
             error = met
         return {"error": np.array([pickle.dumps(error)], dtype=object)}

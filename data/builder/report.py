@@ -1,4 +1,4 @@
-"""The report of a build in sentences."""
+"""The report of a build as sentences."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ from semigrid.data.schema import Dataset
 
 
 def report_lines(dataset: Dataset, report: dict[str, Any]) -> list[str]:
-    """Images kept and left out, with the reasons; ``report`` is that of ``build_dataset``."""
+    """Sentences about images kept and left out, from the report of ``build_dataset``."""
     splits = ", ".join(f"{count:,} {split}" for split, count in report["splits"].items())
     lines = [f"{report['kept']:,} of {report['images']:,} images kept: {splits}"]
     if report["quarantined"]:
         image_id, reason = next(iter(report["quarantined"].items()))
         lines.append(
-            f"{len(report['quarantined']):,} files are no usable images, the first is {image_id}: "
+            f"{len(report['quarantined']):,} files are not usable images, the first is {image_id}: "
             f"{reason}"
         )
     if report["duplicates"]:

@@ -1,4 +1,4 @@
-"""A request to build a dataset: the keys of its YAML file, and the options of the command."""
+"""A request to build a dataset: the keys of its YAML file and the options of the command."""
 
 import posixpath
 from typing import Any, Literal
@@ -28,7 +28,7 @@ class BuildRequest(BaseModel):
     attribute: str = "pattern"
     slice: str | None = "country"
     all_images: bool = False
-    # tables; Hugging Face Parquet has the first two, and WebDataset's .json label_column as a key
+    # tables; Hugging Face Parquet uses the first two, and WebDataset label_column as a .json key
     image_column: str = "image"
     label_column: str | None = None
     id_column: str | None = None
@@ -77,9 +77,9 @@ class BuildRequest(BaseModel):
 
 
 def load_request(source: str, options: dict[str, Any]) -> BuildRequest:
-    """The request of a YAML file or a source, with the options that were given over it.
+    """Reads the request of a YAML file, or of a plain source, and overrides keys with options.
 
-    Raises ``InputError`` with every problem, each naming its key.
+    Raises ``InputError`` with all problems and their keys.
     """
     is_yaml = source.endswith((".yaml", ".yml"))
     content = _read_yaml(source) if is_yaml else {"source": source}
@@ -102,5 +102,5 @@ def _read_yaml(path: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: a mapping with source and what else there is to say")
+        raise InputError(f"{path}: not a mapping; give source and any other keys")
     return content

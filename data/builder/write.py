@@ -1,4 +1,4 @@
-"""Rows to a dataset: shards in the seeded order, and the manifest last."""
+"""Writes a dataset: shards in the seeded order, and the manifest last."""
 
 import hashlib
 import io
@@ -28,7 +28,7 @@ from semigrid.data.storage import Storage, open_storage
 
 @dataclass(frozen=True)
 class StoredImage:
-    """One image to store: its file bytes, class index (None in the pool), split and group."""
+    """An image to store: its file bytes, class index (None in the pool), split and group."""
 
     image_id: str
     image: bytes
@@ -38,7 +38,7 @@ class StoredImage:
 
 
 class ShardWriter:
-    """Collects rows in order and writes a shard of a split whenever one is full."""
+    """Collects rows in order, and writes a shard of a split whenever it is full."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class ShardWriter:
         rows, per_group = self.pending[split], self.rows_per_group
         buffer = io.BytesIO()
         table = pa.Table.from_pylist(rows, schema=self.schema)
-        # images are compressed already
+        # images are already compressed
         pq.write_table(table, buffer, row_group_size=per_group, compression="none")
         content = buffer.getvalue()
         file = f"{split}-{len(self.shards[split]):05d}.parquet"
@@ -75,7 +75,7 @@ class ShardWriter:
         self.pending[split] = []
 
     def finish(self) -> tuple[Shard, ...]:
-        """Writes what is left; all shards, split by split."""
+        """Writes the remaining rows, and returns all shards, split by split."""
         for split in [split for split, rows in self.pending.items() if rows]:
             self._flush(split)
         return tuple(shard for shards in self.shards.values() for shard in shards)
@@ -87,9 +87,9 @@ def manifest_of(
     pool_unit: int | None,
     **facts: Any,
 ) -> Manifest:
-    """The manifest of images, given by split and class index; ``facts`` are its other fields.
+    """The manifest of images with these splits and class indices; ``facts`` are other fields.
 
-    ``pool_unit`` is what the multiplier 100 % means, by default the whole pool.
+    ``pool_unit`` is the number of images at the multiplier 100 %, by default the whole pool.
     """
     counts = Counter(placed)
     pool = counts[POOL, None]
@@ -107,7 +107,7 @@ def manifest_of(
 
 
 def write_manifest(storage: Storage, manifest: Manifest) -> Dataset:
-    """Writes ``dataset.json``: until then there is no dataset."""
+    """Writes ``dataset.json``, without which a folder is not a dataset."""
     storage.write(MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
     return Dataset(storage, manifest)
 
@@ -125,7 +125,7 @@ def write_dataset(
     rows_per_group: int = 256,
     groups_per_shard: int = 32,
 ) -> Dataset:
-    """Writes images that are in memory, with unique ids and valid labels, as a dataset."""
+    """Writes images in memory as a dataset. Ids must be unique, and labels indices of classes."""
     storage = open_storage(uri)
     writer = ShardWriter(storage, rows_per_group, groups_per_shard)
     header = [FORMAT, list(classes), order_seed, rows_per_group]

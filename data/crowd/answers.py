@@ -1,4 +1,4 @@
-"""Reads a crowd's answers: tables, MTurk batch results, Ground Truth manifests."""
+"""Reads a crowd's answers from tables, MTurk batch results and Ground Truth manifests."""
 
 import json
 from typing import Any, Literal
@@ -10,9 +10,9 @@ from semigrid.data.tables import parse_table, read_file
 
 AnswerFormat = Literal["generic", "mturk", "groundtruth"]
 COLUMNS = ["task", "worker", "label"]
-# the worker of answers that are the outcome of a vote taken elsewhere
+# the worker of answers that another system has already agreed on
 CONSOLIDATED = "(consolidated)"
-TASK_ANSWERS = "Answer.taskAnswers"  # MTurk's column of answers as JSON
+TASK_ANSWERS = "Answer.taskAnswers"  # the MTurk column with answers as JSON
 
 
 def read_answers(
@@ -22,17 +22,17 @@ def read_answers(
     image: str | None = None,
     answer: str | None = None,
 ) -> pd.DataFrame:
-    """Answers of a file, one row each, with the columns ``task``, ``worker``, ``label``.
+    """Reads answers, one row each, with the columns ``task``, ``worker`` and ``label``.
 
     Args:
         uri: CSV or Parquet with these columns; an MTurk batch-results CSV; a SageMaker Ground
             Truth output manifest.
-        format: guessed from the file where it is None.
-        image: of MTurk, the ``Input`` column that is the task; needed if there are several.
-        answer: of MTurk, the ``Answer`` column or field; of Ground Truth, the label attribute.
+        format: format of the file, or None to guess it.
+        image: ``Input`` column that is the task (MTurk); required if there are several.
+        answer: ``Answer`` column or field (MTurk), or label attribute (Ground Truth).
 
     Raises:
-        InputError: naming the file, the row or column, and what is expected.
+        InputError: the file, a row or a column is not as expected.
     """
     content = read_file(uri)
     format = format or _guess(uri, content)
@@ -62,7 +62,7 @@ def _guess(uri: str, content: bytes) -> AnswerFormat:
 
 
 def _mturk(uri: str, table: pd.DataFrame, image: str | None, answer: str | None) -> pd.DataFrame:
-    """MTurk batch results: rejected assignments do not count."""
+    """Reads MTurk batch results. Rejected assignments do not count."""
     inputs = [column for column in map(str, table.columns) if column.startswith("Input.")]
     chosen = _choose(uri, "Input", inputs, image, "image")
     table = table[table["AssignmentStatus"] != "Rejected"]
@@ -123,7 +123,7 @@ def _true_label(where: str, chosen: dict[Any, Any]) -> str:
 
 
 def _json_answer(where: str, text: str, name: str | None) -> str:
-    """One answer out of ``Answer.taskAnswers``: ``[{"pattern": {"label": "dots"}}]`` and the like.
+    """Reads an answer in ``Answer.taskAnswers``, such as ``[{"pattern": {"label": "dots"}}]``.
 
     A field's value may be the label, ``{"label": …}``, or ``{label: true or false, …}``.
     """
@@ -153,10 +153,9 @@ def _json_answer(where: str, text: str, name: str | None) -> str:
 
 
 def _ground_truth(uri: str, content: bytes, attribute: str | None) -> pd.DataFrame:
-    """A Ground Truth manifest: each worker's answer where it has them, else the one it settled on.
+    """Reads a Ground Truth manifest: the workers' answers, or else the consolidated answer.
 
-    The answer that Ground Truth settled on is that of the worker ``CONSOLIDATED`` and needs no
-    second one: the vote is taken already.
+    The consolidated answer has the worker ``CONSOLIDATED``. It makes a label without other answers.
     """
     rows: list[tuple[str, str, str]] = []
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
@@ -189,7 +188,7 @@ def _annotations(
                 "answer"
             )
         if not known:
-            return []  # an image that nobody was asked about
+            return []  # an image without answers
         attribute = known[0]
     if attribute not in known:
         return []

@@ -1,4 +1,4 @@
-"""The audit of a crowd's answers: how many count, worker by worker, and how well they agree."""
+"""The audit of a crowd's answers: how many count, by worker, and how well workers agree."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Vote:
-    """A task's label, or the reason why it has none, and the votes that count."""
+    """A task's label or the reason for having none, and the number of votes by label."""
 
     label: str | None
     reason: str | None
@@ -21,8 +21,8 @@ class Vote:
 class Audit:
     """Counts over a crowd's answers, tasks and workers.
 
-    ``dropped`` counts answers by reason, ``unlabeled`` tasks by reason; ``kappa`` is Fleiss' over
-    the answers that count, None where no task has two; ``workers`` has a record for each worker.
+    ``dropped`` counts answers by reason, ``unlabeled`` tasks by reason; ``kappa`` is Fleiss' κ of
+    the answers that count, None if no task has two; ``workers`` has a record for each worker.
     """
 
     answers: int = 0
@@ -42,17 +42,18 @@ def audit(
     votes: Mapping[str, Mapping[str, int]],
     scores: Mapping[str, tuple[int, int]],
 ) -> Audit:
-    """The audit of answers.
+    """Audits a crowd's answers.
 
     Args:
-        reasons: why each answer does not count; missing where it does.
-        decided: the outcome of every task.
-        votes: those that count, by task and label.
-        scores: right answers and answers on gold tasks by worker.
+        frame: answers, with columns ``task``, ``worker`` and ``label``.
+        reasons: the reason why each answer does not count, missing for answers that do.
+        decided: the vote on every task.
+        votes: number of votes that count, by task and label.
+        scores: number of right answers and of all answers on gold tasks, by worker.
     """
     labels = {task: vote.label for task, vote in decided.items() if vote.label is not None}
     used = reasons.isna()
-    settled = frame.task.map(labels)  # missing where the task has no label
+    settled = frame.task.map(labels)  # missing for tasks without a label
     judged, agreed = used & settled.notna(), frame.label == settled
     workers = []
     for worker, group in frame.groupby("worker"):
@@ -81,11 +82,11 @@ def audit(
 
 
 def fleiss_kappa(votes: Iterable[Mapping[str, int]]) -> float | None:
-    """Fleiss' κ (1971) over tasks with two answers or more; their number may differ by task.
+    """Fleiss' κ (1971) over tasks with at least two answers, whose number may differ by task.
 
     κ = (P̄ − P̄e) / (1 − P̄e), with P̄ the mean share of agreeing pairs of a task and P̄e = Σ p_j²
-    over the labels' shares. None without such a task, and where all answers are the same label,
-    for which it is not defined.
+    over the labels' shares. It is None without such a task, and undefined, so also None, when
+    all answers are the same label.
     """
     tasks = [dict(cast) for cast in votes if sum(cast.values()) >= 2]
     if not tasks:

@@ -1,4 +1,4 @@
-"""Labels from a crowd's answers: which of them count, and what the votes say."""
+"""Derives labels from a crowd's answers: selects the answers that count, and counts votes."""
 
 import warnings
 from collections import Counter
@@ -14,12 +14,12 @@ from semigrid.data.errors import InputError
 
 VoteMethod = Literal["majority", "dawid-skene"]
 
-# why an answer does not count
+# reasons why an answer does not count
 REPEATED = "a second answer of the same worker"
 UNQUALIFIED = "the worker failed on gold tasks"
 UNTESTED = "the worker answered no gold task"
 SURPLUS = "more answers than asked for"
-# why a task has no label
+# reasons why a task has no label
 NO_ANSWER = "no answer that counts"
 TIE = "a tie"
 TOO_FEW = "too few equal answers"
@@ -28,13 +28,13 @@ UNSURE = "too improbable"
 
 @dataclass(frozen=True)
 class Rules:
-    """Whose answers count, and when they make a label.
+    """The rules by which answers count and make a label.
 
-    An answer counts if its worker has been right on at least ``min_gold_score`` of the gold tasks
-    that the worker answered (one at least). Of the answers that count, the first ``of`` are taken;
-    ``agree`` or more equal ones, and more than any other label has, make the label (the paper: two
-    of three). ``dawid-skene`` weighs workers by how they agree with each other (Dawid and Skene
-    1979, by crowd-kit) and then needs a probability of at least ``min_probability``.
+    An answer counts if its worker answered at least one gold task and was right on a share of at
+    least ``min_gold_score`` of them. The first ``of`` answers that count are used. A label needs at
+    least ``agree`` of them, and more than any other label (in the paper: two of three). The method
+    ``dawid-skene`` (Dawid and Skene 1979, by crowd-kit) weighs workers by their agreement with each
+    other, and needs a probability of at least ``min_probability`` instead.
     """
 
     agree: int = 2
@@ -46,23 +46,22 @@ class Rules:
     def __post_init__(self) -> None:
         if not 1 <= self.agree <= self.of:
             raise InputError(
-                f"agree is {self.agree} of {self.of}: at least 1 and at most {self.of} answers can "
-                "agree"
+                f"agree is {self.agree} of {self.of}; give a number from 1 to {self.of}"
             )
 
 
 def consensus(
     answers: pd.DataFrame, rules: Rules | None = None, gold: Mapping[str, str] | None = None
 ) -> tuple[dict[str, Vote], Audit]:
-    """Labels from answers.
+    """Derives labels from answers.
 
     Args:
-        answers: columns ``task``, ``worker``, ``label``, one row an answer, in the order given.
-        gold: true labels of some tasks; without them every worker qualifies.
+        answers: a row for each answer, in order, with columns ``task``, ``worker``, ``label``.
+        gold: true labels of the gold tasks; without gold tasks every worker qualifies.
 
     Returns:
-        The vote on every task, in the order of first appearance, and the audit. A gold task has
-        its true label.
+        The vote on every task, in the order of first appearance, and the audit. Gold tasks have
+        their true labels.
     """
     rules, gold = rules or Rules(), gold or {}
     frame = answers[COLUMNS].astype(str)
@@ -70,7 +69,7 @@ def consensus(
     reasons = _reasons(frame, rules, gold, scores)
     counted = frame[reasons.isna()]
     votes: dict[str, dict[str, int]] = {}
-    # not by groupby, which makes an object for each of perhaps a hundred thousand tasks
+    # groupby would be slow: it makes an object for each of perhaps a hundred thousand tasks
     for task, label in zip(counted.task, counted.label, strict=True):
         cast = votes.setdefault(task, {})
         cast[label] = cast.get(label, 0) + 1
@@ -103,7 +102,7 @@ def _majority(votes: Mapping[str, int], rules: Rules) -> Vote:
 
 
 def _gold_scores(frame: pd.DataFrame, gold: Mapping[str, str]) -> dict[str, tuple[int, int]]:
-    """Right answers and answers on gold tasks by worker; a worker's first answer counts."""
+    """Number of right and of all answers on gold tasks by worker; first answers count."""
     tested = frame[frame.task.isin(list(gold)) & (frame.worker != CONSOLIDATED)].drop_duplicates(
         ["task", "worker"]
     )
@@ -120,7 +119,7 @@ def _reasons(
     gold: Mapping[str, str],
     scores: Mapping[str, tuple[int, int]],
 ) -> "pd.Series[Any]":
-    """Why each answer does not count; missing where it does."""
+    """The reason why each answer does not count, missing for answers that do."""
     reasons: pd.Series[Any] = pd.Series(None, index=frame.index, dtype=object)
     reasons[frame.duplicated(["task", "worker"])] = REPEATED
     if gold:
@@ -133,7 +132,7 @@ def _reasons(
 
 
 def _dawid_skene(counted: pd.DataFrame, rules: Rules) -> dict[str, tuple[str, float]]:
-    """The most probable label of each task and its probability."""
+    """The most probable label of each task, with its probability."""
     try:
         from crowdkit.aggregation import DawidSkene
     except ImportError as error:
@@ -143,6 +142,6 @@ def _dawid_skene(counted: pd.DataFrame, rules: Rules) -> dict[str, tuple[str, fl
     if counted.empty:
         return {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # crowd-kit's own use of pandas
+        warnings.simplefilter("ignore")  # crowd-kit uses deprecated parts of pandas
         table = DawidSkene(n_iter=100).fit_predict_proba(counted)
     return {str(task): (str(row.idxmax()), float(row.max())) for task, row in table.iterrows()}

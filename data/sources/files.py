@@ -1,4 +1,4 @@
-"""Images that lie in files: folders of class folders, and tables with paths or URLs."""
+"""Images in files of their own: folders of class folders, and tables of paths or URLs."""
 
 import posixpath
 from collections.abc import Iterable
@@ -10,9 +10,9 @@ from semigrid.data.tables import read_table
 
 
 def folder_items(uri: str, labeled: bool = True) -> list[Item]:
-    """Images below a folder: ``root/<class>/…`` if labelled, any depth below the class.
+    """Lists the images below a folder, in ``root/<class>/…`` at any depth if they are labelled.
 
-    Raises ``InputError`` where there is no image, or a labelled one lies outside class folders.
+    Raises ``InputError`` when there is no image, or a labelled one is outside the class folders.
     """
     storage = open_storage(uri)
     if not storage.is_folder():
@@ -24,7 +24,7 @@ def folder_items(uri: str, labeled: bool = True) -> list[Item]:
         label, _, rest = name.partition("/")
         if labeled and not rest:
             raise InputError(
-                f"{uri}: {name} lies beside the class folders; images are expected in "
+                f"{uri}: {name} is outside the class folders; put labelled images into "
                 f"{uri}/<class>/, or give the folder as pool if they have no labels"
             )
         items.append(Item(name, storage.location(name), label if labeled else None))
@@ -43,17 +43,17 @@ def table_items(
     slices: Iterable[str] = (),
     root: str | None = None,
 ) -> list[Item]:
-    """Images of a CSV or Parquet table, one row each, with a column of paths or URLs.
+    """Lists the images of a CSV or Parquet table with a row per image.
 
     Args:
-        image: the column of paths or URLs; relative paths count from ``root``.
-        label: the column of labels, empty for an image without one; None: the table has none.
-        image_id: the column of ids, by default the path.
-        group, slices: columns, see ``Item``.
-        root: by default the table's folder.
+        image: column with paths or URLs. Relative paths start at ``root``.
+        label: column with labels, empty for images without one. None: no image has a label.
+        image_id: column with ids; the default is the path.
+        group, slices: columns with the group and slices, see ``Item``.
+        root: folder of relative paths; the default is the table's folder.
 
     Raises:
-        InputError: naming the column or row.
+        InputError: the table lacks a column or path, or an id occurs twice.
     """
     table = read_table(uri)
     slices = list(slices)
@@ -71,21 +71,17 @@ def table_items(
     repeated = ids[ids.duplicated()]
     if len(repeated):
         raise InputError(
-            f"{uri}: {len(repeated)} images stand in it twice, the first is {repeated.iloc[0]!r}"
+            f"{uri}: {len(repeated)} images occur twice, the first is {repeated.iloc[0]!r}"
         )
-    none: list[None] = [None] * len(table)
-    labels = none if label is None else table[label].tolist()
-    groups = none if group is None else table[group].tolist()
-    columns = {name: table[name].tolist() for name in slices}
     return [
         Item(
-            name,
-            _absolute(path, base),
-            labels[row] or None,
-            groups[row] or None,
-            {column: values[row] for column, values in columns.items()},
+            row[image_id or image],
+            _absolute(row[image], base),
+            None if label is None else row[label] or None,
+            None if group is None else row[group] or None,
+            {name: row[name] for name in slices},
         )
-        for row, (name, path) in enumerate(zip(ids, table[image], strict=True))
+        for row in table.to_dict("records")
     ]
 
 

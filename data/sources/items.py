@@ -1,4 +1,4 @@
-"""Items: the images that a source lists, not read yet."""
+"""Items: the images that a source lists but has not read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,11 +17,11 @@ SUFFIXES = (
 
 
 class Inside(Protocol):
-    """Where in a file an image's bytes are."""
+    """The part of a file that holds an image."""
 
     @property
     def identity(self) -> str | None:
-        """A name for the image where its bytes differ between machines; None where they do not."""
+        """A name that stands for the bytes if those differ between machines, else None."""
 
     def read(self, uri: str) -> bytes:
         """The image's bytes."""
@@ -29,7 +29,7 @@ class Inside(Protocol):
 
 @dataclass(frozen=True)
 class Extent:
-    """A run of bytes of a file: a member of an uncompressed tar."""
+    """Consecutive bytes of a file, such as a member of an uncompressed tar."""
 
     offset: int
     size: int
@@ -58,9 +58,9 @@ class ParquetRow:
 class Item:
     """An image of a source, not yet read.
 
-    ``image_id`` is unique within the source and the same wherever the source lies; ``uri`` is
-    the file with the bytes, and ``inside`` where in it they are (None: all of it). Images with one
-    ``group`` stay on one side of every split. ``slices`` are what results are reported by.
+    ``image_id`` is unique within the source and does not depend on the source's location. ``uri``
+    is the file, and ``inside`` the part of it that holds the image (None: the whole file). Images
+    of a ``group`` are in the same split. Results are reported by ``slices``.
     """
 
     image_id: str
@@ -75,17 +75,17 @@ class Item:
         return None if self.inside is None else self.inside.identity
 
     def read(self) -> bytes:
-        """The image's bytes. A bucket that is away is waited for. Raises ``OSError``."""
+        """Reads the image's bytes, waiting for a bucket that is away. Raises ``OSError``."""
         if self.inside is not None:
             return self.inside.read(self.uri)
         if self.uri.partition("://")[0] in BUCKETS:
             return open_storage(self.uri).read()
-        # a list of addresses has dead ones, none of which is waited for
+        # lists of URLs contain dead ones: do not wait for any
         with fsspec.open(self.uri, "rb") as file:
             return bytes(file.read())
 
 
-@lru_cache(maxsize=2)  # the items of a chunk come row group by row group
+@lru_cache(maxsize=2)  # a chunk's items are in the order of row groups
 def _row_group(uri: str, column: str, row_group: int) -> list[bytes]:
     with open_storage(uri).open() as file:
         table = pq.ParquetFile(file).read_row_group(row_group, columns=[f"{column}.bytes"])

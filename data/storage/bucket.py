@@ -1,4 +1,4 @@
-"""Storage in a bucket, or on anything else that fsspec opens."""
+"""Storage in a bucket, or in any other file system of fsspec."""
 
 import contextlib
 import posixpath
@@ -25,9 +25,9 @@ BUCKETS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 
 
 class BucketStorage(Storage):
-    """A folder of a file system of fsspec's, whose puts are atomic.
+    """A folder in a file system of fsspec with atomic writes.
 
-    Credentials come from the environment of each machine: a pickled storage opens the bucket anew.
+    Each machine takes credentials from its environment: unpickling opens the file system again.
     """
 
     readers = READERS
@@ -70,7 +70,7 @@ class BucketStorage(Storage):
 
     def _delete(self, path: str, confirm: Confirm) -> None:
         if not is_s3(self._fs):
-            self._fs.info(path)  # a file that is not there needs no confirmation
+            self._fs.info(path)  # a missing file needs no confirmation
             confirm()
             self._fs.rm(path, recursive=True)
         elif files := self._fs.find(path):
@@ -78,13 +78,13 @@ class BucketStorage(Storage):
             self._fs.rm(files)
 
     def swap(self, name: str, old: bytes | None, new: bytes | None) -> bool:
-        # a store without conditions may have let two write, and the answer to a put that came
-        # through may be lost: who won is known only by reading again
+        # a store without conditions may let two processes write, and the answer to a successful put
+        # may be lost: only reading again tells who won
         etag = None if old is None else self._etag(name)
         if self.read_all([name]).get(name) == old:
             if new is None:
                 self.delete(name)
-            elif old is not None and etag is None:  # a store that tells no versions
+            elif old is not None and etag is None:  # a store without versions
                 self.write(name, new)
             else:
                 content = new
@@ -125,10 +125,10 @@ class BucketStorage(Storage):
         return sorted(name for name in names if not f"/{name}".count("/."))
 
     def _do(self, work: Callable[[], T]) -> T:
-        """Tells errors apart: away or busy, refused, or as they are."""
+        """Turns errors into ``StorageAwayError`` or ``RefusedError`` where they mean that."""
         try:
             return work()
-        except Exception as error:  # of fsspec's packages, each of which has its own
+        except Exception as error:  # each package of fsspec has its own errors
             if is_away(error):
                 raise StorageAwayError(str(error)) from error
             raise refusal(error, self.uri) or error from error.__cause__

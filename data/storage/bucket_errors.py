@@ -1,8 +1,8 @@
 """The meaning of buckets' errors.
 
-There are three kinds: a bucket is away or busy, which passes; it refuses, which does not; or the
-object is not there, which is ``FileNotFoundError`` as on a disk. The errors of fsspec's packages
-are told apart by name, since none of those packages need be installed.
+There are three kinds. A bucket that is away or busy comes back; a bucket that refuses does not; and
+a missing object is ``FileNotFoundError``, as on a disk. The errors of fsspec's packages are told
+apart by name, since none of those packages need be installed.
 """
 
 import os
@@ -16,8 +16,8 @@ AWAY_STATUS = {408, 429, 500, 502, 503, 504}
 AWAY_CODES = {"ConditionalRequestConflict", "InternalError", "OperationAborted", "RequestTimeout"}
 AWAY_CODES |= {"RequestLimitExceeded", "ServiceUnavailable", "SlowDown", "TooManyRequests"}
 AWAY_CODES |= {"Throttling", "ThrottlingException"}
-# errors of botocore, aiohttp and fsspec: a connection that fails or breaks off, an answer that is
-# cut short or a proxy's. Most are not OSErrors.
+# errors of botocore, aiohttp and fsspec, most of which are not OSErrors: broken connections, and
+# answers that are incomplete or come from a proxy
 AWAY_ERRORS = {"ClientConnectionError", "ClientPayloadError", "ConnectionError", "HTTPClientError"}
 AWAY_ERRORS |= {"IncompleteRead", "IncompleteReadError", "ResponseParserError", "TimeoutError"}
 
@@ -28,6 +28,11 @@ REFUSED_CODES |= {"IllegalLocationConstraintException"}
 # refusals that may concern one object alone; gcsfs reports no more than the number
 ONE_OBJECT_CODES = {"AccessDenied", "InvalidObjectState", "403"}
 
+ADVICE = {
+    "NoSuchBucket": "make the bucket first, or correct its name (or AWS_ENDPOINT_URL)",
+    "InvalidObjectState": "restore the object from its archive first",
+    "RequestTimeTooSkewed": "set the clock of this machine",
+}
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 CREDENTIALS = (
     "give credentials in the environment of each machine: AWS_ACCESS_KEY_ID and "
@@ -37,7 +42,7 @@ CREDENTIALS = (
 
 @dataclass(frozen=True)
 class ServerAnswer:
-    """A server's answer to a request that it did not fulfil; ``region`` is the bucket's."""
+    """A server's answer to a request that failed; ``region`` is the bucket's."""
 
     status: int
     code: str
@@ -46,7 +51,7 @@ class ServerAnswer:
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether such an error passes by itself."""
+    """Whether an error passes by itself."""
     answer = answer_of(error)
     if answer is not None:
         return answer.code in AWAY_CODES or answer.status in AWAY_STATUS
@@ -56,7 +61,7 @@ def is_away(error: BaseException) -> bool:
 
 
 def refusal(error: BaseException, uri: str) -> RefusedError | None:
-    """The user's error for a bucket that refuses, without secrets; None if it does not refuse."""
+    """The error to show, without secrets, when a bucket refuses; None when it does not."""
     answer = answer_of(error)
     if answer is not None:
         if answer.status not in REFUSED_STATUS and answer.code not in REFUSED_CODES:
@@ -73,7 +78,7 @@ def refusal(error: BaseException, uri: str) -> RefusedError | None:
 
 
 def _is_configuration(error: BaseException) -> bool:
-    """Whether this machine cannot even ask: its credentials, certificates or endpoint are wrong."""
+    """Whether this machine's credentials, certificates or endpoint prevent any request."""
     words = str(error)
     wrong = "CERTIFICATE_VERIFY_FAILED" in words or words.startswith("Invalid endpoint")
     return wrong or "BotoCoreError" in _kinds(error)
@@ -122,12 +127,8 @@ def _advice(error: BaseException, answer: ServerAnswer | None) -> str:
         if "Credentials" in type(error).__name__:
             return CREDENTIALS
         return "check AWS_ENDPOINT_URL, AWS_PROFILE and AWS_DEFAULT_REGION of this machine"
-    if code == "NoSuchBucket":
-        return "make the bucket first, or correct its name (or AWS_ENDPOINT_URL)"
-    if code == "InvalidObjectState":
-        return "restore the object from its archive first"
-    if code == "RequestTimeTooSkewed":
-        return "set the clock of this machine"
+    if code in ADVICE:
+        return ADVICE[code]
     if answer.status in (301, 307) or "Location" in code or "Malformed" in code:
         region = f"={answer.region}" if answer.region else " to the bucket's region"
         return f"set AWS_DEFAULT_REGION{region}"

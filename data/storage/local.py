@@ -19,18 +19,18 @@ from semigrid.data.storage.protocol import NOT_THERE, Confirm, FileStatus, Stora
 
 T = TypeVar("T")
 
-# errors of a mount, server or network that is away; a full disk is not among them
+# errors of a mount, server or network that is away, but not of a full disk
 AWAY = {errno.EAGAIN, errno.EBUSY, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EIO}
 AWAY |= {errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH, errno.ENODEV, errno.ENOTCONN}
 AWAY |= {errno.ENXIO, errno.ESHUTDOWN, errno.ESTALE, errno.ETIMEDOUT}
-# errors of file systems on which files cannot be locked
+# errors of file systems without file locks
 NO_FLOCK = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 # longest wait for another process that is swapping the same file, in seconds
 GUARD_SECONDS = 10.0
 
 
 def cache_folder() -> Path:
-    """Where this machine keeps what can be made again: ``$SEMIGRID_CACHE`` or a folder at home."""
+    """The folder for files that can be made again: ``$SEMIGRID_CACHE`` or ``~/.cache/semigrid``."""
     home = Path.home() / ".cache" / "semigrid"
     return Path(os.environ.get("SEMIGRID_CACHE") or home).absolute()
 
@@ -38,9 +38,9 @@ def cache_folder() -> Path:
 class LocalStorage(Storage):
     """A local folder. Writes go to a file beside the target, which is then renamed.
 
-    With an ``anchor``, a folder that was made before and has a file, the storage counts as away
-    while that is missing or empty. It is never made: that would put files under a mount point, or
-    stand in the way of the folder that is to come back.
+    The storage counts as away while its ``anchor``, if it has one, is missing or empty. The anchor
+    must have been made before and have a file. It is never made here, since that would put files
+    under a mount point, or block the return of a folder that was moved away.
     """
 
     def __init__(self, root: str, anchor: str | None = None):
@@ -68,7 +68,7 @@ class LocalStorage(Storage):
             with beside.open("wb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())  # else a power cut may keep the name and lose the bytes
+                os.fsync(file.fileno())  # or a power cut may keep the name and lose the bytes
             confirm()
             os.replace(beside, path)
         except BaseException:
@@ -86,7 +86,7 @@ class LocalStorage(Storage):
         for name in folder.relative_to(made).parts:
             made /= name
             with contextlib.suppress(FileExistsError):
-                made.mkdir()  # without parents: where the anchor is missing, this fails
+                made.mkdir()  # without parents, so that it fails when the anchor is missing
 
     def keep(self, name: str, kept: str, confirm: Confirm = always) -> None:
         confirm()
@@ -103,7 +103,7 @@ class LocalStorage(Storage):
 
     def _swap(self, name: str, old: bytes | None, new: bytes | None) -> bool:
         path = self.local_path(name)
-        # not the file itself is locked: each write makes a new one
+        # the lock is on another file, since each write makes a new one
         with _guard(path.with_name(f".{path.stem}.guard")) as guarded:
             if (path.read_bytes() if path.exists() else None) != old:
                 return False
@@ -138,11 +138,11 @@ class LocalStorage(Storage):
             raise PermissionError(f"{there} may not be written")
 
     def _do(self, work: Callable[[], T]) -> T:
-        """Tells a missing file from storage that is away, and what passes from what does not."""
+        """Turns errors into ``StorageAwayError`` where the storage is away."""
         try:
             with contextlib.suppress(*(() if self.anchor is None else NOT_THERE)):
                 return work()
-            return work()  # the storage may have come back between the error and the look for it
+            return work()  # the storage may have been away and come back
         except OSError as error:
             missing = self.anchor is not None and isinstance(error, NOT_THERE)
             if error.errno in AWAY or missing and self._vanished():
@@ -150,7 +150,7 @@ class LocalStorage(Storage):
             raise
 
     def _vanished(self) -> bool:
-        """Whether the anchor is missing, or an empty mount point is in its place."""
+        """Whether the anchor is missing or an empty mount point."""
         try:
             with os.scandir(self.anchor) as entries:
                 return next(entries, None) is None
@@ -161,7 +161,7 @@ class LocalStorage(Storage):
 
 
 def _delete(path: Path, confirm: Confirm) -> None:
-    path.lstat()  # a file that is not there needs no confirmation
+    path.lstat()  # a missing file needs no confirmation
     confirm()
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -181,13 +181,13 @@ def _entries(folder: Path) -> dict[str, FileStatus]:
 
 @contextlib.contextmanager
 def _guard(path: Path) -> Iterator[bool]:
-    """Lets one process at a time look at a file and replace it; False where nothing can.
+    """Locks out other processes with a file; yields False on file systems without locks.
 
-    Raises ``TimeoutError`` when another process does so for too long.
+    Raises ``TimeoutError`` when another process holds the lock for ``GUARD_SECONDS``.
     """
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except PermissionError:  # another user's: to read it is enough, but on some network shares
+    except PermissionError:  # another user's file: reading suffices, except on some network shares
         file = os.open(path, os.O_RDONLY)
     try:
         yield _flock(file, path)

@@ -1,4 +1,4 @@
-"""Opens storage by its path or URI."""
+"""Opens storage by path or URI."""
 
 import re
 from pathlib import Path
@@ -18,10 +18,10 @@ def open_storage(uri: str | Path, patience: float = 0, must_exist: bool = False)
     """A folder by path or URI (``results``, ``s3://shop/experiments``); it need not exist.
 
     Args:
-        patience: seconds to wait for a local folder that was there and vanished. It then counts
-            as away while it is missing or empty, so it must be made and have a file before. A
-            bucket is always waited for, for this long or else for ``storage_patience()``.
-        must_exist: a local folder that is missing or empty is away, without waiting for it.
+        patience: seconds to wait for a local folder that vanished. The folder counts as away while
+            it is missing or empty, so make it and give it a file first. Buckets are always waited
+            for, by default for ``storage_patience()`` seconds.
+        must_exist: a local folder counts as away while it is missing or empty, without waiting.
 
     Raises:
         InputError: a URI of an unknown kind, or with credentials in it.
@@ -43,6 +43,6 @@ def _filesystem(uri: str) -> tuple[object, str]:
         )
     try:
         return open_filesystem(uri)
-    except (ValueError, ImportError) as error:  # an unknown protocol, or its package missing
+    except (ValueError, ImportError) as error:  # an unknown protocol or a missing package
         needs = "; pip install 'semigrid[aws]'" if protocol in S3 else ""
         raise InputError(f"{uri}: not a path or URI that can be opened: {error}{needs}") from error

@@ -1,4 +1,4 @@
-"""Waiting for storage that is away for a while."""
+"""Storage that waits while it is away."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ PATIENCE = "SEMIGRID_STORAGE_PATIENCE"
 
 
 def storage_patience() -> float:
-    """Seconds that a run waits for storage that vanished: two minutes, or what is set."""
+    """Seconds that a run waits for storage that vanished: ``PATIENCE``, or two minutes."""
     text = os.environ.get(PATIENCE) or "120"
     try:
         seconds = float(text)
@@ -35,9 +35,9 @@ def storage_patience() -> float:
 
 
 class PatientStorage(StorageWrapper):
-    """A storage that is waited for while it is away, up to ``patience`` seconds at a time.
+    """A storage that waits up to ``patience`` seconds whenever it is away.
 
-    Then it raises ``StorageGoneError``.
+    Then it raises ``StorageGoneError``. ``where`` names the storage in messages.
     """
 
     def __init__(self, storage: Storage, patience: float, where: str | None = None):
@@ -51,7 +51,7 @@ class PatientStorage(StorageWrapper):
     def _do(self, work: Callable[[], T]) -> T:
         return Retrying(
             retry=retry_if_exception_type(StorageAwayError),
-            # at random: a server that comes back is not met by all at once
+            # random, so that not all processes ask a server at once when it comes back
             wait=wait_random_exponential(multiplier=0.1, max=min(5, self.patience / 4)),
             stop=stop_after_delay(self.patience),
             before_sleep=self._say_once,
@@ -71,7 +71,7 @@ class PatientStorage(StorageWrapper):
         raise StorageGoneError(
             f"{self.where}: this storage has been away for {self.patience:g} seconds "
             f"({_error(state)}); bring it back, then run the same command again ({PATIENCE} sets "
-            "how long it is waited for)"
+            "how long to wait)"
         ) from _error(state)
 
 

@@ -1,4 +1,4 @@
-"""The protocol of a storage: a few abstract methods, and what is built on them."""
+"""The protocol of a storage: a few abstract methods, and others built on them."""
 
 import errno
 import hashlib
@@ -16,7 +16,7 @@ from typing import BinaryIO
 NOT_THERE = (FileNotFoundError, NotADirectoryError)
 CHUNK_BYTES = 64 * 2**20
 
-# called right before a change is made, also when it is tried again; refuses by raising
+# called right before every attempt at a change; raises to prevent it
 Confirm = Callable[[], None]
 
 
@@ -26,7 +26,7 @@ def always() -> None:
 
 @dataclass(frozen=True)
 class FileFacts:
-    """Size and hash of a file: a damaged copy has others."""
+    """Size and hash of a file, which reveal a damaged copy."""
 
     size: int  # bytes
     sha256: str
@@ -48,10 +48,10 @@ class FileStatus:
 class Storage(ABC):
     """A folder on a disk or in a bucket; ``open_storage`` opens one by path or URI.
 
-    Names are relative paths with ``/``; the empty name is the folder itself. A write is seen whole
-    or not at all. Every method may raise ``StorageAwayError`` (it passes), ``RefusedError`` (a
-    bucket will not) and ``FileNotFoundError``; a storage with ``patience`` (seconds) waits instead
-    of raising the first, and raises ``StorageGoneError`` when that time is over.
+    Names are relative paths with ``/``; the empty name is the folder itself. Readers see a write
+    whole or not at all. Every method may raise ``StorageAwayError`` (a passing problem),
+    ``RefusedError`` (a bucket refuses) and ``FileNotFoundError``. A storage with ``patience``, in
+    seconds, waits instead of raising the first, and then raises ``StorageGoneError``.
     """
 
     uri: str
@@ -64,7 +64,7 @@ class Storage(ABC):
 
     @abstractmethod
     def local_path(self, name: str = "") -> Path | None:
-        """Where other programs find a file on this machine; None in a bucket."""
+        """The path of a file for other programs on this machine; None in a bucket."""
 
     @abstractmethod
     def read(self, name: str = "") -> bytes:
@@ -72,10 +72,9 @@ class Storage(ABC):
 
     @abstractmethod
     def open(self, name: str = "", ahead: bool = False) -> BinaryIO:
-        """Opens a file to read parts of it; a bucket is asked for just those.
+        """Opens a file for reading; only the parts that are read are fetched from a bucket.
 
-        With ``ahead``, for many small parts one after the other, a bucket is asked for some
-        mebibytes at a time.
+        With ``ahead``, a bucket is read several mebibytes at a time, for many small parts in a row.
         """
 
     @abstractmethod
@@ -84,21 +83,21 @@ class Storage(ABC):
 
     @abstractmethod
     def keep(self, name: str, kept: str, confirm: Confirm = always) -> None:
-        """Keeps a file's content under a second name; later writes of the first leave it alone.
+        """Keeps a file's content under a second name, unchanged by later writes of the first.
 
-        Does nothing on a disk that would have to copy every byte.
+        Does nothing on a disk without hard links.
         """
 
     @abstractmethod
     def delete(self, name: str, confirm: Confirm = always) -> None:
-        """Removes a file or folder; does nothing if it is not there."""
+        """Removes a file or folder; does nothing if it is missing."""
 
     @abstractmethod
     def swap(self, name: str, old: bytes | None, new: bytes | None) -> bool:
         """Replaces a file if its content is still ``old``; None stands for no file.
 
-        True if it was replaced and nobody else can have replaced it at the same time. False if
-        another process was faster, or that cannot be told: read the file again after a while.
+        True if it was replaced and no other process can have replaced it at the same time. False if
+        another process was faster or nothing can tell; read the file again after a while.
         """
 
     @abstractmethod
@@ -111,21 +110,21 @@ class Storage(ABC):
 
     @abstractmethod
     def find(self, pattern: str = "**") -> list[str]:
-        """Sorted names of the visible files that match: ``*`` in a folder, ``**`` in all below."""
+        """Sorted names of matching visible files; ``*`` is within a folder, ``**`` at any depth."""
 
     def check_could_write(self) -> None:
         """Raises ``OSError`` when nothing can be written here, without writing anything.
 
-        A bucket is only looked at.
+        In a bucket it only checks that the bucket answers.
         """
         self.exists()
 
     def location(self, *names: str) -> str:
-        """The path or URI of a file, as people write it and other programs open it."""
+        """The path or URI of a file, for people and other programs."""
         return posixpath.join(self.uri, *filter(None, names))
 
     def size(self, name: str = "") -> int | None:
-        """A file's bytes, any number for a folder; None if it is not there."""
+        """A file's size in bytes, any number for a folder, None if it is missing."""
         with suppress(*NOT_THERE):
             return self.status(name).size
         return None
@@ -134,26 +133,26 @@ class Storage(ABC):
         return self.size(name) is not None
 
     def is_folder(self) -> bool:
-        """Whether this is a folder: in a bucket, whether objects lie below it."""
+        """Whether this is a folder; in a bucket, whether there are objects below it."""
         with suppress(*NOT_THERE):
             return self.status().is_folder
         return False
 
     def version(self, name: str = "") -> str:
-        """Tells one version of a file from the next. Raises ``IsADirectoryError`` for a folder."""
+        """A string that changes with each write of a file. Raises ``IsADirectoryError``."""
         status = self.status(name)
         if status.is_folder:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self.location(name))
         return status.version
 
     def stamp(self, name: str) -> str | None:
-        """A file's version; None while none is to be had."""
+        """A file's version, or None if it is missing or the storage is away."""
         with suppress(OSError):
             return self.version(name)
         return None
 
     def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
-        """Many files by name, without those that are not there."""
+        """The contents of many files by name, without missing files."""
 
         def read(name: str) -> bytes | None:
             with suppress(FileNotFoundError):
@@ -169,13 +168,13 @@ class Storage(ABC):
         return {n: text for n, text in zip(names, contents, strict=True) if text is not None}
 
     def chunks(self, name: str = "") -> Iterator[bytes]:
-        """A file's content, some mebibytes at a time: it may be larger than the memory."""
+        """Yields a file's content in parts, since it may be larger than the memory."""
         with self.open(name) as file:
             while content := file.read(CHUNK_BYTES):
                 yield content
 
     def names(self, folder: str = "", suffix: str = "") -> list[str]:
-        """Sorted names of the visible files directly in ``folder``; none if it is not there."""
+        """Sorted names of the visible files directly in a folder, none if it is missing."""
         return sorted(
             name
             for name in self.sizes(folder)
@@ -183,12 +182,12 @@ class Storage(ABC):
         )
 
     def sizes(self, folder: str = "") -> dict[str, int]:
-        """Bytes of the files directly in ``folder``, by name, from one listing."""
+        """Sizes in bytes of the files directly in a folder, by name, from one listing."""
         entries = self._entries_if_there(folder)
         return {name: entry.size for name, entry in entries.items() if not entry.is_folder}
 
     def folders(self, folder: str = "") -> list[str]:
-        """Sorted names of the folders directly in ``folder``; none if it is not there."""
+        """Sorted names of the folders directly in a folder, none if it is missing."""
         entries = self._entries_if_there(folder)
         return sorted(name for name, entry in entries.items() if entry.is_folder)
 

@@ -1,4 +1,4 @@
-"""A storage around another: what waiting and fencing have in common."""
+"""A storage around another, the common base of waiting and fencing."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 
 class StorageWrapper(Storage):
-    """A storage that hands everything but ``folder`` on to another; subclasses add to that."""
+    """A storage that passes all calls except ``folder`` on to another one."""
 
     def __init__(self, storage: Storage):
         self.storage = storage
         self.uri, self.patience, self.readers = storage.uri, storage.patience, storage.readers
 
     def _do(self, work: Callable[[], T]) -> T:
-        """Does each piece of work of the storage below."""
+        """Runs a piece of work of the wrapped storage."""
         return work()
 
     def local_path(self, name: str = "") -> Path | None:

@@ -191,7 +191,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_builtin_names_those_there_are() -> None:
-    with pytest.raises(InputError, match="builtin://letters.*there is builtin://digits"):
+    with pytest.raises(InputError, match="builtin://letters.*there are builtin://digits"):
         open_dataset("builtin://letters")
 
 

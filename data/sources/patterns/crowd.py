@@ -1,8 +1,8 @@
 """The generated crowd of ``builtin://patterns``: fifteen workers, good, poor and careless.
 
-No person was asked. Answers are wrong as often as the worker is and the image is hard, and mistake
-what looks alike. Who is asked about an image, and what each worker would answer, is a function of
-(``VERSION``, seed, number) alone; only which images are gold tasks depends on how many there are.
+No person was asked. The error rate of an answer depends on the worker and on the difficulty of the
+image, and wrong answers are classes that look alike. The workers of an image and their answers
+depend only on (``VERSION``, seed, number); the choice of gold tasks depends on their number too.
 """
 
 import numpy as np
@@ -19,14 +19,14 @@ from semigrid.data.sources.patterns.spec import (
     true_classes,
 )
 
-QUALIFIED = 11  # the workers who deserve to count: the first ones
-# how often each worker is right on an image of middling difficulty; the last one does not look
+QUALIFIED = 11  # the first workers are the good ones
+# share of right answers of each worker on images of average difficulty; the last never looks
 SKILLS = (*np.linspace(0.95, 0.82, QUALIFIED), 0.62, 0.58, 0.55, 0.0)
 WORKERS = tuple(f"worker-{number:02d}" for number in range(1, len(SKILLS) + 1))
 CARELESS, CARELESS_ANSWER = len(WORKERS) - 1, "plain"
-SHY = 0.35  # images that an unqualified worker takes on, relative to a qualified one
-ANSWERS = 3  # to an image
-# classes that look alike lie side by side in this circle; a wrong answer is a neighbour
+SHY = 0.35  # images that an unqualified worker answers, relative to a qualified one
+ANSWERS = 3  # per image
+# neighbours in this circle look alike; a wrong answer is a neighbour of the true class
 ALIKE = ["plain", "other", "animal", "dots", "floral"]
 ALIKE += ["paisley", "geometric", "chevron", "stripes", "plaid"]
 
@@ -38,9 +38,9 @@ def gold_of(patterns: Patterns) -> dict[str, str]:
 
 
 def answers_of(patterns: Patterns) -> pd.DataFrame:
-    """The crowd's answers, columns ``task`` (an image id), ``worker``, ``label``; one row each.
+    """The crowd's answers, a row each, with columns ``task`` (an image id), ``worker``, ``label``.
 
-    Three workers answer an image; all of them answer a gold task, the three first.
+    Three workers answer each image. All other workers answer the gold tasks after those three.
     """
     asked = np.full(patterns.answered, ANSWERS)
     asked[patterns.gold_numbers] = len(WORKERS)
@@ -60,14 +60,14 @@ def answers_of(patterns: Patterns) -> pd.DataFrame:
 
 
 def _answers(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """The workers of each image of a block in the order of asking, and their answers.
+    """The workers of each image of a block in the order of their answers, and the answers.
 
-    Both have the shape (BLOCK, workers). An image of difficulty d makes each worker err
-    0.4 + 1.2 d times as often as usual, so that what is hard for one is hard for all.
+    Both have the shape (BLOCK, workers). Difficulty d multiplies the error rate of every worker by
+    0.4 + 1.2 d, so that an image that is hard for one worker is hard for all.
     """
     rng, shown = generator(seed, index, ANSWERED), block(seed, index)
     shape = BLOCK, len(WORKERS)
-    # the first of these are a sample without replacement, weighted by how much a worker takes on
+    # a weighted order, whose first workers are a sample without replacement
     weights = np.where(np.arange(len(WORKERS)) < QUALIFIED, 1, SHY)
     workers = np.argsort(-np.log1p(-rng.random(shape)) / weights, axis=1, kind="stable")
     errors = (1 - np.array(SKILLS)) * (0.4 + 1.2 * shown.difficulty[:, None])

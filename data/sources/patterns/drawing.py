@@ -1,8 +1,8 @@
-"""Draws the images of ``builtin://patterns``: a product with its pattern before a wall.
+"""Draws the images of ``builtin://patterns``: a patterned product in front of a wall.
 
-A product (its form, colours and pattern) is a function of its first image's number, and the
-photograph of it of the image's own. Pixels may differ in the last bit, and JPEG bytes altogether,
-between machines: nothing that must be equal is taken from them.
+The product's shape, colours and pattern depend on the number of its first image, and the photograph
+on the image's own number. Between machines pixels may differ in the last bit and JPEG bytes
+completely, so nothing that must be equal everywhere depends on them.
 """
 
 import io
@@ -22,20 +22,20 @@ from semigrid.data.sources.patterns.spec import (
 )
 
 QUALITY = 90
-# light of a marketplace's photographs by red, green and blue, and the brightness of the wall
+# gains of red, green and blue in the photographs of a marketplace, and the wall's brightness
 LIGHT = {
     "north": ((0.88, 0.98, 1.08), 0.90),
     "south": ((1.12, 1.00, 0.82), 0.94),
     "east": ((1.06, 1.06, 1.06), 1.00),
     "islands": ((0.78, 0.92, 0.84), 0.60),
 }
-# takes coordinates in periods of the pattern, of shape (H, W), and a product's random numbers;
-# returns how far inside the ink each point lies, in periods, negative outside
+# maps coordinates (H, W) in periods of the pattern, with a product's random numbers, to the
+# distance of each point to the edge of the ink in periods, negative outside the ink
 Motif = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
 
 def draw(seed: int, number: int, size: int) -> bytes:
-    """The JPEG of an image, ``size`` pixels a side."""
+    """Draws an image as a JPEG of ``size`` × ``size`` pixels."""
     buffer = io.BytesIO()
     Image.fromarray(pixels(seed, number, size)).save(buffer, "jpeg", quality=QUALITY)
     return buffer.getvalue()
@@ -52,7 +52,7 @@ def pixels(seed: int, number: int, size: int) -> np.ndarray:
 
     line = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     x, y = _turned(*np.meshgrid(line, line), photo.uniform(-0.2, 0.2), photo.uniform(0.9, 1.1))
-    # the width of an edge: a hard image is out of focus, and its colours are near to each other
+    # width of an edge: hard images are out of focus and have similar colours
     soft = (0.8 + 0.03 * size * difficulty * photo.random()) / size
     cloth = design.uniform(0.1, 0.9, 3)
     away = np.where(cloth.mean() < 0.5, 1, -1) * design.uniform(0.2, 0.7, 3)
@@ -73,7 +73,7 @@ def pixels(seed: int, number: int, size: int) -> np.ndarray:
 def _turned(
     x: np.ndarray, y: np.ndarray, angle: float, unit: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates in a system turned by an angle, with another unit of length."""
+    """Coordinates in a system rotated by an angle, with another unit of length."""
     c, s = np.cos(angle) / unit, np.sin(angle) / unit
     return c * x + s * y, c * y - s * x
 
@@ -89,7 +89,7 @@ def _off(x: np.ndarray) -> np.ndarray:
 
 
 def _cell(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates within unit cells, −0.5 to 0.5; every second row is moved by half a cell."""
+    """Coordinates within unit cells, −0.5 to 0.5; every second row is shifted by half a cell."""
     row = np.rint(y)
     x = x + 0.5 * (row % 2)
     return x - np.rint(x), y - row
@@ -104,7 +104,7 @@ def _waves(x: np.ndarray, y: np.ndarray, design: np.random.Generator) -> np.ndar
 
 
 def _petals(u: np.ndarray, v: np.ndarray, count: int) -> np.ndarray:
-    """Distance into a blossom whose petals reach half a cell."""
+    """Distance into a blossom with petals as long as half a cell."""
     petals = np.abs(np.cos(count / 2 * np.arctan2(v, u)))
     return np.asarray(0.42 * (0.35 + 0.65 * petals) - np.hypot(u, v))
 

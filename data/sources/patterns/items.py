@@ -1,4 +1,4 @@
-"""The generated patterns as a source: images that are drawn whenever they are read."""
+"""The generated patterns as a source of images, which are drawn whenever they are read."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from semigrid.data.sources.patterns.spec import (
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """An image in no file, drawn whenever it is read."""
+    """An image without a file; reading it draws it."""
 
     seed: int
     number: int
@@ -34,7 +34,7 @@ class GeneratedImage:
 
 
 def pattern_items(patterns: Patterns) -> list[Item]:
-    """All images, drawn when they are read; grouped by product, and without labels."""
+    """Lists all images, grouped by product and without labels."""
     markets, items = list(MARKETPLACES), []
     for number in range(patterns.images):
         shown, place = block(patterns.seed, number // BLOCK), number % BLOCK

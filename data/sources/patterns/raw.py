@@ -1,4 +1,4 @@
-"""The generated patterns as the raw material that a user would have: images and tables."""
+"""Writes the generated patterns as the files that a user would have: images and tables."""
 
 import posixpath
 import shlex
@@ -18,11 +18,11 @@ Everything here is generated, the images and the crowd answers alike: nothing wa
 nobody was asked. {patterns.uri} (version {version}) is the same.
 
 images/       {patterns.images:,} JPEGs of product patterns, {patterns.size} pixels a side
-images.csv    for each image: id, file, marketplace, and the product that it shows
-answers.csv   what three invented workers say of each of {patterns.answered:,} images
-gold.csv      the true labels of {gold:,} of these images, which all workers were tested on
+images.csv    id, file, marketplace and product of each image
+answers.csv   the answers of three invented workers to each of {patterns.answered:,} images
+gold.csv      the true labels of {gold:,} of these images, which test all workers
 
-To make a dataset of it:
+To build a dataset from these files:
 
 {command}
 
@@ -37,15 +37,15 @@ def write_raw(
 ) -> str:
     """Writes images and tables into an empty folder; returns the command that builds a dataset.
 
-    The dataset is that of ``builtin://patterns`` with the same parameters: the same labels, splits
-    and pool in the same order. ``progress`` is told how many of the images have been written.
+    The dataset has the labels, splits and pool of ``builtin://patterns`` with these parameters, in
+    the same order. ``progress`` gets the number of images written and the number of all images.
 
     Raises:
-        InputError: something lies there already.
+        InputError: the folder is not empty.
     """
     storage = open_storage(uri)
     if storage.exists() and storage.entries():
-        raise InputError(f"{uri}: there is something here already; give a new or an empty folder")
+        raise InputError(f"{uri}: this folder is not empty; give a new or an empty folder")
     items = pattern_items(patterns)
     rows = []
     for done, item in enumerate(items, 1):

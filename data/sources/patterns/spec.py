@@ -1,8 +1,8 @@
-"""The parameters of ``builtin://patterns``, and what each of its images shows.
+"""The parameters of ``builtin://patterns``, and the content of each of its images.
 
-The images resemble the paper's products: classes from a third of the images to under 1 %, four
-marketplaces of which one is scarce, several images of a product. They come in blocks of 250 with
-the same counts of every class. What an image shows is a function of (``VERSION``, seed, number).
+The images resemble the paper's products: classes have from a third of the images to under 1 %, one
+of four marketplaces is rare, and products have several images. Images come in blocks of 250 with
+equal class counts. The content of an image depends only on (``VERSION``, seed, number).
 """
 
 import re
@@ -14,7 +14,7 @@ import numpy as np
 
 from semigrid.data.errors import InputError
 
-# the same seed and number give the same image and answers for as long as this number stays
+# raise this number when a seed and number give another image or other answers
 VERSION = 2
 URI = "builtin://patterns"
 LICENSE = "CC0 1.0 (generated images and answers)"
@@ -26,13 +26,13 @@ MARKETPLACES = {"north": 0.52, "south": 0.25, "east": 0.20, "islands": 0.03}
 SMALLEST, LARGEST = 500, 10_000_000  # images: enough of the rarest class; seven digits in an id
 MOST_GOLD = 100
 
-# purposes of random numbers: each has its own stream
+# each purpose of random numbers has a stream of its own
 SHOWN, ANSWERED, DESIGN, PHOTOGRAPH = range(4)
 
 
 @dataclass(frozen=True)
 class Patterns:
-    """``images`` of ``size`` pixels a side; the first ``answered`` have crowd answers."""
+    """Parameters: ``images`` of ``size`` × ``size`` pixels, the first ``answered`` with answers."""
 
     images: int = 4000
     answered: int = 1600
@@ -41,20 +41,20 @@ class Patterns:
 
     @property
     def uri(self) -> str:
-        """The one URI of these images, with every parameter."""
+        """The canonical URI of these images, with every parameter."""
         return f"{URI}?" + "&".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
 
     @property
     def gold_numbers(self) -> list[int]:
-        """The answered images that are gold tasks: a tenth, a hundred at most, evenly spread."""
+        """Numbers of the gold tasks: a tenth of the answered images, at most 100, evenly spread."""
         gold = min(MOST_GOLD, self.answered // 10)
         return [place * self.answered // gold for place in range(gold)]
 
     @property
     def pool_unit(self) -> int | None:
-        """A quarter of the images whose products no worker was asked about, None without such.
+        """A quarter of the images whose products have no answers; None if there is no such image.
 
-        The multipliers 100 % to 400 % then exist, whatever the consensus leaves to the pool.
+        The multipliers 100 % to 400 % then exist, however many images get no label.
         """
         index, place = divmod(self.answered - 1, BLOCK)
         products = block(self.seed, index).products  # a product stays within its block
@@ -68,16 +68,16 @@ class Patterns:
 
 
 def parse_patterns(uri: str) -> Patterns:
-    """The parameters of ``builtin://patterns?images=4000&answered=1600&size=64&seed=0``.
+    """Reads the parameters of ``builtin://patterns?images=4000&answered=1600&size=64&seed=0``.
 
-    By default two fifths of the images are answered, or 500. Raises ``InputError`` with every
-    problem, each naming the parameter and what is allowed.
+    By default two fifths of the images are answered, but at least 500. Raises ``InputError`` with
+    all problems, each with the parameter and its allowed values.
     """
     base, _, query = uri.partition("?")
     if base != URI:
         raise InputError(
-            f"{uri}: no generated patterns; those are {Patterns().uri}, where any parameter may be "
-            "left out. Other built-in datasets are datasets already and need no building"
+            f"{uri}: not generated patterns; give {Patterns().uri}, where every parameter is "
+            "optional. Other built-in datasets are ready and need no building"
         )
     texts = dict(parse_qsl(query, keep_blank_values=True))
     # −1 is outside every range
@@ -100,7 +100,7 @@ def parse_patterns(uri: str) -> Patterns:
 
 
 def generator(seed: int, number: int, purpose: int) -> np.random.Generator:
-    """The random numbers for one purpose: a function of its arguments and of ``VERSION``."""
+    """The random generator for one purpose; it depends on the arguments and ``VERSION``."""
     return np.random.default_rng((VERSION, seed, number, purpose))
 
 
@@ -120,8 +120,8 @@ class Block:
 
 @lru_cache(maxsize=64)
 def block(seed: int, index: int) -> Block:
-    """The block of the images ``index * BLOCK`` and following."""
-    # random() alone: its numbers are the same with every version of numpy
+    """The block of ``BLOCK`` images that starts at image ``index * BLOCK``."""
+    # only random(): its numbers are the same in every version of NumPy
     rng = generator(seed, index, SHOWN)
     sizes: list[int] = []
     classes: list[int] = []
@@ -132,7 +132,7 @@ def block(seed: int, index: int) -> Block:
             images -= sizes[-1]
     order = np.argsort(rng.random(len(sizes)), kind="stable")
     per_product = np.array(sizes)[order]
-    # ranks, not draws: the scarce marketplace has its share in every block
+    # ranks instead of draws, so that every block has the rare marketplace's share
     ranks = np.argsort(rng.random(len(sizes)), kind="stable")
     shares = np.cumsum(list(MARKETPLACES.values()))
     markets = np.searchsorted(shares, (ranks + rng.random()) / len(sizes))
@@ -146,7 +146,7 @@ def block(seed: int, index: int) -> Block:
 
 
 def true_classes(seed: int, images: int) -> list[str]:
-    """The class of each of the first images, which no worker is told."""
+    """The true classes of the first ``images`` images, which workers do not know."""
     names = list(CLASSES)
     blocks = [block(seed, index).classes for index in range(-(-images // BLOCK))]
     return [names[index] for index in np.concatenate(blocks)[:images]]

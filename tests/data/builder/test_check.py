@@ -24,8 +24,8 @@ SOUND = [image(f"{split}-1", split, split) for split in ("train", "val", "test",
 @pytest.mark.parametrize(
     ("wrong", "problem"),
     [
-        (image("train-1", "val", "other"), "the image 'train-1' stands in it a second time"),
-        (image("other", "test", "train"), "the group 'train' is in train as well"),
+        (image("train-1", "val", "other"), "the image 'train-1' occurs a second time"),
+        (image("other", "test", "train"), "the group 'train' is also in train"),
         (image("other", "train", "other", b"no image"), "image other cannot be decoded"),
     ],
 )

@@ -174,7 +174,7 @@ def test_slices_and_votes_are_columns(tmp_path: Path) -> None:
 def test_a_slice_cannot_take_the_name_of_a_column(tmp_path: Path) -> None:
     items = folder_items(str(shop(tmp_path / "shop")))
     items = [Item(i.image_id, i.uri, i.label, None, {"label": "x"}) for i in items]
-    with pytest.raises(InputError, match="a slice cannot be called 'label'"):
+    with pytest.raises(InputError, match="a slice cannot be named 'label'"):
         build_dataset(str(tmp_path / "set"), items, SETTINGS)
 
 
@@ -212,7 +212,7 @@ def test_the_dataset_opens_in_hugging_face_datasets(
 def test_a_folder_of_images_without_class_folders(tmp_path: Path) -> None:
     shop(tmp_path / "shop")
     (tmp_path / "shop" / "beside.png").write_bytes(tile(1))
-    with pytest.raises(InputError, match="beside.png lies beside the class folders"):
+    with pytest.raises(InputError, match="beside.png is outside the class folders"):
         folder_items(str(tmp_path / "shop"))
     assert len(folder_items(str(tmp_path / "shop"), labeled=False)) == 61
     with pytest.raises(InputError, match="there is no such folder"):
@@ -241,7 +241,7 @@ def test_a_table_of_paths(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no column 'colour'; there are path, pattern"):
         table_items(f"{source}/images.csv", image="path", label="colour")
     (source / "images.csv").write_text("path,pattern\na.png,x\na.png,y\n")
-    with pytest.raises(InputError, match="1 images stand in it twice, the first is 'a.png'"):
+    with pytest.raises(InputError, match="1 images occur twice, the first is 'a.png'"):
         table_items(f"{source}/images.csv", image="path", label="pattern")
 
 

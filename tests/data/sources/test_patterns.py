@@ -341,7 +341,7 @@ def test_the_raw_material_makes_the_same_dataset(small: Dataset, tmp_path: Path)
         assert getattr(dataset.manifest, field) == getattr(small.manifest, field)
 
     again = semigrid("data", "generate", str(raw))
-    assert again.returncode == 2 and "there is something here already" in again.stderr
+    assert again.returncode == 2 and "this folder is not empty" in again.stderr
 
 
 def test_they_can_be_learned_but_not_at_a_glance() -> None:

@@ -19,7 +19,7 @@ def test_the_nastiest_folder_becomes_a_dataset_that_checks(tmp_path: Path) -> No
     where = str(tmp_path / "set")
     done = semigrid_process("data", "build", str(source), where, "--license", "CC0")
     assert done.returncode == 0, done.stderr
-    assert f"{len(nasty.bad())} files are no usable images" in done.stdout
+    assert f"{len(nasty.bad())} files are not usable images" in done.stdout
     assert "exact duplicates left out" in done.stdout and "1 turned upright" in done.stdout
     report = json.loads((tmp_path / "set" / "report.json").read_text())
     assert set(report["quarantined"]) == {f"plain/{name}" for name in nasty.bad()}
@@ -102,7 +102,7 @@ def test_a_yaml_file_says_it_all_and_options_go_over_it(tmp_path: Path) -> None:
         ("source: {shop}\ngold: g.csv\n", "gold is given without answers"),
         ("source: {shop}/none\n", "there is no such folder"),
         ("source: {shop}\nclasses: [dots, stripes]\n", "the label 'plain' is not among"),
-        ("- a list\n", "a mapping with source"),
+        ("- a list\n", "not a mapping"),
         ("source: {shop}\nanswers: {shop}/none.csv\n", "none.csv: cannot be read"),
     ],
 )
