@@ -41,9 +41,6 @@ def columns_of(extra: Sequence[str] = ()) -> pa.Schema:
     )
 
 
-COLUMNS = columns_of()
-
-
 class Shard(BaseModel):
     """One Parquet file: its split, its row groups' row counts and the SHA-256 of its bytes."""
 

@@ -108,7 +108,7 @@ def _placed(
     index = {name: number for number, name in enumerate(result.classes)}
     labels = [index[str(image.label)] for image in labeled]
     if not labeled:
-        raise InputError("no image has a label: there is nothing to train and measure on")
+        raise InputError("no image has a label, so there is nothing to train and evaluate on")
     missing = [name for name, number in index.items() if number not in labels]
     if missing:
         raise InputError(f"the class {missing[0]!r} has no image")

@@ -129,13 +129,13 @@ class LocalStorage(Storage):
         return sorted(name for name in names if self.local_path(name).is_file())
 
     def check_could_write(self) -> None:
-        there = self.local_path()
-        while not there.exists():
-            there = there.parent
-        if not there.is_dir():
-            raise NotADirectoryError(f"{there} is no folder")
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise PermissionError(f"{there} may not be written")
+        folder = self.local_path()
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir():
+            raise NotADirectoryError(f"{folder} is not a folder")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(f"{folder} is not writable")
 
     def _do(self, work: Callable[[], T]) -> T:
         """Turns errors into ``StorageAwayError`` where the storage is away."""
@@ -171,8 +171,8 @@ def _delete(path: Path, confirm: Confirm) -> None:
 
 def _entries(folder: Path) -> dict[str, FileStatus]:
     entries = {}
-    with os.scandir(folder) as there:
-        for entry in there:
+    with os.scandir(folder) as listing:
+        for entry in listing:
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                 entries[entry.name] = FileStatus(entry.stat().st_size, is_folder=entry.is_dir())
     folder.stat()  # or the whole folder was moved away meanwhile
