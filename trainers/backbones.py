@@ -45,7 +45,7 @@ def timm_names() -> TimmNames:
     It is done once for each version of timm.
     """
     cache, name = open_storage(cache_folder()), f"timm-{version('timm')}.json"
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError, TypeError):  # missing, or damaged
         return TimmNames(**json.loads(cache.read(name)))
     names = _import_names()
     with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to stop

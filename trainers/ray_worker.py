@@ -70,7 +70,7 @@ def run_group(job: TrialJob, callbacks: Sequence[UserCallback] = ()) -> TrainedT
     resources = {"CPU": float(options.cpus_per_worker)}
     if options.gpus_per_worker:
         resources["GPU"] = options.gpus_per_worker
-    deaths, checkpoint = 0, _checkpoint(job)
+    deaths, exceptions, checkpoint = 0, 0, _checkpoint(job)
     if job.lacked_room and not _finds_room(options.workers, resources):
         raise NoRoomError(f"there is still no room for {options.workers} × {resources}")
     while True:
@@ -85,10 +85,14 @@ def run_group(job: TrialJob, callbacks: Sequence[UserCallback] = ()) -> TrainedT
         except (TrainingFailedError, RayActorError) as error:
             free_orphans()
             known, checkpoint = checkpoint, _checkpoint(job)
-            deaths = deaths + 1 if checkpoint == known else 1
-            if not _is_loss(error) and deaths > min(options.max_failures, WORKER_EXCEPTIONS):
+            if checkpoint != known:
+                deaths, exceptions = 0, 0
+            deaths += 1
+            exceptions += not _is_loss(error)
+            too_often = deaths > options.max_failures
+            if not _is_loss(error) and (too_often or exceptions > WORKER_EXCEPTIONS):
                 raise _worker_exception(error) from error
-            if deaths > options.max_failures:
+            if too_often:
                 raise GroupDiedError(_describe(error, deaths, scaling)) from error
             if job.place.attempt is not None and not _finds_room(options.workers, resources):
                 raise NoRoomError(

@@ -88,11 +88,16 @@ def put_if_unchanged(fs: Any, path: str, content: bytes, etag: str | None) -> bo
     """Writes an object if it still has this ``etag`` or, for None, does not exist.
 
     False if it changed, or if the answer to this write was lost. ``pipe_file`` of s3fs passes
-    ``IfMatch`` and ``IfNoneMatch`` to S3. A store without conditions always writes.
+    ``IfMatch`` and ``IfNoneMatch`` to S3; others know ``mode="create"`` at most. A store without
+    conditions always writes.
     """
     match = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+    if not is_s3(fs):
+        match = {"mode": "create"} if etag is None else {}
     try:
-        fs.pipe_file(path, content, **(match if is_s3(fs) else {}))
+        fs.pipe_file(path, content, **match)
+    except (TypeError, ValueError, NotImplementedError):
+        fs.pipe_file(path, content)
     except OSError as error:
         status = answer.status if (answer := answer_of(error)) else 0
         missing = isinstance(error, FileNotFoundError) and not refusal(error, path)

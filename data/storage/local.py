@@ -8,6 +8,7 @@ import os
 import posixpath
 import shutil
 import stat
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,6 +17,9 @@ from typing import BinaryIO, TypeVar
 
 from semigrid.data.errors import StorageAwayError
 from semigrid.data.storage.protocol import NOT_THERE, Confirm, FileStatus, Storage, always
+
+# Tells this process from others that write into the same folder, also of other machines.
+_PROCESS = uuid.uuid4().hex
 
 T = TypeVar("T")
 
@@ -63,7 +67,9 @@ class LocalStorage(Storage):
 
     def _write(self, path: Path, content: bytes, confirm: Confirm) -> None:
         self._make_folder(path.parent)
-        beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        # one name for all attempts of a thread: what an interrupted one left is written over
+        writer = f"{_PROCESS}-{os.getpid()}-{threading.get_ident()}"
+        beside = path.with_name(f".{path.name}.{writer}.tmp")
         try:
             with beside.open("wb") as file:
                 file.write(content)

@@ -17,7 +17,7 @@ from semigrid.grid.study.layout import NODE_TOKEN
 from semigrid.grid.study.plan import Plan
 from semigrid.trainers.models.weights import file_weights
 
-# File in the run's folder that the driver writes and the nodes read.
+# Packages whose versions change what a training computes.
 PACKAGES = ("torch", "timm", "ray")
 
 

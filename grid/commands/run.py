@@ -23,7 +23,7 @@ from semigrid.grid.commands.console import (
     say_problem,
     this_command,
 )
-from semigrid.grid.commands.context import OpenStudy, last_text, load, open_study
+from semigrid.grid.commands.context import OpenStudy, load, open_study
 from semigrid.grid.commands.options import OnlyOption, SeedsOption, Source, StorageOption, option
 from semigrid.grid.commands.plan import show_plan
 from semigrid.grid.commands.table import print_table
@@ -118,7 +118,7 @@ def _run(experiment: Experiment, folder: Storage, only: list[str] | None) -> int
 
 def drive(source: str, folder: str, only: OnlyOption = None) -> None:
     """Trains in the process that ``run`` starts and supervises, then prints the table."""
-    code = exit_code(lambda: _drive(source, open_storage(folder), only))
+    code = exit_code(lambda: _drive(source, open_storage(folder, storage_patience()), only))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # nothing is left to interrupt
     say_ended(code)
@@ -129,7 +129,8 @@ def _drive(source: str, folder: Storage, only: list[str] | None) -> int:
     from semigrid.grid.run.preflight import check_models  # imports PyTorch
 
     def open_again() -> OpenStudy:
-        experiment = load_experiment(source, text=last_text(folder))
+        # not the file itself: the copy has what the command line and pinned weights change
+        experiment = load_experiment(source, text=folder.read(EXPERIMENT_COPY).decode())
         return open_study(experiment, only, for_run=True, patience=storage_patience())
 
     try:

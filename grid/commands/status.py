@@ -1,6 +1,7 @@
 """``semigrid status``: how far a run is."""
 
 import json
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -61,6 +62,7 @@ def _show_status(study: OpenStudy, as_json: bool) -> None:
             out.print(show.running_table(run.running, run.written_at + run.age))
         out.print(show.heard(run), soft_wrap=True)
     # a run knows what its running trials have spent
-    for part in show.cost_parts(now.cost if run is None else run.cost):
+    cost = now.cost if run is None else replace(now.cost, spent=run.cost.spent)
+    for part in show.cost_parts(cost):
         out.print(part)
     echo(f"results: {study.ledger.storage.uri}")

@@ -110,6 +110,8 @@ def _parse(path: str, text: str) -> dict[str, Any]:
         content = yaml.load(text, _UniqueKeyLoader)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2001-99-99
         raise InputError(f"{path}: not valid YAML: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: nested too deeply") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: an experiment is a mapping with name, datasets, models, grid")
     return content

@@ -1,8 +1,9 @@
 """A local folder that is written whole or not at all."""
 
 import contextlib
+import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -41,19 +42,29 @@ def check_destination(destination: str, names: Collection[str], overwrite: bool)
 
 @contextlib.contextmanager
 def whole_or_not(target: Path) -> Iterator[Path]:
-    """A temporary folder that replaces the target at the end, or is removed after an exception."""
+    """A temporary folder that replaces the target at the end, or is removed after an exception.
+
+    An earlier export keeps its place until the new one has it.
+    """
     there = next(parent for parent in target.parents if parent.exists())
+    temporary = there / f".{target.name}.{uuid.uuid4().hex}.tmp"
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=there))
+        temporary.mkdir()
     except OSError as error:
         raise InputError(f"{target}: cannot be written: {error}") from error
+    old = temporary.with_suffix(".old")
     try:
         yield temporary
-        temporary.chmod(0o755)  # else only its owner could read it
+        for path in temporary.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())  # else a power cut may keep the name and lose the bytes
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():  # empty, or an earlier export
-            shutil.rmtree(target)
+            target.rename(old)
         temporary.rename(target)
     except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    shutil.rmtree(old, ignore_errors=True)

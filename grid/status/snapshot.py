@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from semigrid.data.storage import Storage
 from semigrid.grid.status.cost import Cost, Estimate, estimate, spent
@@ -92,11 +92,18 @@ class Snapshot(_SnapshotModel):
     asked: str = ""
     host: str = ""
     pid: int = 0
+    _arrived: float | None = PrivateAttr(None)
 
     @property
     def age(self) -> float:
-        """Seconds since it was written, by this machine's clock."""
+        """Seconds since it was written, or arrived here if somebody saw that."""
+        if self._arrived is not None:
+            return time.monotonic() - self._arrived
         return max(0.0, time.time() - self.written_at)
+
+    def arrives_now(self) -> None:
+        """Notes that it was new when it was read: two machines' clocks may differ."""
+        self._arrived = time.monotonic()
 
     @property
     def is_dead(self) -> bool:
@@ -122,7 +129,8 @@ def take(
         estimates: of the remaining trainings, if they are known already.
     """
     estimates = estimate(study, count_flops=False) if estimates is None else estimates
-    used = spent(study, {trial.trial: trial.device_seconds for trial in running})
+    reported = {trial.trial: trial.device_seconds for trial in running if trial.device_seconds}
+    used = spent(study, reported)
     return Snapshot(
         experiment=study.plan.experiment.file.name,
         cells=cells_progress(study),

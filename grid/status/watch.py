@@ -33,7 +33,7 @@ def follow(storage: Storage, console: Console, seconds: float = LOOK_SECONDS) ->
                 draw(latest)
                 time.sleep(seconds)
                 with contextlib.suppress(OSError):  # storage out of reach looks like a silent run
-                    latest = snapshot.read(storage)
+                    latest = _next(storage, latest)
         if latest is not None:
             return False
         console.print("the run ended")
@@ -43,7 +43,10 @@ def follow(storage: Storage, console: Console, seconds: float = LOOK_SECONDS) ->
 def _first(storage: Storage, console: Console, seconds: float) -> Snapshot | None:
     """The first snapshot, awaited if a run is starting: it takes the lock before it writes one."""
     announced = False
-    while (first := snapshot.read(storage)) is None:
+    while True:
+        with contextlib.suppress(OSError):
+            if (first := snapshot.read(storage)) is not None:
+                return first
         holder = living_holder(storage)
         if holder is None or time.time() - holder.heartbeat > STALE_SECONDS:
             return None
@@ -51,7 +54,15 @@ def _first(storage: Storage, console: Console, seconds: float) -> Snapshot | Non
             console.print(f"a run is starting: {holder}", soft_wrap=True)
         announced = True
         time.sleep(seconds)
-    return first
+
+
+def _next(storage: Storage, latest: Snapshot) -> Snapshot | None:
+    """The snapshot that is there now, or ``latest`` if that has not changed; None after the end."""
+    now = snapshot.read(storage)
+    if now is None or now.written_at == latest.written_at:
+        return now and latest
+    now.arrives_now()
+    return now
 
 
 @contextlib.contextmanager

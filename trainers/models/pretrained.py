@@ -107,7 +107,11 @@ def _checked_loading(uri: str, backbone: str) -> Iterator[None]:
         parts = {name.partition(".")[0] for name in own}
         state = {
             **{name: value for name, value in own.items() if name.startswith(_NEW)},
-            **{name: value for name, value in state.items() if name.partition(".")[0] in parts},
+            **{
+                name: value
+                for name, value in state.items()
+                if name.partition(".")[0] in parts and not name.startswith(heads)
+            },
             **{name: value for name, value in own.items() if name.startswith(heads)},
         }
         try:

@@ -8,7 +8,12 @@ import s3fs
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractBufferedFile
 
-from semigrid.data.storage.fsspec_names import S3_OPTIONS, around_fetches, version_of
+from semigrid.data.storage.fsspec_names import (
+    S3_OPTIONS,
+    around_fetches,
+    put_if_unchanged,
+    version_of,
+)
 
 
 class CountingFile(AbstractBufferedFile):
@@ -39,6 +44,13 @@ def test_s3fs_reads_in_one_request_with_max_concurrency_1() -> None:
 def test_s3fs_hands_conditions_on_to_a_put() -> None:
     parameters = inspect.signature(s3fs.S3FileSystem._pipe_file).parameters
     assert "mode" in parameters and "kwargs" in parameters
+
+
+def test_stores_other_than_s3_create_what_is_not_there() -> None:
+    fs = fsspec.filesystem("memory")
+    assert put_if_unchanged(fs, "/locks/lock.json", b"one", None)
+    assert not put_if_unchanged(fs, "/locks/lock.json", b"two", None)
+    assert fs.cat_file("/locks/lock.json") == b"one"
 
 
 def test_a_version_is_told_by_a_field_of_info(tmp_path: Path) -> None:

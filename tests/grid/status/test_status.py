@@ -24,6 +24,7 @@ from semigrid.grid.status.snapshot import RunningTrial, Snapshot
 from semigrid.grid.status.watch import follow
 from semigrid.grid.study.layout import SNAPSHOT
 from semigrid.grid.study.scheduler import Scheduler
+from semigrid.grid.study.summary import TrialSummary
 from semigrid.trainers.execution.progress import Meter
 
 
@@ -237,6 +238,25 @@ def test_a_run_that_died_is_told_from_one_that_is_silent(
     found.host = "elsewhere"
     assert not found.is_dead
     assert "nothing heard from the run for 1:02:05" in show.heard(found).plain
+
+
+def test_silence_is_counted_by_the_watchers_clock(scheduler: Scheduler) -> None:
+    latest = snapshot.take(scheduler.study)
+    latest.written_at -= 3600  # the clock of the run's machine
+    assert latest.age > 3599
+    latest.arrives_now()
+    assert latest.age < 1
+    assert "last sign of life 0 s ago" in show.heard(latest).plain
+
+
+def test_a_running_trial_that_reported_no_cost_keeps_the_ledgers(scheduler: Scheduler) -> None:
+    job = start_next(scheduler)
+    summary = TrialSummary("finished", val={"acc1": 1.0}, device_seconds={"cpu": 7.0})
+    scheduler.complete(job, summary)
+    cost = snapshot.take(scheduler.study, [running(trial=job.spec.id)]).cost
+    assert cost.spent == {"cpu": 7.0}
+    told = running(trial=job.spec.id, device_seconds={"cpu": 9.0})
+    assert snapshot.take(scheduler.study, [told]).cost.spent == {"cpu": 9.0}
 
 
 # The commands.

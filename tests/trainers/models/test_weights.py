@@ -120,6 +120,13 @@ def test_what_only_pretraining_needs_may_be_in_the_file(tmp_path: Path) -> None:
     assert start_model(spec_of(uri), 10, uri) is not None
 
 
+def test_a_projector_by_the_heads_name_is_left_out(tmp_path: Path) -> None:
+    # self-supervised methods save their projector as a part of the head
+    state = source().state_dict() | {"head.mlp.0.weight": torch.zeros(2, 2)}
+    uri = written(tmp_path, state)
+    assert start_model(spec_of(uri), 10, uri) is not None
+
+
 class Evil:
     def __init__(self, path: Path):
         self.path = path
