@@ -1,6 +1,7 @@
 """The driver's side of a job: what its worker process is sent, and what its result changes."""
 
 import contextlib
+from dataclasses import replace
 
 from semigrid.data.storage import Storage
 from semigrid.grid.study.ledger import Ledger, Record, summarize
@@ -14,22 +15,34 @@ from semigrid.trainers.trial.job import Failure, TrialJob
 REPORTS_PER_SECOND = 50
 
 
-def trial_job(plan: Plan, job: Job, storage: Storage, running: int = 0) -> TrialJob:
-    """What a worker process needs to do a job.
+def trial_job(
+    plan: Plan,
+    job: Job,
+    storage: Storage,
+    running: int = 0,
+    attempt: str | None = None,
+    scratch: str = "",
+    lacked_room: bool = False,
+) -> TrialJob:
+    """What a worker process needs to do a job; see ``TrialJob``.
 
     Args:
         running: how many jobs run beside it. The more there are, the less often each reports.
+        attempt: token of an attempt at the trial, on a cluster.
     """
     model = job.search.cell.model
+    place = plan.place(job.search, storage.uri, storage.patience)
     return TrialJob(
         kind=job.kind,
         spec=job.spec,
         cell=job.search.name,
-        place=plan.place(job.search, storage.uri, storage.patience),
+        place=replace(place, attempt=None if attempt is None else (job.spec.id, attempt)),
         options=plan.experiment.train_of(model),
         cutoffs=job.cutoffs,
         weights=plan.experiment.weights_of(model),
         report_seconds=max(REPORT_SECONDS, running / REPORTS_PER_SECOND),
+        scratch=scratch,
+        lacked_room=lacked_room,
     )
 
 

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ray import cloudpickle, tune
@@ -111,22 +111,24 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
             job = self.room.next_job(self._jobs)
             if job is None:
                 return Searcher.FINISHED if self.scheduler.done else None
-            message = trial_job(
-                self.scheduler.study.plan, job, self.ledger.storage, len(self._running) + 1
-            )
+            attempt = None
             if self.on_cluster:
-                attempt = job.spec.id, begin_attempt(self.ledger.storage, job.spec.id)
-                message = message.model_copy(
-                    update={"place": replace(message.place, attempt=attempt)}
-                )
+                attempt = begin_attempt(self.ledger.storage, job.spec.id)
         except (InputError, StorageGoneError) as error:
             self._end(error)
             raise KeyboardInterrupt from error
         self.scheduler.start(job)
         self._running[trial_id] = _Running(job, time.time())
         self.observer.started(job)
-        ray_train = {"scratch": self.scratch, "lacked_room": job.key in self._lacked_room}
-        message = message.model_copy(update=ray_train)
+        message = trial_job(
+            self.scheduler.study.plan,
+            job,
+            self.ledger.storage,
+            running=len(self._running),
+            attempt=attempt,
+            scratch=self.scratch,
+            lacked_room=job.key in self._lacked_room,
+        )
         return {"job": message.model_dump_json(), "request": self.room.request(job)}
 
     def _end(self, error: StorageGoneError | InputError) -> None:

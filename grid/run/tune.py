@@ -10,7 +10,6 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
-from ray.util.placement_group import placement_group
 
 from semigrid.grid.cluster.autoscaler import cluster_growth
 from semigrid.grid.cluster.growth import FIXED
@@ -94,7 +93,7 @@ def _fit(searcher: GridSearcher, work: Work, scratch: str) -> None:
     options = [plan.experiment.train_of(model) for model in models]
     alike = len({(each.cpus_per_worker, each.gpus_per_worker) for each in options}) == 1
     tuner = tune.Tuner(
-        tune.with_resources(work, lambda config: JobPlacement([config["request"]])),
+        tune.with_resources(work, job_placement),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             num_samples=-1,
@@ -113,19 +112,15 @@ def _fit(searcher: GridSearcher, work: Work, scratch: str) -> None:
     tuner.fit()
 
 
-class JobPlacement(tune.PlacementGroupFactory):  # type: ignore[misc]  # Ray is untyped
-    """A job's room on any node but those that are kept free when it is asked for.
+def job_placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """A job's room on any node but those that are kept free when it is handed out.
 
-    Two with the same resources are equal, whatever is kept free: Tune may give the process of one
-    job to another. A node that joins while a job waits may be used before it is checked; that is
-    rare, since a job waits here only if a node vanished under it.
+    A node that joins while the job waits may be used before it is checked; that is rare, since a
+    job waits here only if a node vanished under it.
     """
-
-    def to_placement_group(self) -> Any:
-        selector = placement()
-        if selector is None:
-            return super().to_placement_group()
-        return placement_group(self.bundles, bundle_label_selector=[selector] * len(self.bundles))
+    selector = placement()
+    options = {} if selector is None else {"bundle_label_selector": [selector]}
+    return tune.PlacementGroupFactory([config["request"]], **options)
 
 
 def execute(config: dict[str, Any]) -> None:

@@ -58,19 +58,19 @@ def test_a_node_that_is_kept_free_is_given_no_work(
 ) -> None:
     import ray
 
-    from semigrid.grid.run.tune import JobPlacement
+    from semigrid.grid.run.tune import job_placement
     from semigrid.trainers import ray_worker
 
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "2")
     monkeypatch.setattr(ray_worker, "ROOM_SECONDS", 1.0)
     assert kept_free() == [] and has_room(2, {"CPU": 1.0})
-    request = JobPlacement([{"CPU": 1.0}])
+    config = {"request": {"CPU": 1.0}}
     keep_free(["gone", this_node()])
     try:
         heard = ray.get(ray.remote(num_cpus=0)(kept_free).remote())
         assert heard == ["gone", this_node()], "another process does not know it"
         assert not has_room(1, {"CPU": 1.0})
-        group = request.to_placement_group()
+        group = job_placement(config).to_placement_group()
         assert not group.wait(3)
         ray.util.remove_placement_group(group)
         # a worker group goes back to be scheduled anew: no failure of its training
@@ -82,7 +82,7 @@ def test_a_node_that_is_kept_free_is_given_no_work(
         assert result.failure is not None and result.failure.kind == "no_room"
         assert "no room for 2 ×" in result.failure.message
         keep_free(["gone"])
-        group = request.to_placement_group()
+        group = job_placement(config).to_placement_group()
         assert group.wait(10)
         ray.util.remove_placement_group(group)
     finally:

@@ -10,9 +10,7 @@ from ray import ActorID, JobID, PlacementGroupID
 from ray._private.state import available_resources_per_node, state
 from ray.core.generated import gcs_pb2
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
-
-# The base of a backend that does something of its own before torch's process group is set up.
-from ray.train.torch.config import _TorchBackend as TorchBackend
+from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupFailedError,
     WorkerGroupStartupTimeoutError,
@@ -21,17 +19,8 @@ from ray.train.v2._internal.exceptions import (
 )
 from ray.util.placement_group import PlacementGroup
 
-__all__ = [
-    "START_ERRORS",
-    "UNREACHABLE_ERRORS",
-    "TorchBackend",
-    "death_of",
-    "free_resources",
-    "orphaned_placement_groups",
-    "read_key",
-    "write_key",
-]
-
+# The base of a backend that does something of its own before torch's process group is set up.
+TorchBackend = _TorchBackend
 # A controller's errors when its worker group does not start.
 START_ERRORS = (WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError)
 # A worker's errors when it cannot be reached any more, besides ``RayActorError``.

@@ -40,7 +40,9 @@ class Meter:
     ):
         self.storage, self.held = storage, dict(held)
         earlier = read_progress(storage)
-        self._before = latest(before or {}, earlier.get("device_seconds", {}))
+        self._before = dict(before or {})
+        for kind, seconds in earlier.get("device_seconds", {}).items():  # counts only grow
+            self._before[kind] = max(seconds, self._before.get(kind, 0.0))
         self.starts: list[int] = list(earlier.get("starts", []))
         self._steps_before: int = earlier.get("steps_run", 0)
         # where the previous attempt got to; this one may be killed before it begins
@@ -146,8 +148,3 @@ def device_kind(device: Any) -> str:
 
 def add(one: Mapping[str, float], other: Mapping[str, float]) -> DeviceSeconds:
     return {kind: one.get(kind, 0.0) + other.get(kind, 0.0) for kind in {**one, **other}}
-
-
-def latest(one: Mapping[str, float], other: Mapping[str, float]) -> DeviceSeconds:
-    """The later of two readings of one meter: counts only grow."""
-    return {kind: max(one.get(kind, 0.0), other.get(kind, 0.0)) for kind in {**one, **other}}
