@@ -4,7 +4,7 @@ import os
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -51,6 +51,23 @@ class GroupDiedError(RuntimeError):
     """A worker group died, or could not start, too often without a new checkpoint."""
 
 
+@dataclass
+class Deaths:
+    """Deaths of a worker group since its training last wrote a checkpoint."""
+
+    checkpoint: str | None
+    count: int = 0
+    exceptions: int = 0
+
+    def are_too_many(self, is_exception: bool, checkpoint: str | None, max_failures: int) -> bool:
+        """Counts one more death, by an exception of a worker's code or by the loss of a worker."""
+        if checkpoint != self.checkpoint:
+            self.checkpoint, self.count, self.exceptions = checkpoint, 0, 0
+        self.count += 1
+        self.exceptions += is_exception
+        return self.count > max_failures or (is_exception and self.exceptions > WORKER_EXCEPTIONS)
+
+
 def run_group(job: TrialJob, callbacks: Sequence[UserCallback] = ()) -> TrainedTrial:
     """Trains a trial on a worker group and returns rank 0's result.
 
@@ -70,7 +87,7 @@ def run_group(job: TrialJob, callbacks: Sequence[UserCallback] = ()) -> TrainedT
     resources = {"CPU": float(options.cpus_per_worker)}
     if options.gpus_per_worker:
         resources["GPU"] = options.gpus_per_worker
-    deaths, exceptions, checkpoint = 0, 0, _checkpoint(job)
+    deaths = Deaths(_checkpoint(job))
     if job.lacked_room and not _finds_room(options.workers, resources):
         raise NoRoomError(f"there is still no room for {options.workers} × {resources}")
     while True:
@@ -84,16 +101,11 @@ def run_group(job: TrialJob, callbacks: Sequence[UserCallback] = ()) -> TrainedT
             result = _trainer(job, scaling, callbacks).fit().return_value
         except (TrainingFailedError, RayActorError) as error:
             free_orphans()
-            known, checkpoint = checkpoint, _checkpoint(job)
-            if checkpoint != known:
-                deaths, exceptions = 0, 0
-            deaths += 1
-            exceptions += not _is_loss(error)
-            too_often = deaths > options.max_failures
-            if not _is_loss(error) and (too_often or exceptions > WORKER_EXCEPTIONS):
-                raise _worker_exception(error) from error
-            if too_often:
-                raise GroupDiedError(_describe(error, deaths, scaling)) from error
+            is_exception = not _is_loss(error)
+            if deaths.are_too_many(is_exception, _checkpoint(job), options.max_failures):
+                if is_exception:
+                    raise _worker_exception(error) from error
+                raise GroupDiedError(_describe(error, deaths.count, scaling)) from error
             if job.place.attempt is not None and not _finds_room(options.workers, resources):
                 raise NoRoomError(
                     "its worker group died, and there is no room for "

@@ -44,6 +44,18 @@ def do_with_group(folder: Path, job: TrialJob) -> tuple[Record, TrialResult]:
     return record, result
 
 
+def test_losses_do_not_count_as_exceptions() -> None:
+    from semigrid.trainers.ray_worker import Deaths
+
+    deaths = Deaths("a")
+    # of twenty deaths that are allowed, three were losses; then workers raise
+    losses = [deaths.are_too_many(False, "a", 20) for _ in range(3)]
+    exceptions = [deaths.are_too_many(True, "a", 20) for _ in range(4)]
+    assert losses == [False] * 3 and exceptions == [False] * 3 + [True]
+    assert not deaths.are_too_many(True, "b", 20)  # a checkpoint was written
+    assert deaths.are_too_many(False, "b", 1)
+
+
 def test_an_exception_of_a_workers_code_is_the_records_error(cluster: None, tmp_path: Path) -> None:
     job = group_job(tmp_path, max_failures=0)
     place = replace(job.place, dataset_uri=str(tmp_path / "nowhere"))
