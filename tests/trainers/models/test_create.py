@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -8,58 +6,8 @@ import torch
 from tests.helpers.tiny import VIT, VIT_ARGS, tiny_recipe
 from torch import nn
 
-from semigrid.trainers.backbones import backbone_problem
 from semigrid.trainers.methods import published
 from semigrid.trainers.models.create import create_model, flops_per_image, input_statistics
-
-
-@pytest.mark.parametrize(
-    ("backbone", "pretrained"),
-    [
-        ("vit_base_patch16_224.mae", True),
-        ("resnet18.tv_in1k", True),
-        ("resnet18.tv_in1k", False),
-        ("resnet18", False),
-    ],
-)
-def test_good_names_have_no_problem(backbone: str, pretrained: bool) -> None:
-    assert backbone_problem(backbone, pretrained) is None
-
-
-def test_an_unknown_name_comes_with_the_nearest() -> None:
-    problem = backbone_problem("resnet81", True)
-    assert problem is not None
-    assert "timm has no backbone of this name" in problem and "resnet18" in problem
-
-
-def test_a_name_unlike_any_other() -> None:
-    assert backbone_problem("???", False) == "timm has no backbone of this name"
-
-
-def test_an_unknown_tag_comes_with_those_there_are() -> None:
-    problem = backbone_problem("resnet18.tv_in2k", True)
-    assert problem is not None
-    assert "timm has no weights of this tag for resnet18" in problem
-    assert "resnet18.tv_in1k" in problem and "resnet18d" not in problem
-
-
-def test_pretrained_weights_need_their_tag() -> None:
-    problem = backbone_problem("resnet18", True)
-    assert problem is not None
-    assert "pretrained weights need a tag" in problem and "resnet18.tv_in1k" in problem
-
-
-def test_names_are_checked_without_importing_torch() -> None:
-    # a typing error in an experiment file is told at once, not after five seconds
-    assert backbone_problem("resnet18.tv_in1k", True) is None  # fills the cache
-    code = """
-import sys
-from semigrid.trainers.backbones import backbone_problem
-assert backbone_problem("resnet18.tv_in1k", True) is None
-print(sorted({"torch", "timm"} & set(sys.modules)))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
 
 
 def tiny(seed: int, **recipe: Any) -> nn.Module:
