@@ -13,7 +13,6 @@ from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.search import space_of
 from semigrid.grid.study.state import SearchState
 from semigrid.grid.trackers.optuna_journal import frozen
-from semigrid.grid.trackers.tracker import TrackedTrial
 
 FEWEST_TRIALS = 8  # fewer say nothing about importance
 MOST_LINES = 2 * len(COLORS)
@@ -75,11 +74,10 @@ def importance(results: ResultSet, model: str) -> Figure | Missing:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     by_cell: list[dict[str, float]] = []
     most = 0
-    experiment = results.plan.experiment.file.name
     for state in _states(results, model):
-        name, space = state.search.name, space_of(results.plan, state.search)
+        space = space_of(results.plan, state.search)
         trials = [
-            frozen(TrackedTrial(experiment, trial.spec, name, trial.cutoffs), record, space)
+            frozen(record, trial.cutoffs, space)
             for trial in state.trials
             if (record := results.records.get(trial.spec.id)) is not None
         ]

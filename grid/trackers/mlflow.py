@@ -6,12 +6,12 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
 from semigrid.grid.study.ledger import Record
+from semigrid.grid.study.state import Job
 from semigrid.grid.study.summary import COLLAPSED
-from semigrid.grid.trackers.tracker import TrackedTrial, Tracker, course_of, stamp
+from semigrid.grid.trackers.tracker import OF_EVALUATIONS, Tracker, course_of, described, stamp
+from semigrid.trainers.trial.identity import TrialSpec
 
 STATUS = {"finished": "FINISHED", "stopped": "KILLED"}
-# A metric that every evaluation has; its history tells which steps were written.
-ALWAYS = "student_acc1"
 TRIAL, END = "semigrid.trial", "semigrid.ended"
 # Largest number of runs that a server may be asked for at once.
 MOST_RUNS = 50_000
@@ -28,7 +28,7 @@ class MLflow(Tracker):
         )
         self._runs: dict[str, str] = {}
         self._ends: dict[str, str] = {}  # stamps on the server, by trial
-        self._steps: dict[str, set[int]] = {}
+        self._steps: dict[str, set[int]] = {}  # that were written, by trial
         # all at once: one search for each trial is slow where there are many
         for run in self._client.search_runs([self._experiment], max_results=MOST_RUNS):
             tags = run.data.tags
@@ -36,30 +36,31 @@ class MLflow(Tracker):
                 self._runs[tags[TRIAL]] = run.info.run_id
                 self._ends[tags[TRIAL]] = tags.get(END, "")
 
-    def known_end(self, trial: TrackedTrial) -> str:
-        return self._ends.get(trial.id, "")
+    def known_end(self, record: Record) -> str:
+        return self._ends.get(record.id, "")
 
-    def _run(self, trial: TrackedTrial) -> str:
+    def _run(self, spec: TrialSpec, cell: str) -> str:
         """Identity of the trial's run, created if there is none."""
-        if trial.id not in self._runs:
-            tags = {f"semigrid.{name}": value for name, value in trial.tags().items()}
-            run = self._client.create_run(self._experiment, tags=tags, run_name=trial.name)
-            self._runs[trial.id] = run.info.run_id
-            params = [Param(name, str(value)) for name, value in trial.hyper_parameters().items()]
+        if spec.id not in self._runs:
+            title, values, tags = described(spec, cell)
+            tags = {f"semigrid.{name}": value for name, value in tags.items()}
+            run = self._client.create_run(self._experiment, tags=tags, run_name=title)
+            self._runs[spec.id] = run.info.run_id
+            params = [Param(name, str(value)) for name, value in values.items()]
             self._client.log_batch(run.info.run_id, params=params)
-        if trial.id not in self._steps:
-            history = self._client.get_metric_history(self._runs[trial.id], ALWAYS)
-            self._steps[trial.id] = {metric.step for metric in history}
-        return self._runs[trial.id]
+        if spec.id not in self._steps:
+            history = self._client.get_metric_history(self._runs[spec.id], OF_EVALUATIONS)
+            self._steps[spec.id] = {metric.step for metric in history}
+        return self._runs[spec.id]
 
-    def evaluated(self, trial: TrackedTrial, step: int, metrics: dict[str, float]) -> None:
-        if trial.id in self._runs and trial.id not in self._steps:  # it is trained again
-            self._client.update_run(self._runs[trial.id], status="RUNNING")
-        self._log(trial, {step: metrics})
+    def evaluated(self, job: Job, step: int, metrics: dict[str, float]) -> None:
+        trial = job.spec.id
+        if trial in self._runs and trial not in self._steps:  # it is trained again
+            self._client.update_run(self._runs[trial], status="RUNNING")
+        self._log(job.spec, job.search.name, {step: metrics})
 
-    def ended(self, trial: TrackedTrial, record: Record) -> None:
-        run = self._run(trial)
-        self._log(trial, course_of(record))
+    def write(self, record: Record) -> None:
+        run = self._log(record.spec, record.cell, course_of(record))
         scores = {f"best_{name}": value for name, value in record.val.items()}
         scores |= {f"test_{name}": value for name, value in (record.test or {}).items()}
         tags = [RunTag("semigrid.status", record.status), RunTag(END, stamp(record))]
@@ -68,13 +69,15 @@ class MLflow(Tracker):
         self._client.log_batch(run, metrics=_metrics(scores, record.best_step), tags=tags)
         fallback = "FAILED" if record.status in (*COLLAPSED, "failed") else "RUNNING"
         self._client.set_terminated(run, STATUS.get(record.status, fallback))
-        self._steps.pop(trial.id)
+        self._steps.pop(record.id)
 
-    def _log(self, trial: TrackedTrial, course: dict[int, dict[str, float]]) -> None:
-        run = self._run(trial)
-        for step in sorted(course.keys() - self._steps[trial.id]):
+    def _log(self, spec: TrialSpec, cell: str, course: dict[int, dict[str, float]]) -> str:
+        """Writes evaluations that the trial's run lacks; returns the run's identity."""
+        run = self._run(spec, cell)
+        for step in sorted(course.keys() - self._steps[spec.id]):
             self._client.log_batch(run, metrics=_metrics(course[step], step))
-            self._steps[trial.id].add(step)
+            self._steps[spec.id].add(step)
+        return run
 
 
 def _metrics(values: dict[str, float], step: int) -> list[Metric]:

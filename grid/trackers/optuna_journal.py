@@ -15,10 +15,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from semigrid.data.storage import Storage
 from semigrid.grid.study.layout import OPTUNA, OPTUNA_JOURNAL
 from semigrid.grid.study.ledger import Record
-from semigrid.grid.study.search import distribution
+from semigrid.grid.study.plan import Plan, Search
+from semigrid.grid.study.search import distribution, space_of
+from semigrid.grid.study.state import Job, StudyState
 from semigrid.grid.study.summary import ENDED
-from semigrid.grid.trackers.tracker import Past, TrackedTrial, Tracker, folder_at
-from semigrid.trainers.evaluation.choose import course, stopped_at
+from semigrid.grid.trackers.tracker import Tracker, folder_at
+from semigrid.trainers.evaluation.choose import Cutoffs, course, stopped_at
 from semigrid.trainers.methods import Space
 
 # User attribute of a study's trial: the identity of the trial it shows.
@@ -33,13 +35,12 @@ class OptunaJournal(Tracker):
 
     A study is written anew where it shows a trial in another way than the ledger: the trial failed
     and was trained again, or it was trained further than an earlier file allowed.
-
-    Args:
-        spaces: search space of each search, by name.
     """
 
-    def __init__(self, storage: Storage, spaces: Mapping[str, Space]):
-        self.storage, self.spaces = storage, spaces
+    def __init__(self, study: StudyState, storage: Storage):
+        self.storage = storage
+        self._searches = study.searches
+        self._spaces = {s.name: _with_published(study.plan, s) for s in study.plan.searches}
         self.path = folder_at(storage, OPTUNA) / OPTUNA_JOURNAL
         try:
             self._open()
@@ -59,24 +60,34 @@ class OptunaJournal(Tracker):
             trials = study.get_trials(deepcopy=False)
             self._shown[name] = {trial.user_attrs[TRIAL]: trial for trial in trials}
 
-    def catch_up(self, past: Past) -> None:
-        studies: dict[str, dict[str, FrozenTrial]] = {}
-        for trial, record in past:
-            if self._is_shown(trial, record):
-                study = studies.setdefault(trial.cell, {})
-                study[trial.id] = frozen(trial, record, self.spaces[trial.cell])
+    def catch_up(self, records: Mapping[str, Record]) -> None:
+        """Shows the trials of each search as it is now, and those of earlier files under its name.
+
+        A trial may have been trained under another name, or for another search too.
+        """
+        studies: dict[str, dict[str, FrozenTrial]] = {name: {} for name in self._searches}
+        for record in records.values():
+            if record.cell in studies:
+                studies[record.cell] |= self._frozen(record.cell, record, {})
+        for name, state in self._searches.items():
+            for trial in state.trials:
+                if trial.id in records:
+                    studies[name] |= self._frozen(name, records[trial.id], trial.cutoffs)
         for name, trials in studies.items():
-            self._show(name, trials)
+            if trials:
+                self._show(name, trials)
 
-    def ended(self, trial: TrackedTrial, record: Record) -> None:
-        if self._is_shown(trial, record):
-            folder_at(self.storage, OPTUNA)
-            new = {trial.id: frozen(trial, record, self.spaces[trial.cell])}
-            self._show(trial.cell, self._shown.get(trial.cell, {}) | new)
+    def ended(self, job: Job, record: Record) -> None:
+        folder_at(self.storage, OPTUNA)
+        name = job.search.name
+        if new := self._frozen(name, record, job.cutoffs):
+            self._show(name, self._shown.get(name, {}) | new)
 
-    def _is_shown(self, trial: TrackedTrial, record: Record) -> bool:
-        has_result = record.status in (*ENDED, "failed")
-        return has_result and trial.spec.seed == 0 and trial.cell in self.spaces
+    def _frozen(self, name: str, record: Record, cutoffs: Cutoffs) -> dict[str, FrozenTrial]:
+        """The trial by its id; empty if the study does not show it."""
+        if record.spec.seed != 0 or record.status not in (*ENDED, "failed"):
+            return {}
+        return {record.id: frozen(record, cutoffs, self._spaces[name])}
 
     def _show(self, name: str, trials: dict[str, FrozenTrial]) -> None:
         """Makes a study show exactly these trials."""
@@ -109,14 +120,14 @@ def _alike(a: FrozenTrial, b: FrozenTrial) -> bool:
     return all(getattr(a, name) == getattr(b, name) for name in names)
 
 
-def frozen(trial: TrackedTrial, record: Record, space: Space) -> FrozenTrial:
+def frozen(record: Record, cutoffs: Cutoffs, space: Space) -> FrozenTrial:
     """The record as a trial of a study: its values of what is searched, its scores, its times.
 
     It is pruned where it fell below a cutoff of its search, whatever the record says: another
     search, or an earlier file, may have let it train on.
     """
     scores = course(record.history[:-1] if record.status == "collapsed" else record.history)
-    end = stopped_at(scores, trial.cutoffs)
+    end = stopped_at(scores, cutoffs)
     status = record.status if end is None else "stopped"
     state = STATES.get(status, TrialState.FAIL)
     params = {name: float(getattr(record.spec.recipe, name)) for name in space}
@@ -143,3 +154,13 @@ def _holding(known: FloatDistribution, value: float) -> FloatDistribution:
     """The distribution, widened to hold a value from an earlier file's range."""
     log = known.log and value > 0
     return FloatDistribution(min(known.low, value), max(known.high, value), log=log)
+
+
+def _with_published(plan: Plan, search: Search) -> Space:
+    """The search's space, widened to hold the recipe's own values, which the first trial has.
+
+    Optuna compares the trials of a study only by parameters with one range in all of them.
+    """
+    recipe, space = plan.recipe(search), space_of(plan, search)
+    own = {name: float(getattr(recipe, name)) for name in space}
+    return {n: (min(low, own[n]), max(high, own[n])) for n, (low, high) in space.items()}

@@ -3,8 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,126 +12,101 @@ from semigrid.grid.study.layout import EXPERIMENT_COPY
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.state import Job
 from semigrid.grid.study.summary import ENDED
-from semigrid.trainers.evaluation.choose import Cutoffs
 from semigrid.trainers.trial.identity import TrialSpec
 
 # Longest wait at the end of a run for what is still to be written, in seconds.
 LAST_SECONDS = 60.0
-# A metric that only evaluations have; reports in between have no more than the speed.
+# A metric that every evaluation has, and nothing else; reports in between have only the speed.
 OF_EVALUATIONS = "student_acc1"
 # End of the stamp of a trial that was evaluated on test.
 MEASURED = "-test"
 
 
-@dataclass(frozen=True)
-class TrackedTrial:
-    """A trial as other tools know it; ``cutoffs`` are those of the search that asked for it."""
-
-    experiment: str
-    spec: TrialSpec
-    cell: str
-    cutoffs: Cutoffs = field(default_factory=dict)
-
-    @property
-    def id(self) -> str:
-        return self.spec.id
-
-    @property
-    def name(self) -> str:
-        """Cell, seed and identity: unique in an experiment."""
-        return f"{self.cell} seed {self.spec.seed} {self.id[:8]}"
-
-    def hyper_parameters(self) -> dict[str, Any]:
-        """The recipe's values: numbers, texts and None as they are, others as text."""
-        recipe = self.spec.recipe.model_dump(mode="json")
-        plain = {
-            name: value if value is None or isinstance(value, int | float | str) else str(value)
-            for name, value in recipe.items()
-        }
-        return {
-            **plain,
-            "backbone": self.spec.backbone,
-            "labels": self.spec.labels,
-            "seed": self.spec.seed,
-        }
-
-    def tags(self) -> dict[str, str]:
-        return {
-            "experiment": self.experiment,
-            "cell": self.cell,
-            "trial": self.id,
-            "seed": str(self.spec.seed),
-            "parent": self.spec.parent or "",
-        }
-
-
-# Trials that ended, with their records in the ledger.
-Past = Sequence[tuple[TrackedTrial, Record]]
-
-
 class Tracker:
     """One tool. An exception is reported once, and the tool is left out from then on."""
 
-    def known_end(self, trial: TrackedTrial) -> str:
+    def known_end(self, record: Record) -> str:
         """The ``stamp`` of the end of a trial that the tool has in full; empty without one."""
         return ""
 
-    def catch_up(self, past: Past) -> None:
+    def catch_up(self, records: Mapping[str, Record]) -> None:
         """Adds trials that ended before this tool was asked for, or while no driver ran."""
-        for trial, record in past:
-            if record.status in ENDED and self.known_end(trial) != stamp(record):
-                self.ended(trial, record)
+        for record in records.values():
+            if record.status in ENDED and self.known_end(record) != stamp(record):
+                self.write(record)
 
-    def evaluated(self, trial: TrackedTrial, step: int, metrics: dict[str, float]) -> None:
+    def evaluated(self, job: Job, step: int, metrics: dict[str, float]) -> None:
         """A running trial was evaluated on val."""
 
-    def ended(self, trial: TrackedTrial, record: Record) -> None:
+    def ended(self, job: Job, record: Record) -> None:
         """A trial ended, in whatever way, or was evaluated on test."""
+        self.write(record)
+
+    def write(self, record: Record) -> None:
+        """Makes the tool show all that the record has."""
 
     def close(self) -> None:
         """The run is over, or stopped."""
 
 
-MakeTracker = Callable[[], Tracker]
+Event = Callable[[Tracker], None]
 
 
 class Trackers:
     """Passes events on to each tracker, in the order in which they happened.
 
+    Each has a thread of its own: it may take its time, and others do not wait for it.
+
     Args:
-        make: by name, what makes the tracker, and what it has to catch up with.
+        make: what makes each tracker, by name.
+        records: the ledger's, which they catch up with.
         say: receives messages about trackers that failed or are late.
     """
 
     def __init__(
         self,
-        experiment: str,
-        make: Mapping[str, tuple[MakeTracker, Past]],
+        make: Mapping[str, Callable[[], Tracker]],
+        records: Mapping[str, Record],
         say: Callable[[str], None],
     ):
-        self.experiment, self.say = experiment, say
-        self._threads = [_TrackerThread(name, *made, say) for name, made in make.items()]
+        self.say = say
+        self._queues: dict[str, queue.Queue[Event | None]] = {name: queue.Queue() for name in make}
+        self._threads = [
+            threading.Thread(target=self._follow, args=(name, make[name]), name=name, daemon=True)
+            for name in make
+        ]
+        self._tell(lambda tracker: tracker.catch_up(records))
         for thread in self._threads:
             thread.start()
+
+    def _follow(self, name: str, make: Callable[[], Tracker]) -> None:
+        events = self._queues[name]
+        try:
+            tracker = make()
+            while (event := events.get()) is not None:
+                event(tracker)
+            tracker.close()
+        except Exception as error:  # whatever a library raises, it stops no training
+            reason = f"{type(error).__name__}: {error}"
+            self.say(f"trackers: {name} failed and is left out from here on: {reason}")
+            while events.get() is not None:  # records of a large grid would fill the memory
+                pass
 
     def evaluated(self, job: Job, metrics: Mapping[str, Any]) -> None:
         """Takes any report of a running job, and passes evaluations on."""
         if OF_EVALUATIONS in metrics:
-            trial, kept = self._trial(job), numbers(metrics)
+            kept = numbers(metrics)
             step = int(kept.pop("step"))
-            self._tell(lambda tracker: tracker.evaluated(trial, step, kept))
+            self._tell(lambda tracker: tracker.evaluated(job, step, kept))
 
     def ended(self, job: Job, record: Record | None) -> None:
         if record is not None:
-            trial = self._trial(job)
-            self._tell(lambda tracker: tracker.ended(trial, record))
+            self._tell(lambda tracker: tracker.ended(job, record))
 
-    def _trial(self, job: Job) -> TrackedTrial:
-        return TrackedTrial(self.experiment, job.spec, job.search.name, job.cutoffs)
-
-    def _tell(self, event: Callable[[Tracker], None] | None) -> None:
-        for thread in self._threads:
-            thread.tell(event)
+    def _tell(self, event: Event | None) -> None:
+        """Queues an event; None is the last one."""
+        for events in self._queues.values():
+            events.put(event)
 
     def close(self, seconds: float = LAST_SECONDS) -> None:
         """Waits until everything is passed on, but no longer than this."""
@@ -148,37 +122,23 @@ class Trackers:
             )
 
 
-class _TrackerThread(threading.Thread):
-    """A tracker in a thread of its own: it may take its time, and others do not wait for it."""
-
-    def __init__(self, name: str, make: MakeTracker, past: Past, say: Callable[[str], None]):
-        super().__init__(name=name, daemon=True)
-        self._make, self._past, self._say = make, past, say
-        self._events: queue.Queue[Callable[[Tracker], None] | None] = queue.Queue()
-        self._failed = False
-
-    def tell(self, event: Callable[[Tracker], None] | None) -> None:
-        """Queues an event; None is the last one."""
-        if not self._failed:
-            self._events.put(event)
-
-    def run(self) -> None:
-        try:
-            tracker = self._make()
-            tracker.catch_up(self._past)
-            self._past = ()  # frees the ledger's records
-            while (event := self._events.get()) is not None:
-                event(tracker)
-            tracker.close()
-        except Exception as error:  # whatever a library raises, it stops no training
-            self._failed, self._events, self._past = True, queue.Queue(), ()
-            reason = f"{type(error).__name__}: {error}"
-            self._say(f"trackers: {self.name} failed and is left out from here on: {reason}")
-
-
 def stamp(record: Record) -> str:
     """Tells a trial's ends apart: trained, trained again, evaluated on test."""
     return f"{record.finished_at or 0:.0f}{MEASURED if record.test else ''}"
+
+
+def described(spec: TrialSpec, cell: str) -> tuple[str, dict[str, Any], dict[str, str]]:
+    """A trial's name, unique in an experiment; its hyper-parameters; and its tags.
+
+    Hyper-parameters are numbers, texts and None; others are given as text.
+    """
+    values = {
+        name: value if value is None or isinstance(value, int | float | str) else str(value)
+        for name, value in spec.recipe.model_dump(mode="json").items()
+    }
+    values |= {"backbone": spec.backbone, "labels": spec.labels, "seed": spec.seed}
+    tags = {"cell": cell, "trial": spec.id, "seed": str(spec.seed), "parent": spec.parent or ""}
+    return f"{cell} seed {spec.seed} {spec.id[:8]}", values, tags
 
 
 def folder_at(storage: Storage, name: str) -> Path:
@@ -215,14 +175,11 @@ TUNES_OWN = {
     "total_steps",
     "timestamp",
     "pid",
-    "done",
     "training_iteration",
     "time_this_iter_s",
     "time_total_s",
     "time_since_restore",
     "iterations_since_restore",
-    "episodes_total",
-    "timesteps_total",
 }
 
 

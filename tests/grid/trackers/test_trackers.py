@@ -31,7 +31,7 @@ from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.state import Job, StudyState
 from semigrid.grid.trackers.create import check_trackers, create_trackers
-from semigrid.grid.trackers.tracker import TrackedTrial, Trackers
+from semigrid.grid.trackers.tracker import Trackers
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries looked into
 
@@ -466,13 +466,13 @@ class Seen:
     def __init__(self) -> None:
         self.told: list[Any] = []
 
-    def catch_up(self, past: Any) -> None:
+    def catch_up(self, records: Any) -> None:
         self.told.append("past")
 
-    def evaluated(self, trial: TrackedTrial, step: int, metrics: dict[str, float]) -> None:
+    def evaluated(self, job: Job, step: int, metrics: dict[str, float]) -> None:
         self.told.append(step)
 
-    def ended(self, trial: TrackedTrial, record: Any) -> None:
+    def ended(self, job: Job, record: Any) -> None:
         self.told.append(record.status)
 
     def close(self) -> None:
@@ -482,10 +482,10 @@ class Seen:
 class Broken(Seen):
     """One whose server is away."""
 
-    def evaluated(self, trial: TrackedTrial, step: int, metrics: dict[str, float]) -> None:
+    def evaluated(self, job: Job, step: int, metrics: dict[str, float]) -> None:
         raise ConnectionError("no answer")
 
-    def ended(self, trial: TrackedTrial, record: Any) -> None:
+    def ended(self, job: Job, record: Any) -> None:
         raise AssertionError("it is left out by now")
 
 
@@ -496,8 +496,8 @@ def test_a_tracker_that_fails_is_named_once_and_stops_nothing(left: TrackedGrid)
     def away() -> Seen:
         raise OSError("disk full")
 
-    make = {"away": (away, []), "broken": (Broken, []), "good": (lambda: good, [])}
-    trackers = Trackers("small", make, said.append)
+    make = {"away": away, "broken": Broken, "good": lambda: good}
+    trackers = Trackers(make, {}, said.append)
     record = next(iter(left.records.values()))
     job = job_of(left, record)
     for evaluation in record.history:
@@ -521,7 +521,7 @@ def test_a_tracker_that_does_not_answer_holds_up_no_other(left: TrackedGrid) -> 
         answer.wait(60)
         return Seen()
 
-    trackers = Trackers("small", {"silent": (silent, []), "good": (lambda: good, [])}, said.append)
+    trackers = Trackers({"silent": silent, "good": lambda: good}, {}, said.append)
     record = next(iter(left.records.values()))
     trackers.ended(job_of(left, record), record)
     trackers.close(seconds=0.5)
