@@ -30,11 +30,12 @@ from semigrid.trainers.cluster.ray_private import (
     orphaned_placement_groups,
 )
 from semigrid.trainers.execution.checkpoint import Checkpoints
-from semigrid.trainers.execution.progress import Meter, device_kind, held_devices
+from semigrid.trainers.execution.progress import Meter, held_devices
 from semigrid.trainers.execution.runtime import DistributedRuntime
 from semigrid.trainers.layout import latest_checkpoint
+from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.trial.job import DamagedWeightsError, NoRoomError, TrialJob
-from semigrid.trainers.trial.run import TrainedTrial, run_trial
+from semigrid.trainers.trial.run import run_trial
 
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 # Errors of a worker that was lost; any other error was raised by its own code.
@@ -68,7 +69,7 @@ class Deaths:
         return self.count > max_failures or (is_exception and self.exceptions > WORKER_EXCEPTIONS)
 
 
-def run_group(job: TrialJob, callbacks: Sequence[UserCallback] = ()) -> TrainedTrial:
+def run_group(job: TrialJob, callbacks: Sequence[UserCallback] = ()) -> Outcome:
     """Trains a trial on a worker group and returns rank 0's result.
 
     The checkpoints are the trial's own, not Ray Train's: a trial that began with one worker can go
@@ -114,7 +115,7 @@ def run_group(job: TrialJob, callbacks: Sequence[UserCallback] = ()) -> TrainedT
         else:
             if isinstance(result, DamagedWeightsError):
                 raise result
-            assert isinstance(result, TrainedTrial)
+            assert isinstance(result, Outcome)
             return result
 
 
@@ -206,18 +207,18 @@ def _describe(error: BaseException, times: int, scaling: ScalingConfig) -> str:
     return f"its worker group died {often} without a new checkpoint: {words}"
 
 
-def _worker(config: dict[str, Any]) -> TrainedTrial | DamagedWeightsError:
+def _worker(config: dict[str, Any]) -> Outcome | DamagedWeightsError:
     """One worker's share of the training; Ray Train passes on what rank 0 returns."""
     job: TrialJob = config["job"]
     # a GPU is chosen by Ray Train, which sets the device of this process
     device = str(ray.train.torch.get_device())
     runtime = DistributedRuntime(Checkpoints(job.checkpoints), ray.train.report, device)
-    held = held_devices(runtime.gather(device_kind(runtime.device)), job.options)
+    held = held_devices(runtime.gather(runtime.device_kind), job.options)
     if runtime.rank == 0:
         runtime.meter = Meter(job.checkpoints, held)
         runtime.meter.note({"step": 0, "total_steps": job.spec.recipe.total_steps})
     try:
-        result: TrainedTrial | DamagedWeightsError = run_trial(job, runtime)
+        result: Outcome | DamagedWeightsError = run_trial(job, runtime)
     except DamagedWeightsError as error:
         result = error  # if it were raised, the group would be started again
     if runtime.meter is not None:

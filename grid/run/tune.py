@@ -25,9 +25,9 @@ from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.trackers.tracker import Trackers
 from semigrid.trainers.cluster.ray_nodes import placement
 from semigrid.trainers.layout import CHECKPOINTS, checkpoint_folder
+from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.ray_worker import run_group
 from semigrid.trainers.trial.job import TrialJob
-from semigrid.trainers.trial.run import TrainedTrial
 
 Work = Callable[[dict[str, Any]], None]
 
@@ -129,5 +129,5 @@ def execute(config: dict[str, Any]) -> None:
     tune.report(do_job(job, tune.report, _run_group).as_report())
 
 
-def _run_group(job: TrialJob) -> TrainedTrial:
+def _run_group(job: TrialJob) -> Outcome:
     return run_group(job, [TuneReportCallback()])

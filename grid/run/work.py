@@ -9,8 +9,9 @@ from dataclasses import replace
 from semigrid.grid.study.ledger import Ledger, Record, start_record
 from semigrid.grid.study.summary import ENDED
 from semigrid.trainers.execution.checkpoint import Checkpoints
-from semigrid.trainers.execution.progress import Meter, device_kind, held_devices, read_progress
-from semigrid.trainers.execution.runtime import InlineRuntime, ReportMetrics
+from semigrid.trainers.execution.progress import Meter, held_devices, read_progress
+from semigrid.trainers.execution.runtime import ReportMetrics, Runtime
+from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.trial.fence import FencedError
 from semigrid.trainers.trial.job import (
     DamagedWeightsError,
@@ -20,10 +21,10 @@ from semigrid.trainers.trial.job import (
     TrialJob,
     TrialResult,
 )
-from semigrid.trainers.trial.run import TrainedTrial, evaluate_trial, run_trial
+from semigrid.trainers.trial.run import evaluate_trial, run_trial
 
 # Trains a trial on a group of workers.
-RunGroup = Callable[[TrialJob], TrainedTrial]
+RunGroup = Callable[[TrialJob], Outcome]
 
 
 def do_job(job: TrialJob, report: ReportMetrics, run_group: RunGroup) -> TrialResult:
@@ -69,8 +70,8 @@ def _train(job: TrialJob, ledger: Ledger, report: ReportMetrics, run_group: RunG
         job = _with_hash(job, ledger.read(spec.parent))
     try:
         if options.workers == 1:
-            runtime = InlineRuntime(checkpoints, report, options.device, meter=meter)
-            meter.held = held_devices([device_kind(runtime.device)], options)
+            runtime = Runtime(checkpoints, report, options.device, meter=meter)
+            meter.held = held_devices([runtime.device_kind], options)
             _note_end(record, run_trial(job, runtime))
         else:
             _note_end(record, run_group(job))
@@ -97,13 +98,12 @@ def _train(job: TrialJob, ledger: Ledger, report: ReportMetrics, run_group: RunG
         checkpoints.delete()  # only now: until the ledger has the result, they are the result
 
 
-def _note_end(record: Record, trained: TrainedTrial) -> None:
-    outcome = trained.outcome
-    record.status, record.error = trained.status, trained.error
-    if trained.status in ("finished", "stopped"):
+def _note_end(record: Record, outcome: Outcome) -> None:
+    record.status, record.error = outcome.status, outcome.error
+    if outcome.status in ("finished", "stopped"):
         record.val = outcome.best_metrics
         record.best_step, record.best_weights = outcome.best_step, outcome.best_weights
-    record.weights_file = trained.weights
+    record.weights_file = outcome.weights_file
     record.history, record.speed = outcome.history, outcome.speed
     record.seconds = outcome.seconds
     record.broken_images = outcome.broken
@@ -117,8 +117,8 @@ def _evaluate(job: TrialJob, ledger: Ledger) -> None:
     if record.test is not None and ledger.has_predictions(record.id):
         return
     try:
-        runtime = InlineRuntime(Checkpoints(job.checkpoints), device=job.options.device)
-        held = held_devices([device_kind(runtime.device)], job.options)
+        runtime = Runtime(Checkpoints(job.checkpoints), device=job.options.device)
+        held = held_devices([runtime.device_kind], job.options)
         meter = Meter(job.checkpoints, held, record.device_seconds)
         record.test, record.predictions_file = evaluate_trial(
             _with_hash(job, record), record.best_weights, runtime

@@ -40,7 +40,7 @@ def steps_per_second(device: str, how: str) -> float:
         if how != "no" and number % INTERVAL == 0:
             training.save_checkpoint()
             if how == "waited":
-                checkpoints.wait()
+                checkpoints.background.wait()
     seconds = time.perf_counter() - started
-    checkpoints.wait()
+    checkpoints.background.wait()
     return STEPS / seconds

@@ -16,7 +16,7 @@ from semigrid.data.storage import open_storage
 from semigrid.data.views.augment import ViewSettings
 from semigrid.data.views.render import Batch
 from semigrid.trainers.execution.checkpoint import Checkpoints
-from semigrid.trainers.execution.runtime import InlineRuntime
+from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.loop.streams import Streams
 from semigrid.trainers.loop.training import Training, step_seed
 from semigrid.trainers.methods import METHODS, published, resolve
@@ -64,7 +64,7 @@ class Steps:
         nothing = ImageTable([], [], np.zeros(0, dtype=np.int64))
         val = EvalBatches(nothing, self.views, 1)
         streams = Streams(lambda start, stop: iter(()), None, val, self.views)
-        runtime = InlineRuntime(Checkpoints(open_storage(tempfile.mkdtemp())), device=self.device)
+        runtime = Runtime(Checkpoints(open_storage(tempfile.mkdtemp())), device=self.device)
         model = copy.deepcopy(self.model)
         training = Training(
             recipe,

@@ -20,14 +20,15 @@ from tests.helpers.experiments import experiment_text
 from tests.helpers.in_process import Grid
 from tests.helpers.scheduling import start_next
 from tests.helpers.small_disk import MOUNT, can_mount
+from tests.helpers.tiny import Died, Watched, die_in_step
 
 from semigrid.data.storage import open_storage
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.ledger import Ledger
 from semigrid.grid.study.plan import Plan
 from semigrid.trainers.execution.checkpoint import Checkpoints
-from semigrid.trainers.execution.runtime import InlineRuntime
 from semigrid.trainers.layout import predictions_file, weights_file
+from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.trial.job import TrialJob
 from semigrid.trainers.trial.run import run_trial
 
@@ -76,15 +77,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     record = record.model_copy(update={"status": "started", "test": None, "val": {}})
     Ledger(open_storage(interrupted)).write(record)
     place = plan.place(grid.study.searches["digits/semi-vit/50%/100%"].search, str(interrupted))
-    steps = iter(range(1, 7))
-    runtime = InlineRuntime(
-        Checkpoints(place.checkpoints(trial.id)),
-        device="cpu",
-        should_stop=lambda: next(steps) == 4,
-    )
-    trained = run_trial(TrialJob(spec=trial, place=place), runtime)
-    assert trained.status == "stopped"
-    assert trained.outcome.step == 4 and trained.outcome.best_step == 3
+    checkpoints = Checkpoints(place.checkpoints(trial.id))
+    job = TrialJob(spec=trial, place=place, options=TrainOptions(checkpoint_steps=2))
+    with pytest.raises(Died):
+        run_trial(job, Watched(checkpoints, die_in_step(5)))
+    state = checkpoints.load()
+    assert state is not None
+    assert state["outcome"]["step"] == 4 and state["outcome"]["best_step"] == 3
     return Prepared(plan, whole, interrupted, trial.id, grid.numbers(), seconds_out(grid.table()))
 
 

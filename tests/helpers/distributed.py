@@ -1,6 +1,6 @@
 """What real worker processes do in ``test_distributed``: N of them, joined by gloo, no Ray."""
 
-import itertools
+import contextlib
 import os
 import warnings
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from tests.helpers.tiny import (
     LABELED_IMAGES,
     POOL_IMAGES,
     VAL_IMAGES,
+    Died,
     first_rows,
     tiny_model,
     tiny_recipe,
@@ -40,16 +41,13 @@ TWENTY = {"steps": 20, "evaluations": 20, "batch_size": 12, "drop_path": 0.3}
 
 
 class Runtime(DistributedRuntime):
-    """A worker that can be told when to stop."""
+    """A worker that can be told in which step to die."""
 
-    stop_after: int | None = None
+    dies_in: int | None = None
 
-    def __init__(self, checkpoints: Checkpoints):
-        super().__init__(checkpoints, device="cpu")
-        self._steps = itertools.count(1)
-
-    def should_stop(self) -> bool:
-        return next(self._steps) == self.stop_after
+    def stepped(self, step: int) -> None:
+        if step == self.dies_in:
+            raise Died
 
 
 def streams(recipe: Recipe, method: str, rank: int, world_size: int) -> Streams:
@@ -111,15 +109,17 @@ def interrupted(folder: Path) -> dict[str, Any]:
     whole = Checkpoints(open_storage(folder / "whole"))
     outcome = trained(Runtime(whole), "semi", recipe)
     parts = Checkpoints(open_storage(folder / "parts"))
-    for _ in range(12):
+    every = TrainOptions(checkpoint_steps=1)
+    for step in range(1, 12):
         torch.seed()
         runtime = Runtime(parts)
-        runtime.stop_after = 1
-        resumed = trained(runtime, "semi", recipe)
+        runtime.dies_in = step + 1
+        with contextlib.suppress(Died):
+            trained(runtime, "semi", recipe, options=every)
     last = trained(Runtime(parts), "semi", recipe)
     return {
         "states": [whole.load(), parts.load()],
-        "steps": resumed.step,
+        "resumed_at": last.resumed_at,
         "same": replace(outcome, seconds=0) == replace(last, seconds=0),
     }
 
@@ -168,7 +168,7 @@ def batch_statistics(folder: Path) -> dict[str, Any]:
     model = create_model("test_resnet", 10, recipe, {}, False, 0)
     outcome = trained(Runtime(checkpoints), "finetune", recipe, model)
     # they are there once rank 0, which writes them, has ended its training
-    weights = checkpoints.load_weights(outcome.best_step) if dist.get_rank() == 0 else None
+    weights = checkpoints.best_weights() if dist.get_rank() == 0 else None
     return {"best": outcome.best_metrics, "which": outcome.best_weights, "weights": weights}
 
 

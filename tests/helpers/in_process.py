@@ -14,11 +14,11 @@ from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.state import Job, StudyState
 from semigrid.grid.tables.cells import cells_table
 from semigrid.grid.tables.render import to_json
+from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.trial.job import TrialJob
-from semigrid.trainers.trial.run import TrainedTrial
 
 
-def no_group(job: TrialJob) -> TrainedTrial:
+def no_group(job: TrialJob) -> Outcome:
     raise AssertionError("one worker needs no group")
 
 

@@ -1,6 +1,5 @@
 """A tiny model, recipes that take seconds, and simulated ranks."""
 
-import itertools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from semigrid.data.order import Share, StreamOrder
 from semigrid.data.schema import Dataset, ImageTable
 from semigrid.data.views.augment import ViewSettings
 from semigrid.trainers.execution.checkpoint import Checkpoints
-from semigrid.trainers.execution.runtime import InlineRuntime
+from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.loop.streams import Streams
 from semigrid.trainers.loop.train import train
@@ -107,12 +106,12 @@ def run_tiny(
     recipe: Recipe,
     checkpoints: Checkpoints,
     *,
-    should_stop: Callable[[], bool] = lambda: False,
+    on_step: Callable[[int], None] = lambda step: None,
     teacher_state: dict[str, torch.Tensor] | None = None,
     model: torch.nn.Module | None = None,
     options: TrainOptions = DEFAULT_OPTIONS,
 ) -> Outcome:
-    """Trains the tiny model, or goes on from its checkpoint."""
+    """Trains the tiny model, or goes on from its checkpoint; ``on_step`` may end it by raising."""
     return train(
         Training(
             recipe,
@@ -120,7 +119,7 @@ def run_tiny(
             tiny_model(recipe) if model is None else model,
             teacher_state,
             tiny_streams(dataset, recipe, method),
-            InlineRuntime(checkpoints, device="cpu", should_stop=should_stop),
+            Watched(checkpoints, on_step),
             num_classes=10,
             seed=0,
             options=options,
@@ -128,13 +127,29 @@ def run_tiny(
     )
 
 
-def stop_after(steps: int) -> Callable[[], bool]:
-    """A ``should_stop`` that asks to stop once this many steps are done."""
-    calls = itertools.count(1)
-    return lambda: next(calls) == steps
+class Watched(Runtime):
+    """A worker that calls a function after each step."""
+
+    def __init__(self, checkpoints: Checkpoints, on_step: Callable[[int], None]):
+        super().__init__(checkpoints, device="cpu")
+        self.stepped = on_step  # type: ignore[method-assign]
 
 
-class SimulatedRank(InlineRuntime):
+class Died(Exception):
+    """A training died on purpose."""
+
+
+def die_in_step(number: int) -> Callable[[int], None]:
+    """An ``on_step`` that dies in this step, counted from 1."""
+
+    def on_step(step: int) -> None:
+        if step == number:
+            raise Died
+
+    return on_step
+
+
+class SimulatedRank(Runtime):
     """One of N ranks that are threads of this process; it meets the others in memory."""
 
     def __init__(self, rank: int, world_size: int, meeting: "Meeting", checkpoints: Checkpoints):

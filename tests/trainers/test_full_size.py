@@ -21,7 +21,7 @@ from semigrid.trainers.loop.train import train
 from semigrid.trainers.loop.training import Training
 from semigrid.trainers.models.create import create_model, input_statistics
 from semigrid.trainers.methods import published, resolve
-from semigrid.trainers.execution.runtime import InlineRuntime
+from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.trial.data import view_settings
 
 method, backbone, labeled, steps = {method!r}, {backbone!r}, {labeled}, {steps}
@@ -43,9 +43,9 @@ streams = Streams(
     EvalBatches(first_rows(digits, "val", 2), views, 2),
     views,
 )
-runtime = InlineRuntime(Checkpoints(open_storage(tempfile.mkdtemp())), device="cpu")
+runtime = Runtime(Checkpoints(open_storage(tempfile.mkdtemp())), device="cpu")
 outcome = train(Training(recipe, method, model, None, streams, runtime, num_classes=10, seed=0))
-assert outcome.finished and outcome.step == steps, outcome
+assert outcome.status == "finished" and outcome.step == steps, outcome
 moved = [n for n, p in model.named_parameters() if not torch.equal(p, before[n])]
 assert len(moved) == len(before), set(before) - set(moved)
 """

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,8 @@ class Meter:
 
     Attributes:
         starts: the step at which each attempt at the training began, this one's last.
+        steps_run: steps of all attempts, each up to its last checkpoint or the last step in its
+            file.
     """
 
     def __init__(
@@ -43,12 +46,10 @@ class Meter:
         self._before = dict(before or {})
         for kind, seconds in earlier.get("device_seconds", {}).items():  # counts only grow
             self._before[kind] = max(seconds, self._before.get(kind, 0.0))
-        self.starts: list[int] = list(earlier.get("starts", []))
-        self._steps_before: int = earlier.get("steps_run", 0)
+        self.starts: list[int] = earlier.get("starts", [])
+        self.steps_run: int = earlier.get("steps_run", 0)
         # where the previous attempt got to; this one may be killed before it begins
         self._reached: int = earlier.get("reached", 0)
-        self._first: int = self._reached
-        self._step: int = self._reached
         self._metrics: dict[str, Any] = {}
         self._interval = float(os.environ.get(WRITE_SECONDS_VARIABLE, WRITE_SECONDS))
         self._started = time.monotonic()
@@ -60,22 +61,18 @@ class Meter:
         elapsed = time.monotonic() - self._started
         return add(self._before, {kind: count * elapsed for kind, count in self.held.items()})
 
-    @property
-    def steps_run(self) -> int:
-        """Steps of all attempts, each up to its last checkpoint or the last step in its file."""
-        return self._steps_before + self._step - self._first
-
     def begin(self, step: int) -> None:
         """Starts this attempt at a step; written at once, or a kill would hide the attempt."""
         # the previous attempt made at least the steps up to the checkpoint
-        self._steps_before += max(0, step - self._reached)
+        self.steps_run += max(0, step - self._reached)
         self.starts.append(step)
-        self._first = self._step = step
+        self._reached = step
         self.write()
 
     def step(self, step: int) -> None:
         """Counts up to this number of steps."""
-        self._step = self._metrics["step"] = step
+        self.steps_run += step - self._reached
+        self._reached = self._metrics["step"] = step
         self._write_if_due()
 
     def note(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,35 +85,35 @@ class Meter:
         if self._written is None or not self._interval:
             self.write()
         elif time.monotonic() - self._written >= self._interval and not self._background.busy:
-            # no step waits for storage that is slow, or away
-            self._written = time.monotonic()
-            facts = self._facts()
-            self._background.do(lambda: self._put(facts))
+            self._begin_write()  # no step waits for storage that is slow, or away
 
     def write(self) -> None:
         """Writes the file now, after any write that is under way."""
+        self._begin_write()
         self.wait()
-        self._written = time.monotonic()
-        self._put(self._facts())
 
     def wait(self) -> None:
         """Returns when no write is under way."""
         self._background.wait()
 
-    def _facts(self) -> dict[str, Any]:
-        return {
+    def _begin_write(self) -> None:
+        self._written = time.monotonic()
+        facts = {
             **self._metrics,
             "device_seconds": self.spent(),
-            "starts": list(self.starts),
+            "starts": self.starts,
             "steps_run": self.steps_run,
-            "reached": self._step,
+            "reached": self._reached,
             "held": self.held,
             "at": time.time(),
         }
+        content = json.dumps(facts).encode()
 
-    def _put(self, facts: Mapping[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # nothing depends on it
-            self.storage.write(PROGRESS, json.dumps(facts).encode())
+        def put() -> None:
+            with contextlib.suppress(OSError):  # nothing depends on it
+                self.storage.write(PROGRESS, content)
+
+        self._background.do(put)
 
 
 def read_progress(storage: Storage) -> dict[str, Any]:
@@ -130,20 +127,8 @@ def read_progress(storage: Storage) -> dict[str, Any]:
 
 def held_devices(kinds: list[str], options: TrainOptions) -> dict[str, float]:
     """GPUs, or else CPU cores, that workers on devices of these kinds hold together."""
-    held: dict[str, float] = {}
-    for kind in kinds:
-        share = options.cpus_per_worker if kind == "cpu" else options.gpus_per_worker or 1.0
-        held[kind] = held.get(kind, 0.0) + share
-    return held
-
-
-def device_kind(device: Any) -> str:
-    """``cpu``, or the GPU's name as its driver gives it."""
-    if device.type != "cuda":
-        return str(device.type)
-    import torch
-
-    return torch.cuda.get_device_name(device)
+    cpus, gpus = options.cpus_per_worker, options.gpus_per_worker or 1.0
+    return {kind: n * (cpus if kind == "cpu" else gpus) for kind, n in Counter(kinds).items()}
 
 
 def add(one: Mapping[str, float], other: Mapping[str, float]) -> DeviceSeconds:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,58 +15,11 @@ from semigrid.trainers.execution.progress import Meter
 ReportMetrics = Callable[[dict[str, Any]], None]
 
 
-class Runtime(Protocol):
-    """Where a training runs: its place among the workers, its checkpoints, its reports.
-
-    Attributes:
-        checkpoints: where the training's state is kept; only rank 0 writes.
-    """
-
-    rank: int
-    world_size: int
-    device: torch.device
-    checkpoints: Checkpoints
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model as the training forward must call it (DDP, or the model itself)."""
-
-    def fetch(self, rows: torch.Tensor, wanted: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The rows of the global batch that this rank wants, in its order.
-
-        Args:
-            rows: this rank's part of the global batch; every rank has equally many.
-            wanted: each rank's global row numbers, (any number,), on the CPU.
-        """
-
-    def any(self, value: bool) -> bool:
-        """Whether the value is true on any rank; waits for all ranks."""
-
-    def share_buffers(self, *models: nn.Module) -> None:
-        """Copies rank 0's buffers to all ranks, where each has batch statistics of its own."""
-
-    def gather(self, value: Any) -> list[Any]:
-        """The values of all ranks in rank order, on every rank."""
-
-    def progress(self, metrics: dict[str, Any]) -> None:
-        """Reports where the training stands; any rank calls it at any time."""
-
-    def began(self, step: int) -> None:
-        """The training starts, or resumes, at this step."""
-
-    def stepped(self, step: int) -> None:
-        """A step is done; ``step`` is the number of steps so far."""
-
-    def report(self, metrics: dict[str, Any]) -> None:
-        """Reports an evaluation; all ranks call it, with the same values but for the speed."""
-
-    def should_stop(self) -> bool:
-        """Whether to stop after a checkpoint; the same on all ranks."""
-
-
-class InlineRuntime:
-    """One worker in this process.
+class Runtime:
+    """Where a training runs: one worker in this process; the base of one among several.
 
     Args:
+        checkpoints: where the training's state is kept; only rank 0 writes.
         meter: counts the training's steps and what it costs.
     """
 
@@ -78,59 +31,70 @@ class InlineRuntime:
         checkpoints: Checkpoints,
         report: ReportMetrics | None = None,
         device: str | None = None,
-        should_stop: Callable[[], bool] = lambda: False,
         meter: Meter | None = None,
     ):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.checkpoints, self.meter = checkpoints, meter
-        self._report, self._should_stop = report, should_stop
+        self.checkpoints, self.meter, self._report = checkpoints, meter, report
+
+    @property
+    def device_kind(self) -> str:
+        """``cpu``, or the GPU's name as its driver gives it."""
+        on_gpu = self.device.type == "cuda"
+        return torch.cuda.get_device_name(self.device) if on_gpu else self.device.type
 
     def wrap(self, model: nn.Module) -> nn.Module:
+        """The model as the training forward must call it (DDP, or the model itself)."""
         return model
 
     def fetch(self, rows: torch.Tensor, wanted: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The rows of the global batch that this rank wants, in its order.
+
+        Args:
+            rows: this rank's part of the global batch; every rank has equally many.
+            wanted: each rank's global row numbers, (any number,), on the CPU.
+        """
         return rows[wanted[self.rank].to(rows.device)]
 
     def any(self, value: bool) -> bool:
+        """Whether the value is true on any rank; waits for all ranks."""
         return value
 
     def share_buffers(self, *models: nn.Module) -> None:
-        """Does nothing: there is one rank."""
+        """Copies rank 0's buffers to all ranks, where each has batch statistics of its own."""
 
     def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks in rank order, on every rank."""
         return [value]
 
-    def progress(self, metrics: dict[str, Any]) -> None:
-        self.report(metrics)
-
     def began(self, step: int) -> None:
+        """The training starts, or resumes, at this step."""
         if self.meter:
             self.meter.begin(step)
 
     def stepped(self, step: int) -> None:
+        """A step is done; ``step`` is the number of steps so far."""
         if self.meter:
             self.meter.step(step)
 
+    def progress(self, metrics: dict[str, Any]) -> None:
+        """Reports where the training stands; any rank calls it at any time."""
+        self.report(metrics)
+
     def report(self, metrics: dict[str, Any]) -> None:
+        """Reports an evaluation; all ranks call it, with the same values but for the speed."""
         if self.meter:
             metrics = self.meter.note(metrics)
         if self._report:
             self._report(metrics)
 
-    def should_stop(self) -> bool:
-        return self._should_stop()
 
-
-class DistributedRuntime(InlineRuntime):
+class DistributedRuntime(Runtime):
     """One of N workers of an initialised ``torch.distributed`` process group."""
 
     def __init__(
-        self,
-        checkpoints: Checkpoints,
-        report: ReportMetrics | None = None,
-        device: str | None = None,
+        self, checkpoints: Checkpoints, report: ReportMetrics | None = None, device: str = "cpu"
     ):
-        super().__init__(checkpoints, report, device or "cpu")
+        super().__init__(checkpoints, report, device)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         # flags travel by the CPU: asking a GPU for one would make the host wait for its queue
         self._control: Any = dist.new_group(backend="gloo")
@@ -188,7 +152,3 @@ class DistributedRuntime(InlineRuntime):
         """Into a file: Ray Train's report waits for all ranks, which costs too much here."""
         if self.meter:
             self.meter.note(metrics)
-
-    def report(self, metrics: dict[str, Any]) -> None:
-        if self._report:
-            self._report(metrics)

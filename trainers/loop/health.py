@@ -3,21 +3,19 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.recipe import Recipe
 
 
-class CollapsedError(RuntimeError):
-    """The training leads to nothing and was stopped; ``outcome`` is where it stood."""
+class HopelessError(RuntimeError):
+    """The training leads to nothing.
 
-    status: Literal["collapsed", "diverged"] = "collapsed"
-    outcome: Outcome
+    It ``diverged`` when its loss, or what the model predicts, is no longer a finite number; it
+    ``collapsed`` when its pseudo labels teach nothing, see ``collapse``.
+    """
 
-
-class DivergedError(CollapsedError):
-    """The loss, or what the model predicts, is no longer a finite number."""
-
-    status: Literal["collapsed", "diverged"] = "diverged"
+    def __init__(self, status: Literal["diverged", "collapsed"], reason: str):
+        super().__init__(reason)
+        self.status = status
 
 
 def collapse(history: Sequence[dict[str, float]], recipe: Recipe, natural: float) -> str | None:

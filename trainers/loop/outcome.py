@@ -1,6 +1,9 @@
 """Where a training stands, as its checkpoints and its trial's record keep it."""
 
 from dataclasses import dataclass, field
+from typing import Literal
+
+from semigrid.data.storage import FileFacts
 
 
 @dataclass
@@ -8,6 +11,8 @@ class Outcome:
     """Where a training stands.
 
     Attributes:
+        status: how it ended: ``stopped`` when it fell below a cutoff; ``diverged`` and
+            ``collapsed`` are the recipe's doing, for the reason in ``error``.
         step: number of steps done.
         best_step, best_weights, best_metrics: the evaluation that was best on val, and which
             network's it was (``student`` or ``ema``).
@@ -18,10 +23,11 @@ class Outcome:
         speed: a reading of the speed for each evaluation. It depends on the machine, so it is not
             part of ``history``.
         damaged: checkpoints that it could not be resumed from.
-        finished: whether it ran to its last step.
-        fell_behind: whether it ended because it was below a cutoff.
+        weights_file: the best weights of a finished training, on rank 0.
     """
 
+    status: Literal["finished", "stopped", "diverged", "collapsed"] = "finished"
+    error: str | None = None
     step: int = 0
     best_step: int = 0
     best_weights: str = "student"
@@ -32,5 +38,4 @@ class Outcome:
     resumed_at: list[int] = field(default_factory=list, compare=False)
     speed: list[dict[str, float]] = field(default_factory=list, compare=False)
     damaged: list[str] = field(default_factory=list, compare=False)
-    finished: bool = False
-    fell_behind: bool = False
+    weights_file: FileFacts | None = None

@@ -16,7 +16,7 @@ from semigrid.trainers.evaluation.evaluate import evaluate
 from semigrid.trainers.evaluation.predictions import Predictions
 from semigrid.trainers.execution.checkpoint import encode_weights
 from semigrid.trainers.execution.runtime import Runtime
-from semigrid.trainers.loop.health import CollapsedError, DivergedError, collapse
+from semigrid.trainers.loop.health import HopelessError, collapse
 from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.loop.schedule import create_optimizer, create_schedule
 from semigrid.trainers.loop.stepper import MicroBatchStepper, normalizes_over_batch
@@ -76,6 +76,7 @@ class Training:
         shard = RankShard(runtime.fetch, runtime.rank, runtime.world_size)
         self.context = StepContext(recipe, num_classes, shard, self.teach, self.batch_norm)
         self.outcome = Outcome()
+        self._new_best: bytes | None = None  # weights for the next checkpoint
         self.averages = StepAverages()
         self.images_per_step = recipe.batch_size
         if self.method.needs_pool:
@@ -137,7 +138,7 @@ class Training:
     def evaluate(self) -> None:
         """Evaluates student and teacher on val, and keeps the best weights so far.
 
-        Raises ``CollapsedError`` or ``DivergedError`` when the training leads to nothing.
+        Raises ``HopelessError`` when the training leads to nothing.
         """
         losses = self.averages.take(self.runtime.gather)
         if not math.isfinite(losses["loss"]):
@@ -159,16 +160,15 @@ class Training:
         if self.method.uses_pseudo_labels:
             collapsed = collapse(self.outcome.history, self.recipe, self.natural_entropy)
             if collapsed:
-                raise CollapsedError(collapsed)
+                raise HopelessError("collapsed", collapsed)
         better = "ema" if is_better(metrics["ema"], metrics["student"]) else "student"
         if is_better(metrics[better], self.outcome.best_metrics):
             self.outcome.best_metrics = metrics[better]
             self.outcome.best_weights, self.outcome.best_step = better, self.outcome.step
             if self.runtime.rank == 0:
-                weights = encode_weights(
+                self._new_best = encode_weights(
                     self.student.state_dict(), self.teacher.network.state_dict()
                 )
-                self.runtime.checkpoints.save_weights(self.outcome.step, weights)
         self.restart_clock()
 
     def _predict(self, name: str, network: nn.Module) -> Predictions:
@@ -177,10 +177,11 @@ class Training:
             raise self._diverged(f"the {name} predicts no finite probabilities")
         return predictions
 
-    def _diverged(self, problem: str) -> DivergedError:
-        return DivergedError(
+    def _diverged(self, problem: str) -> HopelessError:
+        return HopelessError(
+            "diverged",
             f"up to step {self.outcome.step} the training diverged: {problem}; lower base_lr (it "
-            f"is {self.recipe.base_lr:g})"
+            f"is {self.recipe.base_lr:g})",
         )
 
     def _note_speed(self) -> None:
@@ -209,10 +210,11 @@ class Training:
                     "scaler": self.scaler.state_dict(),
                     # the schedule, random numbers and the streams' positions follow from the step
                     "outcome": vars(self.outcome),
-                    "best_step": self.outcome.best_step,
                     **averages,
-                }
+                },
+                self._new_best,
             )
+            self._new_best = None
         self.clock += time.monotonic() - started  # checkpoints do not count as training
 
     def _resume(self) -> None:

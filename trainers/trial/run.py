@@ -1,7 +1,6 @@
 """Trains or evaluates one trial, from its job to its files."""
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import torch
 
@@ -10,7 +9,6 @@ from semigrid.data.storage import FileFacts
 from semigrid.trainers.evaluation.evaluate import evaluate
 from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.layout import predictions_file, weights_file
-from semigrid.trainers.loop.health import CollapsedError
 from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.loop.train import train
 from semigrid.trainers.loop.training import Training
@@ -25,23 +23,7 @@ from semigrid.trainers.trial.job import TrialJob
 from semigrid.trainers.trial.model import finished_model, load_weights, start_model
 
 
-@dataclass(frozen=True)
-class TrainedTrial:
-    """How a trial's training ended.
-
-    Attributes:
-        status: ``stopped`` when it fell below a cutoff or its runtime asked it to stop;
-            ``diverged`` and ``collapsed`` are the recipe's doing, for the reason in ``error``.
-        weights: the file of weights that a finished training wrote (rank 0 only).
-    """
-
-    status: Literal["finished", "stopped", "diverged", "collapsed"]
-    outcome: Outcome
-    weights: FileFacts | None = None
-    error: str | None = None
-
-
-def run_trial(job: TrialJob, runtime: Runtime) -> TrainedTrial:
+def run_trial(job: TrialJob, runtime: Runtime) -> Outcome:
     """Trains a trial to its end, or to a stop.
 
     A finished training's best weights are at ``weights_file(spec.id)`` in the experiment's folder
@@ -57,29 +39,24 @@ def run_trial(job: TrialJob, runtime: Runtime) -> TrainedTrial:
         model.load_state_dict(parent["student"])
         teacher_state = parent["ema"]
     views = view_settings(spec.recipe, input_statistics(model))
-    try:
-        training = Training(
-            spec.recipe,
-            spec.method,
-            model,
-            teacher_state,
-            open_streams(job, views, runtime),
-            runtime,
-            num_classes=dataset.num_classes,
-            seed=spec.seed,
-            precision=spec.precision,
-            options=job.options,
-        )
-        outcome = train(training, job.cutoffs, job.report_seconds)
-    except CollapsedError as error:
-        return TrainedTrial(error.status, error.outcome, error=str(error))
-    if not outcome.finished:
-        return TrainedTrial("stopped", outcome)
-    if runtime.rank != 0:
-        return TrainedTrial("finished", outcome)
-    best = runtime.checkpoints.load_weights(outcome.best_step)
-    place.storage.write(weights_file(spec.id), best)
-    return TrainedTrial("finished", outcome, FileFacts.of(best))
+    training = Training(
+        spec.recipe,
+        spec.method,
+        model,
+        teacher_state,
+        open_streams(job, views, runtime),
+        runtime,
+        num_classes=dataset.num_classes,
+        seed=spec.seed,
+        precision=spec.precision,
+        options=job.options,
+    )
+    outcome = train(training, job.cutoffs, job.report_seconds)
+    if outcome.status == "finished" and runtime.rank == 0:
+        best = runtime.checkpoints.best_weights()
+        place.storage.write(weights_file(spec.id), best)
+        outcome.weights_file = FileFacts.of(best)
+    return outcome
 
 
 def evaluate_trial(

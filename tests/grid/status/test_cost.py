@@ -43,14 +43,14 @@ from semigrid.trainers.execution.progress import (
     held_devices,
     read_progress,
 )
-from semigrid.trainers.execution.runtime import InlineRuntime
+from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.layout import PROGRESS
+from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.loop.train import train
 from semigrid.trainers.loop.training import Training
 from semigrid.trainers.methods import resolve
 from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.trial.job import JobKind, TrialJob
-from semigrid.trainers.trial.run import TrainedTrial
 
 
 def state_of(text: str, records: dict[str, Record]) -> StudyState:
@@ -110,13 +110,13 @@ def test_steps_that_a_kill_made_a_training_repeat_are_counted(
         checkpoints = Checkpoints(storage)
         meter = Meter(storage, {"cpu": 1})
 
-        class Runtime(InlineRuntime):
+        class Mortal(Runtime):
             def stepped(self, step: int) -> None:
                 super().stepped(step)
                 if step == dies_after:
                     raise Killed
 
-        runtime = Runtime(checkpoints, device="cpu", meter=meter)
+        runtime = Mortal(checkpoints, device="cpu", meter=meter)
         streams = tiny_streams(digits, recipe, "finetune")
         model = tiny_model(recipe)
         with contextlib.suppress(Killed):
@@ -204,7 +204,7 @@ def test_a_trial_and_its_measurement_record_what_they_took(tmp_path: Path) -> No
 
 
 def test_a_group_pays_for_its_start_and_says_what_it_ran_on(tmp_path: Path) -> None:
-    def group(job: TrialJob) -> TrainedTrial:
+    def group(job: TrialJob) -> Outcome:
         time.sleep(0.1)  # starting
         Meter(job.checkpoints, {"NVIDIA L4": 2}).note({"step": 0})
         raise RuntimeError("a worker broke")
@@ -364,7 +364,7 @@ def test_a_training_reports_its_loss_between_evaluations(digits: Dataset, tmp_pa
             tiny_model(recipe),
             None,
             tiny_streams(digits, recipe, "semi"),
-            InlineRuntime(Checkpoints(open_storage(tmp_path)), report=seen.append, device="cpu"),
+            Runtime(Checkpoints(open_storage(tmp_path)), report=seen.append, device="cpu"),
             num_classes=10,
             seed=0,
         ),

@@ -17,7 +17,7 @@ from semigrid.trainers.evaluation.choose import is_better
 from semigrid.trainers.evaluation.evaluate import evaluate
 from semigrid.trainers.evaluation.predictions import Predictions
 from semigrid.trainers.execution.checkpoint import Checkpoints
-from semigrid.trainers.execution.runtime import InlineRuntime
+from semigrid.trainers.execution.runtime import Runtime
 
 VIEWS = ViewSettings(img_size=16)
 
@@ -86,7 +86,7 @@ def test_a_confident_mistake_has_a_finite_cross_entropy(
     digits: Dataset, checkpoints: Checkpoints
 ) -> None:
     # in float32 a difference of 110 in the logits is a probability of 0
-    runtime = InlineRuntime(checkpoints, device="cpu")
+    runtime = Runtime(checkpoints, device="cpu")
     found = run(Constant([110.0] + [0.0] * 9), digits, runtime)
     wrong = float((found.labels != 0).mean())
     assert found.probabilities[:, 1].min() > 0
@@ -97,7 +97,7 @@ def test_predictions_are_sorted_by_id_and_each_is_the_models_own(
     digits: Dataset, checkpoints: Checkpoints
 ) -> None:
     model = tiny_model(tiny_recipe("finetune"))
-    found = run(model, digits, InlineRuntime(checkpoints, device="cpu"))
+    found = run(model, digits, Runtime(checkpoints, device="cpu"))
     table = first_rows(digits, "val", 20)
     assert found.ids == sorted(table.ids)
     model.eval()
@@ -142,7 +142,7 @@ def test_the_models_mode_is_given_back(
     modes = []
     model = Constant([0.0] * 10).train(training)
     model.register_forward_hook(lambda module, args, output: modes.append(module.training))
-    run(model, digits, InlineRuntime(checkpoints, device="cpu"))
+    run(model, digits, Runtime(checkpoints, device="cpu"))
     assert model.training is training
     assert set(modes) == {False}
 
@@ -151,7 +151,7 @@ def test_evaluating_does_not_disturb_the_random_generators(
     digits: Dataset, checkpoints: Checkpoints
 ) -> None:
     state = torch.get_rng_state(), np.random.get_state()[1].tolist()
-    run(Constant([0.0] * 10), digits, InlineRuntime(checkpoints, device="cpu"))
+    run(Constant([0.0] * 10), digits, Runtime(checkpoints, device="cpu"))
     assert torch.equal(torch.get_rng_state(), state[0])
     assert np.random.get_state()[1].tolist() == state[1]
 

@@ -14,10 +14,10 @@ from semigrid.data.schema import Dataset
 from semigrid.data.storage import open_storage
 from semigrid.data.storage.local import LocalStorage
 from semigrid.data.storage.protocol import Confirm, always
-from semigrid.trainers.execution.background import Background, all_done
+from semigrid.trainers.execution.background import Background
 from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.execution.progress import Meter, read_progress
-from semigrid.trainers.layout import PROGRESS
+from semigrid.trainers.layout import LATEST_CHECKPOINT, PROGRESS
 
 
 class SlowStorage(LocalStorage):
@@ -37,24 +37,21 @@ class SlowStorage(LocalStorage):
         self.written.append(name)
 
 
-def state(step: int, best: int = 0) -> dict[str, Any]:
-    return {"step": step, "best_step": best, "student": {"w": torch.full((3,), float(step))}}
+def state(step: int) -> dict[str, Any]:
+    return {"step": step, "student": {"w": torch.full((3,), float(step))}}
 
 
 def test_steps_go_on_while_a_checkpoint_is_on_its_way(digits: Dataset, tmp_path: Path) -> None:
     slow = SlowStorage(tmp_path / "slow")
     recipe = tiny_recipe("finetune", evaluations=2)  # of eight steps: at 4 and 8
     seen: list[tuple[int, list[str]]] = []
-    steps = iter(range(1, 9))
 
-    def look() -> bool:
-        step = next(steps)
+    def look(step: int) -> None:
         seen.append((step, list(slow.written)))
         if step == 8:
             slow.open_to.set()
-        return False
 
-    outcome = run_tiny(digits, "finetune", recipe, Checkpoints(slow), should_stop=look)
+    outcome = run_tiny(digits, "finetune", recipe, Checkpoints(slow), on_step=look)
     # nothing had arrived when the last step began, and all has when the training ends
     assert seen == [(step, []) for step in range(1, 9)]
     plain = Checkpoints(open_storage(tmp_path / "plain"))
@@ -73,7 +70,7 @@ def test_a_checkpoint_is_of_its_own_step(tmp_path: Path) -> None:
     now["student"]["w"] += 100  # the next step, while it is on its way
     now["step"] = 2
     slow.open_to.set()
-    checkpoints.wait()
+    checkpoints.background.wait()
     found = Checkpoints(open_storage(tmp_path)).load()
     assert found is not None
     assert found["step"] == 1 and found["student"]["w"].tolist() == [1, 1, 1]
@@ -89,32 +86,40 @@ def test_one_checkpoint_is_on_its_way_at_a_time(tmp_path: Path) -> None:
     assert second.is_alive()  # waits: a slow storage must not fill the memory
     slow.open_to.set()
     second.join(60)
-    checkpoints.wait()
-    assert slow.written == [Checkpoints.FILE, Checkpoints.FILE]
+    checkpoints.background.wait()
+    assert slow.written == [LATEST_CHECKPOINT, LATEST_CHECKPOINT]
 
 
-@pytest.mark.parametrize("last", ["save", "wait", "load", "load_weights"])
-def test_what_could_not_be_written_is_said_the_next_time(tmp_path: Path, last: str) -> None:
+@pytest.mark.parametrize(
+    "last",
+    [
+        lambda checkpoints: checkpoints.save(state(2)),
+        lambda checkpoints: checkpoints.background.wait(),
+        Checkpoints.load,
+        Checkpoints.best_weights,
+    ],
+)
+def test_what_could_not_be_written_is_said_the_next_time(
+    tmp_path: Path, last: Callable[[Checkpoints], Any]
+) -> None:
     slow = SlowStorage(tmp_path)
     slow.full = True
     slow.open_to.set()
     checkpoints = Checkpoints(slow)
     checkpoints.save(state(1))
-    arguments = {"save": [state(2)], "load_weights": [0]}.get(last, [])
     with pytest.raises(OSError, match="No space left"):
-        getattr(checkpoints, last)(*arguments)
+        last(checkpoints)
 
 
 def test_no_checkpoint_names_weights_that_could_not_be_written(tmp_path: Path) -> None:
     slow = SlowStorage(tmp_path)
     checkpoints = Checkpoints(slow)
     slow.full = True
-    checkpoints.save_weights(4, b"weights")
-    checkpoints.save(state(4, best=4))
+    checkpoints.save(state(4), b"weights")
     written_before = list(slow.written)
     slow.open_to.set()
     with pytest.raises(OSError, match="No space left"):
-        checkpoints.wait()
+        checkpoints.background.wait()
     assert slow.written == written_before == []
 
 
@@ -130,8 +135,7 @@ def test_a_training_that_cannot_save_ends_with_the_reason(digits: Dataset, tmp_p
 def test_nothing_comes_back_after_it_was_deleted(tmp_path: Path) -> None:
     slow = SlowStorage(tmp_path / "training")
     checkpoints = Checkpoints(slow)
-    checkpoints.save_weights(4, b"weights")
-    checkpoints.save(state(4, best=4))
+    checkpoints.save(state(4), b"weights")
     threading.Timer(0.1, slow.open_to.set).start()
     checkpoints.delete()
     assert not (tmp_path / "training").exists()
@@ -164,14 +168,12 @@ def fail() -> None:
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_an_error_is_not_hidden_by_one_of_the_storage(error: type[BaseException]) -> None:
     background = Background()
-    done: list[str] = []
-    with pytest.raises(error), all_done(background):
-        background.do(lambda: done.append("first"))
+    with pytest.raises(error), background:
         background.do(fail)
-        background.do(lambda: done.append("third"))
         raise error
-    assert done == ["first"]  # it was waited for, and what follows a failure is not done
     background.wait()
+    with pytest.raises(OSError, match="away"), background:
+        background.do(fail)
 
 
 def test_work_is_done_in_the_order_given() -> None:
@@ -190,6 +192,6 @@ def test_work_is_done_in_the_order_given() -> None:
 def test_a_checkpoint_opens_in_torch_with_its_seal(tmp_path: Path) -> None:
     checkpoints = Checkpoints(open_storage(tmp_path))
     checkpoints.save(state(7))
-    checkpoints.wait()
-    content = open_storage(tmp_path).read(Checkpoints.FILE)
+    checkpoints.background.wait()
+    content = open_storage(tmp_path).read(LATEST_CHECKPOINT)
     assert torch.load(io.BytesIO(content))["step"] == 7

@@ -12,7 +12,7 @@ from torch import nn
 
 from semigrid.data.storage import open_storage
 from semigrid.trainers.execution.checkpoint import Checkpoints
-from semigrid.trainers.execution.runtime import InlineRuntime
+from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.loop.stepper import (
     MicroBatchStepper,
     OutOfMemoryError,
@@ -138,7 +138,7 @@ THRESHOLDS = [0.0, 0.6, 1.0]
 
 @pytest.mark.parametrize("threshold", THRESHOLDS)
 def test_masked_images_change_no_gradient(threshold: float, checkpoints: Checkpoints) -> None:
-    runtime = InlineRuntime(checkpoints, device="cpu")
+    runtime = Runtime(checkpoints, device="cpu")
     full = targets_of(threshold, skip=False)
     expected, expected_gradient = plain_gradient(full)
     skipped = targets_of(threshold, skip=True)
@@ -157,7 +157,7 @@ def test_thresholds_of_these_tests_mask_none_some_and_all() -> None:
 def test_micro_batches_have_the_gradient_of_the_whole(
     micro_batch: int, checkpoints: Checkpoints
 ) -> None:
-    runtime = InlineRuntime(checkpoints, device="cpu")
+    runtime = Runtime(checkpoints, device="cpu")
     targets = targets_of(0.6, skip=True)
     losses, gradient = learnt(targets, runtime)
     model = vit()
@@ -171,7 +171,7 @@ def test_micro_batches_have_the_gradient_of_the_whole(
 def test_when_memory_runs_out_the_micro_batch_is_halved_and_the_step_repeated(
     checkpoints: Checkpoints,
 ) -> None:
-    runtime = InlineRuntime(checkpoints, device="cpu")
+    runtime = Runtime(checkpoints, device="cpu")
     targets = targets_of(0.0, skip=True)
     losses, gradient = learnt(targets, runtime)
     model, splits = vit(), []
@@ -205,7 +205,7 @@ class Balking(nn.Module):
 
 
 def test_a_backward_without_memory_is_repeated_too(checkpoints: Checkpoints) -> None:
-    runtime = InlineRuntime(checkpoints, device="cpu")
+    runtime = Runtime(checkpoints, device="cpu")
     targets = targets_of(0.0, skip=True)
     _, gradient = learnt(targets, runtime)
     model = vit()
@@ -217,7 +217,7 @@ def test_a_backward_without_memory_is_repeated_too(checkpoints: Checkpoints) -> 
 
 def test_not_one_image_fits(checkpoints: Checkpoints) -> None:
     model = vit()
-    runtime = InlineRuntime(checkpoints, device="cpu")
+    runtime = Runtime(checkpoints, device="cpu")
     with pytest.raises(OutOfMemoryError, match="too small for one image; use a smaller model"):
         stepper_of(model, runtime, wrapped=Limited(model, 0)).learn(targets_of(0.6, True))
 
@@ -252,13 +252,13 @@ def test_batch_normalisation_keeps_labelled_and_unlabelled_apart(checkpoints: Ch
     assert normalizes_over_batch(model) and not normalizes_over_batch(vit())
     limited = Limited(model, 100)
     targets = targets_of(0.6, skip=False)
-    stepper_of(model, InlineRuntime(checkpoints, device="cpu"), wrapped=limited).learn(targets)
+    stepper_of(model, Runtime(checkpoints, device="cpu"), wrapped=limited).learn(targets)
     assert limited.seen == [4, 8]
 
 
 def test_batch_normalisation_is_never_split(checkpoints: Checkpoints) -> None:
     model = resnet()
-    runtime = InlineRuntime(checkpoints, device="cpu")
+    runtime = Runtime(checkpoints, device="cpu")
     with pytest.raises(OutOfMemoryError, match="take micro_batch out"):
         stepper_of(model, runtime, micro_batch=2)
     stepper = stepper_of(model, runtime, wrapped=Limited(model, 3))
@@ -266,7 +266,7 @@ def test_batch_normalisation_is_never_split(checkpoints: Checkpoints) -> None:
         stepper.learn(targets_of(0.6, skip=False))
 
 
-class OneOfTwo(InlineRuntime):
+class OneOfTwo(Runtime):
     """A rank that believes it has a neighbour."""
 
     world_size = 2

@@ -14,11 +14,12 @@ from tests.helpers.tiny import (
     LABELED_IMAGES,
     POOL_IMAGES,
     VAL_IMAGES,
+    Died,
     SimulatedRank,
+    die_in_step,
     first_rows,
     on_ranks,
     run_tiny,
-    stop_after,
     tiny_model,
     tiny_recipe,
     tiny_streams,
@@ -31,8 +32,8 @@ from semigrid.data.schema import Dataset
 from semigrid.data.storage import open_storage
 from semigrid.trainers.evaluation.evaluate import evaluate
 from semigrid.trainers.execution.checkpoint import Checkpoints, decode_weights
-from semigrid.trainers.execution.runtime import InlineRuntime
-from semigrid.trainers.loop.health import CollapsedError, DivergedError
+from semigrid.trainers.execution.runtime import Runtime
+from semigrid.trainers.layout import LATEST_CHECKPOINT
 from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.loop.stepper import OutOfMemoryError
 from semigrid.trainers.loop.streams import Streams
@@ -66,8 +67,7 @@ def assert_same_end(a: Checkpoints, b: Checkpoints, ends: tuple[Outcome, Outcome
         for name, value in moments.items():
             assert torch.equal(value, second["optimizer"]["state"][index][name]), name
     assert replace(ends[0], seconds=0) == replace(ends[1], seconds=0)
-    best = ends[0].best_step
-    assert a.load_weights(best) == b.load_weights(best)
+    assert a.best_weights() == b.best_weights()
 
 
 def perturb_random_generators() -> None:
@@ -75,40 +75,50 @@ def perturb_random_generators() -> None:
     random.seed(), np.random.seed(), torch.seed()
 
 
-@pytest.mark.parametrize("stop", range(1, 13))
-def test_semi_stopped_at_any_step_and_resumed_is_the_uninterrupted_run(
-    digits: Dataset, tmp_path: Path, stop: int
+EVERY_STEP = TrainOptions(checkpoint_steps=1)
+
+
+def die(digits: Dataset, method: str, recipe: Recipe, checkpoints: Checkpoints, step: int) -> None:
+    """Trains until the last checkpoint is of this step."""
+    with pytest.raises(Died):
+        on_step = die_in_step(step + 1)
+        run_tiny(digits, method, recipe, checkpoints, on_step=on_step, options=EVERY_STEP)
+    assert saved(checkpoints)["outcome"]["step"] == step
+
+
+@pytest.mark.parametrize("step", range(1, 12))
+def test_semi_that_dies_in_any_step_and_goes_on_is_the_uninterrupted_run(
+    digits: Dataset, tmp_path: Path, step: int
 ) -> None:
     recipe = tiny_recipe("semi", steps=12)
     whole, parts = (Checkpoints(open_storage(tmp_path / name)) for name in ("whole", "parts"))
     uninterrupted = run_tiny(digits, "semi", recipe, whole)
-    stopped = run_tiny(digits, "semi", recipe, parts, should_stop=stop_after(stop))
-    assert (stopped.step, stopped.finished) == (stop, False)
+    die(digits, "semi", recipe, parts, step)
     perturb_random_generators()
     resumed = run_tiny(digits, "semi", recipe, parts)
-    assert (resumed.step, resumed.finished) == (12, True)
+    assert (resumed.step, resumed.status, resumed.resumed_at) == (12, "finished", [step])
     assert_same_end(whole, parts, (uninterrupted, resumed))
 
 
-def test_semi_stopped_at_every_step_is_the_uninterrupted_run(
+def test_semi_that_dies_in_every_step_is_the_uninterrupted_run(
     digits: Dataset, tmp_path: Path
 ) -> None:
     recipe = tiny_recipe("semi", steps=12)
     whole, parts = (Checkpoints(open_storage(tmp_path / name)) for name in ("whole", "parts"))
     uninterrupted = run_tiny(digits, "semi", recipe, whole)
-    for step in range(1, 13):
-        assert run_tiny(digits, "semi", recipe, parts, should_stop=stop_after(1)).step == step
+    for step in range(1, 12):
+        die(digits, "semi", recipe, parts, step)
         perturb_random_generators()
     assert_same_end(whole, parts, (uninterrupted, run_tiny(digits, "semi", recipe, parts)))
 
 
-def test_finetune_stopped_and_resumed_is_the_uninterrupted_run(
+def test_finetune_that_dies_and_goes_on_is_the_uninterrupted_run(
     digits: Dataset, tmp_path: Path
 ) -> None:
     recipe = tiny_recipe("finetune")
     whole, parts = (Checkpoints(open_storage(tmp_path / name)) for name in ("whole", "parts"))
     uninterrupted = run_tiny(digits, "finetune", recipe, whole)
-    run_tiny(digits, "finetune", recipe, parts, should_stop=stop_after(5))
+    die(digits, "finetune", recipe, parts, 5)
     perturb_random_generators()
     resumed = run_tiny(digits, "finetune", recipe, parts)
     assert_same_end(whole, parts, (uninterrupted, resumed))
@@ -118,20 +128,12 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(digits: Dataset, tmp_path
     recipe = tiny_recipe("semi", evaluations=2)
     whole, parts = (Checkpoints(open_storage(tmp_path / name)) for name in ("whole", "parts"))
     uninterrupted = run_tiny(digits, "semi", recipe, whole)
-    dies = stop_after(6)
-
-    def die() -> bool:
-        if dies():
-            raise KeyboardInterrupt
-        return False
-
-    with pytest.raises(KeyboardInterrupt):
-        run_tiny(
-            digits, "semi", recipe, parts, should_stop=die, options=TrainOptions(checkpoint_steps=5)
-        )
+    options = TrainOptions(checkpoint_steps=5)
+    with pytest.raises(Died):
+        run_tiny(digits, "semi", recipe, parts, on_step=die_in_step(7), options=options)
     assert saved(parts)["outcome"]["step"] == 5
     perturb_random_generators()
-    resumed = run_tiny(digits, "semi", recipe, parts, options=TrainOptions(checkpoint_steps=5))
+    resumed = run_tiny(digits, "semi", recipe, parts, options=options)
     assert_same_end(whole, parts, (uninterrupted, resumed))
 
 
@@ -145,7 +147,7 @@ def prepared(
 ) -> Training:
     recipe = tiny_recipe("semi", **settings)
     streams = tiny_streams(digits, recipe, "semi")
-    runtime = InlineRuntime(checkpoints, device="cpu")
+    runtime = Runtime(checkpoints, device="cpu")
     model = tiny_model(recipe) if model is None else model
     options = TrainOptions(micro_batch=micro_batch)
     return Training(
@@ -254,19 +256,19 @@ def test_masked_images_are_left_out_where_that_is_exact_or_asked_for(
 def test_a_finished_run_is_not_trained_again(digits: Dataset, checkpoints: Checkpoints) -> None:
     recipe = tiny_recipe("finetune")
     finished = run_tiny(digits, "finetune", recipe, checkpoints)
-    content = checkpoints.storage.read(Checkpoints.FILE)
+    content = checkpoints.storage.read(LATEST_CHECKPOINT)
 
     def refuse(*steps: int) -> Any:
         raise AssertionError("no batch is needed")
 
     streams = replace(tiny_streams(digits, recipe, "finetune"), labeled=refuse)
-    runtime = InlineRuntime(checkpoints, device="cpu")
+    runtime = Runtime(checkpoints, device="cpu")
     model = tiny_model(recipe)
     again = train(
         Training(recipe, "finetune", model, None, streams, runtime, num_classes=10, seed=0)
     )
     assert again == finished
-    assert checkpoints.storage.read(Checkpoints.FILE) == content
+    assert checkpoints.storage.read(LATEST_CHECKPOINT) == content
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -293,7 +295,7 @@ def test_a_seed_is_a_training(digits: Dataset, tmp_path: Path) -> None:
     recipe = tiny_recipe("finetune", evaluations=1)
 
     def loss(seed: int, name: str) -> float:
-        runtime = InlineRuntime(Checkpoints(open_storage(tmp_path / name)), device="cpu")
+        runtime = Runtime(Checkpoints(open_storage(tmp_path / name)), device="cpu")
         streams = tiny_streams(digits, recipe, "finetune", seed)
         model = tiny_model(recipe)
         outcome = train(
@@ -337,12 +339,10 @@ def test_the_teacher_copies_buffers(digits: Dataset, checkpoints: Checkpoints) -
 def test_the_schedule_is_followed(digits: Dataset, checkpoints: Checkpoints) -> None:
     # the first step of a warm-up has a rate of 0: nothing moves
     recipe = tiny_recipe("finetune")
-    model = tiny_model(recipe)
-    before = {name: weights.clone() for name, weights in model.state_dict().items()}
-    stopped = stop_after(1)
-    run_tiny(digits, "finetune", recipe, checkpoints, model=model, should_stop=stopped)
+    before = tiny_model(recipe).state_dict()
+    die(digits, "finetune", recipe, checkpoints, 1)
     assert all(torch.equal(saved(checkpoints)["student"][name], before[name]) for name in before)
-    run_tiny(digits, "finetune", recipe, checkpoints, model=model, should_stop=stop_after(1))
+    die(digits, "finetune", recipe, checkpoints, 2)
     assert not torch.equal(saved(checkpoints)["student"]["head.weight"], before["head.weight"])
 
 
@@ -351,8 +351,8 @@ def test_a_loss_that_is_not_finite_is_a_divergence(
     digits: Dataset, checkpoints: Checkpoints, method: str
 ) -> None:
     recipe = tiny_recipe(method, base_lr=1e20, warmup_steps=0, evaluations=1)
-    with pytest.raises(DivergedError, match=r"lower base_lr \(it is 1e\+20\)"):
-        run_tiny(digits, method, recipe, checkpoints)
+    outcome = run_tiny(digits, method, recipe, checkpoints)
+    assert outcome.status == "diverged" and "lower base_lr (it is 1e+20)" in str(outcome.error)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -361,12 +361,11 @@ def test_weights_that_are_not_finite_are_a_divergence(
 ) -> None:
     # the first loss is finite, the weights after it are not: val is evaluated on them
     recipe = tiny_recipe(method, base_lr=1e20, warmup_steps=0, evaluations=8)
-    with pytest.raises(DivergedError):
-        run_tiny(digits, method, recipe, checkpoints)
+    assert run_tiny(digits, method, recipe, checkpoints).status == "diverged"
 
 
 def val_metrics(model: torch.nn.Module, streams: Streams, checkpoints: Checkpoints) -> Any:
-    runtime = InlineRuntime(checkpoints, device="cpu")
+    runtime = Runtime(checkpoints, device="cpu")
     return evaluate(model, streams.validation, streams.views, runtime).metrics()
 
 
@@ -413,18 +412,18 @@ def test_the_best_evaluation_is_kept_and_its_weights_repeat_it(
     assert (outcome.best_step, outcome.best_weights) == (step, name)
 
     model = tiny_model(recipe, seed=9)
-    model.load_state_dict(decode_weights(checkpoints.load_weights(outcome.best_step))[name])
+    model.load_state_dict(decode_weights(checkpoints.best_weights())[name])
     streams = tiny_streams(digits, recipe, method)
     assert val_metrics(model, streams, checkpoints) == outcome.best_metrics
     # only what the latest checkpoint and the one before it name is left
     states = [torch.load(checkpoints.storage.location(n)) for n in ("latest.pt", "previous.pt")]
-    best = {checkpoints.weights_name(state["best_step"]) for state in states}
-    assert states[0]["best_step"] == step
+    best = {state["best"] for state in states}
+    assert states[0]["outcome"]["best_step"] == step
     assert set(checkpoints.storage.names("")) == {"latest.pt", "previous.pt", *best}
 
 
 def test_a_worker_alone_fetches_from_its_own_batch(checkpoints: Checkpoints) -> None:
-    runtime = InlineRuntime(checkpoints, device="cpu")
+    runtime = Runtime(checkpoints, device="cpu")
     rows = torch.tensor([[10.0], [20.0], [30.0]])
     fetched = runtime.fetch(rows, [torch.tensor([2, 0])])
     assert fetched.tolist() == [[30.0], [10.0]]
@@ -460,7 +459,7 @@ def test_evaluations_are_as_many_as_asked_and_the_last_is_at_the_end(
 def test_each_evaluation_is_reported_once(digits: Dataset, checkpoints: Checkpoints) -> None:
     recipe = tiny_recipe("semi", evaluations=3)
     reports: list[dict[str, Any]] = []
-    runtime = InlineRuntime(checkpoints, reports.append, device="cpu")
+    runtime = Runtime(checkpoints, reports.append, device="cpu")
     streams = tiny_streams(digits, recipe, "semi")
     outcome = train(
         Training(recipe, "semi", tiny_model(recipe), None, streams, runtime, num_classes=10, seed=0)
@@ -500,7 +499,7 @@ def test_lower_precisions_train_nearly_the_same(
                 tiny_model(recipe),
                 None,
                 tiny_streams(digits, recipe, method),
-                InlineRuntime(Checkpoints(open_storage(tmp_path / precision)), device="cpu"),
+                Runtime(Checkpoints(open_storage(tmp_path / precision)), device="cpu"),
                 num_classes=10,
                 seed=0,
                 precision=precision,
@@ -528,7 +527,7 @@ def test_a_compiled_training_has_the_same_losses(
                 tiny_model(recipe),
                 None,
                 tiny_streams(digits, recipe, "semi"),
-                InlineRuntime(Checkpoints(open_storage(tmp_path / str(compiled))), device="cpu"),
+                Runtime(Checkpoints(open_storage(tmp_path / str(compiled))), device="cpu"),
                 num_classes=10,
                 seed=0,
                 options=TrainOptions(compile=compiled),
@@ -546,23 +545,23 @@ def collapsing(**settings: Any) -> Recipe:
 
 
 def test_a_collapsing_run_is_stopped_and_named(digits: Dataset, checkpoints: Checkpoints) -> None:
-    with pytest.raises(CollapsedError, match="the teacher has collapsed") as caught:
-        run_tiny(digits, "semi", collapsing(), checkpoints)
-    assert caught.value.status == "collapsed"
-    assert "lower unlabeled_loss_weight or base_lr" in str(caught.value)
-    outcome = caught.value.outcome
-    assert 15 <= outcome.step < 40 and not outcome.finished  # three evaluations at least
+    outcome = run_tiny(digits, "semi", collapsing(), checkpoints)
+    assert outcome.status == "collapsed" and "the teacher has collapsed" in str(outcome.error)
+    assert "lower unlabeled_loss_weight or base_lr" in str(outcome.error)
+    assert 15 <= outcome.step < 40  # three evaluations at least
     # what it came to is kept: for three evaluations next to all pseudo labels were of one class
     assert all(record["pseudo_entropy"] < 0.17 for record in outcome.history[-3:])
-    assert run_tiny(digits, "semi", collapsing(collapse_evaluations=0), checkpoints).finished
+    ignored = collapsing(collapse_evaluations=0)
+    assert run_tiny(digits, "semi", ignored, checkpoints).status == "finished"
 
 
 def test_a_run_that_learns_from_no_image_is_stopped_and_named(
     digits: Dataset, checkpoints: Checkpoints
 ) -> None:
     recipe = tiny_recipe("semi", confidence_threshold=1, collapse_evaluations=2, evaluations=8)
-    with pytest.raises(CollapsedError, match="at 2 evaluations in a row, the last at step 2, few"):
-        run_tiny(digits, "semi", recipe, checkpoints)
+    outcome = run_tiny(digits, "semi", recipe, checkpoints)
+    assert outcome.status == "collapsed"
+    assert "at 2 evaluations in a row, the last at step 2, few" in str(outcome.error)
 
 
 def test_the_recorded_loss_is_the_mean_since_the_last_evaluation(

@@ -79,13 +79,13 @@ def test_checkpoints_and_progress_of_a_given_up_attempt_do_not_arrive(tmp_path: 
     storage = open_storage(tmp_path)
     place = place_of(tmp_path, begin_attempt(storage, "t"))
     checkpoints, meter = Checkpoints(place.checkpoints("t")), Meter(place.checkpoints("t"), {})
-    checkpoints.save({"best_step": 0, "step": 1})
-    checkpoints.wait()
+    checkpoints.save({"step": 1})
+    checkpoints.background.wait()
     meter.begin(1)
     begin_attempt(storage, "t")
-    checkpoints.save({"best_step": 0, "step": 2})
+    checkpoints.save({"step": 2})
     with pytest.raises(FencedError):
-        checkpoints.wait()
+        checkpoints.background.wait()
     with pytest.raises(FencedError):
         meter.write()
     found = Checkpoints(storage.folder("checkpoints", "t")).load()

@@ -12,7 +12,7 @@ from semigrid.data.sources.files import folder_items
 from semigrid.data.sources.items import Item
 from semigrid.data.storage import open_storage
 from semigrid.trainers.execution.checkpoint import Checkpoints
-from semigrid.trainers.execution.runtime import InlineRuntime
+from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.layout import predictions_file
 from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.trial.identity import TrialSpec
@@ -45,9 +45,9 @@ def test_predictions_carry_the_slices_of_their_images(tmp_path: Path) -> None:
     )
     place = Place(str(tmp_path / "set"), str(tmp_path / "results"))
     job = TrialJob(spec=spec, place=place)
-    runtime = InlineRuntime(Checkpoints(open_storage(tmp_path / "training")), device="cpu")
+    runtime = Runtime(Checkpoints(open_storage(tmp_path / "training")), device="cpu")
     trained = run_trial(job, runtime)
-    metrics, _ = evaluate_trial(job, trained.outcome.best_weights, runtime)
+    metrics, _ = evaluate_trial(job, trained.best_weights, runtime)
     table = pq.read_table(place.storage.location(predictions_file(spec.id)))
     assert table.column_names == ["image_id", "label", "probabilities", "country"]
     rows = table.to_pylist()
