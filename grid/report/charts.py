@@ -42,6 +42,23 @@ _styled = matplotlib.rc_context(_STYLE)  # as a decorator
 
 
 @dataclass(frozen=True)
+class Chart:
+    """A chart on the page: its picture, what it shows in words, and its numbers as a table.
+
+    ``alt`` says in a sentence what there is to see; ``header`` and ``rows`` are the numbers. One
+    that cannot be drawn has no ``svg``, and its ``note`` says why in its place.
+    """
+
+    title: str
+    note: str = ""
+    svg: str = ""
+    alt: str = ""
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    is_wide: bool = False
+
+
+@dataclass(frozen=True)
 class Series:
     """Points of one name; ``y`` is in per cent where there are intervals (of shares)."""
 
@@ -70,21 +87,21 @@ def _svg(axes: Axes) -> str:
     figure = axes.get_figure(root=True)
     assert figure is not None
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    head, _, rest = svg.partition(">")
-    box = re.search(r'viewBox="[^"]*"', head)
-    assert box is not None
-    plain = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-    return f'{plain}{box.group()} aria-hidden="true" focusable="false">{rest}'
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", metadata=nothing)
+    xml = r'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+    return re.sub(
+        r'^.*?<svg [^>]*(viewBox="[^"]*")[^>]*>',
+        rf'{xml}\1 aria-hidden="true" focusable="false">',
+        buffer.getvalue(),
+        count=1,
+        flags=re.DOTALL,
+    )
 
 
 def with_own_ids(svg: str, prefix: str) -> str:
     """The same with ids that no other chart of the page has."""
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}\1"', svg)
-    svg = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}\1"', svg)
-    return re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}\1)", svg)
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", svg)
 
 
 def _arms(
@@ -164,25 +181,26 @@ def bars(
     values: Sequence[float],
     x_label: str,
     intervals: Sequence[Interval | None] = (),
-    beside: Sequence[float] | None = None,
-    beside_label: str = "",
+    train_shares: Sequence[float] = (),
     faint: Sequence[bool] = (),
-    limit: float | None = None,
 ) -> str:
-    """Horizontal bars, the first at the top; ``beside`` has a second value of each as a mark."""
+    """Horizontal bars, the first at the top; marks show shares of the training images, if given.
+
+    Everything is in per cent where there are intervals (of shares).
+    """
     axes = _axes(WIDTH, 1.1 + 0.21 * len(names))
     at = np.arange(len(names))
     axes.barh(at, values, color=[_FAINT if pale else _BAR for pale in faint] or _BAR, height=0.66)
     arms = _arms(values, intervals)
     if arms is not None:
         axes.errorbar(values, at, xerr=arms, fmt="none", ecolor="#222222", elinewidth=1)
-    if beside is not None:
-        axes.plot(beside, at, "D", color=COLORS[1], markersize=4, label=beside_label)
+        axes.set_xlim(0, 100)
+    if train_shares:
+        label = "share of the training images"
+        axes.plot(train_shares, at, "D", color=COLORS[1], markersize=4, label=label)
         _legend(axes, 1)
     axes.set_yticks(at, [short(name) for name in names])
     axes.set(xlabel=x_label, ylim=(len(names) - 0.4, -0.6))
-    if limit is not None:
-        axes.set_xlim(0, limit)
     axes.grid(axis="y", visible=False)
     return _svg(axes)
 

@@ -15,7 +15,6 @@ from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.analysis.slices import slice_results
 from semigrid.grid.report import accuracy, training
 from semigrid.grid.report.charts import with_own_ids
-from semigrid.grid.report.figure import Figure, Missing
 from semigrid.grid.report.mistakes import confident_mistakes
 from semigrid.grid.report.provenance import facts, recipes
 from semigrid.grid.tables.answer import claims_table, savings_table
@@ -50,7 +49,7 @@ def report(results: ResultSet) -> str:
             finished=sum(row.state == "finished" for row in results.rows),
             cells=len(results.rows),
             answer=the_answer,
-            answer_figures=[*by_labels, *accuracy.accuracy_by_pool(the_answer)],
+            answer_figures=[*by_labels, *map(accuracy.accuracy_by_pool, the_answer.pools)],
             answer_tables=[
                 t for t in (savings_table(the_answer), claims_table(the_answer)) if t.rows
             ],
@@ -105,15 +104,14 @@ def _tables(results: ResultSet) -> list[Table[Any]]:
 
 def _best_cell(results: ResultSet, row: CellResult) -> dict[str, Any]:
     """Where a dataset's best cell goes wrong."""
-    figures: list[Figure | Missing] = [
+    slices = results.plan.experiment.datasets[row.cell.dataset].manifest.slices
+    by_slice = {name: slice_results(results, name)[row.cell] for name in slices}
+    mistakes, problem = confident_mistakes(results, row)
+    figures = [
         accuracy.confusion_chart(results, row),
         accuracy.accuracy_by_class(results, row),
+        *(accuracy.accuracy_by_slice(row, name, values) for name, values in by_slice.items()),
     ]
-    for name in results.plan.experiment.datasets[row.cell.dataset].manifest.slices:
-        figures.append(
-            accuracy.accuracy_by_slice(row, name, slice_results(results, name)[row.cell])
-        )
-    mistakes, problem = confident_mistakes(results, row)
     return {"row": row, "figures": figures, "mistakes": mistakes, "problem": problem}
 
 

@@ -1,14 +1,13 @@
 """Charts of how the models were made: searches, what mattered in them, learning and health."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import optuna
 from optuna.importance import get_param_importances
 from optuna.trial import TrialState
 
 from semigrid.grid.analysis.result_set import ResultSet
-from semigrid.grid.report.charts import COLORS, Series, bars, lines
-from semigrid.grid.report.figure import Figure, Missing
+from semigrid.grid.report.charts import COLORS, Chart, Series, bars, lines
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.search import space_of
 from semigrid.grid.study.state import SearchState
@@ -16,6 +15,7 @@ from semigrid.grid.trackers.optuna_journal import frozen
 
 FEWEST_TRIALS = 8  # fewer say nothing about importance
 MOST_LINES = 2 * len(COLORS)
+Points = Sequence[tuple[float, float]]
 HEALTH = {
     "mask_rate": ("share of unlabelled images that count", "share"),
     "pseudo_accuracy": ("pseudo labels that are right, on val", "share"),
@@ -24,39 +24,47 @@ HEALTH = {
 }
 
 
-def search_history(results: ResultSet, model: str) -> Figure | Missing:
+def _courses(
+    results: ResultSet, courses: Mapping[str, Points], x_label: str, y_label: str, missing: str = ""
+) -> tuple[str, str]:
+    """A note and a picture with a line for each cell, all of one model.
+
+    Their dataset is named only if there are several. Without cells, the note is ``missing``.
+    """
+    if not courses:
+        return missing, ""
+    several = len(results.plan.experiment.file.datasets) > 1
+    series = []
+    for cell, points in list(courses.items())[:MOST_LINES]:
+        dataset, _, *rest = cell.split("/")
+        x, y = zip(*points, strict=True)
+        series.append(Series("/".join([dataset, *rest] if several else rest), x, y))
+    cut = f"the first {MOST_LINES} of {len(courses)} cells" if len(courses) > MOST_LINES else ""
+    return cut, lines(series, x_label, y_label, whole_x=x_label == "trial")
+
+
+def search_history(results: ResultSet, model: str) -> Chart:
     """The best Acc@1 on val after each trial, a line for each cell of the model."""
-    title = f"Search, {model}"
-    courses, rows = [], []
+    courses, rows = {}, []
     for state in _states(results, model):
-        best, course = 0.0, []
+        best, points = 0.0, []
         for number, trial in enumerate(state.trials, 1):
             record = results.records.get(trial.spec.id)
             if record is not None and "acc1" in record.val:
                 best = max(best, record.val["acc1"])
-                course.append((number, best))
-        if course:
-            courses.append(_series(results, state.search.name, course))
+                points.append((float(number), best))
+        if points:
+            courses[state.search.name] = points
             rows.append([state.search.name, str(len(state.trials)), f"{best:.2f}"])
-    if not courses:
-        return Missing(title, "no trial has finished yet")
-    return Figure(
-        title,
-        lines(courses[:MOST_LINES], "trial", "best Acc@1 on val, %", whole_x=True),
+    acc1 = "best Acc@1 on val, %"
+    return Chart(
+        f"Search, {model}",
+        *_courses(results, courses, "trial", acc1, "no trial has finished yet"),
         f"The best Acc@1 on val so far over the trials of each cell of {model}; the first trial is "
         "the recipe as published.",
-        ["cell", "trials", "best Acc@1 on val, %"],
+        ["cell", "trials", acc1],
         rows,
-        _cut_note(courses),
     )
-
-
-def _series(results: ResultSet, cell: str, points: Sequence[tuple[float, float]]) -> Series:
-    """A line for a cell on a chart of one model; its dataset is named only if there are several."""
-    dataset, _, *rest = cell.split("/")
-    several = len(results.plan.experiment.file.datasets) > 1
-    x, y = zip(*points, strict=True)
-    return Series("/".join([dataset, *rest] if several else rest), x, y)
 
 
 def _states(results: ResultSet, model: str) -> list[SearchState]:
@@ -64,11 +72,7 @@ def _states(results: ResultSet, model: str) -> list[SearchState]:
     return [state for state in states if state.search.cell.model == model]
 
 
-def _cut_note(series: Sequence[Series]) -> str:
-    return f"the first {MOST_LINES} of {len(series)} cells" if len(series) > MOST_LINES else ""
-
-
-def importance(results: ResultSet, model: str) -> Figure | Missing:
+def importance(results: ResultSet, model: str) -> Chart:
     """What mattered in the searches by Optuna's PED-ANOVA, a mean over cells."""
     title = f"What mattered, {model}"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -88,41 +92,35 @@ def importance(results: ResultSet, model: str) -> Figure | Missing:
             study.add_trials(trials)
             by_cell.append(get_param_importances(study))
     if not by_cell:
-        return Missing(
-            title,
-            f"it takes {FEWEST_TRIALS} trials of a cell that ran to their end; there are {most}",
-        )
+        why = f"it takes {FEWEST_TRIALS} trials of a cell that ran to their end; there are {most}"
+        return Chart(title, why)
     names = dict.fromkeys(name for each in by_cell for name in each)
     means = {name: sum(each.get(name, 0.0) for each in by_cell) / len(by_cell) for name in names}
     ordered = sorted(means, key=lambda name: -means[name])
-    return Figure(
+    return Chart(
         title,
+        "Optuna's PED-ANOVA (arXiv 2304.10255)",
         bars(ordered, [means[name] for name in ordered], "share of importance"),
         f"Importance of each searched hyper-parameter for Acc@1 on val, a mean over {len(by_cell)} "
         f"cells of {model}. The most important is {ordered[0]}.",
         ["hyper-parameter", "importance"],
         [[name, f"{means[name]:.3f}"] for name in ordered],
-        "Optuna's PED-ANOVA (arXiv 2304.10255)",
     )
 
 
-def learning(results: ResultSet, model: str) -> Figure | Missing:
+def learning(results: ResultSet, model: str) -> Chart:
     """Acc@1 on val over the winners' steps, the better of student and teacher each time."""
-    title = f"Learning, {model}"
-    courses, rows = [], []
+    courses, rows = {}, []
     for cell, record in _winners(results, model):
-        points = [(e["step"], max(e["student_acc1"], e["ema_acc1"])) for e in record.history]
-        courses.append(_series(results, cell, points))
+        courses[cell] = [(e["step"], max(e["student_acc1"], e["ema_acc1"])) for e in record.history]
         rows.append([cell, f"{record.best_step:,}", f"{record.val['acc1']:.2f}"])
-    if not courses:
-        return Missing(title, "no cell has a winner yet")
-    return Figure(
-        title,
-        lines(courses[:MOST_LINES], "step", "Acc@1 on val, %"),
+    acc1 = "Acc@1 on val, %"
+    return Chart(
+        f"Learning, {model}",
+        *_courses(results, courses, "step", acc1, "no cell has a winner yet"),
         f"Acc@1 on val over the steps of each cell's winner on seed 0, {model}.",
-        ["cell", "best step", "Acc@1 on val, %"],
+        ["cell", "best step", acc1],
         rows,
-        _cut_note(courses),
     )
 
 
@@ -136,27 +134,20 @@ def _winners(results: ResultSet, model: str) -> list[tuple[str, Record]]:
     return winners
 
 
-def health(results: ResultSet, model: str) -> list[Figure]:
+def health(results: ResultSet, model: str) -> list[Chart]:
     """What tells a semi-supervised training that learns from one that has collapsed."""
-    figures = []
-    winners = _winners(results, model)
+    charts = []
     for measure, (label, unit) in HEALTH.items():
-        courses, rows = [], []
-        for cell, record in winners:
+        courses, rows = {}, []
+        for cell, record in _winners(results, model):
             points = [(e["step"], e[measure]) for e in record.history if measure in e]
             if points:
-                courses.append(_series(results, cell, points))
+                courses[cell] = points
                 rows.append([cell, f"{points[0][1]:.3f}", f"{points[-1][1]:.3f}"])
         if courses:
-            figures.append(
-                Figure(
-                    f"Health, {model}: {label}",
-                    lines(courses[:MOST_LINES], "step", unit),
-                    f"{label[0].upper()}{label[1:]}, over the steps of each cell's winner on seed "
-                    f"0, {model}.",
-                    ["cell", "at first", "at last"],
-                    rows,
-                    _cut_note(courses),
-                )
-            )
-    return figures
+            name = f"Health, {model}: {label}"
+            note, svg = _courses(results, courses, "step", unit)
+            alt = f"{label[0].upper()}{label[1:]}, over the steps of each cell's winner on seed 0, "
+            header = ["cell", "at first", "at last"]
+            charts.append(Chart(name, note, svg, f"{alt}{model}.", header, rows))
+    return charts
