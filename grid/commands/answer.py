@@ -21,7 +21,7 @@ def answer(
     """Say how many labels the unlabelled images replace, and how surely."""
     from semigrid.grid.analysis.answer import answer as find_answer
     from semigrid.grid.tables.answer import answer_facts, claims_table, savings_table
-    from semigrid.grid.tables.terminal import show
+    from semigrid.grid.tables.render import show
 
     results = open_results(load(source, storage, seeds))
     answered = find_answer(results, margin / 100)

@@ -59,20 +59,19 @@ def table(
 ) -> None:
     """Print the results table, from the ledger and the predictions alone."""
     from semigrid.grid.tables.slices import slices_table
-    from semigrid.grid.tables.views import view_table
+    from semigrid.grid.tables.views import TABLES
 
     if by is not None and view is not View.cells:
         raise InputError(f"--by and --view {view}: give one of them; --by is a view of its own")
     chosen = format_of(Format.json if as_json else format, output)
     results = open_results(load(source, storage, seeds), only, paper or [])
-    shown = view_table(results, view) if by is None else slices_table(results, by)
+    shown = TABLES[view](results) if by is None else slices_table(results, by)
     print_table(shown, chosen, output)
 
 
 def print_table(table: "Table[Row]", format: Format, output: str | None = None) -> None:
     """Prints or writes a table; problems that its format has no room for go to stderr."""
-    from semigrid.grid.tables.render import render
-    from semigrid.grid.tables.terminal import show
+    from semigrid.grid.tables.render import render, show
 
     if format is Format.terminal and output is None:
         show(table, table_console())

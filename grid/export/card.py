@@ -18,11 +18,15 @@ from semigrid.grid.experiment import show_percent
 from semigrid.grid.export.card_facts import CardFacts
 from semigrid.grid.export.check import show_difference
 from semigrid.grid.status.show import show_seconds
-from semigrid.grid.tables.markdown import escape
 from semigrid.trainers.models.weights import UNSTATED, Weights, is_non_commercial
 
 CARD = "README.md"
 OTHER = "other"
+# what begins emphasis, code, links, images, tables, strikethrough, mathematics, headings, addresses
+_MARKS = re.compile(r"([\\`*_\[\]|~$#:@])")
+_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+# control characters, and those that change the direction of the text after them
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 # Licences that the hub knows by these names; any other is `other` there, with a name of its own.
 _HUB_LICENSES = (
     *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0"),
@@ -145,3 +149,10 @@ def _origin(source: str) -> str:
     if path.startswith("/"):
         return f"{path.rstrip('/').rpartition('/')[2]} (a local file or folder)"
     return source
+
+
+def escape(text: str) -> str:
+    """The text on one line, for a paragraph, a list or a cell of a table; it stays text."""
+    line = _CONTROLS.sub(" ", text).strip()
+    # an HTML entity begins with & and contains no mark
+    return _MARKS.sub(r"\\\1", line.translate(_HTML)) or "(empty)"

@@ -18,9 +18,8 @@ from semigrid.grid.report.charts import with_own_ids
 from semigrid.grid.report.mistakes import confident_mistakes
 from semigrid.grid.report.provenance import facts, recipes
 from semigrid.grid.tables.answer import claims_table, savings_table
-from semigrid.grid.tables.cells import cells_table
+from semigrid.grid.tables.cells import cells_table, comparisons_table
 from semigrid.grid.tables.classes import classes_table, confusions_table
-from semigrid.grid.tables.comparisons import comparisons_table
 from semigrid.grid.tables.costs import costs_table
 from semigrid.grid.tables.paper_tables import labels_table, pool_table
 from semigrid.grid.tables.slices import slices_table

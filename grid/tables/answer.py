@@ -9,7 +9,7 @@ from semigrid.grid.analysis.labels_saved import Needed
 from semigrid.grid.analysis.numbers import NONE, show_count, show_interval, show_number
 from semigrid.grid.analysis.sentences import labels_range
 from semigrid.grid.analysis.statistics import LEVEL
-from semigrid.grid.tables.table import Column, Table, frame_of, frame_records
+from semigrid.grid.tables.table import Column, Table, frame_records
 
 
 def answer_facts(answer: Answer) -> dict[str, Any]:
@@ -71,12 +71,9 @@ def savings_table(answer: Answer) -> Table[Saving]:
     """How many labels the baseline would need to reach each semi-supervised cell."""
     extrapolated = any(each.needed and each.needed.extrapolated for each in answer.savings)
     note = "* extrapolated beyond the numbers of labels that were tried"
-    frame = frame_of(_SAVING_COLUMNS, answer.savings)
-    notes = [note] if extrapolated else []
-    return Table("Labels saved", _SAVING_COLUMNS, answer.savings, frame, notes)
+    return Table("Labels saved", _SAVING_COLUMNS, answer.savings, [note] if extrapolated else [])
 
 
 def claims_table(answer: Answer) -> Table[Claim]:
     """The paper's claims, and the verdict of these results."""
-    frame = frame_of(_CLAIM_COLUMNS, answer.claims)
-    return Table("The paper's claims", _CLAIM_COLUMNS, answer.claims, frame)
+    return Table("The paper's claims", _CLAIM_COLUMNS, answer.claims)

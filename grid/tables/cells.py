@@ -1,4 +1,4 @@
-"""The table of cells, and the columns that other tables of cells share with it."""
+"""The tables of cells and of their pairs, and the columns that other tables of cells share."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -7,8 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from semigrid.grid.analysis.comparisons import NOT_SEPARABLE
-from semigrid.grid.analysis.numbers import show_interval, show_number, show_points, show_scores
+from semigrid.grid.analysis.comparisons import NOT_SEPARABLE, Pair
+from semigrid.grid.analysis.numbers import (
+    show_interval,
+    show_number,
+    show_p,
+    show_points,
+    show_points_range,
+    show_scores,
+)
 from semigrid.grid.analysis.result_set import FEW_IMAGES, METRICS, CellResult, ResultSet
 from semigrid.grid.analysis.statistics import LEVEL
 from semigrid.grid.experiment import show_percent
@@ -139,7 +146,7 @@ def cells_table(results: ResultSet) -> Table[CellResult]:
             Column(None, lambda row: row.seconds, "time", show_seconds),
         ],
         rows,
-        cells_frame(results, rows),
+        data=cells_frame(results, rows),
         notes=[*results.standings.notes(), *weights_notes(rows)],
         problems=results.problems,
         records=cell_records(results),
@@ -186,3 +193,33 @@ def weights_notes(rows: Sequence[CellResult]) -> list[str]:
         f"weights of {', '.join(models)}: {weights.describe()}"
         for weights, models in by_weights.items()
     ]
+
+
+_PAIR_COLUMNS: list[Column[Pair]] = [
+    Column("dataset", lambda pair: pair.better.dataset),
+    Column("cell", lambda pair: pair.better.name, "cell", is_name=True),
+    Column("other", lambda pair: pair.other.name, "less", is_name=True),
+    Column("difference", lambda pair: 100 * pair.comparison.difference, "points", show_points),
+    Column(
+        None,
+        lambda pair: pair.comparison.interval,
+        f"{LEVEL:.0%}",
+        partial(show_points_range, digits=1),
+    ),
+    Column("difference_low", lambda pair: 100 * pair.comparison.interval.low),
+    Column("difference_high", lambda pair: 100 * pair.comparison.interval.high),
+    Column("p", lambda pair: pair.comparison.p),
+    Column("p_holm", lambda pair: pair.p, "p (Holm)", show_p),
+    Column("separable", lambda pair: pair.separable),
+    Column(None, lambda p: "separable" if p.separable else NOT_SEPARABLE, "", is_name=True),
+]
+
+
+def comparisons_table(results: ResultSet) -> Table[Pair]:
+    """Every pair of a dataset's cells: the difference, its interval, and whether it is one."""
+    note = (
+        "points of Acc@1 on the same test images; p-values are corrected for all pairs of a "
+        "dataset, intervals are not"
+    )
+    pairs = [pair for of_dataset in results.standings.pairs.values() for pair in of_dataset]
+    return Table("Comparisons", _PAIR_COLUMNS, pairs, [note], results.problems)

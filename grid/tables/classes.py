@@ -38,7 +38,6 @@ def classes_table(results: ResultSet) -> Table[ClassResult]:
         "Classes, the weakest first",
         columns,
         classes,
-        frame_of(columns, classes),
         notes=[*few_notes(each.test_images for each in classes), _cells_note(best)],
         problems=results.problems,
     )
@@ -63,7 +62,7 @@ def confusions_table(results: ResultSet) -> Table[Confusion]:
         "Confusions",
         columns,
         [each for of_cell in by_cell for each in of_cell[:MOST_CONFUSED]],
-        frame_of(columns, (each for of_cell in by_cell for each in of_cell)),
+        data=frame_of(columns, (each for of_cell in by_cell for each in of_cell)),
         notes=["images: a mean over seeds", _cells_note(best)],
         problems=results.problems,
     )

@@ -1,28 +1,81 @@
-"""The table of what each cell took and what it gained."""
+"""The table of what each cell took in device-hours and money, and of a point that it gained."""
 
-from semigrid.grid.analysis.costs import CellCost, cell_costs
+from dataclasses import dataclass
+from functools import reduce
+
 from semigrid.grid.analysis.numbers import show_points, show_scores
-from semigrid.grid.analysis.result_set import ResultSet
-from semigrid.grid.status.cost import show_bill, show_hours, show_price
-from semigrid.grid.tables.table import Column, Table, frame_of
+from semigrid.grid.analysis.result_set import CellResult, ResultSet
+from semigrid.grid.status.cost import bill, show_bill, show_hours, show_price
+from semigrid.grid.tables.table import Column, Table
+from semigrid.trainers.execution.progress import DeviceSeconds, add
+
+
+@dataclass(frozen=True)
+class CellCost:
+    """What a cell took, alone and with the cells it starts from, and what that gained.
+
+    Prices are None where a device has none. ``over_parent`` is in points of Acc@1, None without a
+    parent or a score.
+    """
+
+    row: CellResult
+    with_parents: DeviceSeconds
+    price: float | None
+    price_with_parents: float | None
+    over_parent: float | None
+
+    def per_point(self, amount: float | None) -> float | None:
+        """A price or hours for each point gained; None where nothing was gained."""
+        if amount is None or self.over_parent is None or self.over_parent <= 0:
+            return None
+        return amount / self.over_parent
+
+
+def cell_costs(results: ResultSet) -> list[CellCost]:
+    """The cost of every row, in the rows' order."""
+    acc1 = {row.cell: row.mean("acc1") for row in results.rows}
+
+    def spent(search: str) -> DeviceSeconds:
+        ids = [spec.id for spec in results.study.searches[search].specs]
+        trained = (results.records[id] for id in ids if id in results.records)
+        return reduce(add, (record.device_seconds for record in trained), {})
+
+    def price(seconds: DeviceSeconds) -> float | None:
+        priced = bill(seconds, results.plan.experiment.file.prices)
+        return priced.price if seconds and not priced.unpriced else None
+
+    costs = []
+    for row in results.rows:
+        total = row.device_seconds
+        parent = results.study.searches[row.cell.name].search.parent
+        before = None if parent is None else acc1.get(parent.cell)
+        while parent is not None:
+            total = add(total, spent(parent.name))
+            parent = parent.parent
+        after = acc1[row.cell]
+        gain = None if before is None or after is None else after - before
+        costs.append(CellCost(row, total, price(row.device_seconds), price(total), gain))
+    return costs
 
 
 def costs_table(results: ResultSet) -> Table[CellCost]:
     """Device-hours and price of each cell's search and seeds, and of a point that they gained."""
-    costs = cell_costs(results)
     has_prices = bool(results.plan.experiment.file.prices)
 
     def priced(header: str) -> str | None:
         return header if has_prices else None
 
+    def hours(seconds: DeviceSeconds) -> float:
+        return sum(seconds.values()) / 3600
+
     columns: list[Column[CellCost]] = [
         Column("dataset", lambda cost: cost.row.cell.dataset),
         Column("cell", lambda cost: cost.row.cell.name, "cell", is_name=True),
         Column("state", lambda cost: cost.row.state),
-        Column("devices", lambda cost: ", ".join(sorted(cost.own))),
-        Column("device_hours", lambda cost: cost.hours),
-        Column("device_hours_with_parents", lambda cost: sum(cost.with_parents.values()) / 3600),
-        Column(None, lambda cost: show_bill(cost.own, {}), "took", may_break=True),
+        Column("devices", lambda cost: ", ".join(sorted(cost.row.device_seconds))),
+        Column("device_hours", lambda cost: hours(cost.row.device_seconds)),
+        Column("device_hours_with_parents", lambda cost: hours(cost.with_parents)),
+        Column(None, lambda cost: show_bill(cost.row.device_seconds, {}), "took", may_break=True),
         Column(None, lambda cost: show_bill(cost.with_parents, {}), "with parents", may_break=True),
         Column("price", lambda cost: cost.price, priced("price"), show_price),
         Column(
@@ -36,7 +89,7 @@ def costs_table(results: ResultSet) -> Table[CellCost]:
         Column("points_over_parent", lambda cost: cost.over_parent, "over parent", show_points),
         Column(
             "device_hours_per_point",
-            lambda cost: cost.per_point(cost.hours),
+            lambda cost: cost.per_point(hours(cost.row.device_seconds)),
             "a point took",
             lambda hours: show_hours(3600 * hours),
         ),
@@ -53,4 +106,4 @@ def costs_table(results: ResultSet) -> Table[CellCost]:
     ]
     if not has_prices:
         notes.append("for prices give prices: {DEVICE: PRICE OF AN HOUR} in the experiment file")
-    return Table("Costs", columns, costs, frame_of(columns, costs), notes)
+    return Table("Costs", columns, cell_costs(results), notes)

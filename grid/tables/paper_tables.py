@@ -52,7 +52,7 @@ def labels_table(results: ResultSet) -> Table[LabelsRow]:
         "Models by label fraction",
         columns,
         ordered,
-        cells_frame(results, shown),
+        data=cells_frame(results, shown),
         notes=[*results.standings.notes(), *weights_notes(shown)],
         problems=results.problems,
         repeated=2,
@@ -105,7 +105,7 @@ def pool_table(results: ResultSet) -> Table[CellResult]:
             *score_columns(bool(results.paper_tasks)),
         ],
         rows,
-        cells_frame(results, rows),
+        data=cells_frame(results, rows),
         notes=weights_notes(rows),
         problems=results.problems,
     )

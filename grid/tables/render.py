@@ -1,16 +1,19 @@
-"""A table in every format."""
+"""A table in every format, in which text from data stays text."""
 
 import io
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from semigrid.grid.tables.formats import Format
-from semigrid.grid.tables.markdown import plain
-from semigrid.grid.tables.table import Table, frame_records
-from semigrid.grid.tables.terminal import show
+from semigrid.grid.tables.table import Column, Table, frame_records
 
 
 def render(table: Table[Any], format: Format) -> bytes:
@@ -33,6 +36,55 @@ def to_terminal(table: Table[Any]) -> str:
     return text.getvalue().rstrip("\n")
 
 
+def show(table: Table[Any], console: Console) -> None:
+    """Prints the table, as narrow as the console, and its notes."""
+    for part in _parts(table, console):
+        console.print(part)
+    for note in table.all_notes:
+        console.print(note, soft_wrap=True, markup=False)
+
+
+def _parts(table: Table[Any], console: Console) -> list[RichTable]:
+    """One table, or as many as it takes to hold all columns."""
+    boundless = console.options.update(max_width=10**6)
+
+    def fits(columns: Sequence[Column[Any]]) -> bool:
+        whole = _rich_table(table, columns)
+        return Measurement.get(console, boundless, whole).maximum <= console.width
+
+    columns = list(table.columns)
+    for spare in [column for column in reversed(columns) if column.is_spare]:
+        if not fits(columns):
+            columns.remove(spare)
+    if table.repeated is None:
+        return [_rich_table(table, columns)]
+    first, rest = columns[: table.repeated], columns[table.repeated :]
+    parts: list[list[Column[Any]]] = [[]]
+    for column in rest:
+        if parts[-1] and not fits([*first, *parts[-1], column]):
+            parts.append([])
+        parts[-1].append(column)
+    return [_rich_table(table, [*first, *part]) for part in parts]
+
+
+def _rich_table(table: Table[Any], columns: Sequence[Column[Any]]) -> RichTable:
+    rich_table = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in columns:
+        rich_table.add_column(
+            Text(column.header or ""),
+            justify="left" if column.is_name else "right",
+            no_wrap=not column.may_break,
+            overflow="fold",
+        )
+    for row in table.rows:
+        texts = [
+            Text(column.text(row), style="bold" if column.is_bold(row) else "")
+            for column in columns
+        ]
+        rich_table.add_row(*texts, style="dim" if table.is_dim(row) else "")
+    return rich_table
+
+
 def to_csv(table: Table[Any]) -> str:
     return str(table.frame.to_csv(index=False)).rstrip("\n")
 
@@ -44,15 +96,20 @@ def to_json(table: Table[Any]) -> str:
 
 def to_markdown(table: Table[Any]) -> str:
     """The table in GitHub's Markdown."""
-    headers, rows = _texts(table, plain, "**{}**")
+    headers, rows = _texts(table, _plain, "**{}**")
     rules = ["---" if column.is_name else "---:" for column in table.columns]
     lines = ["| " + " | ".join(line) + " |" for line in (headers, rules, *rows)]
-    return "\n".join([*lines, *("\n" + plain(note) for note in table.all_notes)])
+    return "\n".join([*lines, *("\n" + _plain(note) for note in table.all_notes)])
+
+
+def _plain(text: str) -> str:
+    """The text on one line, escaped so little that it can be read as it is, too."""
+    return re.sub(r"([|*_`\\<\[])", r"\\\1", " ".join(text.split()))
 
 
 def to_latex(table: Table[Any]) -> str:
     """A tabular with the rules of the package booktabs, its notes as comments below it."""
-    headers, rows = _texts(table, latex_text, r"\textbf{{{}}}")
+    headers, rows = _texts(table, _latex, r"\textbf{{{}}}")
     layout = "".join(
         (r"p{0.35\linewidth}" if column.may_break else "l") if column.is_name else "r"
         for column in table.columns
@@ -104,6 +161,6 @@ _LATEX = str.maketrans(
 )
 
 
-def latex_text(text: str) -> str:
+def _latex(text: str) -> str:
     """The text on one line, escaped for LaTeX."""
     return " ".join(text.split()).translate(_LATEX)

@@ -38,7 +38,7 @@ def slices_table(results: ResultSet, name: str) -> Table[CellResult]:
         f"Acc@1 by {name}",
         [*first, *slice_columns(results.rows, by_cell)],
         results.rows,
-        slice_frame(results.rows, name, by_cell),
+        data=slice_frame(results.rows, name, by_cell),
         notes=[*notes, *weights_notes(results.rows)],
         problems=results.problems,
         records=[

@@ -46,17 +46,18 @@ class Column(Generic[T]):
 class Table(Generic[T]):
     """``columns`` with a header over ``rows`` for people, ``frame`` for programs.
 
-    ``problems`` are notes on what is missing and should not be. ``records`` is the content of JSON,
-    None for the frame's rows. When a terminal is too narrow, a table with ``repeated`` columns is
-    shown in parts, and these columns stand first in each part.
+    ``problems`` are notes on what is missing and should not be. ``data`` is the frame where it is
+    not that of the columns with a name, ``records`` the content of JSON where it is not that of the
+    frame. When a terminal is too narrow, a table with ``repeated`` columns is shown in parts, and
+    these columns stand first in each part.
     """
 
     title: str
     all_columns: Sequence[Column[T]]
     rows: Sequence[T]
-    frame: pd.DataFrame
     notes: Sequence[str] = ()
     problems: Sequence[str] = ()
+    data: pd.DataFrame | None = None
     records: list[dict[str, Any]] | None = None
     repeated: int | None = None
     is_dim: Callable[[T], bool] = field(default=lambda row: False)
@@ -64,6 +65,10 @@ class Table(Generic[T]):
     @property
     def columns(self) -> list[Column[T]]:
         return [column for column in self.all_columns if column.header is not None]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        return frame_of(self.all_columns, self.rows) if self.data is None else self.data
 
     @property
     def all_notes(self) -> list[str]:

@@ -7,9 +7,8 @@ from typing import Any
 from semigrid.grid.analysis.answer import answer
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.tables.answer import claims_table, savings_table
-from semigrid.grid.tables.cells import cells_table
+from semigrid.grid.tables.cells import cells_table, comparisons_table
 from semigrid.grid.tables.classes import classes_table, confusions_table
-from semigrid.grid.tables.comparisons import comparisons_table
 from semigrid.grid.tables.costs import costs_table
 from semigrid.grid.tables.formats import View
 from semigrid.grid.tables.paper_tables import labels_table, pool_table
@@ -23,6 +22,7 @@ def results_table(results: ResultSet) -> Table[CellResult]:
     return replace(table, notes=[*headlines, *table.notes])
 
 
+# a view of which the results have nothing raises ``InputError``
 TABLES: dict[View, Callable[[ResultSet], Table[Any]]] = {
     View.cells: results_table,
     View.labels: labels_table,
@@ -34,8 +34,3 @@ TABLES: dict[View, Callable[[ResultSet], Table[Any]]] = {
     View.savings: lambda results: savings_table(answer(results)),
     View.claims: lambda results: claims_table(answer(results)),
 }
-
-
-def view_table(results: ResultSet, view: View) -> Table[Any]:
-    """Raises ``InputError`` where the results have nothing that the view could show."""
-    return TABLES[view](results)

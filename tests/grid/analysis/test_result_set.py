@@ -19,8 +19,8 @@ from semigrid.grid.study.plan import Plan
 from semigrid.grid.tables import render
 from semigrid.grid.tables.cells import cells_table
 from semigrid.grid.tables.formats import Format
+from semigrid.grid.tables.render import show
 from semigrid.grid.tables.table import Column, Table
-from semigrid.grid.tables.terminal import show
 from semigrid.trainers.models.weights import Weights
 
 
@@ -111,5 +111,5 @@ def test_seconds_as_people_read_them() -> None:
 
 def test_a_cells_text_ends_no_cell_and_is_no_markup() -> None:
     column = Column[str]("name", lambda text: text, "name", is_name=True)
-    table = Table("names", [column], ["a|b*", "<i>_x_"], pd.DataFrame())
+    table = Table("names", [column], ["a|b*", "<i>_x_"])
     assert render.to_markdown(table).splitlines()[2:] == ["| a\\|b\\* |", "| \\<i>\\_x\\_ |"]

@@ -29,10 +29,9 @@ from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.ledger import Ledger, start_record
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.tables.cells import cells_table
-from semigrid.grid.tables.render import to_csv, to_json, to_markdown
+from semigrid.grid.tables.render import show, to_csv, to_json, to_markdown
 from semigrid.grid.tables.slices import slice_columns, slices_table
 from semigrid.grid.tables.table import Column, Table
-from semigrid.grid.tables.terminal import show
 from semigrid.trainers.evaluation.predictions import decode_predictions
 from semigrid.trainers.layout import predictions_file
 

@@ -31,7 +31,7 @@ from semigrid.data.sources.items import Item
 from semigrid.data.storage import open_storage
 from semigrid.data.views.augment import make_view, normalize
 from semigrid.grid.experiment import load_experiment
-from semigrid.grid.export.card import card_license
+from semigrid.grid.export.card import card_license, escape
 from semigrid.grid.export.cell import Exported, export_cell, show
 from semigrid.grid.export.check import check_files
 from semigrid.grid.export.onnx_file import ONNX, run_onnx, write_onnx
@@ -39,7 +39,6 @@ from semigrid.grid.export.timm_folder import CONFIG, WEIGHTS, open_timm_folder
 from semigrid.grid.study.ledger import Ledger, Record
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.winner import find_winner
-from semigrid.grid.tables.markdown import escape
 from semigrid.trainers.evaluation.predictions import Predictions, decode_predictions
 from semigrid.trainers.layout import predictions_file, weights_file
 from semigrid.trainers.models.create import input_statistics

@@ -15,7 +15,7 @@ def test_a_column_is_for_people_for_programs_or_for_both() -> None:
         Column(None, lambda row: row, "People", is_name=True),
     ]
     rows = [1.25, None]
-    table = Table("Numbers", columns, rows, frame_of(columns, rows), ["a note"])
+    table = Table("Numbers", columns, rows, ["a note"])
     assert to_markdown(table).splitlines() == [
         "| Both | People |",
         "| ---: | --- |",

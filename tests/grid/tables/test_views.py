@@ -18,15 +18,15 @@ from tests.helpers.finished import FinishedGrid
 from semigrid.data.errors import InputError
 from semigrid.grid.analysis.classes import class_results, confusions
 from semigrid.grid.analysis.classes import confusion_matrix as confusion_of
-from semigrid.grid.analysis.costs import cell_costs
 from semigrid.grid.analysis.paper import paper_acc1, paper_tasks
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.report.page import report
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.tables import render
 from semigrid.grid.tables.classes import confusions_table
+from semigrid.grid.tables.costs import cell_costs
 from semigrid.grid.tables.formats import Format, View, format_of
-from semigrid.grid.tables.views import view_table
+from semigrid.grid.tables.views import TABLES
 from semigrid.trainers.evaluation.predictions import decode_predictions
 
 
@@ -52,7 +52,7 @@ def numbers(text: str) -> list[str]:
 def test_the_latex_table_has_the_numbers_of_the_csv_to_the_printed_digit(
     finished: FinishedGrid,
 ) -> None:
-    table = view_table(finished.results(), View.cells)
+    table = TABLES[View.cells](finished.results())
     lines = render.to_latex(table).splitlines()
     assert lines[1].startswith(r"\begin{tabular}{l") and r"\toprule" in lines[2]
     body = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
@@ -76,20 +76,20 @@ def test_the_latex_table_has_the_numbers_of_the_csv_to_the_printed_digit(
 
 def test_the_best_is_marked_if_it_can_be_told_apart(finished: FinishedGrid) -> None:
     def marked() -> list[str]:
-        shown = render.to_markdown(view_table(finished.results(), View.cells))
+        shown = render.to_markdown(TABLES[View.cells](finished.results()))
         return re.findall(r"\*\*(.*?)\*\*", shown)
 
     assert marked() == ["97.75 ± 0.35"]
-    text = render.to_latex(view_table(finished.results(), View.cells))
+    text = render.to_latex(TABLES[View.cells](finished.results()))
     assert r"\textbf{97.75 $\pm$ 0.35}" in text
     standings = finished.results().standings
     assert standings.notes() == []
     # another that is as good: nobody is the best
     finished.finish("digits/semi-vit/50%/100%", 194, 195)
     assert marked() == []
-    shown = render.to_markdown(view_table(finished.results(), View.cells))
+    shown = render.to_markdown(TABLES[View.cells](finished.results()))
     assert "no value of digits is marked as the best: the highest is not separable from" in shown
-    table = view_table(finished.results(), View.cells).frame.set_index(["model", "labels"])
+    table = TABLES[View.cells](finished.results()).frame.set_index(["model", "labels"])
     assert set(table["standing"].dropna()) == {"below", "not separable"}
     assert table.loc[("semi-vit", "100%"), "standing"] == "not separable"
 
@@ -101,7 +101,7 @@ def test_pairs_of_one_seed_are_mcnemars_corrected_as_by_statsmodels(tmp_path: Pa
     for cell, skill in [("digits/vit/25%", 0.7), ("digits/vit/50%", 0.75), ("digits/vit/100%", 1)]:
         right[cell] = draw.random(200) < skill
         grid.finish(cell, right[cell])
-    pairs = view_table(grid.results(), View.comparisons).frame
+    pairs = TABLES[View.comparisons](grid.results()).frame
     assert len(pairs) == 3
     expected = []
     for cell, other in zip(pairs["cell"], pairs["other"], strict=True):
@@ -112,7 +112,7 @@ def test_pairs_of_one_seed_are_mcnemars_corrected_as_by_statsmodels(tmp_path: Pa
     assert pairs["p_holm"].tolist() == pytest.approx(
         list(multipletests(expected, method="holm")[1])
     )
-    shown = render.to_markdown(view_table(grid.results(), View.comparisons))
+    shown = render.to_markdown(TABLES[View.comparisons](grid.results()))
     assert shown.count("not separable") == int((~pairs["separable"]).sum())
 
 
@@ -153,12 +153,12 @@ def test_costs_by_hand(tmp_path: Path) -> None:
     vit, semi = lines["digits/vit/100%"], lines["digits/semi-vit/100%/100%"]
     # two trainings of 120 seconds each, at 3 an hour
     assert vit.price == pytest.approx(2 * 120 / 3600 * 3) and vit.over_parent is None
-    assert (semi.own, semi.with_parents) == ({"cpu": 240.0}, {"cpu": 480.0})
+    assert (semi.row.device_seconds, semi.with_parents) == ({"cpu": 240.0}, {"cpu": 480.0})
     assert semi.price_with_parents == pytest.approx(2 * vit.price)
     assert semi.over_parent == pytest.approx(10)  # 60 and 62 % against 50 and 52 %
     assert semi.per_point(semi.price) == pytest.approx(0.02)
     assert lines["digits/vit/25%"].price is None
-    shown = render.to_markdown(view_table(grid.results(), View.costs))
+    shown = render.to_markdown(TABLES[View.costs](grid.results()))
     assert "| +10.00 | 24 s | 0.02" in shown
     grid.finish("digits/semi-vit/100%/100%", 90, 90)  # worse than its parent: no price a point
     worse = {line.row.cell.name: line for line in cell_costs(grid.results())}
@@ -166,18 +166,18 @@ def test_costs_by_hand(tmp_path: Path) -> None:
 
 
 def test_the_papers_tables_two_and_three(finished: FinishedGrid) -> None:
-    labels = render.to_markdown(view_table(finished.results(), View.labels)).splitlines()
+    labels = render.to_markdown(TABLES[View.labels](finished.results())).splitlines()
     assert labels[0] == "| model | labels | Acc@1 | Acc@5 | CE |"
     assert [line.split(" | ")[:2] for line in labels[2:8]] == [
         [f"| {model}", fraction]
         for model in ("vit", "semi-vit")
         for fraction in ("25%", "50%", "100%")
     ]
-    pool = view_table(finished.results(), View.pool)
+    pool = TABLES[View.pool](finished.results())
     assert [row.pool_images for row in pool.rows] == [300, 600, 1200]
     alone = finished.results(["digits/vit/25%"])
     with pytest.raises(InputError, match="no cells differ in their unlabelled images only"):
-        view_table(alone, View.pool)
+        TABLES[View.pool](alone)
 
 
 def test_the_papers_own_values_stand_beside(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_the_papers_own_values_stand_beside(tmp_path: Path) -> None:
 @pytest.mark.parametrize("view", list(View))
 def test_every_view_prints_in_every_format(finished: FinishedGrid, view: View) -> None:
     finished.finish("digits/semi-vit/50%/100%", 150, 151)
-    table = view_table(finished.results(), view)
+    table = TABLES[view](finished.results())
     for format in Format:
         content = render.render(table, format)
         if format is Format.parquet:
@@ -265,7 +265,7 @@ def test_a_failed_cell_is_a_dash_everywhere(finished: FinishedGrid) -> None:
         if record.cell == "digits/vit/100%":
             failed = {"status": "diverged", "error": "the loss is nan", "test": None, "val": {}}
             finished.ledger.write(record.model_copy(update=failed))
-    table = view_table(finished.results(), View.cells)
+    table = TABLES[View.cells](finished.results())
     states = {row.cell.name: row.state for row in table.rows}
     assert states["digits/vit/100%"] == "failed"
     assert states["digits/semi-vit/100%/100%"] == "blocked"  # it starts from there
