@@ -18,10 +18,9 @@ from semigrid.grid.analysis.predictions import (
 )
 from semigrid.grid.analysis.statistics import Interval, accuracy_interval, mean, std
 from semigrid.grid.experiment import labeled_images
-from semigrid.grid.study.ledger import Record
+from semigrid.grid.study.ledger import COLLAPSED, Record
 from semigrid.grid.study.plan import Cell, Plan
 from semigrid.grid.study.state import StudyState
-from semigrid.grid.study.summary import COLLAPSED
 from semigrid.trainers.execution.progress import DeviceSeconds, add
 from semigrid.trainers.models.weights import Weights
 

@@ -9,7 +9,7 @@ from semigrid.data.storage import Storage, open_storage
 from semigrid.grid.commands.console import say
 from semigrid.grid.experiment import Experiment, load_experiment
 from semigrid.grid.study.layout import EXPERIMENT_COPY
-from semigrid.grid.study.ledger import Ledger, Record, summarize
+from semigrid.grid.study.ledger import Ledger, Record
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.rules import StudyRules
 from semigrid.grid.study.state import StudyState
@@ -93,16 +93,13 @@ def open_study(
     chosen = None if only is None else plan.matching(only)
     ledger = Ledger(open_storage(experiment.folder, patience))
     records = ledger.read_all()
-    for path in ledger.unreadable:
-        say(f"{path}: not a readable record; its trial trains again")
     rules = StudyRules(
         ledger.has_weights,
-        ledger.has_predictions if for_run else lambda trial_id: True,
+        ledger.has_predictions if for_run else lambda record: True,
         Suggestions(ledger.storage, writes=for_run and patience > 0).suggest,
     )
-    summaries = {trial_id: summarize(record) for trial_id, record in records.items()}
     with ledger.listed():
-        state = rules.assess(plan, summaries, chosen)
+        state = rules.assess(plan, records, chosen)
     for problem in ledger.problems:
         say(problem)
     return OpenStudy(state, records, ledger, rules)

@@ -4,7 +4,7 @@ import contextlib
 from dataclasses import replace
 
 from semigrid.data.storage import Storage
-from semigrid.grid.study.ledger import Ledger, Record, summarize
+from semigrid.grid.study.ledger import Ledger, Record
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.study.state import Job
@@ -83,7 +83,7 @@ def conclude(
         problem = _with_log(record)
     elif job.kind == "evaluate" and record.test is None:
         problem = f"could not be evaluated on test: {_with_log(record)}"
-    scheduler.complete(job, summarize(record) if record else None, problem)
+    scheduler.complete(job, record, problem)
     return record, problem
 
 

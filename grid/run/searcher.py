@@ -15,10 +15,9 @@ from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.grid.run.dispatch import conclude, process_died, trial_job
 from semigrid.grid.run.observer import RunObserver
 from semigrid.grid.run.room import Room
-from semigrid.grid.study.ledger import Ledger
+from semigrid.grid.study.ledger import ENDED, Ledger
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.study.state import Job
-from semigrid.grid.study.summary import ENDED
 from semigrid.grid.trackers.tracker import Trackers
 from semigrid.trainers.layout import latest_checkpoint
 from semigrid.trainers.ray_worker import free_orphans
@@ -207,10 +206,10 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
             if record is None or record.status not in ENDED:
                 return False
             if job.kind == "evaluate":
-                return record.test is not None and self.ledger.has_predictions(job.spec.id)
+                return record.test is not None and self.ledger.has_predictions(record)
             if (record.finished_at or 0) < running.since - CLOCK_SECONDS:
                 return False  # the result of an earlier training
-            return record.status != "finished" or self.ledger.has_weights(job.spec.id)
+            return record.status != "finished" or self.ledger.has_weights(record)
         except OSError:
             return False
 

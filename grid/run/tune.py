@@ -63,7 +63,7 @@ def run_plan(
                 observer.activity = "asking each node what it lacks"
                 plan, grows = scheduler.study.plan, growth != FIXED
                 check = NodeCheck(plan, ledger.storage, observer.noted, grows)
-                check.before_the_first_trial(continues=bool(scheduler.study.summaries))
+                check.before_the_first_trial(continues=bool(scheduler.study.records))
             room = Room(scheduler, observer, growth, check)
             searcher = GridSearcher(
                 scheduler, ledger, observer, room, scratch, stop or threading.Event(), trackers

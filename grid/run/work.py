@@ -6,8 +6,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 
-from semigrid.grid.study.ledger import Ledger, Record, start_record
-from semigrid.grid.study.summary import ENDED
+from semigrid.grid.study.ledger import ENDED, Ledger, Record, start_record
 from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.execution.progress import Meter, held_devices, read_progress
 from semigrid.trainers.execution.runtime import ReportMetrics, Runtime
@@ -114,7 +113,7 @@ def _note_end(record: Record, outcome: Outcome) -> None:
 def _evaluate(job: TrialJob, ledger: Ledger) -> None:
     record = ledger.read(job.spec.id)
     assert record is not None
-    if record.test is not None and ledger.has_predictions(record.id):
+    if record.test is not None and ledger.has_predictions(record):
         return
     try:
         runtime = Runtime(Checkpoints(job.checkpoints), device=job.options.device)

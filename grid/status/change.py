@@ -8,10 +8,9 @@ from typing import Any, Literal
 import yaml
 
 from semigrid.grid.experiment import Experiment, ExperimentFile
-from semigrid.grid.study.ledger import Record
+from semigrid.grid.study.ledger import ENDED, Record
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.state import StudyState
-from semigrid.grid.study.summary import ENDED
 from semigrid.trainers.trial.identity import TrialSpec
 
 # ``anew``: an earlier version of the cell was trained; ``not asked``: left out by --only.

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from functools import reduce
 from typing import Any
 
+from semigrid.grid.study.ledger import ENDED, Record
 from semigrid.grid.study.plan import Search
 from semigrid.grid.study.state import StudyState
-from semigrid.grid.study.summary import CostSample, forwards, kind_of_model
 from semigrid.trainers.execution.progress import DeviceSeconds, add
 from semigrid.trainers.trial.identity import TrialSpec
 
@@ -97,20 +97,22 @@ def _of_model(
 ) -> Estimate:
     experiment, first = study.plan.experiment, remaining[0]
     on_gpus = experiment.train_of(model).gpus_per_worker > 0
-    kind = kind_of_model(first.spec)
+    kind = _kind(first.spec)
     samples = [
-        sample
-        for summary in study.summaries.values()
-        if (sample := summary.sample) is not None
-        and sample.model == kind
-        and ("cpu" not in sample.device_seconds) == on_gpus
+        record
+        for record in study.records.values()
+        if record.status in ENDED
+        and record.history
+        and sum(record.device_seconds.values())
+        and _kind(record.spec) == kind
+        and ("cpu" not in record.device_seconds) == on_gpus
     ]
     pace: _Pace | None = None
     share = 1.0  # of its steps that a trial trains, on average
     if samples:
         pace = _measured(samples)
         if experiment.file.search.early_stopping:
-            share = statistics.fmean(sample.share for sample in samples)
+            share = statistics.fmean(record.share_trained for record in samples)
     elif count_flops:
         classes = experiment.datasets[first.search.cell.dataset].num_classes
         pace = _counted(first.spec, classes, on_gpus)
@@ -119,14 +121,17 @@ def _of_model(
         why = "no trial has finished yet; semigrid plan estimates from FLOPs"
         why = "its FLOPs cannot be counted" if count_flops else why
         return Estimate(model, count, None, why)
-    passes = sum(
-        share * each.trainings * forwards(each.spec.recipe, each.spec.method) for each in remaining
-    )
+    passes = sum(share * each.trainings * each.spec.forwards for each in remaining)
     steps = sum(share * each.trainings * each.spec.recipe.total_steps for each in remaining)
     seconds = {kind: passes * each for kind, each in pace.per_forward.items()}
     if pace.per_step:
         seconds = add(seconds, {"cpu": steps * pace.per_step})
     return Estimate(model, count, seconds, pace.basis)
+
+
+def _kind(spec: TrialSpec) -> tuple[Any, ...]:
+    """Equal for trials whose images cost the same."""
+    return spec.backbone, spec.backbone_args, spec.method, spec.recipe.img_size, spec.precision
 
 
 @dataclass(frozen=True)
@@ -138,19 +143,20 @@ class _Pace:
     per_step: float = 0.0
 
 
-def _measured(samples: list[CostSample]) -> _Pace:
+def _measured(samples: list[Record]) -> _Pace:
     """The pace of the median trial on the most common devices.
 
     The median, since a trial that was trained twice, or beside a busy neighbour, is an outlier.
     """
-    usual, _ = Counter(tuple(sorted(s.device_seconds)) for s in samples).most_common(1)[0]
-    alike = sorted(
-        (s for s in samples if tuple(sorted(s.device_seconds)) == usual), key=lambda s: s.rate
-    )
-    middle = alike[len(alike) // 2]
-    passed = middle.forwards * middle.share
+    usual, _ = Counter(frozenset(r.device_seconds) for r in samples).most_common(1)[0]
+    paces = [
+        {kind: s / (r.spec.forwards * r.share_trained) for kind, s in r.device_seconds.items()}
+        for r in samples
+        if r.device_seconds.keys() == usual
+    ]
+    paces.sort(key=lambda pace: sum(pace.values()))
     basis = f"from {len(samples)} finished trial" + ("s" if len(samples) != 1 else "")
-    return _Pace({kind: s / passed for kind, s in middle.device_seconds.items()}, basis)
+    return _Pace(paces[len(paces) // 2], basis)
 
 
 def _counted(spec: TrialSpec, classes: int, on_gpus: bool) -> _Pace | None:
@@ -186,7 +192,7 @@ def spent(study: StudyState, running: Mapping[str, DeviceSeconds] | None = None)
     Args:
         running: device-seconds of running trials so far, by id; these override the ledger's.
     """
-    by_trial = {i: summary.device_seconds for i, summary in study.summaries.items()}
+    by_trial = {i: record.device_seconds for i, record in study.records.items()}
     return reduce(add, (by_trial | dict(running or {})).values(), {})
 
 

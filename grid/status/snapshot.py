@@ -134,7 +134,7 @@ def take(
     return Snapshot(
         experiment=study.plan.experiment.file.name,
         cells=cells_progress(study),
-        trials=dict(Counter(summary.status for summary in study.summaries.values())),
+        trials=dict(Counter(record.status for record in study.records.values())),
         cost=Cost(used, estimates, study.plan.experiment.file.prices),
         running=list(running),
         written_at=time.time(),

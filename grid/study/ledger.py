@@ -5,20 +5,28 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from semigrid.data.storage import FileFacts, Storage
 from semigrid.grid.study.layout import LEDGER, log_file, record_file
-from semigrid.grid.study.summary import ENDED, Status, TrialSummary, cost_sample
 from semigrid.trainers.evaluation.choose import course
 from semigrid.trainers.execution.progress import DeviceSeconds
 from semigrid.trainers.layout import predictions_file, weights_file
 from semigrid.trainers.models.weights import Weights
 from semigrid.trainers.trial.identity import TrialSpec
+
+Status = Literal["started", "finished", "stopped", "diverged", "collapsed", "failed"]
+# the recipe itself made the training worthless
+COLLAPSED = ("diverged", "collapsed")
+# final whatever the cutoffs of a search are
+SETTLED = ("finished", *COLLAPSED)
+# no longer continued from a checkpoint
+ENDED = (*SETTLED, "stopped")
 
 
 class Record(BaseModel):
@@ -45,8 +53,6 @@ class Record(BaseModel):
         error: why it diverged, collapsed or failed; ``log`` is the file with the traceback.
         weights: the pretrained weights that it or the first of its parents started from.
     """
-
-    model_config = ConfigDict(extra="ignore")
 
     status: Status
     spec: TrialSpec
@@ -78,26 +84,34 @@ class Record(BaseModel):
     def id(self) -> str:
         return self.spec.id
 
+    @cached_property  # the rules read it at every step for every trial
+    def course(self) -> list[tuple[int, float, float]]:
+        """``choose.course`` of its evaluations, without the one at which it collapsed."""
+        return course(self.history[:-1] if self.status == "collapsed" else self.history)
+
+    @property
+    def share_trained(self) -> float:
+        """The share of its steps up to its last evaluation."""
+        reached = self.history[-1]["step"] if self.history else 0
+        return reached / self.spec.recipe.total_steps
+
 
 class Ledger:
     """The records in a run's folder, and whether the files that they name are there.
 
     Attributes:
-        unreadable: locations of records that could not be read; their trials are trained again.
-        problems: one message for each weights or predictions file that is missing or damaged.
+        problems: one message for each record that cannot be read, and for each file of weights or
+            predictions that is missing or damaged.
     """
 
     def __init__(self, storage: Storage):
         self.storage = storage
-        self.unreadable: list[str] = []
         self.problems: list[str] = []
-        self._sizes: dict[str, int | None] = {}  # in bytes, as the records have them
         self._listings: dict[str, dict[str, int]] | None = None
 
     def write(self, record: Record) -> None:
         content = record.model_dump_json(indent=1) + "\n"
         self.storage.write(record_file(record.id), content.encode())
-        self._note_sizes(record)
 
     def read(self, trial_id: str) -> Record | None:
         """The trial's record; None if there is none or it is unreadable."""
@@ -113,17 +127,10 @@ class Ledger:
             record = None
         # another id: written by a version with other identities
         if record is None or record.id != trial_id:
-            self.unreadable.append(self.storage.location(record_file(trial_id)))
+            path = self.storage.location(record_file(trial_id))
+            self.problems.append(f"{path}: not a readable record; its trial trains again")
             return None
-        self._note_sizes(record)
         return record
-
-    def _note_sizes(self, record: Record) -> None:
-        for name, facts in (
-            (weights_file(record.id), record.weights_file),
-            (predictions_file(record.id), record.predictions_file),
-        ):
-            self._sizes[name] = None if facts is None else facts.size
 
     def read_all(self) -> dict[str, Record]:
         """All readable records by trial id."""
@@ -150,20 +157,23 @@ class Ledger:
             self._listings[folder] = self.storage.sizes(folder)
         return self._listings[folder].get(file)
 
-    def has_weights(self, trial_id: str) -> bool:
+    def has_weights(self, record: Record) -> bool:
         """Whether a finished trial's weights are there, with the size they were written with."""
-        missing = "missing (deleted when another trial won, or lost)"
-        return self._is_whole(weights_file(trial_id), missing, "its trial is trained again")
+        name, missing = weights_file(record.id), "missing (deleted when another trial won, or lost)"
+        return self._is_whole(name, record.weights_file, missing, "its trial is trained again")
 
-    def has_predictions(self, trial_id: str) -> bool:
+    def has_predictions(self, record: Record) -> bool:
         """Whether an evaluated trial's predictions are there, as ``has_weights``."""
-        return self._is_whole(predictions_file(trial_id), "missing", "its trial is evaluated again")
+        name, remedy = predictions_file(record.id), "its trial is evaluated again"
+        return self._is_whole(name, record.predictions_file, "missing", remedy)
 
-    def _is_whole(self, name: str, missing: str, remedy: str) -> bool:
-        size, expected = self._size(name), self._sizes.get(name)
-        if size is not None and expected in (None, size):
+    def _is_whole(self, name: str, facts: FileFacts | None, missing: str, remedy: str) -> bool:
+        size = self._size(name)
+        if size is not None and (facts is None or size == facts.size):
             return True
-        problem = missing if size is None else f"damaged, {size:,} bytes instead of {expected:,}"
+        problem = missing
+        if size is not None and facts is not None:
+            problem = f"damaged, {size:,} bytes instead of {facts.size:,}"
         message = f"{self.storage.location(name)}: {problem}; {remedy}"
         if message not in self.problems:
             self.problems.append(message)
@@ -213,20 +223,4 @@ def start_record(spec: TrialSpec, cell: str, weights: Weights | None = None) -> 
         weights=weights,
         versions=dict(_versions()),
         machine=platform.platform(),
-    )
-
-
-def summarize(record: Record) -> TrialSummary:
-    """The part of a record that the study state is made from."""
-    scored = record.history[:-1] if record.status == "collapsed" else record.history
-    reached = record.history[-1]["step"] if record.history else 0
-    sample = cost_sample(record.spec, reached, record.device_seconds)
-    return TrialSummary(
-        status=record.status,
-        val=record.val,
-        test=record.test,
-        error=record.error,
-        course=tuple(course(scored)),
-        device_seconds=record.device_seconds,
-        sample=sample if record.status in ENDED else None,
     )

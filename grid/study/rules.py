@@ -4,10 +4,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from semigrid.grid.study.halving import cutoffs
+from semigrid.grid.study.ledger import COLLAPSED, Record
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.search import Tried, Wave, space_of, suggest_wave
 from semigrid.grid.study.state import Job, SearchState, StudyState, Trial, goals_of
-from semigrid.grid.study.summary import COLLAPSED, TrialSummary
 from semigrid.trainers.evaluation.choose import Cutoffs, rank, stopped_at
 from semigrid.trainers.trial.identity import TrialSpec
 
@@ -17,27 +17,27 @@ class StudyRules:
     """Derives the state of every search from the plan and the ledger.
 
     Args:
-        has_weights: whether the weights of a finished trial are there, by its id.
-        has_predictions: whether the predictions of an evaluated trial are there, by its id.
+        has_weights: whether the weights of a finished trial are there.
+        has_predictions: whether the predictions of an evaluated trial are there.
         suggest: ``suggest_wave``, or the same with a memory.
     """
 
-    has_weights: Callable[[str], bool]
-    has_predictions: Callable[[str], bool] = lambda trial_id: True
+    has_weights: Callable[[Record], bool]
+    has_predictions: Callable[[Record], bool] = lambda record: True
     suggest: Callable[[Wave], list[dict[str, float]]] = suggest_wave
 
     def assess(
         self,
         plan: Plan,
-        summaries: Mapping[str, TrialSummary],
+        records: Mapping[str, Record],
         only: Collection[str] | None = None,
     ) -> StudyState:
         """The state of a plan with these trials in its ledger; ``only`` as in ``goals_of``."""
         searches = {search.name: SearchState(search) for search in plan.searches}
-        return self.advance(StudyState(plan, summaries, searches, goals_of(plan, only)))
+        return self.advance(StudyState(plan, records, searches, goals_of(plan, only)))
 
     def advance(self, study: StudyState, changed: str | None = None) -> StudyState:
-        """The state with all searches moved on as far as the summaries allow.
+        """The state with all searches moved on as far as the records allow.
 
         Args:
             changed: the trial whose end is new; searches that it does not concern stay as they
@@ -110,10 +110,10 @@ class StudyRules:
     def _choose_winner(self, study: StudyState, state: SearchState) -> SearchState:
         finished = [trial for trial in state.trials if study.outcome(trial) == "finished"]
         if not finished:
-            error = study.summaries[state.trials[0].id].error
+            error = study.records[state.trials[0].id].error
             failure = f"every trial diverged or collapsed, the first: {error}"
             return replace(state, stage="failed", failure=failure, hopeless=True)
-        vals = {trial.id: study.summaries[trial.id].val for trial in finished}
+        vals = {trial.id: study.records[trial.id].val for trial in finished}
         best = max(finished, key=lambda trial: rank(vals[trial.id]["acc1"], vals[trial.id]["ce"]))
         if not self._has_weights(study, best.id):
             # an earlier, larger search chose another winner and deleted these weights
@@ -152,12 +152,12 @@ class StudyRules:
         jobs = tuple(
             Job("evaluate", spec, state.search)
             for spec in state.by_seed.values()
-            if study.summaries[spec.id].test is None or not self.has_predictions(spec.id)
+            if (record := study.records[spec.id]).test is None or not self.has_predictions(record)
         )
         return replace(state, stage="evaluating" if jobs else "finished", pending=jobs)
 
     def _has_weights(self, study: StudyState, trial_id: str) -> bool:
-        return trial_id not in study.lost and self.has_weights(trial_id)
+        return trial_id not in study.lost and self.has_weights(study.records[trial_id])
 
 
 def _concerns(study: StudyState, state: SearchState, trial_id: str | None) -> bool:
@@ -201,7 +201,7 @@ def _cutoffs(study: StudyState, state: SearchState, spec: TrialSpec) -> Cutoffs:
 
 def _course(study: StudyState, trial: Trial) -> list[tuple[int, float, float]]:
     """A trial's evaluations up to the one at which its search stopped it."""
-    course = study.summaries[trial.id].course
+    course = study.records[trial.id].course
     end = stopped_at(course, trial.cutoffs)
     return [point for point in course if end is None or point[0] <= end]
 
@@ -211,7 +211,7 @@ def _tried(study: StudyState, trial: Trial) -> Tried:
     if outcome == "stopped":
         rungs = {step: acc1 for step, acc1, _ in course}
         return Tried(trial.params, course[-1][1], stopped=True, rungs=rungs)
-    acc1 = study.summaries[trial.id].val["acc1"] if outcome == "finished" else None
+    acc1 = study.records[trial.id].val["acc1"] if outcome == "finished" else None
     return Tried(trial.params, acc1)
 
 
@@ -222,7 +222,7 @@ def _first_failure(study: StudyState, specs: Iterable[TrialSpec]) -> str | None:
 
 def _first_collapse(study: StudyState, seeds: Mapping[int, TrialSpec]) -> str | None:
     for seed, spec in seeds.items():
-        summary = study.settled(spec.id)
-        if summary is not None and summary.status in COLLAPSED:
-            return f"the winner {summary.status} on seed {seed}: {summary.error}"
+        record = study.settled(spec.id)
+        if record is not None and record.status in COLLAPSED:
+            return f"the winner {record.status} on seed {seed}: {record.error}"
     return None

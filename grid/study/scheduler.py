@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.rules import StudyRules
 from semigrid.grid.study.state import Job, SearchState, StudyState
-from semigrid.grid.study.summary import TrialSummary
 
 
 class Scheduler:
@@ -50,12 +50,12 @@ class Scheduler:
         """Whether nothing runs and nothing can be started."""
         return not self.running and not self.study.has_jobs
 
-    def complete(self, job: Job, summary: TrialSummary | None, error: str | None = None) -> None:
-        """Records a job's end: the summary of its trial, and the error if it failed."""
+    def complete(self, job: Job, record: Record | None, error: str | None = None) -> None:
+        """Takes over a job's end: the record of its trial, and the error if it failed."""
         del self.running[job.key]
         trial_id, study = job.spec.id, self.study
-        if summary is not None:
-            study = replace(study, summaries={**study.summaries, trial_id: summary})
+        if record is not None:
+            study = replace(study, records={**study.records, trial_id: record})
         if error is not None:
             study = replace(study, failed={**study.failed, trial_id: error})
         elif job.kind == "train":

@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from semigrid.grid.study.ledger import ENDED, SETTLED, Record
 from semigrid.grid.study.plan import Plan, Search
-from semigrid.grid.study.summary import ENDED, SETTLED, TrialSummary
 from semigrid.trainers.evaluation.choose import Cutoffs, stopped_at
 from semigrid.trainers.trial.identity import TrialSpec
 from semigrid.trainers.trial.job import JobKind
@@ -87,7 +87,7 @@ class StudyState:
     """All searches of a plan at one moment, as ``StudyRules`` derives them from the ledger.
 
     Attributes:
-        summaries: the trials in the ledger, by id.
+        records: those of the ledger, by trial id.
         searches: the state of each search, by its name.
         goals: the stage after which this run leaves a search; searches without a goal are not its
             concern.
@@ -96,20 +96,20 @@ class StudyState:
     """
 
     plan: Plan
-    summaries: Mapping[str, TrialSummary]
+    records: Mapping[str, Record]
     searches: Mapping[str, SearchState]
     goals: Mapping[str, Stage]
     failed: Mapping[str, str] = field(default_factory=dict)
     lost: frozenset[str] = frozenset()
 
-    def settled(self, trial_id: str) -> TrialSummary | None:
-        """The summary of a trial that ended for good, else None."""
-        summary = self.summaries.get(trial_id)
-        return summary if summary is not None and summary.status in SETTLED else None
+    def settled(self, trial_id: str) -> Record | None:
+        """The record of a trial that ended for good, else None."""
+        record = self.records.get(trial_id)
+        return record if record is not None and record.status in SETTLED else None
 
     def has_ended(self, trial_id: str) -> bool:
         """Whether the trial's training ended for good or was stopped early."""
-        return trial_id in self.summaries and self.summaries[trial_id].status in ENDED
+        return trial_id in self.records and self.records[trial_id].status in ENDED
 
     def outcome(self, trial: Trial) -> str | None:
         """The trial's final status in its search; None if it must be trained.
@@ -117,8 +117,8 @@ class StudyState:
         A trial below a cutoff is ``stopped`` even if it was trained further, for a file without
         early stopping: it counts as in a run that stopped it.
         """
-        summary = self.summaries.get(trial.id)
-        if summary is not None and stopped_at(summary.course, trial.cutoffs) is not None:
+        record = self.records.get(trial.id)
+        if record is not None and stopped_at(record.course, trial.cutoffs) is not None:
             return "stopped"
         settled = self.settled(trial.id)
         return None if settled is None else settled.status

@@ -5,9 +5,8 @@ import time
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
-from semigrid.grid.study.ledger import Record
+from semigrid.grid.study.ledger import COLLAPSED, Record
 from semigrid.grid.study.state import Job
-from semigrid.grid.study.summary import COLLAPSED
 from semigrid.grid.trackers.tracker import OF_EVALUATIONS, Tracker, course_of, described, stamp
 from semigrid.trainers.trial.identity import TrialSpec
 

@@ -14,13 +14,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from semigrid.data.storage import Storage
 from semigrid.grid.study.layout import OPTUNA, OPTUNA_JOURNAL
-from semigrid.grid.study.ledger import Record
+from semigrid.grid.study.ledger import ENDED, Record
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.search import distribution, space_of
 from semigrid.grid.study.state import Job, StudyState
-from semigrid.grid.study.summary import ENDED
 from semigrid.grid.trackers.tracker import Tracker, folder_at
-from semigrid.trainers.evaluation.choose import Cutoffs, course, stopped_at
+from semigrid.trainers.evaluation.choose import Cutoffs, stopped_at
 from semigrid.trainers.methods import Space
 
 # User attribute of a study's trial: the identity of the trial it shows.
@@ -126,7 +125,7 @@ def frozen(record: Record, cutoffs: Cutoffs, space: Space) -> FrozenTrial:
     It is pruned where it fell below a cutoff of its search, whatever the record says: another
     search, or an earlier file, may have let it train on.
     """
-    scores = course(record.history[:-1] if record.status == "collapsed" else record.history)
+    scores = record.course
     end = stopped_at(scores, cutoffs)
     status = record.status if end is None else "stopped"
     state = STATES.get(status, TrialState.FAIL)

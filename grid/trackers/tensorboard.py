@@ -10,9 +10,8 @@ from typing import Any
 
 from semigrid.data.storage import Storage
 from semigrid.grid.study.layout import TENSORBOARD
-from semigrid.grid.study.ledger import Record
+from semigrid.grid.study.ledger import ENDED, Record
 from semigrid.grid.study.state import Job
-from semigrid.grid.study.summary import ENDED
 from semigrid.grid.trackers.tracker import Tracker, course_of, described, folder_at, stamp
 
 # Start of the name of an empty file that says of which end of a trial the events are.

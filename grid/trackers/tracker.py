@@ -9,9 +9,8 @@ from typing import Any
 
 from semigrid.data.storage import Storage
 from semigrid.grid.study.layout import EXPERIMENT_COPY
-from semigrid.grid.study.ledger import Record
+from semigrid.grid.study.ledger import ENDED, Record
 from semigrid.grid.study.state import Job
-from semigrid.grid.study.summary import ENDED
 from semigrid.trainers.trial.identity import TrialSpec
 
 # Longest wait at the end of a run for what is still to be written, in seconds.

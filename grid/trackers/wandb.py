@@ -5,9 +5,8 @@ from typing import Any
 
 import wandb
 
-from semigrid.grid.study.ledger import Record
+from semigrid.grid.study.ledger import ENDED, Record
 from semigrid.grid.study.state import Job
-from semigrid.grid.study.summary import ENDED
 from semigrid.grid.trackers.tracker import MEASURED, Tracker, course_of, described, stamp
 from semigrid.trainers.trial.identity import TrialSpec
 

@@ -22,7 +22,7 @@ from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.schema import Split
 from semigrid.data.storage import FileFacts, open_storage
 from semigrid.grid.experiment import load_experiment
-from semigrid.grid.study.ledger import Ledger, start_record, summarize
+from semigrid.grid.study.ledger import Ledger, start_record
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.state import Job
 from semigrid.trainers.evaluation.predictions import Predictions
@@ -155,7 +155,7 @@ def _finish(plan: Plan) -> None:
             record.predictions_file = FileFacts.of(content)
             storage.write(predictions_file(record.id), content)
         ledger.write(record)
-        scheduler.complete(job, summarize(record))
+        scheduler.complete(job, record)
     assert all(state.stage == "finished" for state in scheduler.study.searches.values())
     for state in scheduler.study.searches.values():
         for spec in state.by_seed.values():

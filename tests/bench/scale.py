@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from tests.helpers.scheduling import scheduler_of
 
-from semigrid.grid.study.summary import TrialSummary
+from semigrid.grid.study.ledger import Record, start_record
 
 GPUS, GPUS_PER_MACHINE = 1000, 4
 MODELS, FRACTIONS = 25, 20  # 500 cells
@@ -85,16 +85,18 @@ def deciding() -> Iterator[tuple[str, str, str]]:
             most = max(most, len(running))
             continue
         over = running.pop(draw.randrange(len(running)))
-        scheduler.complete(over, _ending(draw))
+        scheduler.complete(over, _ending(over, draw))
         ended += 1
     seconds = time.perf_counter() - started
     what = f"deciding for one job while {most:,} run on {len(machines)} machines"
     yield what, f"{1e3 * seconds / (ended + len(running)):.0f} ms", "100 ms"
 
 
-def _ending(draw: random.Random) -> TrialSummary:
-    val = {"acc1": draw.uniform(50, 90), "acc5": 100.0, "ce": draw.random()}
-    return TrialSummary("finished", val)
+def _ending(job: Any, draw: random.Random) -> Record:
+    record = start_record(job.spec, job.search.name)
+    record.status = "finished"
+    record.val = {"acc1": draw.uniform(50, 90), "acc5": 100.0, "ce": draw.random()}
+    return record
 
 
 def _run(folder: str, grid: dict[str, Any], work: Any = None) -> None:

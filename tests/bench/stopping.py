@@ -11,8 +11,7 @@ from pathlib import Path
 import yaml
 
 from semigrid.data.storage import open_storage
-from semigrid.grid.study.ledger import Ledger, Record
-from semigrid.grid.study.summary import ENDED
+from semigrid.grid.study.ledger import ENDED, Ledger, Record
 
 SEEDS = 3
 SEARCH = {"trials": 16, "wave": 4}

@@ -20,7 +20,7 @@ from pathlib import Path
 from tests.chaos import grid
 from tests.chaos.cluster import TwoNodes, children, kill, title
 
-from semigrid.grid.study.summary import ENDED
+from semigrid.grid.study.ledger import ENDED
 from semigrid.trainers.execution.progress import WRITE_SECONDS_VARIABLE
 
 # So many of each: trial is the process of a training, worker one of a DDP group, controller Ray

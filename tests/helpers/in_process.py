@@ -68,7 +68,7 @@ class Grid:
     def found(self) -> list[str]:
         """Everything that was said of damaged files."""
         damaged = [what for record in self.records.values() for what in record.damaged]
-        return [*self.ledger.unreadable, *self.ledger.problems, *self.problems, *damaged]
+        return [*self.ledger.problems, *self.problems, *damaged]
 
     def numbers(self) -> dict[str, Any]:
         """All that must not change, to the last digit."""

@@ -7,24 +7,28 @@ from typing import Any
 from tests.helpers.experiments import plan_of
 from tests.helpers.scheduling import scheduler_of, start_next
 
-from semigrid.grid.study.ledger import Record, start_record, summarize
+from semigrid.grid.study.ledger import Record, start_record
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.study.state import Job
-from semigrid.grid.study.summary import TrialSummary
 
-Trials = dict[str, TrialSummary]  # a ledger's, by id
+Trials = dict[str, Record]  # a ledger's, by id
 
 
-def finished(job: Job) -> TrialSummary:
+def finished(job: Job) -> Record:
     """A result that depends on the trial alone, as a deterministic training's does."""
     rng = random.Random(job.spec.id)
-    val = {"acc1": rng.uniform(50, 99), "ce": rng.random()}
-    return TrialSummary("finished", val, {"acc1": 1.0} if job.kind == "evaluate" else None)
+    record = start_record(job.spec, job.search.name)
+    record.started_at = 0.0  # the same whenever it is played
+    record.status, record.val = "finished", {"acc1": rng.uniform(50, 99), "ce": rng.random()}
+    record.test = {"acc1": 1.0} if job.kind == "evaluate" else None
+    return record
 
 
-def diverged(job: Job) -> TrialSummary:
-    return TrialSummary("diverged", error="too fast")
+def diverged(job: Job) -> Record:
+    record = start_record(job.spec, job.search.name)
+    record.status, record.error = "diverged", "too fast"
+    return record
 
 
 def has_finished(trials: Trials, trial_id: str) -> bool:
@@ -37,14 +41,14 @@ def play(
     slots: int,
     seed: int = 0,
     jobs: int | None = None,
-    weights: Callable[[str], bool] | None = None,
+    weights: Callable[[Record], bool] | None = None,
     fail: str | None = None,
 ) -> tuple[Scheduler, list[Job]]:
     """Runs jobs with ``slots`` at a time that end in random order, until done or ``jobs`` ended.
 
     ``trials`` is read as a ledger is when a run starts, and written to.
     """
-    scheduler = scheduler_of(plan, trials, weights or (lambda i: has_finished(trials, i)))
+    scheduler = scheduler_of(plan, trials, weights or (lambda r: has_finished(trials, r.id)))
     rng = random.Random(seed)
     running: list[Job] = []
     ended: list[Job] = []
@@ -66,7 +70,7 @@ def ran(text: str, records: dict[str, Record] | None = None, only: list[str] | N
     records = dict(records or {})
     plan = plan_of(text)
     chosen = None if only is None else plan.matching(only)
-    scheduler = scheduler_of(plan, records, lambda i: i in records, only=chosen)
+    scheduler = scheduler_of(plan, records, lambda record: record.id in records, only=chosen)
     jobs = []
     while job := start_next(scheduler):
         record = records.get(job.spec.id) or start_record(job.spec, job.search.name)
@@ -75,6 +79,6 @@ def ran(text: str, records: dict[str, Record] | None = None, only: list[str] | N
         record.test = result.test if job.kind == "evaluate" else record.test
         records[record.id] = record
         jobs.append(job)
-        scheduler.complete(job, summarize(record))
+        scheduler.complete(job, record)
     assert scheduler.done
     return records, jobs, scheduler

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from semigrid.trainers.methods import MethodName
+from semigrid.trainers.methods import METHODS, MethodName
 from semigrid.trainers.options import Precision
 from semigrid.trainers.recipe import RECIPE_VERSION, Recipe
 
@@ -48,6 +48,11 @@ class TrialSpec(BaseModel):
         copy = super().model_copy(update=update, deep=deep)
         copy.__dict__.pop("id", None)
         return copy
+
+    @property
+    def forwards(self) -> int:
+        """Forwards of one image that the training costs; a backward costs two."""
+        return METHODS[self.method].forwards_per_step(self.recipe) * self.recipe.total_steps
 
     @cached_property  # a plan reads it at every step for every trial
     def id(self) -> str:

@@ -23,7 +23,7 @@ from semigrid.grid.analysis.statistics import Interval
 from semigrid.grid.report import accuracy, charts, training
 from semigrid.grid.report.mistakes import confident_mistakes
 from semigrid.grid.report.page import report
-from semigrid.grid.study.ledger import start_record, summarize
+from semigrid.grid.study.ledger import start_record
 
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "chrome"])), None)
 # no browser of a test may look for updates
@@ -149,7 +149,7 @@ def test_what_mattered_is_what_the_score_depends_on(tmp_path: Path) -> None:
             record.test = {"acc1": 1.0, "acc5": 1.0, "ce": 1.0}
         many.ledger.write(record)
         many.storage.write(f"weights/{job.spec.id}.safetensors", b"")
-        scheduler.complete(job, summarize(record))
+        scheduler.complete(job, record)
     figure = training.importance(many.results(), "vit")
     assert figure.svg and figure.rows[0][0] == "base_lr"
     assert float(figure.rows[0][1]) > 0.5 and "PED-ANOVA" in figure.note

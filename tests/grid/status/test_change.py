@@ -19,7 +19,7 @@ def change(before: str, after: str, only: list[str] | None = None) -> tuple[Chan
     records, _, _ = ran(before)
     plan = plan_of(after)
     chosen = None if only is None else plan.matching(only)
-    study = study_of(plan, records, lambda i: i in records, chosen)
+    study = study_of(plan, records, lambda record: record.id in records, chosen)
     return compare(study, records, before), study
 
 
@@ -141,7 +141,7 @@ def test_a_folder_without_a_run_has_nothing_to_compare() -> None:
 
 def test_a_last_file_that_cannot_be_read_any_more_hides_keys_only() -> None:
     records, _, _ = ran(experiment_text())
-    study = study_of(plan_of(experiment_text()), records, lambda i: i in records)
+    study = study_of(plan_of(experiment_text()), records, lambda record: record.id in records)
     for text in ("", "grid: [", "name: [1]", changed("models.vit.recipe.base_lrr", 1)):
         found = compare(study, records, text)
         assert {cell.what for cell in found.cells} == {"finished"}

@@ -33,9 +33,8 @@ from semigrid.grid.status.cost import (
     spent,
     total,
 )
-from semigrid.grid.study.ledger import Ledger, Record, start_record
+from semigrid.grid.study.ledger import Ledger, Record
 from semigrid.grid.study.state import Job, StudyState
-from semigrid.grid.study.summary import cost_sample, forwards
 from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.execution.progress import (
     WRITE_SECONDS_VARIABLE,
@@ -54,14 +53,13 @@ from semigrid.trainers.trial.job import JobKind, TrialJob
 
 
 def state_of(text: str, records: dict[str, Record]) -> StudyState:
-    return study_of(plan_of(text), records, lambda i: i in records)
+    return study_of(plan_of(text), records, lambda record: record.id in records)
 
 
 def timed(records: dict[str, Record], seconds: float, kind: str = "cpu") -> dict[str, Record]:
     """The records as if every forward of an image had taken so long."""
     for record in records.values():
-        work = forwards(record.spec.recipe, record.spec.method)
-        record.device_seconds = {kind: seconds * work}
+        record.device_seconds = {kind: seconds * record.spec.forwards}
         record.history = [evaluation(record.spec.recipe.total_steps)]
     return records
 
@@ -222,8 +220,10 @@ def test_forwards_of_a_recipe() -> None:
     recipe = resolve(tiny_recipe("semi"), "semi", LABELED_IMAGES, POOL_IMAGES)
     # 8 steps of 4 labelled images (a forward, a backward that costs two) and 8 unlabelled ones
     # that pass the teacher too
-    assert forwards(recipe, "semi") == 8 * (4 * 3 + 8 * 4)
-    assert forwards(recipe, "finetune") == 8 * 4 * 3
+    spec = plan_of(experiment_text()).spec(plan_of(experiment_text()).searches[-1], {}, 0, "p")
+    semi = spec.model_copy(update={"recipe": recipe})
+    assert semi.forwards == 8 * (4 * 3 + 8 * 4)
+    assert semi.model_copy(update={"method": "finetune"}).forwards == 8 * 4 * 3
 
 
 def test_the_estimate_is_what_the_rest_takes_at_the_pace_so_far() -> None:
@@ -331,14 +331,15 @@ def test_all_that_the_ledger_has_was_spent() -> None:
     assert spent(study)["cpu"] == sum(r.device_seconds["cpu"] for r in records.values())
 
 
-def test_records_of_before_there_were_device_seconds_teach_nothing(tmp_path: Path) -> None:
-    record = start_record(
-        plan_of(experiment_text()).spec(plan_of(experiment_text()).searches[0], {}, 0, None), "c"
-    )
-    content = json.loads(record.model_dump_json())
-    del content["device_seconds"]
-    assert Record.model_validate(content).device_seconds == {}
-    assert cost_sample(record.spec, 6, {}) is None
+def test_records_of_before_there_were_device_seconds_teach_nothing() -> None:
+    records = timed(ran(experiment_text())[0], 0.5)
+    for trial_id, record in records.items():
+        content = json.loads(record.model_dump_json())
+        del content["device_seconds"]
+        records[trial_id] = Record.model_validate(content)
+    text = experiment_text(search={"trials": 4, "wave": 2})
+    for each in estimate(state_of(text, records), count_flops=False):
+        assert each.trainings and each.device_seconds is None
 
 
 # A training says where it stands.

@@ -23,8 +23,8 @@ from semigrid.grid.status.live import LiveView
 from semigrid.grid.status.snapshot import RunningTrial, Snapshot
 from semigrid.grid.status.watch import follow
 from semigrid.grid.study.layout import SNAPSHOT
+from semigrid.grid.study.ledger import start_record
 from semigrid.grid.study.scheduler import Scheduler
-from semigrid.grid.study.summary import TrialSummary
 from semigrid.trainers.execution.progress import Meter
 
 
@@ -251,8 +251,9 @@ def test_silence_is_counted_by_the_watchers_clock(scheduler: Scheduler) -> None:
 
 def test_a_running_trial_that_reported_no_cost_keeps_the_ledgers(scheduler: Scheduler) -> None:
     job = start_next(scheduler)
-    summary = TrialSummary("finished", val={"acc1": 1.0}, device_seconds={"cpu": 7.0})
-    scheduler.complete(job, summary)
+    record = start_record(job.spec, job.search.name)
+    record.status, record.val, record.device_seconds = "finished", {"acc1": 1.0}, {"cpu": 7.0}
+    scheduler.complete(job, record)
     cost = snapshot.take(scheduler.study, [running(trial=job.spec.id)]).cost
     assert cost.spent == {"cpu": 7.0}
     told = running(trial=job.spec.id, device_seconds={"cpu": 9.0})

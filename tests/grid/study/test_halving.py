@@ -11,9 +11,9 @@ from tests.helpers.played import Trials, finished, has_finished
 from tests.helpers.scheduling import scheduler_of, start_next, study_of
 
 from semigrid.grid.study.halving import cutoffs, rungs
+from semigrid.grid.study.ledger import Record, start_record
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.state import Job
-from semigrid.grid.study.summary import TrialSummary
 from semigrid.trainers.evaluation.choose import Cutoffs, course, stopped_at
 from semigrid.trainers.recipe import Recipe
 
@@ -92,7 +92,15 @@ def early(**search: Any) -> Plan:
     return plan
 
 
-def trained(job: Job) -> TrialSummary:
+def history_of(course: list[tuple[int, float, float]]) -> list[dict[str, float]]:
+    """Evaluations with this course, in which the teacher is as good as the student."""
+    return [
+        {"step": step, "student_acc1": acc1, "student_ce": ce, "ema_acc1": acc1, "ema_ce": ce}
+        for step, acc1, ce in course
+    ]
+
+
+def trained(job: Job) -> Record:
     """What a deterministic training under the job's cutoffs leaves: quality shows at every rung."""
     result = finished(job)
     final = result.val["acc1"]
@@ -101,13 +109,14 @@ def trained(job: Job) -> TrialSummary:
     end = stopped_at(full, job.cutoffs)
     if end is not None:
         full = [point for point in full if point[0] <= end]
-        return replace(result, status="stopped", course=tuple(full))
-    return replace(result, course=tuple(full))
+        result.status = "stopped"
+    result.history = history_of(full)
+    return result
 
 
 def play(plan: Plan, trials: Trials, slots: int, order: int) -> list[Job]:
     """Runs the plan with ``slots`` at a time; ``order`` says which of them ends first."""
-    scheduler = scheduler_of(plan, trials, lambda i: has_finished(trials, i))
+    scheduler = scheduler_of(plan, trials, lambda record: has_finished(trials, record.id))
     running: list[Job] = []
     jobs: list[Job] = []
     while not scheduler.done:
@@ -116,7 +125,7 @@ def play(plan: Plan, trials: Trials, slots: int, order: int) -> list[Job]:
         job = running.pop(order % len(running))
         result = trained(job)
         if job.kind == "evaluate":
-            result = replace(trials[job.spec.id], test={"acc1": 1.0})
+            result = trials[job.spec.id].model_copy(update={"test": {"acc1": 1.0}})
         trials[job.spec.id] = result
         scheduler.complete(job, result)
         jobs.append(job)
@@ -193,8 +202,9 @@ def test_a_record_of_other_cutoffs_is_trained_again_only_if_it_ends_too_soon() -
         ({3: (60.0, 1.0)}, "stopped"),
         ({3: (40.0, 1.0)}, None),
     ]:
-        stopped = TrialSummary("stopped", course=((3, 50.0, 1.0),))
-        study = replace(study, summaries={trial.id: stopped})
+        stopped = start_record(trial.spec, "digits/vit/50%")
+        stopped.status, stopped.history = "stopped", history_of([(3, 50.0, 1.0)])
+        study = replace(study, records={trial.id: stopped})
         cut: Cutoffs = limits
         assert study.outcome(replace(trial, cutoffs=cut)) == expected
 
@@ -230,8 +240,9 @@ def test_a_collapsed_trial_is_no_measure_for_the_others() -> None:
     published = scheduler.study.searches["digits/vit/50%"].trials[0]
     (job,) = [j for j in scheduler.ready() if j.spec.id == published.spec.id]
     steps = job.spec.recipe.evaluation_steps
-    good = tuple((step, 99.0, 0.1) for step in steps[:-1])  # until it led to nothing
-    ended = TrialSummary("collapsed", course=good)
+    ended = start_record(job.spec, job.search.name)
+    good_until_the_last = [(step, 99.0, 0.1) for step in steps]
+    ended.status, ended.history = "collapsed", history_of(good_until_the_last)
     scheduler.start(job)
     scheduler.complete(job, ended)
     wave = scheduler.study.searches["digits/vit/50%"].trials[1:]

@@ -43,7 +43,7 @@ def test_a_record_cut_anywhere_is_unreadable_and_hurts_no_other(tmp_path: Path) 
         path.write_bytes(content[:length])
         found = Ledger(open_storage(tmp_path))
         assert found.read_all() == {whole.id: whole}
-        assert found.unreadable == [str(path)]
+        assert found.problems == [f"{path}: not a readable record; its trial trains again"]
 
 
 def test_a_record_under_a_name_that_is_not_its_identity_is_not_believed(tmp_path: Path) -> None:
@@ -52,4 +52,4 @@ def test_a_record_under_a_name_that_is_not_its_identity_is_not_believed(tmp_path
     ledger.write(record)
     (tmp_path / "ledger" / f"{record.id}.json").rename(tmp_path / "ledger" / f"{'0' * 20}.json")
     assert ledger.read_all() == {}
-    assert len(ledger.unreadable) == 1
+    assert len(ledger.problems) == 1

@@ -4,6 +4,8 @@ from tests.helpers.experiments import changed, experiment_text, plan_of
 from tests.helpers.played import Trials, diverged, finished, play
 from tests.helpers.scheduling import scheduler_of, start_next, study_of
 
+from semigrid.grid.study.ledger import Record
+
 
 def test_the_same_trials_and_winners_whatever_the_concurrency_and_the_order_of_ends() -> None:
     outcomes = []
@@ -44,7 +46,7 @@ def test_a_state_does_not_change_when_the_run_goes_on() -> None:
     while (job := start_next(scheduler)) and job.kind == "train":
         scheduler.complete(job, finished(job))
     assert scheduler.study.trainings_left("digits/vit/50%") < left
-    assert before.trainings_left("digits/vit/50%") == left and not before.summaries
+    assert before.trainings_left("digits/vit/50%") == left and not before.records
 
 
 def test_a_finished_plan_has_nothing_to_do() -> None:
@@ -134,7 +136,7 @@ def test_only_winners_are_measured_on_test_and_each_once() -> None:
 def test_the_winner_is_the_best_on_val() -> None:
     scheduler, _ = play(plan_of(experiment_text()), {}, slots=2)
     for state in scheduler.study.searches.values():
-        scores = {t.spec.id: scheduler.study.summaries[t.id].val["acc1"] for t in state.trials}
+        scores = {t.spec.id: scheduler.study.records[t.id].val["acc1"] for t in state.trials}
         assert state.winner is not None
         assert scores[state.winner.id] == max(scores.values())
 
@@ -216,8 +218,8 @@ def test_a_winner_whose_weights_are_gone_is_trained_again() -> None:
     lost = {winner.id for s in scheduler.study.searches.values() if (winner := s.winner)}
     kept: set[str] = set()
 
-    def weights(trial_id: str) -> bool:
-        return trial_id in kept or trial_id not in lost
+    def weights(record: Record) -> bool:
+        return record.id in kept or record.id not in lost
 
     again = scheduler_of(plan_of(experiment_text()), trials, weights)
     trained = []
@@ -247,7 +249,7 @@ def test_a_child_whose_failed_parent_lost_its_weights_does_not_try_for_ever() ->
     if measure is not None and measure.kind != "evaluate":
         measure, child = child, measure
     assert measure is not None and child is not None and measure.kind == "evaluate"
-    scheduler.complete(measure, scheduler.study.summaries[train.spec.id], "could not be measured")
+    scheduler.complete(measure, scheduler.study.records[train.spec.id], "could not be measured")
     for _ in range(3):
         scheduler.lose(child, train.spec.id, "damaged")
         if (again := start_next(scheduler)) is None:
