@@ -1,10 +1,15 @@
-"""``semigrid plan``: what would run, and what it would cost."""
+"""``semigrid plan``: what would run, what a changed file keeps, and what it would cost."""
 
 import json
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
 from semigrid.grid.commands.console import echo, out
 from semigrid.grid.commands.context import OpenStudy, last_text, load, open_study
@@ -15,10 +20,12 @@ from semigrid.grid.commands.options import (
     Source,
     StorageOption,
 )
-from semigrid.grid.status.change import compare
+from semigrid.grid.status.change import Change, compare
 from semigrid.grid.status.cost import Cost, estimate, spent
 from semigrid.grid.status.show import cost_parts
-from semigrid.grid.status.show_plan import change_parts, plan_facts, plan_lines
+from semigrid.grid.study.state import StudyState
+
+_STYLES = {"new": "cyan", "continued": "cyan", "anew": "yellow", "failed": "red", "blocked": "red"}
 
 
 def plan(
@@ -38,23 +45,94 @@ def plan(
 
 
 def show_plan(study: OpenStudy, without_data: bool = False, as_json: bool = False) -> None:
-    """Prints the plan; without data, nothing is known of changes and costs."""
+    """Prints the plan; without data, nothing is known of sizes, changes and costs."""
     state, change, estimates = study.state, None, []
     if not without_data:
         change = compare(state, study.records, last_text(study.ledger.storage))
         estimates = estimate(state, count_flops=True)
     cost = Cost(spent(state), estimates, state.plan.experiment.file.prices)
+    facts = {
+        **state.plan.describe(),
+        "trainings_done": sum(map(state.trainings_done, state.searches)),
+        "trainings_remaining": sum(map(state.trainings_left, state.searches)),
+        "cells_finished": sum(
+            state.searches[cell.name].stage == "finished" for cell in state.plan.cells
+        ),
+        "folder": study.ledger.storage.uri,
+    }
     if as_json:
-        facts = {
-            **plan_facts(state),
-            "folder": study.ledger.storage.uri,
-            "change": None if change is None else asdict(change),
-            "cost": cost.as_json(),
-        }
-        print(json.dumps(facts, indent=1))
+        facts["change"] = None if change is None else asdict(change)
+        print(json.dumps(facts | {"cost": cost.as_json()}, indent=1))
         return
-    for line in plan_lines(state, without_data):
+    for line in _lines(state, facts, without_data):
         echo(line)
-    echo(f"results: {study.ledger.storage.uri}")
-    for part in [*(change_parts(change) if change else ()), *cost_parts(cost)]:
+    for part in [*(_change_parts(change) if change else ()), *cost_parts(cost)]:
         out.print(part)
+
+
+def _lines(study: StudyState, facts: dict[str, Any], without_data: bool) -> Iterator[str]:
+    """Cells, trainings, datasets and weights."""
+    experiment = study.plan.experiment
+    parents, seeds = facts["searches"] - facts["cells"], facts["seeds"]
+    extra = f" and {parents} searches that cells start from" if parents else ""
+    yield (
+        f"{experiment.file.name}: {facts['cells']} cells{extra}, {facts['cells_finished']} finished"
+    )
+    yield (
+        f"{facts['trainings']:,} trainings: {facts['trials_per_search']} trials per cell"
+        + (f", winners on {seeds} seeds" if seeds > 1 else "")
+        + f"; {facts['trainings_unshared']:,} if parents were not shared"
+    )
+    yield (
+        f"{facts['trainings_remaining']:,} trainings remain, {facts['trainings_done']:,} are in "
+        "the ledger"
+    )
+    if without_data:
+        yield "the datasets were not opened: their sizes and fractions are not checked"
+    else:
+        yield f"{facts['images']:,} images pass through a model in all"
+        for name, dataset in experiment.datasets.items():
+            manifest = dataset.manifest
+            yield (
+                f"dataset {name}: {sum(manifest.counts['train'].values()):,} training images of "
+                f"{len(manifest.classes)} classes, pool {manifest.pool:,} "
+                f"(100% is {experiment.pool_unit(name):,}), {manifest.license}, "
+                f"fingerprint {manifest.fingerprint[:12]}"
+            )
+    for name, weights in experiment.weights.items():
+        yield f"weights of {name}: {weights.describe()}"
+    yield f"results: {facts['folder']}"
+
+
+def _change_parts(change: Change) -> Iterator[Text | Table]:
+    """Differences from the last run in the folder, key by key, then cell by cell."""
+    if not change.had_run:
+        return
+    if change.keys:
+        yield Text("changed since the last run in this folder:", style="bold")
+        for key in change.keys:
+            yield Text(f"  {key}", style="" if key.changes_numbers else "dim")
+    elif not any(cell.what in ("new", "anew") for cell in change.cells) and not change.removed:
+        yield Text("nothing changed since the last run in this folder", style="bold")
+    count = Counter[str](cell.what for cell in change.cells)
+    if change.removed:
+        count["removed"] = len(change.removed)
+    yield Text("cells: " + ", ".join(f"{n} {what}" for what, n in count.items()), style="bold")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("cell", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("kept", justify="right")
+    table.add_column("to do", justify="right")
+    table.add_column("why", overflow="fold")
+    for cell in change.cells:
+        what = Text(cell.what, style=_STYLES.get(cell.what, "dim"))
+        table.add_row(cell.cell, what, f"{cell.kept:,}", f"{cell.to_do:,}", cell.why)
+    for name, trainings in change.removed.items():
+        why = "its trainings stay in the ledger" if trainings else ""
+        table.add_row(name, Text("removed", style="yellow"), str(trainings), "0", why)
+    yield table
+    if change.unused:
+        yield Text(
+            f"{change.unused:,} trainings in the ledger belong to no cell of this file: they stay "
+            "there, and count again if the file asks for them"
+        )

@@ -73,31 +73,23 @@ def estimate(study: StudyState, count_flops: bool) -> list[Estimate]:
         count_flops: build models of which no trial has finished and count their FLOPs, which
             takes PyTorch and seconds. Without it, such models have no estimate.
     """
-    left: dict[str, list[_Remaining]] = {}
+    left: dict[str, list[tuple[Search, TrialSpec, int]]] = {}
     for search in study.plan.searches:
         if trainings := study.trainings_left(search.name):
             # the parent's identity changes no cost
             spec = study.plan.spec(search, {}, 0, "a parent" if search.parent else None)
-            left.setdefault(search.cell.model, []).append(_Remaining(search, spec, trainings))
+            left.setdefault(search.cell.model, []).append((search, spec, trainings))
     models = study.plan.experiment.file.models
     return [_of_model(study, m, left[m], count_flops) for m in models if m in left]
 
 
-@dataclass(frozen=True)
-class _Remaining:
-    """A search, one of its trials, and how many trainings are left."""
-
-    search: Search
-    spec: TrialSpec
-    trainings: int
-
-
 def _of_model(
-    study: StudyState, model: str, remaining: list[_Remaining], count_flops: bool
+    study: StudyState, model: str, left: list[tuple[Search, TrialSpec, int]], count_flops: bool
 ) -> Estimate:
-    experiment, first = study.plan.experiment, remaining[0]
+    """The estimate of ``left``: searches, one trial of each, and how many trainings remain."""
+    experiment, (search, first, _) = study.plan.experiment, left[0]
     on_gpus = experiment.train_of(model).gpus_per_worker > 0
-    kind = _kind(first.spec)
+    kind = _kind(first)
     samples = [
         record
         for record in study.records.values()
@@ -107,26 +99,28 @@ def _of_model(
         and _kind(record.spec) == kind
         and ("cpu" not in record.device_seconds) == on_gpus
     ]
-    pace: _Pace | None = None
+    count = sum(trainings for *_, trainings in left)
     share = 1.0  # of its steps that a trial trains, on average
+    per_step: DeviceSeconds = {}
     if samples:
-        pace = _measured(samples)
+        per_forward: DeviceSeconds | None = _measured(samples)
+        basis = f"from {len(samples)} finished trial" + ("s" if len(samples) != 1 else "")
         if experiment.file.search.early_stopping:
             share = statistics.fmean(record.share_trained for record in samples)
     elif count_flops:
-        classes = experiment.datasets[first.search.cell.dataset].num_classes
-        pace = _counted(first.spec, classes, on_gpus)
-    count = sum(each.trainings for each in remaining)
-    if pace is None:
+        classes = experiment.datasets[search.cell.dataset].num_classes
+        per_forward, basis = _counted(first, classes, on_gpus), FROM_FLOPS
+        per_step = {} if on_gpus else {"cpu": STEP_CORE_SECONDS}
+    else:
         why = "no trial has finished yet; semigrid plan estimates from FLOPs"
-        why = "its FLOPs cannot be counted" if count_flops else why
         return Estimate(model, count, None, why)
-    passes = sum(share * each.trainings * each.spec.forwards for each in remaining)
-    steps = sum(share * each.trainings * each.spec.recipe.total_steps for each in remaining)
-    seconds = {kind: passes * each for kind, each in pace.per_forward.items()}
-    if pace.per_step:
-        seconds = add(seconds, {"cpu": steps * pace.per_step})
-    return Estimate(model, count, seconds, pace.basis)
+    if per_forward is None:
+        return Estimate(model, count, None, "its FLOPs cannot be counted")
+    passes = sum(share * n * spec.forwards for _, spec, n in left)
+    steps = sum(share * n * spec.recipe.total_steps for _, spec, n in left)
+    seconds = {kind: passes * each for kind, each in per_forward.items()}
+    seconds = add(seconds, {kind: steps * each for kind, each in per_step.items()})
+    return Estimate(model, count, seconds, basis)
 
 
 def _kind(spec: TrialSpec) -> tuple[Any, ...]:
@@ -134,17 +128,8 @@ def _kind(spec: TrialSpec) -> tuple[Any, ...]:
     return spec.backbone, spec.backbone_args, spec.method, spec.recipe.img_size, spec.precision
 
 
-@dataclass(frozen=True)
-class _Pace:
-    """Device-seconds by kind for one image's forward, and core-seconds for a step."""
-
-    per_forward: DeviceSeconds
-    basis: str
-    per_step: float = 0.0
-
-
-def _measured(samples: list[Record]) -> _Pace:
-    """The pace of the median trial on the most common devices.
+def _measured(samples: list[Record]) -> DeviceSeconds:
+    """What one image's forward takes in the median trial on the most common devices.
 
     The median, since a trial that was trained twice, or beside a busy neighbour, is an outlier.
     """
@@ -154,13 +139,11 @@ def _measured(samples: list[Record]) -> _Pace:
         for r in samples
         if r.device_seconds.keys() == usual
     ]
-    paces.sort(key=lambda pace: sum(pace.values()))
-    basis = f"from {len(samples)} finished trial" + ("s" if len(samples) != 1 else "")
-    return _Pace(paces[len(paces) // 2], basis)
+    return sorted(paces, key=lambda pace: sum(pace.values()))[len(paces) // 2]
 
 
-def _counted(spec: TrialSpec, classes: int, on_gpus: bool) -> _Pace | None:
-    """Imports PyTorch and builds the model, without its weights."""
+def _counted(spec: TrialSpec, classes: int, on_gpus: bool) -> DeviceSeconds | None:
+    """What one image's forward takes by its FLOPs; builds the model, without its weights."""
     import torch
 
     from semigrid.trainers.models.create import flops_per_image
@@ -174,11 +157,9 @@ def _counted(spec: TrialSpec, classes: int, on_gpus: bool) -> _Pace | None:
     flops = flops_per_image(model, spec.recipe.img_size)
     if flops is None:
         return None
-    if not on_gpus:
-        per_forward = flops / CORE_FLOPS + FORWARD_CORE_SECONDS
-        return _Pace({"cpu": per_forward}, FROM_FLOPS, STEP_CORE_SECONDS)
-    rate = ASSUMED_FLOPS[spec.precision] * ASSUMED_SHARE_OF_PEAK
-    return _Pace({ASSUMED_GPU: flops / rate}, FROM_FLOPS)
+    if on_gpus:
+        return {ASSUMED_GPU: flops / (ASSUMED_FLOPS[spec.precision] * ASSUMED_SHARE_OF_PEAK)}
+    return {"cpu": flops / CORE_FLOPS + FORWARD_CORE_SECONDS}
 
 
 def total(estimates: Iterable[Estimate]) -> DeviceSeconds:

@@ -24,8 +24,8 @@ from semigrid.trainers.layout import checkpoint_folder
 class LiveView:
     """Redraws itself on a terminal; without one, prints a line for each cell that finishes.
 
-    Given the run's storage, it writes a snapshot there every few seconds and deletes it at the end.
-    ``pid`` is the process that the run lives and dies with, by default this one.
+    Writes a snapshot into the run's storage every few seconds and deletes it at the end. ``pid`` is
+    the process that the run lives and dies with, by default this one.
     """
 
     def __init__(self, console: Console, pid: int | None = None):
@@ -36,15 +36,12 @@ class LiveView:
         self._running: dict[tuple[str, str], RunningTrial] = {}
         self._live: Live | None = None
         self._started = time.monotonic()
-        self._storage: Storage | None = None
         self._estimates: list[Estimate] = []
         self._over = threading.Event()
         self._writer = threading.Thread(target=self._write_on, name="live view", daemon=True)
 
-    def attach(self, study: StudyState, storage: Storage | None = None) -> None:
-        self.study = study
-        self._storage = storage
-        plan = study.plan
+    def attach(self, study: StudyState, storage: Storage) -> None:
+        self.study, self._storage, plan = study, storage, study.plan
         self._images = {search.name: plan.images_per_trial(search) for search in plan.searches}
         self._groups = {
             search.name
@@ -65,18 +62,16 @@ class LiveView:
             self._live.start()
         else:
             self.console.print(f"{self._counts()}; training")
-        if self._storage is not None:
-            self._writer.start()
+        self._writer.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
         self._over.set()
-        if self._storage is not None:
-            self._writer.join(timeout=snapshot.SILENT_SECONDS)
-            with contextlib.suppress(OSError):  # a snapshot left behind shows its age
-                self._storage.delete(SNAPSHOT)
+        self._writer.join(timeout=snapshot.SILENT_SECONDS)
+        with contextlib.suppress(OSError):  # a snapshot left behind shows its age
+            self._storage.delete(SNAPSHOT)
 
     def started(self, job: Job) -> None:
         self.activity = "waiting for a process"
@@ -119,17 +114,16 @@ class LiveView:
         if problem is not None:
             failed = "failed: " if job.spec.id in study.failed else ""
             self.console.print(Text(f"{failed}{job.search.name}: {problem}", style="red"))
-        for name in (cell.name for cell in study.plan.cells):
-            if study.searches[name].stage == "finished" != before.searches[name].stage:
+        for cell in study.plan.cells:
+            if study.searches[cell.name].stage == "finished" != before.searches[cell.name].stage:
                 left = self._seconds_left()
                 shown = "" if left is None else f", about {show.show_seconds(left)} left"
-                self.console.print(f"{name} finished; {self._counts()}{shown}")
+                self.console.print(f"{cell.name} finished; {self._counts()}{shown}")
 
     def snapshot(self) -> Snapshot:
         """How the run stands now, with the last report of each running trial."""
-        now = time.time()
         taken = snapshot.take(self.study, list(self._running.values()), self._estimates)
-        taken.started_at = now - (time.monotonic() - self._started)
+        taken.started_at = time.time() - (time.monotonic() - self._started)
         taken.seconds_left = self._seconds_left()
         taken.share_done = 1 - self._work_left() / max(self._work_at_start, 1)
         taken.activity = self.activity
@@ -139,20 +133,19 @@ class LiveView:
 
     def _write_on(self) -> None:
         """Reads the progress of worker groups and writes the snapshot, until the end."""
-        assert self._storage is not None
         while True:
             with contextlib.suppress(OSError):  # the run goes on without its snapshots
-                self._look_at_groups(self._storage)
+                self._look_at_groups()
                 self._estimates = estimate(self.study, count_flops=False)
-                snapshot.write(self._storage, self.snapshot())
+                self._storage.write(SNAPSHOT, self.snapshot().model_dump_json().encode())
             if self._over.wait(snapshot.WRITE_SECONDS):
                 return
 
-    def _look_at_groups(self, storage: Storage) -> None:
+    def _look_at_groups(self) -> None:
         """Reads the file that a worker group leaves between evaluations, when it reports to Ray."""
         for trial in list(self._running.values()):
             if trial.kind == "train" and trial.cell in self._groups:
-                report = read_progress(storage.folder(checkpoint_folder(trial.trial)))
+                report = read_progress(self._storage.folder(checkpoint_folder(trial.trial)))
                 if report.get("at", 0.0) > trial.started_at:
                     trial.hear(report, report["at"])
 
@@ -161,16 +154,14 @@ class LiveView:
 
     def _work_left(self) -> float:
         """Images that the remaining trainings will process, running ones included."""
-        left = 0.0
-        for name, images in self._images.items():
-            left += self.study.trainings_left(name) * images
-        for trial in list(self._running.values()):
-            left -= trial.share_done * self._images[trial.cell]
-        return max(left, 0.0)
+        left = sum(self.study.trainings_left(name) * n for name, n in self._images.items())
+        running = list(self._running.values())
+        return max(
+            left - sum(trial.share_done * self._images[trial.cell] for trial in running), 0.0
+        )
 
     def _seconds_left(self) -> float | None:
-        elapsed = time.monotonic() - self._started
-        left = self._work_left()
+        elapsed, left = time.monotonic() - self._started, self._work_left()
         done = self._work_at_start - left
         if done <= 0 or elapsed < 5 or left == 0:
             return None

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
+from pydantic import BaseModel, PrivateAttr, ValidationError
 
 from semigrid.data.storage import Storage
 from semigrid.grid.status.cost import Cost, Estimate, estimate, spent
@@ -20,11 +20,7 @@ WRITE_SECONDS = 3.0
 SILENT_SECONDS = 30.0
 
 
-class _SnapshotModel(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-
-class CellProgress(_SnapshotModel):
+class CellProgress(BaseModel):
     """A cell's stage, and how many of its trainings have ended."""
 
     state: str
@@ -33,7 +29,7 @@ class CellProgress(_SnapshotModel):
     failure: str | None = None
 
 
-class RunningTrial(_SnapshotModel):
+class RunningTrial(BaseModel):
     """A trial at work; values are None while unknown. ``heard_at`` is its last sign of life."""
 
     cell: str
@@ -72,7 +68,7 @@ class RunningTrial(_SnapshotModel):
         return max(0.0, pace * (self.total_steps - self.step) - (now - self.heard_at))
 
 
-class Snapshot(_SnapshotModel):
+class Snapshot(BaseModel):
     """Times are seconds since 1970 by the clock of the driver's machine.
 
     ``asked`` are the machines that the cluster's autoscaler is asked for; ``host`` and ``pid`` are
@@ -101,9 +97,15 @@ class Snapshot(_SnapshotModel):
             return time.monotonic() - self._arrived
         return max(0.0, time.time() - self.written_at)
 
-    def arrives_now(self) -> None:
-        """Notes that it was new when it was read: two machines' clocks may differ."""
-        self._arrived = time.monotonic()
+    def after(self, earlier: "Snapshot | None") -> "Snapshot":
+        """The earlier one if this is the same; else this, whose age counts from now.
+
+        Not from when it was written, where an earlier one was seen: two machines' clocks differ.
+        """
+        if earlier is not None and earlier.written_at == self.written_at:
+            return earlier
+        self._arrived = None if earlier is None else time.monotonic()
+        return self
 
     @property
     def is_dead(self) -> bool:
@@ -155,10 +157,6 @@ def cells_progress(study: StudyState) -> dict[str, CellProgress]:
         for cell in study.plan.cells
         if study.is_asked(cell.name)
     }
-
-
-def write(storage: Storage, snapshot: Snapshot) -> None:
-    storage.write(SNAPSHOT, snapshot.model_dump_json().encode())
 
 
 def read(storage: Storage) -> Snapshot | None:

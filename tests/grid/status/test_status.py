@@ -43,6 +43,10 @@ def running(**facts: Any) -> RunningTrial:
     return RunningTrial(**{**known, "started_at": 100.0, **facts})
 
 
+def leave(storage: Storage, found: Snapshot) -> None:
+    storage.write(SNAPSHOT, found.model_dump_json().encode())
+
+
 def dead_pid() -> int:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
@@ -165,10 +169,12 @@ def test_a_view_that_cannot_write_stops_nothing(
         assert view._writer.is_alive()
 
 
-def test_what_the_cluster_is_asked_for_is_shown_until_it_is_there(scheduler: Scheduler) -> None:
+def test_what_the_cluster_is_asked_for_is_shown_until_it_is_there(
+    scheduler: Scheduler, tmp_path: Path
+) -> None:
     console = quiet()
     view = LiveView(console)
-    view.attach(scheduler.study)
+    view.attach(scheduler.study, open_storage(tmp_path))
     view.activity = "waiting for machines with 1 × 8 CPUs"
     for machines in ("2 × g5", "1 × g5", ""):
         view.asked(machines)
@@ -206,7 +212,7 @@ def test_nothing_to_follow(tmp_path: Path) -> None:
 
 def test_following_ends_with_the_run(scheduler: Scheduler, tmp_path: Path) -> None:
     storage, console = open_storage(tmp_path), quiet()
-    snapshot.write(storage, snapshot.take(scheduler.study))
+    leave(storage, snapshot.take(scheduler.study))
     ending = threading.Timer(0.2, lambda: storage.delete(SNAPSHOT))
     ending.start()
     assert follow(storage, console, seconds=0.05)
@@ -231,7 +237,7 @@ def test_a_run_that_died_is_told_from_one_that_is_silent(
     storage, console = open_storage(tmp_path), quiet()
     found = snapshot.take(scheduler.study)
     found.pid, found.written_at = dead_pid(), time.time() - 3725
-    snapshot.write(storage, found)
+    leave(storage, found)
     assert not follow(storage, console, seconds=0.01)
     assert "is dead, last heard from 1:02:05 ago" in show.heard(found).plain
     # on another machine nobody can look for its process: it is silent
@@ -241,11 +247,12 @@ def test_a_run_that_died_is_told_from_one_that_is_silent(
 
 
 def test_silence_is_counted_by_the_watchers_clock(scheduler: Scheduler) -> None:
-    latest = snapshot.take(scheduler.study)
+    first, latest = snapshot.take(scheduler.study), snapshot.take(scheduler.study)
+    first.written_at -= 3700
     latest.written_at -= 3600  # the clock of the run's machine
-    assert latest.age > 3599
-    latest.arrives_now()
-    assert latest.age < 1
+    assert latest.after(None).age > 3599
+    assert latest.after(first).age < 1
+    assert latest.after(latest) is latest
     assert "last sign of life 0 s ago" in show.heard(latest).plain
 
 
@@ -272,7 +279,7 @@ def test_status_as_json_has_cells_cost_and_the_run(scheduler: Scheduler, tmp_pat
     assert estimates == {"vit": None, "semi-vit": None}
     found = snapshot.take(scheduler.study)
     found.running, found.host = [running(step=1, total_steps=6)], "elsewhere"
-    snapshot.write(open_storage(tmp_path / "s" / "small"), found)
+    leave(open_storage(tmp_path / "s" / "small"), found)
     facts = json.loads(semigrid("status", str(file), "--json").stdout)
     assert facts["run"]["running"][0]["step"] == 1 and facts["run"]["dead"] is False
     assert facts["run"]["silent_seconds"] < 60
@@ -291,7 +298,7 @@ def test_watching_what_died_exits_with_1_and_what_never_ran_with_0(
     assert done.returncode == 0 and "no run is at work here now" in done.stdout
     found = snapshot.take(scheduler.study)
     found.pid = dead_pid()
-    snapshot.write(open_storage(tmp_path / "s" / "small"), found)
+    leave(open_storage(tmp_path / "s" / "small"), found)
     done = semigrid("status", str(file), "--watch")
     assert done.returncode == 1 and "is dead" in done.stdout
     assert semigrid("status", str(file), "--watch", "--json").returncode == 2
