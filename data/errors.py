@@ -18,9 +18,5 @@ class RefusedError(InputError, PermissionError):
     one_object = False
 
 
-class StorageAwayError(OSError):
-    """Storage is out of reach or busy, which passes: a network, an unmounted or moved folder."""
-
-
 class StorageGoneError(OSError):
     """Storage stayed away for as long as it was waited for."""

@@ -1,138 +1,169 @@
-"""Storage in a bucket, or in any other file system of fsspec."""
+"""Objects in a bucket, or files in any other file system of fsspec.
+
+This is the one module with uses of fsspec and s3fs that their documentation does not promise;
+``tests/data/storage/test_fsspec_names.py`` tests each of them: run it after an upgrade.
+"""
 
 import contextlib
 import posixpath
-from collections.abc import Callable
-from typing import Any, BinaryIO, TypeVar
+from collections.abc import Callable, Mapping
+from functools import partial
+from http import HTTPStatus
+from io import BufferedReader
+from typing import Any, cast
 
-from semigrid.data.errors import StorageAwayError
-from semigrid.data.storage.bucket_errors import is_away, refusal
-from semigrid.data.storage.fsspec_names import (
-    READERS,
-    around_fetches,
-    is_s3,
-    open_filesystem,
-    open_object,
-    put_if_unchanged,
-    read_object,
-    version_of,
-)
-from semigrid.data.storage.protocol import NOT_THERE, Confirm, FileStatus, Storage, always
+import fsspec
 
-T = TypeVar("T")
+from semigrid.data.storage.bucket_errors import answer_of, is_away
+from semigrid.data.storage.files import NOT_THERE, Confirm, FileStatus, always
 
-BUCKETS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
+S3 = ("s3", "s3a")
+BUCKETS = (*S3, "gs", "gcs", "abfs", "abfss", "az")
+READERS = 16  # files worth reading side by side
+S3_OPTIONS: dict[str, Any] = {
+    # another process may have written since the last listing
+    "use_listings_cache": False,
+    "config_kwargs": {
+        # seconds, after which a silent server counts as away
+        "connect_timeout": 5,
+        "read_timeout": 20,
+        "max_pool_connections": 2 * READERS,
+        # few attempts, since Storage waits, with a message and an end
+        "retries": {"mode": "standard", "total_max_attempts": 2},
+    },
+}
+# fields of ``info`` that change with a file's content, in various file systems
+VERSION_FIELDS = ("LastModified", "last_modified", "updated", "created", "mtime", "ETag", "etag")
+# answers to a conditional write of a file that has changed, or is gone
+CHANGED = {HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED, HTTPStatus.NOT_FOUND}
+READ_AHEAD = {"cache_type": "readahead", "block_size": 5 * 2**20}
 
 
-class BucketStorage(Storage):
-    """A folder in a file system of fsspec with atomic writes.
+def open_filesystem(uri: str) -> tuple[Any, str]:
+    """The file system of a path or URI, and the path in it. Raises ``ValueError``, ``ImportError``.
+
+    ``retries`` is the number of attempts of s3fs, each of which includes botocore's attempts.
+    """
+    is_s3 = uri.partition("://")[0] in S3
+    fs, root = fsspec.core.url_to_fs(uri, **(S3_OPTIONS if is_s3 else {}))
+    if is_s3:
+        fs.retries = 1
+    return fs, root
+
+
+class BucketFiles:
+    """Files by their paths in a file system of fsspec, whose writes are atomic.
 
     Each machine takes credentials from its environment: unpickling opens the file system again.
     """
 
-    readers = READERS
+    readers, doubtful = READERS, ()
 
     def __init__(self, fs: Any, root: str):
-        self._fs, self._root = fs, root
-        self.uri = fs.unstrip_protocol(root)
+        self._fs = fs
+        self._is_s3 = S3[0] in fs.protocol
+        self.home = self.uri(root)
 
-    def __reduce__(self) -> tuple[Callable[[str], "BucketStorage"], tuple[str]]:
-        return _open, (self.uri,)
+    def __reduce__(self) -> tuple[Callable[[str], "BucketFiles"], tuple[str]]:
+        return _open, (self.home,)
 
-    def _path(self, name: str) -> str:
-        return posixpath.join(self._root, name) if name else self._root
+    def uri(self, path: str) -> str:
+        return str(self._fs.unstrip_protocol(path))
 
-    def folder(self, *names: str) -> "BucketStorage":
-        return BucketStorage(self._fs, posixpath.join(self._root, *filter(None, names)))
+    def is_away(self, error: BaseException) -> bool:
+        """Whether an error passes by itself. Raises ``RefusedError`` if it means a refusal."""
+        return is_away(error, self.home)
 
-    def local_path(self, name: str = "") -> None:
-        return None
+    def read(self, path: str) -> bytes:
+        # by default s3fs would ask for the size first
+        return bytes(self._fs.cat_file(path, **({"max_concurrency": 1} if self._is_s3 else {})))
 
-    def read(self, name: str = "") -> bytes:
-        return self._do(lambda: read_object(self._fs, self._path(name)))
+    def open(self, path: str, ahead: bool, do: Callable[..., Any]) -> BufferedReader:
+        """Opens a file, whose requests are made by ``do`` of a function and its arguments."""
+        try:
+            file = self._fs.open(path, "rb", **(READ_AHEAD if ahead else {"cache_type": "none"}))
+        except TypeError:  # some file systems lack these options
+            file = self._fs.open(path, "rb")
+        if (cache := getattr(file, "cache", None)) is not None:
+            cache.fetcher = partial(do, cache.fetcher)
+        return cast(BufferedReader, file)
 
-    def open(self, name: str = "", ahead: bool = False) -> BinaryIO:
-        file: BinaryIO = self._do(lambda: open_object(self._fs, self._path(name), ahead))
-        around_fetches(file, self._do)
-        return file
-
-    def write(self, name: str, content: bytes, confirm: Confirm = always) -> None:
+    def write(self, path: str, content: bytes, confirm: Confirm) -> None:
         confirm()
-        self._do(lambda: self._fs.pipe_file(self._path(name), content))
+        self._fs.pipe_file(path, content)
 
-    def keep(self, name: str, kept: str, confirm: Confirm = always) -> None:
+    def keep(self, path: str, kept: str, confirm: Confirm) -> None:
         confirm()
-        self._do(lambda: self._fs.copy(self._path(name), self._path(kept)))
+        self._fs.copy(path, kept)
 
-    def delete(self, name: str, confirm: Confirm = always) -> None:
-        with contextlib.suppress(*NOT_THERE):
-            self._do(lambda: self._delete(self._path(name), confirm))
-
-    def _delete(self, path: str, confirm: Confirm) -> None:
-        if not is_s3(self._fs):
-            self._fs.info(path)  # a missing file needs no confirmation
-            confirm()
-            self._fs.rm(path, recursive=True)
-        elif files := self._fs.find(path):
+    def delete(self, path: str, confirm: Confirm) -> None:
+        if files := self._fs.find(path):
             confirm()
             self._fs.rm(files)
 
-    def swap(self, name: str, old: bytes | None, new: bytes | None) -> bool:
+    def swap(self, path: str, old: bytes | None, new: bytes | None) -> bool:
         # a store without conditions may let two processes write, and the answer to a successful put
         # may be lost: only reading again tells who won
-        etag = None if old is None else self._etag(name)
-        if self.read_all([name]).get(name) == old:
+        try:
+            facts = self._fs.info(path)
+            present = self.read(path)
+        except NOT_THERE:
+            facts, present = {}, None
+        if present == old:
             if new is None:
-                self.delete(name)
-            elif old is not None and etag is None:  # a store without versions
-                self.write(name, new)
+                self.delete(path, always)
             else:
-                content = new
-                self._do(lambda: put_if_unchanged(self._fs, self._path(name), content, etag))
+                self._put_if_unchanged(path, new, old, facts.get("ETag") or facts.get("etag"))
         return False
 
-    def _etag(self, name: str) -> str | None:
+    def _put_if_unchanged(self, path: str, content: bytes, old: bytes | None, etag: Any) -> None:
+        """Writes a file if it still has this ``etag`` or, where ``old`` is None, does not exist.
+
+        ``pipe_file`` of s3fs passes ``IfMatch`` and ``IfNoneMatch`` to S3; others know
+        ``mode="create"`` at most. A store without conditions always writes.
+        """
+        condition = {"IfMatch": etag} if self._is_s3 and etag else {}
+        if old is None:
+            condition = {"IfNoneMatch": "*"} if self._is_s3 else {"mode": "create"}
         try:
-            facts = self._do(lambda: self._fs.info(self._path(name)))
-        except NOT_THERE:
-            return None
-        etag: str | None = facts.get("ETag") or facts.get("etag")
-        return etag
+            self._fs.pipe_file(path, content, **condition)
+        except FileExistsError:
+            return
+        except (TypeError, ValueError, NotImplementedError):
+            self._fs.pipe_file(path, content)
+        except OSError as error:
+            status = answer.status if (answer := answer_of(error)) else 0
+            if status == HTTPStatus.NOT_IMPLEMENTED:
+                self._fs.pipe_file(path, content)
+            elif status not in CHANGED:
+                raise
 
-    def status(self, name: str = "") -> FileStatus:
-        facts = self._do(lambda: self._fs.info(self._path(name)))
-        size, is_folder = int(facts["size"] or 0), facts["type"] == "directory"
-        return FileStatus(size, version_of(facts), is_folder)
+    def status(self, path: str) -> FileStatus:
+        return _status(self._fs.info(path))
 
-    def entries(self, folder: str = "") -> dict[str, FileStatus]:
-        path = self._path(folder)
+    def entries(self, folder: str) -> dict[str, FileStatus]:
         self._fs.invalidate_cache()  # another process may have written since the last listing
-        listing = self._do(lambda: self._fs.ls(path, detail=True))
         return {
-            posixpath.basename(facts["name"].rstrip("/")): FileStatus(
-                int(facts["size"] or 0), is_folder=facts["type"] == "directory"
-            )
-            for facts in listing
-            if facts["name"].rstrip("/") != path
+            posixpath.basename(facts["name"].rstrip("/")): _status(facts)
+            for facts in self._fs.ls(folder, detail=True)
+            if facts["name"].rstrip("/") != folder
         }
 
-    def find(self, pattern: str = "**") -> list[str]:
-        if pattern == "**":
-            paths = self._do(lambda: self._fs.find(self._root))
-        else:
-            paths = self._do(lambda: self._fs.glob(self._path(pattern)))
-        names = (posixpath.relpath(path, self._root) for path in paths)
-        return sorted(name for name in names if not f"/{name}".count("/."))
+    def find(self, folder: str, pattern: str) -> list[str]:
+        everything = pattern == "**"
+        paths = self._fs.find(folder) if everything else self._fs.glob(f"{folder}/{pattern}")
+        names = (posixpath.relpath(path, folder) for path in paths)
+        return [name for name in names if not f"/{name}".count("/.")]
 
-    def _do(self, work: Callable[[], T]) -> T:
-        """Turns errors into ``StorageAwayError`` or ``RefusedError`` where they mean that."""
-        try:
-            return work()
-        except Exception as error:  # each package of fsspec has its own errors
-            if is_away(error):
-                raise StorageAwayError(str(error)) from error
-            raise refusal(error, self.uri) or error from error.__cause__
+    def check_could_write(self, folder: str) -> None:
+        with contextlib.suppress(*NOT_THERE):
+            self._fs.info(folder)
 
 
-def _open(uri: str) -> BucketStorage:
-    return BucketStorage(*open_filesystem(uri))
+def _status(facts: Mapping[str, Any]) -> FileStatus:
+    version = str([facts.get(name) for name in (*VERSION_FIELDS, "size")])
+    return FileStatus(int(facts["size"] or 0), version, facts["type"] == "directory")
+
+
+def _open(uri: str) -> BucketFiles:
+    return BucketFiles(*open_filesystem(uri))

@@ -7,7 +7,7 @@ apart by name, since none of those packages need be installed.
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from semigrid.data.errors import RefusedError
 from semigrid.data.storage.local import AWAY
@@ -22,26 +22,35 @@ AWAY_ERRORS = {"ClientConnectionError", "ClientPayloadError", "ConnectionError",
 AWAY_ERRORS |= {"IncompleteRead", "IncompleteReadError", "ResponseParserError", "TimeoutError"}
 
 REFUSED_STATUS = {301, 307, 401, 403}
-REFUSED_CODES = {"400", "ExpiredToken", "InvalidBucketName", "InvalidToken", "NoSuchBucket"}
-REFUSED_CODES |= {"AuthorizationHeaderMalformed", "TokenRefreshRequired"}
-REFUSED_CODES |= {"IllegalLocationConstraintException"}
 # refusals that may concern one object alone; gcsfs reports no more than the number
 ONE_OBJECT_CODES = {"AccessDenied", "InvalidObjectState", "403"}
 
-ADVICE = {
-    "NoSuchBucket": "make the bucket first, or correct its name (or AWS_ENDPOINT_URL)",
-    "InvalidObjectState": "restore the object from its archive first",
-    "RequestTimeTooSkewed": "set the clock of this machine",
-}
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 CREDENTIALS = (
     "give credentials in the environment of each machine: AWS_ACCESS_KEY_ID and "
     "AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or a role"
 )
+EXPIRED = f"the credentials may have expired: {CREDENTIALS}"
+WRONG = f"the credentials of this machine are wrong: {CREDENTIALS}"
+REGION = "set AWS_DEFAULT_REGION"
+# what to do about the refusals with these codes
+ADVICE = {
+    "400": EXPIRED,
+    "AuthorizationHeaderMalformed": REGION,
+    "ExpiredToken": EXPIRED,
+    "IllegalLocationConstraintException": REGION,
+    "InvalidAccessKeyId": WRONG,
+    "InvalidBucketName": "correct the name of the bucket",
+    "InvalidObjectState": "restore the object from its archive first",
+    "InvalidToken": EXPIRED,
+    "NoSuchBucket": "make the bucket first, or correct its name (or AWS_ENDPOINT_URL)",
+    "RequestTimeTooSkewed": "set the clock of this machine",
+    "SignatureDoesNotMatch": WRONG,
+    "TokenRefreshRequired": EXPIRED,
+}
 
 
-@dataclass(frozen=True)
-class ServerAnswer:
+class ServerAnswer(NamedTuple):
     """A server's answer to a request that failed; ``region`` is the bucket's."""
 
     status: int
@@ -50,38 +59,33 @@ class ServerAnswer:
     region: str = ""
 
 
-def is_away(error: BaseException) -> bool:
-    """Whether an error passes by itself."""
-    answer = answer_of(error)
-    if answer is not None:
-        return answer.code in AWAY_CODES or answer.status in AWAY_STATUS
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return False
-    return bool(AWAY_ERRORS & _kinds(error)) or isinstance(error, OSError) and error.errno in AWAY
+def is_away(error: BaseException, uri: str) -> bool:
+    """Whether an error passes by itself.
 
-
-def refusal(error: BaseException, uri: str) -> RefusedError | None:
-    """The error to show, without secrets, when a bucket refuses; None when it does not."""
-    answer = answer_of(error)
-    if answer is not None:
-        if answer.status not in REFUSED_STATUS and answer.code not in REFUSED_CODES:
-            return None
-        said = " ".join(word for word in (f"{answer.code}:", answer.message) if word)
-    elif _is_configuration(error) and not is_away(error):
-        said = str(error) or type(error).__name__
+    Raises ``RefusedError``, without secrets, if the bucket at ``uri`` refuses.
+    """
+    kinds = {kind.__name__ for each in _causes(error) for kind in type(each).__mro__}
+    if answer := answer_of(error):
+        if answer.code in AWAY_CODES or answer.status in AWAY_STATUS:
+            return True
+        if answer.status not in REFUSED_STATUS and answer.code not in ADVICE:
+            return False
+        said = f"{answer.code}: {answer.message}"
+        advice = _advice(answer)
     else:
-        return None
-    words = f"{uri}: the storage refuses: {_clean(said)}; {_advice(error, answer)}"
-    refused = RefusedError(words)
+        said = str(error) or type(error).__name__
+        uncertified = "CERTIFICATE_VERIFY_FAILED" in said
+        away = AWAY_ERRORS & kinds or isinstance(error, OSError) and error.errno in AWAY
+        if away and not uncertified:
+            return True
+        if not (uncertified or said.startswith("Invalid endpoint") or "BotoCoreError" in kinds):
+            return False
+        advice = "check AWS_ENDPOINT_URL, AWS_PROFILE and AWS_DEFAULT_REGION of this machine"
+        if "Credentials" in type(error).__name__:
+            advice = CREDENTIALS
+    refused = RefusedError(f"{uri}: the storage refuses: {_clean(said)}; {advice}")
     refused.one_object = answer is not None and answer.code in ONE_OBJECT_CODES
-    return refused
-
-
-def _is_configuration(error: BaseException) -> bool:
-    """Whether this machine's credentials, certificates or endpoint prevent any request."""
-    words = str(error)
-    wrong = "CERTIFICATE_VERIFY_FAILED" in words or words.startswith("Invalid endpoint")
-    return wrong or "BotoCoreError" in _kinds(error)
+    raise refused from error
 
 
 def answer_of(error: BaseException) -> ServerAnswer | None:
@@ -109,10 +113,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__
 
 
-def _kinds(error: BaseException) -> set[str]:
-    return {kind.__name__ for each in _causes(error) for kind in type(each).__mro__}
-
-
 def _clean(words: str) -> str:
     """The words on one line, without secrets."""
     for name in SECRETS:
@@ -121,22 +121,11 @@ def _clean(words: str) -> str:
     return " ".join(words.split()).rstrip(".")
 
 
-def _advice(error: BaseException, answer: ServerAnswer | None) -> str:
-    code = answer.code if answer else ""
-    if answer is None:
-        if "Credentials" in type(error).__name__:
-            return CREDENTIALS
-        return "check AWS_ENDPOINT_URL, AWS_PROFILE and AWS_DEFAULT_REGION of this machine"
-    if code in ADVICE:
-        return ADVICE[code]
-    if answer.status in (301, 307) or "Location" in code or "Malformed" in code:
-        region = f"={answer.region}" if answer.region else " to the bucket's region"
-        return f"set AWS_DEFAULT_REGION{region}"
-    if "Token" in code or code == "400":
-        return f"the credentials may have expired: {CREDENTIALS}"
-    if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch"):
-        return f"the credentials of this machine are wrong: {CREDENTIALS}"
-    return (
+def _advice(answer: ServerAnswer) -> str:
+    advice = REGION if answer.status in (301, 307) else ADVICE.get(answer.code)
+    if advice == REGION:
+        return REGION + (f"={answer.region}" if answer.region else " to the bucket's region")
+    return advice or (
         "the credentials of this machine must be allowed to list, read, write and delete there "
         "(s3:ListBucket, s3:GetObject, s3:PutObject, s3:DeleteObject)"
     )

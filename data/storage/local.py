@@ -1,27 +1,23 @@
-"""Storage in a folder of a local disk or a mounted share."""
+"""Files on a local disk or a mounted share."""
 
 import contextlib
 import errno
 import fcntl
 import glob
 import os
-import posixpath
 import shutil
 import stat
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, TypeVar
 
-from semigrid.data.errors import StorageAwayError
-from semigrid.data.storage.protocol import NOT_THERE, Confirm, FileStatus, Storage, always
+from semigrid.data.storage.files import NOT_THERE, Confirm, FileStatus, always
 
 # Tells this process from others that write into the same folder, also of other machines.
 _PROCESS = uuid.uuid4().hex
-
-T = TypeVar("T")
 
 # errors of a mount, server or network that is away, but not of a full disk
 AWAY = {errno.EAGAIN, errno.EBUSY, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EIO}
@@ -39,37 +35,53 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SEMIGRID_CACHE") or home).absolute()
 
 
-class LocalStorage(Storage):
-    """A local folder. Writes go to a file beside the target, which is then renamed.
+class LocalFiles:
+    """Files by their paths. Writes go to a file beside the target, which is then renamed.
 
-    The storage counts as away while its ``anchor``, if it has one, is missing or empty. The anchor
+    The files count as away while their ``home``, if they have one, is missing or empty. That folder
     must have been made before and have a file. It is never made here, since that would put files
     under a mount point, or block the return of a folder that was moved away.
     """
 
-    def __init__(self, root: str, anchor: str | None = None):
-        self.uri, self.anchor = root, anchor
+    readers = 1  # files worth reading side by side
 
-    def folder(self, *names: str) -> "LocalStorage":
-        return LocalStorage(posixpath.join(self.uri, *filter(None, names)), self.anchor)
+    def __init__(self, home: str | None = None):
+        self.home = home
+        # errors after which to look once more: home may have been away and come back
+        self.doubtful = () if home is None else NOT_THERE
 
-    def local_path(self, name: str = "") -> Path:
-        return Path(self.location(name))
+    def uri(self, path: str) -> str:
+        return path
 
-    def read(self, name: str = "") -> bytes:
-        return self._do(self.local_path(name).read_bytes)
+    def is_away(self, error: BaseException) -> bool:
+        """Whether an error passes by itself."""
+        missing = isinstance(error, NOT_THERE) and self._vanished()
+        return missing or isinstance(error, OSError) and error.errno in AWAY
 
-    def open(self, name: str = "", ahead: bool = False) -> BinaryIO:
-        return self._do(lambda: self.local_path(name).open("rb"))
+    def _vanished(self) -> bool:
+        """Whether ``home`` is missing or an empty mount point."""
+        if self.home is None:
+            return False
+        try:
+            with os.scandir(self.home) as entries:
+                return next(entries, None) is None
+        except PermissionError:
+            return False  # nothing to wait for
+        except OSError:
+            return True
 
-    def write(self, name: str, content: bytes, confirm: Confirm = always) -> None:
-        self._do(lambda: self._write(self.local_path(name), content, confirm))
+    def read(self, path: str) -> bytes:
+        return Path(path).read_bytes()
 
-    def _write(self, path: Path, content: bytes, confirm: Confirm) -> None:
-        self._make_folder(path.parent)
+    def open(self, path: str, ahead: bool, do: object) -> BufferedReader:
+        return Path(path).open("rb")
+
+    def write(self, path: str, content: bytes, confirm: Confirm) -> None:
+        folder, name = os.path.split(path)
+        self._make_folder(Path(folder))
         # one name for all attempts of a thread: what an interrupted one left is written over
         writer = f"{_PROCESS}-{os.getpid()}-{threading.get_ident()}"
-        beside = path.with_name(f".{path.name}.{writer}.tmp")
+        beside = Path(folder, f".{name}.{writer}.tmp")
         try:
             with beside.open("wb") as file:
                 file.write(content)
@@ -83,106 +95,71 @@ class LocalStorage(Storage):
             raise
 
     def _make_folder(self, folder: Path) -> None:
-        if self.anchor is None:
+        if self.home is None:
             folder.mkdir(parents=True, exist_ok=True)
             return
         if self._vanished():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.anchor)
-        made = Path(self.anchor)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.home)
+        made = Path(self.home)
         for name in folder.relative_to(made).parts:
             made /= name
             with contextlib.suppress(FileExistsError):
-                made.mkdir()  # without parents, so that it fails when the anchor is missing
+                made.mkdir()  # without parents, so that it fails when home is missing
 
-    def keep(self, name: str, kept: str, confirm: Confirm = always) -> None:
+    def keep(self, path: str, kept: str, confirm: Confirm) -> None:
         confirm()
-        self.delete(kept)
+        self._make_folder(Path(kept).parent)
+        Path(kept).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
-            os.link(self.local_path(name), self.local_path(kept))
+            os.link(path, kept)
 
-    def delete(self, name: str, confirm: Confirm = always) -> None:
-        with contextlib.suppress(*NOT_THERE):
-            self._do(lambda: _delete(self.local_path(name), confirm))
+    def delete(self, path: str, confirm: Confirm) -> None:
+        is_folder = stat.S_ISDIR(os.lstat(path).st_mode)  # a missing file needs no confirmation
+        confirm()
+        if is_folder:
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
 
-    def swap(self, name: str, old: bytes | None, new: bytes | None) -> bool:
-        return self._do(lambda: self._swap(name, old, new))
-
-    def _swap(self, name: str, old: bytes | None, new: bytes | None) -> bool:
-        path = self.local_path(name)
+    def swap(self, path: str, old: bytes | None, new: bytes | None) -> bool:
+        file = Path(path)
         # the lock is on another file, since each write makes a new one
-        with _guard(path.with_name(f".{path.stem}.guard")) as guarded:
-            if (path.read_bytes() if path.exists() else None) != old:
+        with _guard(file.with_name(f".{file.stem}.guard")) as guarded:
+            if (file.read_bytes() if file.exists() else None) != old:
                 return False
             if new is None:
-                _delete(path, always)
+                file.unlink()
             else:
-                self._write(path, new, always)
+                self.write(path, new, always)
             return guarded
 
-    def status(self, name: str = "") -> FileStatus:
-        facts = self._do(self.local_path(name).stat)
-        return FileStatus(
-            facts.st_size,
-            f"{facts.st_mtime_ns}-{facts.st_ino}-{facts.st_size}",
-            is_folder=stat.S_ISDIR(facts.st_mode),
-        )
+    def status(self, path: str) -> FileStatus:
+        return _status(os.stat(path))
 
-    def entries(self, folder: str = "") -> dict[str, FileStatus]:
-        return self._do(lambda: _entries(self.local_path(folder)))
+    def entries(self, folder: str) -> dict[str, FileStatus]:
+        entries = {}
+        with os.scandir(folder) as listing:
+            for entry in listing:
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    entries[entry.name] = _status(entry.stat())
+        os.stat(folder)  # or the whole folder was moved away meanwhile
+        return entries
 
-    def find(self, pattern: str = "**") -> list[str]:
-        names = self._do(lambda: glob.glob(pattern, root_dir=self.uri, recursive=True))
-        return sorted(name for name in names if self.local_path(name).is_file())
+    def find(self, folder: str, pattern: str) -> list[str]:
+        names = glob.glob(pattern, root_dir=folder, recursive=True)
+        return [name for name in names if Path(folder, name).is_file()]
 
-    def check_could_write(self) -> None:
-        folder = self.local_path()
-        while not folder.exists():
-            folder = folder.parent
-        if not folder.is_dir():
-            raise NotADirectoryError(f"{folder} is not a folder")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(f"{folder} is not writable")
-
-    def _do(self, work: Callable[[], T]) -> T:
-        """Turns errors into ``StorageAwayError`` where the storage is away."""
-        try:
-            with contextlib.suppress(*(() if self.anchor is None else NOT_THERE)):
-                return work()
-            return work()  # the storage may have been away and come back
-        except OSError as error:
-            missing = self.anchor is not None and isinstance(error, NOT_THERE)
-            if error.errno in AWAY or missing and self._vanished():
-                raise StorageAwayError(str(error)) from error
-            raise
-
-    def _vanished(self) -> bool:
-        """Whether the anchor is missing or an empty mount point."""
-        try:
-            with os.scandir(self.anchor) as entries:
-                return next(entries, None) is None
-        except PermissionError:
-            return False  # nothing to wait for
-        except OSError:
-            return True
+    def check_could_write(self, folder: str) -> None:
+        there = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(f"{there} is not a folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(f"{there} is not writable")
 
 
-def _delete(path: Path, confirm: Confirm) -> None:
-    path.lstat()  # a missing file needs no confirmation
-    confirm()
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def _entries(folder: Path) -> dict[str, FileStatus]:
-    entries = {}
-    with os.scandir(folder) as listing:
-        for entry in listing:
-            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                entries[entry.name] = FileStatus(entry.stat().st_size, is_folder=entry.is_dir())
-    folder.stat()  # or the whole folder was moved away meanwhile
-    return entries
+def _status(facts: os.stat_result) -> FileStatus:
+    version = f"{facts.st_mtime_ns}-{facts.st_ino}-{facts.st_size}"
+    return FileStatus(facts.st_size, version, stat.S_ISDIR(facts.st_mode))
 
 
 @contextlib.contextmanager

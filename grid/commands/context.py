@@ -79,7 +79,7 @@ def open_study(
     experiment: Experiment,
     only: Sequence[str] | None = None,
     for_run: bool = False,
-    patience: float = 0,
+    patience: float | None = None,
 ) -> OpenStudy:
     """Reads the ledger and derives the state of every search.
 
@@ -96,7 +96,7 @@ def open_study(
     rules = StudyRules(
         ledger.has_weights,
         ledger.has_predictions if for_run else lambda record: True,
-        Suggestions(ledger.storage, writes=for_run and patience > 0).suggest,
+        Suggestions(ledger.storage, writes=for_run and patience is not None).suggest,
     )
     with ledger.listed():
         state = rules.assess(plan, records, chosen)

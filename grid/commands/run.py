@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from semigrid.data.storage import Storage, open_storage
-from semigrid.data.storage.patient import storage_patience
+from semigrid.data.storage.storage import storage_patience
 from semigrid.grid.commands.console import (
     INTERRUPTED,
     OK,

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from semigrid.data.errors import InputError
-from semigrid.data.storage.patient import PATIENCE, storage_patience
+from semigrid.data.storage.storage import PATIENCE, storage_patience
 from semigrid.grid.cluster.ray_private import connect_to_head, keep_from_runtime_environments
 from semigrid.grid.run.supervise import is_restarted
 

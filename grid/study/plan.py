@@ -151,7 +151,7 @@ class Plan:
             return "random"
         return "timm" if pretrained is True else f"sha256:{weights.sha256}"
 
-    def place(self, search: Search, folder: str, patience: float = 0) -> Place:
+    def place(self, search: Search, folder: str, patience: float | None = None) -> Place:
         """Where the data of a search's trials are.
 
         Args:

@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 import semigrid
 from semigrid.data.errors import InputError
 from semigrid.data.storage import open_storage
-from semigrid.data.storage.patient import PATIENCE, storage_patience
+from semigrid.data.storage.storage import PATIENCE, storage_patience
 from semigrid.grid.experiment import Experiment
 from semigrid.grid.study.layout import EXPERIMENT_COPY
 

@@ -6,19 +6,20 @@ from collections.abc import Iterator
 
 from tests.bench.step import Steps
 
-from semigrid.data.storage.local import LocalStorage
-from semigrid.data.storage.protocol import Confirm, always
+from semigrid.data.storage import Storage
+from semigrid.data.storage.files import Confirm
+from semigrid.data.storage.local import LocalFiles
 
 STEPS, INTERVAL = 60, 20
 STORAGE_SECONDS = 2.0
 
 
-class FarStorage(LocalStorage):
+class FarFiles(LocalFiles):
     """Takes as long for a file as a bucket may for a gigabyte, without this machine's CPU."""
 
-    def write(self, name: str, content: bytes, confirm: Confirm = always) -> None:
+    def write(self, path: str, content: bytes, confirm: Confirm) -> None:
         time.sleep(STORAGE_SECONDS)
-        super().write(name, content, confirm)
+        super().write(path, content, confirm)
 
 
 def steps_while_saving(device: str) -> Iterator[tuple[str, str, float, float]]:
@@ -32,7 +33,7 @@ def steps_per_second(device: str, how: str) -> float:
     steps = Steps("test_vit", 160, 4, device, "fp32")
     step, training = steps.ours(steps.recipe)
     checkpoints = training.runtime.checkpoints
-    checkpoints.storage = FarStorage(tempfile.mkdtemp())
+    checkpoints.storage = Storage(FarFiles(), tempfile.mkdtemp())
     step()
     started = time.perf_counter()
     for number in range(1, STEPS + 1):

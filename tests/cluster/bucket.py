@@ -29,7 +29,7 @@ from tests.helpers.buckets import BUCKET, KEY, SECRET, Forwarder, S3Server, cred
 
 from semigrid.data.catalog import open_dataset
 from semigrid.data.schema import MANIFEST
-from semigrid.data.storage.patient import PATIENCE
+from semigrid.data.storage.storage import PATIENCE
 
 SECONDS = 1500.0
 AWAY_SECONDS, PATIENCE_SECONDS = 30.0, 150

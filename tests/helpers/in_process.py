@@ -25,7 +25,7 @@ def no_group(job: TrialJob) -> Outcome:
 class Grid:
     """What ``semigrid run`` finds in a folder, and does about it, one job at a time."""
 
-    def __init__(self, plan: Plan, folder: Path, patience: float = 0):
+    def __init__(self, plan: Plan, folder: Path, patience: float | None = None):
         self.plan = plan
         self.ledger = Ledger(open_storage(folder, patience))
         self.scheduler = scheduler_of(

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shutil
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
@@ -81,8 +82,8 @@ def _local(uri: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / Path(storage.uri).name
-        with path.open("wb") as file:
-            file.writelines(storage.chunks())
+        with storage.open(ahead=True) as content, path.open("wb") as file:
+            shutil.copyfileobj(content, file)
         yield str(path)
 
 

@@ -77,9 +77,8 @@ def file_hash(uri: str) -> str:
         cache = open_storage(cache_folder()).folder("hashes")
         if cache.exists(key):
             return cache.read(key).decode()
-        digest = hashlib.sha256()
-        for content in storage.chunks():
-            digest.update(content)
+        with storage.open(ahead=True) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except (RefusedError, StorageGoneError):  # their messages are clear already
         raise
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -87,8 +86,8 @@ def file_hash(uri: str) -> str:
     except OSError as error:
         raise InputError(f"{uri!r}: cannot be read: {error}") from error
     with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to stop
-        cache.write(key, digest.hexdigest().encode())
-    return digest.hexdigest()
+        cache.write(key, digest.encode())
+    return digest
 
 
 def _cached_hash(repository: str) -> str | None:

@@ -9,8 +9,6 @@ import uuid
 from dataclasses import dataclass
 
 from semigrid.data.storage import Storage
-from semigrid.data.storage.protocol import Confirm, always
-from semigrid.data.storage.wrapper import StorageWrapper
 from semigrid.trainers.layout import attempt_file
 
 
@@ -35,8 +33,8 @@ class Fence:
     """The check that an attempt at a trial makes before it writes.
 
     An attempt may begin parts of itself, one after the other, with ``next_part``: only the last
-    part may write, and only while the attempt itself still may. ``storage`` must exist and have no
-    patience: it is asked within the attempts of a storage that has some.
+    part may write, and only while the attempt itself still may. It asks right before each change:
+    plain storage has no way to make both one step. ``storage`` must exist.
     """
 
     storage: Storage
@@ -44,7 +42,7 @@ class Fence:
     token: str
 
     def check(self) -> None:
-        """Raises ``FencedError`` when this attempt was given up, ``OSError`` if none can tell."""
+        """Raises ``FencedError`` when this attempt was given up, ``OSError`` if it cannot tell."""
         try:
             current = self.storage.read(attempt_file(self.trial_id)).decode()
         except FileNotFoundError:
@@ -61,26 +59,3 @@ class Fence:
         token = f"{self.token}.{uuid.uuid4().hex}"
         self.storage.write(attempt_file(self.trial_id), token.encode())
         return token
-
-
-class FencedStorage(StorageWrapper):
-    """A storage that changes nothing once the attempt that has it was given up.
-
-    It asks right before each change: plain storage has no way to make both one step.
-    """
-
-    def __init__(self, storage: Storage, fence: Fence):
-        super().__init__(storage)
-        self.fence = fence
-
-    def folder(self, *names: str) -> Storage:
-        return FencedStorage(self.storage.folder(*names), self.fence)
-
-    def write(self, name: str, content: bytes, confirm: Confirm = always) -> None:
-        self.storage.write(name, content, self.fence.check)
-
-    def keep(self, name: str, kept: str, confirm: Confirm = always) -> None:
-        self.storage.keep(name, kept, self.fence.check)
-
-    def delete(self, name: str, confirm: Confirm = always) -> None:
-        self.storage.delete(name, self.fence.check)

@@ -1,7 +1,7 @@
 """What a worker process is sent, and what it sends back."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -11,7 +11,7 @@ from semigrid.trainers.evaluation.choose import Cutoffs
 from semigrid.trainers.layout import checkpoint_folder
 from semigrid.trainers.models.weights import Weights
 from semigrid.trainers.options import REPORT_SECONDS, TrainOptions
-from semigrid.trainers.trial.fence import Fence, FencedStorage
+from semigrid.trainers.trial.fence import Fence
 from semigrid.trainers.trial.identity import TrialSpec
 
 JobKind = Literal["train", "evaluate"]
@@ -26,7 +26,7 @@ class Place:
         folder: the experiment's folder.
         weights_uri: the file of weights that the specification names by its hash.
         weights_sha256: hash of the trained weights that the trial loads, where it is known.
-        patience: how long to wait for the folder when it vanishes, in seconds; see ``Storage``.
+        patience: seconds to wait for the folder when it vanishes; see ``open_storage``.
         attempt: a trial's id and the token of an attempt at it, on a cluster. Nothing more is
             written for an attempt that was given up.
     """
@@ -34,20 +34,20 @@ class Place:
     dataset_uri: str
     folder: str
     weights_uri: str | None = None
-    patience: float = 0
+    patience: float | None = None
     weights_sha256: str | None = None
     attempt: tuple[str, str] | None = None
 
     @property
     def storage(self) -> Storage:
         storage = open_storage(self.folder, self.patience)
-        return storage if self.fence is None else FencedStorage(storage, self.fence)
+        return storage if self.fence is None else replace(storage, confirm=self.fence.check)
 
     @property
     def fence(self) -> Fence | None:
         if self.attempt is None:
             return None
-        return Fence(open_storage(self.folder, must_exist=True), *self.attempt)
+        return Fence(open_storage(self.folder, self.patience), *self.attempt)
 
     def checkpoints(self, trial_id: str) -> Storage:
         return self.storage.folder(checkpoint_folder(trial_id))

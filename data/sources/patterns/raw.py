@@ -44,7 +44,7 @@ def write_raw(
         InputError: the folder is not empty.
     """
     storage = open_storage(uri)
-    if storage.exists() and storage.entries():
+    if storage.entries():
         raise InputError(f"{uri}: this folder is not empty; give a new or an empty folder")
     items = pattern_items(patterns)
     rows = []

@@ -35,13 +35,13 @@ from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.sources.archives import webdataset_items
 from semigrid.data.sources.files import folder_items
 from semigrid.data.storage import Storage, open_storage
-from semigrid.data.storage.bucket_errors import is_away, refusal
-from semigrid.data.storage.fsspec_names import S3_OPTIONS, open_filesystem, put_if_unchanged
+from semigrid.data.storage.bucket import S3_OPTIONS, BucketFiles, open_filesystem
+from semigrid.data.storage.bucket_errors import is_away
 from semigrid.grid.study.layout import LOCK
 from semigrid.grid.study.lock import RunLock
 from semigrid.trainers.models.pretrained import load_from_file
 from semigrid.trainers.models.weights import file_weights
-from semigrid.trainers.trial.fence import Fence, FencedError, FencedStorage, begin_attempt
+from semigrid.trainers.trial.fence import Fence, FencedError, begin_attempt
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,8 @@ def test_what_was_written_is_read(storage: Storage) -> None:
 
 
 def test_an_attempt_that_was_given_up_changes_nothing(storage: Storage) -> None:
-    fenced = FencedStorage(storage, Fence(storage, "trial", begin_attempt(storage, "trial")))
+    fence = Fence(storage, "trial", begin_attempt(storage, "trial"))
+    fenced = replace(storage, confirm=fence.check)
     fenced.write("a/one", b"one")
     begin_attempt(storage, "trial")
     changes = [
@@ -289,13 +290,17 @@ def test_of_many_contenders_one_gets_the_lock(storage: Storage) -> None:
 
 def test_a_write_loses_to_one_made_meanwhile(storage: Storage) -> None:
     fs, root = open_filesystem(storage.uri)
-    path = f"{root}/file"
-    assert put_if_unchanged(fs, path, b"one", None)
-    assert not put_if_unchanged(fs, path, b"two", None)
+    files, path = BucketFiles(fs, root), f"{root}/file"
+    for content in (b"one", b"two"):
+        files._put_if_unchanged(path, content, None, None)
+    assert storage.read("file") == b"one"
     etag = fs.info(path)["ETag"]
-    assert put_if_unchanged(fs, path, b"three", etag)
-    assert not put_if_unchanged(fs, path, b"four", etag)
+    for content in (b"three", b"four"):
+        files._put_if_unchanged(path, content, b"one", etag)
     assert storage.read("file") == b"three"
+    storage.delete("file")
+    files._put_if_unchanged(path, b"five", b"three", etag)
+    assert not storage.exists("file")
 
 
 def test_a_swap_needs_the_content_that_was_read(storage: Storage) -> None:
@@ -328,7 +333,7 @@ def answer(status: int, code: str) -> ClientError:
     ],
 )
 def test_what_passes(error: Exception) -> None:
-    assert is_away(error) and refusal(error, "s3://shop/a") is None
+    assert is_away(error, "s3://shop/a")
 
 
 @pytest.mark.parametrize(
@@ -346,8 +351,9 @@ def test_what_passes(error: Exception) -> None:
 )
 def test_what_is_refused(error: Exception, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    found = refusal(error, "s3://shop/a")
-    assert not is_away(error) and found is not None
+    with pytest.raises(RefusedError) as refused:
+        is_away(error, "s3://shop/a")
+    found = refused.value
     assert advice in str(found) and "s3://shop/a" in str(found)
     assert found.one_object == (advice in ("must be allowed", "restore the object"))
     assert SECRET not in str(found) and "\n" not in str(found)
@@ -355,7 +361,7 @@ def test_what_is_refused(error: Exception, advice: str, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("error", [answer(404, "NoSuchKey"), answer(507, "StorageFull")])
 def test_what_is_neither(error: Exception) -> None:
-    assert not is_away(error) and refusal(error, "s3://shop/a") is None
+    assert not is_away(error, "s3://shop/a")
 
 
 def run_status(folder: str) -> subprocess.CompletedProcess[str]:

@@ -1,26 +1,33 @@
 """The names of fsspec and s3fs that storage relies on: what to look at when they are upgraded."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import s3fs
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractBufferedFile
 
-from semigrid.data.storage.fsspec_names import (
-    S3_OPTIONS,
-    around_fetches,
-    put_if_unchanged,
-    version_of,
-)
+from semigrid.data.storage import open_storage
+from semigrid.data.storage.bucket import S3_OPTIONS, BucketFiles
 
 
-class CountingFile(AbstractBufferedFile):
+class FarFile(AbstractBufferedFile):
     """Reads a local file in requests."""
 
     def _fetch_range(self, start: int, end: int) -> bytes:
         return Path(self.path).read_bytes()[start:end]
+
+
+class FarFileSystem(LocalFileSystem):
+    """A local folder behind a network."""
+
+    protocol = "far"
+
+    def _open(self, path: str, mode: str = "rb", **how: Any) -> FarFile:
+        return FarFile(self, path, mode, size=Path(path).stat().st_size, **how)
 
 
 def test_s3_options_are_parameters_of_s3fs() -> None:
@@ -47,27 +54,30 @@ def test_s3fs_hands_conditions_on_to_a_put() -> None:
 
 
 def test_stores_other_than_s3_create_what_is_not_there() -> None:
-    fs = fsspec.filesystem("memory")
-    assert put_if_unchanged(fs, "/locks/lock.json", b"one", None)
-    assert not put_if_unchanged(fs, "/locks/lock.json", b"two", None)
-    assert fs.cat_file("/locks/lock.json") == b"one"
+    files = BucketFiles(fsspec.filesystem("memory"), "/locks")
+    for content in (b"one", b"two"):
+        files._put_if_unchanged("/locks/lock.json", content, None, None)
+    assert files.read("/locks/lock.json") == b"one"
 
 
-def test_a_version_is_told_by_a_field_of_info(tmp_path: Path) -> None:
-    memory = fsspec.filesystem("memory")
-    memory.pipe_file("/versions/file", b"one")
-    first = version_of(memory.info("/versions/file"))
-    memory.pipe_file("/versions/file", b"two")
-    assert version_of(memory.info("/versions/file")) != first
+def test_a_version_is_told_by_a_field_of_info() -> None:
+    storage = open_storage("memory://versions")
+    storage.write("file", b"one")
+    first = storage.version("file")
+    storage.write("file", b"two")
+    assert storage.version("file") != first
 
 
 def test_the_fetcher_of_a_files_cache_makes_its_requests(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"0123456789")
-    path = str(tmp_path / "file")
-    file = CountingFile(LocalFileSystem(), path, "rb", size=10, cache_type="none")
-    asked: list[object] = []
-    around_fetches(file, lambda work: (asked.append(work), work())[1])
-    assert file.read(3) == b"012" and len(asked) == 1
+    path, asked = str(tmp_path / "file"), []
+
+    def do(fetch: Callable[[int, int], bytes], start: int, end: int) -> bytes:
+        asked.append((start, end))
+        return fetch(start, end)
+
+    file = BucketFiles(FarFileSystem(), str(tmp_path)).open(path, False, do)
+    assert file.read(3) == b"012" and asked == [(0, 3)]
 
 
 def test_cache_type_none_fetches_what_is_asked_for_alone() -> None:

@@ -16,9 +16,9 @@ from fsspec.spec import AbstractBufferedFile
 
 from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.storage import Storage, open_storage
-from semigrid.data.storage.bucket import BucketStorage
-from semigrid.data.storage.local import LocalStorage
-from semigrid.data.storage.patient import PatientStorage, storage_patience
+from semigrid.data.storage.bucket import BucketFiles
+from semigrid.data.storage.local import LocalFiles
+from semigrid.data.storage.storage import storage_patience
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -149,7 +149,7 @@ def test_of_a_file_in_a_bucket_only_the_parts_asked_for_are_read(tmp_path: Path)
     table = pa.table({"label": list(range(100)), "image": images})
     plain: dict[str, Any] = {"compression": "none", "use_dictionary": False}
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=10, **plain)
-    storage = BucketStorage(FarFileSystem(), str(tmp_path))
+    storage = Storage(BucketFiles(FarFileSystem(), str(tmp_path)), str(tmp_path))
     FarFile.fetched.clear()
     with storage.open("a.parquet") as file:
         rows = pq.ParquetFile(file).read_row_group(4)
@@ -269,7 +269,7 @@ class EndpointConnectionError(HTTPClientError):
 )
 def test_only_what_passes_is_waited_for(error: Exception, waited_for: bool, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
-    storage = PatientStorage(BucketStorage(Flaky(), str(tmp_path)), 20)
+    storage = Storage(BucketFiles(Flaky(), str(tmp_path)), str(tmp_path), 20)
     Flaky.errors[:] = [error, error]
     if waited_for:
         assert storage.read("file") == b"content"
@@ -283,19 +283,20 @@ def test_only_what_passes_is_waited_for(error: Exception, waited_for: bool, tmp_
 
 @pytest.mark.parametrize(("number", "passes"), [(errno.ESTALE, True), (errno.ENOSPC, False)])
 def test_a_local_disks_errors_are_told_apart(number: int, passes: bool, tmp_path: Path) -> None:
-    storage, asked = PatientStorage(LocalStorage(str(tmp_path)), 20), []
+    asked = []
 
     def confirm() -> None:
         asked.append(number)
         if len(asked) == 1:
             raise OSError(number, os.strerror(number))
 
+    storage = Storage(LocalFiles(), str(tmp_path), 20, confirm)
     if passes:
-        storage.write("file", b"content", confirm)
+        storage.write("file", b"content")
         assert storage.read("file") == b"content" and len(asked) == 2
     else:
         with pytest.raises(OSError, match="No space left"):
-            storage.write("file", b"content", confirm)
+            storage.write("file", b"content")
         assert len(asked) == 1 and list(tmp_path.iterdir()) == []
 
 

@@ -11,30 +11,31 @@ import torch
 from tests.helpers.tiny import run_tiny, tiny_recipe
 
 from semigrid.data.schema import Dataset
-from semigrid.data.storage import open_storage
-from semigrid.data.storage.local import LocalStorage
-from semigrid.data.storage.protocol import Confirm, always
+from semigrid.data.storage import Storage, open_storage
+from semigrid.data.storage.files import Confirm
+from semigrid.data.storage.local import LocalFiles
 from semigrid.trainers.execution.background import Background
 from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.execution.progress import Meter, read_progress
 from semigrid.trainers.layout import LATEST_CHECKPOINT, PROGRESS
 
 
-class SlowStorage(LocalStorage):
-    """A folder whose writes come to nothing until they are let through, or refused."""
+class SlowFiles(LocalFiles):
+    """Files whose writes come to nothing until they are let through, or refused."""
 
-    def __init__(self, path: Path):
-        super().__init__(str(path))
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.storage = Storage(self, str(folder))
         self.open_to = threading.Event()
         self.full = False
         self.written: list[str] = []
 
-    def write(self, name: str, content: bytes, confirm: Confirm = always) -> None:
+    def write(self, path: str, content: bytes, confirm: Confirm) -> None:
         assert self.open_to.wait(60)
         if self.full:
             raise OSError(28, "No space left on device")
-        super().write(name, content, confirm)
-        self.written.append(name)
+        super().write(path, content, confirm)
+        self.written.append(Path(path).name)
 
 
 def state(step: int) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def state(step: int) -> dict[str, Any]:
 
 
 def test_steps_go_on_while_a_checkpoint_is_on_its_way(digits: Dataset, tmp_path: Path) -> None:
-    slow = SlowStorage(tmp_path / "slow")
+    slow = SlowFiles(tmp_path / "slow")
     recipe = tiny_recipe("finetune", evaluations=2)  # of eight steps: at 4 and 8
     seen: list[tuple[int, list[str]]] = []
 
@@ -51,20 +52,20 @@ def test_steps_go_on_while_a_checkpoint_is_on_its_way(digits: Dataset, tmp_path:
         if step == 8:
             slow.open_to.set()
 
-    outcome = run_tiny(digits, "finetune", recipe, Checkpoints(slow), on_step=look)
+    outcome = run_tiny(digits, "finetune", recipe, Checkpoints(slow.storage), on_step=look)
     # nothing had arrived when the last step began, and all has when the training ends
     assert seen == [(step, []) for step in range(1, 9)]
     plain = Checkpoints(open_storage(tmp_path / "plain"))
     assert outcome.history == run_tiny(digits, "finetune", recipe, plain).history
-    here, there = Checkpoints(slow).load(), plain.load()
+    here, there = Checkpoints(slow.storage).load(), plain.load()
     assert here is not None and there is not None
     assert here["outcome"]["step"] == 8
     assert all(torch.equal(here["student"][k], there["student"][k]) for k in there["student"])
 
 
 def test_a_checkpoint_is_of_its_own_step(tmp_path: Path) -> None:
-    slow = SlowStorage(tmp_path)
-    checkpoints = Checkpoints(slow)
+    slow = SlowFiles(tmp_path)
+    checkpoints = Checkpoints(slow.storage)
     now = state(1)
     checkpoints.save(now)
     now["student"]["w"] += 100  # the next step, while it is on its way
@@ -77,8 +78,8 @@ def test_a_checkpoint_is_of_its_own_step(tmp_path: Path) -> None:
 
 
 def test_one_checkpoint_is_on_its_way_at_a_time(tmp_path: Path) -> None:
-    slow = SlowStorage(tmp_path)
-    checkpoints = Checkpoints(slow)
+    slow = SlowFiles(tmp_path)
+    checkpoints = Checkpoints(slow.storage)
     checkpoints.save(state(1))
     second = threading.Thread(target=checkpoints.save, args=(state(2),))
     second.start()
@@ -102,18 +103,18 @@ def test_one_checkpoint_is_on_its_way_at_a_time(tmp_path: Path) -> None:
 def test_what_could_not_be_written_is_said_the_next_time(
     tmp_path: Path, last: Callable[[Checkpoints], Any]
 ) -> None:
-    slow = SlowStorage(tmp_path)
+    slow = SlowFiles(tmp_path)
     slow.full = True
     slow.open_to.set()
-    checkpoints = Checkpoints(slow)
+    checkpoints = Checkpoints(slow.storage)
     checkpoints.save(state(1))
     with pytest.raises(OSError, match="No space left"):
         last(checkpoints)
 
 
 def test_no_checkpoint_names_weights_that_could_not_be_written(tmp_path: Path) -> None:
-    slow = SlowStorage(tmp_path)
-    checkpoints = Checkpoints(slow)
+    slow = SlowFiles(tmp_path)
+    checkpoints = Checkpoints(slow.storage)
     slow.full = True
     checkpoints.save(state(4), b"weights")
     written_before = list(slow.written)
@@ -124,17 +125,17 @@ def test_no_checkpoint_names_weights_that_could_not_be_written(tmp_path: Path) -
 
 
 def test_a_training_that_cannot_save_ends_with_the_reason(digits: Dataset, tmp_path: Path) -> None:
-    slow = SlowStorage(tmp_path)
+    slow = SlowFiles(tmp_path)
     slow.full = True
     slow.open_to.set()
     recipe = tiny_recipe("finetune")
     with pytest.raises(OSError, match="No space left"):  # its only checkpoint is that of its end
-        run_tiny(digits, "finetune", recipe, Checkpoints(slow))
+        run_tiny(digits, "finetune", recipe, Checkpoints(slow.storage))
 
 
 def test_nothing_comes_back_after_it_was_deleted(tmp_path: Path) -> None:
-    slow = SlowStorage(tmp_path / "training")
-    checkpoints = Checkpoints(slow)
+    slow = SlowFiles(tmp_path / "training")
+    checkpoints = Checkpoints(slow.storage)
     checkpoints.save(state(4), b"weights")
     threading.Timer(0.1, slow.open_to.set).start()
     checkpoints.delete()
@@ -145,9 +146,9 @@ def test_no_step_waits_for_the_progress_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SEMIGRID_PROGRESS_SECONDS", "0.001")
-    slow = SlowStorage(tmp_path)
+    slow = SlowFiles(tmp_path)
     slow.open_to.set()
-    meter = Meter(slow, {"cpu": 1})
+    meter = Meter(slow.storage, {"cpu": 1})
     meter.begin(0)  # this one is waited for: a kill would hide the attempt
     assert slow.written == [PROGRESS]
     slow.open_to.clear()

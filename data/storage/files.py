@@ -1,0 +1,35 @@
+"""What is known of a file, on a disk and in a bucket alike."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+NOT_THERE = (FileNotFoundError, NotADirectoryError)
+
+# called right before every attempt at a change; raises to prevent it
+Confirm = Callable[[], None]
+
+
+def always() -> None:
+    """Confirms every change."""
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """Size and hash of a file, which reveal a damaged copy."""
+
+    size: int  # bytes
+    sha256: str
+
+    @staticmethod
+    def of(content: bytes) -> "FileFacts":
+        return FileFacts(len(content), hashlib.sha256(content).hexdigest())
+
+
+@dataclass(frozen=True)
+class FileStatus:
+    """A file or folder; ``version`` changes with each write of a file."""
+
+    size: int  # bytes
+    version: str
+    is_folder: bool
