@@ -3,7 +3,7 @@
 import shlex
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -18,12 +18,8 @@ from semigrid.grid.commands.options import (
     option,
 )
 from semigrid.grid.study.plan import Plan
-from semigrid.grid.submit.job_package import job_package
+from semigrid.grid.submit.job_package import JobPackage, job_package
 from semigrid.grid.submit.kuberay import RayJobOptions, manifest
-
-if TYPE_CHECKING:
-    from semigrid.grid.submit.job_package import JobPackage
-    from semigrid.grid.submit.jobs import JobEnd
 
 _kuberay = partial(option, panel="Options of --kuberay")
 
@@ -83,55 +79,45 @@ def submit(
         )
         print(manifest(experiment, options), end="")
         return
-    _follow(job_package(experiment, only), address, install, follow, retries)
+    package = job_package(experiment, only)
+    raise typer.Exit(_follow(package, address, install, follow, retries))
 
 
-def _follow(package: "JobPackage", address: str, install: bool, follow: bool, retries: int) -> None:
-    """Submits and follows a job, again if it is lost; exits with the job's code."""
-    from semigrid.grid.submit.jobs import ClusterAwayError, JobClient
+def _follow(package: JobPackage, address: str, install: bool, follow: bool, retries: int) -> int:
+    """Submits and follows a job, again if it is lost; returns the job's exit code."""
+    from semigrid.grid.submit.jobs import ClusterAwayError, JobClient, was_lost
 
+    command = shlex.join(["semigrid", *(word for word in sys.argv[1:] if word != "--no-follow")])
     client = JobClient(address, say)
     for left in range(retries, -1, -1):
         job, is_new = client.submit(package, install)
         say(f"{job}: {'submitted' if is_new else 'already at work: nothing is submitted'}")
         if not follow:
-            say(f"results: {package.folder}; to follow it: {_follow_command()}")
-            return
+            say(f"results: {package.folder}; to follow it: {command}")
+            return OK
         try:
             end = client.follow(
                 job, lambda text: out.print(text, end="", markup=False, soft_wrap=True)
             )
         except KeyboardInterrupt:
-            say(f"{job} continues without this terminal; to follow it again: {_follow_command()}")
-            raise typer.Exit(OK) from None
+            say(f"{job} continues without this terminal; to follow it again: {command}")
+            return OK
         except ClusterAwayError as error:
-            say(f"{error}; {job} may still be running; to follow it again: {_follow_command()}")
-            raise typer.Exit(SOME_FAILED) from None
-        if not end.lost or not left:
+            say(f"{error}; {job} may still be running; to follow it again: {command}")
+            return SOME_FAILED
+        if end is not None and not was_lost(end):
             break
-        say(f"{job} {_lost(end)}; finished trials are kept, the rest is submitted again")
-    raise typer.Exit(_code(job, end))
-
-
-def _lost(end: "JobEnd") -> str:
-    if end.status == "UNKNOWN":
-        return "is unknown to the cluster, whose head was replaced"
-    return "was killed, or its machine was lost"
-
-
-def _code(job: str, end: "JobEnd") -> int:
-    """The exit code of the job's command, or ``SOME_FAILED`` where it has none."""
-    if end.lost:
-        say(f"{job} {_lost(end)}; finished trials are kept; to resume: {_follow_command()}")
-    elif end.status == "STOPPED":
-        say(f"{job} was stopped; finished trials are kept; to resume: {_follow_command()}")
-    elif end.code is None:
-        say(f"{job} did not start: {end.message}")
+        how = "was killed, or its machine was lost"
+        if end is None:
+            how = "is unknown to the cluster, whose head was replaced"
+        then = ", the rest is submitted again" if left else f"; to resume: {command}"
+        say(f"{job} {how}; finished trials are kept{then}")
     else:
-        return end.code
+        return SOME_FAILED
+    if end.status == "STOPPED":
+        say(f"{job} was stopped; finished trials are kept; to resume: {command}")
+    elif end.driver_exit_code is None:
+        say(f"{job} did not start: {(end.message or '').strip()}")
+    else:
+        return int(end.driver_exit_code)
     return SOME_FAILED
-
-
-def _follow_command() -> str:
-    words = [word for word in sys.argv[1:] if word != "--no-follow"]
-    return shlex.join(["semigrid", *words])

@@ -24,23 +24,14 @@ from semigrid.grid.cluster.machines import (
 )
 from semigrid.grid.cluster.node_check import NodeCheck, alive_nodes
 from semigrid.grid.run.observer import RunObserver
-from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.study.state import Job, StudyState
 from semigrid.trainers.cluster.ray_nodes import free_nodes, placement
-from semigrid.trainers.options import uses_ray_stream
 
 # Time between two looks at the machines of the cluster, in seconds.
 LOOK_SECONDS = 1.0
 # Number of unfit nodes that an autoscaler may bring in a row, while nothing runs.
 UNFIT_NODES = 3
-
-
-def streams_pool(plan: Plan) -> bool:
-    """Whether Ray Data streams the pool of any cell."""
-    stream = plan.experiment.file.train.stream
-    names = {s.cell.dataset for s in plan.searches if s.cell.unlabeled is not None}
-    return any(uses_ray_stream(stream, plan.experiment.datasets[name]) for name in names)
 
 
 def cluster_machines() -> list[Machine]:
@@ -102,7 +93,7 @@ class Room:
         self._scheduler, plan = scheduler, scheduler.study.plan
         self._experiment = plan.experiment
         self._observer, self._growth, self._check = observer, growth, check
-        self._streaming = streams_pool(plan)
+        self._streaming = plan.streams_pool
         options = [plan.experiment.train_of(search.cell.model) for search in plan.searches]
         self._has_groups = any(each.workers > 1 for each in options)
         self._admission, self._requests = Admission(), MachineRequests()

@@ -15,7 +15,7 @@ from semigrid.grid.cluster.autoscaler import cluster_growth
 from semigrid.grid.cluster.growth import FIXED
 from semigrid.grid.cluster.node_check import NodeCheck
 from semigrid.grid.run.observer import RunObserver
-from semigrid.grid.run.room import Room, check_room, cluster_machines, streams_pool
+from semigrid.grid.run.room import Room, check_room, cluster_machines
 from semigrid.grid.run.searcher import GridSearcher, drop_losers
 from semigrid.grid.run.start import start_ray
 from semigrid.grid.run.supervise import scratch_folder
@@ -53,7 +53,7 @@ def run_plan(
     scratch = tempfile.mkdtemp(prefix="semigrid-tune-", dir=scratch_folder())
     try:
         with observer:
-            streaming = streams_pool(scheduler.study.plan)
+            streaming = scheduler.study.plan.streams_pool
             start_ray(streaming)
             on_cluster = bool(os.environ.get("RAY_ADDRESS"))
             growth = cluster_growth() if on_cluster else FIXED

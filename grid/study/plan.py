@@ -11,6 +11,7 @@ from semigrid.data.errors import InputError
 from semigrid.data.splits import pool_subset
 from semigrid.grid.experiment import Experiment, labeled_images, nearest, show_percent
 from semigrid.trainers.methods import METHODS, resolve
+from semigrid.trainers.options import uses_ray_stream
 from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.trial.identity import TrialSpec
 from semigrid.trainers.trial.job import Place
@@ -177,6 +178,13 @@ class Plan:
     def images(self) -> int:
         """Images that pass through a model in all trainings."""
         return sum(self.images_per_trial(s) * self.trainings_per_search for s in self.searches)
+
+    @property
+    def streams_pool(self) -> bool:
+        """Whether Ray Data streams the pool of any cell."""
+        stream = self.experiment.file.train.stream
+        names = {s.cell.dataset for s in self.searches if s.cell.unlabeled is not None}
+        return any(uses_ray_stream(stream, self.experiment.datasets[name]) for name in names)
 
     def priorities(self) -> dict[str, int]:
         """Images on the longest chain of trainings that begins with each search."""

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import requires, version
 from pathlib import Path
@@ -58,18 +57,9 @@ class JobPackage:
         working_dir, package = folder / "job", folder / "semigrid"
         working_dir.mkdir()
         (working_dir / EXPERIMENT_COPY).write_text(self.text)
-        source = Path(semigrid.__path__[0])
-        for file in package_files(source):
-            target = package / file.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
-        environment: dict[str, Any] = {
-            "working_dir": str(working_dir),
-            "py_modules": [str(package)],
-        }
-        if install:
-            environment["pip"] = pinned_requirements()
-        return environment
+        shutil.copytree(semigrid.__path__[0], package, ignore=not_in_wheel)
+        environment = {"working_dir": str(working_dir), "py_modules": [str(package)]}
+        return environment | ({"pip": pinned_requirements()} if install else {})
 
 
 def job_package(experiment: Experiment, only: list[str] | None = None) -> JobPackage:
@@ -94,16 +84,13 @@ def job_package(experiment: Experiment, only: list[str] | None = None) -> JobPac
     return JobPackage(experiment.file.name, folder, experiment.text, shlex.join(words))
 
 
-def package_files(folder: Path) -> Iterator[Path]:
-    """The files of a Python package that its wheel holds.
+def not_in_wheel(folder: str, names: list[str]) -> set[str]:
+    """Names in a Python package's folder that its wheel leaves out, for ``shutil.copytree``.
 
-    Other files may lie beside them in a checkout, such as datasets in ``data``.
+    Other files may lie beside the code in a checkout, such as datasets in ``data``.
     """
-    for entry in sorted(folder.iterdir()):
-        if entry.suffix in PACKAGE_SUFFIXES:
-            yield entry
-        elif (entry / "__init__.py").exists():
-            yield from package_files(entry)
+    paths = [Path(folder, name) for name in names if not name.endswith(PACKAGE_SUFFIXES)]
+    return {path.name for path in paths if not (path / "__init__.py").exists()}
 
 
 def pinned_requirements() -> list[str]:

@@ -5,12 +5,12 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import aiohttp
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from semigrid.data.errors import InputError
 from semigrid.grid.submit.job_package import FOLDER_KEY, JobPackage
@@ -38,26 +38,16 @@ class ClusterAwayError(OSError):
     """A cluster that answered before has not answered for a long time."""
 
 
-@dataclass(frozen=True)
-class JobEnd:
-    """How a job ended.
+def was_lost(end: JobDetails | None) -> bool:
+    """Whether a job was killed or its machine lost, so that a second attempt may succeed.
 
-    ``status`` is Ray's, or ``UNKNOWN`` where the cluster has no such job, since its head is a new
-    one. ``code`` is the exit code of the job's command, None if unknown. ``error`` is Ray's error
-    type, ``message`` its message.
+    Args:
+        end: how the job ended; None where the cluster has no such job, since its head is a new one.
     """
-
-    status: str
-    code: int | None = None
-    error: str | None = None
-    message: str = ""
-
-    @property
-    def lost(self) -> bool:
-        """Whether the job was killed or its machine lost, so that a second attempt may succeed."""
-        if self.status == "FAILED" and self.code is not None:
-            return self.code < 0 or self.code in KILLED
-        return self.status == "UNKNOWN" or (self.status == "FAILED" and self.error in LOST)
+    if end is None or end.status != JobStatus.FAILED:
+        return end is None
+    code = end.driver_exit_code
+    return end.error_type in LOST if code is None else code < 0 or code in KILLED
 
 
 class JobClient:
@@ -70,10 +60,8 @@ class JobClient:
     Raises ``InputError`` where no cluster answers, or it refuses us.
     """
 
-    def __init__(
-        self, address: str, say: Callable[[str], None], away_seconds: float = AWAY_SECONDS
-    ):
-        self.address, self._say, self._away_seconds = address, say, away_seconds
+    def __init__(self, address: str, say: Callable[[str], None]):
+        self.address, self._say = address, say
         for name in CHATTER:
             logging.getLogger(name).setLevel(logging.ERROR)
         try:
@@ -87,38 +75,34 @@ class JobClient:
                 "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN)"
             ) from error
 
-    def of_folder(self, folder: str) -> list[JobDetails]:
-        """All jobs that write or wrote to a results folder."""
-        return [
+    def _jobs(self, folder: str) -> tuple[str | None, int]:
+        """Identity of the job that writes to a results folder now, and how many there have been."""
+        jobs = [
             job
             for job in self._client.list_jobs()
             if job.submission_id and (job.metadata or {}).get(FOLDER_KEY) == folder
         ]
-
-    def active(self, folder: str) -> str | None:
-        """Identity of the job that writes to a results folder now."""
-        return next((j.submission_id for j in self.of_folder(folder) if j.status in ACTIVE), None)
+        return next((j.submission_id for j in jobs if j.status in ACTIVE), None), len(jobs)
 
     def submit(self, package: JobPackage, install: bool) -> tuple[str, bool]:
         """Submits unless the results folder has an active job; its identity, and if it is new."""
         return self._reach(lambda: self._submit(package, install))
 
     def _submit(self, package: JobPackage, install: bool) -> tuple[str, bool]:
-        job = self.active(package.folder)
+        job, count = self._jobs(package.folder)
         if job is not None:
             return job, False
-        job_id = package.job_id(len(self.of_folder(package.folder)) + 1)
+        job_id = package.job_id(count + 1)
         with tempfile.TemporaryDirectory(prefix="semigrid-submit-") as temporary:
-            environment = package.runtime_env(Path(temporary), install)
             try:
                 self._client.submit_job(
                     entrypoint=package.entrypoint,
                     submission_id=job_id,
-                    runtime_env=environment,
+                    runtime_env=package.runtime_env(Path(temporary), install),
                     metadata=package.metadata,
                 )
             except RuntimeError as error:
-                job = self.active(package.folder)
+                job, _ = self._jobs(package.folder)
                 if job is not None:  # somebody was quicker
                     return job, False
                 raise InputError(
@@ -126,20 +110,21 @@ class JobClient:
                 ) from error
         return job_id, True
 
-    def follow(self, job: str, write: Callable[[str], None]) -> JobEnd:
-        """Passes the job's log on, from its beginning, until the job ends.
+    def follow(self, job: str, write: Callable[[str], None]) -> JobDetails | None:
+        """Passes the job's log on, from its beginning, until the job ends; returns how it did.
 
-        Raises ``ClusterAwayError`` when the cluster cannot be reached for long. The job may well
-        continue then.
+        Returns None where the cluster has no such job, since its head is a new one. Raises
+        ``ClusterAwayError`` when the cluster cannot be reached for long. The job may well continue
+        then.
         """
         seen = 0
-        while (end := self._reach(lambda: self._end(job))) is None:
+        while (details := self._reach(lambda: self._details(job))) is not None:
+            if details.status not in ACTIVE:
+                write(self._reach(lambda: self._client.get_job_logs(job))[seen:])
+                break
             seen = asyncio.run(self._tail(job, seen, write))
             time.sleep(LOOK_SECONDS)
-        if end.status != "UNKNOWN":
-            log = self._reach(lambda: self._client.get_job_logs(job))
-            write(log[seen:])
-        return end
+        return details
 
     async def _tail(self, job: str, seen: int, write: Callable[[str], None]) -> int:
         """Passes the log on while the connection lasts; returns the characters passed on so far."""
@@ -154,38 +139,39 @@ class JobClient:
             pass
         return seen
 
-    def _end(self, job: str) -> JobEnd | None:
-        """How the job ended; None while it is active."""
+    def _details(self, job: str) -> JobDetails | None:
         try:
-            info = self._client.get_job_info(job)
+            return self._client.get_job_info(job)
         except RuntimeError as error:
             if "status code 404" not in str(error):
                 raise
-            return JobEnd("UNKNOWN")
-        if info.status in ACTIVE:
             return None
-        message = str(info.message or "").strip()
-        return JobEnd(str(info.status), info.driver_exit_code, info.error_type, message)
 
     def _reach(self, ask: Callable[[], T]) -> T:
         """Asks until the cluster answers."""
-        give_up_at: float | None = None
-        while True:
-            try:
-                return ask()
-            except (OSError, RuntimeError) as error:
-                # errors of requests are OSErrors; a proxy, or a head that starts, answers 5xx
-                if isinstance(error, RuntimeError) and "status code 5" not in str(error):
-                    raise
-                seconds = f"{self._away_seconds:g} seconds"
-                if give_up_at is None:
-                    give_up_at = time.monotonic() + self._away_seconds
-                    self._say(
-                        f"{self.address} cannot be reached; trying for {seconds} (the job does "
-                        "not need this terminal)"
-                    )
-                elif time.monotonic() > give_up_at:
-                    raise ClusterAwayError(
-                        f"{self.address} could not be reached for {seconds}"
-                    ) from error
-            time.sleep(2 * LOOK_SECONDS)
+        return Retrying(
+            retry=retry_if_exception(_is_away),
+            wait=wait_fixed(2 * LOOK_SECONDS),
+            stop=stop_after_delay(AWAY_SECONDS),
+            before_sleep=self._say_once,
+            retry_error_callback=self._give_up,
+        )(ask)
+
+    def _say_once(self, state: RetryCallState) -> None:
+        if state.attempt_number == 1:
+            self._say(
+                f"{self.address} cannot be reached; trying for {AWAY_SECONDS:g} seconds (the job "
+                "does not need this terminal)"
+            )
+
+    def _give_up(self, state: RetryCallState) -> NoReturn:
+        assert state.outcome is not None
+        raise ClusterAwayError(
+            f"{self.address} could not be reached for {AWAY_SECONDS:g} seconds"
+        ) from state.outcome.exception()
+
+
+def _is_away(error: BaseException) -> bool:
+    """Errors of requests are OSErrors; a proxy, or a head that starts, answers 5xx."""
+    answers_5xx = isinstance(error, RuntimeError) and "status code 5" in str(error)
+    return answers_5xx or isinstance(error, OSError)

@@ -14,8 +14,8 @@ from markupsafe import Markup
 
 from semigrid.data.errors import InputError
 from semigrid.grid.experiment import Experiment
-from semigrid.trainers.methods import METHODS
-from semigrid.trainers.options import TrainOptions, uses_ray_stream
+from semigrid.grid.study.plan import Plan
+from semigrid.trainers.options import TrainOptions
 
 # Longest name of a RayJob: the operator appends to it, and a label has at most 63 characters.
 NAME_LENGTH = 47
@@ -120,13 +120,9 @@ def job_name(experiment: str) -> str:
 
 def worker_pods(experiment: Experiment, options: RayJobOptions) -> list[WorkerPod]:
     """The kinds of pods that the grid's trainings need, each once."""
-    file = experiment.file
-    used = {entry.model for entry in file.grid}
-    used |= {parent for model in used if (parent := file.models[model].from_) is not None}
-    streams = any(METHODS[file.models[model].method].needs_pool for model in used) and any(
-        uses_ray_stream(file.train.stream, dataset) for dataset in experiment.datasets.values()
-    )
-    return sorted({_pod(experiment.train_of(model), options, streams) for model in used})
+    plan = Plan(experiment)
+    models = {search.cell.model for search in plan.searches}
+    return sorted({_pod(experiment.train_of(m), options, plan.streams_pool) for m in models})
 
 
 def _pod(train: TrainOptions, options: RayJobOptions, streams: bool) -> WorkerPod:
