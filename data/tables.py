@@ -1,6 +1,7 @@
 """Small tables of text: CSV and Parquet."""
 
 import io
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -16,13 +17,22 @@ def read_file(uri: str) -> bytes:
         raise InputError(f"{uri}: cannot be read: {error}") from error
 
 
-def read_table(uri: str) -> pd.DataFrame:
-    """A CSV or Parquet file as strings, empty where a value is missing. Raises ``InputError``."""
-    return parse_table(uri, read_file(uri))
+def check_columns(uri: str, columns: Iterable[str], needed: Iterable[str]) -> None:
+    """Raises ``InputError`` when a needed column is missing."""
+    columns, needed = list(columns), list(needed)
+    if missing := [name for name in needed if name not in columns]:
+        raise InputError(
+            f"{uri}: there is no column {missing[0]!r}; there are {', '.join(columns)}; needed are "
+            f"{', '.join(needed)}"
+        )
 
 
-def parse_table(uri: str, content: bytes) -> pd.DataFrame:
-    """The table in a file's content; ``uri`` is for messages. Raises ``InputError``."""
+def read_table(uri: str, content: bytes | None = None) -> pd.DataFrame:
+    """A CSV or Parquet file as strings, empty where a value is missing. Raises ``InputError``.
+
+    ``content`` is the file's, if it has been read already.
+    """
+    content = read_file(uri) if content is None else content
     try:
         if content[:4] == b"PAR1":
             table = pd.read_parquet(io.BytesIO(content))

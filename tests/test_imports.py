@@ -17,7 +17,6 @@ ROOT = Path(__file__).parent.parent
 
 # the modules that design keeps for Ray; everything else must import where Ray cannot
 RAY_MODULES = {
-    "semigrid.data.builder.ingest_ray",
     "semigrid.data.stream",
     "semigrid.trainers.cluster.ray_network",
     "semigrid.trainers.cluster.ray_nodes",

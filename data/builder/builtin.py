@@ -1,25 +1,45 @@
-"""Datasets that need no download: ``builtin://digits`` and ``builtin://patterns``."""
+"""Datasets that need no download: ``builtin://digits`` and ``builtin://patterns``.
 
+The digits are the 1,797 real handwritten ones that scikit-learn ships (UCI, 8×8 pixels, 17 grey
+levels). The labels of two thirds are hidden to make the pool. The others are a small labelled set,
+like the sets for which people ask how many labels they need.
+"""
+
+import io
 import os
 import shlex
 import shutil
 import uuid
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from semigrid.data.builder import digits
+import numpy as np
+from PIL import Image
+
 from semigrid.data.builder.clean import CLEAN_VERSION
 from semigrid.data.builder.gather import gather
 from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.builder.request import BuildRequest
-from semigrid.data.builder.write import write_dataset
+from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.errors import InputError
 from semigrid.data.schema import MANIFEST
 from semigrid.data.sources.patterns.spec import VERSION, parse_patterns
+from semigrid.data.splits import seeded_order, split_labeled
 from semigrid.data.storage import cache_folder
 
 # largest number of images of builtin://patterns that opening a dataset draws
 MOST_ON_OPENING = 50_000
+
+DIGITS_VERSION = 1
+DIGITS: dict[str, Any] = {
+    "name": "digits",
+    "classes": [str(digit) for digit in range(10)],
+    "license": "CC BY 4.0",
+    "source": "Optical Recognition of Handwritten Digits, UCI, as shipped by scikit-learn",
+    "order_seed": 0,
+    "pool_unit": 300,  # the pool of 1,200 is 400 %
+    "rows_per_group": 64,
+}
 
 
 def builtin_folder(uri: str) -> str:
@@ -33,7 +53,14 @@ def builtin_folder(uri: str) -> str:
     """
     name, _, parameters = uri.removeprefix("builtin://").partition("?")
     if name == "patterns":
-        folder, write = _patterns(uri)
+        made = parse_patterns(uri)
+        if made.images > MOST_ON_OPENING:
+            raise InputError(
+                f"{uri}: {made.images:,} images are too many to draw on opening, "
+                f"{MOST_ON_OPENING:,} at most; build them once with: semigrid data build "
+                f"{shlex.quote(uri)} DEST --processes N, and give DEST"
+            )
+        folder = f"v{VERSION}.{CLEAN_VERSION}-{made.images}-{made.answered}-{made.size}-{made.seed}"
     elif name != "digits":
         raise InputError(
             f"{uri}: no such built-in dataset; there are builtin://digits and builtin://patterns"
@@ -41,11 +68,11 @@ def builtin_folder(uri: str) -> str:
     elif parameters:
         raise InputError(f"{uri}: the digits have no parameters; they are builtin://digits")
     else:
-        folder, write = f"digits-v{digits.VERSION}", _write_digits
-    path = cache_folder() / folder
+        folder = f"v{DIGITS_VERSION}"
+    path = cache_folder() / f"{name}-{folder}"
     try:
         if not (path / MANIFEST).exists():
-            _write_whole(write, path)
+            _write(uri, path)
     except OSError as error:
         raise InputError(
             f"{uri}: its cache {path} cannot be written: {error}; set SEMIGRID_CACHE to a "
@@ -54,34 +81,15 @@ def builtin_folder(uri: str) -> str:
     return str(path)
 
 
-def _write_digits(where: str) -> None:
-    write_dataset(where, digits.rows(), **digits.DESCRIPTION)
-
-
-def _patterns(uri: str) -> tuple[str, Callable[[str], None]]:
-    """The name of the folder in the cache, and a function that writes the dataset to a folder."""
-    made = parse_patterns(uri)
-    if made.images > MOST_ON_OPENING:
-        raise InputError(
-            f"{uri}: {made.images:,} images are too many to draw on opening, {MOST_ON_OPENING:,} "
-            f"at most; build them once with: semigrid data build {shlex.quote(uri)} DEST "
-            "--processes N, and give DEST"
-        )
-
-    def write(where: str) -> None:
-        request = BuildRequest(source=made.uri, name="patterns")
-        gathered = gather(request)
-        settings, votes = request.settings(where), gathered.votes
-        build_dataset(where, gathered.items, settings, votes=votes, audit=gathered.audit)
-
-    version = f"v{VERSION}.{CLEAN_VERSION}"
-    return f"patterns-{version}-{made.images}-{made.answered}-{made.size}-{made.seed}", write
-
-
-def _write_whole(write: Callable[[str], None], folder: Path) -> None:
-    """Writes the dataset beside ``folder``, then renames it: others may be building it too."""
+def _write(uri: str, folder: Path) -> None:
+    """Writes a dataset beside ``folder``, then renames it: others may be writing it too."""
     aside = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
-    write(str(aside))
+    if uri == "builtin://digits":
+        write_dataset(str(aside), digits(), **DIGITS)
+    else:
+        request = BuildRequest(source=parse_patterns(uri).uri, name="patterns")
+        items, audit = gather(request)
+        build_dataset(str(aside), items, request, audit=audit)
     try:
         os.rename(aside, folder)
     except OSError:
@@ -90,3 +98,30 @@ def _write_whole(write: Callable[[str], None], folder: Path) -> None:
         else:  # a dataset that has lost its manifest
             shutil.rmtree(folder)
             os.rename(aside, folder)
+
+
+def digits() -> list[StoredImage]:
+    """All digits: 597 labelled ones in three splits, and 1,200 in the pool."""
+    from sklearn.datasets import load_digits  # here, since it takes 2 s to import
+
+    source = load_digits()
+    ids = [f"digit-{i:04d}" for i in range(len(source.target))]
+    labeled = seeded_order(ids, 0)[:597]
+    splits = split_labeled(
+        [int(source.target[i]) for i in labeled],
+        [ids[i] for i in labeled],
+        num_classes=10,
+        seed=0,
+        # the paper's 75/15/10 would give 60 test images, too few to tell two models apart
+        val_share=0.25,
+        test_share=0.34,
+    )
+    split_of = dict(zip(labeled, splits, strict=True))
+    rows = []
+    for i, name in enumerate(ids):
+        label = int(source.target[i]) if i in split_of else None
+        image, buffer = (source.images[i] * 255 / 16).astype(np.uint8), io.BytesIO()
+        # stored uncompressed: the bytes do not depend on the machine's zlib
+        Image.fromarray(image).save(buffer, "png", compress_level=0)
+        rows.append(StoredImage(name, buffer.getvalue(), label, split_of.get(i, "pool"), name))
+    return rows

@@ -3,20 +3,21 @@
 import hashlib
 import io
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
-from semigrid.data.builder.clean import (
-    CLEAN_VERSION,
-    CleanSettings,
-    UnusableImageError,
-    clean_image,
-)
+from semigrid.data.builder.clean import CLEAN_VERSION, UnusableImageError, clean_image
+from semigrid.data.builder.request import BuildRequest
 from semigrid.data.errors import RefusedError, StorageGoneError
 from semigrid.data.sources.items import Item
 from semigrid.data.splits import order_key
@@ -39,14 +40,15 @@ _SCHEMA = pa.schema(
 class Cleaned:
     """The item ``number`` after cleaning; ``problem`` is the reason if there is no content.
 
-    ``source`` is the SHA-256 of the source's bytes, or of the item's identity if it has one.
+    ``source`` is the SHA-256 of the source's bytes, or of the item's identity if it has one;
+    ``pixels`` and ``changed`` are those of ``CleanImage``.
     """
 
     number: int
-    source: str | None = None
-    pixels: str = ""
-    changed: Sequence[str] = ()
-    problem: str | None = None
+    source: str | None
+    pixels: str
+    changed: Sequence[str] | None
+    problem: str | None
     content: bytes = b""
 
 
@@ -58,51 +60,33 @@ class Chunk:
     first: int
     items: tuple[Item, ...]
     folder: str
-    seed: int
     buckets: int
-    clean: CleanSettings
+    request: BuildRequest
 
     @property
     def file(self) -> str:
         return f"chunk-{self.number:06d}.parquet"
 
 
-# cleans chunks in any order, several at a time if it likes, and yields once per chunk
-ChunkRunner = Callable[[Sequence[Chunk]], Iterator[Any]]
-
-
-def one_by_one(chunks: Sequence[Chunk]) -> Iterator[None]:
-    """Cleans the chunks in this process."""
-    for chunk in chunks:
-        clean_chunk(chunk)
-        yield
-
-
-def chunks_of(
-    storage: Storage,
-    items: Sequence[Item],
-    clean: CleanSettings,
-    seed: int,
-    chunk_images: int,
-    bucket_images: int,
-) -> list[Chunk]:
+def chunks_of(storage: Storage, items: Sequence[Item], request: BuildRequest) -> list[Chunk]:
     """The chunks of a source. The name of their folder is a hash of all that shapes them."""
-    digest = hashlib.sha256(json.dumps([CLEAN_VERSION, asdict(clean), seed]).encode())
+    shaping = {"max_pixels", "shorter_side", "seed", "chunk_images", "bucket_images"}
+    header = f"{CLEAN_VERSION} {request.model_dump_json(include=shaping)}"
+    digest = hashlib.sha256(header.encode())
     for item in items:
         digest.update(json.dumps([item.image_id, item.uri, repr(item.inside)]).encode())
-    digest.update(json.dumps([chunk_images, bucket_images]).encode())
     folder = storage.location(digest.hexdigest()[:16])
-    buckets = max(1, -(-len(items) // bucket_images))
+    buckets, size = -(-len(items) // request.bucket_images), request.chunk_images
     return [
-        Chunk(
-            number, first, tuple(items[first : first + chunk_images]), folder, seed, buckets, clean
-        )
-        for number, first in enumerate(range(0, len(items), chunk_images))
+        Chunk(number, first, tuple(items[first : first + size]), folder, buckets, request)
+        for number, first in enumerate(range(0, len(items), size))
     ]
 
 
+# a process may have died of too little memory: what is left is cleaned by new ones
+@retry(retry=retry_if_exception_type(BrokenProcessPool), stop=stop_after_attempt(3), reraise=True)
 def run_chunks(
-    chunks: Sequence[Chunk], runner: ChunkRunner, progress: Callable[[int, int], None]
+    chunks: Sequence[Chunk], processes: int, progress: Callable[[int, int], None]
 ) -> None:
     """Cleans the chunks that have no file yet."""
     done_before = set(open_storage(chunks[0].folder).names())
@@ -110,9 +94,21 @@ def run_chunks(
     total = sum(len(chunk.items) for chunk in chunks)
     done = total - sum(len(chunk.items) for chunk in left)
     progress(done, total)
-    for _ in runner(left):
+    for _ in map(clean_chunk, left) if processes == 1 else _in_processes(left, processes):
         done = min(total, done + len(chunks[0].items))
         progress(done, total)
+
+
+def _in_processes(chunks: Sequence[Chunk], count: int) -> Iterator[None]:
+    """Cleans chunks side by side, and yields once for each."""
+    # forked processes may hang, since this one has threads; Ctrl-C ends them without a traceback
+    start, quietly = get_context("spawn"), (signal.SIGINT, signal.SIG_DFL)
+    with ProcessPoolExecutor(count, start, signal.signal, quietly) as pool:
+        try:
+            for done in as_completed([pool.submit(clean_chunk, chunk) for chunk in chunks]):
+                yield done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def clean_chunk(chunk: Chunk) -> None:
@@ -120,26 +116,21 @@ def clean_chunk(chunk: Chunk) -> None:
     by_bucket: list[list[dict[str, Any]]] = [[] for _ in range(chunk.buckets)]
     for number, item in enumerate(chunk.items, chunk.first):
         # buckets are consecutive parts of the seeded order, of equal size
-        place = int.from_bytes(order_key(item.image_id, chunk.seed)[0][:8], "big")
-        bucket = by_bucket[place * chunk.buckets >> 64]
-        bucket.append(vars(_clean_item(number, item, chunk.clean)))
+        place = int.from_bytes(order_key(item.image_id, chunk.request.seed)[0][:8], "big")
+        row: dict[str, Any] = {"number": number}
+        by_bucket[place * chunk.buckets >> 64].append(row)
+        try:
+            content = read_patiently(item)
+            hashed = content if item.identity is None else item.identity.encode()
+            row["source"] = hashlib.sha256(hashed).hexdigest()
+            row |= vars(clean_image(content, chunk.request))
+        except UnusableImageError as error:
+            row["problem"] = str(error)
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, _SCHEMA, compression="none") as writer:
         for rows in by_bucket:
             writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))  # also an empty one
     open_storage(chunk.folder).write(chunk.file, buffer.getvalue())
-
-
-def _clean_item(number: int, item: Item, settings: CleanSettings) -> Cleaned:
-    source = None
-    try:
-        content = read_patiently(item)
-        hashed = content if item.identity is None else item.identity.encode()
-        source = hashlib.sha256(hashed).hexdigest()
-        image = clean_image(content, settings)
-    except UnusableImageError as error:
-        return Cleaned(number, source, problem=str(error))
-    return Cleaned(number, source, image.pixels, image.changed, content=image.content)
 
 
 def read_patiently(item: Item) -> bytes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps
+from pydantic import BaseModel, ConfigDict, Field
 
 # Raise this number when the same source bytes and settings give another image.
 CLEAN_VERSION = 1
@@ -16,18 +17,20 @@ CLEAN_VERSION = 1
 ORIENTATION = 0x0112  # the EXIF tag
 
 
-@dataclass(frozen=True)
-class CleanSettings:
+# of JPEGs and shrunk images that are encoded again; others become PNGs
+JPEG_QUALITY = 92
+
+
+class CleanSettings(BaseModel):
     """How images are cleaned.
 
     ``max_pixels`` protects against decompression bombs. ``shorter_side`` is the length in pixels to
-    which larger images are shrunk (None: never). Changed images are encoded again: JPEGs and shrunk
-    images as JPEG of ``jpeg_quality``, others as PNG.
+    which larger images are shrunk (None: never).
     """
 
-    max_pixels: int = 50_000_000
-    shorter_side: int | None = None
-    jpeg_quality: int = 92
+    model_config = ConfigDict(frozen=True)
+    max_pixels: int = Field(50_000_000, gt=0)
+    shorter_side: int | None = Field(None, gt=0)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,12 @@ def clean_image(content: bytes, settings: CleanSettings) -> CleanImage:
             rgb = rgb.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
             lossy = True
         if changed:
-            content = _encode(rgb, lossy, settings.jpeg_quality)
+            buffer = io.BytesIO()
+            if lossy:
+                rgb.save(buffer, "jpeg", quality=JPEG_QUALITY, subsampling=0)
+            else:
+                rgb.save(buffer, "png")
+            content = buffer.getvalue()
         return CleanImage(content, pixels, tuple(changed))
 
 
@@ -132,12 +140,3 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
     if image.mode == "CMYK":
         return image.convert("RGB"), "CMYK"
     return image.convert("RGB"), None
-
-
-def _encode(image: Image.Image, lossy: bool, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    if lossy:
-        image.save(buffer, "jpeg", quality=quality, subsampling=0)
-    else:
-        image.save(buffer, "png")
-    return buffer.getvalue()

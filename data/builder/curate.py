@@ -13,22 +13,16 @@ from semigrid.data.splits import split_labeled
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts about a usable image: ``pixels`` is equal for exact duplicates."""
+    """Facts about a usable image: ``pixels`` is equal for exact duplicates.
+
+    ``split`` is where an image that is kept belongs.
+    """
 
     image_id: str
     label: str | None
     group: str
     pixels: str
-
-
-@dataclass(frozen=True)
-class Placed:
-    """An image that is kept: its class index (None in the pool), split, and group."""
-
-    image_id: str
-    label: int | None
-    split: Split
-    group: str
+    split: Split = POOL
 
 
 @dataclass
@@ -41,7 +35,7 @@ class Curation:
     """
 
     classes: tuple[str, ...] = ()
-    images: list[Placed] = field(default_factory=list)
+    images: list[Facts] = field(default_factory=list)
     duplicates: dict[str, str] = field(default_factory=dict)
     conflicts: list[dict[str, str]] = field(default_factory=list)
     beside_labeled: list[str] = field(default_factory=list)
@@ -78,14 +72,17 @@ def curate(
         kept.append(_merged(copies, result))
     name_of = {group: min(together) for together in joined.subsets() for group in together}
     kept = [replace(image, group=name_of[image.group]) for image in kept]
-    labels = sorted({image.label for image in kept if image.label is not None})
-    result.classes = tuple(labels if classes is None else classes)
-    unknown = sorted(set(labels) - set(result.classes))
-    if unknown:
-        raise InputError(
-            f"the label {unknown[0]!r} is not among the classes: {', '.join(result.classes)}"
-        )
-    result.images = _placed(kept, result, seed, val_share, test_share)
+    kept.sort(key=lambda image: image.image_id)
+    labels = {image.label for image in kept if image.label is not None}
+    result.classes = tuple(sorted(labels) if classes is None else classes)
+    _check_classes(labels, result.classes)
+    split_of = _splits(kept, result.classes, seed, val_share, test_share)
+    for image in kept:
+        split = split_of.get(image.group, POOL)
+        if image.label is None and split != POOL:
+            result.beside_labeled.append(image.image_id)
+        else:
+            result.images.append(replace(image, split=split))
     return result
 
 
@@ -101,29 +98,26 @@ def _merged(copies: list[Facts], result: Curation) -> Facts:
     return stays
 
 
-def _placed(
-    kept: list[Facts], result: Curation, seed: int, val_share: float, test_share: float
-) -> list[Placed]:
-    labeled = sorted((i for i in kept if i.label is not None), key=lambda i: i.image_id)
-    index = {name: number for number, name in enumerate(result.classes)}
-    labels = [index[str(image.label)] for image in labeled]
-    if not labeled:
+def _check_classes(labels: set[str], classes: Sequence[str]) -> None:
+    if unknown := sorted(labels - {*classes}):
+        raise InputError(f"the label {unknown[0]!r} is not among the classes: {', '.join(classes)}")
+    if not labels:
         raise InputError("no image has a label, so there is nothing to train and evaluate on")
-    missing = [name for name, number in index.items() if number not in labels]
-    if missing:
+    if missing := [name for name in classes if name not in labels]:
         raise InputError(f"the class {missing[0]!r} has no image")
+
+
+def _splits(
+    kept: list[Facts], classes: Sequence[str], seed: int, val_share: float, test_share: float
+) -> dict[str, Split]:
+    """The split of each group that has labelled images."""
+    labeled = [image for image in kept if image.label is not None]
+    labels = [classes.index(str(image.label)) for image in labeled]
     groups = [image.group for image in labeled]
     try:
-        splits = split_labeled(labels, groups, len(index), seed, val_share, test_share)
+        splits = split_labeled(labels, groups, len(classes), seed, val_share, test_share)
     except ValueError as error:
         counts = Counter(image.label for image in labeled)
         rarest = ", ".join(f"{name} {count}" for name, count in counts.most_common()[::-1][:5])
         raise InputError(f"{error} (images by class, fewest first: {rarest})") from error
-    images = [
-        Placed(image.image_id, label, split, image.group)
-        for image, label, split in zip(labeled, labels, splits, strict=True)
-    ]
-    unlabeled, taken = [image for image in kept if image.label is None], set(groups)
-    result.beside_labeled = sorted(i.image_id for i in unlabeled if i.group in taken)
-    images += [Placed(i.image_id, None, POOL, i.group) for i in unlabeled if i.group not in taken]
-    return sorted(images, key=lambda image: image.image_id)
+    return dict(zip(groups, splits, strict=True))

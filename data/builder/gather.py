@@ -3,14 +3,11 @@
 import posixpath
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-
-import pandas as pd
+from dataclasses import replace
 
 from semigrid.data.builder.request import BuildRequest
 from semigrid.data.crowd.answers import read_answers
-from semigrid.data.crowd.audit import Audit, Vote
-from semigrid.data.crowd.consensus import Rules, consensus
+from semigrid.data.crowd.consensus import Audit, consensus
 from semigrid.data.errors import InputError
 from semigrid.data.sources.abo import abo_items
 from semigrid.data.sources.archives import parquet_items, webdataset_items
@@ -19,43 +16,51 @@ from semigrid.data.sources.items import Item
 from semigrid.data.sources.patterns.crowd import answers_of, gold_of
 from semigrid.data.sources.patterns.items import pattern_items
 from semigrid.data.storage import open_storage
-from semigrid.data.tables import read_table
+from semigrid.data.tables import check_columns, read_table
 
 
-@dataclass(frozen=True)
-class Gathered:
-    """The items of a request, the votes on them, and the audit of the answers.
+def gather(request: BuildRequest) -> tuple[list[Item], Audit | None]:
+    """Lists the images of a request with their labels, and audits the crowd's answers to them.
 
-    ``unknown_tasks`` are tasks of the answers that match no image of the source.
+    Raises ``InputError``.
     """
-
-    items: list[Item]
-    votes: dict[str, Vote]
-    audit: Audit | None
-    unknown_tasks: list[str]
-
-
-def gather(request: BuildRequest) -> Gathered:
-    """Lists the images of a request and gives them their labels. Raises ``InputError``."""
     items = _source_items(request)
-    pools = [folder_items(folder, labeled=False) for folder in request.pool]
-    for number, pool in enumerate(pools, 1):
+    for number, folder in enumerate(request.pool, 1):
         # two folders may have images of the same name
-        prefix = "pool" if len(pools) == 1 else f"pool{number}"
+        prefix = "pool" if len(request.pool) == 1 else f"pool{number}"
+        pool = folder_items(folder, labeled=False)
         items += [replace(item, image_id=f"{prefix}/{item.image_id}") for item in pool]
     if (made := request.patterns) is not None:
-        return _with_answers(request, items, answers_of(made), gold_of(made))
-    if request.answers is None:
+        answers, gold = answers_of(made), gold_of(made)
+    elif request.answers is not None:
+        fields = {"image": request.answers_image, "answer": request.answers_field}
+        answers = read_answers(request.answers, request.answers_format, **fields)
+        gold = {}
         if request.gold is not None:
-            raise InputError("gold is given without answers: gold tasks only select workers")
-        return Gathered(items, {}, None, [])
-    answers = read_answers(
-        request.answers,
-        request.answers_format,
-        image=request.answers_image,
-        answer=request.answers_field,
-    )
-    return _with_answers(request, items, answers, _gold(request.gold))
+            table = read_table(request.gold)
+            check_columns(request.gold, table.columns, ["task", "label"])
+            gold = dict(zip(table["task"], table["label"], strict=True))
+    elif request.gold is not None:
+        raise InputError("gold is given without answers: gold tasks only select workers")
+    else:
+        return items, None
+    by_task, audit = consensus(answers, request, gold)
+    names = _names(items)
+    votes = {names[task]: vote for task, vote in by_task.items() if task in names}
+    unknown = [task for task in by_task if task not in names]
+    if not votes:
+        raise InputError(
+            f"{request.answers}: none of {len(by_task)} tasks is an image of {request.source}; a "
+            f"task must be an image's id, path or file name; the first task is "
+            f"{next(iter(by_task), '')!r}, the first image {items[0].image_id!r}"
+        )
+    labeled = [
+        replace(item, label=vote.label, votes=vote.votes)
+        if (vote := votes.get(item.image_id)) is not None
+        else item
+        for item in items
+    ]
+    return labeled, replace(audit, unknown_tasks=unknown)
 
 
 def _source_items(request: BuildRequest) -> list[Item]:
@@ -108,27 +113,6 @@ def _kind(source: str) -> str:
     return "folder"
 
 
-def _with_answers(
-    request: BuildRequest, items: list[Item], answers: pd.DataFrame, gold: dict[str, str]
-) -> Gathered:
-    rules = Rules(request.agree, request.of, request.min_gold_score, request.method)
-    by_task, audit = consensus(answers, rules, gold)
-    names = _names(items)
-    votes = {names[task]: vote for task, vote in by_task.items() if task in names}
-    unknown = [task for task in by_task if task not in names]
-    if not votes:
-        raise InputError(
-            f"{request.answers}: none of {len(by_task)} tasks is an image of {request.source}; a "
-            f"task must be an image's id, path or file name; the first task is "
-            f"{next(iter(by_task), '')!r}, the first image {items[0].image_id!r}"
-        )
-    labeled = [
-        replace(item, label=votes[item.image_id].label) if item.image_id in votes else item
-        for item in items
-    ]
-    return Gathered(labeled, votes, audit, unknown)
-
-
 def _names(items: Sequence[Item]) -> dict[str, str]:
     """Image ids by every name that a task may use: id, URI, and file name if it is unique."""
     files = [posixpath.basename(item.uri) for item in items]
@@ -138,13 +122,3 @@ def _names(items: Sequence[Item]) -> dict[str, str]:
     }
     names |= {item.uri: item.image_id for item in items}
     return names | {item.image_id: item.image_id for item in items}
-
-
-def _gold(uri: str | None) -> dict[str, str]:
-    if uri is None:
-        return {}
-    table = read_table(uri)
-    missing = [name for name in ("task", "label") if name not in table]
-    if missing:
-        raise InputError(f"{uri}: lacks the column {missing[0]!r}; gold has task and label")
-    return dict(zip(table["task"], table["label"], strict=True))

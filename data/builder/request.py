@@ -1,25 +1,22 @@
 """A request to build a dataset: the keys of its YAML file and the options of the command."""
 
-import posixpath
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from semigrid.data.builder.clean import CleanSettings
-from semigrid.data.builder.ingest import BuildSettings
 from semigrid.data.crowd.answers import AnswerFormat
-from semigrid.data.crowd.consensus import VoteMethod
+from semigrid.data.crowd.consensus import Rules
 from semigrid.data.errors import InputError
-from semigrid.data.sources.patterns.spec import LICENSE, Patterns, parse_patterns
+from semigrid.data.sources.patterns.spec import Patterns, parse_patterns
 from semigrid.data.tables import read_file
 
 
-class BuildRequest(BaseModel):
+class BuildRequest(CleanSettings, Rules):
     """The settings of ``semigrid data build``; a YAML file has the same keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+    model_config = ConfigDict(extra="forbid")
     source: str
     kind: Literal["folder", "table", "parquet", "webdataset", "abo", "patterns"] | None = None
     pool: list[str] = []
@@ -40,10 +37,6 @@ class BuildRequest(BaseModel):
     answers_image: str | None = None
     answers_field: str | None = None
     gold: str | None = None
-    agree: int = Field(2, gt=0)
-    of: int = Field(3, gt=0)
-    min_gold_score: float = Field(0.7, ge=0, le=1)
-    method: VoteMethod = "majority"
     # the dataset
     name: str | None = None
     license: str | None = None
@@ -52,28 +45,16 @@ class BuildRequest(BaseModel):
     val_share: float = Field(0.15, gt=0, lt=1)
     test_share: float = Field(0.10, gt=0, lt=1)
     pool_unit: int | None = Field(None, gt=0)
-    shorter_side: int | None = Field(None, gt=0)
-    max_pixels: int = Field(50_000_000, gt=0)
+    # the images that are cleaned at a time, and that are in memory while shards are written; no
+    # result depends on them
+    chunk_images: int = Field(512, gt=0)
+    bucket_images: int = Field(8192, gt=0)
 
     @property
     def patterns(self) -> Patterns | None:
         """The generated images that are the source. Raises ``InputError`` for bad parameters."""
         wanted = self.kind == "patterns" or self.kind is None and self.source.startswith("builtin:")
         return parse_patterns(self.source) if wanted else None
-
-    def settings(self, destination: str) -> BuildSettings:
-        made = self.patterns
-        return BuildSettings(
-            name=self.name or posixpath.basename(destination.rstrip("/")),
-            license=self.license or ("unknown" if made is None else LICENSE),
-            source=self.source if made is None else made.source,
-            seed=self.seed,
-            val_share=self.val_share,
-            test_share=self.test_share,
-            classes=None if self.classes is None else tuple(self.classes),
-            pool_unit=self.pool_unit or (None if made is None else made.pool_unit),
-            clean=CleanSettings(max_pixels=self.max_pixels, shorter_side=self.shorter_side),
-        )
 
 
 def load_request(source: str, options: dict[str, Any]) -> BuildRequest:

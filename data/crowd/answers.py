@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from semigrid.data.errors import InputError
-from semigrid.data.tables import parse_table, read_file
+from semigrid.data.tables import check_columns, read_file, read_table
 
 AnswerFormat = Literal["generic", "mturk", "groundtruth"]
 COLUMNS = ["task", "worker", "label"]
@@ -38,20 +38,14 @@ def read_answers(
     format = format or _guess(uri, content)
     if format == "groundtruth":
         return _ground_truth(uri, content, answer)
-    table = parse_table(uri, content)
+    table = read_table(uri, content)
     if format == "mturk":
         return _mturk(uri, table, image, answer)
-    missing = [column for column in COLUMNS if column not in table]
-    if missing:
-        raise InputError(
-            f"{uri}: lacks the column {missing[0]!r}; answers have {', '.join(COLUMNS)}, this file "
-            f"{', '.join(table.columns[:8])}"
-        )
-    empty = table[COLUMNS].isna().any(axis=1) | (table[COLUMNS] == "").any(axis=1)
+    check_columns(uri, table.columns, COLUMNS)
+    empty = (table[COLUMNS] == "").any(axis=1)
     if empty.any():
-        row = int(empty.to_numpy().argmax())
-        raise InputError(f"{uri}: row {row + 1} has an empty task, worker or label")
-    return table[COLUMNS].reset_index(drop=True)
+        raise InputError(f"{uri}: row {empty.argmax() + 1} has an empty task, worker or label")
+    return table[COLUMNS]
 
 
 def _guess(uri: str, content: bytes) -> AnswerFormat:

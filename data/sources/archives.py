@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from semigrid.data.errors import InputError
 from semigrid.data.sources.items import SUFFIXES, Extent, Item, ParquetRow
 from semigrid.data.storage import open_storage
+from semigrid.data.tables import check_columns
 
 
 def matching_files(uri: str, suffix: str) -> list[str]:
@@ -137,11 +138,7 @@ def parquet_items(uri: str, image: str = "image", label: str | None = "label") -
 
 
 def _check_columns(path: str, schema: pa.Schema, image: str, label: str | None) -> None:
-    for name in (image, label):
-        if name is not None and name not in schema.names:
-            raise InputError(
-                f"{path}: there is no column {name!r}; there are {', '.join(schema.names)}"
-            )
+    check_columns(path, schema.names, [name for name in (image, label) if name is not None])
     kind = schema.field(image).type
     if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
         raise InputError(f"{path}: the column {image!r} is {kind}, not struct<bytes, path>")

@@ -1,12 +1,12 @@
 """Images in files of their own: folders of class folders, and tables of paths or URLs."""
 
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from semigrid.data.errors import InputError
 from semigrid.data.sources.items import SUFFIXES, Item
 from semigrid.data.storage import open_storage
-from semigrid.data.tables import read_table
+from semigrid.data.tables import check_columns, read_table
 
 
 def folder_items(uri: str, labeled: bool = True) -> list[Item]:
@@ -40,33 +40,26 @@ def table_items(
     label: str | None = "label",
     image_id: str | None = None,
     group: str | None = None,
-    slices: Iterable[str] = (),
-    root: str | None = None,
+    slices: Sequence[str] = (),
 ) -> list[Item]:
     """Lists the images of a CSV or Parquet table with a row per image.
 
     Args:
-        image: column with paths or URLs. Relative paths start at ``root``.
+        image: column with paths or URLs. Relative paths start at the table's folder.
         label: column with labels, empty for images without one. None: no image has a label.
         image_id: column with ids; the default is the path.
         group, slices: columns with the group and slices, see ``Item``.
-        root: folder of relative paths; the default is the table's folder.
 
     Raises:
         InputError: the table lacks a column or path, or an id occurs twice.
     """
     table = read_table(uri)
-    slices = list(slices)
-    named = [name for name in (image, label, image_id, group, *slices) if name is not None]
-    missing = [name for name in named if name not in table]
-    if missing:
-        raise InputError(
-            f"{uri}: there is no column {missing[0]!r}; there are {', '.join(table.columns)}"
-        )
+    needed = (image, label, image_id, group, *slices)
+    check_columns(uri, table.columns, [name for name in needed if name is not None])
     empty = table[image] == ""
     if empty.any():
-        raise InputError(f"{uri}: row {int(empty.to_numpy().argmax()) + 1} has no {image}")
-    base = open_storage(root if root is not None else posixpath.dirname(uri) or ".").uri
+        raise InputError(f"{uri}: row {empty.argmax() + 1} has no {image}")
+    base = open_storage(posixpath.dirname(uri) or ".").uri
     ids = table[image_id or image]
     repeated = ids[ids.duplicated()]
     if len(repeated):
@@ -76,16 +69,10 @@ def table_items(
     return [
         Item(
             row[image_id or image],
-            _absolute(row[image], base),
+            row[image] if "://" in row[image] else posixpath.join(base, row[image]),
             None if label is None else row[label] or None,
             None if group is None else row[group] or None,
             {name: row[name] for name in slices},
         )
         for row in table.to_dict("records")
     ]
-
-
-def _absolute(path: str, base: str) -> str:
-    if "://" in path or path.startswith("/"):
-        return path
-    return posixpath.join(base, path)

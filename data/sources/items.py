@@ -17,11 +17,7 @@ SUFFIXES = (
 
 
 class Inside(Protocol):
-    """The part of a file that holds an image."""
-
-    @property
-    def identity(self) -> str | None:
-        """A name that stands for the bytes if those differ between machines, else None."""
+    """The part of a file that holds an image. Its ``repr`` tells it from others."""
 
     def read(self, uri: str) -> bytes:
         """The image's bytes."""
@@ -33,7 +29,6 @@ class Extent:
 
     offset: int
     size: int
-    identity: None = field(default=None, init=False, repr=False)
 
     def read(self, uri: str) -> bytes:
         with open_storage(uri).open() as file:
@@ -48,7 +43,6 @@ class ParquetRow:
     column: str
     row_group: int
     row: int
-    identity: None = field(default=None, init=False, repr=False)
 
     def read(self, uri: str) -> bytes:
         return _row_group(uri, self.column, self.row_group)[self.row]
@@ -60,7 +54,8 @@ class Item:
 
     ``image_id`` is unique within the source and does not depend on the source's location. ``uri``
     is the file, and ``inside`` the part of it that holds the image (None: the whole file). Images
-    of a ``group`` are in the same split. Results are reported by ``slices``.
+    of a ``group`` are in the same split. Results are reported by ``slices``. ``identity`` stands
+    for the bytes if those differ between machines. ``votes`` are the crowd's that count, by label.
     """
 
     image_id: str
@@ -69,10 +64,8 @@ class Item:
     group: str | None = None
     slices: Mapping[str, str] = field(default_factory=dict)
     inside: Inside | None = None
-
-    @property
-    def identity(self) -> str | None:
-        return None if self.inside is None else self.inside.identity
+    identity: str | None = None
+    votes: Mapping[str, int] | None = None
 
     def read(self) -> bytes:
         """Reads the image's bytes, waiting for a bucket that is away. Raises ``OSError``."""

@@ -100,7 +100,6 @@ def build(
     ] = None,
 ) -> None:
     """Build a checked dataset of images. Run it again to resume."""
-    from semigrid.data.builder.chunks import ChunkRunner, one_by_one
     from semigrid.data.builder.gather import gather
     from semigrid.data.builder.ingest import build_dataset
     from semigrid.data.builder.report import report_lines
@@ -110,22 +109,11 @@ def build(
     keys = BuildRequest.model_fields.keys() - {"source"}
     options = {k: v for k, v in context.params.items() if k in keys and v not in (None, [])}
     request = load_request(source, options)
-    gathered = gather(request)
-    workers: ChunkRunner = one_by_one
-    if processes > 1:
-        from semigrid.data.builder.ingest_ray import in_processes
-
-        workers = in_processes(processes)
+    items, audit = gather(request)
     try:
         with progress_bar("cleaning") as progress:
             dataset, report = build_dataset(
-                destination,
-                gathered.items,
-                request.settings(destination),
-                votes=gathered.votes,
-                audit=gathered.audit,
-                workers=workers,
-                progress=progress,
+                destination, items, request, audit=audit, processes=processes, progress=progress
             )
     except KeyboardInterrupt:
         say(f"interrupted: cleaned images are kept. To resume: {this_command()}")
@@ -135,10 +123,10 @@ def build(
         return
     for line in report_lines(dataset, report):
         echo(line)
-    if gathered.unknown_tasks:
+    if audit is not None and audit.unknown_tasks:
         say(
-            f"{len(gathered.unknown_tasks)} tasks with answers name no image of the source, the "
-            f"first is {gathered.unknown_tasks[0]!r}"
+            f"{len(audit.unknown_tasks)} tasks with answers name no image of the source, the first "
+            f"is {audit.unknown_tasks[0]!r}"
         )
 
 

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from semigrid.data.builder import digits as digits_source
+from semigrid.data.builder.builtin import DIGITS
+from semigrid.data.builder.builtin import digits as digit_rows
 from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError
@@ -69,16 +70,16 @@ def test_digits_keep_their_pixels_and_hide_the_pool_labels(digits: Dataset) -> N
 
 
 def test_the_digits_fingerprint_is_the_same_on_every_machine(digits: Dataset) -> None:
-    # a new fingerprint makes every trial of every user new: raise digits.VERSION with it
+    # a new fingerprint makes every trial of every user new: raise DIGITS_VERSION with it
     assert digits.manifest.fingerprint == (
         "5547cf6e0db405275ec4728d3c742d068fe258e97823e7a9c6b5d6ef581c510f"
     )
 
 
 def test_the_fingerprint_is_of_the_content_not_of_the_place(tmp_path: Path) -> None:
-    rows = digits_source.rows()
-    first = write_dataset(str(tmp_path / "a"), rows, **digits_source.DESCRIPTION)
-    second = write_dataset("memory://fingerprint", rows, **digits_source.DESCRIPTION)
+    rows = digit_rows()
+    first = write_dataset(str(tmp_path / "a"), rows, **DIGITS)
+    second = write_dataset("memory://fingerprint", rows, **DIGITS)
     assert first.manifest == second.manifest
 
 

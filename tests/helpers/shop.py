@@ -6,9 +6,11 @@ import numpy as np
 from PIL import Image
 from tests.helpers import nasty
 
-from semigrid.data.builder.ingest import BuildSettings
+from semigrid.data.builder.request import BuildRequest
 
-SETTINGS = BuildSettings("shop", "CC0", "tests", chunk_images=7, bucket_images=20)
+SETTINGS = BuildRequest(
+    source="tests", name="shop", license="CC0", chunk_images=7, bucket_images=20
+)
 
 
 def tile(seed: int) -> bytes:

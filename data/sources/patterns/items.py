@@ -22,12 +22,6 @@ class GeneratedImage:
     seed: int
     number: int
     size: int
-    version: int = VERSION
-
-    @property
-    def identity(self) -> str:
-        """The image's name on every machine; its bytes depend on the encoder."""
-        return f"{URI} version {self.version} seed {self.seed} size {self.size} image {self.number}"
 
     def read(self, uri: str) -> bytes:
         return draw(self.seed, self.number, self.size)
@@ -36,6 +30,7 @@ class GeneratedImage:
 def pattern_items(patterns: Patterns) -> list[Item]:
     """Lists all images, grouped by product and without labels."""
     markets, items = list(MARKETPLACES), []
+    made = f"{URI} version {VERSION} seed {patterns.seed} size {patterns.size}"
     for number in range(patterns.images):
         shown, place = block(patterns.seed, number // BLOCK), number % BLOCK
         items.append(
@@ -45,6 +40,8 @@ def pattern_items(patterns: Patterns) -> list[Item]:
                 group=f"product-{shown.products[place]:07d}",
                 slices={"marketplace": markets[shown.marketplaces[place]]},
                 inside=GeneratedImage(patterns.seed, number, patterns.size),
+                # its bytes depend on the machine's encoder
+                identity=f"{made} image {number}",
             )
         )
     return items

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semigrid.data.builder.curate import Curation, Facts, Placed, curate
+from semigrid.data.builder.curate import Curation, Facts, curate
 from semigrid.data.errors import InputError
 
 
@@ -17,7 +17,7 @@ def many(images: int = 80) -> list[Facts]:
     ]
 
 
-def of(result: Curation) -> dict[str, Placed]:
+def of(result: Curation) -> dict[str, Facts]:
     return {image.image_id: image for image in result.images}
 
 
@@ -25,8 +25,8 @@ def test_everything_distinct_is_kept_and_split() -> None:
     result = curate([*many(), *[Facts(f"u{n}", None, f"gu{n}", f"pu{n}") for n in range(5)]])
     assert result.classes == ("even", "odd")
     splits = Counter((image.split, image.label) for image in result.images)
-    assert splits["test", 0] == splits["test", 1] == 4  # a tenth, the same of every class
-    assert splits["val", 0] == splits["val", 1] == 6
+    assert splits["test", "even"] == splits["test", "odd"] == 4  # a tenth, the same of every class
+    assert splits["val", "even"] == splits["val", "odd"] == 6
     assert splits["pool", None] == 5 and sum(splits.values()) == 85
     assert (result.duplicates, result.conflicts, result.beside_labeled) == ({}, [], [])
 
@@ -50,8 +50,8 @@ def test_duplicates_by_hand() -> None:
     }
     assert result.conflicts == [{"i004": "even", "j2": "odd"}]
     kept = of(result)
-    assert kept["i004"] == Placed("i004", None, "pool", "g004")  # nobody knows what it is
-    assert kept["i001"].label == 1 and kept["u1"].split == "pool"
+    assert kept["i004"] == Facts("i004", None, "g004", "p4")  # nobody knows what it is
+    assert kept["i001"].label == "odd" and kept["u1"].split == "pool"
 
 
 def test_a_shared_photograph_joins_groups() -> None:
@@ -113,4 +113,4 @@ def test_promises(rows: list[tuple[str | None, int, int]], seed: int) -> None:
             by_photograph.setdefault(fact.pixels, set()).add(fact.image_id)
     assert all(len(same) == 1 for same in by_photograph.values())
     test = Counter(image.label for image in result.images if image.split == "test")
-    assert len(set(test.values())) == 1 and set(test) == {0, 1}
+    assert len(set(test.values())) == 1 and set(test) == {"even", "odd"}

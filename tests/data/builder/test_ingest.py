@@ -1,6 +1,8 @@
 import io
 import json
 import os
+import signal
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,9 @@ from PIL import Image
 from tests.helpers import nasty
 from tests.helpers.shop import SETTINGS, shop, tile
 
-from semigrid.data.builder.chunks import clean_chunk, one_by_one
-from semigrid.data.builder.clean import CleanSettings
 from semigrid.data.builder.ingest import BUILDING, build_dataset
 from semigrid.data.catalog import open_dataset
-from semigrid.data.crowd.audit import Vote
-from semigrid.data.errors import InputError
+from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.schema import MANIFEST, Dataset
 from semigrid.data.sources.files import folder_items, table_items
 from semigrid.data.sources.items import Item
@@ -32,9 +31,8 @@ def pool(folder: Path, images: int = 30) -> list[Item]:
 
 
 def build(source: Path, to: Path | str, **settings: Any) -> tuple[Dataset, dict[str, Any]]:
-    from dataclasses import replace
-
-    return build_dataset(str(to), folder_items(str(source)), replace(SETTINGS, **settings))
+    request = SETTINGS.model_copy(update=settings)
+    return build_dataset(str(to), folder_items(str(source)), request)
 
 
 def test_a_folder_becomes_a_dataset(tmp_path: Path) -> None:
@@ -80,7 +78,7 @@ def test_the_fingerprint_does_not_know_where_the_source_lies(tmp_path: Path) -> 
 def test_the_fingerprint_changes_with_any_image_and_setting(tmp_path: Path, name: str) -> None:
     source = shop(tmp_path / "shop")
     before, _ = build(source, tmp_path / "a")
-    smaller, _ = build(source, tmp_path / "b", clean=CleanSettings(shorter_side=4))
+    smaller, _ = build(source, tmp_path / "b", shorter_side=4)
     (source / name).write_bytes(tile(12345))
     after, _ = build(source, tmp_path / "c")
     found = {d.manifest.fingerprint for d in (before, smaller, after)}
@@ -110,36 +108,28 @@ class Killed(Exception):
 def test_a_build_killed_half_way_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     source = shop(tmp_path / "shop")
     whole, _ = build(source, tmp_path / "whole")
-    cleaned: list[int] = []
-
-    def dies(chunks: Any) -> Any:
-        for chunk in chunks:
-            if len(cleaned) == 4:
-                raise Killed
-            cleaned.append(chunk.number)
-            yield clean_chunk(chunk)
-
     items = folder_items(str(source))
+
+    def killed(done: int, total: int) -> None:
+        if done == 4 * SETTINGS.chunk_images:
+            raise Killed
+
     with pytest.raises(Killed):
-        build_dataset(str(tmp_path / "set"), items, SETTINGS, workers=dies)
+        build_dataset(str(tmp_path / "set"), items, SETTINGS, progress=killed)
     with pytest.raises(InputError, match="no dataset here"):
         open_dataset(str(tmp_path / "set"))  # half of one does not look whole
+    (folder,) = (tmp_path / "set" / BUILDING).iterdir()
+    before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert len(before) == 4
     seen: list[tuple[int, int]] = []
-    again: list[int] = []
 
-    def counted(chunks: Any) -> Any:
-        again.extend(chunk.number for chunk in chunks)
-        return one_by_one(chunks)
+    def look(done: int, total: int) -> None:
+        seen.append((done, total))
+        after = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+        assert {name: after[name] for name in before} == before  # nothing is cleaned twice
 
-    built, _ = build_dataset(
-        str(tmp_path / "set"),
-        items,
-        SETTINGS,
-        workers=counted,
-        progress=lambda *at: seen.append(at),
-    )
-    assert cleaned == [0, 1, 2, 3] and again == [4, 5, 6, 7, 8]  # nothing twice
-    assert seen[0] == (28, 60) and seen[-1] == (60, 60)
+    built, _ = build_dataset(str(tmp_path / "set"), items, SETTINGS, progress=look)
+    assert [done for done, _ in seen] == [28, 35, 42, 49, 56, 60]
     assert built.manifest == whole.manifest
 
 
@@ -155,11 +145,11 @@ def test_a_dataset_is_never_overwritten(tmp_path: Path) -> None:
 def test_slices_and_votes_are_columns(tmp_path: Path) -> None:
     source = shop(tmp_path / "shop")
     items = [
-        Item(i.image_id, i.uri, i.label, None, {"country": "MX" if n % 3 else "BR"})
-        for n, i in enumerate(folder_items(str(source)))
+        replace(item, slices={"country": "MX" if n % 3 else "BR"})
+        for n, item in enumerate(folder_items(str(source)))
     ]
-    votes = {items[0].image_id: Vote("dots", None, {"dots": 2, "plain": 1})}
-    built, _ = build_dataset(str(tmp_path / "set"), items, SETTINGS, votes=votes)
+    items[0] = replace(items[0], votes={"plain": 1, "dots": 2})
+    built, _ = build_dataset(str(tmp_path / "set"), items, SETTINGS)
     assert built.manifest.slices == ("country",) and built.manifest.votes
     found = {}
     for shard in built.manifest.shards:
@@ -272,3 +262,46 @@ def test_a_full_machine_is_no_reason_to_set_an_image_aside(
     with pytest.raises(MemoryError):
         build(source, tmp_path / "set")
     assert not (tmp_path / "set" / MANIFEST).exists()
+
+
+def test_two_processes_build_the_dataset_of_one(tmp_path: Path) -> None:
+    items = folder_items(str(shop(tmp_path / "shop")))
+    alone, _ = build_dataset(str(tmp_path / "one"), items, SETTINGS)
+    seen: list[int] = []
+    together, _ = build_dataset(
+        str(tmp_path / "two"),
+        items,
+        SETTINGS,
+        processes=2,
+        progress=lambda done, total: seen.append(done),
+    )
+    assert together.manifest == alone.manifest
+    assert seen[0] == 0 and seen[-1] == 60 and seen == sorted(seen)
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """An image that kills the first process that reads it, or raises an error."""
+
+    trace: str
+    fatal: bool
+
+    def read(self, uri: str) -> bytes:
+        if not self.fatal:
+            raise StorageGoneError("the storage of raw is away")
+        if not Path(self.trace).exists():
+            Path(self.trace).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return tile(1)
+
+
+def test_a_process_that_dies_is_replaced_and_an_error_in_one_is_said(tmp_path: Path) -> None:
+    items = folder_items(str(shop(tmp_path / "shop")))
+    deadly = replace(items[20], inside=Deadly(str(tmp_path / "trace"), fatal=True))
+    built, report = build_dataset(
+        str(tmp_path / "set"), [*items[:20], deadly, *items[21:]], SETTINGS, processes=2
+    )
+    assert (tmp_path / "trace").exists() and report["images"] == 60
+    gone = replace(items[20], inside=Deadly("", fatal=False))
+    with pytest.raises(StorageGoneError, match="the storage of raw is away"):
+        build_dataset(str(tmp_path / "other"), [gone, *items[:20]], SETTINGS, processes=2)

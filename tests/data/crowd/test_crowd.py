@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from semigrid.data.crowd import answers as crowd_answers
 from semigrid.data.crowd import consensus as votes
 from semigrid.data.crowd.answers import read_answers
-from semigrid.data.crowd.audit import Vote, fleiss_kappa
-from semigrid.data.crowd.consensus import Rules, consensus
+from semigrid.data.crowd.consensus import Rules, Vote, consensus, fleiss_kappa
 from semigrid.data.errors import InputError
 
 
@@ -65,7 +64,7 @@ def test_both_numbers_are_adjustable() -> None:
     found, _ = consensus(frame(one="a:x"), Rules(agree=1, of=1))
     assert found["one"].label == "x"
     with pytest.raises(InputError, match="agree is 4 of 3"):
-        Rules(agree=4)
+        consensus(answers, Rules(agree=4))
 
 
 def test_workers_below_the_score_on_gold_do_not_count() -> None:
@@ -240,7 +239,11 @@ def test_ground_truth_custom_job(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("a.csv", "task,label\n1,2\n", "lacks the column 'worker'"),
+        (
+            "a.csv",
+            "task,label\n1,2\n",
+            "no column 'worker'; there are task, label; needed are",
+        ),
         ("a.csv", "task,worker,label\n1,ann,\n", "row 1 has an empty task, worker or label"),
         ("a.manifest", '{"source": 1}\n', "line 1: not a JSON object with source-ref"),
         ("a.parquet", "PAR1 and no more", "not a CSV or Parquet file"),

@@ -71,9 +71,8 @@ def small() -> Dataset:
 
 def build(uri: str, to: Path, **options: Any) -> tuple[Dataset, dict[str, Any]]:
     request = load_request(uri, options)
-    found = gather(request)
-    settings = request.settings(str(to))
-    return build_dataset(str(to), found.items, settings, votes=found.votes, audit=found.audit)
+    items, audit = gather(request)
+    return build_dataset(str(to), items, request, audit=audit)
 
 
 def test_an_image_is_the_same_in_any_order_and_process() -> None:
@@ -302,18 +301,15 @@ def test_the_fingerprint_is_the_same_whatever_encodes_the_images(
     assert other.manifest.shards != small.manifest.shards  # the bytes are others
     for change in ({"seed": 1}, {"size": 17}):
         changed = Patterns(**{**vars(SMALL), **change})
-        assert gather(load_request(changed.uri, {})).items[0].identity != (
-            gather(load_request(SMALL.uri, {})).items[0].identity
-        )
+        first, other = (gather(load_request(m.uri, {}))[0][0] for m in (SMALL, changed))
+        assert first.identity != other.identity
 
 
 def test_the_rules_of_the_vote_apply(small: Dataset, tmp_path: Path) -> None:
-    strict = gather(load_request(SMALL.uri, {"agree": 3}))
-    lenient = gather(load_request(SMALL.uri, {"min_gold_score": 0.0}))
-    assert strict.audit is not None and lenient.audit is not None
-    usual = gather(load_request(SMALL.uri, {})).audit
-    assert usual is not None and strict.audit.labeled < 0.8 * usual.labeled
-    assert lenient.audit.used > usual.used
+    rules: list[dict[str, Any]] = [{}, {"agree": 3}, {"min_gold_score": 0.0}]
+    usual, strict, lenient = (gather(load_request(SMALL.uri, rule))[1] for rule in rules)
+    assert usual is not None and strict is not None and lenient is not None
+    assert strict.labeled < 0.8 * usual.labeled and lenient.used > usual.used
 
 
 def rows(dataset: Dataset, split: str) -> list[dict[str, Any]]:

@@ -183,7 +183,7 @@ def test_amazon_berkeley_objects(tmp_path: Path) -> None:
 def test_amazon_berkeley_objects_become_a_dataset(tmp_path: Path) -> None:
     root = abo(tmp_path / "abo")
     request = load_request(str(root), {"product_type": "CELLULAR_PHONE_CASE"})  # guessed to be ABO
-    dataset, report = build_dataset(str(tmp_path / "set"), gather(request).items, SETTINGS)
+    dataset, report = build_dataset(str(tmp_path / "set"), gather(request)[0], SETTINGS)
     assert dataset.manifest.classes == ("dots", "plain")
     assert dataset.manifest.slices == ("country",)
     # the pool image of the labelled product B000 is left out

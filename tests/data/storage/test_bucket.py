@@ -8,7 +8,7 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +27,6 @@ from botocore.exceptions import (
 from tests.helpers.buckets import KEY, SECRET, Forwarder, S3Server, credentials, s3_server
 from tests.helpers.shop import SETTINGS, shop, tile
 
-from semigrid.data.builder.chunks import Chunk, one_by_one
-from semigrid.data.builder.clean import CleanSettings
 from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
@@ -163,18 +161,16 @@ def test_images_in_a_bucket_that_fails_become_the_same_dataset(
 ) -> None:
     local = shop(tmp_path / "shop", images=30)
     far = copied(local, storage.folder("raw"))
-    settings = replace(SETTINGS, clean=CleanSettings(shorter_side=4))
+    settings = SETTINGS.model_copy(update={"shorter_side": 4})
     expected, _ = build_dataset(str(tmp_path / "set"), folder_items(str(local)), settings)
 
-    def failing(chunks: Sequence[Chunk]) -> Iterator[None]:
-        for number, _ in enumerate(one_by_one(chunks)):
-            if number == 1:
-                forwarder.close()
-                threading.Timer(2, forwarder.open).start()
-            yield
+    def fail(done: int, total: int) -> None:
+        if done == 2 * SETTINGS.chunk_images:
+            forwarder.close()
+            threading.Timer(2, forwarder.open).start()
 
     items = folder_items(far.uri)
-    built, report = build_dataset(storage.folder("set").uri, items, settings, workers=failing)
+    built, report = build_dataset(storage.folder("set").uri, items, settings, progress=fail)
     assert built.manifest.fingerprint == expected.manifest.fingerprint
     assert sum(report["splits"].values()) == 30, report
     assert open_dataset(storage.folder("set").uri).read("train").ids == expected.read("train").ids

@@ -97,7 +97,10 @@ def test_a_yaml_file_says_it_all_and_options_go_over_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("source: {shop}\nclases: [a, b]\n", "clases: unknown key; allowed are source, kind, pool"),
+        (
+            "source: {shop}\nclases: [a, b]\n",
+            "clases: unknown key; allowed are agree, of, min",
+        ),
         ("source: {shop}\nagree: 0\n", "agree: Input should be greater than 0"),
         ("source: {shop}\ngold: g.csv\n", "gold is given without answers"),
         ("source: {shop}/none\n", "there is no such folder"),

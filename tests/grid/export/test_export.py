@@ -24,7 +24,8 @@ from tests.helpers.experiments import SMALL, SMALL_VIT
 from tests.helpers.in_process import Grid
 from tests.helpers.scheduling import study_of
 
-from semigrid.data.builder.ingest import BuildSettings, build_dataset
+from semigrid.data.builder.ingest import build_dataset
+from semigrid.data.builder.request import BuildRequest
 from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
 from semigrid.data.sources.items import Item
@@ -75,8 +76,8 @@ def build_shop(folder: Path) -> Dataset:
         # few of Brazil, and some without a country
         country = COUNTRIES[0 if number % 8 < 5 else 1 if number % 8 < 6 else 2]
         items.append(Item(file.name, str(file), label, None, {"country": country}))
-    settings = BuildSettings("shop", "CC BY-NC 4.0", str(raw), test_share=0.3)
-    return build_dataset(str(folder / "shop"), items, settings)[0]
+    request = BuildRequest(source=str(raw), license="CC BY-NC 4.0", test_share=0.3)
+    return build_dataset(str(folder / "shop"), items, request)[0]
 
 
 @dataclass(frozen=True)
