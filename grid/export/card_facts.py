@@ -11,11 +11,11 @@ import numpy as np
 from semigrid.data.schema import Manifest
 from semigrid.data.splits import images_at
 from semigrid.grid.analysis.result_set import FEW_IMAGES
-from semigrid.grid.analysis.slices import tally
 from semigrid.grid.analysis.statistics import Interval, quantile, share_interval
 from semigrid.grid.export.check import Check
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell
+from semigrid.grid.tables.slices import tally
 from semigrid.trainers.evaluation.predictions import Predictions
 from semigrid.trainers.evaluation.scores import Scores, scores
 from semigrid.trainers.methods import METHODS, Method, why_unused

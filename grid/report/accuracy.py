@@ -8,7 +8,6 @@ from semigrid.grid.analysis.answer import PoolEffect
 from semigrid.grid.analysis.classes import class_results, confusion_matrix, confusions
 from semigrid.grid.analysis.numbers import show_interval, show_scores
 from semigrid.grid.analysis.result_set import FEW_IMAGES, CellResult, ResultSet
-from semigrid.grid.analysis.slices import SliceResult
 from semigrid.grid.analysis.statistics import mean
 from semigrid.grid.report.charts import (
     COLORS,
@@ -20,6 +19,7 @@ from semigrid.grid.report.charts import (
     reliability,
     short,
 )
+from semigrid.grid.tables.slices import SliceResult
 from semigrid.trainers.evaluation.scores import calibration_bins, calibration_error
 
 ACC1 = "Acc@1 on test, %"

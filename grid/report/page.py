@@ -12,7 +12,6 @@ from markupsafe import Markup
 from semigrid.data.errors import InputError
 from semigrid.grid.analysis.answer import answer
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
-from semigrid.grid.analysis.slices import slice_results
 from semigrid.grid.report import accuracy, training
 from semigrid.grid.report.charts import with_own_ids
 from semigrid.grid.report.mistakes import confident_mistakes
@@ -22,7 +21,7 @@ from semigrid.grid.tables.cells import cells_table, comparisons_table
 from semigrid.grid.tables.classes import classes_table, confusions_table
 from semigrid.grid.tables.costs import costs_table
 from semigrid.grid.tables.paper_tables import labels_table, pool_table
-from semigrid.grid.tables.slices import slices_table
+from semigrid.grid.tables.slices import slice_results, slices_table
 from semigrid.grid.tables.table import Table
 from semigrid.trainers.methods import METHODS
 

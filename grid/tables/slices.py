@@ -1,15 +1,18 @@
-"""The table of Acc@1 by slice."""
+"""Acc@1 by slice: a score for each value of a column, from the winners' predictions."""
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from semigrid.grid.analysis.numbers import show_interval, show_scores
+from semigrid.data.errors import InputError
+from semigrid.grid.analysis.numbers import NONE, show_interval, show_scores
 from semigrid.grid.analysis.result_set import FEW_IMAGES, CellResult, ResultSet
-from semigrid.grid.analysis.slices import SliceResult, SliceResults, largest_first, slice_results
-from semigrid.grid.analysis.statistics import LEVEL, mean, std
+from semigrid.grid.analysis.statistics import LEVEL, Interval, accuracy_interval, mean, std
+from semigrid.grid.study.plan import Cell, Plan
 from semigrid.grid.tables.cells import (
     acc1_column,
     cell_columns,
@@ -18,7 +21,98 @@ from semigrid.grid.tables.cells import (
     is_unfinished,
     weights_notes,
 )
-from semigrid.grid.tables.table import Column, Table, frame_of
+from semigrid.grid.tables.table import Column, Table, typed
+
+
+@dataclass(frozen=True)
+class SliceResult:
+    """A cell's result on the test images with one value of a slice.
+
+    ``acc1_per_seed`` is in per cent, None for a seed whose predictions cannot be used; a cell
+    without predictions has no seeds and no ``interval`` (of the share).
+    """
+
+    images: int
+    acc1_per_seed: Sequence[float | None] = ()
+    interval: Interval | None = None
+
+    @property
+    def acc1(self) -> list[float]:
+        """For the seeds that have one."""
+        return [acc1 for acc1 in self.acc1_per_seed if acc1 is not None]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The same for programs; accuracies are in per cent."""
+        return {
+            "images": self.images,
+            "acc1_per_seed": list(self.acc1_per_seed),
+            "acc1": mean(self.acc1),
+            "acc1_std": std(self.acc1),
+            "acc1_low": self.interval and 100 * self.interval.low,
+            "acc1_high": self.interval and 100 * self.interval.high,
+        }
+
+
+SliceResults = Mapping[Cell, Mapping[str, SliceResult]]
+
+
+def slice_results(results: ResultSet, name: str) -> SliceResults:
+    """The rows' results by value, those with most test images first, images without one last.
+
+    Rows whose dataset lacks the slice, or has no predictions yet, have no values. Raises
+    ``InputError`` when no dataset has the slice.
+    """
+    having = _datasets_with(results.plan, name)
+    by_cell: dict[Cell, dict[str, SliceResult]] = {}
+    for row in results.rows:
+        test_set = results.test_sets.get(row.cell.dataset)
+        values = test_set.slices[name] if test_set and row.cell.dataset in having else ()
+        by_cell[row.cell] = {
+            value: _slice_result(row, chosen) for value, chosen in _by_value(values).items()
+        }
+    return by_cell
+
+
+def tally(values: Sequence[str | None], right: np.ndarray) -> dict[str, tuple[int, int]]:
+    """Numbers of images and of right ones by value, the largest first, those without one last."""
+    by_value = _by_value(values).items()
+    return {value: (int(chosen.sum()), int(right[chosen].sum())) for value, chosen in by_value}
+
+
+def _by_value(values: Sequence[str | None]) -> dict[str, np.ndarray]:
+    """Which images, (N,), have each value."""
+    named = np.array([value or NONE for value in values])
+    return {value: named == value for value in _largest_first(Counter(named.tolist()))}
+
+
+def _largest_first(images: Mapping[str, int]) -> list[str]:
+    """Values of a slice by their numbers of images, ``—`` last."""
+    return sorted(images, key=lambda value: (value == NONE, -images[value], value))
+
+
+def _slice_result(row: CellResult, chosen: np.ndarray) -> SliceResult:
+    """A row's result on the images for which ``chosen``, (N,), is true."""
+    images = int(chosen.sum())
+    acc1 = [
+        None if seed is None else 100 * int(seed.right[chosen].sum()) / images for seed in row.seeds
+    ]
+    interval = accuracy_interval(row.right[:, chosen]) if row.has_predictions else None
+    return SliceResult(images, acc1, interval)
+
+
+def _datasets_with(plan: Plan, name: str) -> set[str]:
+    """The datasets of the experiment's cells that have the slice."""
+    datasets = {cell.dataset: plan.experiment.datasets[cell.dataset] for cell in plan.cells}
+    having = {dataset for dataset in datasets if name in datasets[dataset].manifest.slices}
+    if not having:
+        known = [f"{s} ({each})" for each, of in datasets.items() for s in of.manifest.slices]
+        there = f"there are {', '.join(known)}" if known else "they have none"
+        raise InputError(
+            f"--by: {name!r} is no slice of {', '.join(datasets)}; {there}; a dataset is built "
+            "with slices by `semigrid data build --slice COLUMN`"
+        )
+    return having
 
 
 def slices_table(results: ResultSet, name: str) -> Table[CellResult]:
@@ -34,18 +128,17 @@ def slices_table(results: ResultSet, name: str) -> Table[CellResult]:
         notes.append(f"no cell is finished yet, so there is no accuracy by {name}")
     if any(result.interval for result in all_results):
         notes.append(f"in brackets: {LEVEL:.0%} intervals")
+    records = cell_records(results)
+    for record, values in zip(records, by_cell.values(), strict=True):
+        record["slices"] = {name: {value: result.facts for value, result in values.items()}}
     return Table(
         f"Acc@1 by {name}",
         [*first, *slice_columns(results.rows, by_cell)],
         results.rows,
-        data=slice_frame(results.rows, name, by_cell),
-        notes=[*notes, *weights_notes(results.rows)],
-        problems=results.problems,
-        records=[
-            record
-            | {"slices": {name: {value: _facts(of) for value, of in by_cell[row.cell].items()}}}
-            for record, row in zip(cell_records(results), results.rows, strict=True)
-        ],
+        [*notes, *weights_notes(results.rows)],
+        results.problems,
+        data=_slice_frame(results.rows, name, by_cell),
+        records=records,
         repeated=sum(column.header is not None for column in first),
         is_dim=is_unfinished,
     )
@@ -72,7 +165,7 @@ def slice_columns(rows: Sequence[CellResult], by_cell: SliceResults) -> list[Col
                 header += "*" if count < FEW_IMAGES else ""
         return Column(None, lambda row: _show(by_cell[row.cell].get(value)), header, may_break=True)
 
-    return [column(value) for value in largest_first(images)]
+    return [column(value) for value in _largest_first(images)]
 
 
 def _show(result: SliceResult | None) -> str | None:
@@ -81,58 +174,24 @@ def _show(result: SliceResult | None) -> str | None:
     return f"{show_scores(result.acc1)} ({show_interval(result.interval, digits=0)})"
 
 
-class _RowAndValue(NamedTuple):
-    """A row of the long form; a cell whose dataset lacks the slice has one without a value."""
-
-    row: CellResult
-    value: str | None
-    facts: dict[str, Any]
-    seeds: int = 0
-
-
-def slice_frame(rows: Sequence[CellResult], name: str, by_cell: SliceResults) -> pd.DataFrame:
+def _slice_frame(rows: Sequence[CellResult], name: str, by_cell: SliceResults) -> pd.DataFrame:
     """Accuracy by slice as numbers, in long form: a row for each cell and value of its dataset.
 
-    ``acc1`` is the cell's over all its test images, as in ``cells_frame``, and ``slice_acc1`` the
-    one on the ``test_images`` with this value, both in per cent.
+    A cell whose dataset lacks the slice has a row without a value. ``acc1`` is the cell's over all
+    its test images, as in ``cells_frame``, and ``slice_acc1`` the one on the ``test_images`` with
+    this value, both in per cent.
     """
-    long = [
-        each
-        for row in rows
-        for each in [
-            _RowAndValue(row, value, _facts(result), len(result.acc1))
-            for value, result in by_cell[row.cell].items()
-        ]
-        or [_RowAndValue(row, None, {})]
-    ]
-
-    def of_row(column: Column[CellResult]) -> Column[_RowAndValue]:
-        return Column(column.name, lambda each: column.get(each.row))
-
-    columns: list[Column[_RowAndValue]] = [
-        *(of_row(column) for column in cell_columns(rows)),
-        Column("seeds", lambda each: len(each.row.test)),
-        Column("acc1", lambda each: each.row.mean("acc1")),
-        Column("acc1_std", lambda each: each.row.std("acc1")),
-        Column("slice", lambda each: name),
-        Column("value", lambda each: each.value),
-        Column("test_images", lambda each: each.facts.get("images")),
-        Column("slice_acc1", lambda each: each.facts.get("acc1")),
-        Column("slice_acc1_std", lambda each: each.facts.get("acc1_std")),
-        Column("slice_acc1_low", lambda each: each.facts.get("acc1_low")),
-        Column("slice_acc1_high", lambda each: each.facts.get("acc1_high")),
-        Column("slice_seeds", lambda each: each.seeds),
-    ]
-    return frame_of(columns, long)
-
-
-def _facts(result: SliceResult) -> dict[str, Any]:
-    """A cell's result on one value for programs; accuracies are in per cent."""
-    return {
-        "images": result.images,
-        "acc1_per_seed": list(result.acc1_per_seed),
-        "acc1": mean(result.acc1),
-        "acc1_std": std(result.acc1),
-        "acc1_low": result.interval and 100 * result.interval.low,
-        "acc1_high": result.interval and 100 * result.interval.high,
-    }
+    long: list[dict[str | None, Any]] = []
+    facts = "acc1", "acc1_std", "acc1_low", "acc1_high"
+    for row in rows:
+        of_cell = {column.name: column.get(row) for column in cell_columns(rows)}
+        of_cell["seeds"] = len(row.test)
+        of_cell |= {"acc1": row.mean("acc1"), "acc1_std": row.std("acc1"), "slice": name}
+        for value, result in by_cell[row.cell].items() or [(None, SliceResult(0))]:
+            long.append(
+                of_cell
+                | {"value": value, "test_images": result.images if value else None}
+                | {f"slice_{fact}": result.facts[fact] for fact in facts}
+                | {"slice_seeds": len(result.acc1)}
+            )
+    return typed(pd.DataFrame(long))

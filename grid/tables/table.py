@@ -76,9 +76,13 @@ class Table(Generic[T]):
 
 
 def frame_of(columns: Iterable[Column[T]], rows: Iterable[T]) -> pd.DataFrame:
-    """The columns with a name, always of the same types, whatever is missing."""
+    """The columns with a name."""
     rows = list(rows)
-    frame = pd.DataFrame({c.name: [c.get(row) for row in rows] for c in columns if c.name})
+    return typed(pd.DataFrame({c.name: [c.get(row) for row in rows] for c in columns if c.name}))
+
+
+def typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with columns of always the same types, whatever is missing."""
     for name in frame.columns:
         if name in _WHOLE:
             frame[name] = frame[name].astype("Int64")

@@ -23,14 +23,13 @@ from semigrid.data.sources.files import folder_items
 from semigrid.data.sources.items import Item
 from semigrid.data.storage import open_storage
 from semigrid.grid.analysis.result_set import ResultSet, read_result_set
-from semigrid.grid.analysis.slices import slice_results, tally
 from semigrid.grid.analysis.statistics import accuracy_interval
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.ledger import Ledger, start_record
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.tables.cells import cells_table
 from semigrid.grid.tables.render import show, to_csv, to_json, to_markdown
-from semigrid.grid.tables.slices import slice_columns, slices_table
+from semigrid.grid.tables.slices import slice_columns, slice_results, slices_table, tally
 from semigrid.grid.tables.table import Column, Table
 from semigrid.trainers.evaluation.predictions import decode_predictions
 from semigrid.trainers.layout import predictions_file
