@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from semigrid.grid.analysis.numbers import show_points, show_points_range
+from semigrid.grid.analysis.numbers import show_difference
 from semigrid.grid.analysis.pool_curve import PoolCurve
 from semigrid.grid.analysis.statistics import LEVEL, Comparison, accuracy_interval, compare
 from semigrid.grid.experiment import show_percent
@@ -34,9 +34,8 @@ def beats(dataset: str, semi: str, base: str, first: ByFraction, second: ByFract
     """Semi-ViT is above ViT at every label fraction."""
     text = f"{semi} beats {base} at every label fraction"
     both = sorted(first.keys() & second.keys())
-    if not both:
-        return Claim(dataset, text, "not tested", ["no label fraction has both"])
-    return _judge(dataset, text, {show_percent(p): (first[p], second[p]) for p in both}, 0.0)
+    pairs = {show_percent(fraction): (first[fraction], second[fraction]) for fraction in both}
+    return _judge(dataset, text, pairs, 0.0, "no label fraction has both")
 
 
 def half_is_enough(
@@ -53,9 +52,7 @@ def half_is_enough(
         for half in sorted(first)
         if 2 * half in second
     }
-    if not pairs:
-        return Claim(dataset, text, "not tested", ["no fraction has its double"])
-    return _judge(dataset, text, pairs, -margin)
+    return _judge(dataset, text, pairs, -margin, "no fraction has its double")
 
 
 def _judge(
@@ -63,8 +60,11 @@ def _judge(
     text: str,
     pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
     threshold: float,
+    missing: str,
 ) -> Claim:
     """Held where all first cells are certainly above the second, refuted where one is below."""
+    if not pairs:
+        return Claim(dataset, text, "not tested", [missing])
     comparisons = {name: compare(first, second) for name, (first, second) in pairs.items()}
     strict_level = 1 - (1 - LEVEL) / len(pairs)
     verdict: Verdict = "undecided"
@@ -72,7 +72,8 @@ def _judge(
         verdict = "held"
     elif any(compare(*both, strict_level).interval.high < threshold for both in pairs.values()):
         verdict = "refuted"
-    return Claim(dataset, text, verdict, [_show(*each) for each in comparisons.items()])
+    evidence = [f"{name}: {show_difference(each)}" for name, each in comparisons.items()]
+    return Claim(dataset, text, verdict, evidence)
 
 
 def _is_above(comparison: Comparison, threshold: float) -> bool:
@@ -81,13 +82,8 @@ def _is_above(comparison: Comparison, threshold: float) -> bool:
     return comparison.interval.low > threshold
 
 
-def _show(name: str, comparison: Comparison) -> str:
-    difference = show_points(100 * comparison.difference)
-    return f"{name}: {difference} points ({show_points_range(comparison.interval)})"
-
-
 def more_helps_then_hurts(
-    dataset: str, name: str, curve: PoolCurve | None, cells: Mapping[int, np.ndarray]
+    dataset: str, name: str, curve: PoolCurve, cells: Mapping[int, np.ndarray]
 ) -> Claim:
     """More unlabelled images help up to a point, then hurt.
 
@@ -95,23 +91,23 @@ def more_helps_then_hurts(
     where it is one of these two and certainly better than the other.
     """
     text = f"{name}: more unlabelled images help up to a point, then hurt"
-    if curve is None or len(curve.pools) < 3:
+    if len(curve.pools) < 3:
         return Claim(dataset, text, "not tested", ["it takes three sizes of the pool"])
     first, last, best = curve.pools[0], curve.pools[-1], curve.best
     level = 1 - (1 - LEVEL) / len(curve.pools)  # the best is chosen among them
     whole = compare(cells[last], cells[first])
-    over_all = f"{first:,} to {last:,} images"
+    evidence = [f"{first:,} to {last:,} images: {show_difference(whole)}"]
     if best in (first, last):
         verdict: Verdict = "refuted" if whole.p < 1 - LEVEL else "undecided"
-        return Claim(dataset, text, verdict, [_show(over_all, whole)])
+        return Claim(dataset, text, verdict, evidence)
     rise = compare(cells[best], cells[first], level)
     fall = compare(cells[last], cells[best], level)
-    held = rise.interval.low > 0 and fall.interval.high < 0
     evidence = [
-        _show(f"{first:,} to {best:,} images", rise),
-        _show(f"{best:,} to {last:,} images", fall),
-        _show(over_all, whole),
+        f"{first:,} to {best:,} images: {show_difference(rise)}",
+        f"{best:,} to {last:,} images: {show_difference(fall)}",
+        *evidence,
     ]
+    held = rise.interval.low > 0 and fall.interval.high < 0
     return Claim(dataset, text, "held" if held else "undecided", evidence)
 
 

@@ -1,4 +1,4 @@
-"""How many labels a model would need to reach another. Pure: arrays in, numbers out.
+"""How many labels a model would need to reach another. Pure: arrays in, numbers and text out.
 
 The baseline's accuracy is taken to be a straight line on the scales of ``log(labels)`` and
 ``logit(accuracy)``: the error falls as a power of the number of labels. Beyond the fractions that
@@ -27,10 +27,38 @@ class Needed:
     numbers of labels that the line was fitted to.
     """
 
-    labels: float | None
-    low: float | None
-    high: float | None
+    labels: float | None = None
+    low: float | None = None
+    high: float | None = None
     extrapolated: bool = True
+
+    @property
+    def range_text(self) -> str | None:
+        """``180 to 420``, ``more than 180``, ``up to 420``; None where both ends are open."""
+        if self.low is None:
+            return None if self.high is None else f"up to {self.high:,.0f}"
+        if self.high is None:
+            return f"more than {self.low:,.0f}"
+        return f"{self.low:,.0f} to {self.high:,.0f}"
+
+    def text(self, baseline: str, labels: int) -> str:
+        """What the baseline would need to reach a cell that has ``labels``, in a sentence."""
+        if self.range_text is None:
+            return (
+                f"How many labels {baseline} would need for that cannot be said from these "
+                "results: its accuracy does not rise with labels surely enough."
+            )
+        if self.labels is None:
+            return f"For that {baseline} would need {self.range_text} labels (95% interval)."
+        saved = self.labels - labels
+        verb = f"{saved:,.0f} saved" if saved >= 0 else f"{-saved:,.0f} lost"
+        if self.low is not None and self.low > labels:
+            verb += f", at least {self.low - labels:,.0f}"
+        beyond = ", extrapolated" if self.extrapolated else ""
+        return (
+            f"For that {baseline} would need about {self.labels:,.0f} labels (95% interval "
+            f"{self.range_text}{beyond}): {verb}."
+        )
 
 
 def labels_needed(target: np.ndarray, baseline: Mapping[int, np.ndarray]) -> Needed | None:
@@ -58,7 +86,7 @@ def labels_needed(target: np.ndarray, baseline: Mapping[int, np.ndarray]) -> Nee
     slope, height = float(in_slope @ y), float(in_middle @ y)
     _, variance, freedom = combine(list(in_slope * slopes), cells)
     if slope <= quantile(freedom) * variance**0.5:
-        return Needed(None, None, None)
+        return Needed()
     best = middle + (goal - height) / slope
 
     def beyond(at: float) -> float:

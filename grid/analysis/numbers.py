@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from semigrid.grid.analysis.statistics import Interval, mean, std
+from semigrid.grid.analysis.statistics import Comparison, Interval, mean, std
 
 NONE = "—"  # stands for a missing number
 
@@ -37,6 +37,12 @@ def show_points(points: float, digits: int = 2) -> str:
 def show_points_range(interval: Interval, digits: int = 2) -> str:
     """The interval of a difference of shares, in points: ``−0.30 to +2.10``."""
     return " to ".join(show_points(100 * end, digits) for end in (interval.low, interval.high))
+
+
+def show_difference(comparison: Comparison) -> str:
+    """``+1.50 points (−0.30 to +2.10)``."""
+    points = show_points(100 * comparison.difference)
+    return f"{points} points ({show_points_range(comparison.interval)})"
 
 
 def show_p(p: float) -> str:

@@ -1,16 +1,17 @@
-"""What more unlabelled images do for a model, and where that turns. Pure: arrays in, numbers out.
+"""What more unlabelled images do for a model, and where that turns.
 
-Accuracy is taken to be a parabola over the logarithm of the pool's size, with two sizes a straight
-line. Every estimate is a weighted sum of the cells' accuracies, so that images and seeds enter as
-in ``statistics.contrast``.
+Pure: arrays in, numbers and text out. Accuracy is taken to be a parabola over the logarithm of the
+pool's size, with two sizes a straight line. Every estimate is a weighted sum of the cells'
+accuracies, so that images and seeds enter as in ``statistics.contrast``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
 
+from semigrid.grid.analysis.numbers import show_difference
 from semigrid.grid.analysis.statistics import LEVEL, Comparison, contrast
 
 
@@ -41,6 +42,27 @@ class PoolCurve:
     at_end: Comparison
     turn: Turn | None
 
+    def text(self, name: str) -> str:
+        """What more unlabelled images do for the model of this name."""
+        each = f"a doubling of the pool changes it by {show_difference(self.doubling)}"
+        if self.turn is not None:
+            low = "the fewest" if self.turn.low is None else f"{self.turn.low:,.0f}"
+            high = "beyond the most" if self.turn.high is None else f"{self.turn.high:,.0f}"
+            return (
+                f"{name}: more unlabelled images help up to about {self.turn.images:,.0f} (95% "
+                f"interval {low} to {high}), then hurt; {each}."
+            )
+        if self.doubling.interval.low > 0:
+            still = self.at_end.interval.low > 0
+            end = "and still do" if still else "though whether they still do is open"
+            return f"{name}: more unlabelled images help, {end} at {self.pools[-1]:,}; {each}."
+        if self.doubling.interval.high < 0:
+            return f"{name}: more unlabelled images hurt; {self.pools[0]:,} are enough; {each}."
+        return (
+            f"{name}: whether more unlabelled images help cannot be told between "
+            f"{self.pools[0]:,} and {self.pools[-1]:,}; {each}."
+        )
+
 
 def pool_curve(cells: Mapping[int, np.ndarray]) -> PoolCurve | None:
     """The curve through cells that differ in their pool only; None with fewer than two.
@@ -61,30 +83,24 @@ def pool_curve(cells: Mapping[int, np.ndarray]) -> PoolCurve | None:
         return PoolCurve(tuple(pools), best, doubling, doubling, None)
     bend, slope, _ = np.linalg.pinv(np.vander(x - middle, 3))
 
-    def rise(at: float) -> Sequence[float]:
-        """Weights of the curve's slope at a pool's size, given as log2."""
-        return [float(each) for each in slope + 2 * (at - middle) * bend]
+    def rise(at: float) -> Comparison:
+        """The curve's slope at a pool's size, given as log2."""
+        return contrast([float(each) for each in slope + 2 * (at - middle) * bend], rights)
 
-    at_end = contrast(rise(x[-1]), rights)
-    bent = contrast(list(bend), rights)
-    if bent.difference >= 0 or bent.p >= 1 - LEVEL:
-        return PoolCurve(tuple(pools), best, doubling, at_end, None)
-    height = contrast(rise(middle), rights).difference
-    top = middle - height / (2 * bent.difference)
+    def beyond(at: float) -> float:
+        """How much steeper the curve is there than chance explains (Fieller 1954)."""
+        slope = rise(at)
+        return abs(slope.difference) - (slope.difference - slope.interval.low)
+
+    def end(at: float) -> float | None:
+        if beyond(top) >= 0:  # nothing varies there
+            return float(2**top)
+        return float(2 ** float(brentq(beyond, top, at))) if beyond(at) > 0 else None
+
     turn = None
-    if x[0] <= top <= x[-1]:
-
-        def beyond(at: float) -> float:
-            """How much steeper the curve is there than chance explains (Fieller 1954)."""
-            slope = contrast(rise(at), rights)
-            half = slope.difference - slope.interval.low
-            return abs(slope.difference) - half
-
-        def end(at: float) -> float | None:
-            if beyond(top) >= 0:  # nothing varies there
-                return float(2**top)
-            return float(2 ** float(brentq(beyond, top, at))) if beyond(at) > 0 else None
-
-        low, high = end(x[0]), end(x[-1])
-        turn = Turn(float(2**top), low, high)
-    return PoolCurve(tuple(pools), best, doubling, at_end, turn)
+    bent = contrast(list(bend), rights)
+    if bent.difference < 0 and bent.p < 1 - LEVEL:
+        top = middle - rise(middle).difference / (2 * bent.difference)
+        if x[0] <= top <= x[-1]:
+            turn = Turn(float(2**top), end(x[0]), end(x[-1]))
+    return PoolCurve(tuple(pools), best, doubling, rise(x[-1]), turn)

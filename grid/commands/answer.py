@@ -29,7 +29,8 @@ def answer(
         print(json.dumps(answer_facts(answered), indent=1))
         return
     console = table_console()
-    for text in answered.texts:
+    texts = [each.text for each in answered.headlines] + [each.text for each in answered.pools]
+    for text in texts:
         console.print(text, markup=False)
     if not answered.headlines:
         console.print("no model of this experiment learns from unlabelled images (method: semi)")

@@ -7,7 +7,6 @@ from semigrid.grid.analysis.answer import Answer, Saving
 from semigrid.grid.analysis.claims import Claim
 from semigrid.grid.analysis.labels_saved import Needed
 from semigrid.grid.analysis.numbers import NONE, show_count, show_interval, show_number
-from semigrid.grid.analysis.sentences import labels_range
 from semigrid.grid.analysis.statistics import LEVEL
 from semigrid.grid.tables.table import Column, Table, frame_records
 
@@ -42,19 +41,19 @@ def _show_needed(needed: Needed) -> str:
 _SAVING_COLUMNS: list[Column[Saving]] = [
     Column("dataset", lambda saving: saving.row.cell.dataset),
     Column("cell", lambda saving: saving.row.cell.name, "cell", is_name=True),
-    Column("labeled_images", lambda saving: saving.labels, "labels", show_count),
+    Column("labeled_images", lambda saving: saving.row.labeled_images, "labels", show_count),
     Column("pool_images", lambda saving: saving.row.pool_images, "pool", show_count),
     Column("acc1", lambda saving: 100 * saving.acc1, "Acc@1", show_number),
-    Column("acc1_low", lambda saving: 100 * saving.interval.low),
-    Column("acc1_high", lambda saving: 100 * saving.interval.high),
-    Column(None, lambda saving: saving.interval, f"{LEVEL:.0%}", show_interval),
+    Column("acc1_low", lambda saving: saving.row.interval and 100 * saving.row.interval.low),
+    Column("acc1_high", lambda saving: saving.row.interval and 100 * saving.row.interval.high),
+    Column(None, lambda saving: saving.row.interval, f"{LEVEL:.0%}", show_interval),
     Column("baseline", lambda saving: saving.baseline, "baseline", is_name=True),
     Column("labels_needed", lambda saving: saving.needed and saving.needed.labels),
     Column("labels_needed_low", lambda saving: saving.needed and saving.needed.low),
     Column("labels_needed_high", lambda saving: saving.needed and saving.needed.high),
     Column("extrapolated", lambda saving: saving.needed and saving.needed.extrapolated),
     Column(None, lambda saving: saving.needed, "needs", _show_needed),
-    Column(None, lambda saving: saving.needed and labels_range(saving.needed), f"{LEVEL:.0%}"),
+    Column(None, lambda saving: saving.needed and saving.needed.range_text, f"{LEVEL:.0%}"),
     Column("labels_saved", lambda saving: saving.saved, "saved", show_count),
 ]
 

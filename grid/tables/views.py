@@ -17,7 +17,7 @@ from semigrid.grid.tables.table import Table
 
 def results_table(results: ResultSet) -> Table[CellResult]:
     """The table of cells and, below it, what they say of labels."""
-    headlines = [each.text for each in answer(results).headlines if each.against is not None]
+    headlines = [each.text for each in answer(results).headlines if each.is_answer]
     table = cells_table(results)
     return replace(table, notes=[*headlines, *table.notes])
 
