@@ -90,7 +90,7 @@ def _lines(study: StudyState, facts: dict[str, Any], without_data: bool) -> Iter
     if without_data:
         yield "the datasets were not opened: their sizes and fractions are not checked"
     else:
-        yield f"{facts['images']:,} images pass through a model in all"
+        yield f"{facts['forwards']:,} forwards of an image in all; a backward counts as two"
         for name, dataset in experiment.datasets.items():
             manifest = dataset.manifest
             yield (

@@ -42,7 +42,6 @@ class LiveView:
 
     def attach(self, study: StudyState, storage: Storage) -> None:
         self.study, self._storage, plan = study, storage, study.plan
-        self._images = {search.name: plan.images_per_trial(search) for search in plan.searches}
         self._groups = {
             search.name
             for search in plan.searches
@@ -153,12 +152,10 @@ class LiveView:
         return show.counts(snapshot.cells_progress(self.study))
 
     def _work_left(self) -> float:
-        """Images that the remaining trainings will process, running ones included."""
-        left = sum(self.study.trainings_left(name) * n for name, n in self._images.items())
-        running = list(self._running.values())
-        return max(
-            left - sum(trial.share_done * self._images[trial.cell] for trial in running), 0.0
-        )
+        """Forwards of the remaining trainings, running ones included."""
+        forwards, running = self.study.plan.forwards, list(self._running.values())
+        left = sum(self.study.trainings_left(name) * each for name, each in forwards.items())
+        return max(left - sum(trial.share_done * forwards[trial.cell] for trial in running), 0.0)
 
     def _seconds_left(self) -> float | None:
         elapsed, left = time.monotonic() - self._started, self._work_left()

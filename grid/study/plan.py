@@ -74,16 +74,6 @@ class Plan:
         """A search's trials, and its winner on the other seeds."""
         return self.trials + self.experiment.file.seeds - 1
 
-    @property
-    def trainings(self) -> int:
-        return len(self.searches) * self.trainings_per_search
-
-    @property
-    def trainings_unshared(self) -> int:
-        """The trainings if every cell trained its own parent."""
-        chains = sum(_chain_length(s) for s in self.searches if s.in_table)
-        return chains * self.trainings_per_search
-
     def matching(self, patterns: Sequence[str]) -> list[str]:
         """Names of the cells that match any of the patterns, such as ``aprons/semi-vit/*``.
 
@@ -129,6 +119,8 @@ class Plan:
             labeled_images(dataset, cell.labels),
             pool_images or 0,
         )
+        weights = self.experiment.weights_of(cell.model)
+        start = "timm" if backbone.pretrained is True else f"sha256:{weights and weights.sha256}"
         assert backbone.backbone is not None
         return TrialSpec(
             dataset=dataset.manifest.fingerprint,
@@ -136,21 +128,13 @@ class Plan:
             pool_images=pool_images,
             backbone=backbone.backbone,
             backbone_args=backbone.backbone_args,
-            weights=self._start(cell.model),
+            weights="random" if weights is None else start,
             method=model.method,
             recipe=recipe,
             precision=file.train.precision,
             seed=seed,
             parent=parent_id,
         )
-
-    def _start(self, model: str) -> str:
-        """What the backbone starts from, as ``TrialSpec.weights``."""
-        pretrained = self.experiment.backbone_of(model).pretrained
-        weights = self.experiment.weights_of(model)
-        if pretrained is False or weights is None:
-            return "random"
-        return "timm" if pretrained is True else f"sha256:{weights.sha256}"
 
     def place(self, search: Search, folder: str, patience: float | None = None) -> Place:
         """Where the data of a search's trials are.
@@ -166,18 +150,10 @@ class Plan:
             weights_uri=None if weights is None else weights.source,
         )
 
-    def images_per_trial(self, search: Search) -> int:
-        """Images that pass through the student or teacher in one training, for estimates."""
-        recipe = self.spec(search, {}, 0, None).recipe
-        per_step = recipe.batch_size
-        if search.cell.unlabeled is not None:
-            per_step += 2 * recipe.pool_batch_size  # the teacher's weak and the student's strong
-        return per_step * recipe.total_steps
-
-    @property
-    def images(self) -> int:
-        """Images that pass through a model in all trainings."""
-        return sum(self.images_per_trial(s) * self.trainings_per_search for s in self.searches)
+    @cached_property
+    def forwards(self) -> dict[str, int]:
+        """``TrialSpec.forwards`` of one training of each search, by its name."""
+        return {s.name: self.spec(s, {}, 0, None).forwards for s in self.searches}
 
     @property
     def streams_pool(self) -> bool:
@@ -187,29 +163,29 @@ class Plan:
         return any(uses_ray_stream(stream, self.experiment.datasets[name]) for name in names)
 
     def priorities(self) -> dict[str, int]:
-        """Images on the longest chain of trainings that begins with each search."""
-        chain = {s.name: self.images_per_trial(s) for s in self.searches}
+        """Forwards on the longest chain of trainings that begins with each search."""
+        chain = dict(self.forwards)
         for search in reversed(self.searches):  # children before parents
             if search.parent is not None:
-                own = self.images_per_trial(search.parent)
-                chain[search.parent.name] = max(chain[search.parent.name], own + chain[search.name])
+                name = search.parent.name
+                chain[name] = max(chain[name], self.forwards[name] + chain[search.name])
         return chain
 
     def describe(self) -> dict[str, Any]:
-        """Counts for ``semigrid plan``."""
-        file = self.experiment.file
+        """Counts for ``semigrid plan``; ``trainings_unshared`` if every cell trained its parent."""
+        each, rows = self.trainings_per_search, [s for s in self.searches if s.in_table]
         return {
-            "experiment": file.name,
+            "experiment": self.experiment.file.name,
             "cells": len(self.cells),
             "searches": len(self.searches),
             "trials_per_search": self.trials,
-            "seeds": file.seeds,
-            "trainings": self.trainings,
-            "trainings_unshared": self.trainings_unshared,
+            "seeds": self.experiment.file.seeds,
+            "trainings": len(self.searches) * each,
+            "trainings_unshared": sum(1 if s.parent is None else 2 for s in rows) * each,
             "weights": {
                 name: weights.model_dump() for name, weights in self.experiment.weights.items()
             },
-            "images": self.images,
+            "forwards": sum(self.forwards.values()) * each,
         }
 
 
@@ -234,25 +210,18 @@ def _searches(experiment: Experiment, cells: list[Cell]) -> list[Search]:
         return None if model is None else Cell(cell.dataset, model, cell.labels, None)
 
     in_table = set(cells)
-    wanted = in_table | {parent for cell in cells if (parent := parent_of(cell)) is not None}
-    searches: dict[Cell, Search] = {}
-
-    def add(cell: Cell) -> Search:
-        if cell not in searches:
-            parent = parent_of(cell)
-            above = None if parent is None else add(parent)
-            searches[cell] = Search(cell, above, cell in in_table, _neighbor(cell, wanted))
-        return searches[cell]
-
-    for cell in cells:
-        add(cell)
-    return sorted(
-        searches.values(),
-        key=lambda s: (_chain_length(s), s.cell.labels, s.cell.unlabeled or Fraction(0)),
-    )
+    pairs = [each for cell in cells for each in (parent_of(cell), cell)]
+    wanted = list(dict.fromkeys(cell for cell in pairs if cell is not None))
+    # no parent has a parent of its own
+    wanted.sort(key=lambda c: (parent_of(c) is not None, c.labels, c.unlabeled or Fraction(0)))
+    searches: dict[Cell | None, Search] = {}
+    for cell in wanted:
+        parent = searches.get(parent_of(cell))
+        searches[cell] = Search(cell, parent, cell in in_table, _neighbor(cell, wanted))
+    return list(searches.values())
 
 
-def _neighbor(cell: Cell, cells: set[Cell]) -> str | None:
+def _neighbor(cell: Cell, cells: list[Cell]) -> str | None:
     alike = [c for c in cells if (c.dataset, c.model) == (cell.dataset, cell.model)]
     fewer = [c for c in alike if c.unlabeled == cell.unlabeled and c.labels < cell.labels]
     if fewer:
@@ -260,7 +229,3 @@ def _neighbor(cell: Cell, cells: set[Cell]) -> str | None:
     pool = cell.unlabeled or Fraction(0)
     less = [c for c in alike if c.labels == cell.labels and (c.unlabeled or 0) < pool]
     return max(less, key=lambda c: c.unlabeled or 0).name if less else None
-
-
-def _chain_length(search: Search) -> int:
-    return 1 if search.parent is None else 1 + _chain_length(search.parent)
