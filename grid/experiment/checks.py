@@ -1,5 +1,6 @@
 """Problems that concern several keys of an experiment file, or a key and its dataset."""
 
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import product
 
@@ -8,7 +9,7 @@ from pydantic import ValidationError
 from semigrid.data.schema import Dataset
 from semigrid.data.splits import empty_classes, images_at, pool_subset
 from semigrid.grid.experiment.experiment import Experiment
-from semigrid.grid.experiment.messages import nearest, recipe_problems
+from semigrid.grid.experiment.messages import nearest, problems_in
 from semigrid.grid.experiment.schema import (
     SHARED_TRAIN_KEYS,
     ExperimentFile,
@@ -51,7 +52,7 @@ def problems_of(experiment: Experiment) -> list[str]:
             try:
                 recipes[name] = experiment.recipe_of(name)
             except ValidationError as error:
-                problems += recipe_problems(f"models.{name}.recipe", error)
+                problems += problems_in(error, "models", name, "recipe")
     problems += space_problems(file, recipes)
     for name, recipe in recipes.items():
         problems += _worker_problems(experiment, name, recipe)
@@ -70,148 +71,118 @@ def _has_backbone(file: ExperimentFile, name: str) -> bool:
     return source is not None and source.from_ is None and source.backbone is not None
 
 
-def _model_problems(file: ExperimentFile, name: str) -> list[str]:
+def _model_problems(file: ExperimentFile, name: str) -> Iterator[str]:
     model, key = file.models[name], f"models.{name}"
-    problems = (
-        _backbone_problems(key, model) if model.from_ is None else _from_problems(file, key, model)
-    )
-    problems += [
-        f"{key}.backbone_args.{argument}: take it out: {why}"
-        for argument, why in _SET_ELSEWHERE.items()
-        if argument in model.backbone_args
-    ]
-    problems += [
-        f"{key}.{extra}: only for weights of a file (pretrained: PATH)"
-        for extra in ("weights_license", "weights_sha256")
-        if extra in model.model_fields_set and not isinstance(model.pretrained, str)
-    ]
-    problems += [
-        f"{key}.train.{shared}: is the same for all models; set it in train"
-        for shared in SHARED_TRAIN_KEYS
-        if model.train is not None and shared in model.train.model_fields_set
-    ]
-    return problems
+    yield from _start_problems(file, key, model)
+    for argument, why in _SET_ELSEWHERE.items():
+        if argument in model.backbone_args:
+            yield f"{key}.backbone_args.{argument}: take it out: {why}"
+    for extra in ("weights_license", "weights_sha256"):
+        if extra in model.model_fields_set and not isinstance(model.pretrained, str):
+            yield f"{key}.{extra}: only for weights of a file (pretrained: PATH)"
+    for shared in SHARED_TRAIN_KEYS:
+        if model.train is not None and shared in model.train.model_fields_set:
+            yield f"{key}.train.{shared}: is the same for all models; set it in train"
 
 
-def _backbone_problems(key: str, model: ModelConfig) -> list[str]:
-    if parents := METHODS[model.method].parents:
-        return [
-            f"{key}.from: missing; method {model.method} starts from a {' or '.join(parents)} model"
-        ]
-    if model.backbone is None:
-        return [f"{key}.backbone: missing; give a timm name such as resnet18.tv_in1k"]
-    problem = backbone_problem(model.backbone, model.pretrained is True)
-    return [f"{key}.backbone: {model.backbone!r}: {problem}"] if problem else []
-
-
-def _from_problems(file: ExperimentFile, key: str, model: ModelConfig) -> list[str]:
-    assert model.from_ is not None
-    problems = []
-    parent, allowed = file.models.get(model.from_), METHODS[model.method].parents
-    if not allowed:
-        problems.append(f"{key}.from: method {model.method} starts from a backbone, not a model")
+def _start_problems(file: ExperimentFile, key: str, model: ModelConfig) -> Iterator[str]:
+    """What is wrong with the backbone, or with the model that a model starts from."""
+    method, parents = model.method, METHODS[model.method].parents
+    if model.from_ is None:
+        if parents:
+            yield f"{key}.from: missing; method {method} starts from a {' or '.join(parents)} model"
+        elif model.backbone is None:
+            yield f"{key}.backbone: missing; give a timm name such as resnet18.tv_in1k"
+        elif problem := backbone_problem(model.backbone, model.pretrained is True):
+            yield f"{key}.backbone: {model.backbone!r}: {problem}"
+        return
+    if not parents:
+        yield f"{key}.from: method {method} starts from a backbone, not a model"
+    parent = file.models.get(model.from_)
     if parent is None:
-        problems.append(
-            f"{key}.from: {model.from_!r} is not a model of this file; "
-            + nearest(model.from_, file.models)
+        yield f"{key}.from: {_unknown('model', model.from_, file.models)}"
+    elif parents and parent.method not in parents:
+        yield (
+            f"{key}.from: {model.from_!r} is of method {parent.method}; {method} starts from "
+            f"a model of method {' or '.join(parents)}"
         )
-    elif allowed and parent.method not in allowed:
-        problems.append(
-            f"{key}.from: {model.from_!r} is of method {parent.method}; {model.method} starts from "
-            f"a model of method {' or '.join(allowed)}"
-        )
-    problems += [
-        f"{key}.{ignored}: comes from {model.from_!r}; take this key out"
-        for ignored in _OF_BACKBONES
-        if ignored in model.model_fields_set
-    ]
-    return problems
+    for ignored in _OF_BACKBONES:
+        if ignored in model.model_fields_set:
+            yield f"{key}.{ignored}: comes from {model.from_!r}; take this key out"
 
 
-def _grid_problems(file: ExperimentFile) -> list[str]:
-    problems = []
+def _unknown(what: str, name: str, known: Iterable[str]) -> str:
+    return f"{name!r} is not a {what} of this file; {nearest(name, known)}"
+
+
+def _grid_problems(file: ExperimentFile) -> Iterator[str]:
     seen: set[tuple[str, str, Fraction, Fraction]] = set()
     for number, entry in enumerate(file.grid):
         key = f"grid.{number}"
         model = file.models.get(entry.model)
         if model is None:
-            problems.append(
-                f"{key}.model: {entry.model!r} is not a model of this file; "
-                + nearest(entry.model, file.models)
-            )
+            yield f"{key}.model: {_unknown('model', entry.model, file.models)}"
         elif entry.unlabeled is not None and not METHODS[model.method].needs_pool:
-            problems.append(
+            yield (
                 f"{key}.unlabeled: {entry.model!r} is of method {model.method}, which uses "
                 "no unlabelled images; take this key out"
             )
-        problems += [
-            f"{key}.datasets: {name!r} is not a dataset of this file; "
-            + nearest(name, file.datasets)
-            for name in entry.datasets or []
-            if name not in file.datasets
-        ]
+        for name in entry.datasets or []:
+            if name not in file.datasets:
+                yield f"{key}.datasets: {_unknown('dataset', name, file.datasets)}"
         names, multipliers = entry.datasets or file.datasets, entry.unlabeled or [Fraction(1)]
         for name, fraction, multiplier in product(names, entry.labels, multipliers):
             cell = (name, entry.model, fraction, multiplier)
             if cell in seen:
                 shown = f"{name}/{entry.model}/{show_percent(fraction)}"
-                problems.append(f"{key}: the cell {shown} is in the grid twice")
+                yield f"{key}: the cell {shown} is in the grid twice"
             seen.add(cell)
-    return problems
 
 
-def _worker_problems(experiment: Experiment, name: str, recipe: Recipe) -> list[str]:
+def _worker_problems(experiment: Experiment, name: str, recipe: Recipe) -> Iterator[str]:
     workers = experiment.train_of(name).workers
-    if recipe.batch_size % workers == 0:
-        return []
-    own = experiment.file.models[name].train
-    key = f"models.{name}.train" if own and "workers" in own.model_fields_set else "train"
-    return [
-        f"{key}.workers: {workers}: the global batch of {name} is {recipe.batch_size} images, "
-        "which must divide by the number of workers"
-    ]
+    if recipe.batch_size % workers:
+        own = experiment.file.models[name].train
+        key = f"models.{name}.train" if own and "workers" in own.model_fields_set else "train"
+        yield (
+            f"{key}.workers: {workers}: the global batch of {name} is {recipe.batch_size} images, "
+            "which must divide by the number of workers"
+        )
 
 
-def _size_problems(experiment: Experiment, number: int, name: str) -> list[str]:
+def _size_problems(experiment: Experiment, number: int, name: str) -> Iterator[str]:
     """Label fractions and multipliers of a grid entry that are too small or large for a dataset."""
     entry, manifest = experiment.file.grid[number], experiment.datasets[name].manifest
     counts = manifest.counts["train"]
-    problems = []
     for fraction in entry.labels:
         if empty := empty_classes(fraction, counts):
             least = Fraction(1, 2) / max(1, min(counts.values()))
-            problems.append(
+            yield (
                 f"grid.{number}.labels: {show_percent(fraction)} of {name} leaves "
                 f"{len(empty)} of {len(counts)} classes without an image, the first is "
                 f"{empty[0]!r} with {counts[empty[0]]} training images; "
                 f"{float(least) * 100:.3g}% is the least that gives each class one"
             )
-    model = experiment.file.models.get(entry.model)
-    if model is None or not METHODS[model.method].needs_pool:
-        return problems
-    unit = experiment.pool_unit(name)
-    for multiplier in entry.unlabeled or [Fraction(1)]:
-        if not 0 < pool_subset(unit, multiplier) <= manifest.pool:
-            problems.append(
-                f"grid.{number}.unlabeled: {show_percent(multiplier)} of {name} is "
-                f"{pool_subset(unit, multiplier):,} images (100% is {unit:,}); its pool has "
-                f"{manifest.pool:,}"
-            )
-    return problems
+    model, unit = experiment.file.models.get(entry.model), experiment.pool_unit(name)
+    if model is not None and METHODS[model.method].needs_pool:
+        for multiplier in entry.unlabeled or [Fraction(1)]:
+            if not 0 < pool_subset(unit, multiplier) <= manifest.pool:
+                yield (
+                    f"grid.{number}.unlabeled: {show_percent(multiplier)} of {name} is "
+                    f"{pool_subset(unit, multiplier):,} images (100% is {unit:,}); its pool has "
+                    f"{manifest.pool:,}"
+                )
 
 
 def _schedule_problems(
     experiment: Experiment, entry: GridEntry, name: str, recipes: dict[str, Recipe]
-) -> list[str]:
+) -> Iterator[str]:
     """A warm-up longer than the training, found by resolving the recipe as the plan does."""
-    recipe = recipes.get(entry.model)
-    if recipe is None:
-        return []
-    method, pool = experiment.file.models[entry.model].method, experiment.pool_unit(name)
-    try:
-        for fraction in entry.labels:
-            images = labeled_images(experiment.datasets[name], fraction)
-            resolve(recipe, method, max(1, images), max(1, pool))
-    except ValueError as error:
-        return [f"models.{entry.model}.recipe: {error}"]
-    return []
+    if entry.model in recipes:
+        method, pool = experiment.file.models[entry.model].method, experiment.pool_unit(name)
+        try:
+            for fraction in entry.labels:
+                images = labeled_images(experiment.datasets[name], fraction)
+                resolve(recipes[entry.model], method, max(1, images), max(1, pool))
+        except ValueError as error:
+            yield f"models.{entry.model}.recipe: {error}"

@@ -1,9 +1,9 @@
 """Reads an experiment file, opens what it names, and refuses it with all its problems at once."""
 
+import contextlib
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -15,7 +15,7 @@ from semigrid.data.schema import FORMAT, Dataset, Manifest
 from semigrid.data.storage import open_storage
 from semigrid.grid.experiment.checks import problems_of
 from semigrid.grid.experiment.experiment import Experiment
-from semigrid.grid.experiment.messages import file_problems
+from semigrid.grid.experiment.messages import problems_in
 from semigrid.grid.experiment.schema import ExperimentFile, ModelConfig
 from semigrid.trainers.models.weights import UNSTATED, Weights, file_weights, hub_weights
 
@@ -57,19 +57,43 @@ def load_experiment(
     try:
         file = ExperimentFile.model_validate(content)
     except ValidationError as error:
-        raise _refusal(path, file_problems(error)) from error
+        raise _refusal(path, problems_in(error)) from error
     if secrets := _secret_problems(file):  # first, since other messages would show them
         raise _refusal(path, secrets)
-    datasets, problems = _open_datasets(file, without_data)
-    weights, weight_problems = _find_weights(file)
-    pinned = _pin_weights(content, file, weights)
+    problems: list[str] = []
+    datasets: dict[str, Dataset] = {}
+    weights: dict[str, Weights] = {}
+    for name, config in file.datasets.items():
+        with _noting(problems, f"datasets.{name}"):
+            datasets[name] = _assumed_dataset(name) if without_data else open_dataset(config.uri)
+    for name, model in file.models.items():
+        if model.from_ is None and model.backbone is not None and model.pretrained is not False:
+            with _noting(problems, f"models.{name}.pretrained"):
+                weights[name] = _weights_of(model, model.backbone)
+    pinned = [name for name in weights if isinstance(file.models[name].pretrained, str)]
+    for name in pinned:
+        found = weights[name]
+        content["models"][name] |= {
+            "pretrained": found.source,
+            "weights_sha256": found.sha256,
+            "weights_license": found.license,
+        }
     if overrides or workers is not None or pinned:
         text = yaml.safe_dump(content, sort_keys=False)  # the folder's copy says what ran
-    experiment = Experiment(path, file, text, MappingProxyType(datasets), MappingProxyType(weights))
-    problems += weight_problems + problems_of(experiment)
+    experiment = Experiment(path, file, text, datasets, weights)
+    problems += problems_of(experiment)
     if problems:
         raise _refusal(path, problems)
     return experiment
+
+
+@contextlib.contextmanager
+def _noting(problems: list[str], key: str) -> Iterator[None]:
+    """Adds to the problems why a key names nothing that can be opened."""
+    try:
+        yield
+    except (InputError, StorageGoneError) as error:
+        problems.append(f"{key}: {error}")
 
 
 def _refusal(path: str, problems: Iterable[str]) -> InputError:
@@ -139,20 +163,6 @@ def _secret_problems(file: ExperimentFile) -> list[str]:
     ]
 
 
-def _open_datasets(
-    file: ExperimentFile, without_data: bool
-) -> tuple[dict[str, Dataset], list[str]]:
-    """The datasets that can be opened, and the problems with the others."""
-    datasets: dict[str, Dataset] = {}
-    problems = []
-    for name, config in file.datasets.items():
-        try:
-            datasets[name] = _assumed_dataset(name) if without_data else open_dataset(config.uri)
-        except InputError as error:
-            problems.append(f"datasets.{name}: {error}")
-    return datasets, problems
-
-
 def _assumed_dataset(name: str) -> Dataset:
     """A dataset that is large enough for every fraction and multiplier."""
     many = 10**6
@@ -172,51 +182,21 @@ def _assumed_dataset(name: str) -> Dataset:
     return Dataset(open_storage("memory://assumed"), manifest)
 
 
-def _find_weights(file: ExperimentFile) -> tuple[dict[str, Weights], list[str]]:
-    """The pretrained weights that models start from, and the problems with their files."""
-    weights: dict[str, Weights] = {}
-    problems = []
-    for name, model in file.models.items():
-        if model.from_ is not None or model.backbone is None:
-            continue
-        if model.pretrained is True:
-            weights[name] = hub_weights(model.backbone)
-        elif isinstance(model.pretrained, str):
-            key = f"models.{name}.pretrained"
-            try:
-                weights[name] = _weights_of_file(model.pretrained, model.backbone, model)
-            except (InputError, StorageGoneError) as error:
-                problems.append(f"{key}: {error}")
-                continue
-            if model.weights_sha256 not in (None, weights[name].sha256):
-                problems.append(
-                    f"{key}: {model.pretrained!r} has the SHA-256 {weights[name].sha256}, but "
-                    f"weights_sha256 is {model.weights_sha256}; use the right file, or take "
-                    "weights_sha256 out"
-                )
-    return weights, problems
-
-
-def _weights_of_file(uri: str, backbone: str, model: ModelConfig) -> Weights:
+def _weights_of(model: ModelConfig, backbone: str) -> Weights:
+    """The pretrained weights that a model starts from; raises ``InputError`` for the wrong file."""
+    if not isinstance(model.pretrained, str):
+        return hub_weights(backbone)
     try:
-        return file_weights(uri, model.weights_license, backbone)
+        weights = file_weights(model.pretrained, model.weights_license, backbone)
     except (InputError, StorageGoneError):
         if model.weights_sha256 is None:
             raise
         # the results of a run stay readable on machines that lack its weights
-        license = model.weights_license or UNSTATED
-        return Weights(source=open_storage(uri).uri, license=license, sha256=model.weights_sha256)
-
-
-def _pin_weights(
-    content: dict[str, Any], file: ExperimentFile, weights: dict[str, Weights]
-) -> bool:
-    """Writes into the content which files of weights are meant, so that its copy says so too."""
-    pinned = [name for name in weights if isinstance(file.models[name].pretrained, str)]
-    for name in pinned:
-        content["models"][name] |= {
-            "pretrained": weights[name].source,
-            "weights_sha256": weights[name].sha256,
-            "weights_license": weights[name].license,
-        }
-    return bool(pinned)
+        source, license = open_storage(model.pretrained).uri, model.weights_license or UNSTATED
+        return Weights(source=source, license=license, sha256=model.weights_sha256)
+    if model.weights_sha256 not in (None, weights.sha256):
+        raise InputError(
+            f"{model.pretrained!r} has the SHA-256 {weights.sha256}, but weights_sha256 is "
+            f"{model.weights_sha256}; use the right file, or take weights_sha256 out"
+        )
+    return weights

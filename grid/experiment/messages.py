@@ -1,7 +1,7 @@
 """Problems in sentences: pydantic's errors by the key's path, and hints at near names."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -27,9 +27,13 @@ _FORMS = {
     "bool": _PRETRAINED,
     "str": _PRETRAINED,
 }
+# What stands at a path, without the names that the file chooses; anything else is a range.
 _SECTIONS: dict[str, type[BaseModel]] = {
+    "": ExperimentFile,
     "datasets": DatasetConfig,
     "models": ModelConfig,
+    "models.recipe": Recipe,
+    "models.train": TrainOptions,
     "grid": GridEntry,
     "search": SearchConfig,
     "train": TrainOptions,
@@ -43,28 +47,18 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"there are {', '.join(near or [*names[:3], '…'])}"
 
 
-def file_problems(error: ValidationError) -> list[str]:
-    """One sentence per problem of a file: key path, value, what is wrong, what is allowed."""
+def problems_in(error: ValidationError, *section: str) -> list[str]:
+    """One sentence per problem of a file: key path, value, what is wrong, what is allowed.
+
+    Args:
+        section: path of the section that was validated; none for the whole file.
+    """
     # pydantic reports a value with several forms once per form
-    return list(dict.fromkeys(_file_problem(details) for details in error.errors()))
+    return list(dict.fromkeys(_problem(section, details) for details in error.errors()))
 
 
-def recipe_problems(key: str, error: ValidationError) -> list[str]:
-    """The same for a recipe, whose keys stand below ``key``."""
-    problems = []
-    for details in error.errors():
-        where = ".".join([key, *map(str, details["loc"])])
-        message = details["msg"].removeprefix("Value error, ")
-        if details["type"] == "extra_forbidden":
-            message = f"unknown key; {nearest(str(details['loc'][-1]), Recipe.model_fields)}"
-        elif details["loc"]:
-            message = f"{details['input']!r}: {message}"
-        problems.append(f"{where}: {message}")
-    return problems
-
-
-def _file_problem(error: ErrorDetails) -> str:
-    where = [part for part in error["loc"] if part not in _FORMS]
+def _problem(section: Sequence[str], error: ErrorDetails) -> str:
+    where = [*section, *(part for part in error["loc"] if part not in _FORMS)]
     key = ".".join(map(str, where))
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key; {nearest(str(where[-1]), _allowed_keys(where[:-1]))}"
@@ -82,14 +76,10 @@ def _file_problem(error: ErrorDetails) -> str:
         message = "must be a section of keys and values"
         if where[0] == "datasets":
             message = "must be a folder or URI, or a section with uri"
-    value = "" if isinstance(error["input"], dict | list) else f" {error['input']!r}:"
-    return f"{key}:{value} {message}"
+    is_section = isinstance(error["input"], dict | list) and not (section and error["loc"])
+    return f"{key}: {message}" if is_section else f"{key}: {error['input']!r}: {message}"
 
 
-def _allowed_keys(where: list[Any]) -> list[str]:
-    section = _SECTIONS.get(str(where[0]), ExperimentFile) if where else ExperimentFile
-    if where[:1] == ["models"] and where[2:] == ["train"]:
-        section = TrainOptions
-    if where[:2] == ["search", "space"] and len(where) > 2:
-        section = Around
+def _allowed_keys(where: Sequence[Any]) -> list[str]:
+    section = _SECTIONS.get(".".join(map(str, [*where[:1], *where[2:3]])), Around)
     return [field.alias or name for name, field in section.model_fields.items()]

@@ -11,8 +11,6 @@ from semigrid.trainers.options import TrainOptions
 
 
 def _percent(value: Any) -> Fraction:
-    if isinstance(value, Fraction):
-        return value
     match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*%\s*", str(value))
     if not match:
         raise ValueError("must be a percentage such as 25%")
@@ -25,18 +23,12 @@ def _fraction(value: Fraction) -> Fraction:
     return value
 
 
-def _multiplier(value: Fraction) -> Fraction:
-    if value <= 0:
-        raise ValueError("a multiplier must be above 0%")
-    return value
-
-
 def _dataset(value: Any) -> Any:
     return {"uri": value} if isinstance(value, str) else value
 
 
 LabelFraction = Annotated[Fraction, BeforeValidator(_percent), AfterValidator(_fraction)]
-Multiplier = Annotated[Fraction, BeforeValidator(_percent), AfterValidator(_multiplier)]
+Multiplier = Annotated[Fraction, BeforeValidator(_percent)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -130,10 +122,6 @@ class SearchConfig(Section):
     early_stopping: bool = False
     reduction_factor: int = Field(3, ge=2)
     warm_start: bool = False
-
-    def ranges(self, method: str, model: str) -> dict[str, Range]:
-        """The file's ranges for a model, by hyper-parameter."""
-        return {**self.space.get(method, {}), **self.space.get(model, {})}
 
 
 class ExperimentFile(Section):

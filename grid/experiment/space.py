@@ -1,68 +1,67 @@
 """Problems of the search space: hyper-parameters and ranges that cannot be searched."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from pydantic import ValidationError
 
 from semigrid.grid.experiment.messages import nearest
-from semigrid.grid.experiment.schema import Around, ExperimentFile, Range
+from semigrid.grid.experiment.schema import Around, ExperimentFile
 from semigrid.trainers.methods import METHODS, why_unused
 from semigrid.trainers.recipe import Recipe
 
 _SEARCHABLE = [name for name, field in Recipe.model_fields.items() if field.annotation is float]
 
 
-def space_problems(file: ExperimentFile, recipes: Mapping[str, Recipe]) -> list[str]:
+def space_problems(file: ExperimentFile, recipes: Mapping[str, Recipe]) -> Iterator[str]:
     """Every problem of ``search.space``; ``recipes`` are by model, where they are valid."""
-    problems = []
     for name, ranges in file.search.space.items():
         if name not in file.models and name not in METHODS:
             known = nearest(name, (*METHODS, *file.models))
-            problems.append(f"search.space.{name}: not a method or model; {known}")
+            yield f"search.space.{name}: not a method or model; {known}"
             continue
         models = [m for m, config in file.models.items() if name in (m, config.method)]
         searched = {model: recipes[model] for model in models if model in recipes}
         for parameter, wanted in ranges.items():
             key = f"search.space.{name}.{parameter}"
             if parameter not in _SEARCHABLE:
-                problems.append(f"{key}: cannot be searched; {nearest(parameter, _SEARCHABLE)}")
+                yield f"{key}: cannot be searched; {nearest(parameter, _SEARCHABLE)}"
             elif wanted is not None:
-                problems += _parameter_problems(file, key, parameter, wanted, searched)
-    return problems
+                yield from _parameter_problems(file, key, parameter, wanted, searched)
 
 
 def _parameter_problems(
-    file: ExperimentFile, key: str, parameter: str, wanted: Range, recipes: Mapping[str, Recipe]
-) -> list[str]:
+    file: ExperimentFile,
+    key: str,
+    parameter: str,
+    wanted: tuple[float, float] | Around,
+    recipes: Mapping[str, Recipe],
+) -> Iterator[str]:
     unused = [
         why_unused(parameter, recipe, file.models[model].method)
         for model, recipe in recipes.items()
     ]
     if unused and all(unused):
-        return [f"{key}: a search of it would change nothing: {unused[0]}"]
-    if not isinstance(wanted, Around):
-        assert wanted is not None
-        return _range_problems(key, parameter, *wanted)
-    if (wanted.times is None) == (wanted.plus is None):
-        return [f"{key}: give either times or plus, such as {{times: 4}} or {{plus: 0.1}}"]
-    problems = []
-    for model, recipe in recipes.items():
-        value = getattr(recipe, parameter)
-        low, high = wanted.range(value)
-        if low == high:
-            problems.append(f"{key}: times of {low:g} is {low:g}; give plus, or [lowest, highest]")
-        where = f"{key}, around the {value:g} of {model}"
-        problems += _range_problems(where, parameter, low, high)
-    return problems
+        yield f"{key}: a search of it would change nothing: {unused[0]}"
+    elif not isinstance(wanted, Around):
+        yield from _range_problems(key, parameter, *wanted)
+    elif (wanted.times is None) == (wanted.plus is None):
+        yield f"{key}: give either times or plus, such as {{times: 4}} or {{plus: 0.1}}"
+    else:
+        for model, recipe in recipes.items():
+            value = getattr(recipe, parameter)
+            low, high = wanted.range(value)
+            if low == high:
+                yield f"{key}: times of {low:g} is {low:g}; give plus, or [lowest, highest]"
+            where = f"{key}, around the {value:g} of {model}"
+            yield from _range_problems(where, parameter, low, high)
 
 
-def _range_problems(key: str, parameter: str, low: float, high: float) -> list[str]:
+def _range_problems(key: str, parameter: str, low: float, high: float) -> Iterator[str]:
     if low > high:
-        return [f"{key}: [{low:g}, {high:g}]: the lower end comes first"]
-    problems = []
+        yield f"{key}: [{low:g}, {high:g}]: the lower end comes first"
+        return
     for value in (low, high):
         try:
             Recipe(**{parameter: value})
         except ValidationError as error:
-            problems.append(f"{key}: {value:g}: {error.errors()[0]['msg']}")
-    return problems
+            yield f"{key}: {value:g}: {error.errors()[0]['msg']}"

@@ -70,9 +70,9 @@ def search_space(method: MethodName, recipe: Recipe, ranges: Mapping[str, Range]
 
 def space_of(plan: Plan, search: Search) -> Space:
     """The space that a search's trials are drawn from."""
-    model = search.cell.model
-    method = plan.experiment.file.models[model].method
-    ranges = plan.experiment.file.search.ranges(method, model)
+    file, model = plan.experiment.file, search.cell.model
+    method, by_name = file.models[model].method, file.search.space
+    ranges = {**by_name.get(method, {}), **by_name.get(model, {})}
     return search_space(method, plan.recipe(search), ranges)
 
 

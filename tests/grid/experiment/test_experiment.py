@@ -128,16 +128,6 @@ def test_semi_inherits_the_form_of_its_images_and_nothing_else() -> None:
     assert recipe.base_lr == 1e-3  # the published one of semi, not the parent's
 
 
-def test_an_experiment_cannot_be_changed_after_its_checks() -> None:
-    experiment: Any = load_experiment("file.yaml", text=experiment_text())
-    with pytest.raises(TypeError):
-        experiment.weights["vit"] = None
-    with pytest.raises(TypeError):
-        experiment.datasets["digits"] = None
-    with pytest.raises(AttributeError):
-        experiment.text = ""
-
-
 def test_percentages_are_exact() -> None:
     experiment = load_experiment("file.yaml", text=changed("grid.0.labels", ["12.5%", "33%"]))
     assert experiment.file.grid[0].labels == [Fraction(1, 8), Fraction(33, 100)]
