@@ -23,7 +23,6 @@ RAY_MODULES = {
     "semigrid.trainers.cluster.ray_private",
     "semigrid.trainers.ray_worker",
     "semigrid.grid.cluster.autoscaler",
-    "semigrid.grid.cluster.node_check",
     "semigrid.grid.cluster.ray_private",
     "semigrid.grid.run.room",
     "semigrid.grid.run.searcher",

@@ -15,13 +15,14 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from semigrid.grid.cluster.growth import FIXED, UNKNOWN, Growth, MachineRequest, growth_of
+from semigrid.grid.cluster.growth import FIXED, UNKNOWN, Growth, Request, growth_of
 from semigrid.grid.cluster.ray_private import (
     autoscaler_has_reported,
     autoscaler_options,
     in_kuberay,
     is_head,
 )
+from semigrid.trainers.cluster.ray_nodes import placement
 
 # Longest wait for the head to say how its autoscaler was started, in seconds.
 LOOK_SECONDS = 60.0
@@ -76,31 +77,21 @@ class MachineRequests:
     """
 
     def __init__(self) -> None:
-        self._pending: list[tuple[MachineRequest, PlacementGroup]] = []
+        self._pending: list[tuple[Request, PlacementGroup]] = []
 
-    def release_arrived(self) -> None:
-        """Frees the room of machines that have arrived."""
-        for request, group in list(self._pending):
-            if placement_group_table(group).get("state") != "PENDING":
-                self._remove(request, group)
-
-    def update(
-        self, wanted: Sequence[MachineRequest], selector: dict[str, str] | None = None
-    ) -> None:
-        """Makes these the pending requests, withdrawing others; new ones get the label selector."""
+    def update(self, wanted: Sequence[Request]) -> None:
+        """Makes these the pending requests; frees the room of machines that have arrived."""
         missing = Counter(wanted)
         for request, group in list(self._pending):
-            if missing[request] > 0:
+            if missing[request] and placement_group_table(group).get("state") == "PENDING":
                 missing[request] -= 1
             else:
-                self._remove(request, group)
+                self._pending.remove((request, group))
+                remove_placement_group(group)
         for request in missing.elements():
-            rooms = [{"CPU": m.cpus, "GPU": m.gpus} for m in request.bundles]
+            rooms = [{"CPU": m.cpus, "GPU": m.gpus} for m in request]
             bundles = [{name: n for name, n in room.items() if n} for room in rooms]
+            selector = placement()
             selectors = None if selector is None else [selector] * len(bundles)
             group = placement_group(bundles, bundle_label_selector=selectors)
             self._pending.append((request, group))
-
-    def _remove(self, request: MachineRequest, group: PlacementGroup) -> None:
-        self._pending.remove((request, group))
-        remove_placement_group(group)

@@ -1,15 +1,18 @@
-"""Machines, what a job demands of them, and whether it fits. Pure."""
+"""Machines, what a job demands of them, whether it fits, and which job starts next. Pure."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from semigrid.grid.study.state import Job
 from semigrid.trainers.options import TrainOptions
 
 # Memory of the two processes that drive a worker group, in bytes (`make bench --only scale`).
 DRIVER_BYTES = 2**30
+# Number of jobs that may overtake one that does not fit, before machines are cleared for it.
+PATIENCE = 8
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Demand:
     """What a job holds while it runs: these CPUs and GPUs for each of its ``workers``.
 
@@ -27,13 +30,15 @@ class Demand:
 
 @dataclass(frozen=True)
 class Machine:
-    """The CPUs and GPUs of a node."""
+    """The CPUs and GPUs of a node; ``kind`` is the name that an autoscaler has for such nodes."""
 
     cpus: float
     gpus: float = 0
+    kind: str = field(default="", compare=False)
 
     def __str__(self) -> str:
-        return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
+        size = f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
+        return f"{self.kind} ({size})" if self.kind else size
 
 
 def demand_of(train: TrainOptions, kind: str) -> Demand:
@@ -53,36 +58,41 @@ def driver_memory(memories: Sequence[float]) -> int:
     return max(1, min(DRIVER_BYTES, int(max(memories, default=0) / 8)))
 
 
-def for_training(machines: Iterable[Machine], streaming: bool) -> list[Machine]:
-    """The part of each machine that trainings may use: Ray Data gets half of the CPUs."""
-    if not streaming:
+def for_training(
+    machines: Sequence[Machine], streaming: bool, alone: bool = False
+) -> list[Machine]:
+    """The part of each machine that trainings may use: Ray Data gets half of the CPUs.
+
+    A training that runs ``alone`` leaves it a single one, on the largest machine.
+    """
+    if not streaming or not machines:
         return list(machines)
+    if alone:
+        largest, *others = sorted(machines, key=lambda m: m.cpus, reverse=True)
+        return [Machine(largest.cpus - 1, largest.gpus), *others]
     return [Machine(m.cpus - max(1.0, m.cpus // 2), m.gpus) for m in machines]
 
 
-def spare_one(machines: Sequence[Machine]) -> list[Machine]:
-    """The machines with one CPU less on the largest."""
-    by_size = sorted(machines, key=lambda m: m.cpus, reverse=True)
-    return [Machine(by_size[0].cpus - 1, by_size[0].gpus), *by_size[1:]]
-
-
-def take_room(free: list[list[float]], demand: Demand) -> bool:
-    """Takes a job's room, each worker on the first machine that has it.
-
-    Returns False, with part of the room taken, if the job does not fit.
+def take_room(free: list[Machine], demand: Demand) -> bool:
+    """Takes a job's room, each worker on the first machine that has it; nothing if it lacks room.
 
     Args:
-        free: CPUs and GPUs left on each machine; changed in place.
+        free: what is left of each machine; changed in place.
     """
+    left = list(free)
     for _ in range(demand.workers):
-        for room in free:
-            if room[0] >= demand.cpus and room[1] >= demand.gpus:
-                room[0] -= demand.cpus
-                room[1] -= demand.gpus
+        for place, room in enumerate(left):
+            if room.cpus >= demand.cpus and room.gpus >= demand.gpus:
+                left[place] = Machine(room.cpus - demand.cpus, room.gpus - demand.gpus)
                 break
         else:
             return False
+    free[:] = left
     return True
+
+
+def largest_first(demands: Iterable[Demand]) -> list[Demand]:
+    return sorted(demands, key=lambda d: (d.gpus, d.cpus), reverse=True)
 
 
 def fits(machines: Sequence[Machine], running: Iterable[Demand], wanted: Demand) -> bool:
@@ -90,6 +100,47 @@ def fits(machines: Sequence[Machine], running: Iterable[Demand], wanted: Demand)
 
     Ray places jobs one by one and may leave gaps: a job that fits here may have to wait there.
     """
-    free = [[machine.cpus, machine.gpus] for machine in machines]
-    demands = sorted([*running, wanted], key=lambda d: (d.gpus, d.cpus), reverse=True)
-    return all(take_room(free, demand) for demand in demands)
+    free = list(machines)
+    return all(take_room(free, demand) for demand in largest_first([*running, wanted]))
+
+
+class Admission:
+    """Chooses the next job by priority; jobs may overtake one that does not fit, up to a limit."""
+
+    def __init__(self) -> None:
+        self._overtaken: dict[tuple[str, str], int] = {}
+
+    def choose(
+        self,
+        ready: Iterable[tuple[Job, Demand]],
+        machines: Sequence[Machine],
+        running: Sequence[Demand],
+        free: Sequence[Machine] | None = None,
+    ) -> Job | None:
+        """The first job that fits beside those running, or None to wait.
+
+        Args:
+            ready: jobs with their demands, in the order of their priority.
+            free: what is left of each machine as Ray has placed the jobs. Running jobs stay where
+                they are, so a worker group must fit there too.
+        """
+
+        def has_room(demand: Demand) -> bool:
+            has_place = free is None or demand.workers == 1 or fits(free, [], demand)
+            return has_place and fits(machines, running, demand)
+
+        refused: set[Demand] = set()
+        first: Job | None = None
+        for job, demand in ready:
+            if demand not in refused and has_room(demand):
+                if first is not None:
+                    self._overtaken[first.key] = self._overtaken.get(first.key, 0) + 1
+                self._overtaken.pop(job.key, None)
+                return job
+            refused.add(demand)
+            if first is None:
+                first = job
+                # waiting makes sense only for a job that the machines can hold at all
+                if self._overtaken.get(job.key, 0) >= PATIENCE and fits(machines, [], demand):
+                    return None
+        return None

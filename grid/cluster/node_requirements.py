@@ -57,19 +57,14 @@ def requirements_of(plan: Plan, storage: Storage) -> NodeRequirements:
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that a training's numbers depend on."""
-    python = ".".join(platform.python_version_tuple()[:2])
-    return {"Python": python, **{p: version(p) for p in PACKAGES}, "semigrid's code": _code_hash()}
-
-
-def _code_hash() -> str:
-    """Hash of the sources that train."""
+    """Versions of everything that a training's numbers depend on, and a hash of the sources."""
     digest = hashlib.sha256()
     for package in (semigrid.data, semigrid.trainers):
         folder = Path(package.__path__[0])
         for file in sorted(folder.rglob("*.py")):
             digest.update(f"{file.relative_to(folder)}\n".encode() + file.read_bytes())
-    return digest.hexdigest()[:12]
+    python, code = ".".join(platform.python_version_tuple()[:2]), digest.hexdigest()[:12]
+    return {"Python": python, **{p: version(p) for p in PACKAGES}, "semigrid's code": code}
 
 
 def unmet_requirements(wanted: NodeRequirements) -> list[str]:

@@ -28,7 +28,7 @@ from semigrid.grid.commands.options import OnlyOption, SeedsOption, Source, Stor
 from semigrid.grid.commands.plan import show_plan
 from semigrid.grid.commands.table import print_table
 from semigrid.grid.experiment import Experiment, load_experiment
-from semigrid.grid.run.supervise import DriverGoneError, Supervisor, follow_supervisor, say_ended
+from semigrid.grid.run.supervise import Supervisor, follow_supervisor, say_ended
 from semigrid.grid.study.layout import EXPERIMENT_COPY, REPORT
 from semigrid.grid.study.lock import RunLock
 from semigrid.grid.study.plan import Plan
@@ -97,23 +97,19 @@ def _run(experiment: Experiment, folder: Storage, only: list[str] | None) -> int
             return _report(study, study.state)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, supervisor.interrupt)
-        try:
-            code = supervisor.run()
-        except DriverGoneError as error:
-            say(f"{error}. To resume: {this_command()}")
-            code = SOME_FAILED
+        code = supervisor.run()
     if lock.lost_to is not None:
         say(
             f"stopped: this process slept, and another run took over: {lock.lost_to}; finished "
             "trials are kept, and that run continues with them"
         )
         return SOME_FAILED
-    if code == INTERRUPTED:
+    if code is None or code == INTERRUPTED:
         say(
-            "interrupted: finished trials are kept, running ones continue from their last "
-            f"checkpoint. To resume: {this_command()}"
+            f"{'stopped' if code is None else 'interrupted'}: finished trials are kept, running "
+            f"ones continue from their last checkpoint. To resume: {this_command()}"
         )
-    return code
+    return SOME_FAILED if code is None else code
 
 
 def drive(source: str, folder: str, only: OnlyOption = None) -> None:
@@ -169,7 +165,7 @@ def _train(study: OpenStudy) -> StudyState:
     try:
         # watchers follow the supervisor, which restarts this process when it dies
         view = LiveView(err, os.getppid())
-        run_plan(scheduler, study.ledger, view, stop, trackers=trackers)
+        run_plan(scheduler, study.ledger, view, stop, trackers)
     finally:
         trackers.close()
     say(f"trained {len(scheduler.trained)} trials, evaluated {len(scheduler.evaluated)} on test")

@@ -232,8 +232,7 @@ def _fitting(workers: int | None, each: Demand) -> Demand:
     machines = cluster_machines()
     most_cpus = max(1.0, max(machine.cpus for machine in machines))
     each = Demand(0.0 if each.gpus else min(each.cpus, most_cpus), each.gpus)
-    free = [[machine.cpus, machine.gpus] for machine in machines]
-    room = 0
+    free, room = list(machines), 0
     while take_room(free, each):
         room += 1
     if room < (workers or 1):

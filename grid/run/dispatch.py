@@ -1,13 +1,14 @@
-"""The driver's side of a job: what its worker process is sent, and what its result changes."""
+"""The driver's side of a job: what is sent to its worker, what its result changes, who is told."""
 
 import contextlib
 from dataclasses import replace
+from typing import Any, Protocol
 
 from semigrid.data.storage import Storage
 from semigrid.grid.study.ledger import Ledger, Record
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.scheduler import Scheduler
-from semigrid.grid.study.state import Job
+from semigrid.grid.study.state import Job, StudyState
 from semigrid.trainers.options import REPORT_SECONDS
 from semigrid.trainers.trial.job import Failure, TrialJob
 
@@ -89,3 +90,39 @@ def conclude(
 
 def _with_log(record: Record) -> str:
     return f"{record.error} (log: {record.log})" if record.log else str(record.error)
+
+
+class RunObserver(contextlib.AbstractContextManager[object], Protocol):
+    """Follows a run; entered as a context manager when it starts, and left when it ends.
+
+    Attributes:
+        activity: what the run is doing while no job is under way.
+    """
+
+    activity: str
+
+    def attach(self, study: StudyState, storage: Storage) -> None:
+        """Names the run to follow, before it starts."""
+
+    def started(self, job: Job) -> None:
+        """A job was handed to a worker process."""
+
+    def progress(self, job: Job, facts: dict[str, Any]) -> None:
+        """A running job reported where it stands, or an evaluation."""
+
+    def waits(self, job: Job) -> None:
+        """A started job has no room for now."""
+
+    def died(self, job: Job) -> None:
+        """A job's process died; the job starts again."""
+
+    def completed(
+        self, study: StudyState, job: Job, record: Record | None, problem: str | None
+    ) -> None:
+        """A job ended, however it did; ``study`` is the state after it."""
+
+    def asked(self, machines: str) -> None:
+        """The cluster's autoscaler is asked for these machines; for none if it is empty."""
+
+    def noted(self, words: str) -> None:
+        """Something happened that the user should know, and that ends nothing."""

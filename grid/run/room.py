@@ -1,66 +1,84 @@
 """Room for jobs on the machines of a cluster, as nodes come and go."""
 
+import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from semigrid.data.errors import InputError
-from semigrid.grid.cluster.admission import Admission
-from semigrid.grid.cluster.autoscaler import MachineRequests
-from semigrid.grid.cluster.growth import (
-    FIXED,
-    Growth,
-    largest_clusters,
-    requests_for,
-    show_requests,
-)
+from semigrid.data.storage import Storage
+from semigrid.grid.cluster.autoscaler import MachineRequests, cluster_growth
+from semigrid.grid.cluster.growth import FIXED, Growth, requests_for, show_requests
 from semigrid.grid.cluster.machines import (
+    Admission,
     Demand,
     Machine,
     demand_of,
     driver_memory,
     fits,
     for_training,
-    spare_one,
 )
-from semigrid.grid.cluster.node_check import NodeCheck, alive_nodes
-from semigrid.grid.run.observer import RunObserver
+from semigrid.grid.cluster.node_requirements import requirements_of, unmet_requirements
+from semigrid.grid.cluster.node_watch import ANSWER_SECONDS, NodeWatch
+from semigrid.grid.run.dispatch import RunObserver
+from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.study.state import Job, StudyState
-from semigrid.trainers.cluster.ray_nodes import free_nodes, placement
+from semigrid.trainers.cluster.ray_nodes import free_nodes, keep_free
 
 # Time between two looks at the machines of the cluster, in seconds.
 LOOK_SECONDS = 1.0
 # Number of unfit nodes that an autoscaler may bring in a row, while nothing runs.
 UNFIT_NODES = 3
+# Longest wait for a node that first installs the job's packages, torch among them, in seconds.
+INSTALL_SECONDS = 1200.0
+
+
+def on_cluster() -> bool:
+    """Whether the run is on a cluster that was started elsewhere, and not on this machine alone."""
+    return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def cluster_machines() -> list[Machine]:
     """The nodes that are alive now."""
-    return [_machine(node["Resources"]) for node in alive_nodes()]
+    return [_machine(node["Resources"]) for node in _alive_nodes()]
 
 
 def _machine(resources: Mapping[str, float]) -> Machine:
     return Machine(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
 
 
+def _alive_nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _labels(nodes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    return {
+        node["NodeID"]: f"node {node['NodeManagerAddress']} ({node['NodeManagerHostname']})"
+        for node in nodes
+    }
+
+
 def check_room(
     study: StudyState, machines: Sequence[Machine], streaming: bool, growth: Growth = FIXED
 ) -> None:
     """Raises ``InputError`` for trainings that not even the grown cluster, idle, could hold."""
-    if growth.types is None:
-        return
     plan = study.plan
-    clusters = largest_clusters(machines, growth)
     problems = []
-    open_searches = (s for s in plan.searches if study.is_open(s.name))
-    for model in {search.cell.model: None for search in open_searches}:
+    for model in dict.fromkeys(s.cell.model for s in plan.searches if study.is_open(s.name)):
         demand = demand_of(plan.experiment.train_of(model), "train")
-        if not any(_holds(cluster, demand, streaming) for cluster in clusters):
+        if not fits(for_training(machines, streaming, alone=True), [], demand) and not requests_for(
+            machines, growth, [], [demand], streaming
+        ):
             also = ", and a CPU for Ray Data" if streaming else ""
             problems.append(f"train: one training of {model} needs {demand}{also}")
     if problems:
         present = ", ".join(map(str, machines))
-        more = f", and may start {growth}, {growth.most} in all" if growth.types else ""
+        more = f", and may start {growth}, {growth.most} in all" if growth.limits else ""
         raise InputError(
             *problems,
             f"Ray has machines with {present}{more}; lower workers, cpus_per_worker or "
@@ -68,110 +86,93 @@ def check_room(
         )
 
 
-def _holds(machines: Sequence[Machine], demand: Demand, streaming: bool) -> bool:
-    """Whether the machines hold one training, while nothing else runs."""
-    if fits(for_training(machines, streaming), [], demand):
-        return True
-    # one training at a time, with a CPU to spare for Ray Data
-    return streaming and fits(spare_one(machines), [], demand)
-
-
 class Room:
     """Chooses the next job that the machines have room for, and asks for more machines.
 
-    Args:
-        check: keeps nodes free of work that lack something; None on a single machine.
+    On a cluster, nodes that lack something are kept free of work. Raises ``InputError`` for
+    trainings without room and, before the first trial, for what nodes lack.
     """
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        observer: RunObserver,
-        growth: Growth = FIXED,
-        check: NodeCheck | None = None,
-    ):
+    def __init__(self, scheduler: Scheduler, storage: Storage, observer: RunObserver):
         self._scheduler, plan = scheduler, scheduler.study.plan
-        self._experiment = plan.experiment
-        self._observer, self._growth, self._check = observer, growth, check
+        self._experiment, self._observer = plan.experiment, observer
         self._streaming = plan.streams_pool
         options = [plan.experiment.train_of(search.cell.model) for search in plan.searches]
         self._has_groups = any(each.workers > 1 for each in options)
         self._admission, self._requests = Admission(), MachineRequests()
+        self._growth = cluster_growth() if on_cluster() else FIXED
+        check_room(scheduler.study, cluster_machines(), self._streaming, self._growth)
+        self._watch: NodeWatch | None = None
+        if on_cluster():
+            observer.activity = "asking each node what it lacks"
+            self._watch = _node_watch(plan, storage, observer, self._growth != FIXED)
+            continues = bool(scheduler.study.records)
+            self._watch.before_the_first_trial(lambda: _labels(_alive_nodes()), continues)
         self._look_at_nodes()
-        self._looked_at = time.monotonic()
 
-    def look(self, running: Collection[Job]) -> bool:
+    def look(self) -> bool:
         """Looks at the machines as they are now, if the last look was a while ago."""
         if time.monotonic() - self._looked_at <= LOOK_SECONDS:
             return False
         self._look_at_nodes()
-        self._looked_at = time.monotonic()
         if self._growth != FIXED:
-            self._request_machines(running)
+            self._request_machines()
         return True
 
     def _look_at_nodes(self) -> None:
-        nodes = alive_nodes()
-        undecided, unfit = [], []
-        if self._check is not None:
-            self._check.look(nodes)
-            undecided, unfit = self._check.watch.undecided, self._check.watch.unfit
+        nodes = _alive_nodes()
         machines = {node["NodeID"]: _machine(node["Resources"]) for node in nodes}
-        self._undecided = [machines.pop(node_id) for node_id in undecided]
-        self._unfit = [machines.pop(node_id) for node_id in unfit]
+        self._undecided, self._unfit = [], []
+        if self._watch is not None:
+            self._watch.look(_labels(nodes))
+            self._undecided = [machines.pop(node_id) for node_id in self._watch.undecided]
+            self._unfit = [machines.pop(node_id) for node_id in self._watch.unfit]
         self._machines = list(machines.values())
         self._free = [_machine(resources) for resources in free_nodes().values()]
         self._memories = [node["Resources"].get("memory", 0.0) for node in nodes]
+        self._looked_at = time.monotonic()
 
-    def _request_machines(self, running: Collection[Job]) -> None:
+    def _running(self) -> list[Demand]:
+        return [self.demand(job) for job in self._scheduler.running.values()]
+
+    def _request_machines(self) -> None:
         """Asks the autoscaler for the machines that ready jobs wait for, and for no others."""
-        self._requests.release_arrived()
         requests = requests_for(
             [*self._machines, *self._undecided],
             self._growth,
-            map(self.demand, running),
+            self._running(),
             map(self.demand, self._scheduler.ready()),
             self._streaming,
             self._unfit,
         )
-        self._requests.update(requests, placement())
+        self._requests.update(requests)
         self._observer.asked(show_requests(requests))
 
-    def next_job(self, running: Collection[Job]) -> Job | None:
+    def next_job(self) -> Job | None:
         """The next job that the machines have room for; None to wait.
 
         Raises ``InputError`` if nothing runs and an autoscaler brings only unfit nodes.
         """
-        machines = for_training(self._machines, self._streaming)
-        if self._streaming and not running and self._machines:
-            machines = spare_one(self._machines)
+        running = self._running()
+        machines = for_training(self._machines, self._streaming, alone=not running)
         ready = ((job, self.demand(job)) for job in self._scheduler.ready())
-        demands = [self.demand(job) for job in running]
         # with nothing running, what is in use is about to be freed, once Tune has a trial again
-        free = self._free if self._has_groups and demands else None
-        job = self._admission.choose(ready, machines, demands, free)
-        if job is not None and self._check is not None:
-            self._check.watch.progressed()
+        free = self._free if self._has_groups and running else None
+        job = self._admission.choose(ready, machines, running, free)
+        if job is not None and self._watch is not None:
+            self._watch.rejections.clear()
         if job is None and not running and not self._scheduler.done:
             wanted = next((str(self.demand(job)) for job in self._scheduler.ready()), "")
             self._observer.activity = f"waiting for machines with {wanted}"
-            self._check_hope()
+            rejections = self._watch.rejections if self._watch is not None else []
+            # an autoscaler brings, or keeps, only nodes of no use; each of them is paid for
+            if self._growth != FIXED and not self._undecided and len(rejections) >= UNFIT_NODES:
+                raise InputError(
+                    *dict.fromkeys(rejections),
+                    "no node that came has what trainings need, and no other has room; set that "
+                    "right, then run the same command again",
+                )
         return job
-
-    def _check_hope(self) -> None:
-        """Raises ``InputError`` where an autoscaler brings, or keeps, only nodes of no use.
-
-        Each of them is paid for.
-        """
-        if self._check is None or self._growth == FIXED or self._undecided:
-            return
-        rejections = self._check.watch.rejections
-        if len(rejections) >= UNFIT_NODES:
-            raise InputError(
-                *dict.fromkeys(rejections),
-                "no node that came has what trainings need, and no other has room; set that right, "
-                "then run the same command again",
-            )
 
     def demand(self, job: Job) -> Demand:
         return demand_of(self._experiment.train_of(job.search.cell.model), job.kind)
@@ -184,3 +185,19 @@ class Room:
             # group of a machine one short, and Tune refuses an empty request.
             return {"memory": driver_memory(self._memories)}
         return {"CPU": demand.cpus, "GPU": demand.gpus}
+
+
+def _node_watch(plan: Plan, storage: Storage, observer: RunObserver, grows: bool) -> NodeWatch:
+    requirements = requirements_of(plan, storage)
+
+    def ask(node_id: str) -> "Future[list[str]]":
+        on_node = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        task = ray.remote(num_cpus=0, max_retries=0)(unmet_requirements)
+        remote = task.options(scheduling_strategy=on_node).remote(requirements)
+        answer: Future[list[str]] = remote.future()
+        return answer
+
+    # Ray installs packages on each node before anything of this job runs there
+    installs = not {"pip", "uv", "conda"}.isdisjoint(ray.get_runtime_context().runtime_env)
+    longest = INSTALL_SECONDS if installs else ANSWER_SECONDS
+    return NodeWatch(ask, keep_free, observer.noted, longest, grows)

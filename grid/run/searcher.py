@@ -5,22 +5,21 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray import cloudpickle, tune
 from ray.tune.search import Searcher
 
 from semigrid.data.errors import InputError, StorageGoneError
-from semigrid.grid.run.dispatch import conclude, process_died, trial_job
-from semigrid.grid.run.observer import RunObserver
-from semigrid.grid.run.room import Room
+from semigrid.grid.run.dispatch import RunObserver, conclude, process_died, trial_job
+from semigrid.grid.run.room import Room, on_cluster
 from semigrid.grid.study.ledger import ENDED, Ledger
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.study.state import Job
 from semigrid.grid.trackers.tracker import Trackers
 from semigrid.trainers.layout import latest_checkpoint
-from semigrid.trainers.ray_worker import free_orphans
+from semigrid.trainers.ray_worker import Deaths, free_orphans
 from semigrid.trainers.trial.fence import begin_attempt, end_attempts
 from semigrid.trainers.trial.job import Failure, TrialResult
 
@@ -33,8 +32,7 @@ ORPHAN_SECONDS = 60.0
 class TuneTrials(tune.Callback):  # type: ignore[misc]  # Ray is untyped
     """Tune's view of its running trials, which knows why the process of one died.
 
-    Args:
-        look: is called again and again, also while a trial waits for its process.
+    ``look`` is called again and again, also while a trial waits for its process.
     """
 
     def __init__(self, look: Callable[[], None]) -> None:
@@ -53,15 +51,8 @@ class TuneTrials(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         path = None if trial is None else trial.pickled_error_file
         if path is None or not os.path.exists(path):
             return None
-        with open(path, "rb") as file:
-            error: BaseException = cloudpickle.load(file)
+        error: BaseException = cloudpickle.loads(Path(path).read_bytes())
         return error
-
-
-@dataclass(frozen=True)
-class _Running:
-    job: Job
-    since: float
 
 
 class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
@@ -83,46 +74,40 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         room: Room,
         scratch: str,
         stop: threading.Event,
-        trackers: Trackers | None = None,
+        trackers: Trackers,
     ):
         super().__init__(metric="step", mode="max")
         self.scheduler, self.ledger, self.observer = scheduler, ledger, observer
         self.room, self.scratch, self.stop, self.trackers = room, scratch, stop, trackers
-        self.on_cluster = bool(os.environ.get("RAY_ADDRESS"))
         self.trials = TuneTrials(self._look)
         self.error: StorageGoneError | InputError | None = None
-        self._running: dict[str, _Running] = {}
-        # how many times in a row a job's process died, and the checkpoint at that time
-        self._deaths: dict[tuple[str, str], tuple[int, str | None]] = {}
+        # by Tune's trial ids: each job and when it was handed out
+        self._running: dict[str, tuple[Job, float]] = {}
+        self._deaths: dict[tuple[str, str], Deaths] = {}
         # groups that went back because they lost their machines
         self._lacked_room: set[tuple[str, str]] = set()
         self._orphans_until = 0.0
-
-    @property
-    def _jobs(self) -> list[Job]:
-        return [running.job for running in self._running.values()]
 
     def suggest(self, trial_id: str) -> Any:
         """The next job; None while all that is left waits for a running one, or for room."""
         self._stop_if_asked()
         self._look()
         try:
-            job = self.room.next_job(self._jobs)
+            job = self.room.next_job()
             if job is None:
                 return Searcher.FINISHED if self.scheduler.done else None
-            attempt = None
-            if self.on_cluster:
-                attempt = begin_attempt(self.ledger.storage, job.spec.id)
+            storage = self.ledger.storage
+            attempt = begin_attempt(storage, job.spec.id) if on_cluster() else None
         except (InputError, StorageGoneError) as error:
             self._end(error)
             raise KeyboardInterrupt from error
         self.scheduler.start(job)
-        self._running[trial_id] = _Running(job, time.time())
+        self._running[trial_id] = job, time.time()
         self.observer.started(job)
         message = trial_job(
             self.scheduler.study.plan,
             job,
-            self.ledger.storage,
+            storage,
             running=len(self._running),
             attempt=attempt,
             scratch=self.scratch,
@@ -140,100 +125,86 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
             raise KeyboardInterrupt
 
     def _look(self) -> None:
-        if self.room.look(self._jobs) and time.monotonic() < self._orphans_until:
+        if self.room.look() and time.monotonic() < self._orphans_until:
             free_orphans()
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._stop_if_asked()
         if TrialResult.from_report(result) is None:
-            job = self._running[trial_id].job
+            job, _ = self._running[trial_id]
             self.observer.progress(job, result)
-            if self.trackers is not None:
-                self.trackers.evaluated(job, result)
+            self.trackers.evaluated(job, result)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        running = self._running.pop(trial_id)
-        job = running.job
+        job, since = self._running.pop(trial_id)
         death = self.trials.forget(trial_id)
         job_result = TrialResult.from_report(result)
         failure = None if job_result is None else job_result.failure
         no_room = failure is not None and failure.kind == "no_room"
         if (error or no_room) and self.room.demand(job).workers > 1:
             self._orphans_until = time.monotonic() + ORPHAN_SECONDS
-        if no_room:
-            self._hand_back(job)
+        if no_room:  # the group waits for other machines
+            if job.key not in self._lacked_room:
+                self.observer.died(job)
+            self._lacked_room.add(job.key)
+            self.observer.waits(job)
+            self.scheduler.release(job)
             return
         self._lacked_room.discard(job.key)
-        if error and not self._had_ended(running):
-            if self._goes_on(job):
+        if error and not self._had_ended(job, since):
+            failure = self._failure_by(death, job)
+            if failure is None:
                 self.observer.died(job)
                 self.scheduler.release(job)
                 return
-            failure = process_died(death, self._max_failures(job) + 1)
         self._conclude(job, failure)
-
-    def _hand_back(self, job: Job) -> None:
-        """Lets a worker group that lost its machines wait for others."""
-        if job.key not in self._lacked_room:
-            self.observer.died(job)
-        self._lacked_room.add(job.key)
-        self.observer.waits(job)
-        self.scheduler.release(job)
 
     def _conclude(self, job: Job, failure: Failure | None) -> None:
         try:
-            if self.on_cluster:
+            if on_cluster():
                 end_attempts(self.ledger.storage, job.spec.id)
             record, problem = conclude(job, self.scheduler, self.ledger, failure)
         except StorageGoneError as error:
             self._end(error)
             return
         self.observer.completed(self.scheduler.study, job, record, problem)
-        if self.trackers is not None:
-            self.trackers.ended(job, record)
+        self.trackers.ended(job, record)
         drop_losers(self.scheduler, self.ledger)
 
-    def _max_failures(self, job: Job) -> int:
-        return self.scheduler.study.plan.experiment.train_of(job.search.cell.model).max_failures
-
-    def _had_ended(self, running: _Running) -> bool:
+    def _had_ended(self, job: Job, since: float) -> bool:
         """Whether the ledger had the result when the process died: its checkpoint is gone then."""
-        job = running.job
         try:
             record = self.ledger.read(job.spec.id)
             if record is None or record.status not in ENDED:
                 return False
             if job.kind == "evaluate":
                 return record.test is not None and self.ledger.has_predictions(record)
-            if (record.finished_at or 0) < running.since - CLOCK_SECONDS:
+            if (record.finished_at or 0) < since - CLOCK_SECONDS:
                 return False  # the result of an earlier training
             return record.status != "finished" or self.ledger.has_weights(record)
         except OSError:
             return False
 
-    def _goes_on(self, job: Job) -> bool:
-        """Whether a job whose process died is started again, from its last checkpoint.
+    def _failure_by(self, death: BaseException | None, job: Job) -> Failure | None:
+        """The failure of a job whose process died too often; None if it goes on.
 
         Deaths are counted anew after each checkpoint: a long training on machines that may be taken
         away at any time may die often, and still finish.
         """
         checkpoint = self.ledger.storage.stamp(latest_checkpoint(job.spec.id))
-        deaths, known = self._deaths.get(job.key, (0, None))
-        deaths = 1 if checkpoint != known else deaths + 1
-        self._deaths[job.key] = deaths, checkpoint
-        return deaths <= self._max_failures(job)
+        deaths = self._deaths.setdefault(job.key, Deaths(checkpoint))
+        options = self.scheduler.study.plan.experiment.train_of(job.search.cell.model)
+        too_many = deaths.are_too_many(False, checkpoint, options.max_failures)
+        return process_died(death, deaths.count) if too_many else None
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher for ``Tuner.restore``, which is not used here."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Does nothing: the ledger is the state."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Does nothing; see ``save``."""
+        """Does nothing: the ledger is the state, and nothing is restored from here."""
 
 
 def drop_losers(scheduler: Scheduler, ledger: Ledger) -> None:

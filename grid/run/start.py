@@ -13,17 +13,10 @@ from semigrid.data.errors import InputError
 from semigrid.data.storage.storage import PATIENCE, storage_patience
 from semigrid.grid.cluster.ray_private import connect_to_head, keep_from_runtime_environments
 from semigrid.grid.run.supervise import is_restarted
+from semigrid.trainers.ray_worker import START_TIMEOUT
 
 # Longest wait for a cluster to answer at all, in seconds.
 ANSWER_SECONDS = 10.0
-START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-# Settings of Ray Train with which worker groups start sooner, and its messages stay in log files.
-TRAIN_SETTINGS = {
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    START_TIMEOUT: os.environ.get(START_TIMEOUT, "300"),
-}
 
 
 def start_ray(streaming: bool) -> None:
@@ -38,7 +31,11 @@ def start_ray(streaming: bool) -> None:
         "PYTHONWARNINGS": "ignore",
         # datasets and weights in buckets are read by the worker processes
         PATIENCE: f"{storage_patience():g}",
-        **TRAIN_SETTINGS,
+        # worker groups start sooner, and Ray Train's messages stay in log files
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "RAY_TRAIN_METRICS_ENABLED": "0",
+        START_TIMEOUT: os.environ.get(START_TIMEOUT, "300"),
     }
     os.environ.update(
         everywhere,
@@ -95,9 +92,8 @@ def check_address(address: str) -> None:
 
 def _object_store_bytes(streaming: bool) -> int:
     """Half a gibibyte; up to two for a streamed pool, whose views are made far ahead."""
-    usual = 512 * 2**20
-    if streaming:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        shared = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else memory
-        usual = max(usual, min(2 * 2**30, memory // 4, shared * 9 // 10))
-    return int(os.environ.get("SEMIGRID_OBJECT_STORE_BYTES", usual))
+    if not streaming:
+        return 2**29
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    shared = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else memory
+    return max(2**29, min(2**31, memory // 4, shared * 9 // 10))

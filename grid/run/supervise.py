@@ -20,15 +20,13 @@ RESTARTS = 5
 LIVED_WELL = 600.0
 # Wait before the first restart, in seconds; doubled each time, since a lost head may take a while.
 FIRST_WAIT = 2.0
-# Environment variables that a driver gets from its supervisor.
-ENDED = "SEMIGRID_DRIVER_ENDED"
+# Environment variables that a driver gets from its supervisor: a folder, a process, a flag.
+SCRATCH = "SEMIGRID_DRIVER_SCRATCH"
 SUPERVISOR = "SEMIGRID_SUPERVISOR"
 RESTARTED = "SEMIGRID_DRIVER_RESTARTED"
+# The file in the folder that holds the exit code of a driver that ended.
+ENDED = "ended"
 PR_SET_PDEATHSIG = 1
-
-
-class DriverGoneError(RuntimeError):
-    """The driver died more often than it is restarted."""
 
 
 class Supervisor:
@@ -39,25 +37,17 @@ class Supervisor:
         say: receives a message about each death.
     """
 
-    def __init__(
-        self,
-        command: Sequence[str],
-        say: Callable[[str], None],
-        restarts: int = RESTARTS,
-        first_wait: float = FIRST_WAIT,
-    ):
+    def __init__(self, command: Sequence[str], say: Callable[[str], None]):
         self.command, self.say = list(command), say
-        self.restarts, self.first_wait = restarts, first_wait
         self._child: subprocess.Popen[bytes] | None = None
         self._interrupted = False
 
-    def run(self) -> int:
-        """Returns the exit code that the command reported. Raises ``DriverGoneError``."""
+    def run(self) -> int | None:
+        """Returns the exit code that the command reported; None if it died too often."""
         deaths = 0
-        environment = {**os.environ, SUPERVISOR: str(os.getpid())}
         with tempfile.TemporaryDirectory(prefix="semigrid-driver-") as folder:
-            ended = Path(folder) / "ended"
-            environment[ENDED] = str(ended)
+            environment = {**os.environ, SUPERVISOR: str(os.getpid()), SCRATCH: folder}
+            ended = Path(folder, ENDED)
             while not self._interrupted:
                 started = time.monotonic()
                 code = self._run_once(environment)
@@ -67,26 +57,23 @@ class Supervisor:
                     break
                 environment[RESTARTED] = "1"
                 deaths = 1 if time.monotonic() - started > LIVED_WELL else deaths + 1
-                self._after_death(code, deaths)
+                how = f"signal {-code}" if code < 0 else f"exit code {code}"
+                if deaths > RESTARTS:
+                    self.say(
+                        f"the process that drives the run died {deaths} times in a row, the last "
+                        f"time by {how}"
+                    )
+                    return None
+                why = "killed, for its memory perhaps" if code < 0 else "see above"
+                wait = FIRST_WAIT * 2 ** (deaths - 1)
+                self.say(
+                    f"the process that drives the run died ({how}: {why}, or Ray's head was lost); "
+                    f"it starts again in {wait:g} seconds"
+                )
+                until = time.monotonic() + wait
+                while time.monotonic() < until and not self._interrupted:
+                    time.sleep(min(0.1, wait))
         return 130
-
-    def _after_death(self, code: int, deaths: int) -> None:
-        """Waits until the next start, or raises ``DriverGoneError``."""
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        if deaths > self.restarts:
-            raise DriverGoneError(
-                f"the process that drives the run died {deaths} times in a row, the last time by "
-                f"{how}; finished trials are kept"
-            )
-        why = "killed, for its memory perhaps" if code < 0 else "see above"
-        wait = self.first_wait * 2 ** (deaths - 1)
-        self.say(
-            f"the process that drives the run died ({how}: {why}, or Ray's head was lost); it "
-            f"starts again in {wait:g} seconds"
-        )
-        until = time.monotonic() + wait
-        while time.monotonic() < until and not self._interrupted:
-            time.sleep(min(0.1, wait))
 
     def _run_once(self, environment: dict[str, str]) -> int:
         # blocked until ``follow_supervisor``: an interrupt then waits until the driver can take it
@@ -136,14 +123,13 @@ def is_restarted() -> bool:
 
 def scratch_folder() -> str | None:
     """A folder that the supervisor removes, even if the driver is killed."""
-    path = os.environ.get(ENDED)
-    return None if path is None else os.path.dirname(path)
+    return os.environ.get(SCRATCH)
 
 
 def say_ended(code: int) -> None:
     """Reports to the supervisor that this process ends with this exit code, and did not die."""
-    path = os.environ.get(ENDED)
-    if path is not None:
-        beside = Path(f"{path}.tmp")
+    folder = scratch_folder()
+    if folder is not None:
+        beside = Path(folder, f"{ENDED}.tmp")
         beside.write_text(str(code))
-        beside.replace(path)  # whole or not at all: a kill in between is a death
+        beside.replace(Path(folder, ENDED))  # whole or not at all: a kill in between is a death

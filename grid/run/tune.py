@@ -1,6 +1,5 @@
 """One Tune run over the whole grid; each Tune trial is one job."""
 
-import os
 import shutil
 import tempfile
 import threading
@@ -11,11 +10,8 @@ import ray
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from semigrid.grid.cluster.autoscaler import cluster_growth
-from semigrid.grid.cluster.growth import FIXED
-from semigrid.grid.cluster.node_check import NodeCheck
-from semigrid.grid.run.observer import RunObserver
-from semigrid.grid.run.room import Room, check_room, cluster_machines
+from semigrid.grid.run.dispatch import RunObserver
+from semigrid.grid.run.room import Room
 from semigrid.grid.run.searcher import GridSearcher, drop_losers
 from semigrid.grid.run.start import start_ray
 from semigrid.grid.run.supervise import scratch_folder
@@ -25,20 +21,24 @@ from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.trackers.tracker import Trackers
 from semigrid.trainers.cluster.ray_nodes import placement
 from semigrid.trainers.layout import CHECKPOINTS, checkpoint_folder
-from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.ray_worker import run_group
 from semigrid.trainers.trial.job import TrialJob
 
-Work = Callable[[dict[str, Any]], None]
+
+def execute(config: dict[str, Any]) -> None:
+    """A Tune trial: does one job in this process, or drives a worker group that does it."""
+    job = TrialJob.model_validate_json(config["job"])
+    result = do_job(job, tune.report, lambda job: run_group(job, [TuneReportCallback()]))
+    tune.report(result.as_report())
 
 
 def run_plan(
     scheduler: Scheduler,
     ledger: Ledger,
     observer: RunObserver,
-    stop: threading.Event | None = None,
-    work: Work | None = None,
-    trackers: Trackers | None = None,
+    stop: threading.Event,
+    trackers: Trackers,
+    work: Callable[[dict[str, Any]], None] = execute,
 ) -> None:
     """Runs all jobs that the scheduler has, on this machine or on the cluster at ``RAY_ADDRESS``.
 
@@ -46,30 +46,18 @@ def run_plan(
     that is needed to go on after an interrupt.
 
     Args:
-        work: does one job in a process of its own; ``execute`` by default.
+        work: does one job in a process of its own.
     """
     observer.attach(scheduler.study, ledger.storage)
     _tidy(scheduler, ledger)
     scratch = tempfile.mkdtemp(prefix="semigrid-tune-", dir=scratch_folder())
     try:
         with observer:
-            streaming = scheduler.study.plan.streams_pool
-            start_ray(streaming)
-            on_cluster = bool(os.environ.get("RAY_ADDRESS"))
-            growth = cluster_growth() if on_cluster else FIXED
-            check_room(scheduler.study, cluster_machines(), streaming, growth)
-            check = None
-            if on_cluster:
-                observer.activity = "asking each node what it lacks"
-                plan, grows = scheduler.study.plan, growth != FIXED
-                check = NodeCheck(plan, ledger.storage, observer.noted, grows)
-                check.before_the_first_trial(continues=bool(scheduler.study.records))
-            room = Room(scheduler, observer, growth, check)
-            searcher = GridSearcher(
-                scheduler, ledger, observer, room, scratch, stop or threading.Event(), trackers
-            )
+            start_ray(scheduler.study.plan.streams_pool)
+            room = Room(scheduler, ledger.storage, observer)
+            searcher = GridSearcher(scheduler, ledger, observer, room, scratch, stop, trackers)
             try:
-                _fit(searcher, work or execute, scratch)
+                _fit(searcher, work, scratch)
             except KeyboardInterrupt:
                 if searcher.error is not None:
                     raise searcher.error from None
@@ -87,7 +75,7 @@ def _tidy(scheduler: Scheduler, ledger: Ledger) -> None:
     drop_losers(scheduler, ledger)
 
 
-def _fit(searcher: GridSearcher, work: Work, scratch: str) -> None:
+def _fit(searcher: GridSearcher, work: Callable[[dict[str, Any]], None], scratch: str) -> None:
     plan = searcher.scheduler.study.plan
     models = {search.cell.model for search in plan.searches}
     options = [plan.experiment.train_of(model) for model in models]
@@ -121,13 +109,3 @@ def job_placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:
     selector = placement()
     options = {} if selector is None else {"bundle_label_selector": [selector]}
     return tune.PlacementGroupFactory([config["request"]], **options)
-
-
-def execute(config: dict[str, Any]) -> None:
-    """A Tune trial: does one job in this process, or drives a worker group that does it."""
-    job = TrialJob.model_validate_json(config["job"])
-    tune.report(do_job(job, tune.report, _run_group).as_report())
-
-
-def _run_group(job: TrialJob) -> Outcome:
-    return run_group(job, [TuneReportCallback()])

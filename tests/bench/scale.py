@@ -57,8 +57,7 @@ def _grid(cells: list[dict[str, Any]], storage: str, **changes: Any) -> dict[str
 
 def deciding() -> Iterator[tuple[str, str, str]]:
     """Planning 500 cells, and what the driver thinks for each job while a thousand run."""
-    from semigrid.grid.cluster.admission import Admission
-    from semigrid.grid.cluster.machines import Demand, Machine
+    from semigrid.grid.cluster.machines import Admission, Demand, Machine
     from semigrid.grid.experiment import load_experiment
     from semigrid.grid.study.plan import Plan
     from semigrid.grid.study.state import Job
@@ -109,12 +108,14 @@ def _run(folder: str, grid: dict[str, Any], work: Any = None) -> None:
     from semigrid.grid.status.live import LiveView
     from semigrid.grid.study.ledger import Ledger
     from semigrid.grid.study.plan import Plan
+    from semigrid.grid.trackers.tracker import Trackers
 
     experiment = load_experiment("scale.yaml", text=yaml.safe_dump(grid))
     open_storage(experiment.folder).write("experiment.yaml", experiment.text.encode())
     ledger = Ledger(open_storage(experiment.folder, patience=60))
     scheduler = scheduler_of(Plan(experiment), {}, ledger.has_weights)
-    run_plan(scheduler, ledger, LiveView(Console(stderr=True, quiet=True)), threading.Event(), work)
+    view, trackers = LiveView(Console(stderr=True, quiet=True)), Trackers({}, {}, print)
+    run_plan(scheduler, ledger, view, threading.Event(), trackers, work)
     assert not scheduler.study.failed, scheduler.study.failed
 
 

@@ -109,7 +109,7 @@ def ours(folder: str, trials: int) -> dict[str, float]:
     scheduler = Scheduler(rules.assess(Plan(loaded), {}), rules)
     view = View(Console(stderr=True, quiet=True))
     trackers = create_trackers(scheduler.study, ledger.storage, {}, print)
-    run_plan(scheduler, ledger, view, threading.Event(), trivial, trackers)
+    run_plan(scheduler, ledger, view, threading.Event(), trackers, trivial)
     trackers.close()
     took = time.monotonic() - started
     assert len(scheduler.trained) == trials

@@ -250,6 +250,7 @@ from semigrid.grid.commands.context import load, open_study
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.status.live import LiveView
 from semigrid.grid.run.tune import run_plan
+from semigrid.grid.trackers.tracker import Trackers
 
 study = open_study(load(sys.argv[1], sys.argv[2]))
 stop = threading.Event()
@@ -260,7 +261,7 @@ def ask():
 threading.Thread(target=ask, daemon=True).start()
 try:
     scheduler, view = Scheduler(study.state, study.rules), LiveView(Console(stderr=True))
-    run_plan(scheduler, study.ledger, view, stop)
+    run_plan(scheduler, study.ledger, view, stop, Trackers({}, {}, print))
 except KeyboardInterrupt:
     sys.exit(77)
 """

@@ -13,18 +13,15 @@ from semigrid.grid.cluster.growth import (
     FIXED,
     UNKNOWN,
     Growth,
-    NodeType,
     growth_of,
-    largest_clusters,
     requests_for,
     show_requests,
 )
-from semigrid.grid.cluster.machines import Demand, Machine, fits
+from semigrid.grid.cluster.machines import Demand, Machine
 
 ROOT = Path(__file__).parents[3]
-HEAD, G5, SMALL = Machine(0), Machine(48, 4), Machine(4)
-G5_TYPE, SMALL_TYPE = NodeType("g5", G5, 3), NodeType("small", SMALL, 8)
-GROWTH = Growth((G5_TYPE, SMALL_TYPE), 8)
+HEAD, G5, SMALL = Machine(0), Machine(48, 4, "g5"), Machine(4, 0, "small")
+GROWTH = Growth({G5: 3, SMALL: 8}, 8)
 VIT, TEST = Demand(8, 1), Demand(4, 0)
 GROUP = Demand(8, 1, workers=8)
 
@@ -36,7 +33,7 @@ def asked(machines: list[Machine], growth: Growth, *demands: Any, **options: Any
 
 def test_the_cluster_file_says_what_may_come() -> None:
     growth = growth_of(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
-    assert growth == Growth((NodeType("gpu-on-demand or gpu-spot", G5, 12),), 8)
+    assert growth == Growth({G5: 12}, 8)
     assert str(growth) == "up to 8 × gpu-on-demand or gpu-spot (48 CPUs and 4 GPUs)"
 
 
@@ -46,17 +43,18 @@ def test_a_type_of_unknown_size_makes_all_unknown() -> None:
     assert growth_of(config) == UNKNOWN
 
 
-def test_a_grown_cluster_stays_within_each_types_and_all_types_limits() -> None:
-    alone, small, mixed = largest_clusters([HEAD, SMALL], GROWTH)
-    assert alone == [HEAD, SMALL, G5, G5, G5]
-    assert small == [HEAD, SMALL, *[SMALL] * 7]
-    assert mixed == [HEAD, SMALL, *[G5] * 3, *[SMALL] * 4]
-    assert largest_clusters([HEAD, SMALL], FIXED) == [[HEAD, SMALL]]
+def test_a_group_may_need_all_types_within_each_types_and_all_types_limits() -> None:
+    # 3 × 48 CPUs and 5 × 4: one of the eight machines of any type is there
+    whole = "3 × g5 (48 CPUs and 4 GPUs), 4 × small (4 CPUs and 0 GPUs)"
+    assert asked([HEAD, SMALL], GROWTH, Demand(4, 0, 41)) == whole
+    assert asked([HEAD, SMALL], GROWTH, Demand(4, 0, 42)) == ""
     # 3 × 4 GPUs hold a group of eight workers with one each, and not one of 16
-    assert any(fits(cluster, [], GROUP) for cluster in largest_clusters([HEAD], GROWTH))
-    assert not any(
-        fits(cluster, [], Demand(1, 1, 16)) for cluster in largest_clusters([HEAD], GROWTH)
-    )
+    assert asked([HEAD], GROWTH, Demand(1, 1, 8)) == "2 × g5 (48 CPUs and 4 GPUs)"
+    assert asked([HEAD], GROWTH, Demand(1, 1, 16)) == ""
+    # one group may need more than is requested for many
+    huge = Growth({G5: 200}, 200)
+    assert asked([HEAD], huge, Demand(8, 1, 400)) == "100 × g5 (48 CPUs and 4 GPUs)"
+    assert asked([HEAD], huge, *[VIT] * 400) == "64 × g5 (48 CPUs and 4 GPUs)"
 
 
 def test_ready_jobs_that_do_not_fit_are_asked_for_and_no_more() -> None:
@@ -99,14 +97,15 @@ def test_a_machine_that_vanished_is_asked_for_again() -> None:
 
 
 def test_half_of_each_machine_is_for_ray_data() -> None:
-    growth = Growth((NodeType("two", Machine(2), 9),), 9)
+    growth = Growth({Machine(2, 0, "two"): 9}, 9)
     ready = [Demand(1, 0)] * 2
     assert asked([HEAD], growth, *ready, streaming=True) == "2 × two (2 CPUs and 0 GPUs)"
     assert asked([HEAD], growth, *ready) == "1 × two (2 CPUs and 0 GPUs)"
     # of one training at a time, all CPUs but one
-    wide = Growth((NodeType("four", SMALL, 9),), 9)
-    assert asked([HEAD], wide, Demand(3, 0), streaming=True) == "1 × four (4 CPUs and 0 GPUs)"
+    wide = Growth({SMALL: 9}, 9)
+    assert asked([HEAD], wide, Demand(3, 0), streaming=True) == "1 × small (4 CPUs and 0 GPUs)"
     assert asked([HEAD], wide, Demand(4, 0), streaming=True) == ""
+    assert asked([HEAD, SMALL], wide, Demand(3, 0), streaming=True) == "", "it fits alone"
 
 
 @pytest.mark.parametrize("streaming, cpus", [(False, 8), (True, 16)])
@@ -114,10 +113,10 @@ def test_an_autoscaler_that_does_not_say_is_asked_for_what_jobs_need(
     streaming: bool, cpus: int
 ) -> None:
     (request,) = requests_for([HEAD], UNKNOWN, [], [Demand(8, 1, 2)], streaming)
-    assert request.bundles == (Machine(cpus, 1), Machine(cpus, 1))
-    assert show_requests([request]) == "1 × room for 2 × 8 CPUs and 1 GPUs"
+    assert request == (Machine(cpus, 1), Machine(cpus, 1))
+    assert show_requests([request]) == f"2 × {cpus} CPUs and 1 GPUs"
     # and for more of the same, once something came
-    assert asked([HEAD, G5], UNKNOWN, *[VIT] * 5) == "1 × machines (48 CPUs and 4 GPUs)"
+    assert asked([HEAD, G5], UNKNOWN, *[VIT] * 5) == "1 × g5 (48 CPUs and 4 GPUs)"
 
 
 @pytest.mark.ray

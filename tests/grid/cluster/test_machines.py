@@ -9,14 +9,16 @@ from hypothesis import strategies as st
 from tests.helpers.experiments import changed, plan_of
 from tests.helpers.scheduling import scheduler_of, start_next
 
-from semigrid.grid.cluster.admission import PATIENCE, Admission
 from semigrid.grid.cluster.machines import (
+    PATIENCE,
+    Admission,
     Demand,
     Machine,
     demand_of,
     driver_memory,
     fits,
     for_training,
+    take_room,
 )
 from semigrid.grid.study.state import Job
 from semigrid.trainers.options import TrainOptions
@@ -49,13 +51,24 @@ def test_drivers_of_worker_groups_do_not_pile_up_on_one_node() -> None:
     assert driver_memory([]) == driver_memory([0]) == 1  # Tune refuses to be asked for nothing
 
 
-def test_ray_data_gets_half_of_each_machine() -> None:
+def test_a_group_that_does_not_fit_takes_nothing() -> None:
+    free = [Machine(4), Machine(2)]
+    assert not take_room(free, Demand(2, 0, workers=4)) and free == [Machine(4), Machine(2)]
+    assert take_room(free, Demand(2, 0, workers=2)) and free == [Machine(0), Machine(2)]
+
+
+def test_ray_data_gets_half_of_each_machine_or_one_cpu_beside_a_lone_training() -> None:
     assert for_training([Machine(8), Machine(2), Machine(1)], streaming=True) == [
         Machine(4),
         Machine(1),
         Machine(0),
     ]
     assert for_training([Machine(8, 1)], streaming=False) == [Machine(8, 1)]
+    assert for_training([Machine(2), Machine(8, 1)], True, alone=True) == [
+        Machine(7, 1),
+        Machine(2),
+    ]
+    assert for_training([], streaming=True, alone=True) == []
 
 
 def test_a_measurement_holds_what_one_worker_would() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from semigrid.grid.run.supervise import DriverGoneError, Supervisor
+from semigrid.grid.run.supervise import RESTARTS, Supervisor
 
 START = """
 import os, signal, sys, time
@@ -30,10 +30,15 @@ except KeyboardInterrupt:
 """
 
 
-def supervisor(tmp_path: Path, body: str, restarts: int = 3) -> tuple[Supervisor, Path, list[str]]:
+@pytest.fixture(autouse=True)
+def restarted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semigrid.grid.run.supervise.FIRST_WAIT", 0.01)
+
+
+def supervisor(tmp_path: Path, body: str) -> tuple[Supervisor, Path, list[str]]:
     lives, said = tmp_path / "lives", []
     command = [sys.executable, "-c", START + body, str(lives)]
-    return Supervisor(command, said.append, restarts, first_wait=0.01), lives, said
+    return Supervisor(command, said.append), lives, said
 
 
 def test_a_command_that_dies_runs_again_until_it_says_that_it_ended(tmp_path: Path) -> None:
@@ -51,10 +56,10 @@ def test_a_command_knows_that_it_runs_again(tmp_path: Path) -> None:
 
 
 def test_one_that_always_dies_is_given_up(tmp_path: Path) -> None:
-    found, lives, said = supervisor(tmp_path, ALWAYS_DIES, restarts=2)
-    with pytest.raises(DriverGoneError, match="died 3 times in a row, the last time by exit code"):
-        found.run()
-    assert lives.read_text() == "xxx" and len(said) == 2
+    found, lives, said = supervisor(tmp_path, ALWAYS_DIES)
+    assert found.run() is None
+    assert lives.read_text() == "x" * (RESTARTS + 1) and len(said) == RESTARTS + 1
+    assert "died 6 times in a row, the last time by exit code 1" in said[-1]
 
 
 def wait_for(path: Path) -> None:
