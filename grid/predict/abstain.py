@@ -75,20 +75,28 @@ def calibrate(confidence: np.ndarray, right: np.ndarray, accuracy: float) -> Cal
         raise ValueError("val has no images to calibrate on")
     falling = -np.sort(-confidence)
     ranks = tried_ranks(len(confidence), accuracy)
-    best: Calibration | None = None
-    for rank in ranks:
-        tried = _at(confidence, right, accuracy, float(falling[rank - 1]), len(ranks))
-        if tried.promised >= accuracy:
-            best = tried  # ranks rise, so the last that holds has the smallest threshold
-        elif best is None or (best.threshold is None and tried.promised > best.promised):
-            best = replace(tried, threshold=None)
-    assert best is not None
-    return best
+    tried = [
+        at_threshold(confidence, right, float(falling[rank - 1]), accuracy, len(ranks))
+        for rank in ranks
+    ]
+    holding = [each for each in tried if each.promised >= accuracy]
+    if holding:
+        return holding[-1]  # ranks rise, so this has the smallest threshold
+    return replace(max(tried, key=lambda each: each.promised), threshold=None)
 
 
-def at_threshold(confidence: np.ndarray, right: np.ndarray, threshold: float) -> Calibration:
-    """The worth on val of a threshold that was chosen without val."""
-    return _at(confidence, right, None, threshold, 1)
+def at_threshold(
+    confidence: np.ndarray,
+    right: np.ndarray,
+    threshold: float,
+    accuracy: float | None = None,
+    ranks: int = 1,
+) -> Calibration:
+    """The worth on val of a threshold that was chosen without val, or of one that is tried."""
+    chosen = confidence >= threshold
+    answered, hits = int(chosen.sum()), int(right[chosen].sum())
+    promised = lower_bound(hits, answered, ranks)
+    return Calibration(accuracy, threshold, len(confidence), answered, hits, promised)
 
 
 def tried_ranks(images: int, accuracy: float) -> list[int]:
@@ -113,12 +121,3 @@ def lower_bound(right: int, answered: int, ranks: int = 1) -> float:
     if not right:
         return 0.0
     return float(beta.ppf((1 - CONFIDENCE) / ranks, right, answered - right + 1))
-
-
-def _at(
-    confidence: np.ndarray, right: np.ndarray, accuracy: float | None, threshold: float, ranks: int
-) -> Calibration:
-    chosen = confidence >= threshold
-    answered, hits = int(chosen.sum()), int(right[chosen].sum())
-    promised = lower_bound(hits, answered, ranks)
-    return Calibration(accuracy, threshold, len(confidence), answered, hits, promised)

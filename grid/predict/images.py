@@ -1,12 +1,13 @@
 """What to predict: the images of folders, files or a dataset, in parts of one output file each."""
 
+import json
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 from PIL import Image
@@ -32,22 +33,11 @@ READERS = 8
 Decoded = tuple[str, Image.Image | None, str | None]
 
 
-class ImageRange(Protocol):
-    """Consecutive images that can be cut, sent to a process, and decoded there one by one."""
-
-    @property
-    def count(self) -> int: ...
-
-    def cut(self, start: int, stop: int) -> "ImageRange": ...
-
-    def decoded(self) -> Iterator[Decoded]: ...
-
-
 @dataclass(frozen=True)
 class FileRange:
     """Images in files of their own, given by id and URI; made upright and RGB as in datasets."""
 
-    files: tuple[tuple[str, str], ...]
+    files: Sequence[tuple[str, str]]
 
     @property
     def count(self) -> int:
@@ -63,11 +53,9 @@ class FileRange:
                 contents = [readers.submit(read_patiently, Item(*file)) for file in files]
                 for (image_id, _), content in zip(files, contents, strict=True):
                     try:
-                        image = decode_upright(content.result(), CleanSettings())
+                        yield image_id, decode_upright(content.result(), CleanSettings()), None
                     except UnusableImageError as error:
                         yield image_id, None, str(error)
-                    else:
-                        yield image_id, image, None
 
 
 @dataclass(frozen=True)
@@ -78,7 +66,7 @@ class SplitRange:
     """
 
     storage: Storage
-    groups: tuple[RowGroup, ...]
+    groups: Sequence[RowGroup]
     start: int
     stop: int
 
@@ -88,7 +76,7 @@ class SplitRange:
 
     def cut(self, start: int, stop: int) -> "SplitRange":
         start, stop = self.start + start, min(self.start + stop, self.stop)
-        inside = tuple(g for g in self.groups if g.start < stop and start < g.start + g.rows)
+        inside = [g for g in self.groups if g.start < stop and start < g.start + g.rows]
         return replace(self, groups=inside, start=start, stop=stop)
 
     def decoded(self) -> Iterator[Decoded]:
@@ -104,30 +92,20 @@ class SplitRange:
             wanted = slice(max(0, self.start - group.start), self.stop - group.start)
             for image_id, content in zip(ids[wanted], images[wanted], strict=True):
                 try:
-                    image = decode(content or b"", image_id)
+                    yield image_id, decode(content or b"", image_id), None
                 except BrokenImageError as error:
                     yield image_id, None, str(error.__cause__ or error)
-                else:
-                    yield image_id, image, None
 
 
-@dataclass(frozen=True)
-class OutputPart:
-    """The images of one output file, and its name."""
-
-    file: str
-    images: ImageRange
-
-    @property
-    def count(self) -> int:
-        return self.images.count
+# Consecutive images that can be cut, sent to a process, and decoded there one by one.
+ImageRange = FileRange | SplitRange
 
 
 @dataclass(frozen=True)
 class Images:
-    """All images to predict, in parts, and an identity that tells them from others."""
+    """The images to predict by the name of their output file, and what tells them from others."""
 
-    parts: list[OutputPart]
+    parts: dict[str, ImageRange]
     identity: dict[str, Any]
 
 
@@ -138,7 +116,7 @@ def find_images(sources: Sequence[str], splits: Sequence[str] = ()) -> Images:
     there are several sources. The id of a file is the file as given. Raises ``InputError`` for
     sources that do not exist, and where an image would be listed twice.
     """
-    datasets = [source for source in sources if is_dataset(source)]
+    datasets = [source for source in sources if _is_dataset(source)]
     if not datasets:
         if splits:
             raise InputError(
@@ -157,8 +135,7 @@ def find_images(sources: Sequence[str], splits: Sequence[str] = ()) -> Images:
     )
 
 
-def is_dataset(source: str) -> bool:
-    """Whether a source is a dataset rather than a folder or file."""
+def _is_dataset(source: str) -> bool:
     if source.startswith("builtin://"):
         return True
     # asking for a manifest in each of thousands of files in a bucket would take minutes
@@ -167,16 +144,13 @@ def is_dataset(source: str) -> bool:
 
 def dataset_images(dataset: Dataset, splits: Sequence[str]) -> Images:
     """The images of some splits, in the order of their evaluation. ``InputError`` without any."""
-    parts: list[OutputPart] = []
+    parts: dict[str, ImageRange] = {}
     for split in splits:
-        count = dataset.rows_in(split)
-        if count:
-            images = SplitRange(dataset.storage, tuple(dataset.row_groups(split)), 0, count)
-            parts += _parts(split, images)
+        rows = SplitRange(dataset.storage, dataset.row_groups(split), 0, dataset.rows_in(split))
+        parts |= _parts(split, rows)
     if not parts:
         raise InputError(f"{dataset.storage.uri}: there are no images in {', '.join(splits)}")
-    identity = {"dataset": dataset.manifest.fingerprint, "splits": list(splits)}
-    return Images(parts, identity)
+    return Images(parts, {"dataset": dataset.manifest.fingerprint, "splits": list(splits)})
 
 
 def _of_files(sources: Sequence[str]) -> Images:
@@ -189,31 +163,25 @@ def _of_files(sources: Sequence[str]) -> Images:
                 f"{len(twice):,} images are given twice, the first is {twice[0]}; give each folder "
                 "or file once, and none that lies in another"
             )
-    digest = sha256()
-    for file in files:
-        digest.update(f"{len(file[0])} {len(file[1])} {file[0]}{file[1]}".encode())
-    identity = {"files": len(files), "sha256": digest.hexdigest()}
-    return Images(list(_parts("images", FileRange(tuple(files)))), identity)
+    digest = sha256(json.dumps(files).encode()).hexdigest()
+    return Images(_parts("images", FileRange(files)), {"files": len(files), "sha256": digest})
 
 
-def _files(source: str, several: bool) -> Iterator[tuple[str, str]]:
+def _files(source: str, several: bool) -> list[tuple[str, str]]:
     """Ids and URIs."""
-    storage = open_storage(source)
-    given = source.rstrip("/").removeprefix("./")
-    try:
-        if storage.is_folder():
-            for item in folder_items(source, labeled=False):
-                yield posixpath.join(given, item.image_id) if several else item.image_id, item.uri
-            return
-        if not storage.exists():
-            raise InputError(f"{source}: there is no such folder, file or dataset")
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{source}: cannot be read: {error}") from error
-    yield given, storage.uri
+    storage, given = open_storage(source), source.rstrip("/").removeprefix("./")
+    if storage.is_folder():
+        items = folder_items(source, labeled=False)
+        below = given if several else ""
+        return [(posixpath.join(below, item.image_id), item.uri) for item in items]
+    if not storage.exists():
+        raise InputError(f"{source}: there is no such folder, file or dataset")
+    return [(given, storage.uri)]
 
 
-def _parts(name: str, images: ImageRange) -> Iterator[OutputPart]:
-    for number, start in enumerate(range(0, images.count, PART_IMAGES)):
-        yield OutputPart(f"{name}-{number:06d}.parquet", images.cut(start, start + PART_IMAGES))
+def _parts(name: str, images: ImageRange) -> dict[str, ImageRange]:
+    starts = range(0, images.count, PART_IMAGES)
+    return {
+        f"{name}-{number:06d}.parquet": images.cut(start, start + PART_IMAGES)
+        for number, start in enumerate(starts)
+    }

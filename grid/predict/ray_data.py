@@ -8,30 +8,28 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray
 import ray.data
 
 from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
+from semigrid.data.views.augment import ViewSettings
 from semigrid.grid.cluster.machines import Demand, take_room
 from semigrid.grid.predict.abstain import at_threshold, calibrate
 from semigrid.grid.predict.folder import PredictionFolder
-from semigrid.grid.predict.images import ImageRange, OutputPart, dataset_images
-from semigrid.grid.predict.inference import (
-    PredictedImages,
-    Predictor,
-    ViewBlock,
-    WinnerModel,
-    joined,
-    make_views,
-)
+from semigrid.grid.predict.images import ImageRange, dataset_images
+from semigrid.grid.predict.inference import Block, WinnerModel, make_views
 from semigrid.grid.run.room import cluster_machines
 from semigrid.grid.run.start import start_ray
+from semigrid.trainers.trial.data import EVALUATION_BATCH
 
+# Largest task: long enough for Ray to keep up, short enough to share a few thousand images. Its
+# views are in memory at once.
+TASK_BYTES, TASK_IMAGES = 32 * 2**20, 8 * EVALUATION_BATCH
 # Most tasks of one execution: Ray keeps a record of each and of its blocks.
 MAX_TASKS = 500
 # Times that a task whose process died is done again; Ray's default, for ever, never ends with an
@@ -65,9 +63,10 @@ def predict_images(
     Raises ``InputError`` for workers that do not fit, ``PredictionError`` when processes die.
     """
     missing = folder.missing()
-    val = dataset_images(dataset, [VAL]).parts if folder.calibration is None else []
-    total = sum(part.count for part in [*val, *folder.images.parts])
-    done = total - sum(part.count for part in [*val, *missing])
+    val = [] if folder.calibration else list(dataset_images(dataset, [VAL]).parts.values())
+    wanted = [*val, *missing.values()]
+    total = sum(images.count for images in [*val, *folder.images.parts.values()])
+    done = total - sum(images.count for images in wanted)
 
     def note(images: int) -> None:
         nonlocal done
@@ -75,84 +74,97 @@ def predict_images(
         progress(done, total)
 
     note(0)
-    if val or missing:
+    if wanted:
         with _ray():
             # one stream for both: a process that holds the model starts once
-            stream = predict_parts([*val, *missing], folder.model, _fitting(workers, each), note)
+            predicted = predict_ranges(wanted, folder.model, _fitting(workers, each), note)
             if val:
-                _calibrate(folder, dataset, joined([next(stream)[1] for _ in val]))
-            for part, predicted in stream:
-                folder.write(part, predicted)
+                _calibrate(folder, dataset, Block.joined(list(islice(predicted, len(val)))))
+            for file, block in zip(missing, predicted, strict=True):
+                folder.write(file, block)
     return folder.finish()
 
 
-def _calibrate(folder: PredictionFolder, dataset: Dataset, predicted: PredictedImages) -> None:
-    ids, labels = (dataset.column(VAL, name).to_pylist() for name in ("image_id", "label"))
-    label_of = dict(zip(ids, labels, strict=True))
+def _calibrate(folder: PredictionFolder, dataset: Dataset, predicted: Block) -> None:
     readable = np.array([error is None for error in predicted.errors], dtype=bool)
-    labels = np.array([label_of[image_id] for image_id in predicted.ids])
-    probabilities = predicted.probabilities[readable]
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels[readable]
-    if folder.request.threshold is not None:
-        folder.start(at_threshold(confidence, right, folder.request.threshold))
+    labels = dataset.column(VAL, "label").to_numpy()[readable]
+    probabilities = predicted.rows[readable]
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    if folder.threshold is not None:
+        folder.start(at_threshold(confidence, right, folder.threshold))
     else:
-        assert folder.request.accuracy is not None
-        folder.start(calibrate(confidence, right, folder.request.accuracy))
+        assert folder.accuracy is not None
+        folder.start(calibrate(confidence, right, folder.accuracy))
 
 
-def predict_parts(
-    parts: Sequence[OutputPart],
+def predict_ranges(
+    ranges: Sequence[ImageRange],
     model: WinnerModel,
     workers: Demand,
     note: Callable[[int], None],
-) -> Iterator[tuple[OutputPart, PredictedImages]]:
-    """Yields each part with its predictions, in order; memory holds one part at a time.
+) -> Iterator[Block]:
+    """Yields each range's predictions, in order; memory holds one range at a time.
 
-    ``note`` receives the number of images of each block that is classified.
+    ``note`` receives the number of images of each task that is done.
     """
+    # a power of two of batches, as most row groups
+    batches = TASK_BYTES // (EVALUATION_BATCH * 3 * model.views.img_size**2)
+    step = min(TASK_IMAGES, EVALUATION_BATCH << max(0, batches.bit_length() - 1))
+    cuts = [range(0, images.count, step) for images in ranges]
     tasks = [
-        part.images.cut(start, start + model.task_images)
-        for part in parts
-        for start in range(0, part.count, model.task_images)
+        images.cut(start, start + step)
+        for images, starts in zip(ranges, cuts, strict=True)
+        for start in starts
     ]
     blocks = (
         block
         for first in range(0, len(tasks), MAX_TASKS)
         for block in _execute(tasks[first : first + MAX_TASKS], model, workers)
     )
-    for part in parts:
-        of_part: list[PredictedImages] = []
-        left = part.count
-        while left:
-            of_part.append(next(blocks))
-            left -= len(of_part[-1].ids)
-            note(len(of_part[-1].ids))
-        yield part, joined(of_part)
+    for starts in cuts:
+        made = []
+        for block in islice(blocks, len(starts)):
+            note(len(block.ids))
+            made.append(block)
+        yield Block.joined(made)
 
 
-def _execute(
-    tasks: Sequence[ImageRange], model: WinnerModel, workers: Demand
-) -> Iterator[PredictedImages]:
+def _execute(tasks: Sequence[ImageRange], model: WinnerModel, workers: Demand) -> Iterator[Block]:
     """The predictions of each task, in order, by one execution of Ray Data."""
-    # each task gets its own images, not the list of all
-    packed = [{"packed": pickle.dumps(images)} for images in tasks]
-    work = ray.data.from_items(packed, override_num_blocks=len(packed))
+    # a row for each task, with one pickled object that Ray Data does not look into
+    rows = [{"packed": pickle.dumps(images)} for images in tasks]
+    work = ray.data.from_items(rows, override_num_blocks=len(rows))
     context = work.context  # a copy: other datasets of this process keep their settings
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
     context.execution_options.preserve_order = True
-    context.target_max_block_size = 1  # pass on every row at once: it is a whole block
     # errors are raised here; the context sets the loggers up
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
         # deprecated without a successor: Ray has no other name for retries yet
         warnings.simplefilter("ignore", DeprecationWarning)
-        work = _stages(work, model, workers)
+        if workers.gpus:
+            # CPUs decode for GPUs; a process with a GPU takes no CPU from them
+            work = work.map(_make_views, fn_args=(model.views,), max_retries=RETRIES).map(
+                _PredictViews,
+                fn_constructor_args=(model,),
+                compute=ray.data.ActorPoolStrategy(size=workers.workers),
+                num_cpus=0,
+                num_gpus=workers.gpus,
+                max_task_retries=RETRIES,
+            )
+        else:
+            work = work.map(
+                _predict_images,
+                fn_args=(pickle.dumps(model),),
+                compute=ray.data.TaskPoolStrategy(size=workers.workers),
+                num_cpus=workers.cpus,
+                max_retries=RETRIES,
+            )
     try:
-        for table in work.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for packed_one in table["packed"]:
-                yield _unpack(packed_one)
+        for row in work.iter_rows():
+            yield pickle.loads(row["packed"])
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, OSError):  # a shard that is gone, storage that is away
             why = str(error.cause).splitlines()[0]  # without Ray's hints
@@ -163,68 +175,32 @@ def _execute(
         raise PredictionError(f"a process died: {words[0]}") from error
 
 
-def _stages(work: Any, model: WinnerModel, workers: Demand) -> Any:
-    """The Ray dataset of predictions for one of packed images."""
-    if workers.gpus:
-        # CPUs decode for GPUs; a process with a GPU takes no CPU from them
-        work = work.map_batches(_make_views, batch_size=1, fn_args=(model,), max_retries=RETRIES)
-        return work.map_batches(
-            _PredictViews,
-            batch_size=1,
-            fn_constructor_args=(model,),
-            compute=ray.data.ActorPoolStrategy(size=workers.workers),
-            num_cpus=0,
-            num_gpus=workers.gpus,
-            max_task_retries=RETRIES,
-        )
-    return work.map_batches(
-        _predict_images,
-        batch_size=1,
-        fn_args=(pickle.dumps(model),),
-        compute=ray.data.TaskPoolStrategy(size=workers.workers),
-        num_cpus=workers.cpus,
-        max_retries=RETRIES,
-    )
-
-
-def _make_views(batch: dict[str, np.ndarray], model: WinnerModel) -> Iterator[pa.Table]:
-    for packed in batch["packed"]:
-        for made in make_views(pickle.loads(packed), model):  # packed by this module
-            yield _pack(made)
+def _make_views(row: dict[str, bytes], settings: ViewSettings) -> dict[str, bytes]:
+    return {"packed": pickle.dumps(make_views(pickle.loads(row["packed"]), settings))}
 
 
 class _PredictViews:
     """Classifies views that other processes made."""
 
     def __init__(self, model: WinnerModel):
-        self.predictor = Predictor(model)
+        self.model = model
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
-        for packed in batch["packed"]:
-            yield _pack(self.predictor(pickle.loads(packed)))
+    def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
+        return {"packed": pickle.dumps(self.model.predict(pickle.loads(row["packed"])))}
 
 
-def _predict_images(batch: dict[str, np.ndarray], model: bytes) -> Iterator[pa.Table]:
+def _predict_images(row: dict[str, bytes], pickled: bytes) -> dict[str, bytes]:
     """Reads, decodes and classifies in one process: on CPUs, passing views on gains nothing."""
-    predictor = _predictor(model)
-    for packed in batch["packed"]:
-        for made in make_views(pickle.loads(packed), predictor.model):
-            yield _pack(predictor(made))
+    model = _unpickled(pickled)
+    views = make_views(pickle.loads(row["packed"]), model.views)
+    return {"packed": pickle.dumps(model.predict(views))}
 
 
 @lru_cache(maxsize=1)  # Ray gives its processes one task after the other
-def _predictor(model: bytes) -> Predictor:
-    return Predictor(pickle.loads(model))
-
-
-def _pack(made: ViewBlock | PredictedImages) -> pa.Table:
-    """One row that Ray Data does not look into."""
-    return pa.table({"packed": pa.array([pickle.dumps(made)], pa.large_binary())})
-
-
-def _unpack(packed: pa.Scalar) -> PredictedImages:
-    predicted: PredictedImages = pickle.loads(packed.as_buffer())
-    return predicted
+def _unpickled(model: bytes) -> WinnerModel:
+    """The same object each time, so that it loads its weights once."""
+    unpickled: WinnerModel = pickle.loads(model)
+    return unpickled
 
 
 def _fitting(workers: int | None, each: Demand) -> Demand:

@@ -23,17 +23,16 @@ from semigrid.data.storage import open_storage
 from semigrid.grid.commands.predict import predict
 from semigrid.grid.predict import images as images_module
 from semigrid.grid.predict.abstain import Calibration
-from semigrid.grid.predict.folder import PredictionFolder, Request
+from semigrid.grid.predict.folder import PredictionFolder
 from semigrid.grid.predict.images import (
     Decoded,
     ImageRange,
     Images,
-    OutputPart,
     SplitRange,
     dataset_images,
     find_images,
 )
-from semigrid.grid.predict.inference import Predictor, WinnerModel, joined, make_views, winner_model
+from semigrid.grid.predict.inference import WinnerModel, make_views, winner_model
 from semigrid.grid.study.winner import find_winner
 from semigrid.trainers.evaluation.predictions import Predictions, decode_predictions
 from semigrid.trainers.layout import predictions_file, weights_file
@@ -49,7 +48,6 @@ class Trained:
     grid: Grid
     folder: Path
     model: WinnerModel
-    predictor: Predictor
     measured: Predictions
 
 
@@ -64,29 +62,27 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = where / "small"
     grid = Grid(plan_of(text), folder).run()
     (folder / "experiment.yaml").write_text(text)
-    cell, record = find_winner(grid.study, grid.records, CELL)
+    cell, record = find_winner(grid.study, CELL)
     model = winner_model(grid.plan, cell, record, str(folder), gpus=0)
     measured = decode_predictions((folder / predictions_file(record.id)).read_bytes())
-    return Trained(grid, folder, model, Predictor(model), measured)
+    return Trained(grid, folder, model, measured)
 
 
-def predict_missing(folder: PredictionFolder, trained: Trained) -> list[str]:
-    """Writes what is missing, as ``grid.predict`` does by Ray; the files written."""
-    written = []
-    for part in folder.missing():
-        blocks = make_views(part.images, trained.model)
-        folder.write(part, joined([trained.predictor(block) for block in blocks]))
-        written.append(part.file)
-    return written
+def predict_missing(folder: PredictionFolder, trained: Trained, most: int = 100) -> list[str]:
+    """Writes up to ``most`` missing parts, as ``grid.predict`` does by Ray; the files written."""
+    missing = dict(list(folder.missing().items())[:most])
+    for file, images in missing.items():
+        folder.write(file, trained.model.predict(make_views(images, trained.model.views)))
+    return list(missing)
 
 
 def open_folder(where: Path, trained: Trained, images: Images, **changes: Any) -> PredictionFolder:
-    request = Request(**{"cell": CELL, "accuracy": None, "threshold": 0.12} | changes)
-    return PredictionFolder(str(where), request, trained.model, images)
+    options = {"cell": CELL, "accuracy": None, "threshold": 0.12, **changes}
+    return PredictionFolder(str(where), model=trained.model, images=images, **options)
 
 
 def predicted(where: Path, trained: Trained, images: Images) -> dict[str, Any]:
-    folder = open_folder(where, trained, images, with_probabilities=True)
+    folder = open_folder(where, trained, images)
     # half of what the model says reaches it
     median = float(np.median(trained.measured.probabilities.max(axis=1)))
     folder.start(replace(THRESHOLD, threshold=median))
@@ -118,9 +114,9 @@ class Spoiled:
 def test_probabilities_are_the_evaluations_to_the_bit_whatever_lies_beside_them(
     broken: int, trained: Trained, digits: Dataset, tmp_path: Path
 ) -> None:
-    part = dataset_images(digits, ["test"]).parts[0]
+    ((file, rows),) = dataset_images(digits, ["test"]).parts.items()
     spoiled = frozenset(trained.measured.ids[:broken])
-    images = Images([OutputPart(part.file, Spoiled(part.images, spoiled))], {})
+    images = Images({file: Spoiled(rows, spoiled)}, {})
     summary = predicted(tmp_path / "out", trained, images)
     table = pd.read_parquet(tmp_path / "out/parts").set_index("image_id")
     assert sorted(table.index) == trained.measured.ids
@@ -151,8 +147,8 @@ def test_probabilities_are_the_evaluations_to_the_bit_whatever_lies_beside_them(
 
 
 def test_a_split_cut_anywhere_has_the_same_images(digits: Dataset) -> None:
-    whole = [name for name, _, _ in dataset_images(digits, ["pool"]).parts[0].images.decoded()]
-    rows = dataset_images(digits, ["pool"]).parts[0].images
+    (rows,) = dataset_images(digits, ["pool"]).parts.values()
+    whole = [name for name, _, _ in rows.decoded()]
     assert whole == digits.column("pool", "image_id").to_pylist()
     for start, stop in ((0, 64), (64, 128), (100, 401), (640, 9999)):
         cut = rows.cut(start, stop)
@@ -163,12 +159,12 @@ def test_a_split_cut_anywhere_has_the_same_images(digits: Dataset) -> None:
 
 def test_a_damaged_shard_is_named_with_what_to_do(digits: Dataset, tmp_path: Path) -> None:
     shutil.copytree(digits.storage.uri, tmp_path / "set")
-    part = find_images([str(tmp_path / "set")], ["val"]).parts[0]
-    assert isinstance(part.images, SplitRange)
-    shard = tmp_path / "set" / part.images.groups[0].file
+    (rows,) = find_images([str(tmp_path / "set")], ["val"]).parts.values()
+    assert isinstance(rows, SplitRange)
+    shard = tmp_path / "set" / rows.groups[0].file
     shard.write_bytes(shard.read_bytes()[:1000])
     with pytest.raises(OSError, match=f"{shard.name}: row group 0 cannot be read.*data check"):
-        next(part.images.decoded())
+        next(rows.decoded())
 
 
 def test_any_file_is_one_row_with_its_class_or_its_error(trained: Trained, tmp_path: Path) -> None:
@@ -205,8 +201,8 @@ def test_names_tell_images_of_several_sources_apart(
         Image.new("RGB", (8, 8)).save(tmp_path / name, "png")
 
     def names(*sources: str) -> list[str]:
-        found = find_images(sources).parts
-        return [name for part in found for name, _, _ in part.images.decoded()]
+        found = find_images(sources).parts.values()
+        return [name for images in found for name, _, _ in images.decoded()]
 
     monkeypatch.chdir(tmp_path)
     assert names("a") == names(f"{tmp_path}/a/") == ["b/x.png", "x.png"]
@@ -225,14 +221,12 @@ def test_a_prediction_goes_on_with_what_is_missing(
 ) -> None:
     monkeypatch.setattr(images_module, "PART_IMAGES", 64)
     images = dataset_images(digits, ["val", "test"])
-    files = [part.file for part in images.parts]
+    files = list(images.parts)
     assert files[:2] == ["val-000000.parquet", "val-000001.parquet"] and len(files) == 7
     folder = open_folder(tmp_path, trained, images, with_probabilities=False)
     assert folder.calibration is None and folder.summary is None
     folder.start(THRESHOLD)
-    for part in folder.missing()[:2]:
-        blocks = make_views(part.images, trained.model)
-        folder.write(part, joined([trained.predictor(block) for block in blocks]))
+    assert predict_missing(folder, trained, most=2) == files[:2]
 
     # another process finds two parts and the threshold
     folder = open_folder(tmp_path, trained, images, with_probabilities=False)
@@ -261,25 +255,24 @@ def test_a_folder_of_something_else_is_refused(
 ) -> None:
     images = dataset_images(digits, ["val"])
     predicted(tmp_path / "out", trained, images)
-    same: dict[str, Any] = {"with_probabilities": True}
-    assert open_folder(tmp_path / "out", trained, images, **same).summary is not None
+    assert open_folder(tmp_path / "out", trained, images).summary is not None
     for changes, words in (
         ({"with_probabilities": False}, "probabilities True where this one has False"),
-        (same | {"threshold": 0.5}, "threshold 0.12 where this one has 0.5"),
-        (same | {"cell": "digits/vit/50%"}, f"cell {CELL} where"),
+        ({"threshold": 0.5}, "threshold 0.12 where this one has 0.5"),
+        ({"cell": "digits/vit/50%"}, f"cell {CELL} where"),
     ):
         with pytest.raises(InputError, match=words):
             open_folder(tmp_path / "out", trained, images, **changes)
     with pytest.raises(InputError, match="of other images"):
-        open_folder(tmp_path / "out", trained, dataset_images(digits, ["test"]), **same)
+        open_folder(tmp_path / "out", trained, dataset_images(digits, ["test"]))
     with pytest.raises(InputError, match="files of something else"):
-        open_folder(tmp_path, trained, images, **same)
+        open_folder(tmp_path, trained, images)
     (tmp_path / "out/predictions.json").write_text("{}")
     with pytest.raises(InputError, match="not what a prediction writes"):
-        open_folder(tmp_path / "out", trained, images, **same)
+        open_folder(tmp_path / "out", trained, images)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="this is a file"):
-        open_folder(tmp_path / "file", trained, images, **same)
+        open_folder(tmp_path / "file", trained, images)
 
 
 DEFAULTS: dict[str, Any] = {"cell": CELL, "images": ["builtin://digits"]}
@@ -313,7 +306,7 @@ def test_bad_input_is_refused_with_what_would_be_right(
 def test_weights_that_are_not_what_was_written_are_no_model(trained: Trained) -> None:
     path = trained.folder / weights_file(trained.model.spec.id)
     whole = path.read_bytes()
-    cell, record = find_winner(trained.grid.study, trained.grid.records, CELL)
+    cell, record = find_winner(trained.grid.study, CELL)
     try:
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         with pytest.raises(InputError, match=r"damaged.*delete it.*semigrid run file.yaml --only"):

@@ -21,11 +21,9 @@ def test_predictions_are_the_evaluations_and_go_on_where_they_were_stopped(
     cluster: None, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from semigrid.grid.commands import predict as command
-    from semigrid.grid.predict import inference
+    from semigrid.grid.predict import ray_data
 
-    # digits are few: cut them into several tasks, of several blocks each
-    monkeypatch.setattr(inference, "TASK_IMAGES", 128)
-    monkeypatch.setattr(inference, "BLOCK_BYTES", 64 * 3 * 16**2)
+    monkeypatch.setattr(ray_data, "TASK_IMAGES", 128)  # digits are few: several tasks for each part
     text = experiment_text(grid=[{"model": "vit", "labels": ["100%"]}], search={"trials": 1})
     text += f"storage: {tmp_path}\n"
     file = tmp_path / "small.yaml"
