@@ -63,11 +63,6 @@ def accuracy_interval(right: np.ndarray, level: float = LEVEL) -> Interval:
     return _wilson(share, share * (1 - share) / variance, quantile(freedom, level))
 
 
-def share_interval(right: int, images: int) -> Interval:
-    """Wilson's interval of ``right`` among ``images``: one class or one slice, on one seed."""
-    return _wilson(right / images, images, _normal(LEVEL))
-
-
 def compare(first: np.ndarray, second: np.ndarray, level: float = LEVEL) -> Comparison:
     """Whether two cells differ, image by image, from (S, N) and (S', N) of the same N images.
 

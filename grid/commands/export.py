@@ -35,9 +35,7 @@ def export(
     from semigrid.grid.export.cell import export_cell, show
 
     study = open_study(load(source, storage, seeds))
-    exported = export_cell(
-        study.state, study.records, study.ledger.storage, cell, destination, onnx, overwrite
-    )
+    exported = export_cell(study.state, study.ledger.storage, cell, destination, onnx, overwrite)
     if as_json:
         print(json.dumps(asdict(exported), indent=1))
         return

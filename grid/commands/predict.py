@@ -72,9 +72,9 @@ def predict(
     """Classify images with a finished cell's model. Run it again to resume."""
     share = _share(accuracy, threshold)
     study = open_study(load(source, storage, seeds))
-    winner, record = find_winner(study.state, study.records, cell)
+    winner, record = find_winner(study.state, cell)
     # these import PyTorch, which takes seconds: errors so far came without it
-    from semigrid.grid.predict.folder import PredictionFolder, Request, summary_lines
+    from semigrid.grid.predict.folder import PredictionFolder, summary_lines
     from semigrid.grid.predict.images import find_images
     from semigrid.grid.predict.inference import winner_model
 
@@ -83,9 +83,10 @@ def predict(
     gpus = train.gpus_per_worker if gpus_per_worker is None else gpus_per_worker
     sources = find_images(images, split or [])
     model = winner_model(plan, winner, record, plan.experiment.folder, gpus)
-    request = Request(winner.name, share, threshold, not no_probabilities)
     destination = output or f"predictions-{winner.name.replace('/', '-')}"
-    folder = PredictionFolder(destination, request, model, sources)
+    folder = PredictionFolder(
+        destination, winner.name, model, sources, share, threshold, not no_probabilities
+    )
     summary = folder.summary
     if summary is not None and not as_json:
         say("nothing to predict: it is finished")

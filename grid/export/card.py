@@ -1,24 +1,36 @@
 """The model card of an export: what the model is, how to use it, how good it is, what it is not.
 
-Pure: facts in, Markdown out, with the front matter that the Hugging Face hub reads.
+Pure: results in, Markdown out, with the front matter that the Hugging Face hub reads.
 """
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from fractions import Fraction
+from functools import reduce
 from typing import Any
 
+import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from scipy import stats
 
-from semigrid.grid.analysis.result_set import FEW_IMAGES
-from semigrid.grid.analysis.statistics import Interval, mean, std
+from semigrid.data.schema import Manifest
+from semigrid.data.splits import images_at
+from semigrid.grid.analysis.classes import class_results, confusions
+from semigrid.grid.analysis.numbers import show_interval
+from semigrid.grid.analysis.result_set import FEW_IMAGES, CellResult, ResultSet
+from semigrid.grid.analysis.statistics import LEVEL, accuracy_interval
 from semigrid.grid.experiment import show_percent
-from semigrid.grid.export.card_facts import CardFacts
-from semigrid.grid.export.check import show_difference
+from semigrid.grid.export.check import Check, show_difference
 from semigrid.grid.status.show import show_seconds
+from semigrid.grid.study.ledger import Record
+from semigrid.grid.tables.slices import slice_results
+from semigrid.trainers.evaluation.predictions import Predictions
+from semigrid.trainers.execution.progress import DeviceSeconds, add
+from semigrid.trainers.methods import METHODS, why_unused
 from semigrid.trainers.models.weights import UNSTATED, Weights, is_non_commercial
+from semigrid.trainers.trial.identity import TrialSpec
 
 CARD = "README.md"
 OTHER = "other"
@@ -35,8 +47,30 @@ _HUB_LICENSES = (
 )
 
 
-def model_card(facts: CardFacts) -> str:
-    """The card of an exported model, from the template ``card.md.j2``."""
+def model_card(
+    results: ResultSet,
+    chain: Sequence[Record],
+    predictions: Predictions,
+    parameters: int,
+    check: Check,
+) -> str:
+    """The card of an exported model, from the template ``card.md.j2``.
+
+    Args:
+        results: those of its cell, with the predictions of its seed only.
+        chain: the records from the first training to the exported one.
+        predictions: the model's, of the test images.
+    """
+    (row,), record = results.rows, chain[-1]
+    manifest = results.plan.experiment.datasets[row.cell.dataset].manifest
+    (seed,), search = row.predictions, results.study.searches[row.cell.name]
+    classes = class_results(results, row)
+    tested = {each.name for each in classes}
+    train = manifest.counts["train"]
+    device_seconds: DeviceSeconds = reduce(add, (each.device_seconds for each in chain), {})
+    images = len(predictions.ids)
+    # an interval depends on how many are right, not on which
+    among_five = np.arange(images)[None, :] < round(seed.scores.acc5 * images)
     environment = Environment(
         loader=PackageLoader("semigrid.grid", "export"),
         autoescape=True,  # marks the template's own text as Markdown
@@ -48,21 +82,64 @@ def model_card(facts: CardFacts) -> str:
     )
     environment.filters.update(
         code=_code,
-        bounds=_bounds,
+        bounds=show_interval,
         date=lambda seconds: f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}",
         difference=show_difference,
         duration=lambda seconds: Markup(show_seconds(seconds)),
-        mean=lambda values: mean(list(values)),
-        std=lambda values: std(list(values)),
-        fraction=lambda text: show_percent(Fraction(text)),
+        fraction=show_percent,
         number=lambda number: f"{number:,}",
         origin=_origin,
-        percent=lambda share, digits=1: f"{100 * share:.{digits}f} %",
+        percent=lambda value, digits=1: f"{value:.{digits}f} %",
     )
     environment.tests["non_commercial"] = is_non_commercial
     return environment.get_template("card.md.j2").render(
-        facts=facts, front_matter=_front_matter(facts), few_images=FEW_IMAGES, unstated=UNSTATED
+        front_matter=_front_matter(row, manifest, chain, check.onnx is not None),
+        row=row,
+        record=record,
+        chain=chain,
+        manifest=manifest,
+        method=METHODS[record.spec.method],
+        hyper_parameters=_hyper_parameters,
+        trials=len(search.trials),
+        acc1_by_seed=dict(sorted(zip(search.by_seed, row.scores("acc1"), strict=True))),
+        parameters=parameters,
+        check=check,
+        scores=seed.scores,
+        acc5_interval=accuracy_interval(among_five),
+        ce_interval=_ce_interval(predictions),
+        overconfidence=float(predictions.probabilities.max(axis=1).mean() - row.right.mean()),
+        classes=classes,
+        untested={
+            name: images_at(row.cell.labels, train.get(name, 0))
+            for name in manifest.classes
+            if name not in tested
+        },
+        mistaken={each.true: each for each in reversed(confusions(results, row))},
+        slices={name: slice_results(results, name)[row.cell] for name in manifest.slices},
+        device_seconds=device_seconds,
+        few_images=FEW_IMAGES,
+        unstated=UNSTATED,
     )
+
+
+def _hyper_parameters(spec: TrialSpec) -> dict[str, Any]:
+    """The values of a recipe that have an effect in its method."""
+    return {
+        name: value
+        for name, value in spec.recipe.model_dump(mode="json").items()
+        if value is not None and why_unused(name, spec.recipe, spec.method) is None
+    }
+
+
+def _ce_interval(predictions: Predictions) -> tuple[float, float] | None:
+    """Student's interval of the mean cross-entropy, in nats; None for a single image."""
+    images = len(predictions.ids)
+    if images < 2:
+        return None
+    own = predictions.probabilities[np.arange(images), predictions.labels]
+    losses = -np.log(np.maximum(own, np.finfo(np.float64).eps))
+    low, high = stats.t.interval(LEVEL, images - 1, losses.mean(), stats.sem(losses))
+    return max(0.0, low), high
 
 
 def card_license(weights: Weights | None, data_license: str) -> str:
@@ -79,41 +156,44 @@ def card_license(weights: Weights | None, data_license: str) -> str:
     return name if name in _HUB_LICENSES else OTHER
 
 
-def _front_matter(facts: CardFacts) -> Markup:
-    license = card_license(facts.weights, facts.manifest.license)
+def _front_matter(
+    row: CellResult, manifest: Manifest, chain: Sequence[Record], onnx: bool
+) -> Markup:
+    spec, weights, scores = chain[-1].spec, chain[-1].weights, row.predictions[0].scores
+    license = card_license(weights, manifest.license)
     own_name = None
-    if license == OTHER and is_non_commercial(facts.manifest.license):
+    if license == OTHER and is_non_commercial(manifest.license):
         own_name = "non-commercial-data"
     elif license == OTHER:
-        own_name = "not-chosen" if facts.weights is None else _slug(facts.weights.license)
-    dataset = _slug(facts.manifest.name)
-    results = [
+        own_name = "not-chosen" if weights is None else _slug(weights.license)
+    dataset = _slug(manifest.name)
+    scored = [
         EvalResult(
             task_type="image-classification",
             dataset_type=dataset,
-            dataset_name=facts.manifest.name,
+            dataset_name=manifest.name,
             dataset_split="test",
             metric_type="accuracy",
             metric_name=name,
             metric_value=round(value, 4),
         )
-        for name, value in (("Acc@1", facts.scores.acc1), ("Acc@5", facts.scores.acc5))
+        for name, value in (("Acc@1", scores.acc1), ("Acc@5", scores.acc5))
     ]
     tags = ["image-classification", "timm", "semigrid"]
-    if facts.method.needs_pool:
+    if METHODS[spec.method].needs_pool:
         tags.append("semi-supervised-learning")
-    if facts.onnx:
+    if onnx:
         tags.append("onnx")
-    from_hub = facts.weights is not None and facts.chain[0].spec.weights == "timm"
+    from_hub = weights is not None and chain[0].spec.weights == "timm"
     data = ModelCardData(
-        base_model=facts.weights.source if facts.weights is not None and from_hub else None,
+        base_model=weights.source if weights is not None and from_hub else None,
         datasets=[dataset],
-        eval_results=results,
+        eval_results=scored,
         library_name="timm",
         license=license,
         license_name=own_name,
         metrics=["accuracy"],
-        model_name=_slug(facts.cell.name),
+        model_name=_slug(row.cell.name),
         pipeline_tag="image-classification",
         tags=tags,
     )
@@ -135,12 +215,6 @@ def _markdown(value: Any) -> Any:
 def _code(text: object) -> Markup:
     """Text as code, where it can be."""
     return Markup(escape(str(text)) if re.search(r"[`|\n]|^$", str(text)) else f"`{text}`")
-
-
-def _bounds(interval: Interval | None, scale: float = 100, digits: int = 1) -> str:
-    if interval is None:
-        return "—"
-    return f"{scale * interval.low:.{digits}f}–{scale * interval.high:.{digits}f}"
 
 
 def _origin(source: str) -> str:

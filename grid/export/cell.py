@@ -1,14 +1,13 @@
 """A cell's winner as a folder to use and to share: timm's files, an ONNX file, a model card."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage
 from semigrid.grid.analysis.predictions import read_predictions
+from semigrid.grid.analysis.result_set import read_result_set
 from semigrid.grid.export.card import CARD, card_license, model_card
-from semigrid.grid.export.card_facts import CardFacts
 from semigrid.grid.export.check import MAX_DIFFERENCE, Check, check_files, show_difference
 from semigrid.grid.export.onnx_file import ONNX, ONNX_DATA, require_onnx, write_onnx
 from semigrid.grid.export.timm_folder import (
@@ -44,7 +43,6 @@ class Exported:
 
 def export_cell(
     study: StudyState,
-    records: Mapping[str, Record],
     storage: Storage,
     name: str,
     destination: str,
@@ -63,9 +61,11 @@ def export_cell(
     if onnx:
         require_onnx()
     target = check_destination(destination, FILES, overwrite)
-    cell, record = find_winner(study, records, name)
-    again = run_command(study.plan.experiment, name)
-    predictions = _read_predictions(storage, record, again)
+    cell, record = find_winner(study, name)
+    predictions = _read_predictions(storage, record, run_command(study.plan.experiment, name))
+    results = read_result_set(study, study.records, storage, [name])
+    (row,), seeds = results.rows, list(study.searches[name].by_seed)
+    exported = replace(row, seeds=[row.seeds[seeds.index(record.spec.seed)]])
     dataset = study.plan.experiment.datasets[cell.dataset]
     model, _ = load_winner(study.plan, cell, record, storage.uri)
     with whole_or_not(target) as folder:
@@ -89,19 +89,12 @@ def export_cell(
         check = check_files(
             folder, model, views, dataset, predictions, onnx, set(record.device_seconds) == {"cpu"}
         )
-        state = study.searches[name]
-        facts = CardFacts(
-            cell=cell,
-            chain=_chain(records, record),
-            seeds={seed: records[spec.id] for seed, spec in sorted(state.by_seed.items())},
-            trials=len(state.trials),
-            manifest=dataset.manifest,
-            predictions=predictions,
-            parameters=sum(weight.numel() for weight in model.parameters()),
-            check=check,
-            onnx=onnx,
-        )
-        (folder / CARD).write_text(model_card(facts), encoding="utf-8")
+        parameters = sum(weight.numel() for weight in model.parameters())
+        chain = [record]
+        while (parent := study.records.get(chain[0].spec.parent or "")) is not None:
+            chain.insert(0, parent)
+        card = model_card(replace(results, rows=[exported]), chain, predictions, parameters, check)
+        (folder / CARD).write_text(card, encoding="utf-8")
         files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     notes = [] if check.why_random is None else [f"{check.why_random}: random ones were used"]
     if record.weights is not None and is_non_commercial(record.weights.license):
@@ -126,14 +119,6 @@ def show(done: Exported) -> list[str]:
     if check.measured is not None:
         lines.append(f"  to the probabilities measured on test: {show_difference(check.measured)}")
     return [*lines, *done.notes]
-
-
-def _chain(records: Mapping[str, Record], record: Record) -> list[Record]:
-    """The trial and its parents that the ledger has, the first one first."""
-    chain = [record]
-    while (parent := records.get(chain[0].spec.parent or "")) is not None:
-        chain.insert(0, parent)
-    return chain
 
 
 def _read_predictions(storage: Storage, record: Record, again: str) -> Predictions:

@@ -1,7 +1,6 @@
 """The model of a finished cell, which ``predict`` and ``export`` use."""
 
 import shlex
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -31,7 +30,7 @@ def run_command(experiment: Experiment, cell: str) -> str:
     return shlex.join(["semigrid", "run", source, "--only", cell])
 
 
-def find_winner(study: StudyState, records: Mapping[str, Record], name: str) -> tuple[Cell, Record]:
+def find_winner(study: StudyState, name: str) -> tuple[Cell, Record]:
     """A cell by its name, and the record of its winner's best seed.
 
     The score on val decides; a model chosen by its score on test would be chosen for luck. Raises
@@ -49,7 +48,7 @@ def find_winner(study: StudyState, records: Mapping[str, Record], name: str) -> 
             f"{name} is not finished but {state.stage}{why}; a cell has a model once it is "
             f"finished: {again}"
         )
-    seeds = [records[spec.id] for _, spec in sorted(state.by_seed.items())]
+    seeds = [study.records[spec.id] for _, spec in sorted(state.by_seed.items())]
     return cells[name], max(seeds, key=lambda record: rank(record.val["acc1"], record.val["ce"]))
 
 

@@ -74,12 +74,6 @@ def slice_results(results: ResultSet, name: str) -> SliceResults:
     return by_cell
 
 
-def tally(values: Sequence[str | None], right: np.ndarray) -> dict[str, tuple[int, int]]:
-    """Numbers of images and of right ones by value, the largest first, those without one last."""
-    by_value = _by_value(values).items()
-    return {value: (int(chosen.sum()), int(right[chosen].sum())) for value, chosen in by_value}
-
-
 def _by_value(values: Sequence[str | None]) -> dict[str, np.ndarray]:
     """Which images, (N,), have each value."""
     named = np.array([value or NONE for value in values])

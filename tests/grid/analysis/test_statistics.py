@@ -20,7 +20,6 @@ from semigrid.grid.analysis.statistics import (
     accuracy_interval,
     compare,
     holm,
-    share_interval,
 )
 from semigrid.trainers.evaluation.scores import ECE_BINS, scores
 
@@ -72,7 +71,6 @@ def test_scores_of_odd_tables() -> None:
 def test_the_interval_of_a_share_is_wilsons(right: int, images: int) -> None:
     expected = proportion_confint(right, images, method="wilson")
     for found in (
-        share_interval(right, images),
         accuracy_interval((np.arange(images) < right)[None, :]),
         # seeds that agree on every image tell no more than one of them
         *([accuracy_interval(np.ones((3, images), bool))] if right == images else []),

@@ -97,11 +97,10 @@ class Shop:
         ledger = Ledger(open_storage(self.folder / "run"))
         records = ledger.read_all()
         study = study_of(self.plan, records, ledger.has_weights)
-        return export_cell(study, records, ledger.storage, name, str(to), **options)
+        return export_cell(study, ledger.storage, name, str(to), **options)
 
     def winner(self, name: str) -> Record:
-        grid = self.grid
-        return find_winner(grid.study, grid.records, name)[1]
+        return find_winner(self.grid.study, name)[1]
 
     def predictions(self, name: str) -> Predictions:
         file = self.folder / "run" / predictions_file(self.winner(name).id)

@@ -29,9 +29,8 @@ from semigrid.grid.study.ledger import Ledger, start_record
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.tables.cells import cells_table
 from semigrid.grid.tables.render import show, to_csv, to_json, to_markdown
-from semigrid.grid.tables.slices import slice_columns, slice_results, slices_table, tally
+from semigrid.grid.tables.slices import slice_columns, slice_results, slices_table
 from semigrid.grid.tables.table import Column, Table
-from semigrid.trainers.evaluation.predictions import decode_predictions
 from semigrid.trainers.layout import predictions_file
 
 # value of the slice, images, right ones
@@ -132,13 +131,13 @@ def aprons(tmp_path: Path) -> Finished:
     return finished
 
 
-def test_images_and_right_ones_are_counted_by_value() -> None:
-    buffer = io.BytesIO()
-    pq.write_table(predictions([("b", 3, 2), (None, 2, 1), ("a", 1, 0), ("", 2, 2)]), buffer)
-    table = decode_predictions(buffer.getvalue())
-    values, right = table.slices["marketplace"], table.right
-    # an image without a value has none, whether its table left it out or empty
-    assert tally(values, right) == {"b": (3, 2), "a": (1, 0), "—": (4, 3)}
+def test_an_image_without_a_value_may_have_none_or_an_empty_one(tmp_path: Path) -> None:
+    finished = Finished(tmp_path, {"aprons": ["marketplace"]}, seeds=1)
+    finished.finish("aprons/vit/50%", [("b", 3, 2), (None, 2, 1), ("a", 1, 0), ("", 2, 2)])
+    results = finished.results()
+    by_value = slice_results(results, "marketplace")[results.rows[0].cell]
+    found = [(value, each.images, *each.acc1) for value, each in by_value.items()]
+    assert found == [("b", 3, 200 / 3), ("a", 1, 0), ("—", 4, 75)]
 
 
 def test_mean_and_spread_over_seeds_largest_slices_first(aprons: Finished) -> None:
