@@ -12,8 +12,8 @@ from semigrid.grid.study.layout import EXPERIMENT_COPY
 from semigrid.grid.study.ledger import Ledger, Record
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.rules import StudyRules
+from semigrid.grid.study.search import Suggestions
 from semigrid.grid.study.state import StudyState
-from semigrid.grid.study.suggested import Suggestions
 
 if TYPE_CHECKING:
     from semigrid.grid.analysis.result_set import ResultSet

@@ -1,14 +1,18 @@
 """The trials that a search tries next: suggested by Optuna, a pure function of earlier waves."""
 
+import contextlib
 import hashlib
+import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import optuna
 from optuna.trial import TrialState, create_trial
 
+from semigrid.data.storage import Storage
 from semigrid.grid.experiment import Around, Range
+from semigrid.grid.study.layout import SUGGESTED, suggested_file
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.trainers.methods import METHODS, MethodName, Space, why_unused
 from semigrid.trainers.recipe import Recipe
@@ -133,3 +137,55 @@ def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
 def _rounded(value: float, low: float, high: float) -> float:
     """The value with four significant digits, as a person would write it, within its range."""
     return min(high, max(low, float(f"{value:.4g}")))
+
+
+# the suggestions of one search's waves, by the hash of what they depend on
+Remembered = dict[str, list[dict[str, float]]]
+
+
+class Suggestions:
+    """``suggest_wave`` with a memory in the run's folder, one file per search.
+
+    Without it only time is lost: every look at a grid of thousands of trials would suggest all of
+    them again.
+
+    Args:
+        writes: keep new suggestions, as does the run that holds the folder's lock.
+    """
+
+    def __init__(self, storage: Storage, writes: bool = False):
+        self.storage, self.writes = storage, writes
+        self._by_search: dict[str, Remembered] = {}
+        self._contents: dict[str, bytes] | None = None
+
+    def suggest(self, wave: Wave) -> list[dict[str, float]]:
+        """The same as ``suggest_wave``."""
+        name = suggested_file(wave.identity)
+        if name not in self._by_search:
+            self._by_search[name] = self._read(name)
+        remembered, recipe = self._by_search[name], wave.recipe.model_dump(mode="json")
+        key = _hash(asdict(wave) | {"recipe": recipe, "optuna": optuna.__version__})
+        if key not in remembered:
+            remembered[key] = suggest_wave(wave)
+            if self.writes:
+                # with a hash: a changed digit would be another trial
+                content = {"sha256": _hash(remembered), "suggested": remembered}
+                with contextlib.suppress(OSError):  # a full disk costs only time here
+                    self.storage.write(name, json.dumps(content).encode())
+        return [dict(params) for params in remembered[key]]
+
+    def _read(self, name: str) -> Remembered:
+        """A search's suggestions; none if the file is missing or damaged."""
+        with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
+            if self._contents is None:  # all files at once: a bucket answers side by side
+                names = self.storage.names(SUGGESTED, ".json")
+                self._contents = self.storage.read_all(f"{SUGGESTED}/{name}" for name in names)
+            content = json.loads(self._contents.pop(name, b""))
+            remembered: Remembered = content["suggested"]
+            if content["sha256"] == _hash(remembered):
+                return remembered
+        return {}
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

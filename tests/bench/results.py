@@ -57,7 +57,7 @@ def results_speed() -> Iterator[tuple[str, str, str]]:
 
 _IMPORTS = (
     "import semigrid.grid.commands.main, semigrid.grid.analysis.result_set; "
-    "import semigrid.grid.tables.views, semigrid.grid.study.suggested; "
+    "import semigrid.grid.tables.views, semigrid.grid.study.search; "
     "import semigrid.data.builder.builtin"
 )
 

@@ -89,7 +89,7 @@ def ours(folder: str, trials: int) -> dict[str, float]:
     from semigrid.grid.study.plan import Plan
     from semigrid.grid.study.rules import StudyRules
     from semigrid.grid.study.scheduler import Scheduler
-    from semigrid.grid.study.suggested import Suggestions
+    from semigrid.grid.study.search import Suggestions
     from semigrid.grid.trackers.create import create_trackers
 
     loaded = load_experiment(experiment(folder, trials))

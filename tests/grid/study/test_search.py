@@ -7,8 +7,7 @@ import pytest
 
 from semigrid.data.storage import open_storage
 from semigrid.grid.experiment import Around
-from semigrid.grid.study.search import Tried, Wave, search_space, suggest_wave
-from semigrid.grid.study.suggested import Suggestions
+from semigrid.grid.study.search import Suggestions, Tried, Wave, search_space, suggest_wave
 from semigrid.trainers.methods import published
 
 RECIPE = published("semi", "vit_base_patch16_224.mae", {})
