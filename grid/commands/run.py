@@ -163,8 +163,7 @@ def _train(study: OpenStudy) -> StudyState:
     storage, scheduler = study.ledger.storage, Scheduler(study.state, study.rules)
     trackers = create_trackers(study.state, storage, study.ledger.read_all(), say)
     try:
-        # watchers follow the supervisor, which restarts this process when it dies
-        view = LiveView(err, os.getppid())
+        view = LiveView(err)
         run_plan(scheduler, study.ledger, view, stop, trackers)
     finally:
         trackers.close()

@@ -1,7 +1,6 @@
 """The live view of a run: on its own terminal, and as a file for other terminals and machines."""
 
 import contextlib
-import os
 import threading
 import time
 from typing import Any
@@ -16,6 +15,7 @@ from semigrid.grid.status.cost import Estimate, estimate
 from semigrid.grid.status.snapshot import RunningTrial, Snapshot
 from semigrid.grid.study.layout import SNAPSHOT
 from semigrid.grid.study.ledger import Record
+from semigrid.grid.study.lock import holder_of
 from semigrid.grid.study.state import Job, StudyState
 from semigrid.trainers.execution.progress import read_progress
 from semigrid.trainers.layout import checkpoint_folder
@@ -24,13 +24,11 @@ from semigrid.trainers.layout import checkpoint_folder
 class LiveView:
     """Redraws itself on a terminal; without one, prints a line for each cell that finishes.
 
-    Writes a snapshot into the run's storage every few seconds and deletes it at the end. ``pid`` is
-    the process that the run lives and dies with, by default this one.
+    Writes a snapshot into the run's storage every few seconds and deletes it at the end.
     """
 
-    def __init__(self, console: Console, pid: int | None = None):
+    def __init__(self, console: Console):
         self.console = console
-        self.pid = pid or os.getpid()
         self.activity = "starting Ray"
         self._asked = ""
         self._running: dict[tuple[str, str], RunningTrial] = {}
@@ -42,6 +40,7 @@ class LiveView:
 
     def attach(self, study: StudyState, storage: Storage) -> None:
         self.study, self._storage, plan = study, storage, study.plan
+        self._holder = holder_of(storage)
         self._groups = {
             search.name
             for search in plan.searches
@@ -127,7 +126,7 @@ class LiveView:
         taken.share_done = 1 - self._work_left() / max(self._work_at_start, 1)
         taken.activity = self.activity
         taken.asked = self._asked
-        taken.pid = self.pid
+        taken.holder = self._holder
         return taken
 
     def _write_on(self) -> None:

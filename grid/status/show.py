@@ -78,8 +78,9 @@ def watch(snapshot: Snapshot, rows: int) -> RenderableType:
 
 
 def heard(snapshot: Snapshot) -> Text:
-    """Where the driver is, and when it last gave a sign of life."""
-    where = f"on {snapshot.host}, process {snapshot.pid}"
+    """Where the run is, and when it last gave a sign of life."""
+    holder = snapshot.holder
+    where = f"on {holder.host}, process {holder.pid}" if holder else "without a lock"
     resume = "the same semigrid run continues from the last checkpoints"
     ago = show_seconds(snapshot.age)
     if snapshot.is_dead:

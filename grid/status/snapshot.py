@@ -1,7 +1,5 @@
 """How a run stands at one moment: what its live view shows, and a file for other machines."""
 
-import os
-import socket
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +10,7 @@ from pydantic import BaseModel, PrivateAttr, ValidationError
 from semigrid.data.storage import Storage
 from semigrid.grid.status.cost import Cost, Estimate, estimate, spent
 from semigrid.grid.study.layout import SNAPSHOT
+from semigrid.grid.study.lock import Holder
 from semigrid.grid.study.state import StudyState
 from semigrid.trainers.execution.progress import DeviceSeconds
 
@@ -71,8 +70,8 @@ class RunningTrial(BaseModel):
 class Snapshot(BaseModel):
     """Times are seconds since 1970 by the clock of the driver's machine.
 
-    ``asked`` are the machines that the cluster's autoscaler is asked for; ``host`` and ``pid`` are
-    those of the driver.
+    ``asked`` are the machines that the cluster's autoscaler is asked for, ``holder`` is the process
+    that holds the run's folder: the run lives and dies with it.
     """
 
     experiment: str
@@ -86,8 +85,7 @@ class Snapshot(BaseModel):
     share_done: float = 0.0
     activity: str = ""
     asked: str = ""
-    host: str = ""
-    pid: int = 0
+    holder: Holder | None = None
     _arrived: float | None = PrivateAttr(None)
 
     @property
@@ -109,16 +107,8 @@ class Snapshot(BaseModel):
 
     @property
     def is_dead(self) -> bool:
-        """Whether the driver is certainly gone: it ran on this machine, and its process ended."""
-        if self.host != socket.gethostname():
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:  # another user's process
-            pass
-        return False
+        """Whether the run is certainly gone: it was on this machine, and its process ended."""
+        return self.holder is not None and self.holder.is_gone
 
 
 def take(
@@ -140,8 +130,6 @@ def take(
         cost=Cost(used, estimates, study.plan.experiment.file.prices),
         running=list(running),
         written_at=time.time(),
-        host=socket.gethostname(),
-        pid=os.getpid(),
     )
 
 

@@ -9,7 +9,7 @@ from rich.live import Live
 from semigrid.data.storage import Storage
 from semigrid.grid.status import show, snapshot
 from semigrid.grid.status.snapshot import Snapshot
-from semigrid.grid.study.lock import living_holder
+from semigrid.grid.study.lock import holder_of
 
 LOOK_SECONDS = 2.0
 # Oldest heartbeat of a lock that a starting run may hold, in seconds.
@@ -34,8 +34,12 @@ def follow(storage: Storage, console: Console, seconds: float = LOOK_SECONDS) ->
                 console.print("the run ended")
                 break
             if found is None:  # a run that starts takes the lock before it writes a snapshot
-                holder = living_holder(storage)
-                if holder is None or time.time() - holder.heartbeat > STALE_SECONDS:
+                holder = holder_of(storage)
+                if (
+                    holder is None
+                    or holder.is_gone
+                    or time.time() - holder.heartbeat > STALE_SECONDS
+                ):
                     console.print("no run is at work here now")
                     break
                 line = said or f"a run is starting: {holder}"

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage, open_storage
@@ -31,8 +31,6 @@ class Holder(BaseModel):
         interval: seconds between heartbeats.
     """
 
-    model_config = ConfigDict(extra="ignore")
-
     host: str
     pid: int
     user: str
@@ -49,8 +47,9 @@ class Holder(BaseModel):
         return self.machine != "" and self.machine == _machine()
 
     @property
-    def is_dead(self) -> bool:
-        return _born(self.pid) != self.born
+    def is_gone(self) -> bool:
+        """Whether its process is certainly dead."""
+        return self.is_near and _born(self.pid) != self.born
 
     def __str__(self) -> str:
         since, last = (
@@ -94,9 +93,9 @@ class RunLock:
     def __enter__(self) -> "RunLock":
         try:
             while True:
-                present = _read(self._storage)
+                present, holder = _read(self._storage)
                 if present is not None:
-                    self._await_death(present)
+                    self._await_death(present, holder)
                 if self._take(present):
                     break
         except OSError as error:
@@ -111,31 +110,29 @@ class RunLock:
         self._left.set()
         self._heart.join(timeout=self.interval)
         with contextlib.suppress(OSError):  # a lock that stays is soon that of a dead process
-            lock = _read(self._storage)
-            if self._is_mine(_parse(lock)):
+            lock, holder = _read(self._storage)
+            if self._is_mine(holder):
                 self._storage.swap(LOCK, lock, None)
 
     def _is_mine(self, holder: Holder | None) -> bool:
         return holder is not None and holder.token == self._me.token
 
-    def _await_death(self, lock: bytes) -> None:
+    def _await_death(self, lock: bytes, holder: Holder | None) -> None:
         """Returns when the holder is dead or gone; raises ``InputError`` if it is alive."""
-        holder = _parse(lock)
-        if holder is not None and holder.is_near:
-            if not holder.is_dead:
-                raise self._refusal(holder)
+        if holder is not None and holder.is_gone:
             self.say(f"the run that held this folder is dead ({holder}); taking its lock over")
             return
+        if holder is not None and holder.is_near:
+            raise self._refusal(holder)
         seconds = MISSED_BEATS * (holder.interval if holder else self.interval)
         name = str(holder) if holder else f"{self._storage.location(LOCK)} cannot be read"
         self.say(f"watching for {seconds:g} seconds whether the holder is alive: {name}")
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             time.sleep(min(0.5, self.interval / 10))
-            now = _read(self._storage)
+            now, alive = _read(self._storage)
             if now is None:
                 return
-            alive = _parse(now)
             if now != lock and alive is not None:
                 raise self._refusal(alive)
         self.say(f"its heartbeat did not change for {seconds:g} seconds; taking its lock over")
@@ -153,7 +150,7 @@ class RunLock:
             return True
         # several may have written; after a while the last one's content is there
         time.sleep(min(2.0, self.interval / 5))
-        return self._is_mine(_parse(_read(self._storage)))
+        return self._is_mine(_read(self._storage)[1])
 
     def _beat_now(self) -> bytes:
         self._me.heartbeat = time.time()
@@ -162,8 +159,7 @@ class RunLock:
     def _beat(self) -> None:
         while not self._left.wait(self.interval):
             with contextlib.suppress(OSError):  # the next beat may succeed
-                present = _read(self._lasting)  # None if somebody deleted it
-                holder = _parse(present)
+                present, holder = _read(self._lasting)  # None if somebody deleted it
                 if self._left.is_set():
                     return
                 if holder is not None and not self._is_mine(holder):
@@ -173,28 +169,24 @@ class RunLock:
                 self._lasting.swap(LOCK, present, self._beat_now())
 
 
-def living_holder(storage: Storage) -> Holder | None:
-    """The holder of a folder's lock, unless its process is certainly dead."""
+def holder_of(storage: Storage) -> Holder | None:
+    """The run whose lock lies in a folder, dead or alive; None without one that can be read."""
     try:
-        holder = _parse(_read(open_storage(storage.uri)))
+        return _read(open_storage(storage.uri))[1]
     except OSError:
         return None
-    return None if holder is not None and holder.is_near and holder.is_dead else holder
 
 
-def _read(storage: Storage) -> bytes | None:
+def _read(storage: Storage) -> tuple[bytes | None, Holder | None]:
+    """The lock file, None if there is none, and its holder, None if it is damaged."""
     try:
-        return storage.read(LOCK)
+        content = storage.read(LOCK)
     except FileNotFoundError:
-        return None
-
-
-def _parse(content: bytes | None) -> Holder | None:
-    """The holder; None if there is no lock or it is damaged."""
+        return None, None
     try:
-        return None if content is None else Holder.model_validate_json(content)
+        return content, Holder.model_validate_json(content)
     except ValidationError:
-        return None
+        return content, None
 
 
 def _this_process(interval: float) -> Holder:

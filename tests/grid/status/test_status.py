@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from semigrid.grid.status.snapshot import RunningTrial, Snapshot
 from semigrid.grid.status.watch import follow
 from semigrid.grid.study.layout import SNAPSHOT
 from semigrid.grid.study.ledger import start_record
+from semigrid.grid.study.lock import Holder, RunLock, holder_of
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.trainers.execution.progress import Meter
 
@@ -47,10 +49,16 @@ def leave(storage: Storage, found: Snapshot) -> None:
     storage.write(SNAPSHOT, found.model_dump_json().encode())
 
 
-def dead_pid() -> int:
+def dead_holder(folder: Path) -> Holder:
+    """A process that held a lock on this machine, and is gone."""
+    storage = open_storage(folder / "locked")
+    storage.write("any", b"")
+    with RunLock(storage, print, lambda: None):
+        holder = holder_of(storage)
+    assert holder is not None
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    return gone.pid
+    return holder.model_copy(update={"pid": gone.pid})
 
 
 @pytest.fixture
@@ -116,9 +124,10 @@ def test_a_live_view_leaves_snapshots_and_takes_them_away(
     monkeypatch.setattr(snapshot, "WRITE_SECONDS", 0.05)
     storage = open_storage(tmp_path)
     view = LiveView(quiet())
-    view.attach(scheduler.study, storage)
     job = start_next(scheduler)
     assert job is not None
+    with RunLock(storage, print, lambda: None):
+        view.attach(scheduler.study, storage)
     with view:
         view.started(job)
         facts = {"step": 3, "total_steps": 6, "loss": 2.0, "device_seconds": {"cpu": 9.0}}
@@ -130,9 +139,9 @@ def test_a_live_view_leaves_snapshots_and_takes_them_away(
         assert (trial.step, trial.total_steps, trial.loss) == (3, 6, 2.0)
         assert found.cost.spent == {"cpu": 9.0} and found.cost.prices == {"cpu": 0.04}
         assert 0 < found.share_done < 0.5
-        assert json.loads((tmp_path / SNAPSHOT).read_text())["pid"] == found.pid
+        assert found.holder is not None and found.holder.pid == os.getpid()
         assert not found.is_dead
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / SNAPSHOT).exists()
 
 
 def test_a_worker_groups_progress_comes_from_its_file(
@@ -236,12 +245,12 @@ def test_a_run_that_died_is_told_from_one_that_is_silent(
 ) -> None:
     storage, console = open_storage(tmp_path), quiet()
     found = snapshot.take(scheduler.study)
-    found.pid, found.written_at = dead_pid(), time.time() - 3725
+    found.holder, found.written_at = dead_holder(tmp_path), time.time() - 3725
     leave(storage, found)
     assert not follow(storage, console, seconds=0.01)
     assert "is dead, last heard from 1:02:05 ago" in show.heard(found).plain
     # on another machine nobody can look for its process: it is silent
-    found.host = "elsewhere"
+    found.holder.machine = "elsewhere"
     assert not found.is_dead
     assert "nothing heard from the run for 1:02:05" in show.heard(found).plain
 
@@ -278,7 +287,7 @@ def test_status_as_json_has_cells_cost_and_the_run(scheduler: Scheduler, tmp_pat
     estimates = {each["model"]: each["device_seconds"] for each in facts["cost"]["models"]}
     assert estimates == {"vit": None, "semi-vit": None}
     found = snapshot.take(scheduler.study)
-    found.running, found.host = [running(step=1, total_steps=6)], "elsewhere"
+    found.running = [running(step=1, total_steps=6)]
     leave(open_storage(tmp_path / "s" / "small"), found)
     facts = json.loads(semigrid("status", str(file), "--json").stdout)
     assert facts["run"]["running"][0]["step"] == 1 and facts["run"]["dead"] is False
@@ -297,7 +306,7 @@ def test_watching_what_died_exits_with_1_and_what_never_ran_with_0(
     done = semigrid("status", str(file), "--watch")
     assert done.returncode == 0 and "no run is at work here now" in done.stdout
     found = snapshot.take(scheduler.study)
-    found.pid = dead_pid()
+    found.holder = dead_holder(tmp_path)
     leave(open_storage(tmp_path / "s" / "small"), found)
     done = semigrid("status", str(file), "--watch")
     assert done.returncode == 1 and "is dead" in done.stdout
