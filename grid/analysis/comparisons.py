@@ -42,33 +42,39 @@ class Standings:
         best = self.best.get(dataset)
         return [pair for pair in self.pairs.get(dataset, []) if pair.better == best]
 
-    def is_marked(self, cell: Cell) -> bool:
-        """Whether the cell is the best of its dataset, and separable from every other."""
-        rivals = self.rivals(cell.dataset)
-        is_best = self.best.get(cell.dataset) == cell
-        return is_best and bool(rivals) and all(pair.separable for pair in rivals)
-
     def to_best(self, cell: Cell) -> Pair | None:
         """The comparison with the dataset's best cell; None for that cell, and without scores."""
         return next((pair for pair in self.rivals(cell.dataset) if pair.other == cell), None)
 
+    def standing(self, cell: Cell) -> str | None:
+        """``best``, ``not separable`` from the best, or ``below`` it; None without predictions.
+
+        ``best`` is the best of its dataset only if it is separable from every other.
+        """
+        if self.best.get(cell.dataset) == cell:
+            rivals = self.rivals(cell.dataset)
+            is_best = bool(rivals) and all(pair.separable for pair in rivals)
+            return "best" if is_best else NOT_SEPARABLE
+        pair = self.to_best(cell)
+        if pair is None:
+            return None
+        return "below" if pair.separable else NOT_SEPARABLE
+
     def notes(self) -> list[str]:
         """For each dataset where no value is marked as the best, the reason."""
         notes = []
-        for dataset in self.best:
+        for dataset, pairs in self.pairs.items():
             equals = [
                 pair.other.name.removeprefix(f"{dataset}/")
                 for pair in self.rivals(dataset)
                 if not pair.separable
             ]
             if equals:
-                names = ", ".join(equals)
-                if len(equals) > 3:
-                    names = f"{len(equals)} others, first {equals[0]}"
+                many = f"{len(equals)} others, first {equals[0]}"
                 notes.append(
                     f"no value of {dataset} is marked as the best: the highest is {NOT_SEPARABLE} "
-                    f"from {names} (paired tests on the same test images, at {LEVEL:.0%} for "
-                    f"all {len(self.pairs[dataset])} pairs together)"
+                    f"from {', '.join(equals) if len(equals) <= 3 else many} (paired tests on the "
+                    f"same test images, at {LEVEL:.0%} for all {len(pairs)} pairs together)"
                 )
         return notes
 

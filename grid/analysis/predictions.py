@@ -5,10 +5,10 @@ class and its probability are kept, beside the scores.
 """
 
 import math
+from collections import deque
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -51,57 +51,47 @@ class SeedPredictions:
     scores: Scores
 
 
-@dataclass
-class StudyPredictions:
-    """The predictions of a study's finished cells.
-
-    ``cells`` has one entry for each seed of the winner, None where its predictions cannot be used;
-    ``problems`` says which those are and what to do.
-    """
-
-    test_sets: dict[str, TestSet] = field(default_factory=dict)
-    cells: dict[Cell, list[SeedPredictions | None]] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-
-
 def read_study_predictions(
     study: StudyState, records: Mapping[str, Record], storage: Storage, cells: Iterable[Cell]
-) -> StudyPredictions:
+) -> tuple[dict[str, TestSet], dict[Cell, list[SeedPredictions | None]], list[str]]:
     """Reads the predictions of those of the cells that are finished.
 
     Predictions that are missing, damaged, or not those that the ledger describes cost their own
     seed only.
+
+    Returns:
+        test sets by dataset, an entry for each seed of a cell's winner, None where its predictions
+        cannot be used, and which those are and what to do.
     """
-    predictions = StudyPredictions()
+    test_sets: dict[str, TestSet] = {}
+    by_cell: dict[Cell, list[SeedPredictions | None]] = {}
+    problems = []
     datasets = study.plan.experiment.datasets
-    wanted = [
-        (cell, seed, records[spec.id])
-        for cell in cells
-        if study.searches[cell.name].stage == "finished"
-        for seed, spec in study.searches[cell.name].by_seed.items()
-    ]
-    manifests = [datasets[cell.dataset].manifest for cell, _, _ in wanted]
     with ThreadPoolExecutor(READERS) as pool:
-        outcomes = pool.map(partial(_try_reading, storage), (job[2] for job in wanted), manifests)
-        for (cell, seed, record), outcome in zip(wanted, outcomes, strict=True):
-            seeds = predictions.cells.setdefault(cell, [])
+        readings = deque(
+            (cell, seed, spec.id, pool.submit(_read, storage, records[spec.id], manifest))
+            for cell in cells
+            if study.searches[cell.name].stage == "finished"
+            for manifest in [datasets[cell.dataset].manifest]
+            for seed, spec in study.searches[cell.name].by_seed.items()
+        )
+        while readings:  # each is freed before the next one
+            cell, seed, trial_id, reading = readings.popleft()
+            of_seed = None
             try:
-                if isinstance(outcome, ValueError):
-                    raise outcome
-                test_set, of_seed = outcome
-                kept = predictions.test_sets.setdefault(cell.dataset, test_set)
+                test_set, predicted = reading.result()
+                kept = test_sets.setdefault(cell.dataset, test_set)
                 if kept.ids != test_set.ids or not np.array_equal(kept.labels, test_set.labels):
                     raise ValueError(f"other test images than other predictions of {cell.dataset}")
+                of_seed = predicted
             except ValueError as error:
-                seeds.append(None)
-                predictions.problems.append(
+                problems.append(
                     f"{cell.name}, seed {seed}, is left out: "
-                    f"{storage.location(predictions_file(record.id))}: {error}; to have it again, "
-                    f"delete {record_file(record.id)} and run the experiment"
+                    f"{storage.location(predictions_file(trial_id))}: {error}; to have it again, "
+                    f"delete {record_file(trial_id)} and run the experiment"
                 )
-            else:
-                seeds.append(of_seed)
-    return predictions
+            by_cell.setdefault(cell, []).append(of_seed)
+    return test_sets, by_cell, problems
 
 
 def read_predictions(storage: Storage, record: Record) -> Predictions:
@@ -121,10 +111,8 @@ def read_predictions(storage: Storage, record: Record) -> Predictions:
     return predictions
 
 
-def _try_reading(
-    storage: Storage, record: Record, manifest: Manifest
-) -> tuple[TestSet, SeedPredictions] | ValueError:
-    """What is kept of a trial's predictions, or what is wrong with them.
+def _read(storage: Storage, record: Record, manifest: Manifest) -> tuple[TestSet, SeedPredictions]:
+    """What is kept of a trial's predictions; raises ``ValueError`` with what is wrong with them.
 
     The probabilities are freed here, not when all files are read.
     """
@@ -133,11 +121,9 @@ def _try_reading(
         seed_scores = scores(predictions.labels, predictions.probabilities)
         slices = {name: list(predictions.slices[name]) for name in manifest.slices}
     except FileNotFoundError:
-        return ValueError("there is no such file")
+        raise ValueError("there is no such file") from None
     except KeyError as error:
-        return ValueError(f"there is no column {error}")
-    except ValueError as error:
-        return error
+        raise ValueError(f"there is no column {error}") from None
     chosen = predictions.probabilities.argmax(axis=1).astype(np.int32)
     confidence = predictions.probabilities.max(axis=1).astype(np.float32)
     right = np.asarray(chosen == predictions.labels)

@@ -1,18 +1,17 @@
 """The result set: study state and predictions, from which tables, reports and answers are made."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, reduce
 
 import numpy as np
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage
-from semigrid.grid.analysis.comparisons import NOT_SEPARABLE, Standings, compare_all
+from semigrid.grid.analysis.comparisons import Standings, compare_all
 from semigrid.grid.analysis.paper import paper_acc1
 from semigrid.grid.analysis.predictions import (
     SeedPredictions,
-    StudyPredictions,
     TestSet,
     read_study_predictions,
 )
@@ -101,7 +100,7 @@ class ResultSet:
     rows: list[CellResult]
     standings: Standings
     problems: list[str]
-    paper_tasks: Mapping[str, str] = field(default_factory=dict)
+    paper_tasks: Mapping[str, str]
 
     @property
     def plan(self) -> Plan:
@@ -128,61 +127,43 @@ class ResultSet:
             )
         return self.best
 
-    def standing(self, row: CellResult) -> str | None:
-        """``best``, ``not separable`` from the best, or ``below`` it; None without predictions."""
-        if not row.has_predictions:
-            return None
-        if self.standings.is_marked(row.cell):
-            return "best"
-        pair = self.standings.to_best(row.cell)
-        return NOT_SEPARABLE if pair is None or not pair.separable else "below"
-
 
 def read_result_set(
     study: StudyState,
     records: Mapping[str, Record],
-    storage: Storage | None,
+    storage: Storage,
     only: Sequence[str] | None = None,
     paper_tasks: Mapping[str, str] | None = None,
 ) -> ResultSet:
     """Reads the predictions of finished cells, and makes a result of every cell.
 
     Args:
-        storage: the run's folder; without it there are no intervals and comparisons.
         only: names of the cells that are wanted and compared with each other, None for all.
         paper_tasks: tasks of the paper, by dataset, whose published values are wanted.
     """
+    tasks = paper_tasks or {}
     cells = [cell for cell in study.plan.cells if only is None or cell.name in only]
-    predictions = StudyPredictions()
-    if storage is not None:
-        predictions = read_study_predictions(study, records, storage, cells)
-    paper_tasks = paper_tasks or {}
-    rows = [_cell_result(study, records, predictions, cell, paper_tasks) for cell in cells]
-    rights = {row.cell: row.right for row in rows if row.has_predictions}
-    return ResultSet(
-        study,
-        records,
-        predictions.test_sets,
-        rows,
-        compare_all(rights),
-        predictions.problems,
-        paper_tasks,
-    )
+    test_sets, seeds, problems = read_study_predictions(study, records, storage, cells)
+    rows = [
+        _cell_result(study, records, cell, seeds.get(cell, ()), tasks.get(cell.dataset))
+        for cell in cells
+    ]
+    standings = compare_all({row.cell: row.right for row in rows if row.has_predictions})
+    return ResultSet(study, records, test_sets, rows, standings, problems, tasks)
 
 
 def _cell_result(
     study: StudyState,
     records: Mapping[str, Record],
-    predictions: StudyPredictions,
     cell: Cell,
-    paper_tasks: Mapping[str, str],
+    seeds: Sequence[SeedPredictions | None],
+    task: str | None,
 ) -> CellResult:
     search, experiment = study.searches[cell.name], study.plan.experiment
     trained = [records[spec.id] for spec in search.specs if spec.id in records]
     outcomes = [study.outcome(trial) for trial in search.trials]
     finished = search.stage == "finished"
     tests = [records[spec.id].test for spec in search.by_seed.values()] if finished else []
-    task = paper_tasks.get(cell.dataset)
     return CellResult(
         cell=cell,
         state=search.stage,
@@ -196,6 +177,6 @@ def _cell_result(
         device_seconds=reduce(add, (record.device_seconds for record in trained), {}),
         failure=search.failure,
         weights=next((record.weights for record in trained if record.weights is not None), None),
-        seeds=predictions.cells.get(cell, ()),
+        seeds=seeds,
         paper=None if task is None else paper_acc1(cell, task, experiment),
     )

@@ -21,19 +21,18 @@ from semigrid.grid.commands.console import (
     not_writable,
     say,
     say_problem,
+    table_console,
     this_command,
 )
 from semigrid.grid.commands.context import OpenStudy, load, open_study
 from semigrid.grid.commands.options import OnlyOption, SeedsOption, Source, StorageOption, option
 from semigrid.grid.commands.plan import show_plan
-from semigrid.grid.commands.table import print_table
 from semigrid.grid.experiment import Experiment, load_experiment
 from semigrid.grid.run.supervise import Supervisor, follow_supervisor, say_ended
 from semigrid.grid.study.layout import EXPERIMENT_COPY, REPORT
 from semigrid.grid.study.lock import RunLock
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.state import StudyState
-from semigrid.grid.tables.formats import Format
 from semigrid.grid.trackers.create import check_trackers, create_trackers
 
 
@@ -175,11 +174,12 @@ def _report(study: OpenStudy, state: StudyState) -> int:
     """Prints the table and the failures, and writes the report; returns the exit code."""
     from semigrid.grid.analysis.result_set import read_result_set
     from semigrid.grid.report.page import report
+    from semigrid.grid.tables.render import show
     from semigrid.grid.tables.views import results_table
 
     folder = study.ledger.storage
     results = read_result_set(state, study.ledger.read_all(), folder)
-    print_table(results_table(results), Format.terminal)
+    show(results_table(results), table_console())
     failed = [
         (name, search)
         for name, search in state.searches.items()

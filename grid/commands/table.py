@@ -1,7 +1,7 @@
 """``semigrid table``: the results in every view and format."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated
 
 from semigrid.data.errors import InputError
 from semigrid.grid.commands.console import say, table_console, write_file
@@ -16,11 +16,6 @@ from semigrid.grid.commands.options import (
     option,
 )
 from semigrid.grid.tables.formats import Format, View, format_of
-
-if TYPE_CHECKING:
-    from semigrid.grid.tables.table import Table
-
-Row = TypeVar("Row")
 
 
 def table(
@@ -58,6 +53,7 @@ def table(
     as_json: JsonOption = False,
 ) -> None:
     """Print the results table, from the ledger and the predictions alone."""
+    from semigrid.grid.tables.render import render, show
     from semigrid.grid.tables.slices import slices_table
     from semigrid.grid.tables.views import TABLES
 
@@ -66,26 +62,17 @@ def table(
     chosen = format_of(Format.json if as_json else format, output)
     results = open_results(load(source, storage, seeds), only, paper or [])
     shown = TABLES[view](results) if by is None else slices_table(results, by)
-    print_table(shown, chosen, output)
-
-
-def print_table(table: "Table[Row]", format: Format, output: str | None = None) -> None:
-    """Prints or writes a table; problems that its format has no room for go to stderr."""
-    from semigrid.grid.tables.render import render, show
-
-    if format is Format.terminal and output is None:
-        show(table, table_console())
+    if chosen is Format.terminal and output is None:
+        show(shown, table_console())
         return
-    content = render(table, format)
-    if format is not Format.parquet:
-        content += b"\n"
+    content = render(shown, chosen)
     if output is not None:
         write_file(output, content)
-    elif format is Format.parquet and sys.stdout.isatty():
+    elif chosen is Format.parquet and sys.stdout.isatty():
         raise InputError("--format parquet: not text; give --output FILE")
     else:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
-    if not format.has_notes:
-        for problem in table.problems:
+    if chosen in (Format.csv, Format.json, Format.parquet):  # no room for notes
+        for problem in shown.problems:
             say(problem)

@@ -55,7 +55,7 @@ def acc1_column(results: ResultSet) -> Column[CellResult]:
         "Acc@1",
         show_scores,
         may_break=True,
-        is_bold=lambda row: results.standings.is_marked(row.cell),
+        is_bold=lambda row: results.standings.standing(row.cell) == "best",
     )
 
 
@@ -66,24 +66,28 @@ def interval_column(is_spare: bool = False) -> Column[CellResult]:
 def score_columns(with_paper: bool) -> CellColumns:
     """What stands beside Acc@1: the paper's value, Acc@5, and cross-entropy."""
     show_ce = partial(show_scores, digits=3)
-    columns: CellColumns = [
+    paper: Column[CellResult] = Column(None, lambda row: row.paper, "paper", _show_thousandths)
+    return [
+        *([paper] if with_paper else []),
         Column(None, methodcaller("scores", "acc5"), "Acc@5", show_scores, may_break=True),
         Column(None, methodcaller("scores", "ce"), "CE", show_ce, may_break=True),
     ]
-    paper: Column[CellResult] = Column(None, lambda row: row.paper, "paper", _show_thousandths)
-    return [paper, *columns] if with_paper else columns
 
 
-def cells_frame(results: ResultSet, rows: Sequence[CellResult]) -> pd.DataFrame:
-    """Cells as numbers, always in the same columns.
+def _all_columns(results: ResultSet, rows: Sequence[CellResult]) -> CellColumns:
+    """For people and for programs, which get the same ones whatever is finished.
 
     Accuracies are in per cent, ``ce`` in nats, ``ece`` from 0 to 1. ``to_best`` is the difference
     of Acc@1 from the dataset's best cell in points, ``to_best_p`` its p-value, corrected among all
     pairs of the dataset.
     """
-    to_best = results.standings.to_best
-    columns: CellColumns = [
+    to_best, standing = results.standings.to_best, results.standings.standing
+    compared = any(row.has_predictions for row in rows)
+    return [
         *cell_columns(rows),
+        acc1_column(results),
+        *([interval_column(is_spare=True)] if compared else []),
+        *score_columns(bool(results.paper_tasks)),
         *(
             Column(metric + suffix, methodcaller(statistic, metric))
             for metric in METRICS
@@ -92,8 +96,28 @@ def cells_frame(results: ResultSet, rows: Sequence[CellResult]) -> pd.DataFrame:
         Column("acc1_low", lambda row: row.interval and 100 * row.interval.low),
         Column("acc1_high", lambda row: row.interval and 100 * row.interval.high),
         Column("macro", methodcaller("mean", "macro")),
-        Column("ece", methodcaller("mean", "ece")),
-        Column("standing", results.standing),
+        Column(
+            None,
+            methodcaller("scores", "macro"),
+            "macro" if any(_macro_differs(row) for row in rows) else None,
+            show_scores,
+            may_break=True,
+            is_spare=True,
+        ),
+        Column(
+            None,
+            lambda row: _show_standing(results, row),
+            "vs best" if compared else None,
+            is_spare=True,
+        ),
+        Column(
+            "ece",
+            methodcaller("mean", "ece"),
+            "ECE" if compared else None,
+            _show_thousandths,
+            is_spare=True,
+        ),
+        Column("standing", lambda row: standing(row.cell)),
         Column("to_best", lambda row: _to_best(results, row)),
         Column("to_best_p", lambda row: (pair := to_best(row.cell)) and pair.p),
         Column("paper_acc1", lambda row: row.paper),
@@ -102,8 +126,14 @@ def cells_frame(results: ResultSet, rows: Sequence[CellResult]) -> pd.DataFrame:
         Column("stopped", lambda row: row.stopped),
         Column("collapsed", lambda row: row.collapsed),
         Column("training_seconds", lambda row: round(row.seconds, 1)),
+        Column(None, _show_trials, "trials"),
+        Column(None, lambda row: row.seconds, "time", show_seconds),
     ]
-    return frame_of(columns, rows)
+
+
+def cells_frame(results: ResultSet, rows: Sequence[CellResult]) -> pd.DataFrame:
+    """Cells as numbers."""
+    return frame_of(_all_columns(results, rows), rows)
 
 
 def _to_best(results: ResultSet, row: CellResult) -> float | None:
@@ -124,31 +154,12 @@ def cell_records(results: ResultSet) -> list[dict[str, Any]]:
 
 def cells_table(results: ResultSet) -> Table[CellResult]:
     """A line for each cell with its scores; in a terminal of 80 columns, those that fit."""
-    rows = results.rows
-    has_predictions = any(row.has_predictions for row in rows)
-    macro: Column[CellResult] = Column(
-        None, methodcaller("scores", "macro"), "macro", show_scores, may_break=True, is_spare=True
-    )
-    beside_best: CellColumns = [
-        Column(None, lambda row: _show_standing(results, row), "vs best", is_spare=True),
-        Column(None, methodcaller("mean", "ece"), "ECE", _show_thousandths, is_spare=True),
-    ]
     return Table(
         "Results",
-        [
-            *cell_columns(rows),
-            acc1_column(results),
-            *([interval_column(is_spare=True)] if has_predictions else []),
-            *score_columns(bool(results.paper_tasks)),
-            *([macro] if any(_macro_differs(row) for row in rows) else []),
-            *(beside_best if has_predictions else []),
-            Column(None, _show_trials, "trials"),
-            Column(None, lambda row: row.seconds, "time", show_seconds),
-        ],
-        rows,
-        data=cells_frame(results, rows),
-        notes=[*results.standings.notes(), *weights_notes(rows)],
-        problems=results.problems,
+        _all_columns(results, results.rows),
+        results.rows,
+        [*results.standings.notes(), *weights_notes(results.rows)],
+        results.problems,
         records=cell_records(results),
         is_dim=is_unfinished,
     )
@@ -160,7 +171,7 @@ def _macro_differs(row: CellResult) -> bool:
 
 
 def _show_standing(results: ResultSet, row: CellResult) -> str | None:
-    standing, to_best = results.standing(row), _to_best(results, row)
+    standing, to_best = results.standings.standing(row.cell), _to_best(results, row)
     if standing == "below" and to_best is not None:
         return show_points(to_best)
     return "highest" if standing == NOT_SEPARABLE and to_best is None else standing
@@ -195,17 +206,13 @@ def weights_notes(rows: Sequence[CellResult]) -> list[str]:
     ]
 
 
+_show_range = partial(show_points_range, digits=1)
 _PAIR_COLUMNS: list[Column[Pair]] = [
     Column("dataset", lambda pair: pair.better.dataset),
     Column("cell", lambda pair: pair.better.name, "cell", is_name=True),
     Column("other", lambda pair: pair.other.name, "less", is_name=True),
     Column("difference", lambda pair: 100 * pair.comparison.difference, "points", show_points),
-    Column(
-        None,
-        lambda pair: pair.comparison.interval,
-        f"{LEVEL:.0%}",
-        partial(show_points_range, digits=1),
-    ),
+    Column(None, lambda pair: pair.comparison.interval, f"{LEVEL:.0%}", _show_range),
     Column("difference_low", lambda pair: 100 * pair.comparison.interval.low),
     Column("difference_high", lambda pair: 100 * pair.comparison.interval.high),
     Column("p", lambda pair: pair.comparison.p),

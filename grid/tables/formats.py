@@ -18,11 +18,6 @@ class Format(StrEnum):
     latex = auto()
     parquet = auto()
 
-    @property
-    def has_notes(self) -> bool:
-        """Whether there is room for notes under the table."""
-        return self in (Format.terminal, Format.markdown, Format.latex)
-
 
 _ENDINGS = dict(zip(("txt", "md", "csv", "json", "tex", "parquet"), Format, strict=True))
 

@@ -17,23 +17,24 @@ from semigrid.grid.tables.table import Column, Table, frame_records
 
 
 def render(table: Table[Any], format: Format) -> bytes:
-    """The table and, where people read it, its notes; without a newline at the end."""
+    """The table and, where people read it, its notes."""
     if format is Format.parquet:
         return bytes(table.frame.to_parquet(index=False))
-    texts: dict[Format, Callable[[Table[Any]], str]] = {
-        Format.terminal: to_terminal,
-        Format.markdown: to_markdown,
-        Format.csv: to_csv,
-        Format.json: to_json,
-        Format.latex: to_latex,
-    }
-    return texts[format](table).encode()
-
-
-def to_terminal(table: Table[Any]) -> str:
-    text = io.StringIO()
-    show(table, Console(width=140, file=text, highlight=False))
-    return text.getvalue().rstrip("\n")
+    match format:
+        case Format.csv:
+            text = str(table.frame.to_csv(index=False))
+        case Format.json:
+            records = frame_records(table.frame) if table.records is None else table.records
+            text = json.dumps(records, indent=1)
+        case Format.markdown:
+            text = to_markdown(table)
+        case Format.latex:
+            text = to_latex(table)
+        case Format.terminal:
+            file = io.StringIO()
+            show(table, Console(width=140, file=file, highlight=False))
+            text = file.getvalue()
+    return text.rstrip("\n").encode() + b"\n"
 
 
 def show(table: Table[Any], console: Console) -> None:
@@ -83,15 +84,6 @@ def _rich_table(table: Table[Any], columns: Sequence[Column[Any]]) -> RichTable:
         ]
         rich_table.add_row(*texts, style="dim" if table.is_dim(row) else "")
     return rich_table
-
-
-def to_csv(table: Table[Any]) -> str:
-    return str(table.frame.to_csv(index=False)).rstrip("\n")
-
-
-def to_json(table: Table[Any]) -> str:
-    records = frame_records(table.frame) if table.records is None else table.records
-    return json.dumps(records, indent=1)
 
 
 def to_markdown(table: Table[Any]) -> str:

@@ -13,7 +13,8 @@ from semigrid.grid.study.ledger import Ledger, Record
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.state import Job, StudyState
 from semigrid.grid.tables.cells import cells_table
-from semigrid.grid.tables.render import to_json
+from semigrid.grid.tables.formats import Format
+from semigrid.grid.tables.render import render
 from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.trial.job import TrialJob
 
@@ -79,4 +80,4 @@ class Grid:
 
     def table(self) -> str:
         results = read_result_set(self.study, self.records, self.ledger.storage)
-        return to_json(cells_table(results))
+        return render(cells_table(results), Format.json).decode()

@@ -11,6 +11,7 @@ from rich.console import Console
 from tests.helpers.experiments import experiment_text
 from tests.helpers.scheduling import study_of
 
+from semigrid.data.storage import open_storage
 from semigrid.grid.analysis.result_set import CellResult, ResultSet, read_result_set
 from semigrid.grid.experiment import load_experiment
 from semigrid.grid.status.show import show_seconds
@@ -38,7 +39,8 @@ def results(tmp_path: Path) -> ResultSet:
         record.val = {"acc1": 1.0, "ce": 1.0}
         record.test = {"acc1": acc1, "acc5": 100.0, "ce": 0.25}
         records[record.id] = record
-    return read_result_set(study_of(plan, records), records, None)
+    read = read_result_set(study_of(plan, records), records, open_storage(tmp_path))
+    return replace(read, problems=[])  # there are no predictions
 
 
 @pytest.fixture
@@ -60,10 +62,10 @@ def test_a_missing_score_is_a_dash_in_print_and_missing_as_data(results: ResultS
     assert len(lines) == 2 + 4
     assert "| 91.50 ± 2.12 | 100.00 ± 0.00 | 0.250 ± 0.000 | 1 | 2:02 |" in lines[2]
     assert lines[3].split(" | ")[4:7] == ["—", "—", "—"]
-    read = pd.read_csv(io.StringIO(render.to_csv(table)))
+    read = pd.read_csv(io.StringIO(render.render(table, Format.csv).decode()))
     assert read["acc1"].isna().tolist() == [False, True, True, True]
     assert read["acc1"][0] == 91.5
-    loaded = json.loads(render.to_json(table))
+    loaded = json.loads(render.render(table, Format.json))
     assert loaded[0]["test_per_seed"][1]["acc1"] == 93.0
     assert loaded[1]["acc1"] is None
     latex = render.to_latex(table)
@@ -102,7 +104,7 @@ def test_weights_and_their_licence_stand_under_the_table(results: ResultSet) -> 
     assert table.notes == [note + "sha256 abababababab"]
     assert render.to_markdown(table).endswith(table.notes[0])
     assert render.to_latex(table).endswith("% " + table.notes[0])
-    assert json.loads(render.to_json(table))[0]["weights"]["sha256"] == "ab" * 32
+    assert json.loads(render.render(table, Format.json))[0]["weights"]["sha256"] == "ab" * 32
 
 
 def test_seconds_as_people_read_them() -> None:

@@ -28,7 +28,8 @@ from semigrid.grid.experiment import load_experiment
 from semigrid.grid.study.ledger import Ledger, start_record
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.tables.cells import cells_table
-from semigrid.grid.tables.render import show, to_csv, to_json, to_markdown
+from semigrid.grid.tables.formats import Format
+from semigrid.grid.tables.render import render, show, to_markdown
 from semigrid.grid.tables.slices import slice_columns, slice_results, slices_table
 from semigrid.grid.tables.table import Column, Table
 from semigrid.trainers.layout import predictions_file
@@ -162,7 +163,7 @@ def test_mean_and_spread_over_seeds_largest_slices_first(aprons: Finished) -> No
 
 def test_the_slices_weighted_by_their_images_make_the_whole(aprons: Finished) -> None:
     table = aprons.table()
-    facts = json.loads(to_json(table))[0]
+    facts = json.loads(render(table, Format.json))[0]
     values = facts["slices"]["marketplace"].values()
     for seed, test in enumerate(facts["test_per_seed"]):
         total = sum(of["images"] * of["acc1_per_seed"][seed] for of in values)
@@ -185,7 +186,7 @@ def test_thirty_images_are_enough_and_those_without_a_value_come_last(tmp_path: 
 
 def test_json_nests_and_csv_has_a_line_for_each_value(aprons: Finished) -> None:
     table = aprons.table()
-    half, full = json.loads(to_json(table))
+    half, full = json.loads(render(table, Format.json))
     north = half["slices"]["marketplace"]["north"]
     of_north = np.array([[number < right for number in range(40)] for right in (30, 32)])
     interval = accuracy_interval(of_north)
@@ -199,9 +200,9 @@ def test_json_nests_and_csv_has_a_line_for_each_value(aprons: Finished) -> None:
     }
     nothing = full["slices"]["marketplace"]["north"]
     assert nothing == {**dict.fromkeys(north), "images": 40, "acc1_per_seed": []}
-    cells = json.loads(to_json(cells_table(aprons.results())))
+    cells = json.loads(render(cells_table(aprons.results()), Format.json))
     assert half["acc1"] == 84 and "slices" not in cells[0]
-    frame = pd.read_csv(io.StringIO(to_csv(table)))
+    frame = pd.read_csv(io.StringIO(render(table, Format.csv).decode()))
     assert frame["value"].tolist() == ["south", "north", "islands", "—"] * 2
     assert frame["test_images"].tolist() == [50, 40, 9, 1] * 2
     assert frame["slice_acc1"].isna().tolist() == [False] * 4 + [True] * 4
@@ -232,7 +233,7 @@ def test_datasets_count_their_own_images(tmp_path: Path) -> None:
     assert shown["vests/vit/50%"] == ["20.00", "25.00", "50.00"]
     assert shown["digits/vit/50%"] == ["—", "—", "—"]
     assert table.problems == []  # a dataset without the slice is no problem
-    frame = pd.read_csv(io.StringIO(to_csv(table)))
+    frame = pd.read_csv(io.StringIO(render(table, Format.csv).decode()))
     of = frame[(frame["dataset"] == "digits") & (frame["labels"] == "50%")]
     assert of["acc1"].tolist() == [50] and of["value"].isna().all()
     assert of["slice_acc1"].isna().all() and of["test_images"].isna().all()
@@ -253,7 +254,7 @@ def test_nothing_finished_is_said(tmp_path: Path) -> None:
     table = finished.table()
     assert finished.columns() == []
     assert table.all_notes == ["no cell is finished yet, so there is no accuracy by marketplace"]
-    frame = pd.read_csv(io.StringIO(to_csv(table)))
+    frame = pd.read_csv(io.StringIO(render(table, Format.csv).decode()))
     assert frame["labels"].tolist() == ["50%", "100%"] and frame["slice_acc1"].isna().all()
 
 
@@ -267,7 +268,7 @@ def test_a_cell_not_measured_on_every_seed_has_no_scores_yet(aprons: Finished) -
         "finished",
         "evaluating",
     ] and table.problems == []
-    half, full = json.loads(to_json(table))
+    half, full = json.loads(render(table, Format.json))
     assert half["slices"]["marketplace"]["north"]["acc1_per_seed"] == [75.0, 80.0]
     assert full["slices"]["marketplace"]["north"]["acc1_per_seed"] == []
 
@@ -318,7 +319,7 @@ def test_predictions_that_cannot_be_used_cost_their_seed_only(
     file = aprons.finish("aprons/vit/50%", FIRST, SECOND)[1]
     spoil(file)
     table = aprons.table()
-    half, full = json.loads(to_json(table))
+    half, full = json.loads(render(table, Format.json))
     assert half["slices"]["marketplace"]["north"]["acc1_per_seed"] == [75.0, None]
     assert half["slices"]["marketplace"]["north"]["acc1"] == 75.0
     assert full["slices"]["marketplace"]["north"]["acc1_per_seed"] == [75.0, 75.0]
@@ -345,7 +346,7 @@ def test_names_stand_as_they_are_in_every_format(tmp_path: Path) -> None:
     table = finished.table()
     assert r"| \[red]a\|b\* (40) | c, d (30) |" in to_markdown(table)
     assert "[red]a|b* (40)" in finished.printed(80)
-    frame = pd.read_csv(io.StringIO(to_csv(table)))
+    frame = pd.read_csv(io.StringIO(render(table, Format.csv).decode()))
     assert frame["value"].tolist() == ["[red]a|b*", "c, d"] * 2
 
 

@@ -4,7 +4,8 @@ from operator import methodcaller
 
 import pandas as pd
 
-from semigrid.grid.tables.render import to_csv, to_latex, to_markdown
+from semigrid.grid.tables.formats import Format
+from semigrid.grid.tables.render import render, to_latex, to_markdown
 from semigrid.grid.tables.table import Column, Table, frame_of
 
 
@@ -24,7 +25,7 @@ def test_a_column_is_for_people_for_programs_or_for_both() -> None:
         "",
         "a note",
     ]
-    assert to_csv(table).splitlines() == ["both,programs", "1.25,2", ",2"]
+    assert render(table, Format.csv).decode().splitlines() == ["both,programs", "1.25,2", ",2"]
     assert to_latex(table).splitlines()[1:] == [
         r"\begin{tabular}{rl}",
         r"\toprule",
