@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from semigrid.data.order import Share, StreamOrder
 from semigrid.data.schema import ImageTable
 from semigrid.data.views.augment import ViewName, ViewSettings, isolated_random, make_view
-from semigrid.data.views.render import Batch, Rendered, decode, render, stack
+from semigrid.data.views.render import Batch, decode, render
 
 
 @dataclass
@@ -27,22 +27,13 @@ class MemoryBatches:
     def __getitem__(self, step: int) -> Batch:
         with isolated_random():
             rows = self.order.rows(*self.share.positions(step))
-            return stack((self._render(*at) for at in rows), self.share.local_batch_size)
+            return Batch.joined([self._render(*at) for at in rows])
 
-    def _render(self, pass_number: int, row: int) -> Rendered:
-        unit = int(np.searchsorted(self.order.unit_starts, row, side="right")) - 1
-        start = self.order.unit_starts[unit]
-        stop = start + self.order.unit_rows[unit]
-        return render(
-            self.table.ids[start:stop],
-            self.table.images[start:stop],
-            self.table.labels[start:stop],
-            row - start,
-            pass_number,
-            self.seed,
-            self.settings,
-            self.views,
-        )
+    def _render(self, pass_number: int, row: int) -> Batch:
+        number = int(np.searchsorted(self.order.unit_starts, row, side="right")) - 1
+        start = self.order.unit_starts[number]
+        unit = self.table[start : start + self.order.unit_rows[number]]
+        return render(unit, row - start, pass_number, self.seed, self.settings, self.views)
 
     def __call__(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """Yields the batches of the given steps, rendered by loader processes if there are any."""
@@ -86,14 +77,14 @@ class EvalBatches:
             return
         made = []
         for rows in self.batches:
-            batch = stack(map(self._render, rows), len(rows))
+            batch = Batch.joined([self._render(row) for row in rows])
             if self._keep:
                 made.append(batch)
             yield batch
         self._kept = made
 
-    def _render(self, row: int) -> Rendered:
-        image_id, label = self.table.ids[row], int(self.table.labels[row])
+    def _render(self, row: int) -> Batch:
+        image_id = self.table.ids[row]
         image = decode(self.table.images[row], image_id)
         view = make_view(image, self.settings, "eval", 0)
-        return Rendered(image_id, label, {"eval": view}, erase_seed=0)
+        return Batch.of_one(image_id, self.table.labels[row], {"eval": view})

@@ -1,7 +1,7 @@
 """The dataset format: Parquet shards with Hugging Face images, described by ``dataset.json``."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
@@ -109,6 +109,9 @@ class ImageTable:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __getitem__(self, rows: slice) -> "ImageTable":
+        return ImageTable(self.ids[rows], self.images[rows], self.labels[rows])
+
 
 @dataclass(frozen=True)
 class RowGroup:
@@ -177,19 +180,14 @@ class Dataset:
         """Class index of every training row in stored order, shape (rows,)."""
         return np.asarray(self._column_tables("train", ["label"])["label"], dtype=np.int64)
 
-    def images(self, split: str, ids: Collection[str]) -> dict[str, bytes]:
+    def images(self, split: str, ids: Set[str]) -> dict[str, bytes]:
         """Encoded images of a split by id, for these ids. Only their row groups are read."""
         contents: dict[str, bytes] = {}
-        for shard in self.manifest.shards_of(split):
-            with self.storage.open(shard.file) as stream:
-                file = pq.ParquetFile(stream)
-                for group in range(file.num_row_groups):
-                    names = file.read_row_group(group, columns=["image_id"])["image_id"]
-                    rows = [i for i, name in enumerate(names.to_pylist()) if name in ids]
-                    if rows:
-                        table = file.read_row_group(group, columns=["image_id", "image"]).take(rows)
-                        images = pc.struct_field(table["image"], "bytes").to_pylist()
-                        contents |= dict(zip(table["image_id"].to_pylist(), images, strict=True))
+        names = self.column(split, "image_id").to_pylist()
+        for group in self.row_groups(split):
+            if not ids.isdisjoint(names[group.start : group.start + group.rows]):
+                rows = zip(*read_row_group(self.storage, group), strict=True)
+                contents |= {name: image for name, image in rows if name in ids}
         return contents
 
     def read(self, split: str, rows: np.ndarray | None = None) -> ImageTable:

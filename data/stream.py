@@ -1,7 +1,7 @@
 """The unlabelled stream on Ray Data: read, decoded and augmented in order, in bounded memory."""
 
+import pickle
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ import torch
 from ray.exceptions import RayError
 
 from semigrid.data.order import Share, StreamOrder
-from semigrid.data.schema import RowGroup, read_row_group
+from semigrid.data.schema import ImageTable, RowGroup, read_row_group
 from semigrid.data.storage import Storage
 from semigrid.data.views.augment import ViewName, ViewSettings, isolated_random
-from semigrid.data.views.render import Batch, Rendered, render, stack
+from semigrid.data.views.render import Batch, render
 
 # Tasks of one execution at most. Ray keeps a record of every task and block of an execution, so a
 # longer run is several executions in a row.
@@ -117,7 +117,7 @@ class RayBatches:
             fn_kwargs={"start": start, "stop": stop},
         )
         blocks = rendered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
-        return (_unpack(block, self.settings.img_size) for block in blocks)
+        return map(_unpack, blocks)
 
     def _render_spans(
         self, batch: dict[str, np.ndarray], start: int, stop: int
@@ -137,17 +137,16 @@ class RayBatches:
         if not places:
             return
         ids, images = read_row_group(self.storage, group)
-        nothing = np.full(len(ids), -1)
-
-        def rendered(row: int) -> Rendered:
-            at = row, span.pass_number, self.seed
-            return render(ids, images, nothing, *at, self.settings, self.views)
-
+        unit = ImageTable(ids, images, np.full(len(ids), -1))
         at_once = max(1, BLOCK_BYTES // self._view_bytes)
         for begin in range(0, len(places), at_once):
-            part = places[begin : begin + at_once]
             with isolated_random():
-                batch = stack(map(rendered, part), len(part))
+                batch = Batch.joined(
+                    [
+                        render(unit, row, span.pass_number, self.seed, self.settings, self.views)
+                        for row in places[begin : begin + at_once]
+                    ]
+                )
             yield _pack(batch)
 
 
@@ -166,38 +165,13 @@ def rebatch(parts: Iterable[Batch], batch_size: int) -> Iterator[list[Batch]]:
 
 
 def _pack(batch: Batch) -> pa.Table:
-    """A batch as a table of one row: Ray Data then copies it once and never looks inside."""
-    return pa.table(
-        {
-            "ids": pa.array([batch.ids], pa.list_(pa.string())),
-            "broken": pa.array([batch.broken_by_row], pa.list_(pa.list_(pa.string()))),
-            "erase_seeds": _one_binary(batch.erase_seeds.numpy()),
-            **{name: _one_binary(view.numpy()) for name, view in batch.views.items()},
-        }
-    )
+    """A batch as one value: Ray Data copies it and never looks inside."""
+    views = {name: view.numpy() for name, view in batch.views.items()}
+    parts = batch.ids, views, batch.erase_seeds.numpy(), batch.broken_by_row
+    return pa.table({"batch": pa.array([pickle.dumps(parts, protocol=5)], pa.large_binary())})
 
 
-def _one_binary(array: np.ndarray) -> pa.Array:
-    """An array's bytes as a column of one row, without copying them."""
-    ends = pa.py_buffer(np.array([0, array.nbytes]))
-    return pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, pa.py_buffer(array)])
-
-
-def _unpack(table: pa.Table, img_size: int) -> Batch:
-    ids, broken = (table[name][0].as_py() for name in ("ids", "broken"))
-    labels = torch.full((len(ids),), -1, dtype=torch.int64)
-    names = [name for name in table.column_names if name not in ("ids", "broken", "erase_seeds")]
-    views = {name: _tensor(table, name, np.uint8).view(-1, 3, img_size, img_size) for name in names}
-    return Batch(ids, labels, views, _tensor(table, "erase_seeds", np.int64), broken)
-
-
-def _tensor(table: pa.Table, name: str, dtype: type[np.generic]) -> torch.Tensor:
-    """Unpacks ``_one_binary`` without copying, unlike a scalar of Arrow's.
-
-    The tensor may lie in Ray's object store: it must not be written to.
-    """
-    _, ends, content = table[name].chunk(0).buffers()
-    begin, end = np.frombuffer(ends, np.int64)[:2]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not writable")
-        return torch.from_numpy(np.frombuffer(content, np.uint8)[begin:end].view(dtype))
+def _unpack(table: pa.Table) -> Batch:
+    ids, arrays, seeds, broken = pickle.loads(table["batch"][0].as_buffer())
+    views = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return Batch(ids, torch.full((len(ids),), -1), views, torch.from_numpy(seeds), broken)

@@ -1,7 +1,7 @@
 """From encoded images to batches of views, for images in memory and for streams alike."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from semigrid.data.schema import ImageTable
 from semigrid.data.views.augment import ViewName, ViewSettings, make_view, reduction, view_seed
 
 
@@ -37,6 +38,19 @@ class Batch:
         views = {name: view[rows] for name, view in self.views.items()}
         seeds, broken = self.erase_seeds[rows], self.broken_by_row[rows]
         return Batch(self.ids[rows], self.labels[rows], views, seeds, broken)
+
+    @staticmethod
+    def of_one(
+        image_id: str,
+        label: int,
+        views: Mapping[str, np.ndarray],
+        erase_seed: int = 0,
+        broken: Sequence[str] = (),
+    ) -> "Batch":
+        """One image, with views (3, H, W)."""
+        tensors = {v: torch.from_numpy(np.ascontiguousarray(a))[None] for v, a in views.items()}
+        seeds = torch.tensor([erase_seed])
+        return Batch([image_id], torch.tensor([int(label)]), tensors, seeds, [list(broken)])
 
     @staticmethod
     def joined(parts: Sequence["Batch"]) -> "Batch":
@@ -87,27 +101,14 @@ def _broken(image_id: str) -> Iterator[None]:
         raise BrokenImageError(f"image {image_id} cannot be decoded: {error}") from error
 
 
-@dataclass(frozen=True)
-class Rendered:
-    """One row's views, ready to be stacked into a batch."""
-
-    image_id: str
-    label: int
-    views: dict[ViewName, np.ndarray]
-    erase_seed: int
-    broken: tuple[str, ...] = ()
-
-
 def render(
-    ids: Sequence[str],
-    images: Sequence[bytes],
-    labels: np.ndarray,
+    unit: ImageTable,
     row: int,
     pass_number: int,
     seed: int,
     settings: ViewSettings,
     views: tuple[ViewName, ...],
-) -> Rendered:
+) -> Batch:
     """Decodes one row of a unit and makes its views.
 
     A pool image (label −1) that cannot be decoded is replaced by the next row of its unit that
@@ -115,39 +116,25 @@ def render(
     labels are too dear to lose silently.
     """
     broken: list[str] = []
-    for ahead in range(len(ids)):
-        chosen = (row + ahead) % len(ids)
-        name = ids[chosen]
+    for ahead in range(len(unit)):
+        chosen = (row + ahead) % len(unit)
+        name = unit.ids[chosen]
         seeds = {view: view_seed(seed, pass_number, name, view) for view in views}
         try:
             smaller = partial(reduction, settings, seeds)
-            image, size = decode_smaller(images[chosen], name, smaller)
+            image, size = decode_smaller(unit.images[chosen], name, smaller)
             break
         except BrokenImageError:
-            if labels[chosen] >= 0:
+            if unit.labels[chosen] >= 0:
                 raise
             broken.append(name)
     else:
-        raise BrokenImageError(f"none of {len(ids)} images can be decoded, the first is {ids[0]}")
+        raise BrokenImageError(
+            f"none of {len(unit)} images can be decoded, the first is {unit.ids[0]}"
+        )
     pixels = np.array(image)
-    made = {view: make_view(pixels, settings, view, seeds[view], size) for view in views}
+    made: dict[str, np.ndarray] = {
+        view: make_view(pixels, settings, view, seeds[view], size) for view in views
+    }
     erase_seed = view_seed(seed, pass_number, name, "erase")
-    return Rendered(name, int(labels[chosen]), made, erase_seed, tuple(broken))
-
-
-def stack(rows: Iterable[Rendered], count: int) -> Batch:
-    """Stacks ``count`` rendered rows into a batch, each as it comes: one copy, in place."""
-    ids: list[str] = []
-    broken: list[list[str]] = []
-    labels, seeds = np.empty(count, np.int64), np.empty(count, np.int64)
-    views: dict[str, np.ndarray] = {}
-    for number, row in enumerate(rows):
-        if not views:
-            views = {name: np.empty((count, *v.shape), v.dtype) for name, v in row.views.items()}
-        for name, view in row.views.items():
-            views[name][number] = view
-        ids.append(row.image_id)
-        broken.append(list(row.broken))
-        labels[number], seeds[number] = row.label, row.erase_seed
-    tensors = {name: torch.from_numpy(array) for name, array in views.items()}
-    return Batch(ids, torch.from_numpy(labels), tensors, torch.from_numpy(seeds), broken)
+    return Batch.of_one(name, unit.labels[chosen], made, erase_seed, broken)
