@@ -18,16 +18,8 @@ from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision.transforms import ColorJitter
 
-from semigrid.data.views.pixels import (
-    RAND_AUGMENT,
-    Pixels,
-    brightness,
-    contrast,
-    crop_and_resize,
-    flip,
-    planes,
-    saturation,
-)
+from semigrid.data.views import pixels as operations
+from semigrid.data.views.pixels import Pixels
 
 ViewName = Literal["weak", "strong", "eval"]
 
@@ -58,7 +50,7 @@ class ViewSettings:
 def timm_transform(settings: ViewSettings, view: ViewName) -> Any:
     """timm's transform from a Pillow image to a uint8 array (3, H, W).
 
-    It makes the evaluation views. ``RandomView`` makes the views that it would make from a seed.
+    It makes the evaluation views. ``make_view`` makes the views that it would make from a seed.
     """
     common = {
         "input_size": settings.img_size,
@@ -81,57 +73,19 @@ def timm_transform(settings: ViewSettings, view: ViewName) -> Any:
     )
 
 
-class RandomView:
-    """timm's random transform on fast pixel operations.
-
-    The code of timm and torchvision draws crop, flip, colour factors, operations and magnitudes
-    from the global generators in their order, so a seed gives the same view here and in timm.
-    """
-
-    def __init__(self, settings: ViewSettings, view: ViewName):
-        self.settings = settings
-        self.scale = settings.crop_scale if view == "strong" else settings.weak_crop_scale
-        self.colors: Callable[[Pixels], Pixels] | None = None
-        for step in timm_transform(settings, view).transforms:
-            if isinstance(step, RandAugment):
-                self.colors = _on_arrays(step)
-            elif isinstance(step, ColorJitter):
-                self.colors = partial(_jitter, step)
-
-    def box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Draws the crop of an image of (width, height) pixels: top, left, height, width."""
-        # timm reads only the size of the image
-        image = torch.empty(size[1], size[0], device="meta")
-        box: tuple[int, int, int, int] = RandomResizedCropAndInterpolation.get_params(
-            image, self.scale, self.settings.crop_ratio
-        )
-        return box
-
-    def __call__(self, pixels: Pixels, size: tuple[int, int]) -> np.ndarray:
-        """The view, uint8 (3, H, W); ``size`` is the (width, height) before reduction."""
-        top, left, height, width = self.box(size)
-        if size != (pixels.shape[1], pixels.shape[0]):
-            y, x = pixels.shape[0] / size[1], pixels.shape[1] / size[0]
-            top, height = round(top * y), round(height * y)
-            left, width = round(left * x), round(width * x)
-        # timm may draw an empty crop from an image of one or two pixels
-        height, width = max(1, height), max(1, width)
-        top, left = min(top, pixels.shape[0] - height), min(left, pixels.shape[1] - width)
-        img_size, interpolation = self.settings.img_size, self.settings.interpolation
-        made = crop_and_resize(pixels, top, left, height, width, img_size, interpolation)
-        if self.settings.hflip > 0 and torch.rand(1) < self.settings.hflip:
-            made = flip(made)
-        if self.colors is not None:
-            made = self.colors(made)
-        return planes(made)
-
-
-def _on_arrays(augment: RandAugment) -> RandAugment:
-    """RandAugment with the same operations, probabilities and magnitudes on arrays."""
-    augment = copy.deepcopy(augment)
-    for operation in augment.ops:
-        operation.aug_fn = RAND_AUGMENT[operation.aug_fn.__name__]
-    return augment
+@lru_cache(maxsize=16)
+def _colors(settings: ViewSettings, view: ViewName) -> Callable[[Pixels], Pixels]:
+    """timm's RandAugment or colour jitter, with the same draws, on arrays."""
+    for step in timm_transform(settings, view).transforms:
+        if isinstance(step, RandAugment):
+            augment = copy.deepcopy(step)
+            for operation in augment.ops:
+                operation.aug_fn = getattr(operations, operation.aug_fn.__name__)
+            on_arrays: Callable[[Pixels], Pixels] = augment
+            return on_arrays
+        if isinstance(step, ColorJitter):
+            return partial(_jitter, step)
+    return lambda pixels: pixels
 
 
 def _jitter(jitter: ColorJitter, pixels: Pixels) -> Pixels:
@@ -139,13 +93,47 @@ def _jitter(jitter: ColorJitter, pixels: Pixels) -> Pixels:
     order, *factors = jitter.get_params(jitter.brightness, jitter.contrast, jitter.saturation, None)
     for number in order.tolist():
         if factors[number] is not None:
-            pixels = (brightness, contrast, saturation)[number](pixels, factors[number])
+            apply = (operations.brightness, operations.contrast, operations.color)[number]
+            pixels = apply(pixels, factors[number])
     return pixels
 
 
-@lru_cache(maxsize=16)
-def _random_view(settings: ViewSettings, view: ViewName) -> RandomView:
-    return RandomView(settings, view)
+def crop_box(
+    settings: ViewSettings, view: ViewName, size: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Draws the crop of an image of (width, height) pixels: top, left, height, width."""
+    scale = settings.crop_scale if view == "strong" else settings.weak_crop_scale
+    # timm reads only the size of the image
+    image = torch.empty(size[1], size[0], device="meta")
+    box: tuple[int, int, int, int] = RandomResizedCropAndInterpolation.get_params(
+        image, scale, settings.crop_ratio
+    )
+    return box
+
+
+def _random_view(
+    pixels: Pixels, settings: ViewSettings, view: ViewName, size: tuple[int, int]
+) -> np.ndarray:
+    """timm's random view on fast pixel operations, uint8 (3, H, W).
+
+    The code of timm and torchvision draws crop, flip, colour factors, operations and magnitudes
+    from the global generators in their order, so a seed gives the same view here and in timm.
+    ``size`` is the (width, height) before reduction.
+    """
+    top, left, height, width = crop_box(settings, view, size)
+    if size != (pixels.shape[1], pixels.shape[0]):
+        y, x = pixels.shape[0] / size[1], pixels.shape[1] / size[0]
+        top, height = round(top * y), round(height * y)
+        left, width = round(left * x), round(width * x)
+    # timm may draw an empty crop from an image of one or two pixels
+    height, width = max(1, height), max(1, width)
+    top, left = min(top, pixels.shape[0] - height), min(left, pixels.shape[1] - width)
+    made = operations.crop_and_resize(
+        pixels, top, left, height, width, settings.img_size, settings.interpolation
+    )
+    if settings.hflip > 0 and torch.rand(1) < settings.hflip:
+        made = operations.flip(made)
+    return operations.planes(_colors(settings, view)(made))
 
 
 def view_seed(seed: int, pass_number: int, image_id: str, view: str) -> int:
@@ -190,7 +178,7 @@ def make_view(
         return np.asarray(timm_transform(settings, view)(image))
     pixels = np.array(image) if isinstance(image, Image.Image) else image
     seed_generators(seed)
-    return _random_view(settings, view)(pixels, size or (pixels.shape[1], pixels.shape[0]))
+    return _random_view(pixels, settings, view, size or (pixels.shape[1], pixels.shape[0]))
 
 
 # Factors by which JPEG decoders shrink images at little cost, and the smallest ratio between the
@@ -210,7 +198,7 @@ def reduction(settings: ViewSettings, seeds: Mapping[ViewName, int], size: tuple
     sides = []
     for view, seed in seeds.items():
         seed_generators(seed)
-        sides.append(min(_random_view(settings, view).box(size)[2:]))
+        sides.append(min(crop_box(settings, view, size)[2:]))
     return next((n for n in REDUCTIONS if min(sides) >= n * needed), 1)
 
 

@@ -4,11 +4,11 @@ They do what timm's RandAugment and torchvision's ColorJitter do to Pillow image
 instructions of OpenCV and torch. Operations that Pillow computes with a lookup table use the same
 table here. Blending differs by a rounding, and resizing by at most two levels of 255. Rotations and
 shears differ more: their cubic kernel (Keys 1981) has a = −0.75 where Pillow has −1, and they mix
-the fill colour into the pixels at the border.
+the fill colour into the pixels at the border. The operations of RandAugment have the names of
+timm's functions, by which the strong view finds them.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -80,7 +80,7 @@ def contrast(pixels: Pixels, factor: float, **_: Any) -> Pixels:
     return _blend_with_level(int(cv2.mean(_grey(pixels))[0] + 0.5), pixels, factor)
 
 
-def saturation(pixels: Pixels, factor: float, **_: Any) -> Pixels:
+def color(pixels: Pixels, factor: float, **_: Any) -> Pixels:
     return _blend(cv2.cvtColor(_grey(pixels), cv2.COLOR_GRAY2RGB), pixels, factor)
 
 
@@ -142,11 +142,11 @@ def _equalized(counts: np.ndarray) -> np.ndarray:
     return table
 
 
-def translate_x(pixels: Pixels, share: float, **how: Any) -> Pixels:
+def translate_x_rel(pixels: Pixels, share: float, **how: Any) -> Pixels:
     return _translate(pixels, 1, share * pixels.shape[1], **how)
 
 
-def translate_y(pixels: Pixels, share: float, **how: Any) -> Pixels:
+def translate_y_rel(pixels: Pixels, share: float, **how: Any) -> Pixels:
     return _translate(pixels, 0, share * pixels.shape[0], **how)
 
 
@@ -216,23 +216,3 @@ def _affine(
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=fillcolor,
     )
-
-
-# keyed by the names of timm's functions on Pillow images
-RAND_AUGMENT: dict[str, Callable[..., Pixels]] = {
-    "auto_contrast": auto_contrast,
-    "equalize": equalize,
-    "invert": invert,
-    "rotate": rotate,
-    "posterize": posterize,
-    "solarize": solarize,
-    "solarize_add": solarize_add,
-    "color": saturation,
-    "contrast": contrast,
-    "brightness": brightness,
-    "sharpness": sharpness,
-    "shear_x": shear_x,
-    "shear_y": shear_y,
-    "translate_x_rel": translate_x,
-    "translate_y_rel": translate_y,
-}

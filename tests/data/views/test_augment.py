@@ -11,8 +11,8 @@ from PIL import Image
 from scipy.stats import ks_2samp
 
 from semigrid.data.views.augment import (
-    RandomView,
     ViewSettings,
+    crop_box,
     erase,
     isolated_random,
     make_view,
@@ -213,7 +213,7 @@ def crop_sides(settings: ViewSettings, size: tuple[int, int], seed: int) -> list
     found = []
     for view in ("weak", "strong"):
         seed_generators(seed)
-        found += RandomView(settings, view).box(size)[2:]
+        found += crop_box(settings, view, size)[2:]
     return found
 
 
