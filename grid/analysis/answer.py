@@ -18,7 +18,7 @@ from semigrid.grid.analysis.numbers import show_points, show_points_range
 from semigrid.grid.analysis.pool_curve import PoolCurve, pool_curve
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.analysis.statistics import compare
-from semigrid.grid.experiment import show_percent
+from semigrid.grid.experiment.schema import show_percent
 from semigrid.trainers.methods import METHODS
 
 MARGIN = 0.01  # the loss, as a share, within which a model still matches another

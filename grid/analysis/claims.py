@@ -14,7 +14,7 @@ import numpy as np
 from semigrid.grid.analysis.numbers import show_difference
 from semigrid.grid.analysis.pool_curve import PoolCurve
 from semigrid.grid.analysis.statistics import LEVEL, Comparison, accuracy_interval, compare
-from semigrid.grid.experiment import show_percent
+from semigrid.grid.experiment.schema import show_percent
 
 Verdict = Literal["held", "refuted", "undecided", "not tested"]
 ByFraction = Mapping[Fraction, np.ndarray]  # ``right``, (S, N), of cells by label fraction

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from semigrid.data.errors import InputError
-from semigrid.grid.experiment import Experiment
+from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.study.plan import Cell
 from semigrid.trainers.methods import METHODS
 

@@ -16,7 +16,7 @@ from semigrid.grid.analysis.predictions import (
     read_study_predictions,
 )
 from semigrid.grid.analysis.statistics import Interval, accuracy_interval, mean, std
-from semigrid.grid.experiment import labeled_images
+from semigrid.grid.experiment.checks import labeled_images
 from semigrid.grid.study.ledger import COLLAPSED, Record
 from semigrid.grid.study.plan import Cell, Plan
 from semigrid.grid.study.state import StudyState

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage, open_storage
 from semigrid.grid.commands.console import say
-from semigrid.grid.experiment import Experiment, load_experiment
+from semigrid.grid.experiment.experiment import Experiment
+from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.study.layout import EXPERIMENT_COPY
 from semigrid.grid.study.ledger import Ledger, Record
 from semigrid.grid.study.plan import Plan

@@ -27,7 +27,8 @@ from semigrid.grid.commands.console import (
 from semigrid.grid.commands.context import OpenStudy, load, open_study
 from semigrid.grid.commands.options import OnlyOption, SeedsOption, Source, StorageOption, option
 from semigrid.grid.commands.plan import show_plan
-from semigrid.grid.experiment import Experiment, load_experiment
+from semigrid.grid.experiment.experiment import Experiment
+from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.run.supervise import Supervisor, follow_supervisor, say_ended
 from semigrid.grid.study.layout import EXPERIMENT_COPY, REPORT
 from semigrid.grid.study.lock import RunLock

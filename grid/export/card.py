@@ -21,7 +21,7 @@ from semigrid.grid.analysis.classes import class_results, confusions
 from semigrid.grid.analysis.numbers import show_interval
 from semigrid.grid.analysis.result_set import FEW_IMAGES, CellResult, ResultSet
 from semigrid.grid.analysis.statistics import LEVEL, accuracy_interval
-from semigrid.grid.experiment import show_percent
+from semigrid.grid.experiment.schema import show_percent
 from semigrid.grid.export.check import Check, show_difference
 from semigrid.grid.status.show import show_seconds
 from semigrid.grid.study.ledger import Record

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import yaml
 
-from semigrid.grid.experiment import Experiment, ExperimentFile
+from semigrid.grid.experiment.experiment import Experiment
+from semigrid.grid.experiment.schema import ExperimentFile
 from semigrid.grid.study.ledger import ENDED, Record
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.state import StudyState

@@ -9,7 +9,10 @@ from typing import Any
 
 from semigrid.data.errors import InputError
 from semigrid.data.splits import pool_subset
-from semigrid.grid.experiment import Experiment, labeled_images, nearest, show_percent
+from semigrid.grid.experiment.checks import labeled_images
+from semigrid.grid.experiment.experiment import Experiment
+from semigrid.grid.experiment.messages import nearest
+from semigrid.grid.experiment.schema import show_percent
 from semigrid.trainers.methods import METHODS, resolve
 from semigrid.trainers.options import uses_ray_stream
 from semigrid.trainers.recipe import Recipe

@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from semigrid.data.storage import Storage
-from semigrid.grid.experiment import Around, Range
+from semigrid.grid.experiment.schema import Around, Range
 from semigrid.grid.study.layout import SUGGESTED, suggested_file
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.trainers.methods import METHODS, MethodName, Space, why_unused

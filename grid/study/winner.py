@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import open_storage
-from semigrid.grid.experiment import Experiment, nearest
+from semigrid.grid.experiment.experiment import Experiment
+from semigrid.grid.experiment.messages import nearest
 from semigrid.grid.study.layout import EXPERIMENT_COPY
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell, Plan

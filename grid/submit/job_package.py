@@ -17,7 +17,7 @@ import semigrid
 from semigrid.data.errors import InputError
 from semigrid.data.storage import open_storage
 from semigrid.data.storage.storage import PATIENCE, storage_patience
-from semigrid.grid.experiment import Experiment
+from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.study.layout import EXPERIMENT_COPY
 
 # Key of a job's metadata that tells which results folder it writes to.

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from semigrid.data.errors import InputError
-from semigrid.grid.experiment import Experiment
+from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.study.plan import Plan
 from semigrid.trainers.options import TrainOptions
 

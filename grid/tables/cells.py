@@ -18,7 +18,7 @@ from semigrid.grid.analysis.numbers import (
 )
 from semigrid.grid.analysis.result_set import FEW_IMAGES, METRICS, CellResult, ResultSet
 from semigrid.grid.analysis.statistics import LEVEL
-from semigrid.grid.experiment import show_percent
+from semigrid.grid.experiment.schema import show_percent
 from semigrid.grid.status.show import show_seconds
 from semigrid.grid.tables.table import Column, Table, frame_of, frame_records
 from semigrid.trainers.models.weights import Weights

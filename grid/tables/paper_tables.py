@@ -6,7 +6,7 @@ from fractions import Fraction
 from semigrid.data.errors import InputError
 from semigrid.grid.analysis.numbers import show_count
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
-from semigrid.grid.experiment import show_percent
+from semigrid.grid.experiment.schema import show_percent
 from semigrid.grid.tables.cells import (
     acc1_column,
     cell_columns,

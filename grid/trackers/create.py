@@ -7,7 +7,7 @@ from pathlib import Path
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage
-from semigrid.grid.experiment import Experiment
+from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.study.layout import WANDB
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.state import StudyState

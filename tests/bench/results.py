@@ -21,7 +21,7 @@ from tests.helpers.scheduling import scheduler_of, start_next
 from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.schema import Split
 from semigrid.data.storage import FileFacts, open_storage
-from semigrid.grid.experiment import load_experiment
+from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.study.ledger import Ledger, start_record
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.state import Job

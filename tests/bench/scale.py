@@ -58,7 +58,7 @@ def _grid(cells: list[dict[str, Any]], storage: str, **changes: Any) -> dict[str
 def deciding() -> Iterator[tuple[str, str, str]]:
     """Planning 500 cells, and what the driver thinks for each job while a thousand run."""
     from semigrid.grid.cluster.machines import Admission, Demand, Machine
-    from semigrid.grid.experiment import load_experiment
+    from semigrid.grid.experiment.load import load_experiment
     from semigrid.grid.study.plan import Plan
     from semigrid.grid.study.state import Job
 
@@ -103,7 +103,7 @@ def _run(folder: str, grid: dict[str, Any], work: Any = None) -> None:
     from rich.console import Console
 
     from semigrid.data.storage import open_storage
-    from semigrid.grid.experiment import load_experiment
+    from semigrid.grid.experiment.load import load_experiment
     from semigrid.grid.run.tune import run_plan
     from semigrid.grid.status.live import LiveView
     from semigrid.grid.study.ledger import Ledger

@@ -82,7 +82,7 @@ def trivial(config: dict[str, Any]) -> None:
 def ours(folder: str, trials: int) -> dict[str, float]:
     """The whole machinery in this process: seconds, and the bytes that a trial adds to it."""
     from semigrid.data.storage import open_storage
-    from semigrid.grid.experiment import load_experiment
+    from semigrid.grid.experiment.load import load_experiment
     from semigrid.grid.run.tune import run_plan
     from semigrid.grid.status.live import LiveView
     from semigrid.grid.study.ledger import Ledger

@@ -23,7 +23,7 @@ from tests.helpers.small_disk import MOUNT, can_mount
 from tests.helpers.tiny import Died, Watched, die_in_step
 
 from semigrid.data.storage import open_storage
-from semigrid.grid.experiment import load_experiment
+from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.study.ledger import Ledger
 from semigrid.grid.study.plan import Plan
 from semigrid.trainers.execution.checkpoint import Checkpoints
@@ -274,7 +274,7 @@ FULL_DISK = """
 import json, os, sys
 from pathlib import Path
 from tests.helpers.in_process import Grid
-from semigrid.grid.experiment import load_experiment
+from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.study.plan import Plan
 
 disk, found = Path(sys.argv[1]), []

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from semigrid.grid.experiment import load_experiment
+from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.study.plan import Plan
 
 SMALL_VIT = {

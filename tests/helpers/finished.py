@@ -9,7 +9,7 @@ from tests.helpers.scheduling import scheduler_of
 
 from semigrid.data.storage import FileFacts, open_storage
 from semigrid.grid.analysis.result_set import ResultSet, read_result_set
-from semigrid.grid.experiment import load_experiment
+from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.study.ledger import Ledger, start_record
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.scheduler import Scheduler

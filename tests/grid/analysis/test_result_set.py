@@ -13,7 +13,7 @@ from tests.helpers.scheduling import study_of
 
 from semigrid.data.storage import open_storage
 from semigrid.grid.analysis.result_set import CellResult, ResultSet, read_result_set
-from semigrid.grid.experiment import load_experiment
+from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.status.show import show_seconds
 from semigrid.grid.study.ledger import Record, start_record
 from semigrid.grid.study.plan import Plan

@@ -9,7 +9,7 @@ from tests.helpers.experiments import experiment_text
 from semigrid.data.schema import Dataset
 from semigrid.data.storage import open_storage
 from semigrid.grid.cluster.node_requirements import requirements_of, unmet_requirements
-from semigrid.grid.experiment import load_experiment
+from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.study.layout import NODE_TOKEN
 from semigrid.grid.study.plan import Plan
 

@@ -8,7 +8,8 @@ import pytest
 from tests.helpers.experiments import changed, experiment_text
 
 from semigrid.data.errors import InputError
-from semigrid.grid.experiment import load_experiment, show_percent
+from semigrid.grid.experiment.load import load_experiment
+from semigrid.grid.experiment.schema import show_percent
 
 
 def problems(text: str) -> tuple[str, ...]:

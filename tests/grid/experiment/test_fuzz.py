@@ -15,7 +15,8 @@ from tests.helpers.experiments import SMALL
 from tests.helpers.scheduling import study_of
 
 from semigrid.data.errors import InputError
-from semigrid.grid.experiment import ExperimentFile, load_experiment
+from semigrid.grid.experiment.load import load_experiment
+from semigrid.grid.experiment.schema import ExperimentFile
 from semigrid.grid.study.plan import Plan
 
 DAMAGES = 250  # in each of four parts, when there is time

@@ -31,7 +31,7 @@ from semigrid.data.schema import Dataset
 from semigrid.data.sources.items import Item
 from semigrid.data.storage import open_storage
 from semigrid.data.views.augment import make_view, normalize
-from semigrid.grid.experiment import load_experiment
+from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.export.card import card_license, escape
 from semigrid.grid.export.cell import Exported, export_cell, show
 from semigrid.grid.export.check import check_files

@@ -7,7 +7,7 @@ from tests.helpers.experiments import SMALL, changed, experiment_text
 from tests.helpers.scheduling import study_of
 
 from semigrid.data.errors import InputError
-from semigrid.grid.experiment import load_experiment
+from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.run.preflight import check_models
 from semigrid.grid.study.plan import Plan
 

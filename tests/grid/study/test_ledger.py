@@ -5,7 +5,7 @@ from pathlib import Path
 from tests.helpers.experiments import experiment_text
 
 from semigrid.data.storage import open_storage
-from semigrid.grid.experiment import load_experiment
+from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.study.ledger import Ledger, Record, start_record
 from semigrid.grid.study.plan import Plan
 

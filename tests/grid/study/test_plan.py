@@ -6,7 +6,7 @@ import pytest
 from tests.helpers.experiments import changed, experiment_text
 
 from semigrid.data.builder.write import StoredImage, write_dataset
-from semigrid.grid.experiment import load_experiment
+from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.study.plan import Plan
 
 PAPER = Path(__file__).parents[3] / "grid/experiments/paper.yaml"

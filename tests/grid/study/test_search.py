@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from semigrid.data.storage import open_storage
-from semigrid.grid.experiment import Around
+from semigrid.grid.experiment.schema import Around
 from semigrid.grid.study.search import Suggestions, Tried, Wave, search_space, suggest_wave
 from semigrid.trainers.methods import published
 

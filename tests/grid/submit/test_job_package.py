@@ -14,7 +14,7 @@ from setuptools import find_packages
 from tests.helpers.experiments import experiment_text
 
 from semigrid.data.errors import InputError
-from semigrid.grid.experiment import load_experiment
+from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.submit.job_package import (
     FOLDER_KEY,
     job_package,

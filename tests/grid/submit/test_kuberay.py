@@ -13,7 +13,7 @@ import yaml
 from tests.helpers.experiments import SMALL, experiment_text
 
 from semigrid.data.errors import InputError
-from semigrid.grid.experiment import load_experiment
+from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.submit.kuberay import (
     FILE_NAME,
     RayJobOptions,

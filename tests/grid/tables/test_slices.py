@@ -24,7 +24,7 @@ from semigrid.data.sources.items import Item
 from semigrid.data.storage import open_storage
 from semigrid.grid.analysis.result_set import ResultSet, read_result_set
 from semigrid.grid.analysis.statistics import accuracy_interval
-from semigrid.grid.experiment import load_experiment
+from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.study.ledger import Ledger, start_record
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.tables.cells import cells_table

@@ -19,7 +19,7 @@ from semigrid.data.errors import InputError
 from semigrid.grid.analysis.classes import class_results, confusions
 from semigrid.grid.analysis.classes import confusion_matrix as confusion_of
 from semigrid.grid.analysis.paper import paper_acc1, paper_tasks
-from semigrid.grid.experiment import load_experiment
+from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.report.page import report
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.tables import render

@@ -27,7 +27,7 @@ from tests.helpers.scheduling import study_of
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import open_storage
-from semigrid.grid.experiment import load_experiment
+from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.state import Job, StudyState
 from semigrid.grid.trackers.create import check_trackers, create_trackers
@@ -537,7 +537,7 @@ def test_wandb_without_a_key_is_refused_and_asks_nobody(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))  # where `wandb login` keeps keys
     code = (
-        "import sys; from semigrid.grid.experiment import load_experiment\n"
+        "import sys; from semigrid.grid.experiment.load import load_experiment\n"
         "from semigrid.grid.trackers.create import check_trackers\n"
         "check_trackers(load_experiment('file.yaml', text=sys.stdin.read()))"
     )
@@ -552,7 +552,7 @@ def test_wandb_without_a_key_is_refused_and_asks_nobody(
 
 SERVICE = """
 import os, sys
-from semigrid.grid.experiment import load_experiment
+from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.trackers.create import check_trackers
 check_trackers(load_experiment("file.yaml", text=sys.stdin.read()))
 print(os.environ.get("WANDB_SERVICE"))

@@ -14,7 +14,7 @@ from torch import nn
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import open_storage
-from semigrid.grid.experiment import load_experiment
+from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.study.plan import Plan
 from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.models.create import create_model
