@@ -1,59 +1,42 @@
 """A dataset's counts, shares and slices, and contact sheets to look at."""
 
 import io
-from collections import Counter
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
+import pandas as pd
 from PIL import Image
 
 from semigrid.data.schema import LABELED_SPLITS, POOL, Dataset
 from semigrid.data.views.render import decode
 
-THUMBNAIL, COLUMNS_OF_SHEET = 96, 8
+THUMBNAIL, COLUMNS_OF_SHEET, MOST_ON_SHEET = 96, 8, 64
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
     """Facts for people and programs: splits, images and shares by class, slices by value."""
-    manifest = dataset.manifest
-    train = sum(manifest.counts["train"].values())
+    manifest, splits = dataset.manifest, [*LABELED_SPLITS, POOL]
+    classes = pd.DataFrame(manifest.counts).rename_axis("class").reset_index()
+    classes["train_share"] = classes["train"] / classes["train"].sum()
+    slices = {}
+    for name in manifest.slices:
+        values = {split: dataset.column(split, name).to_pandas().fillna("—") for split in splits}
+        counts = pd.DataFrame({split: of.value_counts() for split, of in values.items()})
+        slices[name] = {
+            value: {split: int(count) for split, count in row.items() if count > 0}
+            for value, row in counts.sort_index().iterrows()
+        }
     return {
-        "name": manifest.name,
-        "license": manifest.license,
-        "source": manifest.source,
-        "fingerprint": manifest.fingerprint,
-        "splits": {
-            **{split: sum(counts.values()) for split, counts in manifest.counts.items()},
-            POOL: manifest.pool,
-        },
-        "pool_unit": manifest.pool_unit,
-        "classes": [
-            {
-                "class": name,
-                **{split: counts[name] for split, counts in manifest.counts.items()},
-                "train_share": manifest.counts["train"][name] / train,
-            }
-            for name in manifest.classes
-        ],
-        "slices": {name: _slice_counts(dataset, name) for name in manifest.slices},
+        **manifest.model_dump(include={"name", "license", "source", "fingerprint", "pool_unit"}),
+        "splits": {split: dataset.rows_in(split) for split in splits},
+        "classes": classes.to_dict("records"),
+        "slices": slices,
     }
 
 
-def _slice_counts(dataset: Dataset, name: str) -> dict[str, dict[str, int]]:
-    """Images by value of a slice column and split."""
-    counts: dict[str, Counter[str]] = {}
-    for split in (*LABELED_SPLITS, POOL):
-        values = dataset.column(split, name)
-        for entry in pc.value_counts(values).to_pylist():
-            value = "—" if entry["values"] is None else entry["values"]
-            counts.setdefault(value, Counter())[split] += entry["counts"]
-    return {value: dict(by_split) for value, by_split in sorted(counts.items())}
-
-
-def contact_sheet(dataset: Dataset, label: int, images: int = 64) -> bytes:
+def contact_sheet(dataset: Dataset, label: int) -> bytes:
     """The first training images of a class in stored order, as one PNG."""
-    rows = np.flatnonzero(dataset.train_labels == label)[:images]
+    rows = np.flatnonzero(dataset.train_labels == label)[:MOST_ON_SHEET]
     table = dataset.read("train", rows)
     height = -(-len(table) // COLUMNS_OF_SHEET)
     sheet = Image.new("RGB", (COLUMNS_OF_SHEET * THUMBNAIL, height * THUMBNAIL), "white")

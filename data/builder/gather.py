@@ -13,8 +13,8 @@ from semigrid.data.sources.abo import abo_items
 from semigrid.data.sources.archives import parquet_items, webdataset_items
 from semigrid.data.sources.files import folder_items, table_items
 from semigrid.data.sources.items import Item
-from semigrid.data.sources.patterns.crowd import answers_of, gold_of
-from semigrid.data.sources.patterns.items import pattern_items
+from semigrid.data.sources.patterns.drawing import pattern_items
+from semigrid.data.sources.patterns.spec import answers_of, gold_of
 from semigrid.data.storage import open_storage
 from semigrid.data.tables import check_columns, read_table
 

@@ -12,7 +12,8 @@ AnswerFormat = Literal["generic", "mturk", "groundtruth"]
 COLUMNS = ["task", "worker", "label"]
 # the worker of answers that another system has already agreed on
 CONSOLIDATED = "(consolidated)"
-TASK_ANSWERS = "Answer.taskAnswers"  # the MTurk column with answers as JSON
+JSON_FIELD = "taskAnswers"  # the MTurk field with answers as JSON
+ANSWER_KEY = "answers_field"  # the key of a request that says which answer
 
 
 def read_answers(
@@ -57,54 +58,48 @@ def _guess(uri: str, content: bytes) -> AnswerFormat:
 
 def _mturk(uri: str, table: pd.DataFrame, image: str | None, answer: str | None) -> pd.DataFrame:
     """Reads MTurk batch results. Rejected assignments do not count."""
-    inputs = [column for column in map(str, table.columns) if column.startswith("Input.")]
-    chosen = _choose(uri, "Input", inputs, image, "image")
+    inputs = [column for column in table.columns if column.startswith("Input.")]
+    chosen = image or _only(uri, "Input columns", inputs, "answers_image")
+    task = f"Input.{chosen.removeprefix('Input.')}"
+    check_columns(uri, inputs, [task])
     table = table[table["AssignmentStatus"] != "Rejected"]
-    labels = _mturk_labels(uri, table, answer)
-    frame = pd.DataFrame({"task": table[chosen], "worker": table["WorkerId"], "label": labels})
+    labels = _mturk_labels(uri, table, None if answer is None else answer.removeprefix("Answer."))
+    frame = pd.DataFrame({"task": table[task], "worker": table["WorkerId"], "label": labels})
     return frame[frame.label != ""].reset_index(drop=True)  # an assignment without an answer
 
 
-def _choose(uri: str, kind: str, columns: list[str], wanted: str | None, option: str) -> str:
-    if wanted is not None:
-        for column in columns:
-            if column in (wanted, f"{kind}.{wanted}"):
-                return column
-        raise InputError(
-            f"{uri}: there is no column {wanted!r}; there are {', '.join(columns) or 'none'}"
-        )
-    if len(columns) != 1:
-        raise InputError(
-            f"{uri}: {len(columns)} {kind} columns ({', '.join(columns[:6])}); say which one with "
-            f"{option}"
-        )
-    return columns[0]
+def _only(where: str, kind: str, names: list[str], option: str) -> str:
+    """The only one of some names. Raises ``InputError``."""
+    if len(names) != 1:
+        shown = f" ({', '.join(names[:6])})" if names else ""
+        raise InputError(f"{where}: {len(names)} {kind}{shown}; say which one with {option}")
+    return names[0]
 
 
-def _mturk_labels(uri: str, table: pd.DataFrame, answer: str | None) -> list[str]:
-    columns = [column for column in map(str, table.columns) if column.startswith("Answer.")]
-    if TASK_ANSWERS in columns and f"Answer.{answer}" not in {*columns} - {TASK_ANSWERS}:
-        name = None if answer in (TASK_ANSWERS, "taskAnswers") else answer
-        return [
-            _json_answer(f"{uri}: row {row}", text, name)
-            for row, text in zip(table.index + 1, table[TASK_ANSWERS], strict=True)
-        ]
-    by_field: dict[str, list[str]] = {}
-    for column in columns:
-        parts = column.split(".", 2)
-        if len(parts) == 3:
-            by_field.setdefault(parts[1], []).append(column)
-    plain = [column for column in columns if len(column.split(".", 2)) == 2]
-    fields = plain + [f"Answer.{name}" for name in by_field]
-    chosen = _choose(uri, "Answer", fields, answer, "answer").removeprefix("Answer.")
-    if chosen not in by_field:
+def _mturk_labels(uri: str, table: pd.DataFrame, field: str | None) -> list[str]:
+    fields: dict[str, dict[str, str]] = {}  # columns by field and, where each has its own, by label
+    for column in table.columns:
+        kind, _, name = column.partition(".")
+        if kind == "Answer":
+            name, _, label = name.partition(".")
+            fields.setdefault(name, {})[label] = column
+    if JSON_FIELD in fields and (field == JSON_FIELD or field not in fields):
+        wanted = None if field == JSON_FIELD else field
+        texts = zip(table.index + 1, table[f"Answer.{JSON_FIELD}"], strict=True)
+        return [_json_answer(f"{uri}: row {row}", text, wanted) for row, text in texts]
+    columns = [f"Answer.{name}" for name in sorted(fields)]
+    chosen = field or _only(uri, "Answer columns", columns, ANSWER_KEY).removeprefix("Answer.")
+    check_columns(uri, columns, [f"Answer.{chosen}"])
+    of_label = {label: column for label, column in fields[chosen].items() if label}
+    if not of_label:
         return list(table[f"Answer.{chosen}"])
-    columns = by_field[chosen]
-    is_true = table[columns].apply(lambda column: column.str.strip().str.lower() == "true")
-    is_true.columns = [column.split(".", 2)[2] for column in columns]
+    is_true = (
+        table[list(of_label.values())].apply(lambda texts: texts.str.strip().str.lower()) == "true"
+    )
+    rows = zip(table.index + 1, is_true.itertuples(index=False), strict=True)
     return [
-        _true_label(f"{uri}: row {row}", values)
-        for row, values in zip(table.index + 1, is_true.to_dict("records"), strict=True)
+        _true_label(f"{uri}: row {row}", dict(zip(of_label, values, strict=True)))
+        for row, values in rows
     ]
 
 
@@ -131,14 +126,7 @@ def _json_answer(where: str, text: str, name: str | None) -> str:
         raise InputError(
             f"{where}: Answer.taskAnswers is not a JSON object: {text[:80]}"
         ) from error
-    if name is None:
-        if len(names) != 1:
-            raise InputError(
-                f"{where}: {len(names)} answer fields ({', '.join(names)}); say which one with "
-                "answer"
-            )
-        name = names[0]
-    value = fields.get(name, "")
+    value = fields.get(name or _only(where, "answer fields", names, ANSWER_KEY), "")
     if isinstance(value, dict):
         if isinstance(value.get("label"), str):
             return str(value["label"])
@@ -168,29 +156,22 @@ def _ground_truth(uri: str, content: bytes, attribute: str | None) -> pd.DataFra
 def _annotations(
     where: str, record: dict[str, Any], attribute: str | None
 ) -> list[tuple[str, str]]:
-    attributes = [key for key in record if f"{key}-metadata" in record]
-    custom = [
+    custom = {
         key
         for key, value in record.items()
         if isinstance(value, dict) and "annotationsFromAllWorkers" in value
-    ]
-    known = sorted({*attributes, *custom})
-    if attribute is None:
-        if len(known) > 1:
-            raise InputError(
-                f"{where}: {len(known)} label attributes ({', '.join(known)}); say which one with "
-                "answer"
-            )
-        if not known:
-            return []  # an image without answers
-        attribute = known[0]
-    if attribute not in known:
-        return []
+    }
+    known = sorted(custom | {key for key in record if f"{key}-metadata" in record})
+    if not known:
+        return []  # an image without answers
+    attribute = attribute or _only(where, "label attributes", known, ANSWER_KEY)
     if attribute in custom:
         return [
             (str(a["workerId"]), _json_answer(where, a["annotationData"]["content"], None))
             for a in record[attribute]["annotationsFromAllWorkers"]
         ]
+    if attribute not in known:
+        return []
     metadata = record[f"{attribute}-metadata"]
     if "class-name" not in metadata:
         raise InputError(f"{where}: {attribute}-metadata has no class-name: not a classification")

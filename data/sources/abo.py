@@ -6,7 +6,6 @@ import json
 import posixpath
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -19,22 +18,14 @@ from semigrid.data.storage import Storage, open_storage
 LISTINGS, IMAGES = "listings/metadata", "images/metadata/images.csv.gz"
 
 
-@dataclass
-class _Photograph:
-    labels: set[str] = field(default_factory=set)
-    products: set[str] = field(default_factory=set)
-    slices: set[str] = field(default_factory=set)
-
-
 def abo_items(
     root: str,
     product_type: str,
     attribute: str = "pattern",
     slice: str | None = "country",
-    images: str = "small",
     all_images: bool = False,
 ) -> list[Item]:
-    """Lists the photographs of a product type.
+    """Lists the photographs of a product type, at most 256 pixels a side.
 
     A photograph has no label when its listings lack the attribute or disagree about it. Products
     may share photographs and have several listings, so all products that share photographs form
@@ -45,7 +36,6 @@ def abo_items(
         attribute: the attribute of the listings that is the label; its English values are used,
             in lower case.
         slice: a plain attribute of the listings to report results by.
-        images: ``small`` (longest side 256 pixels) or ``original``.
         all_images: includes the other images of a listing, which may not show the attribute.
 
     Raises:
@@ -53,9 +43,10 @@ def abo_items(
     """
     storage = open_storage(root)
     paths = _paths(storage)
-    photographs: dict[str, _Photograph] = {}
+    labels: dict[str, set[str]] = {}
+    slices: dict[str, set[str]] = {}
     types: Counter[str] = Counter()
-    joined = DisjointSet()
+    joined = DisjointSet()  # of products, and of photographs as tuples
     for listing in _listings(storage):
         kind = _plain(listing.get("product_type"))
         types[kind] += 1
@@ -65,30 +56,30 @@ def abo_items(
         joined.add(product)
         shown = [listing.get("main_image_id")]
         shown += listing.get("other_image_id") or [] if all_images else []
-        for image_id in shown:
-            if image_id not in paths:
-                continue
-            photograph = photographs.setdefault(image_id, _Photograph())
-            photograph.labels |= _english(listing.get(attribute))
-            photograph.products.add(product)
+        for image_id in [image_id for image_id in shown if image_id in paths]:
+            labels.setdefault(image_id, set()).update(_english(listing.get(attribute)))
+            of_image = slices.setdefault(image_id, set())
             if slice is not None and listing.get(slice):
-                photograph.slices.add(_plain(listing[slice]))
-            for other in photograph.products:
-                joined.merge(product, other)
-    if not photographs:
+                of_image.add(_plain(listing[slice]))
+            joined.add((image_id,))
+            joined.merge(product, (image_id,))
+    if not labels:
         common = ", ".join(f"{name} ({count})" for name, count in types.most_common(5))
         raise InputError(f"{root}: no image of type {product_type!r}; the most common are {common}")
-    group_of = {product: min(group) for group in joined.subsets() for product in group}
-    folder = f"{storage.uri}/images/{images}"
+    group_of = {
+        each: min(one for one in group if isinstance(one, str))
+        for group in joined.subsets()
+        for each in group
+    }
     return [
         Item(
             image_id,
-            posixpath.join(folder, paths[image_id]),
-            photograph.labels.pop() if len(photograph.labels) == 1 else None,
-            group_of[min(photograph.products)],
-            {} if slice is None else {slice: min(photograph.slices, default="")},
+            posixpath.join(storage.uri, "images/small", paths[image_id]),
+            names.pop() if len(names) == 1 else None,
+            group_of[(image_id,)],
+            {} if slice is None else {slice: min(slices[image_id], default="")},
         )
-        for image_id, photograph in sorted(photographs.items())
+        for image_id, names in sorted(labels.items())
     ]
 
 

@@ -45,56 +45,48 @@ def webdataset_items(uri: str, label: str | None = None) -> list[Item]:
     """
     items = []
     for path in matching_files(uri, ".tar"):
-        samples = _samples(path)
-        for key, members in samples.items():
-            images = [m for m in members if f".{m}".lower().endswith(SUFFIXES)]
-            if len(images) > 1:
-                raise InputError(f"{path}: the sample {key!r} has {len(images)} images")
-            if images:
-                where = members[images[0]]
-                class_name = _sample_label(path, key, members, label)
-                name = f"{posixpath.basename(path)}/{key}"
-                items.append(Item(name, path, class_name, inside=Extent(*where[:2])))
+        images, texts = _members(path)
+        for key, parts in images.items():
+            if len(parts) > 1:
+                raise InputError(f"{path}: the sample {key!r} has {len(parts)} images")
+            found: Any = texts.get((key, "cls"), b"").decode("utf-8", "replace").strip()
+            if label is not None:
+                try:
+                    found = json.loads(texts.get((key, "json"), b"{}")).get(label)
+                except (ValueError, AttributeError) as error:
+                    raise InputError(
+                        f"{path}: the .json of {key!r} is not a JSON object"
+                    ) from error
+            class_name = None if found in (None, "") else str(found)
+            (extent,) = parts.values()
+            name = f"{posixpath.basename(path)}/{key}"
+            items.append(Item(name, path, class_name, inside=extent))
     if not items:
         raise InputError(f"{uri}: no sample has an image ({', '.join(SUFFIXES[:5])}, …)")
     return items
 
 
-def _samples(path: str) -> dict[str, dict[str, tuple[int, int, bytes]]]:
-    """Members by sample and extension: offset and size in bytes, and the content of text files."""
-    storage = open_storage(path)
-    samples: dict[str, dict[str, tuple[int, int, bytes]]] = {}
+def _members(path: str) -> tuple[dict[str, dict[str, Extent]], dict[tuple[str, str], bytes]]:
+    """Images by sample and extension, and texts by both."""
+    images: dict[str, dict[str, Extent]] = {}
+    texts: dict[tuple[str, str], bytes] = {}
     try:
-        # no compression: members are read later at their offsets
-        with storage.open(ahead=True) as file, tarfile.open(None, "r:", file) as tar:
+        # no compression: images are read later at their offsets
+        with open_storage(path).open(ahead=True) as file, tarfile.open(None, "r:", file) as tar:
             for member in tar:
                 folder, name = posixpath.split(member.name)
                 stem, _, extension = name.partition(".")
                 if not member.isfile() or not stem:
                     continue
-                content = b""
-                if extension in ("cls", "json"):
-                    opened = tar.extractfile(member)
-                    content = opened.read() if opened is not None else b""
                 key = posixpath.join(folder, stem)
-                samples.setdefault(key, {})[extension] = member.offset_data, member.size, content
+                if f".{extension}".lower().endswith(SUFFIXES):
+                    extent = Extent(member.offset_data, member.size)
+                    images.setdefault(key, {})[extension] = extent
+                elif extension in ("cls", "json") and (text := tar.extractfile(member)):
+                    texts[key, extension] = text.read()
     except tarfile.TarError as error:
         raise InputError(f"{path}: not an uncompressed tar: {error}") from error
-    return samples
-
-
-def _sample_label(
-    path: str, key: str, members: dict[str, tuple[int, int, bytes]], label: str | None
-) -> str | None:
-    if label is None:
-        content = members.get("cls", (0, 0, b""))[2]
-        return content.decode("utf-8", "replace").strip() or None
-    try:
-        facts: Any = json.loads(members["json"][2]) if "json" in members else {}
-        value = facts.get(label)
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{path}: the .json of {key!r} is not a JSON object") from error
-    return None if value in (None, "") else str(value)
+    return images, texts
 
 
 def parquet_items(uri: str, image: str = "image", label: str | None = "label") -> list[Item]:
@@ -117,31 +109,22 @@ def parquet_items(uri: str, image: str = "image", label: str | None = "label") -
                 file = pq.ParquetFile(opened)
             except pa.ArrowInvalid as error:
                 raise InputError(f"{path}: not a Parquet file: {error}") from error
-            schema = file.schema_arrow
-            _check_columns(path, schema, image, label)
+            schema, groups = file.schema_arrow, range(file.num_row_groups)
+            check_columns(path, schema.names, [image, label] if label else [image])
+            kind = schema.field(image).type
+            if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+                raise InputError(f"{path}: the column {image!r} is {kind}, not struct<bytes, path>")
             names = _class_names(schema, label)
-            for group in range(file.num_row_groups):
-                labels = [None] * file.metadata.row_group(group).num_rows
-                if label is not None:
-                    labels = file.read_row_group(group, columns=[label])[label].to_pylist()
-                for row, value in enumerate(labels):
-                    number = len(items)
-                    items.append(
-                        Item(
-                            f"{posixpath.basename(path)}/{group:05d}/{row:07d}",
-                            path,
-                            _named(path, number, value, names),
-                            inside=ParquetRow(image, group, row),
-                        )
-                    )
+            values = [None] * file.metadata.num_rows
+            if label:
+                values = file.read(columns=[label])[label].to_pylist()
+            rows = [(g, row) for g in groups for row in range(file.metadata.row_group(g).num_rows)]
+            for number, (group, row) in enumerate(rows):
+                image_id = f"{posixpath.basename(path)}/{group:05d}/{row:07d}"
+                class_name = _named(path, number, values[number], names)
+                inside = ParquetRow(image, group, row)
+                items.append(Item(image_id, path, class_name, inside=inside))
     return items
-
-
-def _check_columns(path: str, schema: pa.Schema, image: str, label: str | None) -> None:
-    check_columns(path, schema.names, [name for name in (image, label) if name is not None])
-    kind = schema.field(image).type
-    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
-        raise InputError(f"{path}: the column {image!r} is {kind}, not struct<bytes, path>")
 
 
 def _class_names(schema: pa.Schema, label: str | None) -> list[str] | None:

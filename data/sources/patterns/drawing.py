@@ -1,4 +1,4 @@
-"""Draws the images of ``builtin://patterns``: a patterned product in front of a wall.
+"""The images of ``builtin://patterns``, drawn when they are read: a product in front of a wall.
 
 The product's shape, colours and pattern depend on the number of its first image, and the photograph
 on the image's own number. Between machines pixels may differ in the last bit and JPEG bytes
@@ -7,18 +7,24 @@ completely, so nothing that must be equal everywhere depends on them.
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from semigrid.data.sources.items import Item
 from semigrid.data.sources.patterns.spec import (
     BLOCK,
     CLASSES,
     DESIGN,
     MARKETPLACES,
     PHOTOGRAPH,
+    URI,
+    VERSION,
+    Patterns,
     block,
     generator,
+    image_id,
 )
 
 QUALITY = 90
@@ -32,6 +38,38 @@ LIGHT = {
 # maps coordinates (H, W) in periods of the pattern, with a product's random numbers, to the
 # distance of each point to the edge of the ink in periods, negative outside the ink
 Motif = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """An image without a file; reading it draws it."""
+
+    seed: int
+    number: int
+    size: int
+
+    def read(self, uri: str) -> bytes:
+        return draw(self.seed, self.number, self.size)
+
+
+def pattern_items(patterns: Patterns) -> list[Item]:
+    """Lists all images, grouped by product and without labels."""
+    markets, items = list(MARKETPLACES), []
+    made = f"{URI} version {VERSION} seed {patterns.seed} size {patterns.size}"
+    for number in range(patterns.images):
+        shown, place = block(patterns.seed, number // BLOCK), number % BLOCK
+        items.append(
+            Item(
+                image_id(number),
+                patterns.uri,
+                group=f"product-{shown.products[place]:07d}",
+                slices={"marketplace": markets[shown.marketplaces[place]]},
+                inside=GeneratedImage(patterns.seed, number, patterns.size),
+                # its bytes depend on the machine's encoder
+                identity=f"{made} image {number}",
+            )
+        )
+    return items
 
 
 def draw(seed: int, number: int, size: int) -> bytes:

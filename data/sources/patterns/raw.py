@@ -3,14 +3,12 @@
 import posixpath
 import shlex
 from collections.abc import Callable
-from typing import Any
 
 import pandas as pd
 
 from semigrid.data.errors import InputError
-from semigrid.data.sources.patterns.crowd import answers_of, gold_of
-from semigrid.data.sources.patterns.items import pattern_items
-from semigrid.data.sources.patterns.spec import LICENSE, VERSION, Patterns
+from semigrid.data.sources.patterns.drawing import pattern_items
+from semigrid.data.sources.patterns.spec import LICENSE, VERSION, Patterns, answers_of, gold_of
 from semigrid.data.storage import open_storage
 
 ABOUT = """\
@@ -46,36 +44,29 @@ def write_raw(
     storage = open_storage(uri)
     if storage.entries():
         raise InputError(f"{uri}: this folder is not empty; give a new or an empty folder")
-    items = pattern_items(patterns)
+    items, gold = pattern_items(patterns), gold_of(patterns)
     rows = []
     for done, item in enumerate(items, 1):
         file = f"images/{item.image_id}.jpg"
         storage.write(file, item.read())
         rows.append((item.image_id, file, item.slices["marketplace"], item.group))
         progress(done, len(items))
-    gold = gold_of(patterns)
-    storage.write("images.csv", _csv(rows, ["id", "image", "marketplace", "product"]))
-    storage.write("answers.csv", _csv(answers_of(patterns)))
-    storage.write("gold.csv", _csv(list(gold.items()), ["task", "label"]))
-    command = _command(storage.uri, patterns)
+    tables = {
+        "images.csv": pd.DataFrame(rows, columns=["id", "image", "marketplace", "product"]),
+        "answers.csv": answers_of(patterns),
+        "gold.csv": pd.DataFrame(gold.items(), columns=["task", "label"]),
+    }
+    for name, table in tables.items():
+        storage.write(name, table.to_csv(index=False, lineterminator="\n").encode())
+    images, answers, tests = (posixpath.join(storage.uri, name) for name in tables)
+    words = ["semigrid", "data", "build", images, f"{storage.uri.rstrip('/')}-dataset"]
+    words += ["--answers", answers, "--gold", tests, "--id-column", "id"]
+    words += ["--group-column", "product", "--slice", "marketplace", "--license", LICENSE]
+    if patterns.pool_unit is not None:
+        words += ["--pool-unit", str(patterns.pool_unit)]
+    command = shlex.join(words)
     about = ABOUT.format(
         patterns=patterns, version=VERSION, gold=len(gold), command=command, license=LICENSE
     )
     storage.write("README.txt", about.encode())
     return command
-
-
-def _csv(rows: Any, header: list[str] | None = None) -> bytes:
-    text: str = pd.DataFrame(rows, columns=header).to_csv(index=False, lineterminator="\n")
-    return text.encode()
-
-
-def _command(uri: str, patterns: Patterns) -> str:
-    answers, gold = posixpath.join(uri, "answers.csv"), posixpath.join(uri, "gold.csv")
-    words = ["semigrid", "data", "build", posixpath.join(uri, "images.csv")]
-    words += [f"{uri.rstrip('/')}-dataset", "--answers", answers, "--gold", gold]
-    words += ["--id-column", "id", "--group-column", "product", "--slice", "marketplace"]
-    words += ["--license", LICENSE]
-    if patterns.pool_unit is not None:
-        words += ["--pool-unit", str(patterns.pool_unit)]
-    return shlex.join(words)

@@ -1,8 +1,13 @@
-"""The parameters of ``builtin://patterns``, and the content of each of its images.
+"""The parameters of ``builtin://patterns``, the content of its images, and the crowd's answers.
 
 The images resemble the paper's products: classes have from a third of the images to under 1 %, one
 of four marketplaces is rare, and products have several images. Images come in blocks of 250 with
 equal class counts. The content of an image depends only on (``VERSION``, seed, number).
+
+The crowd is fifteen workers, good, poor and careless; no person was asked. The error rate of an
+answer depends on the worker and on the difficulty of the image, and wrong answers are classes that
+look alike. The workers of an image and their answers depend only on (``VERSION``, seed, number);
+the choice of gold tasks depends on their number too.
 """
 
 import re
@@ -11,6 +16,7 @@ from functools import lru_cache
 from urllib.parse import parse_qsl
 
 import numpy as np
+import pandas as pd
 
 from semigrid.data.errors import InputError
 
@@ -25,6 +31,17 @@ CLASSES |= {"paisley": 2, "plaid": 15, "plain": 88, "stripes": 43}
 MARKETPLACES = {"north": 0.52, "south": 0.25, "east": 0.20, "islands": 0.03}
 SMALLEST, LARGEST = 500, 10_000_000  # images: enough of the rarest class; seven digits in an id
 MOST_GOLD = 100
+
+QUALIFIED = 11  # the first workers are the good ones
+# share of right answers of each worker on images of average difficulty; the last never looks
+SKILLS = (*np.linspace(0.95, 0.82, QUALIFIED), 0.62, 0.58, 0.55, 0.0)
+WORKERS = tuple(f"worker-{number:02d}" for number in range(1, len(SKILLS) + 1))
+CARELESS, CARELESS_ANSWER = len(WORKERS) - 1, "plain"
+SHY = 0.35  # images that an unqualified worker answers, relative to a qualified one
+ANSWERS = 3  # per image
+# neighbours in this circle look alike; a wrong answer is a neighbour of the true class
+ALIKE = ["plain", "other", "animal", "dots", "floral"]
+ALIKE += ["paisley", "geometric", "chevron", "stripes", "plaid"]
 
 # each purpose of random numbers has a stream of its own
 SHOWN, ANSWERED, DESIGN, PHOTOGRAPH = range(4)
@@ -154,3 +171,52 @@ def true_classes(seed: int, images: int) -> list[str]:
 
 def image_id(number: int) -> str:
     return f"generated-{number:07d}"
+
+
+def gold_of(patterns: Patterns) -> dict[str, str]:
+    """True classes of the gold tasks, by image id."""
+    truth = true_classes(patterns.seed, patterns.answered)
+    return {image_id(number): truth[number] for number in patterns.gold_numbers}
+
+
+def answers_of(patterns: Patterns) -> pd.DataFrame:
+    """The crowd's answers, a row each, with columns ``task`` (an image id), ``worker``, ``label``.
+
+    Three workers answer each image. All other workers answer the gold tasks after those three.
+    """
+    asked = np.full(patterns.answered, ANSWERS)
+    asked[patterns.gold_numbers] = len(WORKERS)
+    parts = []
+    for first in range(0, patterns.answered, BLOCK):
+        workers, labels = _answers(patterns.seed, first // BLOCK)
+        places, turns = np.nonzero(np.arange(len(WORKERS)) < asked[first : first + BLOCK, None])
+        parts.append((first + places, workers[places, turns], labels[places, turns]))
+    numbers, who, what = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return pd.DataFrame(
+        {
+            "task": [image_id(number) for number in numbers],
+            "worker": np.array(WORKERS, dtype=object)[who],
+            "label": np.array(list(CLASSES), dtype=object)[what],
+        }
+    )
+
+
+def _answers(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """The workers of each image of a block in the order of their answers, and the answers.
+
+    Both have the shape (BLOCK, workers). Difficulty d multiplies the error rate of every worker by
+    0.4 + 1.2 d, so that an image that is hard for one worker is hard for all.
+    """
+    rng, shown = generator(seed, index, ANSWERED), block(seed, index)
+    shape = BLOCK, len(WORKERS)
+    # a weighted order, whose first workers are a sample without replacement
+    weights = np.where(np.arange(len(WORKERS)) < QUALIFIED, 1, SHY)
+    workers = np.argsort(-np.log1p(-rng.random(shape)) / weights, axis=1, kind="stable")
+    errors = (1 - np.array(SKILLS)) * (0.4 + 1.2 * shown.difficulty[:, None])
+    wrong = rng.random(shape) < errors
+    names = list(CLASSES)
+    circle = np.array([names.index(name) for name in ALIKE])
+    place = np.argsort(circle)[shown.classes][:, None] + np.where(rng.random(shape) < 0.5, 1, -1)
+    labels = np.where(wrong, circle[place % len(circle)], shown.classes[:, None])
+    labels[:, CARELESS] = names.index(CARELESS_ANSWER)
+    return workers, np.take_along_axis(labels, workers, axis=1)

@@ -24,23 +24,21 @@ from semigrid.data.crowd.consensus import Rules, consensus
 from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
 from semigrid.data.sources.patterns import drawing
-from semigrid.data.sources.patterns.crowd import (
+from semigrid.data.sources.patterns.drawing import draw, pixels
+from semigrid.data.sources.patterns.spec import (
     ALIKE,
+    BLOCK,
     CARELESS,
     CARELESS_ANSWER,
+    CLASSES,
+    MARKETPLACES,
     QUALIFIED,
     SKILLS,
     WORKERS,
-    answers_of,
-    gold_of,
-)
-from semigrid.data.sources.patterns.drawing import draw, pixels
-from semigrid.data.sources.patterns.spec import (
-    BLOCK,
-    CLASSES,
-    MARKETPLACES,
     Patterns,
+    answers_of,
     block,
+    gold_of,
     parse_patterns,
     true_classes,
 )
