@@ -21,7 +21,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-from semigrid.trainers.cluster.ray_network import GroupNetwork, backend_for
+from semigrid.trainers.cluster.ray_network import GroupNetwork
 from semigrid.trainers.cluster.ray_nodes import has_room, placement
 from semigrid.trainers.cluster.ray_private import (
     START_ERRORS,
@@ -125,7 +125,7 @@ def _trainer(
     return TorchTrainer(
         _worker,
         train_loop_config={"job": _next_part(job)},
-        torch_config=GroupNetwork(backend=backend_for(job.options.gpus_per_worker)),
+        torch_config=GroupNetwork(backend="nccl" if job.options.gpus_per_worker else "gloo"),
         scaling_config=scaling,
         run_config=RunConfig(
             # a name of its own, or it would look for the state of the one that died

@@ -21,7 +21,7 @@ from semigrid.grid.trackers.tracker import Trackers
 from semigrid.trainers.layout import latest_checkpoint
 from semigrid.trainers.ray_worker import Deaths, free_orphans
 from semigrid.trainers.trial.fence import begin_attempt, end_attempts
-from semigrid.trainers.trial.job import Failure, TrialResult
+from semigrid.trainers.trial.job import Failure
 
 # Largest clock difference tolerated between two machines, in seconds.
 CLOCK_SECONDS = 5.0
@@ -130,7 +130,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._stop_if_asked()
-        if TrialResult.from_report(result) is None:
+        if "failure" not in result:
             job, _ = self._running[trial_id]
             self.observer.progress(job, result)
             self.trackers.evaluated(job, result)
@@ -140,8 +140,8 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
     ) -> None:
         job, since = self._running.pop(trial_id)
         death = self.trials.forget(trial_id)
-        job_result = TrialResult.from_report(result)
-        failure = None if job_result is None else job_result.failure
+        reported = (result or {}).get("failure")
+        failure = Failure.model_validate_json(reported) if reported else None
         no_room = failure is not None and failure.kind == "no_room"
         if (error or no_room) and self.room.demand(job).workers > 1:
             self._orphans_until = time.monotonic() + ORPHAN_SECONDS

@@ -26,10 +26,13 @@ from semigrid.trainers.trial.job import TrialJob
 
 
 def execute(config: dict[str, Any]) -> None:
-    """A Tune trial: does one job in this process, or drives a worker group that does it."""
+    """A Tune trial: does one job in this process, or drives a worker group that does it.
+
+    Its last report has the job's failure, if any; Tune wants a step in every report.
+    """
     job = TrialJob.model_validate_json(config["job"])
-    result = do_job(job, tune.report, lambda job: run_group(job, [TuneReportCallback()]))
-    tune.report(result.as_report())
+    failure = do_job(job, tune.report, lambda job: run_group(job, [TuneReportCallback()]))
+    tune.report({"step": 0, "failure": failure.model_dump_json() if failure else ""})
 
 
 def run_plan(

@@ -18,7 +18,6 @@ from semigrid.trainers.trial.job import (
     FailureKind,
     NoRoomError,
     TrialJob,
-    TrialResult,
 )
 from semigrid.trainers.trial.run import evaluate_trial, run_trial
 
@@ -26,8 +25,8 @@ from semigrid.trainers.trial.run import evaluate_trial, run_trial
 RunGroup = Callable[[TrialJob], Outcome]
 
 
-def do_job(job: TrialJob, report: ReportMetrics, run_group: RunGroup) -> TrialResult:
-    """Trains or evaluates a trial; its record says how it ended, the result what it cannot say.
+def do_job(job: TrialJob, report: ReportMetrics, run_group: RunGroup) -> Failure | None:
+    """Trains or evaluates a trial; its record says how it ended, the failure what it cannot say.
 
     Args:
         report: is called with the training's progress and evaluations.
@@ -48,11 +47,11 @@ def do_job(job: TrialJob, report: ReportMetrics, run_group: RunGroup) -> TrialRe
         return _failed("given_up", error)
     except OSError as error:  # a full disk, storage that is gone: the ledger cannot say it
         return _failed("storage", f"{type(error).__name__}: {error}")
-    return TrialResult()
+    return None
 
 
-def _failed(kind: FailureKind, why: object, trial_id: str | None = None) -> TrialResult:
-    return TrialResult(failure=Failure(kind=kind, message=str(why), trial_id=trial_id))
+def _failed(kind: FailureKind, why: object, trial_id: str | None = None) -> Failure:
+    return Failure(kind=kind, message=str(why), trial_id=trial_id)
 
 
 def _train(job: TrialJob, ledger: Ledger, report: ReportMetrics, run_group: RunGroup) -> None:

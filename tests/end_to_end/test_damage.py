@@ -77,8 +77,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     record = record.model_copy(update={"status": "started", "test": None, "val": {}})
     Ledger(open_storage(interrupted)).write(record)
     place = plan.place(grid.study.searches["digits/semi-vit/50%/100%"].search, str(interrupted))
-    checkpoints = Checkpoints(place.checkpoints(trial.id))
     job = TrialJob(spec=trial, place=place, options=TrainOptions(checkpoint_steps=2))
+    checkpoints = Checkpoints(job.checkpoints)
     with pytest.raises(Died):
         run_trial(job, Watched(checkpoints, die_in_step(5)))
     state = checkpoints.load()

@@ -42,8 +42,8 @@ class Grid:
 
     def do(self, job: Job) -> None:
         message = trial_job(self.plan, job, self.ledger.storage)
-        result = do_job(message, lambda metrics: self.report(job, metrics), no_group)
-        record, problem = conclude(job, self.scheduler, self.ledger, result.failure)
+        failure = do_job(message, lambda metrics: self.report(job, metrics), no_group)
+        record, problem = conclude(job, self.scheduler, self.ledger, failure)
         if problem is not None:
             self.problems.append(problem)
         if record is not None:

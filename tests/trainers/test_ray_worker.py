@@ -12,7 +12,7 @@ from semigrid.data.storage import open_storage
 from semigrid.grid.study.ledger import Record
 from semigrid.trainers.cluster.ray_nodes import has_room, keep_free, kept_free
 from semigrid.trainers.trial.fence import begin_attempt
-from semigrid.trainers.trial.job import TrialJob, TrialResult
+from semigrid.trainers.trial.job import Failure, TrialJob
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
 
@@ -34,14 +34,14 @@ def group_job(folder: Path, max_failures: int) -> TrialJob:
     return message.model_copy(update={"options": options, "scratch": str(folder / "train")})
 
 
-def do_with_group(folder: Path, job: TrialJob) -> tuple[Record, TrialResult]:
-    """The record and the result after a group did the job, or could not."""
+def do_with_group(folder: Path, job: TrialJob) -> tuple[Record, Failure | None]:
+    """The record and the failure after a group did the job, or could not."""
     from semigrid.grid.run.work import do_job
     from semigrid.trainers.ray_worker import run_group
 
-    result = do_job(job, lambda _: None, run_group)
+    failure = do_job(job, lambda _: None, run_group)
     (record,) = records(folder / "small").values()
-    return record, result
+    return record, failure
 
 
 def test_losses_do_not_count_as_exceptions() -> None:
@@ -90,10 +90,10 @@ def test_a_node_that_is_kept_free_is_given_no_work(
         job = group_job(tmp_path, max_failures=1)
         token = begin_attempt(open_storage(tmp_path / "small"), job.spec.id)
         place = replace(job.place, attempt=(job.spec.id, token))
-        record, result = do_with_group(tmp_path, job.model_copy(update={"place": place}))
+        record, failure = do_with_group(tmp_path, job.model_copy(update={"place": place}))
         assert record.status == "started"
-        assert result.failure is not None and result.failure.kind == "no_room"
-        assert "no room for 2 ×" in result.failure.message
+        assert failure is not None and failure.kind == "no_room"
+        assert "no room for 2 ×" in failure.message
         keep_free(["gone"])
         group = job_placement(config).to_placement_group()
         assert group.wait(10)

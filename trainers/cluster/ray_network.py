@@ -23,16 +23,8 @@ class GroupNetwork(TorchConfig):  # type: ignore[misc]  # Ray is untyped
 
 class _GroupNetworkBackend(TorchBackend):  # type: ignore[misc]  # Ray is untyped
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        worker_group.execute(_talk_over_rays_network)
+        worker_group.execute(lambda: talk_over(ray.util.get_node_ip_address()))
         super().on_start(worker_group, backend_config)
-
-
-def _talk_over_rays_network() -> None:
-    talk_over(ray.util.get_node_ip_address())
-
-
-def backend_for(gpus_per_worker: float) -> str:
-    return "nccl" if gpus_per_worker else "gloo"
 
 
 def talk_over(address: str, environment: MutableMapping[str, str] = os.environ) -> None:

@@ -18,12 +18,12 @@ def keep_free(nodes: Collection[str]) -> None:
 
     They were not checked yet, or lack what trainings need.
     """
-    write_key(_key(), json.dumps(list(nodes)).encode(), NAMESPACE)
+    write_key(_key(), json.dumps(list(nodes)).encode(), namespace=NAMESPACE)
 
 
 def kept_free() -> list[str]:
     """IDs of the nodes that the driver keeps free at this moment."""
-    content = read_key(_key(), NAMESPACE) if ray.is_initialized() else None
+    content = read_key(_key(), namespace=NAMESPACE) if ray.is_initialized() else None
     nodes: list[str] = [] if content is None else json.loads(content)
     return nodes
 

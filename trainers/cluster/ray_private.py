@@ -3,6 +3,7 @@
 Ray may change them in any release: check this file and its tests first when Ray is upgraded.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -25,28 +26,15 @@ TorchBackend = _TorchBackend
 START_ERRORS = (WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError)
 # A worker's errors when it cannot be reached any more, besides ``RayActorError``.
 UNREACHABLE_ERRORS = (WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError)
+# What each living node has left, by node ID. Ray's public function has the cluster's sum.
+free_resources: Callable[[], dict[str, dict[str, float]]] = available_resources_per_node
+# The cluster's key-value store, for every process of it. What was never written is None.
+write_key, read_key = _internal_kv_put, _internal_kv_get
 
 
 def death_of(error: BaseException) -> BaseException:
     """What a failed health check of a worker met, or the error itself."""
     return error.health_check_failure if isinstance(error, WorkerHealthCheckFailedError) else error
-
-
-def free_resources() -> dict[str, dict[str, float]]:
-    """What each living node has left, by node ID. Ray's public function has the cluster's sum."""
-    resources: dict[str, dict[str, float]] = available_resources_per_node()
-    return resources
-
-
-def write_key(key: bytes, value: bytes, namespace: bytes) -> None:
-    """Writes into the cluster's key-value store, which every process of the cluster can read."""
-    _internal_kv_put(key, value, True, namespace=namespace)
-
-
-def read_key(key: bytes, namespace: bytes) -> bytes | None:
-    """What ``write_key`` last wrote, None if it never did."""
-    value: bytes | None = _internal_kv_get(key, namespace=namespace)
-    return value
 
 
 def orphaned_placement_groups() -> list[PlacementGroup]:

@@ -55,12 +55,6 @@ class MicroBatchStepper:
         self.model, self.drop_paths, self.runtime = model, drop_paths, runtime
         self.autocast, self.scaler, self.on_split = autocast, scaler, on_split
         self.rows_together = not normalizes_over_batch(model)
-        if micro_batch is not None and not self.rows_together:
-            raise OutOfMemoryError(
-                "the model has batch normalisation, whose numbers depend on the images beside: it "
-                "cannot train in micro-batches; take micro_batch out, and if memory is short use "
-                "more workers or a smaller batch_size"
-            )
         self.micro_batch = micro_batch
 
     def learn(self, targets: StepTargets) -> list[torch.Tensor]:

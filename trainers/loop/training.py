@@ -144,7 +144,11 @@ class Training:
         if not math.isfinite(losses["loss"]):
             raise self._diverged(f"the mean loss is {losses['loss']}")
         record: dict[str, float] = {"step": self.outcome.step, **losses}
-        self._note_speed()
+        # the losses have been read: a GPU has finished the last steps by now
+        speed = {"step": self.outcome.step, "images_per_s": self.images_per_s()}
+        if self.stepper.micro_batch is not None:
+            speed["micro_batch"] = self.stepper.micro_batch
+        self.outcome.speed.append(speed)
         self._join_broken()
         predictions = {
             "student": self._predict("student", self.student),
@@ -183,13 +187,6 @@ class Training:
             f"up to step {self.outcome.step} the training diverged: {problem}; lower base_lr (it "
             f"is {self.recipe.base_lr:g})",
         )
-
-    def _note_speed(self) -> None:
-        # the losses have been read: a GPU has finished the last steps by now
-        reading = {"step": self.outcome.step, "images_per_s": self.images_per_s()}
-        if self.stepper.micro_batch is not None:
-            reading["micro_batch"] = self.stepper.micro_batch
-        self.outcome.speed.append(reading)
 
     def _join_broken(self) -> None:
         """Makes the list of broken images that of all ranks."""
@@ -238,9 +235,8 @@ class Training:
 
     def progress(self) -> dict[str, Any]:
         """Position, and speed and this rank's mean loss since the last evaluation."""
-        loss = self.averages.of_this_rank("loss")
-        losses = {} if loss is None else {"loss": loss}
-        return self.position() | losses | {"images_per_s": self.images_per_s()}
+        speed = {"images_per_s": self.images_per_s()}
+        return self.position() | {"loss": self.averages.of_this_rank("loss")} | speed
 
     def restart_clock(self) -> None:
         self.timed_images, self.clock = 0, time.monotonic()

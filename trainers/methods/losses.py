@@ -44,9 +44,9 @@ class StepAverages:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.steps += 1
 
-    def of_this_rank(self, name: str) -> float | None:
-        """This rank's mean; None before the first step."""
-        return float(self.sums[name]) / self.steps if self.steps else None
+    def of_this_rank(self, name: str) -> float:
+        """This rank's mean since the last evaluation, after one step at least."""
+        return float(self.sums[name]) / self.steps
 
     def take(self, gather: Callable[[Any], list[Any]]) -> dict[str, float]:
         """Means over all ranks, and the entropy of the pseudo labels in nats; starts anew."""

@@ -20,24 +20,23 @@ def create_model(
     num_classes: int,
     recipe: Recipe,
     backbone_args: dict[str, Any],
-    pretrained: bool,
+    pretrained: bool | dict[str, Any],
     seed: int,
-    pretrained_cfg: dict[str, Any] | None = None,
 ) -> nn.Module:
     """A timm model with a new head; its random numbers depend on ``seed`` alone.
 
-    ``pretrained_cfg`` overlays timm's own configuration of the weights, see ``pretrained``.
+    A ``pretrained`` that is no bool overlays timm's own configuration of the weights.
     """
     args: dict[str, Any] = {"num_classes": num_classes, **backbone_args}
     if recipe.drop_path:
         args["drop_path_rate"] = recipe.drop_path
     if recipe.global_pool is not None:
         args["global_pool"] = recipe.global_pool
-    if pretrained_cfg is not None:
-        args["pretrained_cfg_overlay"] = pretrained_cfg
+    if isinstance(pretrained, dict):
+        args["pretrained_cfg_overlay"] = pretrained
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model: nn.Module = timm.create_model(backbone, pretrained=pretrained, **args)
+        model: nn.Module = timm.create_model(backbone, pretrained=bool(pretrained), **args)
         head = model.get_classifier()  # type: ignore[operator]  # every timm model has it
         if recipe.head_std is not None and isinstance(head, nn.Linear):
             nn.init.trunc_normal_(head.weight, std=recipe.head_std)

@@ -5,7 +5,7 @@ import logging
 import shutil
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,15 @@ from semigrid.data.storage import open_storage
 from semigrid.trainers.models.weights import file_hash
 
 
-def load_from_hub(backbone: str, create: Callable[[], nn.Module]) -> nn.Module:
-    """The model that ``create`` makes with weights that timm downloads, where they are not cached.
+@contextlib.contextmanager
+def from_hub(backbone: str) -> Iterator[None]:
+    """Within this context, timm loads weights that it downloads, where they are not cached.
 
     Raises ``InputError`` if the hub cannot be reached.
     """
     try:
         with _quiet("huggingface_hub"):
-            return create()
+            yield
     except OSError as error:
         raise InputError(
             f"the pretrained weights of {backbone} cannot be downloaded "
@@ -33,23 +34,19 @@ def load_from_hub(backbone: str, create: Callable[[], nn.Module]) -> nn.Module:
         ) from error
 
 
-def load_from_file(
-    uri: str, sha256: str, backbone: str, create: Callable[[dict[str, Any]], nn.Module]
-) -> nn.Module:
-    """The model that ``create`` makes with the weights of a file.
+@contextlib.contextmanager
+def from_file(uri: str, sha256: str, backbone: str) -> Iterator[dict[str, Any]]:
+    """Within this context, a model made with the overlay of timm's configuration loads a file.
 
     timm reads the file (``weights_only``, its own conversions, resampled position embeddings). All
     weights of the model but those of a new head must be in it, in the model's shape; raises
     ``InputError`` otherwise.
-
-    Args:
-        create: makes the model with the overlay that it is given of timm's ``pretrained_cfg``.
     """
     if file_hash(uri) != sha256:
         raise InputError(f"{uri}: these weights changed since the plan was made; run it again")
     with _local(uri) as path, _quiet("timm"), _checked_loading(uri, backbone):
         try:
-            return create({"file": path, "custom_load": False})
+            yield {"file": path, "custom_load": False}
         except InputError:
             raise
         except Exception as error:  # readers of damaged or foreign files raise almost anything

@@ -1,6 +1,6 @@
 """The images of a trial: streams for training, batches for evaluation."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from fractions import Fraction
 from functools import lru_cache
 
@@ -38,47 +38,32 @@ def _open(uri: str, fingerprint: str) -> Dataset:
 
 
 @lru_cache(maxsize=4)
-def _table(uri: str, fingerprint: str, split: str) -> ImageTable:
-    return _open(uri, fingerprint).read(split)
+def _table(dataset: Dataset, split: str) -> ImageTable:
+    return dataset.read(split)
 
 
 def view_settings(recipe: Recipe, statistics: tuple[Rgb, Rgb]) -> ViewSettings:
     """The views of a recipe, normalised with the mean and deviation that the weights expect."""
-    return ViewSettings(
-        img_size=recipe.img_size,
-        crop_scale=recipe.crop_scale,
-        weak_crop_scale=recipe.weak_crop_scale,
-        hflip=recipe.hflip,
-        color_jitter=recipe.color_jitter,
-        rand_augment=recipe.rand_augment,
-        erase_prob=recipe.erase_prob,
-        mean=statistics[0],
-        std=statistics[1],
-    )
+    shared = {field.name for field in fields(ViewSettings)} & Recipe.model_fields.keys()
+    values = {name: getattr(recipe, name) for name in shared}
+    return ViewSettings(**values, mean=statistics[0], std=statistics[1])
 
 
 def evaluation_batches(
-    job: TrialJob, split: str, views: ViewSettings, runtime: Runtime
+    dataset: Dataset, split: str, views: ViewSettings, runtime: Runtime
 ) -> EvalBatches:
     """This rank's batches of a split, kept for the next trial of this process with equal views."""
     # only the settings that an evaluation view depends on, or no other trial would share them
-    settings = ViewSettings(
-        img_size=views.img_size,
-        interpolation=views.interpolation,
-        mean=views.mean,
-        std=views.std,
-    )
-    return _evaluation_batches(
-        job.place.dataset_uri, job.spec.dataset, split, settings, runtime.rank, runtime.world_size
-    )
+    names = ("img_size", "interpolation", "mean", "std")
+    settings = ViewSettings(**{name: getattr(views, name) for name in names})
+    return _evaluation_batches(dataset, split, settings, runtime.rank, runtime.world_size)
 
 
 @lru_cache(maxsize=4)
 def _evaluation_batches(
-    uri: str, fingerprint: str, split: str, views: ViewSettings, rank: int, world_size: int
+    dataset: Dataset, split: str, views: ViewSettings, rank: int, world_size: int
 ) -> EvalBatches:
-    table = _table(uri, fingerprint, split)
-    return EvalBatches(table, views, EVALUATION_BATCH, rank, world_size)
+    return EvalBatches(_table(dataset, split), views, EVALUATION_BATCH, rank, world_size)
 
 
 def open_streams(job: TrialJob, views: ViewSettings, runtime: Runtime) -> Streams:
@@ -94,10 +79,10 @@ def open_streams(job: TrialJob, views: ViewSettings, runtime: Runtime) -> Stream
         spec.seed,
         job.options.loader_workers,
     )
-    pool = (
-        None if spec.pool_images is None else _pool(job, dataset, spec.pool_images, views, runtime)
-    )
-    return Streams(labeled, pool, evaluation_batches(job, "val", views, runtime), views)
+    pool = None
+    if spec.pool_images is not None:
+        pool = _pool(job, dataset, spec.pool_images, views, runtime)
+    return Streams(labeled, pool, evaluation_batches(dataset, "val", views, runtime), views)
 
 
 def _pool(
@@ -113,8 +98,7 @@ def _pool(
         from semigrid.trainers.cluster.ray_nodes import placement
 
         return RayBatches(dataset.storage, units, *how, placement)
-    table = _table(job.place.dataset_uri, job.spec.dataset, "pool")
-    return MemoryBatches(table, *how, job.options.loader_workers)
+    return MemoryBatches(_table(dataset, "pool"), *how, job.options.loader_workers)
 
 
 def pool_units(dataset: Dataset, rows: int) -> list[RowGroup]:

@@ -1,8 +1,7 @@
 """What a worker process is sent, and what it sends back."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -49,9 +48,6 @@ class Place:
             return None
         return Fence(open_storage(self.folder, self.patience), *self.attempt)
 
-    def checkpoints(self, trial_id: str) -> Storage:
-        return self.storage.folder(checkpoint_folder(trial_id))
-
 
 class TrialJob(BaseModel):
     """Everything a worker process needs to train or evaluate one trial.
@@ -80,11 +76,11 @@ class TrialJob(BaseModel):
 
     @property
     def checkpoints(self) -> Storage:
-        return self.place.checkpoints(self.spec.id)
+        return self.place.storage.folder(checkpoint_folder(self.spec.id))
 
 
 class Failure(BaseModel):
-    """Why a job did not come to its end.
+    """Why a job did not come to its end; what became of its trial is in the ledger.
 
     Failures of a trial's own code are in its record instead. The kinds are:
 
@@ -99,23 +95,6 @@ class Failure(BaseModel):
     message: str
     trial_id: str | None = None
     details: str = ""
-
-
-class TrialResult(BaseModel):
-    """How a job ended; what became of its trial is in the ledger."""
-
-    failure: Failure | None = None
-
-    def as_report(self) -> dict[str, Any]:
-        """The result as a job's last report to Tune, which wants a step in every report."""
-        return {"step": 0, "result": self.model_dump_json()}
-
-    @classmethod
-    def from_report(cls, report: Mapping[str, Any] | None) -> "TrialResult | None":
-        """The result, if the report is a job's last one."""
-        if report is None or "result" not in report:
-            return None
-        return cls.model_validate_json(report["result"])
 
 
 class NoRoomError(RuntimeError):

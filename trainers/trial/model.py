@@ -10,7 +10,7 @@ from semigrid.data.storage import FileFacts
 from semigrid.trainers.execution.checkpoint import decode_weights
 from semigrid.trainers.layout import weights_file
 from semigrid.trainers.models.create import create_model
-from semigrid.trainers.models.pretrained import load_from_file, load_from_hub
+from semigrid.trainers.models.pretrained import from_file, from_hub
 from semigrid.trainers.trial.identity import TrialSpec
 from semigrid.trainers.trial.job import DamagedWeightsError, Place
 
@@ -21,25 +21,19 @@ def start_model(spec: TrialSpec, num_classes: int, weights_uri: str | None) -> n
     A trial with a parent takes all weights from there. Raises ``InputError`` where the pretrained
     weights cannot be read or do not fit.
     """
-
-    def create(pretrained: bool, overlay: dict[str, Any] | None = None) -> nn.Module:
-        return create_model(
-            spec.backbone,
-            num_classes,
-            spec.recipe,
-            spec.backbone_args,
-            pretrained,
-            spec.seed,
-            overlay,
-        )
-
     if spec.weights == "random" or spec.parent is not None:
-        return create(False)
+        return _create(spec, num_classes, False)
     if spec.weights == "timm":
-        return load_from_hub(spec.backbone, lambda: create(True))
+        with from_hub(spec.backbone):
+            return _create(spec, num_classes, True)
     assert weights_uri is not None
-    sha256 = spec.weights.removeprefix("sha256:")
-    return load_from_file(weights_uri, sha256, spec.backbone, lambda over: create(True, over))
+    with from_file(weights_uri, spec.weights.removeprefix("sha256:"), spec.backbone) as overlay:
+        return _create(spec, num_classes, overlay)
+
+
+def _create(spec: TrialSpec, num_classes: int, pretrained: bool | dict[str, Any]) -> nn.Module:
+    args = spec.backbone_args
+    return create_model(spec.backbone, num_classes, spec.recipe, args, pretrained, spec.seed)
 
 
 def finished_model(spec: TrialSpec, place: Place, num_classes: int, weights: str) -> nn.Module:
@@ -47,9 +41,7 @@ def finished_model(spec: TrialSpec, place: Place, num_classes: int, weights: str
 
     Raises ``DamagedWeightsError`` if the weights are not as they were written.
     """
-    model = create_model(
-        spec.backbone, num_classes, spec.recipe, spec.backbone_args, False, spec.seed
-    )
+    model = _create(spec, num_classes, False)
     model.load_state_dict(load_weights(spec.id, place)[weights])
     return model
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
@@ -37,7 +36,7 @@ from semigrid.data.storage.bucket import S3_OPTIONS, BucketFiles, open_filesyste
 from semigrid.data.storage.bucket_errors import is_away
 from semigrid.grid.study.layout import LOCK
 from semigrid.grid.study.lock import RunLock
-from semigrid.trainers.models.pretrained import load_from_file
+from semigrid.trainers.models.pretrained import from_file
 from semigrid.trainers.models.weights import file_weights
 from semigrid.trainers.trial.fence import Fence, FencedError, begin_attempt
 
@@ -230,7 +229,10 @@ def test_weights_in_a_bucket_are_known_by_their_hash(
     assert found.sha256 == file_weights(str(tmp_path / "w.pth"), None, "resnet18").sha256
     forwarder.close()
     threading.Timer(1, forwarder.open).start()
-    loaded = load_from_file(uri, str(found.sha256), "resnet18", created)
+    with from_file(uri, str(found.sha256), "resnet18") as overlay:
+        loaded = timm.create_model(
+            "resnet18", pretrained=True, num_classes=3, pretrained_cfg_overlay=overlay
+        )
     assert torch.equal(loaded.conv1.weight, model.conv1.weight)
     storage.write("w.pth", b"another")
     assert file_weights(uri, None, "resnet18").sha256 != found.sha256
@@ -238,12 +240,6 @@ def test_weights_in_a_bucket_are_known_by_their_hash(
         file_weights(f"{storage.uri}/none.pth", None, "resnet18")
     with pytest.raises(RefusedError, match="make the bucket"):
         file_weights("s3://none/w.pth", None, "resnet18")
-
-
-def created(overlay: dict[str, Any]) -> torch.nn.Module:
-    return timm.create_model(
-        "resnet18", pretrained=True, num_classes=3, pretrained_cfg_overlay=overlay
-    )
 
 
 def test_patience_ends_with_one_error(storage: Storage, forwarder: Forwarder) -> None:

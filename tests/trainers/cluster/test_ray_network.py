@@ -2,7 +2,7 @@
 
 import socket
 
-from semigrid.trainers.cluster.ray_network import backend_for, device_of, talk_over
+from semigrid.trainers.cluster.ray_network import device_of, talk_over
 
 
 def test_the_loopback_holds_its_address_and_no_device_holds_anothers() -> None:
@@ -22,7 +22,3 @@ def test_gloo_and_nccl_are_told_unless_the_user_did() -> None:
     nothing: dict[str, str] = {}
     talk_over("192.0.2.1", nothing)
     assert nothing == {}
-
-
-def test_gpus_talk_by_nccl_and_all_else_by_gloo() -> None:
-    assert (backend_for(1), backend_for(0.5), backend_for(0)) == ("nccl", "nccl", "gloo")

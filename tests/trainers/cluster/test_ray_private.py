@@ -39,11 +39,12 @@ def test_a_key_is_read_by_another_process_and_written_anew() -> None:
 
     from semigrid.trainers.cluster.ray_private import read_key, write_key
 
-    assert read_key(b"key", b"tests") is None
+    assert read_key(b"key", namespace=b"tests") is None
     for value in (b"first", b"second"):
-        write_key(b"key", value, b"tests")
-        assert ray.get(ray.remote(num_cpus=0)(read_key).remote(b"key", b"tests")) == value
-    assert read_key(b"key", b"others") is None
+        write_key(b"key", value, namespace=b"tests")
+        heard = ray.remote(num_cpus=0)(read_key).remote(b"key", namespace=b"tests")
+        assert ray.get(heard) == value
+    assert read_key(b"key", namespace=b"others") is None
 
 
 def test_the_placement_groups_of_a_dead_actor_are_orphans() -> None:

@@ -77,8 +77,8 @@ def test_of_the_parts_of_an_attempt_the_last_may_write_and_so_may_the_attempt(
 
 def test_checkpoints_and_progress_of_a_given_up_attempt_do_not_arrive(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
-    place = place_of(tmp_path, begin_attempt(storage, "t"))
-    checkpoints, meter = Checkpoints(place.checkpoints("t")), Meter(place.checkpoints("t"), {})
+    kept = place_of(tmp_path, begin_attempt(storage, "t")).storage.folder("checkpoints", "t")
+    checkpoints, meter = Checkpoints(kept), Meter(kept, {})
     checkpoints.save({"step": 1})
     checkpoints.background.wait()
     meter.begin(1)
