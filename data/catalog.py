@@ -1,11 +1,9 @@
 """Opens a dataset by its URI: a folder, a bucket, or one that comes with semigrid."""
 
-import json
-
 from pydantic import ValidationError
 
 from semigrid.data.errors import InputError
-from semigrid.data.schema import FORMAT, MANIFEST, Dataset, Manifest
+from semigrid.data.schema import MANIFEST, Dataset, Manifest
 from semigrid.data.storage import open_storage
 
 
@@ -28,20 +26,8 @@ def open_dataset(uri: str) -> Dataset:
             f"{uri}: no dataset here ({MANIFEST} is missing); give the folder or URI of a built "
             "dataset, builtin://digits or builtin://patterns"
         )
-    content = storage.read(MANIFEST)
     try:
-        version = json.loads(content).get("format")
-    except (ValueError, AttributeError) as error:
-        raise InputError(
-            f"{uri}/{MANIFEST}: not JSON ({error}); build the dataset again"
-        ) from error
-    if version != FORMAT:
-        raise InputError(
-            f"{uri}/{MANIFEST}: format {version}, this version reads {FORMAT}; "
-            "build the dataset again"
-        )
-    try:
-        manifest = Manifest.model_validate_json(content)
+        manifest = Manifest.model_validate_json(storage.read(MANIFEST))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"

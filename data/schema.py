@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -87,11 +87,16 @@ class Manifest(BaseModel):
         """The split's shards in stored order."""
         return [shard for shard in self.shards if shard.split == split]
 
+    @field_validator("format")
+    @classmethod
+    def _is_this_format(cls, number: int) -> int:
+        if number != FORMAT:
+            raise ValueError(f"format {number}, this version reads {FORMAT}")
+        return number
+
     @field_validator("counts")
     @classmethod
-    def _every_split_has_images(
-        cls, counts: dict[str, dict[str, int]]
-    ) -> dict[str, dict[str, int]]:
+    def _every_split_has_images(cls, counts: dict[Any, Any]) -> dict[Any, Any]:
         for split in LABELED_SPLITS:
             if not sum(counts.get(split, {}).values()):
                 raise ValueError(f"the split {split!r} has no images")
@@ -178,7 +183,7 @@ class Dataset:
     @cached_property
     def train_labels(self) -> np.ndarray:
         """Class index of every training row in stored order, shape (rows,)."""
-        return np.asarray(self._column_tables("train", ["label"])["label"], dtype=np.int64)
+        return np.asarray(self.column("train", "label"), dtype=np.int64)
 
     def images(self, split: str, ids: Set[str]) -> dict[str, bytes]:
         """Encoded images of a split by id, for these ids. Only their row groups are read."""

@@ -14,15 +14,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
+import tenacity
 from fsspec.implementations.local import LocalFileSystem
-from tenacity import (
-    RetryCallState,
-    RetryError,
-    Retrying,
-    retry_if_exception,
-    stop_after_delay,
-    wait_random_exponential,
-)
 
 from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.storage.bucket import S3, BucketFiles, open_filesystem
@@ -234,17 +227,17 @@ class Storage:
         """Does a piece of work, again and again while the storage is away."""
         if self.patience is None:
             return work(*args)
-        waiting = Retrying(
-            retry=retry_if_exception(self._is_away),
+        waiting = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(self._is_away),
             # random, so that not all processes ask a server at once when it comes back
-            wait=wait_random_exponential(multiplier=0.1, max=min(5, self.patience / 4)),
-            stop=stop_after_delay(self.patience),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=min(5, self.patience / 4)),
+            stop=tenacity.stop_after_delay(self.patience),
             before_sleep=self._say_once,
         )
         try:
             done: T = waiting(self._look, work, *args)
             return done
-        except RetryError as failed:
+        except tenacity.RetryError as failed:
             error = failed.last_attempt.exception()
             raise StorageGoneError(
                 f"{self.files.home}: this storage has been away for {self.patience:g} seconds "
@@ -261,7 +254,7 @@ class Storage:
         # ``confirm`` may have asked another storage, which was waited for
         return not isinstance(error, StorageGoneError) and self.files.is_away(error)
 
-    def _say_once(self, state: RetryCallState) -> None:
+    def _say_once(self, state: tenacity.RetryCallState) -> None:
         if state.attempt_number == 1 and state.outcome is not None:
             logging.getLogger(__name__).warning(
                 f"{self.files.home} is away ({state.outcome.exception()}); waiting for it, up to "
