@@ -6,7 +6,7 @@ class and its probability are kept, beside the scores.
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -52,7 +52,7 @@ class SeedPredictions:
 
 
 def read_study_predictions(
-    study: StudyState, records: Mapping[str, Record], storage: Storage, cells: Iterable[Cell]
+    study: StudyState, storage: Storage, cells: Iterable[Cell]
 ) -> tuple[dict[str, TestSet], dict[Cell, list[SeedPredictions | None]], list[str]]:
     """Reads the predictions of those of the cells that are finished.
 
@@ -69,7 +69,7 @@ def read_study_predictions(
     datasets = study.plan.experiment.datasets
     with ThreadPoolExecutor(READERS) as pool:
         readings = deque(
-            (cell, seed, spec.id, pool.submit(_read, storage, records[spec.id], manifest))
+            (cell, seed, spec.id, pool.submit(_read, storage, study.records[spec.id], manifest))
             for cell in cells
             if study.searches[cell.name].stage == "finished"
             for manifest in [datasets[cell.dataset].manifest]

@@ -17,7 +17,7 @@ from semigrid.grid.analysis.predictions import (
 )
 from semigrid.grid.analysis.statistics import Interval, accuracy_interval, mean, std
 from semigrid.grid.experiment.checks import labeled_images
-from semigrid.grid.study.ledger import COLLAPSED, Record
+from semigrid.grid.study.ledger import COLLAPSED
 from semigrid.grid.study.plan import Cell, Plan
 from semigrid.grid.study.state import StudyState
 from semigrid.trainers.execution.progress import DeviceSeconds, add
@@ -87,7 +87,7 @@ class CellResult:
 
 @dataclass(frozen=True)
 class ResultSet:
-    """A study's state and records, and a result for each cell that was asked for.
+    """A study's state, and a result for each cell that was asked for.
 
     ``rows`` are in the file's order and compared with each other in ``standings``; ``problems``
     says which predictions could not be used. ``paper_tasks`` has, by dataset, the task of the
@@ -95,7 +95,6 @@ class ResultSet:
     """
 
     study: StudyState
-    records: Mapping[str, Record]
     test_sets: Mapping[str, TestSet]
     rows: list[CellResult]
     standings: Standings
@@ -130,7 +129,6 @@ class ResultSet:
 
 def read_result_set(
     study: StudyState,
-    records: Mapping[str, Record],
     storage: Storage,
     only: Sequence[str] | None = None,
     paper_tasks: Mapping[str, str] | None = None,
@@ -143,23 +141,21 @@ def read_result_set(
     """
     tasks = paper_tasks or {}
     cells = [cell for cell in study.plan.cells if only is None or cell.name in only]
-    test_sets, seeds, problems = read_study_predictions(study, records, storage, cells)
+    test_sets, seeds, problems = read_study_predictions(study, storage, cells)
     rows = [
-        _cell_result(study, records, cell, seeds.get(cell, ()), tasks.get(cell.dataset))
-        for cell in cells
+        _cell_result(study, cell, seeds.get(cell, ()), tasks.get(cell.dataset)) for cell in cells
     ]
     standings = compare_all({row.cell: row.right for row in rows if row.has_predictions})
-    return ResultSet(study, records, test_sets, rows, standings, problems, tasks)
+    return ResultSet(study, test_sets, rows, standings, problems, tasks)
 
 
 def _cell_result(
     study: StudyState,
-    records: Mapping[str, Record],
     cell: Cell,
     seeds: Sequence[SeedPredictions | None],
     task: str | None,
 ) -> CellResult:
-    search, experiment = study.searches[cell.name], study.plan.experiment
+    search, experiment, records = study.searches[cell.name], study.plan.experiment, study.records
     trained = [records[spec.id] for spec in search.specs if spec.id in records]
     outcomes = [study.outcome(trial) for trial in search.trials]
     finished = search.stage == "finished"

@@ -1,6 +1,6 @@
 """What a command works on: an experiment, and the study that its run's folder holds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from semigrid.grid.commands.console import say
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.study.layout import EXPERIMENT_COPY
-from semigrid.grid.study.ledger import Ledger, Record
+from semigrid.grid.study.ledger import Ledger
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.rules import StudyRules
 from semigrid.grid.study.search import Suggestions
@@ -25,7 +25,6 @@ class OpenStudy:
     """The state of a study, with the ledger and the rules that it was derived from."""
 
     state: StudyState
-    records: Mapping[str, Record]
     ledger: Ledger
     rules: StudyRules
 
@@ -93,17 +92,16 @@ def open_study(
     plan = Plan(experiment)
     chosen = None if only is None else plan.matching(only)
     ledger = Ledger(open_storage(experiment.folder, patience))
-    records = ledger.read_all()
     rules = StudyRules(
         ledger.has_weights,
         ledger.has_predictions if for_run else lambda record: True,
         Suggestions(ledger.storage, writes=for_run and patience is not None).suggest,
     )
     with ledger.listed():
-        state = rules.assess(plan, records, chosen)
+        state = rules.assess(plan, ledger.read_all(), chosen)
     for problem in ledger.problems:
         say(problem)
-    return OpenStudy(state, records, ledger, rules)
+    return OpenStudy(state, ledger, rules)
 
 
 def open_results(
@@ -121,4 +119,4 @@ def open_results(
     tasks = paper_tasks(paper or [], experiment)
     study = open_study(experiment)
     chosen = None if only is None else study.state.plan.matching(only)
-    return read_result_set(study.state, study.records, study.ledger.storage, chosen, tasks)
+    return read_result_set(study.state, study.ledger.storage, chosen, tasks)

@@ -48,7 +48,7 @@ def show_plan(study: OpenStudy, without_data: bool = False, as_json: bool = Fals
     """Prints the plan; without data, nothing is known of sizes, changes and costs."""
     state, change, estimates = study.state, None, []
     if not without_data:
-        change = compare(state, study.records, last_text(study.ledger.storage))
+        change = compare(state, last_text(study.ledger.storage))
         estimates = estimate(state, count_flops=True)
     cost = Cost(spent(state), estimates, state.plan.experiment.file.prices)
     facts = {

@@ -93,7 +93,7 @@ def _run(experiment: Experiment, folder: Storage, only: list[str] | None) -> int
         study = open_study(experiment, only, for_run=True, patience=storage_patience())
         if not study.state.has_jobs:
             say("nothing to train: every trial of this experiment is in the ledger")
-            create_trackers(study.state, folder, study.records, say).close()
+            create_trackers(study.state, folder, say).close()
             return _report(study, study.state)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, supervisor.interrupt)
@@ -161,7 +161,7 @@ def _train(study: OpenStudy) -> StudyState:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     storage, scheduler = study.ledger.storage, Scheduler(study.state, study.rules)
-    trackers = create_trackers(study.state, storage, study.ledger.read_all(), say)
+    trackers = create_trackers(study.state, storage, say)
     try:
         view = LiveView(err)
         run_plan(scheduler, study.ledger, view, stop, trackers)
@@ -179,7 +179,7 @@ def _report(study: OpenStudy, state: StudyState) -> int:
     from semigrid.grid.tables.views import results_table
 
     folder = study.ledger.storage
-    results = read_result_set(state, study.ledger.read_all(), folder)
+    results = read_result_set(state, folder)
     show(results_table(results), table_console())
     failed = [
         (name, search)

@@ -63,7 +63,7 @@ def export_cell(
     target = check_destination(destination, FILES, overwrite)
     cell, record = find_winner(study, name)
     predictions = _read_predictions(storage, record, run_command(study.plan.experiment, name))
-    results = read_result_set(study, study.records, storage, [name])
+    results = read_result_set(study, storage, [name])
     (row,), seeds = results.rows, list(study.searches[name].by_seed)
     exported = replace(row, seeds=[row.seeds[seeds.index(record.spec.seed)]])
     dataset = study.plan.experiment.datasets[cell.dataset]

@@ -13,7 +13,7 @@ def facts(results: ResultSet) -> dict[str, list[str]]:
     """What someone needs to know to trust the numbers, or to make them again."""
     experiment = results.plan.experiment
     file = experiment.file
-    records = [record for record in results.records.values() if record.status != "started"]
+    records = [record for record in results.study.records.values() if record.status != "started"]
     lines = {"experiment": [file.name], "results": [experiment.folder]}
     for name, dataset in experiment.datasets.items():
         lines[f"dataset {name}"] = _dataset_lines(experiment.dataset_uri(name), dataset.manifest)

@@ -49,7 +49,7 @@ def search_history(results: ResultSet, model: str) -> Chart:
     for state in _states(results, model):
         best, points = 0.0, []
         for number, trial in enumerate(state.trials, 1):
-            record = results.records.get(trial.spec.id)
+            record = results.study.records.get(trial.spec.id)
             if record is not None and "acc1" in record.val:
                 best = max(best, record.val["acc1"])
                 points.append((float(number), best))
@@ -83,7 +83,7 @@ def importance(results: ResultSet, model: str) -> Chart:
         trials = [
             frozen(record, trial.cutoffs, space)
             for trial in state.trials
-            if (record := results.records.get(trial.spec.id)) is not None
+            if (record := results.study.records.get(trial.spec.id)) is not None
         ]
         scores = [trial.value for trial in trials if trial.state is TrialState.COMPLETE]
         most = max(most, len(scores))
@@ -128,7 +128,7 @@ def _winners(results: ResultSet, model: str) -> list[tuple[str, Record]]:
     """Cells of the model with the records of their winners on seed 0."""
     winners = []
     for state in _states(results, model):
-        record = None if state.winner is None else results.records.get(state.winner.id)
+        record = None if state.winner is None else results.study.records.get(state.winner.id)
         if record is not None and record.history:
             winners.append((state.search.name, record))
     return winners

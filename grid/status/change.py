@@ -1,7 +1,6 @@
 """What a changed experiment file keeps of earlier trainings. Pure: it reads no files."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -75,17 +74,12 @@ class Change:
     had_run: bool
 
 
-def compare(study: StudyState, records: Mapping[str, Record], text: str | None) -> Change:
-    """Compares a study with the last run in its folder.
-
-    Args:
-        records: the ledger's, by trial id.
-        text: the experiment file of the last run; None if there was none.
-    """
+def compare(study: StudyState, text: str | None) -> Change:
+    """Compares a study with the last run in its folder; ``text`` is that run's experiment file."""
     plan = study.plan
     before = _as_written(text, plan.experiment)
     after = _as_written(plan.experiment.text, plan.experiment)
-    ended = {i: record for i, record in records.items() if record.status in ENDED}
+    ended = {i: record for i, record in study.records.items() if record.status in ENDED}
     by_cell: dict[str, list[Record]] = {}
     for record in ended.values():
         by_cell.setdefault(record.cell, []).append(record)
@@ -102,7 +96,7 @@ def compare(study: StudyState, records: Mapping[str, Record], text: str | None) 
         cells=sorted(cells, key=lambda c: in_order.get(c.cell, -1)),
         removed={name: len(by_cell.get(name, [])) for name in sorted(gone)},
         unused=len(unused),
-        had_run=text is not None or bool(records),
+        had_run=text is not None or bool(study.records),
     )
 
 

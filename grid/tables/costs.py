@@ -37,7 +37,7 @@ def cell_costs(results: ResultSet) -> list[CellCost]:
 
     def spent(search: str) -> DeviceSeconds:
         ids = [spec.id for spec in results.study.searches[search].specs]
-        trained = (results.records[id] for id in ids if id in results.records)
+        trained = (results.study.records[id] for id in ids if id in results.study.records)
         return reduce(add, (record.device_seconds for record in trained), {})
 
     def price(seconds: DeviceSeconds) -> float | None:

@@ -1,6 +1,6 @@
 """The trackers that an experiment asks for; a tracker's library is imported when it is made."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +9,6 @@ from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.study.layout import WANDB
-from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.state import StudyState
 from semigrid.grid.trackers.tracker import Tracker, Trackers, folder_at
 
@@ -55,18 +54,13 @@ def _wandb_is_ready() -> bool:
         wandb.teardown()
 
 
-def create_trackers(
-    study: StudyState,
-    storage: Storage,
-    records: Mapping[str, Record],
-    say: Callable[[str], None],
-) -> Trackers:
-    """The experiment's trackers; each first catches up with the ``records``."""
+def create_trackers(study: StudyState, storage: Storage, say: Callable[[str], None]) -> Trackers:
+    """The experiment's trackers; each first catches up with the study's records."""
     wanted = study.plan.experiment.file.trackers
     if storage.local_path() is None and (local := [kind for kind in wanted if kind in LOCAL]):
         say(f"trackers: {' and '.join(local)} need a local folder, not {storage.uri}: left out")
         wanted = [kind for kind in wanted if kind not in LOCAL]
-    return Trackers({k: partial(_create, k, study, storage) for k in wanted}, records, say)
+    return Trackers({k: partial(_create, k, study, storage) for k in wanted}, study.records, say)
 
 
 def _create(kind: str, study: StudyState, storage: Storage) -> Tracker:

@@ -108,7 +108,7 @@ def ours(folder: str, trials: int) -> dict[str, float]:
     rules = StudyRules(ledger.has_weights, suggest=suggest)
     scheduler = Scheduler(rules.assess(Plan(loaded), {}), rules)
     view = View(Console(stderr=True, quiet=True))
-    trackers = create_trackers(scheduler.study, ledger.storage, {}, print)
+    trackers = create_trackers(scheduler.study, ledger.storage, print)
     run_plan(scheduler, ledger, view, threading.Event(), trackers, trivial)
     trackers.close()
     took = time.monotonic() - started

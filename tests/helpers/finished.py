@@ -98,4 +98,4 @@ class FinishedGrid:
         return scheduler_of(self.plan, self.ledger.read_all(), self.ledger.has_weights)
 
     def results(self, only: Sequence[str] | None = None) -> ResultSet:
-        return read_result_set(self.scheduler().study, self.ledger.read_all(), self.storage, only)
+        return read_result_set(self.scheduler().study, self.storage, only)

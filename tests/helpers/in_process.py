@@ -79,5 +79,5 @@ class Grid:
         }
 
     def table(self) -> str:
-        results = read_result_set(self.study, self.records, self.ledger.storage)
+        results = read_result_set(self.study, self.ledger.storage)
         return render(cells_table(results), Format.json).decode()

@@ -39,7 +39,7 @@ def results(tmp_path: Path) -> ResultSet:
         record.val = {"acc1": 1.0, "ce": 1.0}
         record.test = {"acc1": acc1, "acc5": 100.0, "ce": 0.25}
         records[record.id] = record
-    read = read_result_set(study_of(plan, records), records, open_storage(tmp_path))
+    read = read_result_set(study_of(plan, records), open_storage(tmp_path))
     return replace(read, problems=[])  # there are no predictions
 
 

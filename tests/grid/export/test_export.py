@@ -95,8 +95,7 @@ class Shop:
 
     def export(self, name: str, to: Path | str, **options: Any) -> Exported:
         ledger = Ledger(open_storage(self.folder / "run"))
-        records = ledger.read_all()
-        study = study_of(self.plan, records, ledger.has_weights)
+        study = study_of(self.plan, ledger.read_all(), ledger.has_weights)
         return export_cell(study, ledger.storage, name, str(to), **options)
 
     def winner(self, name: str) -> Record:

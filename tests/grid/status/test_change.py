@@ -20,7 +20,7 @@ def change(before: str, after: str, only: list[str] | None = None) -> tuple[Chan
     plan = plan_of(after)
     chosen = None if only is None else plan.matching(only)
     study = study_of(plan, records, lambda record: record.id in records, chosen)
-    return compare(study, records, before), study
+    return compare(study, before), study
 
 
 def cells(found: Change) -> dict[str, tuple[str, int, int]]:
@@ -135,7 +135,7 @@ def test_what_changes_no_number_says_so_and_trains_nothing() -> None:
 
 def test_a_folder_without_a_run_has_nothing_to_compare() -> None:
     study = study_of(plan_of(experiment_text()))
-    found = compare(study, {}, None)
+    found = compare(study, None)
     assert not found.had_run and {cell.what for cell in found.cells} == {"new"}
 
 
@@ -143,7 +143,7 @@ def test_a_last_file_that_cannot_be_read_any_more_hides_keys_only() -> None:
     records, _, _ = ran(experiment_text())
     study = study_of(plan_of(experiment_text()), records, lambda record: record.id in records)
     for text in ("", "grid: [", "name: [1]", changed("models.vit.recipe.base_lrr", 1)):
-        found = compare(study, records, text)
+        found = compare(study, text)
         assert {cell.what for cell in found.cells} == {"finished"}
 
 

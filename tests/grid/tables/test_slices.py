@@ -107,9 +107,8 @@ class Finished:
         return files
 
     def results(self) -> ResultSet:
-        records = self.ledger.read_all()
-        study = study_of(self.plan, records, self.ledger.has_weights)
-        return read_result_set(study, records, self.storage)
+        study = study_of(self.plan, self.ledger.read_all(), self.ledger.has_weights)
+        return read_result_set(study, self.storage)
 
     def table(self, name: str = "marketplace") -> Table[Any]:
         return slices_table(self.results(), name)

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,12 @@ class TrackedGrid(Grid):
 
 def track(grid: Grid, said: list[str]) -> Trackers:
     """What a driver makes at its start, in a grid's folder."""
-    return create_trackers(
-        grid.study,
-        grid.ledger.storage,
-        grid.ledger.read_all(),
-        said.append,
-    )
+    return create_trackers(grid.study, grid.ledger.storage, said.append)
+
+
+def without_past(grid: Grid) -> StudyState:
+    """The grid's study, as if nothing had ended before."""
+    return replace(grid.study, records={})
 
 
 def nothing_done(text: str) -> StudyState:
@@ -217,14 +218,14 @@ def test_a_trial_that_failed_is_shown_so_until_it_is_trained(
     broken = {"status": "failed", "history": [], "speed": [], "val": {}, "test": None}
     failed = record.model_copy(update=broken | {"error": "OSError: disk full"})
     said: list[str] = []
-    trackers = create_trackers(left.study, open_storage(tmp_path), {}, said.append)
+    trackers = create_trackers(without_past(left), open_storage(tmp_path), said.append)
     trackers.evaluated(job_of(left, record), record.history[0])
     trackers.ended(job_of(left, record), failed)
     trackers.close()
     assert shown(tmp_path / "optuna" / "journal.log")[record.cell][record.id][0] is TrialState.FAIL
     events = tmp_path / "tensorboard" / record.cell / record.id
     assert [step for step, _ in scalars(events)["val_ema/ce"]] == [3]  # how far it came
-    trackers = create_trackers(left.study, open_storage(tmp_path), {}, said.append)
+    trackers = create_trackers(without_past(left), open_storage(tmp_path), said.append)
     trackers.evaluated(job_of(left, record), record.history[1])
     trackers.ended(job_of(left, record), record)
     trackers.close()
@@ -263,14 +264,14 @@ def test_an_interrupted_trials_events_are_written_whole_at_its_end(
 ) -> None:
     record = next(r for r in left.records.values() if len(r.history) == 2 and r.test is None)
     job, storage = job_of(left, record), open_storage(tmp_path)
-    first = create_trackers(left.study, storage, {}, print)
+    first = create_trackers(without_past(left), storage, print)
     tunes = {"total_steps": 6, "config/request/CPU": 1.0, "device_seconds/cpu": 3.0, "pid": 7}
     first.evaluated(job, {**record.history[0], **tunes})
     first.close()  # the driver dies here
     live = scalars(tmp_path / "tensorboard" / record.cell / record.id)
     assert live["train/loss"] == [(3, pytest.approx(record.history[0]["loss"]))]
     assert not any("request" in tag or "device" in tag or "pid" in tag for tag in live)
-    second = create_trackers(left.study, storage, {}, print)
+    second = create_trackers(without_past(left), storage, print)
     second.evaluated(job, record.history[1])
     second.ended(job, record)
     second.close()
@@ -302,7 +303,7 @@ def test_a_folder_that_is_away_is_waited_for_and_not_made(
     home, away = tmp_path / "home", tmp_path / "away"
     storage, said = open_storage(home, patience=60), []
     open_storage(home).write("experiment.yaml", b"")
-    trackers = create_trackers(left.study, storage, {}, said.append)
+    trackers = create_trackers(without_past(left), storage, said.append)
     record = next(r for r in left.records.values() if r.test is None)
     while not (home / "optuna" / "journal.log").exists():
         time.sleep(0.01)
@@ -402,7 +403,7 @@ def test_mlflow_gets_one_run_a_trial_also_when_it_is_told_again(
     records = [r for r in left.records.values() if r.test is not None][:2]
     said: list[str] = []
     for _ in range(2):
-        trackers = create_trackers(study, open_storage(tmp_path), {}, said.append)
+        trackers = create_trackers(study, open_storage(tmp_path), said.append)
         for record in records:
             trackers.evaluated(job_of(left, record), record.history[0])
             trackers.ended(job_of(left, record), record)
@@ -410,7 +411,7 @@ def test_mlflow_gets_one_run_a_trial_also_when_it_is_told_again(
     records.append(next(r for r in left.records.values() if r not in records and r.test))
     for _ in range(2):  # the last one ended while nobody followed
         past = {record.id: record for record in records}
-        create_trackers(study, open_storage(tmp_path), past, said.append).close()
+        create_trackers(replace(study, records=past), open_storage(tmp_path), said.append).close()
     assert said == []
     client = MlflowClient()
     experiment = client.get_experiment_by_name("small")
@@ -425,7 +426,7 @@ def test_mlflow_gets_one_run_a_trial_also_when_it_is_told_again(
         history = client.get_metric_history(run.info.run_id, "ema_acc1")
         assert [point.step for point in history] == [int(e["step"]) for e in record.history]
         assert float(run.data.params["base_lr"]) == record.spec.recipe.base_lr
-    again = create_trackers(study, open_storage(tmp_path), {}, said.append)
+    again = create_trackers(study, open_storage(tmp_path), said.append)
     again.evaluated(job_of(left, records[0]), records[0].history[0])  # it is trained once more
     again.close()
     states = {
@@ -442,13 +443,13 @@ def test_wandb_writes_a_run_a_trial(
     study = nothing_done(TEXT + "trackers: [wandb]\n")
     records = [r for r in left.records.values() if r.test is None][:2]
     said: list[str] = []
-    trackers = create_trackers(study, open_storage(tmp_path), {}, said.append)
+    trackers = create_trackers(study, open_storage(tmp_path), said.append)
     trackers.evaluated(job_of(left, records[0]), records[0].history[0])
     trackers.ended(job_of(left, records[0]), records[0])
     trackers.close()
     # the second ended while nobody followed; the first is not written once more
     past = {record.id: record for record in records}
-    create_trackers(study, open_storage(tmp_path), past, said.append).close()
+    create_trackers(replace(study, records=past), open_storage(tmp_path), said.append).close()
     assert said == []
     folders = [path.name for path in (tmp_path / "wandb" / "wandb").glob("offline-run-*")]
     assert len(folders) == 2
@@ -587,7 +588,7 @@ def test_a_tracker_that_is_not_installed_is_refused_with_what_to_install(
 
 def test_a_bucket_keeps_no_event_files_and_says_so(left: TrackedGrid) -> None:
     said: list[str] = []
-    create_trackers(left.study, open_storage("memory://bucket"), {}, said.append).close()
+    create_trackers(left.study, open_storage("memory://bucket"), said.append).close()
     assert said == [
         "trackers: optuna and tensorboard need a local folder, not memory:///bucket: left out"
     ]
