@@ -99,11 +99,6 @@ def _svg(axes: Axes) -> str:
     )
 
 
-def with_own_ids(svg: str, prefix: str) -> str:
-    """The same with ids that no other chart of the page has."""
-    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", svg)
-
-
 def _arms(
     middles: Sequence[float], intervals: Sequence[Interval | None]
 ) -> list[tuple[float, ...]] | None:

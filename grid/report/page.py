@@ -1,6 +1,7 @@
 """The page: everything that is known of a grid, in one HTML file."""
 
 import contextlib
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,7 +14,6 @@ from semigrid.data.errors import InputError
 from semigrid.grid.analysis.answer import answer
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.report import accuracy, training
-from semigrid.grid.report.charts import with_own_ids
 from semigrid.grid.report.mistakes import confident_mistakes
 from semigrid.grid.report.provenance import facts, recipes
 from semigrid.grid.tables.answer import claims_table, savings_table
@@ -81,8 +81,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # charts are markup of our own, in which names are escaped already
-    environment.filters["own_ids"] = lambda svg, prefix: Markup(with_own_ids(svg, prefix))
+    # charts are markup of our own, in which names are escaped already; ids get a prefix, since no
+    # two on a page may be the same
+    environment.filters["own_ids"] = lambda svg, prefix: Markup(
+        re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", svg)
+    )
     return environment
 
 

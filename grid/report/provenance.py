@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from functools import reduce
 
-from semigrid.data.schema import Manifest
 from semigrid.grid.analysis.result_set import ResultSet
 from semigrid.grid.status.cost import show_bill
 from semigrid.trainers.execution.progress import DeviceSeconds, add
@@ -16,7 +15,15 @@ def facts(results: ResultSet) -> dict[str, list[str]]:
     records = [record for record in results.study.records.values() if record.status != "started"]
     lines = {"experiment": [file.name], "results": [experiment.folder]}
     for name, dataset in experiment.datasets.items():
-        lines[f"dataset {name}"] = _dataset_lines(experiment.dataset_uri(name), dataset.manifest)
+        manifest = dataset.manifest
+        counts = {split: sum(by_class.values()) for split, by_class in manifest.counts.items()}
+        lines[f"dataset {name}"] = [
+            f"{experiment.dataset_uri(name)}, source {manifest.source}",
+            f"licence {manifest.license}",
+            f"{counts['train']:,} train, {counts['val']:,} val, {counts['test']:,} test images of "
+            f"{len(manifest.classes)} classes, {manifest.pool:,} unlabelled",
+            f"fingerprint {manifest.fingerprint}",
+        ]
     for model, weights in experiment.weights.items():
         lines[f"weights of {model}"] = [weights.describe()]
     for model, config in file.models.items():
@@ -33,17 +40,6 @@ def facts(results: ResultSet) -> dict[str, list[str]]:
         "machines": _distinct(record.machine for record in records),
         "versions": _distinct(versions),
     }
-
-
-def _dataset_lines(uri: str, manifest: Manifest) -> list[str]:
-    counts = {split: sum(by_class.values()) for split, by_class in manifest.counts.items()}
-    return [
-        f"{uri}, source {manifest.source}",
-        f"licence {manifest.license}",
-        f"{counts['train']:,} train, {counts['val']:,} val, {counts['test']:,} test images of "
-        f"{len(manifest.classes)} classes, {manifest.pool:,} unlabelled",
-        f"fingerprint {manifest.fingerprint}",
-    ]
 
 
 def _distinct(values: Iterable[str]) -> list[str]:

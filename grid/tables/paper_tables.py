@@ -1,12 +1,12 @@
 """The paper's tables 2 and 3, made from one's own results."""
 
-from dataclasses import dataclass
 from fractions import Fraction
 
 from semigrid.data.errors import InputError
 from semigrid.grid.analysis.numbers import show_count
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.experiment.schema import show_percent
+from semigrid.grid.study.plan import Cell
 from semigrid.grid.tables.cells import (
     acc1_column,
     cell_columns,
@@ -17,14 +17,7 @@ from semigrid.grid.tables.cells import (
 )
 from semigrid.grid.tables.table import Column, Table
 
-
-@dataclass(frozen=True)
-class LabelsRow:
-    """A model at a label fraction, with its cell on every dataset."""
-
-    model: str
-    labels: Fraction
-    by_dataset: dict[str, CellResult]
+LabelsRow = dict[str, CellResult]  # a model at a label fraction: its cell on every dataset
 
 
 def labels_table(results: ResultSet) -> Table[LabelsRow]:
@@ -34,20 +27,24 @@ def labels_table(results: ResultSet) -> Table[LabelsRow]:
     """
     rows: dict[tuple[str, Fraction], LabelsRow] = {}
     for row in sorted(results.rows, key=lambda row: row.cell.unlabeled or 0):
-        key = row.cell.model, row.cell.labels
-        rows.setdefault(key, LabelsRow(*key, {})).by_dataset.setdefault(row.cell.dataset, row)
+        of_model = rows.setdefault((row.cell.model, row.cell.labels), {})
+        of_model.setdefault(row.cell.dataset, row)
     models = list(results.plan.experiment.file.models)
-    ordered = sorted(rows.values(), key=lambda row: (models.index(row.model), row.labels))
+    ordered = [rows[key] for key in sorted(rows, key=lambda key: (models.index(key[0]), key[1]))]
+
+    def any_cell(row: LabelsRow) -> Cell:
+        return next(iter(row.values())).cell
+
     columns: list[Column[LabelsRow]] = [
-        Column(None, lambda row: row.model, "model", is_name=True),
-        Column(None, lambda row: show_percent(row.labels), "labels"),
+        Column(None, lambda row: any_cell(row).model, "model", is_name=True),
+        Column(None, lambda row: show_percent(any_cell(row).labels), "labels"),
     ]
     for dataset in results.datasets:
         prefix = f"{dataset}\n" if len(results.datasets) > 1 else ""
         with_paper = dataset in results.paper_tasks
         for column in (acc1_column(results), *score_columns(with_paper)):
             columns.append(_on_dataset(column, dataset, prefix))
-    shown = [cell for row in ordered for cell in row.by_dataset.values()]
+    shown = [cell for row in ordered for cell in row.values()]
     return Table(
         "Models by label fraction",
         columns,
@@ -63,11 +60,11 @@ def _on_dataset(column: Column[CellResult], dataset: str, prefix: str) -> Column
     """The column of a cell, for the cells on one dataset."""
 
     def text(row: LabelsRow) -> str | None:
-        cell = row.by_dataset.get(dataset)
+        cell = row.get(dataset)
         return None if cell is None else column.text(cell)
 
     def is_bold(row: LabelsRow) -> bool:
-        return dataset in row.by_dataset and column.is_bold(row.by_dataset[dataset])
+        return dataset in row and column.is_bold(row[dataset])
 
     header = f"{prefix}{column.header}"
     return Column(None, text, header, may_break=True, is_bold=is_bold)

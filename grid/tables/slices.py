@@ -68,16 +68,12 @@ def slice_results(results: ResultSet, name: str) -> SliceResults:
     for row in results.rows:
         test_set = results.test_sets.get(row.cell.dataset)
         values = test_set.slices[name] if test_set and row.cell.dataset in having else ()
+        named = np.array([value or NONE for value in values])
         by_cell[row.cell] = {
-            value: _slice_result(row, chosen) for value, chosen in _by_value(values).items()
+            value: _slice_result(row, named == value)
+            for value in _largest_first(Counter(named.tolist()))
         }
     return by_cell
-
-
-def _by_value(values: Sequence[str | None]) -> dict[str, np.ndarray]:
-    """Which images, (N,), have each value."""
-    named = np.array([value or NONE for value in values])
-    return {value: named == value for value in _largest_first(Counter(named.tolist()))}
 
 
 def _largest_first(images: Mapping[str, int]) -> list[str]:
