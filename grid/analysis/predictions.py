@@ -34,8 +34,6 @@ class TestSet:
     classes: tuple[str, ...]
     slices: dict[str, list[str | None]]
 
-    __test__ = False  # pytest would take it for tests
-
 
 @dataclass(frozen=True)
 class SeedPredictions:

@@ -71,8 +71,11 @@ def compare(first: np.ndarray, second: np.ndarray, level: float = LEVEL) -> Comp
         by_image = first.mean(axis=0) - second.mean(axis=0)
         won, lost = int((by_image > 0).sum()), int((by_image < 0).sum())
         p = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
-        difference = float(by_image.mean())
-        return Comparison(difference, _paired_interval(won, lost, len(by_image), level), p)
+        total = len(by_image) + 2
+        middle = (won - lost) / total
+        half = _normal(level) * (won + lost + 1 - (won - lost) ** 2 / total) ** 0.5
+        interval = Interval(max(-1.0, middle - half / total), min(1.0, middle + half / total))
+        return Comparison(float(by_image.mean()), interval, p)
     free = contrast([1.0, -1.0], [first, second], level)
     interval = Interval(max(-1.0, free.interval.low), min(1.0, free.interval.high))
     return Comparison(free.difference, interval, free.p)
@@ -106,14 +109,6 @@ def _wilson(share: float, images: float, z: float) -> Interval:
     half = z / (1 + z * z / images)
     half *= (share * (1 - share) / images + (z / (2 * images)) ** 2) ** 0.5
     return Interval(max(0.0, middle - half), min(1.0, middle + half))
-
-
-def _paired_interval(won: int, lost: int, images: int, level: float) -> Interval:
-    """Agresti and Min (2005)."""
-    more, total = won + lost + 1, images + 2
-    middle = (won - lost) / total
-    half = _normal(level) * (more - (won - lost) ** 2 / total) ** 0.5
-    return Interval(max(-1.0, middle - half / total), min(1.0, middle + half / total))
 
 
 def combine(weights: Sequence[float], cells: Sequence[np.ndarray]) -> tuple[float, float, float]:

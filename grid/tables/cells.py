@@ -82,7 +82,8 @@ def _all_columns(results: ResultSet, rows: Sequence[CellResult]) -> CellColumns:
     pairs of the dataset.
     """
     to_best, standing = results.standings.to_best, results.standings.standing
-    compared = any(row.has_predictions for row in rows)
+    all_scores = [seed.scores for row in rows for seed in row.predictions]
+    compared = bool(all_scores)
     return [
         *cell_columns(rows),
         acc1_column(results),
@@ -99,7 +100,8 @@ def _all_columns(results: ResultSet, rows: Sequence[CellResult]) -> CellColumns:
         Column(
             None,
             methodcaller("scores", "macro"),
-            "macro" if any(_macro_differs(row) for row in rows) else None,
+            # a test set with as many images of each class has one mean, not two
+            "macro" if any(abs(s.macro - s.acc1) > 1e-11 for s in all_scores) else None,
             show_scores,
             may_break=True,
             is_spare=True,
@@ -163,11 +165,6 @@ def cells_table(results: ResultSet) -> Table[CellResult]:
         records=cell_records(results),
         is_dim=is_unfinished,
     )
-
-
-def _macro_differs(row: CellResult) -> bool:
-    """A test set with as many images of each class has one mean, not two."""
-    return any(abs(seed.scores.macro - seed.scores.acc1) > 1e-11 for seed in row.predictions)
 
 
 def _show_standing(results: ResultSet, row: CellResult) -> str | None:
