@@ -143,7 +143,7 @@ def test_semi_by_hand(seed: int, threshold: float, skip: bool) -> None:
     # L = L_x + λ_u L_u
     assert (targets.labeled.factor, targets.unlabeled.factor) == (1, 3)
     assert len(targets.unlabeled) == (mask_rate * 4 if skip else 4)
-    assert targets.pseudo_counts.tolist() == [2, 2]  # PSEUDO, masked or not
+    assert targets.averages["pseudo_counts"].tolist() == [2, 2]  # PSEUDO, masked or not
 
 
 def test_a_confidence_that_reaches_the_threshold_counts() -> None:
@@ -222,7 +222,8 @@ def test_the_rows_do_not_depend_on_how_many_ranks_share_the_batch(
         assert max(sizes) - min(sizes) <= 1  # no rank waits for one with more to do
     if method == "semi":
         assert 0 < len(whole.unlabeled) < 8  # the threshold takes part
-        assert all(part.pseudo_counts.tolist() == [*whole.pseudo_counts] for part in parts)
+        for part in parts:
+            assert part.averages["pseudo_counts"].equal(whole.averages["pseudo_counts"])
 
 
 def test_a_single_image_that_counts_leaves_no_rank_without_one(tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ from semigrid.trainers.layout import LATEST_CHECKPOINT, PREVIOUS_CHECKPOINT
 
 MICRO_BATCH = "micro_batch"
 
+# The states of student and teacher: ``{"student": ..., "ema": ...}``.
+NetworkStates = dict[str, dict[str, torch.Tensor]]
+
 
 class Checkpoints:
     """The latest checkpoint of one training and the best weights that it names.
@@ -123,18 +126,22 @@ def _weights_name(content: bytes) -> str:
     return f"best-{hashlib.sha256(content).hexdigest()}.safetensors"
 
 
-def encode_weights(student: dict[str, torch.Tensor], ema: dict[str, torch.Tensor]) -> bytes:
+def encode_weights(weights: NetworkStates) -> bytes:
     """Both weights of a training as one safetensors file, names prefixed ``student.``, ``ema.``."""
-    named = {f"student.{k}": v for k, v in student.items()}
-    named |= {f"ema.{k}": v for k, v in ema.items()}
-    content: bytes = save_safetensors({k: v.detach().cpu().contiguous() for k, v in named.items()})
+    content: bytes = save_safetensors(
+        {
+            f"{network}.{name}": tensor.detach().cpu().contiguous()
+            for network, state in weights.items()
+            for name, tensor in state.items()
+        }
+    )
     return content
 
 
-def decode_weights(content: bytes) -> dict[str, dict[str, torch.Tensor]]:
-    """``{"student": state, "ema": state}`` of a file that ``encode_weights`` made."""
-    weights: dict[str, dict[str, torch.Tensor]] = {"student": {}, "ema": {}}
-    for name, tensor in load_safetensors(content).items():
-        kind, _, rest = name.partition(".")
-        weights[kind][rest] = tensor
+def decode_weights(content: bytes) -> NetworkStates:
+    """The weights in a file that ``encode_weights`` made."""
+    weights: NetworkStates = {"student": {}, "ema": {}}
+    for key, tensor in load_safetensors(content).items():
+        network, _, name = key.partition(".")
+        weights[network][name] = tensor
     return weights

@@ -38,8 +38,8 @@ class MicroBatchStepper:
         drop_paths: those of the model, drawn for the step already.
         autocast: makes the context of the forward.
         scaler: scales the loss (float16).
-        micro_batch: most rows in one forward; None for all.
-        on_split: is called with the new limit when memory ran out and it was halved.
+        micro_batch: most rows in one forward; None for all. It is halved when memory runs out, and
+            remembered beside the checkpoints.
     """
 
     def __init__(
@@ -50,12 +50,13 @@ class MicroBatchStepper:
         autocast: Callable[[], AbstractContextManager[None]],
         scaler: torch.amp.GradScaler,
         micro_batch: int | None,
-        on_split: Callable[[int], None],
     ):
         self.model, self.drop_paths, self.runtime = model, drop_paths, runtime
-        self.autocast, self.scaler, self.on_split = autocast, scaler, on_split
+        self.autocast, self.scaler = autocast, scaler
+        self.ddp = model if isinstance(model, nn.parallel.DistributedDataParallel) else None
         self.rows_together = not normalizes_over_batch(model)
-        self.micro_batch = micro_batch
+        known = runtime.checkpoints.load_micro_batch()
+        self.micro_batch = min(filter(None, (micro_batch, known)), default=None)
 
     def learn(self, targets: StepTargets) -> list[torch.Tensor]:
         """Adds the gradient of the step's loss; returns this rank's L_x and, of a pool, L_u."""
@@ -98,7 +99,8 @@ class MicroBatchStepper:
         cross_entropies: list[torch.Tensor] = []
         full = False
         try:
-            with _without_meeting(self.model):
+            # gradients of backwards in this context stay on the rank
+            with self.ddp.no_sync() if self.ddp else contextlib.nullcontext():
                 for chunk in chunks:
                     loss, losses = self._forward(chunk)
                     cross_entropies.append(losses)
@@ -110,7 +112,12 @@ class MicroBatchStepper:
             full = True
         if self.runtime.any(full):
             return None
-        _expect_meeting(self.model)
+        if self.ddp:
+            # The next backward averages all gradients over the ranks. After a forward outside
+            # no_sync it would, too. But when that runs out of memory, DDP goes on expecting its
+            # backward, and the ranks would meet in the middle of the repeated step. For the same
+            # reason DDP must not broadcast buffers: see Runtime.share_buffers.
+            self.ddp.reducer.prepare_for_backward([])
         try:
             loss.backward()  # type: ignore[no-untyped-call]
         except torch.OutOfMemoryError:
@@ -118,7 +125,7 @@ class MicroBatchStepper:
                 # the others are in the middle of it: this group cannot go on, the next one can
                 largest = max(len(chunk) for chunk in chunks)
                 if self.rows_together and largest > 1:
-                    self.on_split((largest + 1) // 2)
+                    self.runtime.checkpoints.save_micro_batch((largest + 1) // 2)
                 raise
             return None
         return cross_entropies
@@ -140,7 +147,7 @@ class MicroBatchStepper:
                 "batch_size, more workers, or precision: bf16"
             )
         self.micro_batch = (largest + 1) // 2
-        self.on_split(self.micro_batch)
+        self.runtime.checkpoints.save_micro_batch(self.micro_batch)
 
 
 def _joined(parts: Sequence[TargetRows]) -> TargetRows:
@@ -158,21 +165,3 @@ def _split(rows: TargetRows, count: int) -> list[TargetRows]:
     columns = (rows.images, rows.targets, rows.weights, rows.numbers)
     pieces = zip(*(column.tensor_split(count) for column in columns), strict=True)
     return [TargetRows(*piece) for piece in pieces]
-
-
-def _without_meeting(model: nn.Module) -> AbstractContextManager[None]:
-    """Gradients of backwards in this context stay on the rank, for a later one to average."""
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        return model.no_sync()
-    return contextlib.nullcontext()
-
-
-def _expect_meeting(model: nn.Module) -> None:
-    """Makes the next backward average all accumulated gradients over the ranks.
-
-    A forward outside ``no_sync`` would do so too. But when it runs out of memory, DDP would go on
-    expecting its backward, and the ranks would meet in the middle of the repeated step. For the
-    same reason DDP must not broadcast buffers: see ``Runtime.share_buffers``.
-    """
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        model.reducer.prepare_for_backward([])

@@ -1,5 +1,6 @@
 """A training's data: endless batches, and the tensors that a step makes of them."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -25,12 +26,8 @@ class Streams:
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, Batch, Batch | None]]:
         """(step, labelled batch, pool batch) for the steps from start to stop."""
-        if start == stop:
-            return
-        labeled = self.labeled(start, stop)
-        pool = self.pool(start, stop) if self.pool else None
-        for step in range(start, stop):
-            yield step, next(labeled), next(pool) if pool is not None else None
+        pool = self.pool(start, stop) if self.pool else itertools.repeat(None)
+        return zip(range(start, stop), self.labeled(start, stop), pool, strict=False)
 
     def step_input(
         self,

@@ -14,7 +14,7 @@ from semigrid.data.views.render import Batch
 from semigrid.trainers.evaluation.choose import is_better
 from semigrid.trainers.evaluation.evaluate import evaluate
 from semigrid.trainers.evaluation.predictions import Predictions
-from semigrid.trainers.execution.checkpoint import encode_weights
+from semigrid.trainers.execution.checkpoint import NetworkStates, encode_weights
 from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.loop.health import HopelessError, collapse
 from semigrid.trainers.loop.outcome import Outcome
@@ -78,9 +78,8 @@ class Training:
         self.outcome = Outcome()
         self._new_best: bytes | None = None  # weights for the next checkpoint
         self.averages = StepAverages()
-        self.images_per_step = recipe.batch_size
-        if self.method.needs_pool:
-            self.images_per_step += recipe.pool_batch_size
+        pool_images = recipe.pool_batch_size if self.method.needs_pool else 0
+        self.images_per_step = recipe.batch_size + pool_images
         labels = torch.from_numpy(np.asarray(streams.validation.table.labels))
         self.natural_entropy = entropy(torch.bincount(labels, minlength=num_classes))
         self._resume()
@@ -89,17 +88,13 @@ class Training:
             # masks change the number of rows from step to step: one graph must serve them all
             self.student.compile(dynamic=True)
             self.teacher.network.compile(dynamic=True)
-        micro_batch, known = options.micro_batch, runtime.checkpoints.load_micro_batch()
-        if known is not None:
-            micro_batch = min(known, micro_batch or known)
         self.stepper = MicroBatchStepper(
             runtime.wrap(self.student),
             self.drop_paths,
             runtime,
             self._autocast,
             self.scaler,
-            micro_batch,
-            on_split=runtime.checkpoints.save_micro_batch,
+            options.micro_batch,
         )
         self.stepper.model.train()
         self.restart_clock()
@@ -170,9 +165,7 @@ class Training:
             self.outcome.best_metrics = metrics[better]
             self.outcome.best_weights, self.outcome.best_step = better, self.outcome.step
             if self.runtime.rank == 0:
-                self._new_best = encode_weights(
-                    self.student.state_dict(), self.teacher.network.state_dict()
-                )
+                self._new_best = encode_weights(self._weights())
         self.restart_clock()
 
     def _predict(self, name: str, network: nn.Module) -> Predictions:
@@ -201,8 +194,7 @@ class Training:
         if self.runtime.rank == 0:
             self.runtime.checkpoints.save(
                 {
-                    "student": self.student.state_dict(),
-                    "ema": self.teacher.network.state_dict(),
+                    **self._weights(),
                     "optimizer": self.optimizer.state_dict(),
                     "scaler": self.scaler.state_dict(),
                     # the schedule, random numbers and the streams' positions follow from the step
@@ -213,6 +205,9 @@ class Training:
             )
             self._new_best = None
         self.clock += time.monotonic() - started  # checkpoints do not count as training
+
+    def _weights(self) -> NetworkStates:
+        return {"student": self.student.state_dict(), "ema": self.teacher.network.state_dict()}
 
     def _resume(self) -> None:
         state = self.runtime.checkpoints.load()

@@ -9,8 +9,6 @@ import torch.nn.functional as F
 
 from semigrid.trainers.methods.step import StepTargets
 
-_PSEUDO_COUNTS = "pseudo_counts"
-
 
 def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of logits (B, K) with soft targets (B, K) for each image, (B,), in float32."""
@@ -38,8 +36,6 @@ class StepAverages:
             total = total + targets.unlabeled.factor * losses[1]
             values |= {"labeled_loss": losses[0], "unlabeled_loss": losses[1]}
         values["loss"] = total
-        if targets.pseudo_counts is not None:
-            values[_PSEUDO_COUNTS] = targets.pseudo_counts
         for name, value in values.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.steps += 1
@@ -54,7 +50,7 @@ class StepAverages:
         self.sums, self.steps = {}, 0
         ranks = gather(mine)
         means = {name: np.mean([rank[name] for rank in ranks], axis=0) for name in mine}
-        counts = means.pop(_PSEUDO_COUNTS, None)
+        counts = means.pop("pseudo_counts", None)
         values = {name: float(value) for name, value in means.items()}
         if counts is not None:
             values["pseudo_entropy"] = entropy(torch.from_numpy(counts))

@@ -65,12 +65,10 @@ def step_targets(step: StepInput, context: StepContext, draw: torch.Generator) -
     # DDP averages the ranks' gradients: each weighs its rows as if they were of its own batch
     weights = mask[i].float() / len(step.weak)
     first = len(step.x) * shard.world_size
-    return StepTargets(
-        labeled,
-        TargetRows(u, y, weights, first + mine, recipe.unlabeled_loss_weight),
-        {"mask_rate": mask.float().mean()},
-        torch.bincount(pseudo_labels, minlength=context.num_classes),
-    )
+    unlabeled = TargetRows(u, y, weights, first + mine, recipe.unlabeled_loss_weight)
+    counts = torch.bincount(pseudo_labels, minlength=context.num_classes)
+    averages = {"mask_rate": mask.float().mean(), "pseudo_counts": counts}
+    return StepTargets(labeled, unlabeled, averages)
 
 
 def _numbers_to_train(mask: torch.Tensor, context: StepContext) -> torch.Tensor:

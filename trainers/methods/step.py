@@ -80,11 +80,10 @@ class TargetRows:
 class StepTargets:
     """What this rank's student learns from in a step; the method's loss is Σ factor · weight · CE.
 
-    ``averages`` are values to average over ranks and steps; ``pseudo_counts`` (K,) counts the
-    pseudo labels of each class over all ranks.
+    ``averages`` are values to average over ranks and steps; ``pseudo_counts`` (K,) among them
+    counts the pseudo labels of each class over all ranks.
     """
 
     labeled: TargetRows
     unlabeled: TargetRows | None = None
     averages: dict[str, torch.Tensor] = field(default_factory=dict)
-    pseudo_counts: torch.Tensor | None = None

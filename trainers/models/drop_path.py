@@ -41,8 +41,15 @@ class DropPaths:
     """
 
     def __init__(self, model: nn.Module):
-        self.modules = _replace(model)
+        self.modules: list[RowDropPath] = []
         self._draws = torch.empty(0)
+        for parent in model.modules():
+            for name, child in parent.named_children():
+                if isinstance(child, DropPath):
+                    child = RowDropPath(child.drop_prob)
+                    setattr(parent, name, child)
+                if isinstance(child, RowDropPath):
+                    self.modules.append(child)
 
     def draw(self, rows: int, generator: torch.Generator) -> None:
         """Draws for all rows of a step, (CALLS, modules, rows), on the CPU."""
@@ -55,15 +62,3 @@ class DropPaths:
         scales = (kept / (1 - probability)).to(device, non_blocking=True)
         for module, scales_of_module in zip(self.modules, scales.unbind(1), strict=True):
             module.scales, module.call = scales_of_module, 0
-
-
-def _replace(model: nn.Module) -> list[RowDropPath]:
-    drop_paths: list[RowDropPath] = []
-    for parent in model.modules():
-        for name, child in parent.named_children():
-            if isinstance(child, DropPath):
-                child = RowDropPath(child.drop_prob)
-                setattr(parent, name, child)
-            if isinstance(child, RowDropPath):
-                drop_paths.append(child)
-    return drop_paths

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from torch import nn
 
 from semigrid.data.storage import FileFacts
-from semigrid.trainers.execution.checkpoint import decode_weights
+from semigrid.trainers.execution.checkpoint import NetworkStates, decode_weights
 from semigrid.trainers.layout import weights_file
 from semigrid.trainers.models.create import create_model
 from semigrid.trainers.models.pretrained import from_file, from_hub
@@ -46,8 +45,8 @@ def finished_model(spec: TrialSpec, place: Place, num_classes: int, weights: str
     return model
 
 
-def load_weights(trial_id: str, place: Place) -> dict[str, dict[str, torch.Tensor]]:
-    """``{"student": state, "ema": state}`` of a finished trial.
+def load_weights(trial_id: str, place: Place) -> NetworkStates:
+    """The weights of a finished trial.
 
     Raises ``DamagedWeightsError`` if the file is missing or not as it was written.
     """

@@ -60,7 +60,6 @@ def stepper_of(
     runtime: Any,
     micro_batch: int | None = None,
     wrapped: nn.Module | None = None,
-    splits: list[int] | None = None,
 ) -> MicroBatchStepper:
     drop_paths = DropPaths(model)
     drop_paths.draw(100, torch.Generator().manual_seed(0))
@@ -72,7 +71,6 @@ def stepper_of(
         contextlib.nullcontext,
         torch.amp.GradScaler("cpu", enabled=False),
         micro_batch,
-        [].append if splits is None else splits.append,
     )
 
 
@@ -117,12 +115,13 @@ def learnt(targets: StepTargets, runtime: Any, **settings: Any) -> tuple[list[fl
 
 def plain_gradient(targets: StepTargets) -> tuple[list[float], torch.Tensor]:
     """All rows through the model at once, docs/methods.md §4, line by line; same drop paths."""
-    model = vit()
-    stepper = stepper_of(model, None)
+    model = vit().train()
+    drop_paths = DropPaths(model)
+    drop_paths.draw(100, torch.Generator().manual_seed(0))
     labeled, unlabeled = targets.labeled, targets.unlabeled
     assert unlabeled is not None
     numbers = torch.cat([labeled.numbers, unlabeled.numbers])
-    stepper.drop_paths.use(numbers, torch.device("cpu"))
+    drop_paths.use(numbers, torch.device("cpu"))
     logits = model(torch.cat([labeled.images, unlabeled.images]))
     losses = nn.functional.cross_entropy(
         logits, torch.cat([labeled.targets, unlabeled.targets]), reduction="none"
@@ -174,13 +173,13 @@ def test_when_memory_runs_out_the_micro_batch_is_halved_and_the_step_repeated(
     runtime = Runtime(checkpoints, device="cpu")
     targets = targets_of(0.0, skip=True)
     losses, gradient = learnt(targets, runtime)
-    model, splits = vit(), []
+    model = vit()
     limited = Limited(model, 4)
-    stepper = stepper_of(model, runtime, wrapped=limited, splits=splits)
+    stepper = stepper_of(model, runtime, wrapped=limited)
     found = stepper.learn(targets)
     assert [float(loss) for loss in found] == pytest.approx(losses, abs=1e-6)
     torch.testing.assert_close(gradients(model), gradient, rtol=1e-6, atol=1e-6)
-    assert splits == [6, 3]  # of 12 rows
+    assert checkpoints.load_micro_batch() == 3  # after 6 of 12 rows
     assert limited.seen == [12, 6, 3, 3, 3, 3]
     stepper.learn(targets)  # the next step knows
     assert limited.seen[6:] == [3, 3, 3, 3]
@@ -275,24 +274,24 @@ def test_a_group_that_lost_its_step_is_told_to_split_next_time(
     checkpoints: Checkpoints, micro_batch: int | None, hint: int | None
 ) -> None:
     # in the last backward the ranks are in the middle of a meeting: only a restart helps
-    model, splits = vit(), []
+    model = vit()
     runtime = OneOfTwo(checkpoints, device="cpu")
     wrapped = Limited(model, 0) if micro_batch else Balking(model)
-    stepper = stepper_of(model, runtime, micro_batch, wrapped=wrapped, splits=splits)
+    stepper = stepper_of(model, runtime, micro_batch, wrapped=wrapped)
     with pytest.raises((torch.OutOfMemoryError, OutOfMemoryError)):
         stepper.learn(targets_of(0.0, skip=True))
-    assert splits == ([] if hint is None else [hint])
+    assert checkpoints.load_micro_batch() == hint
 
 
 def test_a_group_with_batch_normalisation_is_not_told_to_split(checkpoints: Checkpoints) -> None:
     # it could not, and would refuse to start for ever
     for limited in (Balking, lambda model: Limited(model, 3)):
-        model, splits = resnet(), []
+        model = resnet()
         runtime = OneOfTwo(checkpoints, device="cpu")
-        stepper = stepper_of(model, runtime, wrapped=limited(model), splits=splits)
+        stepper = stepper_of(model, runtime, wrapped=limited(model))
         with pytest.raises(torch.OutOfMemoryError):
             stepper.learn(targets_of(0.6, skip=False))
-        assert splits == []
+        assert checkpoints.load_micro_batch() is None
 
 
 def test_drop_paths_drop_with_their_probability_and_keep_the_expectation() -> None:
