@@ -67,31 +67,30 @@ def growth_on_head(port: str) -> Growth:
     return growth_of(yaml.safe_load(config))
 
 
-class MachineRequests:
-    """Requests for machines, as placement groups that nothing runs in.
+# A request, and the placement group that stands for it.
+Pending = tuple[Request, PlacementGroup]
 
-    A pending group is demand that every autoscaler sees. It is removed as soon as there is room
-    for it, and Ray removes it when this process ends. ``request_resources`` would not do: it holds
-    machines until somebody takes it back, Ray Train and Ray Data overwrite it, and where one of its
-    bundles exceeds the largest cluster, Ray starts nothing for the others.
+
+def request_machines(wanted: Sequence[Request], pending: Sequence[Pending]) -> list[Pending]:
+    """Requests machines, and no longer those that are not wanted or have arrived; what is pending.
+
+    A request is a placement group that nothing runs in: demand that every autoscaler sees. It is
+    removed as soon as there is room for it, and Ray removes it when this process ends.
+    ``request_resources`` would not do: it holds machines until somebody takes it back, Ray Train
+    and Ray Data overwrite it, and where one of its bundles exceeds the largest cluster, Ray starts
+    nothing for the others.
     """
-
-    def __init__(self) -> None:
-        self._pending: list[tuple[Request, PlacementGroup]] = []
-
-    def update(self, wanted: Sequence[Request]) -> None:
-        """Makes these the pending requests; frees the room of machines that have arrived."""
-        missing = Counter(wanted)
-        for request, group in list(self._pending):
-            if missing[request] and placement_group_table(group).get("state") == "PENDING":
-                missing[request] -= 1
-            else:
-                self._pending.remove((request, group))
-                remove_placement_group(group)
-        for request in missing.elements():
-            rooms = [{"CPU": m.cpus, "GPU": m.gpus} for m in request]
-            bundles = [{name: n for name, n in room.items() if n} for room in rooms]
-            selector = placement()
-            selectors = None if selector is None else [selector] * len(bundles)
-            group = placement_group(bundles, bundle_label_selector=selectors)
-            self._pending.append((request, group))
+    missing, kept = Counter(wanted), []
+    for request, group in pending:
+        if missing[request] and placement_group_table(group).get("state") == "PENDING":
+            missing[request] -= 1
+            kept.append((request, group))
+        else:
+            remove_placement_group(group)
+    for request in missing.elements():
+        rooms = [{"CPU": m.cpus, "GPU": m.gpus} for m in request]
+        bundles = [{name: n for name, n in room.items() if n} for room in rooms]
+        selector = placement()
+        selectors = None if selector is None else [selector] * len(bundles)
+        kept.append((request, placement_group(bundles, bundle_label_selector=selectors)))
+    return kept

@@ -104,12 +104,12 @@ def _run(experiment: Experiment, folder: Storage, only: list[str] | None) -> int
             "trials are kept, and that run continues with them"
         )
         return SOME_FAILED
-    if code is None or code == INTERRUPTED:
+    if code == INTERRUPTED:
         say(
-            f"{'stopped' if code is None else 'interrupted'}: finished trials are kept, running "
-            f"ones continue from their last checkpoint. To resume: {this_command()}"
+            "interrupted: finished trials are kept, running ones continue from their last "
+            f"checkpoint. To resume: {this_command()}"
         )
-    return SOME_FAILED if code is None else code
+    return code
 
 
 def drive(source: str, folder: str, only: OnlyOption = None) -> None:
@@ -163,8 +163,8 @@ def _train(study: OpenStudy) -> StudyState:
     storage, scheduler = study.ledger.storage, Scheduler(study.state, study.rules)
     trackers = create_trackers(study.state, storage, say)
     try:
-        view = LiveView(err)
-        run_plan(scheduler, study.ledger, view, stop, trackers)
+        with LiveView(err, study.state, storage) as view:
+            run_plan(scheduler, study.ledger, view, stop, trackers)
     finally:
         trackers.close()
     say(f"trained {len(scheduler.trained)} trials, evaluated {len(scheduler.evaluated)} on test")

@@ -92,17 +92,10 @@ def _with_log(record: Record) -> str:
     return f"{record.error} (log: {record.log})" if record.log else str(record.error)
 
 
-class RunObserver(contextlib.AbstractContextManager[object], Protocol):
-    """Follows a run; entered as a context manager when it starts, and left when it ends.
-
-    Attributes:
-        activity: what the run is doing while no job is under way.
-    """
+class RunObserver(Protocol):
+    """Follows a run; ``activity`` is what it is doing while no job is under way."""
 
     activity: str
-
-    def attach(self, study: StudyState, storage: Storage) -> None:
-        """Names the run to follow, before it starts."""
 
     def started(self, job: Job) -> None:
         """A job was handed to a worker process."""
@@ -110,11 +103,8 @@ class RunObserver(contextlib.AbstractContextManager[object], Protocol):
     def progress(self, job: Job, facts: dict[str, Any]) -> None:
         """A running job reported where it stands, or an evaluation."""
 
-    def waits(self, job: Job) -> None:
-        """A started job has no room for now."""
-
-    def died(self, job: Job) -> None:
-        """A job's process died; the job starts again."""
+    def died(self, job: Job, waited: bool = False) -> None:
+        """A job's process died, or one that ``waited`` has still no room; it starts again."""
 
     def completed(
         self, study: StudyState, job: Job, record: Record | None, problem: str | None

@@ -11,7 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage
-from semigrid.grid.cluster.autoscaler import MachineRequests, cluster_growth
+from semigrid.grid.cluster.autoscaler import Pending, cluster_growth, request_machines
 from semigrid.grid.cluster.growth import FIXED, Growth, requests_for, show_requests
 from semigrid.grid.cluster.machines import (
     Admission,
@@ -99,7 +99,8 @@ class Room:
         self._streaming = plan.streams_pool
         options = [plan.experiment.train_of(search.cell.model) for search in plan.searches]
         self._has_groups = any(each.workers > 1 for each in options)
-        self._admission, self._requests = Admission(), MachineRequests()
+        self._admission = Admission()
+        self._requested: list[Pending] = []
         self._growth = cluster_growth() if on_cluster() else FIXED
         check_room(scheduler.study, cluster_machines(), self._streaming, self._growth)
         self._watch: NodeWatch | None = None
@@ -145,7 +146,7 @@ class Room:
             self._streaming,
             self._unfit,
         )
-        self._requests.update(requests)
+        self._requested = request_machines(requests, self._requested)
         self._observer.asked(show_requests(requests))
 
     def next_job(self) -> Job | None:

@@ -23,8 +23,6 @@ from semigrid.trainers.ray_worker import Deaths, free_orphans
 from semigrid.trainers.trial.fence import begin_attempt, end_attempts
 from semigrid.trainers.trial.job import Failure
 
-# Largest clock difference tolerated between two machines, in seconds.
-CLOCK_SECONDS = 5.0
 # How long to look for what a worker group held after the process that drove it died, in seconds.
 ORPHAN_SECONDS = 60.0
 
@@ -81,8 +79,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         self.room, self.scratch, self.stop, self.trackers = room, scratch, stop, trackers
         self.trials = TuneTrials(self._look)
         self.error: StorageGoneError | InputError | None = None
-        # by Tune's trial ids: each job and when it was handed out
-        self._running: dict[str, tuple[Job, float]] = {}
+        self._running: dict[str, Job] = {}  # by Tune's trial ids
         self._deaths: dict[tuple[str, str], Deaths] = {}
         # groups that went back because they lost their machines
         self._lacked_room: set[tuple[str, str]] = set()
@@ -102,7 +99,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
             self._end(error)
             raise KeyboardInterrupt from error
         self.scheduler.start(job)
-        self._running[trial_id] = job, time.time()
+        self._running[trial_id] = job
         self.observer.started(job)
         message = trial_job(
             self.scheduler.study.plan,
@@ -131,14 +128,13 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._stop_if_asked()
         if "failure" not in result:
-            job, _ = self._running[trial_id]
-            self.observer.progress(job, result)
-            self.trackers.evaluated(job, result)
+            self.observer.progress(self._running[trial_id], result)
+            self.trackers.evaluated(self._running[trial_id], result)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        job, since = self._running.pop(trial_id)
+        job = self._running.pop(trial_id)
         death = self.trials.forget(trial_id)
         reported = (result or {}).get("failure")
         failure = Failure.model_validate_json(reported) if reported else None
@@ -146,14 +142,12 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         if (error or no_room) and self.room.demand(job).workers > 1:
             self._orphans_until = time.monotonic() + ORPHAN_SECONDS
         if no_room:  # the group waits for other machines
-            if job.key not in self._lacked_room:
-                self.observer.died(job)
+            self.observer.died(job, waited=job.key in self._lacked_room)
             self._lacked_room.add(job.key)
-            self.observer.waits(job)
             self.scheduler.release(job)
             return
         self._lacked_room.discard(job.key)
-        if error and not self._had_ended(job, since):
+        if error and not self._had_ended(job):
             failure = self._failure_by(death, job)
             if failure is None:
                 self.observer.died(job)
@@ -173,7 +167,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         self.trackers.ended(job, record)
         drop_losers(self.scheduler, self.ledger)
 
-    def _had_ended(self, job: Job, since: float) -> bool:
+    def _had_ended(self, job: Job) -> bool:
         """Whether the ledger had the result when the process died: its checkpoint is gone then."""
         try:
             record = self.ledger.read(job.spec.id)
@@ -181,7 +175,8 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
                 return False
             if job.kind == "evaluate":
                 return record.test is not None and self.ledger.has_predictions(record)
-            if (record.finished_at or 0) < since - CLOCK_SECONDS:
+            known = self.scheduler.study.records.get(job.spec.id)
+            if known is not None and known.finished_at == record.finished_at:
                 return False  # the result of an earlier training
             return record.status != "finished" or self.ledger.has_weights(record)
         except OSError:

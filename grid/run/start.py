@@ -12,7 +12,7 @@ from ray.exceptions import AuthenticationError
 from semigrid.data.errors import InputError
 from semigrid.data.storage.storage import PATIENCE, storage_patience
 from semigrid.grid.cluster.ray_private import connect_to_head, keep_from_runtime_environments
-from semigrid.grid.run.supervise import is_restarted
+from semigrid.grid.run.supervise import RESTARTED
 from semigrid.trainers.ray_worker import START_TIMEOUT
 
 # Longest wait for a cluster to answer at all, in seconds.
@@ -57,7 +57,7 @@ def start_ray(streaming: bool) -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     # "local", since no address would join whatever cluster was last started on this machine
     address = os.environ.get("RAY_ADDRESS") or "local"
-    if not is_restarted():  # after a restart the head may be lost, and Ray waits for it
+    if RESTARTED not in os.environ:  # after a restart the head may be lost, and Ray waits for it
         check_address(address)
     ray.init(
         address=address,

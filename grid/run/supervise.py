@@ -20,7 +20,8 @@ RESTARTS = 5
 LIVED_WELL = 600.0
 # Wait before the first restart, in seconds; doubled each time, since a lost head may take a while.
 FIRST_WAIT = 2.0
-# Environment variables that a driver gets from its supervisor: a folder, a process, a flag.
+# Environment variables that a driver gets from its supervisor: a folder that is removed even if the
+# driver is killed; the supervisor's process; and, if it replaces a driver that died, a flag.
 SCRATCH = "SEMIGRID_DRIVER_SCRATCH"
 SUPERVISOR = "SEMIGRID_SUPERVISOR"
 RESTARTED = "SEMIGRID_DRIVER_RESTARTED"
@@ -42,8 +43,8 @@ class Supervisor:
         self._child: subprocess.Popen[bytes] | None = None
         self._interrupted = False
 
-    def run(self) -> int | None:
-        """Returns the exit code that the command reported; None if it died too often."""
+    def run(self) -> int:
+        """Returns the exit code that the command reported, or 1 if it died too often."""
         deaths = 0
         with tempfile.TemporaryDirectory(prefix="semigrid-driver-") as folder:
             environment = {**os.environ, SUPERVISOR: str(os.getpid()), SCRATCH: folder}
@@ -61,9 +62,9 @@ class Supervisor:
                 if deaths > RESTARTS:
                     self.say(
                         f"the process that drives the run died {deaths} times in a row, the last "
-                        f"time by {how}"
+                        f"time by {how}; finished trials are kept, and the same command resumes"
                     )
-                    return None
+                    return 1
                 why = "killed, for its memory perhaps" if code < 0 else "see above"
                 wait = FIRST_WAIT * 2 ** (deaths - 1)
                 self.say(
@@ -116,19 +117,9 @@ def follow_supervisor() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def is_restarted() -> bool:
-    """Whether this process replaces a driver that died."""
-    return RESTARTED in os.environ
-
-
-def scratch_folder() -> str | None:
-    """A folder that the supervisor removes, even if the driver is killed."""
-    return os.environ.get(SCRATCH)
-
-
 def say_ended(code: int) -> None:
     """Reports to the supervisor that this process ends with this exit code, and did not die."""
-    folder = scratch_folder()
+    folder = os.environ.get(SCRATCH)
     if folder is not None:
         beside = Path(folder, f"{ENDED}.tmp")
         beside.write_text(str(code))

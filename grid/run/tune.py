@@ -1,6 +1,6 @@
 """One Tune run over the whole grid; each Tune trial is one job."""
 
-import shutil
+import os
 import tempfile
 import threading
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from semigrid.grid.run.dispatch import RunObserver
 from semigrid.grid.run.room import Room
 from semigrid.grid.run.searcher import GridSearcher, drop_losers
 from semigrid.grid.run.start import start_ray
-from semigrid.grid.run.supervise import scratch_folder
+from semigrid.grid.run.supervise import SCRATCH
 from semigrid.grid.run.work import do_job
 from semigrid.grid.study.ledger import Ledger
 from semigrid.grid.study.scheduler import Scheduler
@@ -51,23 +51,18 @@ def run_plan(
     Args:
         work: does one job in a process of its own.
     """
-    observer.attach(scheduler.study, ledger.storage)
     _tidy(scheduler, ledger)
-    scratch = tempfile.mkdtemp(prefix="semigrid-tune-", dir=scratch_folder())
-    try:
-        with observer:
+    folder = tempfile.TemporaryDirectory(
+        prefix="semigrid-tune-", dir=os.environ.get(SCRATCH), ignore_cleanup_errors=True
+    )
+    with folder as scratch:
+        try:
             start_ray(scheduler.study.plan.streams_pool)
             room = Room(scheduler, ledger.storage, observer)
             searcher = GridSearcher(scheduler, ledger, observer, room, scratch, stop, trackers)
-            try:
-                _fit(searcher, work, scratch)
-            except KeyboardInterrupt:
-                if searcher.error is not None:
-                    raise searcher.error from None
-                raise
-    finally:
-        ray.shutdown()
-        shutil.rmtree(scratch, ignore_errors=True)
+            _fit(searcher, work, scratch)
+        finally:
+            ray.shutdown()
 
 
 def _tidy(scheduler: Scheduler, ledger: Ledger) -> None:
@@ -100,7 +95,12 @@ def _fit(searcher: GridSearcher, work: Callable[[dict[str, Any]], None], scratch
             callbacks=[searcher.trials],
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except KeyboardInterrupt:
+        if searcher.error is not None:
+            raise searcher.error from None
+        raise
 
 
 def job_placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:

@@ -27,8 +27,9 @@ class LiveView:
     Writes a snapshot into the run's storage every few seconds and deletes it at the end.
     """
 
-    def __init__(self, console: Console):
-        self.console = console
+    def __init__(self, console: Console, study: StudyState, storage: Storage):
+        self.console, self.study, self._storage, plan = console, study, storage, study.plan
+        self._holder = holder_of(storage)
         self.activity = "starting Ray"
         self._asked = ""
         self._running: dict[tuple[str, str], RunningTrial] = {}
@@ -37,10 +38,6 @@ class LiveView:
         self._estimates: list[Estimate] = []
         self._over = threading.Event()
         self._writer = threading.Thread(target=self._write_on, name="live view", daemon=True)
-
-    def attach(self, study: StudyState, storage: Storage) -> None:
-        self.study, self._storage, plan = study, storage, study.plan
-        self._holder = holder_of(storage)
         self._groups = {
             search.name
             for search in plan.searches
@@ -93,14 +90,11 @@ class LiveView:
         if job.key in self._running:
             self._running[job.key].hear(facts, time.time())
 
-    def waits(self, job: Job) -> None:
+    def died(self, job: Job, waited: bool = False) -> None:
         self._running.pop(job.key, None)
-
-    def died(self, job: Job) -> None:
-        self.waits(job)
-        self.console.print(
-            Text(f"{job.search.name}: a process died; its trial continues from its last checkpoint")
-        )
+        if not waited:
+            what = "a process died; its trial continues from its last checkpoint"
+            self.console.print(Text(f"{job.search.name}: {what}"))
 
     def completed(
         self, study: StudyState, job: Job, record: Record | None, problem: str | None

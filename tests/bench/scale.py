@@ -114,8 +114,9 @@ def _run(folder: str, grid: dict[str, Any], work: Any = None) -> None:
     open_storage(experiment.folder).write("experiment.yaml", experiment.text.encode())
     ledger = Ledger(open_storage(experiment.folder, patience=60))
     scheduler = scheduler_of(Plan(experiment), {}, ledger.has_weights)
-    view, trackers = LiveView(Console(stderr=True, quiet=True)), Trackers({}, {}, print)
-    run_plan(scheduler, ledger, view, threading.Event(), trackers, work)
+    console, trackers = Console(stderr=True, quiet=True), Trackers({}, {}, print)
+    with LiveView(console, scheduler.study, ledger.storage) as view:
+        run_plan(scheduler, ledger, view, threading.Event(), trackers, work)
     assert not scheduler.study.failed, scheduler.study.failed
 
 

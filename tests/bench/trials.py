@@ -107,9 +107,9 @@ def ours(folder: str, trials: int) -> dict[str, float]:
     suggest = Suggestions(ledger.storage, writes=True).suggest
     rules = StudyRules(ledger.has_weights, suggest=suggest)
     scheduler = Scheduler(rules.assess(Plan(loaded), {}), rules)
-    view = View(Console(stderr=True, quiet=True))
     trackers = create_trackers(scheduler.study, ledger.storage, print)
-    run_plan(scheduler, ledger, view, threading.Event(), trackers, trivial)
+    with View(Console(stderr=True, quiet=True), scheduler.study, ledger.storage) as view:
+        run_plan(scheduler, ledger, view, threading.Event(), trackers, trivial)
     trackers.close()
     took = time.monotonic() - started
     assert len(scheduler.trained) == trials

@@ -260,8 +260,9 @@ def ask():
     stop.set()
 threading.Thread(target=ask, daemon=True).start()
 try:
-    scheduler, view = Scheduler(study.state, study.rules), LiveView(Console(stderr=True))
-    run_plan(scheduler, study.ledger, view, stop, Trackers({}, {}, print))
+    scheduler = Scheduler(study.state, study.rules)
+    with LiveView(Console(stderr=True), study.state, study.ledger.storage) as view:
+        run_plan(scheduler, study.ledger, view, stop, Trackers({}, {}, print))
 except KeyboardInterrupt:
     sys.exit(77)
 """

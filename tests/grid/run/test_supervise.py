@@ -49,7 +49,8 @@ def test_a_command_that_dies_runs_again_until_it_says_that_it_ended(tmp_path: Pa
 
 
 def test_a_command_knows_that_it_runs_again(tmp_path: Path) -> None:
-    body = "from semigrid.grid.run.supervise import is_restarted\nif is_restarted(): say_ended(0)"
+    imports = "from semigrid.grid.run.supervise import RESTARTED"
+    body = f"{imports}\nif RESTARTED in os.environ: say_ended(0)"
     found, lives, _ = supervisor(tmp_path, body)
     assert found.run() == 0
     assert lives.read_text() == "xx"
@@ -57,7 +58,7 @@ def test_a_command_knows_that_it_runs_again(tmp_path: Path) -> None:
 
 def test_one_that_always_dies_is_given_up(tmp_path: Path) -> None:
     found, lives, said = supervisor(tmp_path, ALWAYS_DIES)
-    assert found.run() is None
+    assert found.run() == 1
     assert lives.read_text() == "x" * (RESTARTS + 1) and len(said) == RESTARTS + 1
     assert "died 6 times in a row, the last time by exit code 1" in said[-1]
 

@@ -123,11 +123,10 @@ def test_a_live_view_leaves_snapshots_and_takes_them_away(
 ) -> None:
     monkeypatch.setattr(snapshot, "WRITE_SECONDS", 0.05)
     storage = open_storage(tmp_path)
-    view = LiveView(quiet())
     job = start_next(scheduler)
     assert job is not None
     with RunLock(storage, print, lambda: None):
-        view.attach(scheduler.study, storage)
+        view = LiveView(quiet(), scheduler.study, storage)
     with view:
         view.started(job)
         facts = {"step": 3, "total_steps": 6, "loss": 2.0, "device_seconds": {"cpu": 9.0}}
@@ -150,8 +149,7 @@ def test_a_worker_groups_progress_comes_from_its_file(
     monkeypatch.setattr(snapshot, "WRITE_SECONDS", 0.05)
     scheduler = scheduler_of(plan_of(experiment_text(train={"workers": 2})))
     storage = open_storage(tmp_path)
-    view = LiveView(quiet())
-    view.attach(scheduler.study, storage)
+    view = LiveView(quiet(), scheduler.study, storage)
     job = start_next(scheduler)
     assert job is not None
     left_by_an_earlier_run = Meter(storage.folder("checkpoints", job.spec.id), {"cpu": 2})
@@ -171,8 +169,7 @@ def test_a_view_that_cannot_write_stops_nothing(
 ) -> None:
     monkeypatch.setattr(snapshot, "WRITE_SECONDS", 0.02)
     (tmp_path / "file").write_text("in the way")
-    view = LiveView(quiet())
-    view.attach(scheduler.study, open_storage(tmp_path / "file"))
+    view = LiveView(quiet(), scheduler.study, open_storage(tmp_path / "file"))
     with view:
         time.sleep(0.2)
         assert view._writer.is_alive()
@@ -182,8 +179,7 @@ def test_what_the_cluster_is_asked_for_is_shown_until_it_is_there(
     scheduler: Scheduler, tmp_path: Path
 ) -> None:
     console = quiet()
-    view = LiveView(console)
-    view.attach(scheduler.study, open_storage(tmp_path))
+    view = LiveView(console, scheduler.study, open_storage(tmp_path))
     view.activity = "waiting for machines with 1 × 8 CPUs"
     for machines in ("2 × g5", "1 × g5", ""):
         view.asked(machines)
