@@ -97,8 +97,6 @@ class Room:
         self._scheduler, plan = scheduler, scheduler.study.plan
         self._experiment, self._observer = plan.experiment, observer
         self._streaming = plan.streams_pool
-        options = [plan.experiment.train_of(search.cell.model) for search in plan.searches]
-        self._has_groups = any(each.workers > 1 for each in options)
         self._admission = Admission()
         self._requested: list[Pending] = []
         self._growth = cluster_growth() if on_cluster() else FIXED
@@ -112,12 +110,24 @@ class Room:
         self._look_at_nodes()
 
     def look(self) -> bool:
-        """Looks at the machines as they are now, if the last look was a while ago."""
+        """Looks at the machines as they are now, if the last look was a while ago.
+
+        Asks the autoscaler for the machines that ready jobs wait for, and for no others.
+        """
         if time.monotonic() - self._looked_at <= LOOK_SECONDS:
             return False
         self._look_at_nodes()
         if self._growth != FIXED:
-            self._request_machines()
+            requests = requests_for(
+                [*self._machines, *self._undecided],
+                self._growth,
+                self._running(),
+                map(self.demand, self._scheduler.ready()),
+                self._streaming,
+                self._unfit,
+            )
+            self._requested = request_machines(requests, self._requested)
+            self._observer.asked(show_requests(requests))
         return True
 
     def _look_at_nodes(self) -> None:
@@ -136,19 +146,6 @@ class Room:
     def _running(self) -> list[Demand]:
         return [self.demand(job) for job in self._scheduler.running.values()]
 
-    def _request_machines(self) -> None:
-        """Asks the autoscaler for the machines that ready jobs wait for, and for no others."""
-        requests = requests_for(
-            [*self._machines, *self._undecided],
-            self._growth,
-            self._running(),
-            map(self.demand, self._scheduler.ready()),
-            self._streaming,
-            self._unfit,
-        )
-        self._requested = request_machines(requests, self._requested)
-        self._observer.asked(show_requests(requests))
-
     def next_job(self) -> Job | None:
         """The next job that the machines have room for; None to wait.
 
@@ -158,8 +155,7 @@ class Room:
         machines = for_training(self._machines, self._streaming, alone=not running)
         ready = ((job, self.demand(job)) for job in self._scheduler.ready())
         # with nothing running, what is in use is about to be freed, once Tune has a trial again
-        free = self._free if self._has_groups and running else None
-        job = self._admission.choose(ready, machines, running, free)
+        job = self._admission.choose(ready, machines, running, self._free if running else None)
         if job is not None and self._watch is not None:
             self._watch.rejections.clear()
         if job is None and not running and not self._scheduler.done:

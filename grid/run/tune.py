@@ -10,6 +10,7 @@ import ray
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from semigrid.grid.cluster.machines import demand_of
 from semigrid.grid.run.dispatch import RunObserver
 from semigrid.grid.run.room import Room
 from semigrid.grid.run.searcher import GridSearcher, drop_losers
@@ -76,15 +77,14 @@ def _tidy(scheduler: Scheduler, ledger: Ledger) -> None:
 def _fit(searcher: GridSearcher, work: Callable[[dict[str, Any]], None], scratch: str) -> None:
     plan = searcher.scheduler.study.plan
     models = {search.cell.model for search in plan.searches}
-    options = [plan.experiment.train_of(model) for model in models]
-    alike = len({(each.cpus_per_worker, each.gpus_per_worker) for each in options}) == 1
+    demands = {demand_of(plan.experiment.train_of(model), "train") for model in models}
     tuner = tune.Tuner(
         tune.with_resources(work, job_placement),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             num_samples=-1,
             # a kept process holds its resources: another kind of job would wait for it
-            reuse_actors=alike and all(each.workers == 1 for each in options),
+            reuse_actors=len(demands) == 1 and all(each.workers == 1 for each in demands),
             trial_name_creator=lambda trial: f"job-{trial.trial_id}",
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
