@@ -10,13 +10,7 @@ from semigrid.grid.analysis.result_set import read_result_set
 from semigrid.grid.export.card import CARD, card_license, model_card
 from semigrid.grid.export.check import MAX_DIFFERENCE, Check, check_files, show_difference
 from semigrid.grid.export.onnx_file import ONNX, ONNX_DATA, require_onnx, write_onnx
-from semigrid.grid.export.timm_folder import (
-    CONFIG,
-    CROP_PCT,
-    WEIGHTS,
-    timm_config,
-    write_timm_folder,
-)
+from semigrid.grid.export.timm_folder import CONFIG, CROP_PCT, WEIGHTS, write_timm_folder
 from semigrid.grid.export.whole_folder import check_destination, whole_or_not
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.state import StudyState
@@ -72,7 +66,7 @@ def export_cell(
         views = view_settings(record.spec.recipe, input_statistics(model))
         license = card_license(record.weights, dataset.manifest.license)
         classes = dataset.manifest.classes
-        write_timm_folder(folder, model, timm_config(model, record.spec, classes, views, license))
+        write_timm_folder(folder, model, record.spec, classes, views, license)
         if onnx:
             metadata = {
                 "class_names": json.dumps(classes),

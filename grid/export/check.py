@@ -1,5 +1,6 @@
 """Compares exported files with the trained model, and the model with its measured predictions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,17 +70,15 @@ def check_files(
     ours = (logits.numpy(), logits.softmax(dim=1).numpy())
     theirs = (timm_logits.numpy(), timm_logits.softmax(dim=1).numpy())
     # views apart from models, which may amplify how a view was rounded
-    pixels = float((images - timm_images).abs().max())
-    _require(
-        "timm's evaluation view", pixels, "the measured one, in standard deviations of a pixel"
-    )
-    timm = _difference(ours, theirs)
-    _require("the model as timm opens it", timm, "the trained one in logits or probabilities")
-    onnx_difference = None
+    others = "the measured one, in standard deviations of a pixel"
+    _difference("timm's evaluation view", others, [images.numpy()], [timm_images.numpy()])
+    others = "the trained one in logits or probabilities"
+    timm = _difference("the model as timm opens it", others, ours, theirs)
+    in_onnx = None
     if onnx:
-        onnx_difference = _difference(ours, run_onnx(folder / ONNX, images.numpy()))
         others = "PyTorch in logits or probabilities; leave it out with --no-onnx"
-        _require("the ONNX file", onnx_difference, others)
+        run = run_onnx(folder / ONNX, images.numpy())
+        in_onnx = _difference("the ONNX file", others, ours, run)
     measured = None
     if ids:
         row = {image_id: number for number, image_id in enumerate(predictions.ids)}
@@ -91,27 +90,25 @@ def check_files(
                 f"{measured:.2g}: weights or predictions of this trial are damaged; nothing was "
                 "written"
             )
-    return Check(len(images), timm, onnx_difference, measured, why_random)
+    return Check(len(images), timm, in_onnx, measured, why_random)
 
 
-def _require(what: str, difference: float, others: str) -> None:
-    if not difference <= MAX_DIFFERENCE:  # NaN, too
+def _difference(
+    what: str, others: str, arrays: Sequence[np.ndarray], expected: Sequence[np.ndarray]
+) -> float:
+    """Largest difference of two arrays. Raises ``InputError`` where it is too large, or NaN."""
+    difference = float(max(np.abs(a - b).max() for a, b in zip(arrays, expected, strict=True)))
+    if not difference <= MAX_DIFFERENCE:
         raise InputError(
             f"nothing was written: {what} differs by {difference:.1e}, more than "
             f"{MAX_DIFFERENCE:g}, from {others}"
         )
+    return difference
 
 
 def show_difference(value: float) -> str:
     """``1.2e-06``, or ``0``."""
     return f"{value:.1e}" if value else "0"
-
-
-def _difference(
-    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]
-) -> float:
-    """Largest difference of logits and probabilities; NaN if there is any."""
-    return float(max(np.abs(a - b).max() for a, b in zip(first, second, strict=True)))
 
 
 def _check_images(

@@ -1,7 +1,7 @@
 """A trained model as one ONNX file, written by PyTorch and run by ONNX Runtime."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,23 +44,26 @@ def write_onnx(
     class WithProbabilities(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model = model
+            self.model = copy.deepcopy(model)
 
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             logits = self.model(images)
             return logits, logits.softmax(dim=1)
 
+    plain: Any = WithProbabilities().eval()
+    for module in plain.modules():
+        if getattr(module, "fused_attn", False):
+            module.fused_attn = False  # the exporter fails on its strides in BEiT and MaxViT
     try:
-        with _plain_attention(model):
-            program = torch.onnx.export(
-                WithProbabilities().eval(),
-                (torch.zeros(2, 3, img_size, img_size),),
-                dynamo=True,
-                input_names=[INPUT],
-                output_names=OUTPUTS,
-                dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
-                verbose=False,
-            )
+        program = torch.onnx.export(
+            plain,
+            (torch.zeros(2, 3, img_size, img_size),),
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=OUTPUTS,
+            dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
+            verbose=False,
+        )
     except torch.onnx.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise InputError(
@@ -72,24 +75,6 @@ def write_onnx(
     program.model.metadata_props.clear()
     program.model.metadata_props.update(metadata)
     program.save(path)
-
-
-@contextlib.contextmanager
-def _plain_attention(model: "nn.Module") -> Iterator[None]:
-    """Runs timm's attention as separate operations inside the block.
-
-    The exporter fails on the strides of fused attention in BEiT and MaxViT.
-    """
-    fused: list[Any] = [
-        module for module in model.modules() if getattr(module, "fused_attn", False)
-    ]
-    for module in fused:
-        module.fused_attn = False
-    try:
-        yield
-    finally:
-        for module in fused:
-            module.fused_attn = True
 
 
 def run_onnx(path: Path, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

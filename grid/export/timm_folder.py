@@ -19,18 +19,21 @@ CROP_PCT = 224 / 256
 _TRAITS = ("first_conv", "classifier", "fixed_input_size")
 
 
-def timm_config(
+def write_timm_folder(
+    folder: Path,
     model: "nn.Module",
     spec: TrialSpec,
     classes: Sequence[str],
     views: "ViewSettings",
-    license: str | None,
-) -> dict[str, Any]:
-    """The content of ``config.json``.
+    license: str,
+) -> None:
+    """Writes the weights, and the config that makes timm build this model and its view.
 
     ``model_args`` are the arguments of the architecture, except those that act only in training.
     ``pretrained_cfg`` makes timm's own evaluation view the one that was measured.
     """
+    from safetensors.torch import save
+
     own = getattr(model, "pretrained_cfg", {})
     args = dict(spec.backbone_args)
     if spec.recipe.global_pool is not None:
@@ -49,7 +52,7 @@ def timm_config(
         "num_classes": len(classes),
         "license": license,
     }
-    return {
+    config = {
         "architecture": spec.backbone.partition(".")[0],
         "num_classes": len(classes),
         "num_features": getattr(model, "num_features", None),
@@ -57,11 +60,6 @@ def timm_config(
         "model_args": args,
         "pretrained_cfg": pretrained,
     }
-
-
-def write_timm_folder(folder: Path, model: "nn.Module", config: dict[str, Any]) -> None:
-    from safetensors.torch import save
-
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     # not save_file: its files can be read by their owner only
     (folder / WEIGHTS).write_bytes(save(state, metadata={"format": "pt"}))
