@@ -4,11 +4,10 @@ import logging
 import pickle
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -63,25 +62,31 @@ def predict_images(
     Raises ``InputError`` for workers that do not fit, ``PredictionError`` when processes die.
     """
     missing = folder.missing()
-    val = [] if folder.calibration else list(dataset_images(dataset, [VAL]).parts.values())
-    wanted = [*val, *missing.values()]
-    total = sum(images.count for images in [*val, *folder.images.parts.values()])
+    val = {} if folder.calibration else dataset_images(dataset, [VAL]).parts
+    wanted = [*val.values(), *missing.values()]
+    total = sum(images.count for images in [*val.values(), *folder.images.parts.values()])
     done = total - sum(images.count for images in wanted)
+    progress(done, total)
 
-    def note(images: int) -> None:
+    def predicted(images: ImageRange) -> Block:
+        """The predictions of the next images of the stream."""
         nonlocal done
-        done += images
-        progress(done, total)
+        made: list[Block] = []
+        end = done + images.count
+        while done < end:
+            made.append(next(blocks))
+            done += len(made[-1].ids)
+            progress(done, total)
+        return Block.joined(made)
 
-    note(0)
     if wanted:
         with _ray():
-            # one stream for both: a process that holds the model starts once
-            predicted = predict_ranges(wanted, folder.model, _fitting(workers, each), note)
+            # one stream for all: a process that holds the model starts once
+            blocks = predict_ranges(wanted, folder.model, _fitting(workers, each))
             if val:
-                _calibrate(folder, dataset, Block.joined(list(islice(predicted, len(val)))))
-            for file, block in zip(missing, predicted, strict=True):
-                folder.write(file, block)
+                _calibrate(folder, dataset, Block.joined(list(map(predicted, val.values()))))
+            for file, images in missing.items():
+                folder.write(file, predicted(images))
     return folder.finish()
 
 
@@ -98,35 +103,19 @@ def _calibrate(folder: PredictionFolder, dataset: Dataset, predicted: Block) -> 
 
 
 def predict_ranges(
-    ranges: Sequence[ImageRange],
-    model: WinnerModel,
-    workers: Demand,
-    note: Callable[[int], None],
+    ranges: Iterable[ImageRange], model: WinnerModel, workers: Demand
 ) -> Iterator[Block]:
-    """Yields each range's predictions, in order; memory holds one range at a time.
-
-    ``note`` receives the number of images of each task that is done.
-    """
+    """Yields the predictions of all images in order, in blocks that end where a range does."""
     # a power of two of batches, as most row groups
     batches = TASK_BYTES // (EVALUATION_BATCH * 3 * model.views.img_size**2)
     step = min(TASK_IMAGES, EVALUATION_BATCH << max(0, batches.bit_length() - 1))
-    cuts = [range(0, images.count, step) for images in ranges]
     tasks = [
         images.cut(start, start + step)
-        for images, starts in zip(ranges, cuts, strict=True)
-        for start in starts
+        for images in ranges
+        for start in range(0, images.count, step)
     ]
-    blocks = (
-        block
-        for first in range(0, len(tasks), MAX_TASKS)
-        for block in _execute(tasks[first : first + MAX_TASKS], model, workers)
-    )
-    for starts in cuts:
-        made = []
-        for block in islice(blocks, len(starts)):
-            note(len(block.ids))
-            made.append(block)
-        yield Block.joined(made)
+    for first in range(0, len(tasks), MAX_TASKS):
+        yield from _execute(tasks[first : first + MAX_TASKS], model, workers)
 
 
 def _execute(tasks: Sequence[ImageRange], model: WinnerModel, workers: Demand) -> Iterator[Block]:
