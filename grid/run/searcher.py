@@ -128,7 +128,9 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._stop_if_asked()
         if "failure" not in result:
-            self.observer.progress(self._running[trial_id], result)
+            prefix = "device_seconds/"  # Tune hands flattened results to searchers
+            seconds = {k.removeprefix(prefix): s for k, s in result.items() if k.startswith(prefix)}
+            self.observer.progress(self._running[trial_id], {**result, "device_seconds": seconds})
             self.trackers.evaluated(self._running[trial_id], result)
 
     def on_trial_complete(

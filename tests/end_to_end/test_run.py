@@ -26,6 +26,15 @@ def in_process(text: str, folder: Path) -> Grid:
     return Grid(plan_of(text), folder).run()
 
 
+def spent_by_running(folder: Path) -> dict[str, dict[str, float]]:
+    """Device-seconds of each running trial that has reported them, from the run's snapshot."""
+    try:
+        running = json.loads((folder / "live.json").read_text())["running"]
+    except OSError:  # not there yet
+        return {}
+    return {trial["trial"]: trial["device_seconds"] for trial in running if trial["device_seconds"]}
+
+
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str, str]:
     """The small experiment, run whole: file, storage, what it printed on stdout and stderr."""
@@ -141,15 +150,21 @@ def test_an_address_where_no_cluster_answers_is_refused(
     assert "Traceback" not in err and "died" not in err
 
 
-def test_an_interrupt_says_how_to_go_on(cluster: None, tmp_path: Path) -> None:
-    file = tmp_path / "small.yaml"
-    file.write_text(changed("models.vit.recipe.steps", 5000))
+def test_a_run_tells_what_it_spends_and_an_interrupt_how_to_go_on(
+    cluster: None, tmp_path: Path
+) -> None:
+    models = copy.deepcopy(SMALL["models"])
+    models["vit"]["recipe"].update(steps=5000, evaluations=100)
+    file, spent = tmp_path / "small.yaml", {}
+    file.write_text(experiment_text(models=models))
     process = semigrid("run", str(file), "--storage", str(tmp_path))
     deadline = time.monotonic() + 200
-    while not records(tmp_path / "small") and time.monotonic() < deadline:
+    while not spent and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.2)
+        spent = spent_by_running(tmp_path / "small")
     process.send_signal(signal.SIGINT)
     _, err = finish(process, code=130)
+    assert spent and all(seconds["cpu"] > 0 for seconds in spent.values())
     assert "interrupted" in err and "To resume: semigrid run" in err
     assert "Traceback" not in err
 
