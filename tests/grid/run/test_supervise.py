@@ -17,6 +17,7 @@ import os, signal, sys, time
 from pathlib import Path
 from semigrid.grid.run.supervise import follow_supervisor, say_ended
 follow_supervisor()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 lives = Path(sys.argv[1])
 lives.write_text(lives.read_text() + "x" if lives.exists() else "x")
 """
@@ -25,6 +26,7 @@ ALWAYS_DIES = "sys.exit(1)"
 WAITS = """
 try:
     time.sleep(60)
+    say_ended(1)
 except KeyboardInterrupt:
     say_ended(130)
 """
