@@ -8,6 +8,7 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,7 +66,9 @@ def read_study_predictions(
     by_cell: dict[Cell, list[SeedPredictions | None]] = {}
     problems = []
     datasets = study.plan.experiment.datasets
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool, ExitStack() as stack:
+        # an error, or Ctrl-C, does not wait for all other files first
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         readings = deque(
             (cell, seed, spec.id, pool.submit(_read, storage, study.records[spec.id], manifest))
             for cell in cells

@@ -60,6 +60,8 @@ def export_cell(
     results = read_result_set(study, storage, [name])
     (row,), seeds = results.rows, list(study.searches[name].by_seed)
     exported = replace(row, seeds=[row.seeds[seeds.index(record.spec.seed)]])
+    if not exported.predictions:  # other test images than those of the other seeds
+        raise InputError(*results.problems)
     dataset = study.plan.experiment.datasets[cell.dataset]
     model, _ = load_winner(study.plan, cell, record, storage.uri)
     with whole_or_not(target) as folder:

@@ -28,7 +28,7 @@ from semigrid.trainers.trial.data import EVALUATION_BATCH
 
 # Largest task: long enough for Ray to keep up, short enough to share a few thousand images. Its
 # views are in memory at once.
-TASK_BYTES, TASK_IMAGES = 32 * 2**20, 8 * EVALUATION_BATCH
+TASK_BYTES, TASK_IMAGES = 64 * 2**20, 8 * EVALUATION_BATCH
 # Most tasks of one execution: Ray keeps a record of each and of its blocks.
 MAX_TASKS = 500
 # Times that a task whose process died is done again; Ray's default, for ever, never ends with an
@@ -106,7 +106,7 @@ def predict_ranges(
     ranges: Iterable[ImageRange], model: WinnerModel, workers: Demand
 ) -> Iterator[Block]:
     """Yields the predictions of all images in order, in blocks that end where a range does."""
-    # a power of two of batches, as most row groups
+    # a power of two of batches, as most row groups: each is read whole for each of its tasks
     batches = TASK_BYTES // (EVALUATION_BATCH * 3 * model.views.img_size**2)
     step = min(TASK_IMAGES, EVALUATION_BATCH << max(0, batches.bit_length() - 1))
     tasks = [
@@ -155,7 +155,8 @@ def _execute(tasks: Sequence[ImageRange], model: WinnerModel, workers: Demand) -
         for row in work.iter_rows():
             yield pickle.loads(row["packed"])
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, OSError):  # a shard that is gone, storage that is away
+        # a shard that is gone, storage that is away; a GPU without memory for the model
+        if isinstance(error.cause, OSError | RuntimeError):
             why = str(error.cause).splitlines()[0]  # without Ray's hints
             raise PredictionError(why) from error
         raise

@@ -10,7 +10,7 @@ from typing import NoReturn, TypeVar
 
 import aiohttp
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_fixed
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_fixed
 
 from semigrid.data.errors import InputError
 from semigrid.grid.submit.job_package import FOLDER_KEY, JobPackage
@@ -152,10 +152,17 @@ class JobClient:
         return Retrying(
             retry=retry_if_exception(_is_away),
             wait=wait_fixed(2 * LOOK_SECONDS),
-            stop=stop_after_delay(AWAY_SECONDS),
+            stop=self._was_away,
             before_sleep=self._say_once,
             retry_error_callback=self._give_up,
         )(ask)
+
+    def _was_away(self, state: RetryCallState) -> bool:
+        """Whether it is too long since the first failure; a request itself may take minutes."""
+        assert state.outcome_timestamp is not None
+        if state.attempt_number == 1:
+            self._away_since = state.outcome_timestamp
+        return state.outcome_timestamp - self._away_since >= AWAY_SECONDS
 
     def _say_once(self, state: RetryCallState) -> None:
         if state.attempt_number == 1:

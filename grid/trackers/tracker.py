@@ -79,16 +79,19 @@ class Trackers:
             thread.start()
 
     def _follow(self, name: str, make: Callable[[], Tracker]) -> None:
-        events = self._queues[name]
+        events, ended = self._queues[name], False
         try:
             tracker = make()
             while (event := events.get()) is not None:
                 event(tracker)
+            ended = True
             tracker.close()
         except Exception as error:  # whatever a library raises, it stops no training
             reason = f"{type(error).__name__}: {error}"
             self.say(f"trackers: {name} failed and is left out from here on: {reason}")
-            while events.get() is not None:  # records of a large grid would fill the memory
+            while (
+                not ended and events.get() is not None
+            ):  # records of a large grid would fill the memory
                 pass
 
     def evaluated(self, job: Job, metrics: Mapping[str, Any]) -> None:

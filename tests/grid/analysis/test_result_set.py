@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from rich.console import Console
 from tests.helpers.experiments import experiment_text
 from tests.helpers.scheduling import study_of
 
-from semigrid.data.storage import open_storage
+from semigrid.data.errors import StorageGoneError
+from semigrid.data.storage import Storage, open_storage
+from semigrid.grid.analysis.predictions import READERS
 from semigrid.grid.analysis.result_set import CellResult, ResultSet, read_result_set
 from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.status.show import show_seconds
@@ -46,6 +49,28 @@ def results(tmp_path: Path) -> ResultSet:
 @pytest.fixture
 def rows(results: ResultSet) -> list[CellResult]:
     return results.rows
+
+
+def test_storage_that_is_away_is_not_waited_for_once_for_each_file(tmp_path: Path) -> None:
+    waited = []
+
+    class Away(Storage):
+        def read(self, name: str = "") -> bytes:
+            waited.append(name)
+            time.sleep(0.1)
+            raise StorageGoneError("away")
+
+    plan = Plan(load_experiment("file.yaml", text=experiment_text(seeds=60, search={"trials": 1})))
+    search, records = plan.searches[0], {}
+    for seed in range(60):
+        record = start_record(plan.spec(search, {}, seed, None), search.name)
+        record.status, record.val = "finished", {"acc1": 1.0, "ce": 1.0}
+        record.test = {"acc1": 1.0, "acc5": 1.0, "ce": 0.25}
+        records[record.id] = record
+    storage = open_storage(tmp_path)
+    with pytest.raises(StorageGoneError):
+        read_result_set(study_of(plan, records), Away(storage.files, storage.root))
+    assert READERS <= len(waited) <= 2 * READERS
 
 
 def test_mean_and_spread_over_seeds(rows: list[CellResult]) -> None:

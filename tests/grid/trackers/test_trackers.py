@@ -490,6 +490,11 @@ class Broken(Seen):
         raise AssertionError("it is left out by now")
 
 
+class BreaksAtItsEnd(Seen):
+    def close(self) -> None:
+        raise ConnectionError("no answer to the last request")
+
+
 def test_a_tracker_that_fails_is_named_once_and_stops_nothing(left: TrackedGrid) -> None:
     said: list[str] = []
     good = Seen()
@@ -497,7 +502,7 @@ def test_a_tracker_that_fails_is_named_once_and_stops_nothing(left: TrackedGrid)
     def away() -> Seen:
         raise OSError("disk full")
 
-    make = {"away": away, "broken": Broken, "good": lambda: good}
+    make = {"away": away, "broken": Broken, "late": BreaksAtItsEnd, "good": lambda: good}
     trackers = Trackers(make, {}, said.append)
     record = next(iter(left.records.values()))
     job = job_of(left, record)
@@ -506,11 +511,12 @@ def test_a_tracker_that_fails_is_named_once_and_stops_nothing(left: TrackedGrid)
     trackers.evaluated(job, {"step": 4, "images_per_s": 7.0})  # no evaluation
     trackers.ended(job, record)
     trackers.ended(job, None)  # its record is gone
-    trackers.close()
+    trackers.close(seconds=5)
     steps = [int(e["step"]) for e in record.history]
     assert good.told == ["past", *steps, record.status, "close"]
     said.sort()
-    assert [line.partition(" failed")[0] for line in said] == ["trackers: away", "trackers: broken"]
+    names = [line.partition(" failed")[0] for line in said]
+    assert names == ["trackers: away", "trackers: broken", "trackers: late"]
     assert "no answer" in said[1]
 
 
