@@ -100,7 +100,8 @@ def requests_for(
             break
         if demand in refused:
             continue
-        for new in _additions(left, min(room, demand.workers)):
+        # one more than its workers where Ray Data needs a machine of its own
+        for new in _additions(left, min(room, demand.workers + streaming)):
             if take_room(together := [*free, *for_training(new, streaming)], demand):
                 free = together
             elif not (alone and fits(for_training([*machines, *new], streaming, True), [], demand)):

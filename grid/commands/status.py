@@ -47,7 +47,12 @@ def _show_status(study: OpenStudy, as_json: bool) -> None:
         facts = now.model_dump(include={"cells", "trials"})
         facts |= {"cost": now.cost.as_json(), "run": None}
         if run is not None:
-            facts["run"] = run.model_dump(exclude={"cells", "trials", "cost"})
+            facts["run"] = run.model_dump(
+                exclude={
+                    **dict.fromkeys(("cells", "trials", "cost"), True),
+                    "holder": {"token", "heartbeat"},  # the lock has a later one
+                }
+            )
             facts["run"] |= {"silent_seconds": run.age, "dead": run.is_dead}
         print(json.dumps(facts, indent=1))
         return

@@ -23,12 +23,18 @@ def _fraction(value: Fraction) -> Fraction:
     return value
 
 
+def _multiplier(value: Fraction) -> Fraction:
+    if value <= 0:
+        raise ValueError("a multiplier must be above 0%")
+    return value
+
+
 def _dataset(value: Any) -> Any:
     return {"uri": value} if isinstance(value, str) else value
 
 
 LabelFraction = Annotated[Fraction, BeforeValidator(_percent), AfterValidator(_fraction)]
-Multiplier = Annotated[Fraction, BeforeValidator(_percent)]
+Multiplier = Annotated[Fraction, BeforeValidator(_percent), AfterValidator(_multiplier)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 

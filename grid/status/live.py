@@ -128,6 +128,7 @@ class LiveView:
         while True:
             with contextlib.suppress(OSError):  # the run goes on without its snapshots
                 self._look_at_groups()
+                self._holder = self._holder or holder_of(self._storage)
                 self._estimates = estimate(self.study, count_flops=False)
                 self._storage.write(SNAPSHOT, self.snapshot().model_dump_json().encode())
             if self._over.wait(snapshot.WRITE_SECONDS):

@@ -19,6 +19,7 @@ from semigrid.grid.study.layout import LOCK, LOCK_GUARD
 HEARTBEAT_SECONDS = 10.0
 # heartbeats that a run on another machine must miss before its lock is taken over
 MISSED_BEATS = 3
+PROCESSES = Path("/proc")
 
 
 class Holder(BaseModel):
@@ -49,7 +50,7 @@ class Holder(BaseModel):
     @property
     def is_gone(self) -> bool:
         """Whether its process is certainly dead."""
-        return self.is_near and _born(self.pid) != self.born
+        return self.is_near and _born(self.pid) not in (self.born, None)
 
     def __str__(self) -> str:
         since, last = (
@@ -200,7 +201,7 @@ def _this_process(interval: float) -> Holder:
         pid=os.getpid(),
         user=user,
         machine=_machine(),
-        born=_born(os.getpid()),
+        born=_born(os.getpid()) or "",
         started_at=now,
         heartbeat=now,
         interval=interval,
@@ -220,11 +221,17 @@ def _machine() -> str:
         return ""
 
 
-def _born(pid: int) -> str:
-    """When a process started, in ticks since boot; empty if it is dead."""
+def _born(pid: int) -> str | None:
+    """When a process started, in ticks since boot; empty if it is dead, None if it is hidden."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = (PROCESSES / f"{pid}/stat").read_text()
     except OSError:
-        return ""
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return ""
+        except PermissionError:  # another user's, on a machine that hides them
+            pass
+        return None
     state, *fields = stat.rpartition(")")[2].split()  # the name before it may contain spaces
     return "" if state in "ZX" else fields[18]

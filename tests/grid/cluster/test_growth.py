@@ -104,7 +104,9 @@ def test_half_of_each_machine_is_for_ray_data() -> None:
     # of one training at a time, all CPUs but one
     wide = Growth({SMALL: 9}, 9)
     assert asked([HEAD], wide, Demand(3, 0), streaming=True) == "1 × small (4 CPUs and 0 GPUs)"
-    assert asked([HEAD], wide, Demand(4, 0), streaming=True) == ""
+    assert asked([HEAD], wide, Demand(4, 0), streaming=True) == "2 × small (4 CPUs and 0 GPUs)"
+    on_gpus = Growth({Machine(2, 4): 4}, 4)  # one has no CPU left for Ray Data
+    assert asked([HEAD], on_gpus, Demand(2, 1), streaming=True) == "2 × 2 CPUs and 4 GPUs"
     assert asked([HEAD, SMALL], wide, Demand(3, 0), streaming=True) == "", "it fits alone"
 
 

@@ -36,6 +36,7 @@ def problems(text: str) -> tuple[str, ...]:
         ("grid.0.labels", [25], ["grid.0.labels.0", "25", "percentage such as 25%"]),
         ("grid.0.labels", ["50%", "50%"], ["grid.0", "digits/vit/50%", "twice"]),
         ("grid.0.unlabeled", ["100%"], ["grid.0.unlabeled", "finetune"]),
+        ("grid.1.unlabeled", ["0%"], ["grid.1.unlabeled.0", "0%", "above 0%"]),
         ("grid.1.unlabeled", ["500%"], ["grid.1.unlabeled", "1,500", "1,200"]),
         ("grid.0.datasets", ["dgits"], ["grid.0.datasets", "'dgits'", "digits"]),
         ("datasets.digits", "/nowhere/at/all", ["datasets.digits", "no dataset here"]),

@@ -18,7 +18,7 @@ import pytest
 from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage, open_storage
 from semigrid.grid.study.layout import LOCK
-from semigrid.grid.study.lock import RunLock
+from semigrid.grid.study.lock import RunLock, holder_of
 
 # Takes the lock, prints "held", and holds it until its standard input ends.
 HOLD = """
@@ -133,6 +133,20 @@ def test_a_reused_process_number_is_not_the_holder(tmp_path: Path) -> None:
     (tmp_path / LOCK).write_text(json.dumps(lock | {"born": "1", "token": "another"}))
     with quick_lock(tmp_path):
         pass
+
+
+def test_another_users_process_that_cannot_be_seen_is_not_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as where /proc is mounted with hidepid: files of other users' processes are not there
+    with RunLock(open_storage(tmp_path), print, lambda: None):
+        holder = holder_of(open_storage(tmp_path))
+    assert holder is not None and not holder.is_gone
+    monkeypatch.setattr("semigrid.grid.study.lock.PROCESSES", tmp_path)
+    assert not holder.is_gone
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert holder.model_copy(update={"pid": gone.pid}).is_gone
 
 
 def test_a_lock_of_another_machine_is_watched_and_taken_over_if_it_is_still(
