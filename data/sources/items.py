@@ -19,12 +19,17 @@ SUFFIXES = (
 class Inside(Protocol):
     """The part of a file that holds an image. Its ``repr`` tells it from others."""
 
+    @property
+    def identity(self) -> str | None:
+        """What stands for the image's bytes if those differ between machines."""
+        return None
+
     def read(self, uri: str) -> bytes:
         """The image's bytes."""
 
 
 @dataclass(frozen=True)
-class Extent:
+class Extent(Inside):
     """Consecutive bytes of a file, such as a member of an uncompressed tar."""
 
     offset: int
@@ -37,7 +42,7 @@ class Extent:
 
 
 @dataclass(frozen=True)
-class ParquetRow:
+class ParquetRow(Inside):
     """A row of a Parquet file's row group, in a column of Hugging Face images."""
 
     column: str
@@ -54,8 +59,8 @@ class Item:
 
     ``image_id`` is unique within the source and does not depend on the source's location. ``uri``
     is the file, and ``inside`` the part of it that holds the image (None: the whole file). Images
-    of a ``group`` are in the same split. Results are reported by ``slices``. ``identity`` stands
-    for the bytes if those differ between machines. ``votes`` are the crowd's that count, by label.
+    of a ``group`` are in the same split. Results are reported by ``slices``. ``votes`` are
+    the crowd's that count, by label.
     """
 
     image_id: str
@@ -64,8 +69,12 @@ class Item:
     group: str | None = None
     slices: Mapping[str, str] = field(default_factory=dict)
     inside: Inside | None = None
-    identity: str | None = None
     votes: Mapping[str, int] | None = None
+
+    @property
+    def identity(self) -> str | None:
+        """What stands for the image's bytes if those differ between machines."""
+        return None if self.inside is None else self.inside.identity
 
     def read(self) -> bytes:
         """Reads the image's bytes, waiting for a bucket that is away. Raises ``OSError``."""

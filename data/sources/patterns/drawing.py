@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from semigrid.data.sources.items import Item
+from semigrid.data.sources.items import Inside, Item
 from semigrid.data.sources.patterns.spec import (
     BLOCK,
     CLASSES,
@@ -41,12 +41,16 @@ Motif = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
 
 @dataclass(frozen=True)
-class GeneratedImage:
+class GeneratedImage(Inside):
     """An image without a file; reading it draws it."""
 
     seed: int
     number: int
     size: int
+
+    @property
+    def identity(self) -> str:  # the bytes depend on the machine's encoder
+        return f"{URI} version {VERSION} seed {self.seed} size {self.size} image {self.number}"
 
     def read(self, uri: str) -> bytes:
         return draw(self.seed, self.number, self.size)
@@ -55,7 +59,6 @@ class GeneratedImage:
 def pattern_items(patterns: Patterns) -> list[Item]:
     """Lists all images, grouped by product and without labels."""
     markets, items = list(MARKETPLACES), []
-    made = f"{URI} version {VERSION} seed {patterns.seed} size {patterns.size}"
     for number in range(patterns.images):
         shown, place = block(patterns.seed, number // BLOCK), number % BLOCK
         items.append(
@@ -65,8 +68,6 @@ def pattern_items(patterns: Patterns) -> list[Item]:
                 group=f"product-{shown.products[place]:07d}",
                 slices={"marketplace": markets[shown.marketplaces[place]]},
                 inside=GeneratedImage(patterns.seed, number, patterns.size),
-                # its bytes depend on the machine's encoder
-                identity=f"{made} image {number}",
             )
         )
     return items

@@ -18,7 +18,7 @@ from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.schema import MANIFEST, Dataset
 from semigrid.data.sources.files import folder_items, table_items
-from semigrid.data.sources.items import Item
+from semigrid.data.sources.items import Inside, Item
 from semigrid.data.storage import open_storage
 from semigrid.data.views.render import decode
 
@@ -280,7 +280,7 @@ def test_two_processes_build_the_dataset_of_one(tmp_path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Deadly:
+class Deadly(Inside):
     """An image that kills the first process that reads it, or raises an error."""
 
     trace: str
