@@ -3,27 +3,32 @@
 import hashlib
 import io
 import json
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 from semigrid.data.builder.clean import CLEAN_VERSION, UnusableImageError, clean_image
 from semigrid.data.builder.request import BuildRequest
-from semigrid.data.errors import RefusedError, StorageGoneError
+from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.sources.items import Item
 from semigrid.data.splits import order_key
 from semigrid.data.storage import Storage, open_storage
 
 READ_ATTEMPTS = 3
+# attempts in a row that end a build, where a process died and no chunk was finished
+VAIN_ATTEMPTS = 3
+SAFE_PATH = "PYTHONSAFEPATH"  # keeps the working directory out of a new process's sys.path
 _SCHEMA = pa.schema(
     [
         ("number", pa.int64()),
@@ -74,7 +79,8 @@ def chunks_of(storage: Storage, items: Sequence[Item], request: BuildRequest) ->
     header = f"{CLEAN_VERSION} {request.model_dump_json(include=shaping)}"
     digest = hashlib.sha256(header.encode())
     for item in items:
-        digest.update(json.dumps([item.image_id, item.uri, repr(item.inside)]).encode())
+        told = [item.image_id, item.uri, repr(item.inside), item.identity]
+        digest.update(json.dumps(told).encode())
     folder = storage.location(digest.hexdigest()[:16])
     buckets, size = -(-len(items) // request.bucket_images), request.chunk_images
     return [
@@ -83,32 +89,74 @@ def chunks_of(storage: Storage, items: Sequence[Item], request: BuildRequest) ->
     ]
 
 
-# a process may have died of too little memory: what is left is cleaned by new ones
-@retry(retry=retry_if_exception_type(BrokenProcessPool), stop=stop_after_attempt(3), reraise=True)
 def run_chunks(
     chunks: Sequence[Chunk], processes: int, progress: Callable[[int, int], None]
 ) -> None:
-    """Cleans the chunks that have no file yet."""
-    done_before = set(open_storage(chunks[0].folder).names())
-    left = [chunk for chunk in chunks if chunk.file not in done_before]
-    total = sum(len(chunk.items) for chunk in chunks)
-    done = total - sum(len(chunk.items) for chunk in left)
-    progress(done, total)
-    for _ in map(clean_chunk, left) if processes == 1 else _in_processes(left, processes):
-        done = min(total, done + len(chunks[0].items))
+    """Cleans the chunks that have no file yet. Raises ``InputError`` when processes keep dying."""
+    storage, total = open_storage(chunks[0].folder), sum(len(chunk.items) for chunk in chunks)
+    done_before, count, vain = set(storage.names()), processes, 0
+    while True:
+        left = [chunk for chunk in chunks if chunk.file not in done_before]
+        done = total - sum(len(chunk.items) for chunk in left)
         progress(done, total)
+        try:
+            for _ in map(clean_chunk, left) if processes == 1 else _in_processes(left, count):
+                done = min(total, done + len(chunks[0].items))
+                progress(done, total)
+            return
+        except BrokenProcessPool as error:
+            done_now = set(storage.names())
+            vain = vain + 1 if done_now == done_before else 0
+            if vain == VAIN_ATTEMPTS:
+                raise InputError(
+                    f"{chunks[0].folder}: processes that clean images died {vain} times in a row, "
+                    "perhaps for lack of memory; the images cleaned so far are kept: give fewer "
+                    "--processes and run the same command again"
+                ) from error
+            done_before, count = done_now, max(1, count // 2)
 
 
 def _in_processes(chunks: Sequence[Chunk], count: int) -> Iterator[None]:
     """Cleans chunks side by side, and yields once for each."""
-    # forked processes may hang, since this one has threads; Ctrl-C ends them without a traceback
-    start, quietly = get_context("spawn"), (signal.SIGINT, signal.SIG_DFL)
-    with ProcessPoolExecutor(count, start, signal.signal, quietly) as pool:
+    # forked processes may hang, since this one has threads
+    with _safe_path(), ProcessPoolExecutor(count, get_context("spawn"), _begin) as pool:
         try:
-            for done in as_completed([pool.submit(clean_chunk, chunk) for chunk in chunks]):
+            # processes start with this mask, so that Ctrl-C waits in them for ``_begin``
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                started = [pool.submit(clean_chunk, chunk) for chunk in chunks]
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            for done in as_completed(started):
                 yield done.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Keeps processes that start meanwhile from running modules of the working directory."""
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[SAFE_PATH]
+        if before is not None:
+            os.environ[SAFE_PATH] = before
+
+
+def _begin() -> None:
+    """Ends this process at Ctrl-C, without a traceback, and when its parent dies."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if (parent := parent_process()) is not None:
+        parent.join()
+    os._exit(1)
 
 
 def clean_chunk(chunk: Chunk) -> None:
