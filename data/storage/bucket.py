@@ -4,7 +4,6 @@ This is the one module with uses of fsspec and s3fs that their documentation doe
 ``tests/data/storage/test_fsspec_names.py`` tests each of them: run it after an upgrade.
 """
 
-import contextlib
 import posixpath
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -107,7 +106,8 @@ class BucketFiles:
         try:
             facts = self._fs.info(path)
             present = self.read(path)
-        except NOT_THERE:
+        except NOT_THERE as error:
+            self.is_away(error)  # raises if the bucket itself is missing
             facts, present = {}, None
         if present == old:
             if new is None:
@@ -156,8 +156,10 @@ class BucketFiles:
         return [name for name in names if not f"/{name}".count("/.")]
 
     def check_could_write(self, folder: str) -> None:
-        with contextlib.suppress(*NOT_THERE):
+        try:
             self._fs.info(folder)
+        except NOT_THERE as error:
+            self.is_away(error)  # raises if the bucket itself is missing
 
 
 def _status(facts: Mapping[str, Any]) -> FileStatus:

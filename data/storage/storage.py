@@ -17,7 +17,7 @@ from typing import TypeVar, TypeVarTuple
 import tenacity
 from fsspec.implementations.local import LocalFileSystem
 
-from semigrid.data.errors import InputError, StorageGoneError
+from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.storage.bucket import S3, BucketFiles, open_filesystem
 from semigrid.data.storage.bucket_errors import CREDENTIALS
 from semigrid.data.storage.files import NOT_THERE, Confirm, FileStatus, always
@@ -251,8 +251,9 @@ class Storage:
         return work(*args)
 
     def _is_away(self, error: BaseException) -> bool:
-        # ``confirm`` may have asked another storage, which was waited for
-        return not isinstance(error, StorageGoneError) and self.files.is_away(error)
+        # ``confirm`` may have asked another storage, which was waited for or has refused
+        known = isinstance(error, StorageGoneError | RefusedError)
+        return not known and self.files.is_away(error)
 
     def _say_once(self, state: tenacity.RetryCallState) -> None:
         if state.attempt_number == 1 and state.outcome is not None:

@@ -8,7 +8,7 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -364,8 +364,20 @@ def run_status(folder: str) -> subprocess.CompletedProcess[str]:
 def test_a_missing_bucket_and_wrong_credentials_are_said_at_once(
     forwarder: Forwarder, server: S3Server
 ) -> None:
-    with pytest.raises(RefusedError, match="NoSuchBucket"):
-        open_storage("s3://none/a").write("file", b"")
+    none = open_storage("s3://none/a")
+    attempts: list[Callable[[], object]] = [
+        lambda: none.write("file", b""),
+        lambda: none.swap("file", None, b""),
+        lambda: none.swap("file", b"", None),
+        none.check_could_write,
+        # a storage says no word about the refusal of another one
+        lambda: replace(open_storage("s3://shop/a"), confirm=none.check_writable).write("f", b""),
+    ]
+    for attempt in attempts:
+        with pytest.raises(RefusedError, match=r"^s3://none/a: .*NoSuchBucket") as refused:
+            attempt()
+        assert str(refused.value).count("make the bucket") == 1
+    open_storage("s3://shop/none").check_could_write()
     done = run_status("s3://none/a")
     assert done.returncode == 2 and "make the bucket" in done.stderr, done.stderr
     check = Request(
