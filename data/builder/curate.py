@@ -70,7 +70,9 @@ def curate(
         for other in copies[1:]:
             joined.merge(copies[0].group, other.group)
         kept.append(_merged(copies, result))
-    name_of = {group: min(together) for together in joined.subsets() for group in together}
+    name_of: dict[str, str] = {}
+    for together in joined.subsets():
+        name_of |= dict.fromkeys(together, min(together))
     kept = [replace(image, group=name_of[image.group]) for image in kept]
     kept.sort(key=lambda image: image.image_id)
     labels = {image.label for image in kept if image.label is not None}
@@ -112,7 +114,8 @@ def _splits(
 ) -> dict[str, Split]:
     """The split of each group that has labelled images."""
     labeled = [image for image in kept if image.label is not None]
-    labels = [classes.index(str(image.label)) for image in labeled]
+    index = {name: number for number, name in enumerate(classes)}
+    labels = [index[str(image.label)] for image in labeled]
     groups = [image.group for image in labeled]
     try:
         splits = split_labeled(labels, groups, len(classes), seed, val_share, test_share)

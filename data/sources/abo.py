@@ -66,11 +66,9 @@ def abo_items(
     if not labels:
         common = ", ".join(f"{name} ({count})" for name, count in types.most_common(5))
         raise InputError(f"{root}: no image of type {product_type!r}; the most common are {common}")
-    group_of = {
-        each: min(one for one in group if isinstance(one, str))
-        for group in joined.subsets()
-        for each in group
-    }
+    group_of: dict[str | tuple[str], str] = {}
+    for group in joined.subsets():
+        group_of |= dict.fromkeys(group, min(one for one in group if isinstance(one, str)))
     return [
         Item(
             image_id,
