@@ -35,7 +35,8 @@ def read_table(uri: str, content: bytes | None = None) -> pd.DataFrame:
     content = read_file(uri) if content is None else content
     try:
         if content[:4] == b"PAR1":
-            table = pd.read_parquet(io.BytesIO(content))
+            # a stored index may repeat itself, as that of joined tables does
+            table = pd.read_parquet(io.BytesIO(content)).reset_index(drop=True)
             return table.astype(str).mask(table.isna(), "")
         # everything is a string: a label "1" and a worker "007" must stay what they are
         return pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
