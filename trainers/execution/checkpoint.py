@@ -83,7 +83,7 @@ class Checkpoints:
         return None
 
     def _read(self, name: str) -> dict[str, Any]:
-        """A checkpoint's state. Raises ``ValueError`` if it or the weights it names are damaged."""
+        """A checkpoint's state. Raises ``ValueError`` if it or its best weights are of no use."""
         sealed = self.storage.read(name)
         content, digest = sealed[:-32], sealed[-32:]
         if hashlib.sha256(content).digest() != digest:
@@ -91,6 +91,8 @@ class Checkpoints:
         state: dict[str, Any] = torch.load(
             io.BytesIO(content), map_location="cpu", weights_only=True
         )
+        if "best" not in state:
+            raise ValueError("written by another version of semigrid")
         if best := state["best"]:
             try:
                 whole = _weights_name(self.storage.read(best)) == best

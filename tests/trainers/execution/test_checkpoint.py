@@ -1,0 +1,23 @@
+"""Checkpoints that cannot be used."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import torch
+
+from semigrid.data.storage import open_storage
+from semigrid.trainers.execution.checkpoint import Checkpoints
+from semigrid.trainers.layout import LATEST_CHECKPOINT
+
+
+def test_a_checkpoint_of_another_version_is_named_and_not_used(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    torch.save({"step": 7}, content)
+    sealed = content.getvalue() + hashlib.sha256(content.getvalue()).digest()
+    open_storage(tmp_path).write(LATEST_CHECKPOINT, sealed)
+    checkpoints = Checkpoints(open_storage(tmp_path))
+    assert checkpoints.load() is None
+    assert checkpoints.damaged == [
+        f"{tmp_path / LATEST_CHECKPOINT}: written by another version of semigrid"
+    ]
