@@ -25,9 +25,12 @@ class Streams:
     views: ViewSettings
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, Batch, Batch | None]]:
-        """(step, labelled batch, pool batch) for the steps from start to stop."""
-        pool = self.pool(start, stop) if self.pool else itertools.repeat(None)
-        return zip(range(start, stop), self.labeled(start, stop), pool, strict=False)
+        """(step, labelled batch, pool batch) for the steps from start to stop.
+
+        Raises ``ValueError`` when a source does not end with the last step.
+        """
+        pool = self.pool(start, stop) if self.pool else itertools.repeat(None, stop - start)
+        return zip(range(start, stop), self.labeled(start, stop), pool, strict=True)
 
     def step_input(
         self,
