@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_transform
+from timm.data import auto_augment, create_transform, random_erasing, transforms
 from timm.data.auto_augment import RandAugment
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
@@ -22,6 +22,12 @@ from semigrid.data.views import pixels as operations
 from semigrid.data.views.pixels import Pixels
 
 ViewName = Literal["weak", "strong", "eval"]
+
+# timm draws from Python's global generator, and so does any thread at any time, like a client that
+# waits for its bucket: then the view would be another one. So timm gets a generator of its own.
+GENERATOR = random.Random()
+for _module in (auto_augment, random_erasing, transforms):
+    _module.random = GENERATOR
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ def _random_view(
     """timm's random view on fast pixel operations, uint8 (3, H, W).
 
     The code of timm and torchvision draws crop, flip, colour factors, operations and magnitudes
-    from the global generators in their order, so a seed gives the same view here and in timm.
+    from their generators in their order, so a seed gives the same view here and in timm.
     ``size`` is the (width, height) before reduction.
     """
     top, left, height, width = crop_box(settings, view, size)
@@ -143,8 +149,8 @@ def view_seed(seed: int, pass_number: int, image_id: str, view: str) -> int:
 
 
 def seed_generators(seed: int) -> None:
-    """Seeds the three global generators from which timm's and torchvision's transforms draw."""
-    random.seed(seed)
+    """Seeds the three generators from which timm's and torchvision's transforms draw."""
+    GENERATOR.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     torch.default_generator.manual_seed(seed)
 
@@ -152,13 +158,12 @@ def seed_generators(seed: int) -> None:
 @contextmanager
 def isolated_random() -> Iterator[None]:
     """Restores the global generators afterwards, so that views do not change a training."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    states = np.random.get_state(), torch.get_rng_state()
     try:
         yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+        np.random.set_state(states[0])
+        torch.set_rng_state(states[1])
 
 
 def make_view(
@@ -217,7 +222,7 @@ def erase(images: torch.Tensor, seeds: torch.Tensor, probability: float) -> torc
     eraser = RandomErasing(probability, mode="pixel", device="cpu")
     with isolated_random():
         for image, seed in zip(images, seeds.tolist(), strict=True):
-            random.seed(seed)
+            GENERATOR.seed(seed)
             torch.default_generator.manual_seed(seed)
             eraser(image)
     return images

@@ -1,5 +1,7 @@
 import io
 import random
+import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -89,15 +91,38 @@ def test_the_evaluation_view_is_the_center_of_the_resized_image() -> None:
 
 
 def test_isolated_random_gives_the_generators_back() -> None:
-    random.seed(1), np.random.seed(2), torch.manual_seed(3)
-    random.gauss(0, 1), np.random.randn()  # both hold a second draw now
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    np.random.seed(2), torch.manual_seed(3)
+    np.random.randn()  # it holds a second draw now
+    states = np.random.get_state(), torch.get_rng_state()
     with pytest.raises(KeyError), isolated_random():
-        random.seed(9), np.random.seed(9), torch.manual_seed(9)
+        np.random.seed(9), torch.manual_seed(9)
         raise KeyError  # an error inside must not leave them disturbed either
-    assert random.getstate() == states[0]
-    assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), states[1], strict=True))
-    assert torch.equal(torch.get_rng_state(), states[2])
+    assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), states[0], strict=True))
+    assert torch.equal(torch.get_rng_state(), states[1])
+
+
+def test_threads_that_draw_change_no_view(image: Image.Image) -> None:
+    # as a client does that waits for its storage while a training goes on
+    def made() -> list[np.ndarray]:
+        views = [make_view(image, SETTINGS, "strong", seed) for seed in range(200)]
+        return [*views, erase(torch.zeros(200, 3, 16, 16), torch.arange(200), 0.5).numpy()]
+
+    expected, over, interval = made(), threading.Event(), sys.getswitchinterval()
+
+    def draw() -> None:
+        while not over.is_set():
+            random.random()
+
+    sys.setswitchinterval(1e-5)
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        beside = made()
+    finally:
+        over.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    assert all(map(np.array_equal, beside, expected))
 
 
 def test_view_seeds_differ_in_everything_they_are_made_of() -> None:
