@@ -141,3 +141,12 @@ def test_no_test_file_imports_another() -> None:
     for path in (ROOT / "tests").rglob("test_*.py"):
         files = {name.rpartition(".")[2] for name in imported_modules(path)}
         assert not any(name.startswith("test_") for name in files), path
+
+
+def test_commands_know_the_types_of_what_they_print() -> None:
+    files = (ROOT / "grid/commands").glob("*.py")
+    names = {
+        f.name: {n.id for n in ast.walk(ast.parse(f.read_text())) if isinstance(n, ast.Name)}
+        for f in files
+    }
+    assert names and not [file for file, used in names.items() if "Any" in used]

@@ -2,9 +2,9 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich import box
@@ -51,46 +51,55 @@ def show_plan(study: OpenStudy, without_data: bool = False, as_json: bool = Fals
         change = compare(state, last_text(study.ledger.storage))
         estimates = estimate(state, count_flops=True)
     cost = Cost(spent(state), estimates, state.plan.experiment.file.prices)
-    facts = {
-        **state.plan.describe(),
+    experiment = state.plan.experiment
+    counts = {
+        **state.plan.counts(),
         "trainings_done": sum(map(state.trainings_done, state.searches)),
         "trainings_remaining": sum(map(state.trainings_left, state.searches)),
         "cells_finished": sum(
             state.searches[cell.name].stage == "finished" for cell in state.plan.cells
         ),
-        "folder": study.ledger.storage.uri,
     }
     if as_json:
-        facts["change"] = None if change is None else asdict(change)
-        print(json.dumps(facts | {"cost": cost.as_json()}, indent=1))
+        facts = {
+            "experiment": experiment.file.name,
+            **counts,
+            "weights": {name: each.model_dump() for name, each in experiment.weights.items()},
+            "folder": study.ledger.storage.uri,
+            "change": None if change is None else asdict(change),
+            "cost": cost.as_json(),
+        }
+        print(json.dumps(facts, indent=1))
         return
-    for line in _lines(state, facts, without_data):
+    for line in _lines(state, counts, without_data):
         echo(line)
+    echo(f"results: {study.ledger.storage.uri}")
     for part in [*(_change_parts(change) if change else ()), *cost_parts(cost)]:
         out.print(part)
 
 
-def _lines(study: StudyState, facts: dict[str, Any], without_data: bool) -> Iterator[str]:
+def _lines(study: StudyState, counts: Mapping[str, int], without_data: bool) -> Iterator[str]:
     """Cells, trainings, datasets and weights."""
     experiment = study.plan.experiment
-    parents, seeds = facts["searches"] - facts["cells"], facts["seeds"]
+    parents, seeds = counts["searches"] - counts["cells"], counts["seeds"]
     extra = f" and {parents} searches that cells start from" if parents else ""
     yield (
-        f"{experiment.file.name}: {facts['cells']} cells{extra}, {facts['cells_finished']} finished"
+        f"{experiment.file.name}: {counts['cells']} cells{extra}, {counts['cells_finished']} "
+        "finished"
     )
     yield (
-        f"{facts['trainings']:,} trainings: {facts['trials_per_search']} trials per cell"
+        f"{counts['trainings']:,} trainings: {counts['trials_per_search']} trials per cell"
         + (f", winners on {seeds} seeds" if seeds > 1 else "")
-        + f"; {facts['trainings_unshared']:,} if parents were not shared"
+        + f"; {counts['trainings_unshared']:,} if parents were not shared"
     )
     yield (
-        f"{facts['trainings_remaining']:,} trainings remain, {facts['trainings_done']:,} are in "
+        f"{counts['trainings_remaining']:,} trainings remain, {counts['trainings_done']:,} are in "
         "the ledger"
     )
     if without_data:
         yield "the datasets were not opened: their sizes and fractions are not checked"
     else:
-        yield f"{facts['forwards']:,} forwards of an image in all; a backward counts as two"
+        yield f"{counts['forwards']:,} forwards of an image in all; a backward counts as two"
         for name, dataset in experiment.datasets.items():
             manifest = dataset.manifest
             yield (
@@ -101,7 +110,6 @@ def _lines(study: StudyState, facts: dict[str, Any], without_data: bool) -> Iter
             )
     for name, weights in experiment.weights.items():
         yield f"weights of {name}: {weights.describe()}"
-    yield f"results: {facts['folder']}"
 
 
 def _change_parts(change: Change) -> Iterator[Text | Table]:

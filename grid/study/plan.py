@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
 
 from semigrid.data.errors import InputError
 from semigrid.data.splits import pool_subset
@@ -174,20 +173,16 @@ class Plan:
                 chain[name] = max(chain[name], self.forwards[name] + chain[search.name])
         return chain
 
-    def describe(self) -> dict[str, Any]:
+    def counts(self) -> dict[str, int]:
         """Counts for ``semigrid plan``; ``trainings_unshared`` if every cell trained its parent."""
         each, rows = self.trainings_per_search, [s for s in self.searches if s.in_table]
         return {
-            "experiment": self.experiment.file.name,
             "cells": len(self.cells),
             "searches": len(self.searches),
             "trials_per_search": self.trials,
             "seeds": self.experiment.file.seeds,
             "trainings": len(self.searches) * each,
             "trainings_unshared": sum(1 if s.parent is None else 2 for s in rows) * each,
-            "weights": {
-                name: weights.model_dump() for name, weights in self.experiment.weights.items()
-            },
             "forwards": sum(self.forwards.values()) * each,
         }
 

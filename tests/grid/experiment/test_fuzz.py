@@ -238,7 +238,7 @@ def test_what_is_accepted_makes_a_plan(thorough: bool) -> None:
     for seed in range(300 if thorough else 100):
         with contextlib.suppress(InputError, UnicodeDecodeError):
             plan = Plan(load_experiment("file.yaml", text=damaged(seed).decode()))
-            assert plan.describe()["trainings"] > 0
+            assert plan.counts()["trainings"] > 0
             assert study_of(plan).has_jobs
             accepted += 1
     assert accepted > 3
@@ -246,4 +246,4 @@ def test_what_is_accepted_makes_a_plan(thorough: bool) -> None:
 
 def test_the_undamaged_file_makes_a_plan() -> None:
     plan = Plan(load_experiment("file.yaml", text=bytes_of(FULL).decode()))
-    assert plan.describe()["cells"] == 5
+    assert plan.counts()["cells"] == 5

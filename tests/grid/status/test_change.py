@@ -232,7 +232,7 @@ def test_trainings_left_is_what_is_then_trained() -> None:
         scheduler = scheduler_of(plan)
         study = scheduler.study
         left = sum(study.trainings_left(name) for name in study.searches)
-        assert left == plan.describe()["trainings"]
+        assert left == plan.counts()["trainings"]
         while job := start_next(scheduler):
             scheduler.complete(job, finished(job))
             if job.kind == "train":
