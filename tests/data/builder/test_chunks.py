@@ -64,7 +64,8 @@ def test_chunks_of_another_version_of_made_images_are_not_used(
 
 # builds with two processes, which say their ids: before they begin, or while they clean
 BUILD = """
-import os, pathlib, sys, time
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 from dataclasses import dataclass
 
 from semigrid.data.builder.ingest import build_dataset
