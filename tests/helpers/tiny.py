@@ -132,7 +132,10 @@ class Watched(Runtime):
 
     def __init__(self, checkpoints: Checkpoints, on_step: Callable[[int], None]):
         super().__init__(checkpoints, device="cpu")
-        self.stepped = on_step  # type: ignore[method-assign]
+        self._on_step = on_step
+
+    def stepped(self, step: int) -> None:
+        self._on_step(step)
 
 
 class Died(Exception):
