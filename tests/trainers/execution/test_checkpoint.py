@@ -21,3 +21,14 @@ def test_a_checkpoint_of_another_version_is_named_and_not_used(tmp_path: Path) -
     assert checkpoints.damaged == [
         f"{tmp_path / LATEST_CHECKPOINT}: written by another version of semigrid"
     ]
+
+
+def test_the_previous_checkpoint_keeps_its_best_weights(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(open_storage(tmp_path))
+    for step, best in enumerate([b"first", b"second"]):
+        checkpoints.save({"step": step}, best)
+    checkpoints.background.wait()
+    (tmp_path / LATEST_CHECKPOINT).write_bytes(b"damaged")
+    after = Checkpoints(open_storage(tmp_path))
+    state = after.load()
+    assert state is not None and state["step"] == 0 and after.best_weights() == b"first"
