@@ -1,0 +1,65 @@
+"""One process at a time in a folder, as long as it lives: the kernel frees the lock of a dead one.
+
+Buckets have no such locks, and some network shares have none either: nothing is locked there.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from semigrid.data.errors import InputError
+from semigrid.data.storage.local import NO_FLOCK
+from semigrid.data.storage.storage import Storage
+
+# The file that is locked: there while a process works in the folder, and after it was killed.
+LOCK = ".in-use"
+
+
+@contextlib.contextmanager
+def in_use(storage: Storage, setting: str) -> Iterator[None]:
+    """Keeps other processes out of a folder, which is made if it is missing, during the block.
+
+    Args:
+        setting: what names the folder in messages, such as ``--output``.
+
+    Raises ``InputError`` at once where another process works in it.
+    """
+    folder = storage.local_path()
+    if folder is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    file = _locked(folder / LOCK)
+    if file is None:
+        raise InputError(
+            f"{setting} {storage.uri}: another process is writing here; wait until it is done, or "
+            "give another folder"
+        )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(folder / LOCK)  # before it is freed: a later process may hold a new one
+        os.close(file)
+
+
+def _locked(path: Path) -> int | None:
+    """The open and locked file; None while another process holds it."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in NO_FLOCK:
+                return file
+            os.close(file)
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return None
+            raise
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), os.stat(path)):
+                return file
+        os.close(file)  # its holder removed it in between: a lock on no file of this folder

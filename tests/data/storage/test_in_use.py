@@ -1,0 +1,51 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from semigrid.data.errors import InputError
+from semigrid.data.storage import open_storage
+from semigrid.data.storage.in_use import LOCK, in_use
+
+HOLD = """
+import sys, time
+from semigrid.data.storage import open_storage
+from semigrid.data.storage.in_use import in_use
+with in_use(open_storage(sys.argv[1]), "DEST"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_one_is_refused_at_once_and_the_next_one_finds_nothing(tmp_path: Path) -> None:
+    folder = open_storage(tmp_path / "new" / "folder")
+    with in_use(folder, "--output"):
+        with (
+            pytest.raises(InputError, match=f"--output {folder.uri}: another process is writing"),
+            in_use(folder, "--output"),
+        ):
+            raise AssertionError("two at once")
+        assert folder.exists(LOCK)  # the one that was refused did not take it away
+    assert folder.entries() == {}
+    with in_use(folder, "--output"):
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    folder = open_storage(tmp_path)
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(InputError), in_use(folder, "DEST"):
+            pass
+        other.kill()
+    with in_use(folder, "DEST"):
+        pass
+    assert folder.entries() == {}
+
+
+def test_a_bucket_has_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    with in_use(open_storage("memory://bucket/predictions"), "--output"):
+        pass
+    assert not open_storage("memory://bucket/predictions").exists()
