@@ -1,12 +1,18 @@
-"""Errors of the package: what the user can mend, and what happened to the storage."""
+"""Errors of the package: what the user can mend, and what happened to the storage.
+
+Messages quote addresses, also in the words of other libraries: none shows a password, a token or a
+signature.
+"""
+
+from semigrid.data.redact import without_secrets
 
 
 class InputError(ValueError):
     """Input that cannot be used; the message says what, where, what is allowed and what to do."""
 
     def __init__(self, *problems: str):
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        self.problems = tuple(map(without_secrets, problems))
+        super().__init__("\n".join(self.problems))
 
 
 class RefusedError(InputError, PermissionError):
@@ -20,3 +26,6 @@ class RefusedError(InputError, PermissionError):
 
 class StorageGoneError(OSError):
     """Storage stayed away for as long as it was waited for."""
+
+    def __init__(self, message: str):
+        super().__init__(without_secrets(message))

@@ -1,0 +1,99 @@
+"""Addresses: the one door for every path and URI that semigrid opens.
+
+An address is a path on this machine, or begins with one of ``SCHEMES``. The chains of fsspec
+(``zip://a::http://…``) and its other file systems do not pass: ``a::b`` is the name of a file.
+"""
+
+import os
+import posixpath
+import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from semigrid.data.errors import InputError
+from semigrid.data.redact import shown
+
+__all__ = [
+    *("BUCKETS", "S3", "SCHEMES", "WEB", "base_name", "beside", "local_path", "scheme_of"),
+    *("shown", "unique_names"),
+]
+
+S3 = ("s3", "s3a")
+BUCKETS = (*S3, "gs", "gcs", "abfs", "abfss", "az")
+WEB = ("http", "https")
+SCHEMES = (*BUCKETS, "hf", *WEB)
+ALLOWED = "a path on this machine, or s3://, gs://, abfs://, hf://, http:// or https://"
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def scheme_of(address: str) -> str:
+    """The scheme of an address in lower case; empty for a path on this machine.
+
+    Raises ``InputError`` for what cannot be an address, or has a scheme that is not in ``SCHEMES``.
+    """
+    if "\0" in address:
+        raise InputError(f"{shown(address)!r}: has a zero byte, which no path or URI can have")
+    if (found := _SCHEME.match(address)) is None:
+        return ""
+    scheme, rest = found[1].lower(), address[found.end() :]
+    if scheme not in SCHEMES:
+        raise InputError(f"{shown(address)}: {scheme}:// cannot be opened; give {ALLOWED}")
+    try:
+        address.encode()
+        named = urlsplit(f"http://{rest}") if scheme in WEB else None
+        is_whole = bool(rest.strip("/")) if named is None else bool(named.hostname)
+        _ = named and named.port
+    except ValueError as error:  # a bad host or port, or bytes that are no text
+        raise InputError(f"{shown(address)!r}: not an address: {error}") from error
+    if not is_whole:
+        raise InputError(f"{shown(address)}: names no {'host' if scheme in WEB else 'bucket'}")
+    return scheme
+
+
+def local_path(address: str | os.PathLike[str]) -> str:
+    """The absolute path of a path on this machine, with ``~`` for the home at its beginning."""
+    path = os.path.expanduser(address)
+    return path if path.startswith("/") else f"{os.getcwd()}/{path.removeprefix('./')}"
+
+
+def beside(table: str, name: str) -> str:
+    """The address that a table, or another list, at ``table`` means by ``name``.
+
+    A relative name begins at the table's folder. Neither ``~`` nor variables are expanded.
+
+    Raises ``InputError`` if a table from elsewhere names a file on this machine.
+    """
+    if _SCHEME.match(name):
+        return name
+    if not scheme_of(table):
+        return posixpath.join(posixpath.dirname(local_path(table)), name)
+    if name.startswith("/"):
+        raise InputError(
+            f"{shown(table)}: names {name}, a file on this machine, which a table from elsewhere "
+            "must not do; if you trust it, copy the table to this machine"
+        )
+    return posixpath.join(posixpath.dirname(_path(table)), name)
+
+
+def base_name(address: str) -> str:
+    """The last part of an address, without the parameters of a web address."""
+    return posixpath.basename(_path(address).rstrip("/"))
+
+
+def unique_names(addresses: Sequence[str]) -> list[str]:
+    """The addresses as ``shown``, for names that are kept.
+
+    Addresses that only their secrets tell apart are numbered in their order.
+    """
+    others: dict[str, dict[str, int]] = {}
+    names = []
+    for address in addresses:
+        name = shown(address)
+        numbers = others.setdefault(name, {})
+        number = numbers.setdefault(address, len(numbers) + 1)
+        names.append(name if number == 1 else f"{name}#{number}")
+    return names
+
+
+def _path(address: str) -> str:
+    return re.split(r"[?#]", address)[0] if scheme_of(address) in WEB else address
