@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-import yaml
 from pydantic import ConfigDict, Field, ValidationError
 
 from semigrid.data.builder.clean import CleanSettings
@@ -10,7 +9,7 @@ from semigrid.data.crowd.answers import AnswerFormat
 from semigrid.data.crowd.consensus import Rules
 from semigrid.data.errors import InputError
 from semigrid.data.sources.patterns.spec import Patterns, parse_patterns
-from semigrid.data.tables import read_file
+from semigrid.data.yaml_files import parse_yaml, read_yaml
 
 
 class BuildRequest(CleanSettings, Rules):
@@ -63,7 +62,10 @@ def load_request(source: str, options: dict[str, Any]) -> BuildRequest:
     Raises ``InputError`` with all problems and their keys.
     """
     is_yaml = source.endswith((".yaml", ".yml"))
-    content = _read_yaml(source) if is_yaml else {"source": source}
+    expected = "not a mapping; give source and any other keys"
+    content = {"source": source}
+    if is_yaml:
+        content = parse_yaml(source, read_yaml(source), expected)
     try:
         return BuildRequest.model_validate(content | options)
     except ValidationError as error:
@@ -75,13 +77,3 @@ def load_request(source: str, options: dict[str, Any]) -> BuildRequest:
                 for problem in error.errors()
             )
         ) from error
-
-
-def _read_yaml(path: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(read_file(path))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: not a mapping; give source and any other keys")
-    return content

@@ -2,8 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Hashable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import yaml
@@ -13,12 +12,14 @@ from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.schema import FORMAT, Dataset, Manifest
 from semigrid.data.storage import open_storage
+from semigrid.data.yaml_files import parse_yaml, read_yaml
 from semigrid.grid.experiment.checks import problems_of
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.experiment.messages import problems_in
 from semigrid.grid.experiment.schema import ExperimentFile, ModelConfig
 from semigrid.trainers.models.weights import UNSTATED, Weights, file_weights, hub_weights
 
+_MAPPING = "an experiment is a mapping with name, datasets, models, grid"
 # Longest message about one problem, in characters: values of a file may be of any length.
 _LONGEST = 1500
 # A password before the host of a URI, or a parameter named like a credential.
@@ -50,8 +51,8 @@ def load_experiment(
             what would be right.
     """
     if text is None:
-        text = _read(path)
-    content = {**_parse(path, text), **(overrides or {})}
+        text = read_yaml(path)
+    content = {**parse_yaml(path, text, _MAPPING), **(overrides or {})}
     if workers is not None:
         _set_workers(content, workers)
     try:
@@ -103,42 +104,6 @@ def _refusal(path: str, problems: Iterable[str]) -> InputError:
             for problem in problems
         )
     )
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a key that appears twice in a section, where YAML would keep the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys: set[str] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue  # the keys that << brings may be overridden
-            if isinstance(key_node, yaml.ScalarNode) and key_node.value in keys:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key_node.value!r} appears twice in one section",
-                    problem_mark=key_node.start_mark,
-                )
-            keys.add(str(key_node.value))
-        return super().construct_mapping(node, deep=deep)
-
-
-def _parse(path: str, text: str) -> dict[str, Any]:
-    try:
-        content = yaml.load(text, _UniqueKeyLoader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2001-99-99
-        raise InputError(f"{path}: not valid YAML: {error}") from error
-    except RecursionError as error:
-        raise InputError(f"{path}: nested too deeply") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: an experiment is a mapping with name, datasets, models, grid")
-    return content
 
 
 def _set_workers(content: dict[str, Any], workers: int) -> None:

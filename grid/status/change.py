@@ -4,10 +4,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import yaml
-
+from semigrid.data.yaml_files import parse_yaml
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.experiment.schema import ExperimentFile
+from semigrid.grid.study.layout import EXPERIMENT_COPY
 from semigrid.grid.study.ledger import ENDED, Record
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.state import StudyState
@@ -105,8 +105,8 @@ def _as_written(text: str | None, now: Experiment) -> Experiment | None:
     if text is None:
         return None
     try:
-        file = ExperimentFile.model_validate(yaml.safe_load(text))
-    except (yaml.YAMLError, ValueError, TypeError):
+        file = ExperimentFile.model_validate(parse_yaml(EXPERIMENT_COPY, text, "no experiment"))
+    except (ValueError, TypeError):
         return None
     return Experiment(source=now.source, file=file, text=text, datasets={}, weights={})
 
