@@ -31,10 +31,10 @@ wheel: $(READY)
 quickstart: $(READY)
 	$(BIN)/semigrid run grid/experiments/quickstart.yaml
 
-# Ray-free tests first, on two cores: they fail fast. Then those with Ray, one after another.
+# Ray-free tests first: they fail fast. Then those with Ray, on a small cluster for each core.
 test: $(READY)
 	$(BIN)/python -m pytest -q -m "not ray" --numprocesses=2 --dist=loadfile --durations=10
-	$(BIN)/python -m pytest -q -m ray --durations=10
+	$(BIN)/python -m pytest -q -m ray --numprocesses=2 --dist=loadfile --durations=10
 
 # Ray-free tests with many more examples and PyTorch's real compiler: about half an hour.
 thorough: $(READY)

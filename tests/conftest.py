@@ -43,7 +43,7 @@ def quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def cluster(quiet_machine: None) -> Iterator[None]:
-    """One small Ray cluster for all tests; the command line joins it, unless told otherwise."""
+    """One small Ray cluster for this process; the command line joins it, unless told otherwise."""
     import ray
 
     ray.init(
