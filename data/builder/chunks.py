@@ -18,8 +18,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from semigrid.data.builder.clean import CLEAN_VERSION, UnusableImageError, clean_image
+from semigrid.data.builder.clean import CLEAN_VERSION, clean_image
 from semigrid.data.builder.request import BuildRequest
+from semigrid.data.decoding import UnusableImageError
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.sources.items import Item
 from semigrid.data.splits import order_key

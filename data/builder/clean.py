@@ -2,20 +2,28 @@
 
 import hashlib
 import io
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
+
+from semigrid.data.decoding import MOST_PIXELS, UnusableImageError, load_image, unusable
 
 # Raise this number when the same source bytes and settings give another image.
 CLEAN_VERSION = 1
 
 ORIENTATION = 0x0112  # the EXIF tag
-
+TURNS: dict[Any, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # of JPEGs and shrunk images that are encoded again; others become PNGs
 JPEG_QUALITY = 92
@@ -47,17 +55,13 @@ class CleanImage:
     changed: tuple[str, ...] = ()
 
 
-class UnusableImageError(ValueError):
-    """A file that is no usable image, with the reason."""
-
-
 def clean_image(content: bytes, settings: CleanSettings) -> CleanImage:
     """Decodes a file's first frame to upright RGB, and keeps the bytes if they show just that.
 
     Raises ``UnusableImageError`` with the reason: not an image, truncated, too many pixels, or
     pixels that have no RGB meaning.
     """
-    with _unusable(content):
+    with unusable(content):
         rgb, changed, lossy = _upright(content, settings)
         pixels = hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()
         side = settings.shorter_side
@@ -67,6 +71,11 @@ def clean_image(content: bytes, settings: CleanSettings) -> CleanImage:
             size = (max(side, round(rgb.width * scale)), max(side, round(rgb.height * scale)))
             rgb = rgb.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
             lossy = True
+        if rgb.width * rgb.height > MOST_PIXELS:
+            raise UnusableImageError(
+                f"too many pixels to train on: {rgb.width} × {rgb.height}, the limit is "
+                f"{MOST_PIXELS:,}; shrink such images by shorter_side"
+            )
         if changed:
             buffer = io.BytesIO()
             if lossy:
@@ -82,46 +91,32 @@ def decode_upright(content: bytes, settings: CleanSettings) -> Image.Image:
 
     Raises ``UnusableImageError`` like ``clean_image``.
     """
-    with _unusable(content):
+    with unusable(content):
         return _upright(content, settings)[0]
-
-
-@contextmanager
-def _unusable(content: bytes) -> Iterator[None]:
-    """Turns all errors of Pillow into ``UnusableImageError``."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
-    except (MemoryError, UnusableImageError):
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnusableImageError(f"too many pixels: {error}") from error
-    except Exception as error:  # damaged bytes make Pillow's decoders raise almost anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "cannot identify" in reason:
-            reason = "not an image" if content else "an empty file"
-        raise UnusableImageError(reason) from error
 
 
 def _upright(content: bytes, settings: CleanSettings) -> tuple[Image.Image, list[str], bool]:
     """The first frame, upright and RGB; the changes made for that; whether it was a JPEG."""
-    image: Image.Image = Image.open(io.BytesIO(content))
-    width, height = image.size
-    if width * height > settings.max_pixels:
-        raise UnusableImageError(
-            f"too many pixels: {width} × {height}, the limit is {settings.max_pixels:,}"
-        )
+    image, _, damaged = load_image(content, settings.max_pixels)
     lossy = image.format in ("JPEG", "MPO")
-    changed = []
+    changed = ["damage outside the pixels"] if damaged else []
     if getattr(image, "is_animated", False):
         changed.append("first of several frames")
-    image.load()  # the file may be truncated after its header
-    if image.getexif().get(ORIENTATION, 1) != 1:
+    if (turn := _turn(image)) is not None:
         changed.append("turned upright")
-        image = ImageOps.exif_transpose(image)
+        image = image.transpose(turn)
     rgb, converted = _to_rgb(image)
     return rgb, changed + ([converted] if converted else []), lossy
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What the image's EXIF asks for; None where it asks for nothing, or is damaged."""
+    try:
+        return TURNS.get(image.getexif().get(ORIENTATION))
+    except MemoryError:
+        raise
+    except Exception:  # the pixels are whole: cameras and programs write all kinds of EXIF
+        return None
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:

@@ -180,10 +180,31 @@ def make_view(
         size: the (width, height) before reduction, if the image was decoded smaller.
     """
     if view == "eval":
+        if isinstance(image, Image.Image) and max(image.size) > THIN * min(image.size):
+            return _center_of_thin(image, settings)
         return np.asarray(timm_transform(settings, view)(image))
     pixels = np.array(image) if isinstance(image, Image.Image) else image
     seed_generators(seed)
     return _random_view(pixels, settings, view, size or (pixels.shape[1], pixels.shape[0]))
+
+
+# Longer side over shorter side from which an image is not resized as a whole: one of 1 × 20,000
+# pixels would become 256 × 5,120,000. Below, views are timm's to the last bit.
+THIN = 32
+
+
+def _center_of_thin(image: Image.Image, settings: ViewSettings) -> np.ndarray:
+    """timm's evaluation view, computed for the part that it keeps; at most two levels apart."""
+    shorter, crop = timm_transform(settings, "eval").transforms[0].size, settings.img_size
+    box: list[float] = []
+    for side in image.size:
+        resized = int(shorter * side / min(image.size))
+        start = round((resized - crop) / 2)
+        box += [start * side / resized, (start + crop) * side / resized]
+    left, right, top, bottom = box
+    kernel = Image.Resampling[settings.interpolation.upper()]
+    view = image.resize((crop, crop), kernel, box=(left, top, right, bottom))
+    return np.asarray(view).transpose(2, 0, 1)
 
 
 # Factors by which JPEG decoders shrink images at little cost, and the smallest ratio between the

@@ -1,8 +1,6 @@
 """From encoded images to batches of views, for images in memory and for streams alike."""
 
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from semigrid.data.decoding import UnusableImageError, load_image, unusable
 from semigrid.data.schema import ImageTable
 from semigrid.data.views.augment import ViewName, ViewSettings, make_view, reduction, view_seed
 
@@ -81,23 +80,11 @@ def decode_smaller(
     ``reduction`` says of that size how many times smaller (1, 2, 4, 8) will do; JPEG's decoder can
     make it so at once, others decode all of it. Raises ``BrokenImageError``.
     """
-    with _broken(image_id):
-        image: Image.Image = Image.open(io.BytesIO(content))
-    size = image.size
-    times = reduction(size) if image.format == "JPEG" else 1
-    with _broken(image_id):
-        if times > 1:
-            image.draft(None, (size[0] // times, size[1] // times))
-        return image.convert("RGB"), size
-
-
-@contextmanager
-def _broken(image_id: str) -> Iterator[None]:
     try:
-        yield
-    except MemoryError:
-        raise  # a full machine, not a broken image
-    except Exception as error:  # damaged bytes make Pillow's decoders raise almost anything
+        image, size, _ = load_image(content, reduction=reduction)
+        with unusable(content):
+            return image.convert("RGB"), size
+    except UnusableImageError as error:
         raise BrokenImageError(f"image {image_id} cannot be decoded: {error}") from error
 
 

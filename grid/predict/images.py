@@ -13,8 +13,9 @@ import pyarrow as pa
 from PIL import Image
 
 from semigrid.data.builder.chunks import read_patiently
-from semigrid.data.builder.clean import CleanSettings, UnusableImageError, decode_upright
+from semigrid.data.builder.clean import CleanSettings, decode_upright
 from semigrid.data.catalog import open_dataset
+from semigrid.data.decoding import UnusableImageError
 from semigrid.data.errors import InputError
 from semigrid.data.schema import LABELED_SPLITS, MANIFEST, POOL, Dataset, RowGroup, read_row_group
 from semigrid.data.sources.files import folder_items

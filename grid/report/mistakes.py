@@ -5,9 +5,9 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from semigrid.data.errors import InputError
+from semigrid.data.views.render import BrokenImageError, decode
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
 
 MOST = 24  # mistakes shown of a cell
@@ -62,9 +62,8 @@ def _thumbnail(content: bytes | None) -> str | None:
     if content is None:
         return None
     try:
-        with Image.open(io.BytesIO(content)) as opened:
-            image = opened.convert("RGB")
-    except (UnidentifiedImageError, OSError):
+        image = decode(content, "")
+    except BrokenImageError:
         return None
     kind = "png" if max(image.size) < SIDE // 2 else "jpeg"
     image.thumbnail((SIDE, SIDE))

@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from scipy.stats import ks_2samp
 
+from semigrid.data.views import augment as augment_module
 from semigrid.data.views.augment import (
+    ViewName,
     ViewSettings,
     crop_box,
     erase,
@@ -326,3 +328,38 @@ def test_the_smallest_images_have_views(size: tuple[int, int], view: str) -> Non
     image = Image.new("RGB", size, (200, 100, 50))
     for seed in range(200):
         assert make_view(image, SETTINGS, view, seed).shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(3, 97), (100, 3), (1, 250), (33, 1)])
+def test_the_view_of_a_thin_image_is_the_part_that_timm_keeps(
+    size: tuple[int, int], interpolation: str
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    settings = ViewSettings(img_size=32, interpolation=interpolation)
+    found = make_view(Image.fromarray(pixels), settings, "eval", 0)
+    expected = np.asarray(timm_transform(settings, "eval")(Image.fromarray(pixels)))
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    assert np.abs(found.astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("view", ["weak", "strong", "eval"])
+@pytest.mark.parametrize("size", [(2_000_000, 1), (1, 2_000_000)])
+def test_a_spacer_of_web_pages_takes_no_more_memory_than_others(
+    size: tuple[int, int], view: ViewName
+) -> None:
+    # resized as a whole it would have more pixels than Pillow can count
+    with isolated_random():
+        found = make_view(Image.new("RGB", size, "red"), SETTINGS, view, 0)
+    assert found.shape == (3, SETTINGS.img_size, SETTINGS.img_size)
+    if view == "eval":
+        assert (found == np.array([255, 0, 0]).reshape(3, 1, 1)).all()
+
+
+def test_no_view_posterises_by_pillow() -> None:
+    settings = replace(SETTINGS, rand_augment="rand-m10-n8-mstd0-inc1")
+    augment = augment_module._colors(settings, "strong")
+    names = {operation.aug_fn.__name__: operation.aug_fn for operation in augment.ops}
+    assert {function.__module__ for function in names.values()} == {"semigrid.data.views.pixels"}
+    # 0 bits, which Pillow 13 refuses
+    assert (names["posterize"](np.full((4, 4, 3), 255, np.uint8), 0) == 0).all()

@@ -44,7 +44,7 @@ def difference(name: str, image: Image.Image, *args: Any, **how: Any) -> np.ndar
         ("auto_contrast", [()]),
         ("equalize", [()]),
         ("invert", [()]),
-        ("posterize", [(bits,) for bits in range(9)]),
+        ("posterize", [(bits,) for bits in range(1, 9)]),
         ("solarize", [(threshold,) for threshold in (0, 1, 128, 255, 256)]),
         ("solarize_add", [(add,) for add in (0, 37, 110, 128)]),
     ],
