@@ -8,6 +8,10 @@ import torch
 
 from semigrid.data.catalog import open_dataset
 from semigrid.data.schema import Dataset
+from semigrid.data.storage import address
+
+# a bucket in memory, which no process shares with another: of use in tests only
+address.SCHEMES = (*address.SCHEMES, "memory")
 
 # without a deadline: how long an example takes depends on what else the machine does
 hypothesis.settings.register_profile("quick", max_examples=30, deadline=None)

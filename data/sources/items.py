@@ -5,11 +5,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol
 
-import fsspec
 import pyarrow.parquet as pq
 
 from semigrid.data.storage import open_storage
-from semigrid.data.storage.bucket import BUCKETS
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"),
@@ -77,14 +75,11 @@ class Item:
         return None if self.inside is None else self.inside.identity
 
     def read(self) -> bytes:
-        """Reads the image's bytes, waiting for a bucket that is away. Raises ``OSError``."""
-        if self.inside is not None:
-            return self.inside.read(self.uri)
-        if self.uri.partition("://")[0] in BUCKETS:
-            return open_storage(self.uri).read()
-        # lists of URLs contain dead ones: do not wait for any
-        with fsspec.open(self.uri, "rb") as file:
-            return bytes(file.read())
+        """Reads the image's bytes, waiting for a bucket that is away.
+
+        Raises ``OSError``, and ``InputError`` for an address that is not opened.
+        """
+        return open_storage(self.uri).read() if self.inside is None else self.inside.read(self.uri)
 
 
 @lru_cache(maxsize=2)  # a chunk's items are in the order of row groups

@@ -14,14 +14,15 @@ from semigrid.data.errors import InputError
 from semigrid.data.redact import shown
 
 __all__ = [
-    *("BUCKETS", "S3", "SCHEMES", "WEB", "base_name", "beside", "local_path", "scheme_of"),
-    *("shown", "unique_names"),
-]
+    "BUCKETS", "READ_ONLY", "S3", "SCHEMES", "WEB", "base_name", "beside", "local_path",
+    "scheme_of", "shown", "unique_names",
+]  # fmt: skip
 
 S3 = ("s3", "s3a")
 BUCKETS = (*S3, "gs", "gcs", "abfs", "abfss", "az")
 WEB = ("http", "https")
-SCHEMES = (*BUCKETS, "hf", *WEB)
+READ_ONLY = ("hf", *WEB)
+SCHEMES = (*BUCKETS, *READ_ONLY)
 ALLOWED = "a path on this machine, or s3://, gs://, abfs://, hf://, http:// or https://"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 

@@ -13,19 +13,18 @@ from typing import Any, cast
 
 import fsspec
 
+from semigrid.data.storage.address import S3, scheme_of
 from semigrid.data.storage.bucket_errors import answer_of, is_away
-from semigrid.data.storage.files import NOT_THERE, Confirm, FileStatus, always
+from semigrid.data.storage.files import NOT_THERE, Confirm, FileStatus, always, check_size
 
-S3 = ("s3", "s3a")
-BUCKETS = (*S3, "gs", "gcs", "abfs", "abfss", "az")
 READERS = 16  # files worth reading side by side
+CONNECT_SECONDS, READ_SECONDS = 5, 20  # after which a silent server counts as away
 S3_OPTIONS: dict[str, Any] = {
     # another process may have written since the last listing
     "use_listings_cache": False,
     "config_kwargs": {
-        # seconds, after which a silent server counts as away
-        "connect_timeout": 5,
-        "read_timeout": 20,
+        "connect_timeout": CONNECT_SECONDS,
+        "read_timeout": READ_SECONDS,
         "max_pool_connections": 2 * READERS,
         # few attempts, since Storage waits, with a message and an end
         "retries": {"mode": "standard", "total_max_attempts": 2},
@@ -38,16 +37,22 @@ CHANGED = {HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED, HTTPStatus.NOT_F
 READ_AHEAD = {"cache_type": "readahead", "block_size": 5 * 2**20}
 
 
-def open_filesystem(uri: str) -> tuple[Any, str]:
-    """The file system of a path or URI, and the path in it. Raises ``ValueError``, ``ImportError``.
+def open_filesystem(uri: str, **more: Any) -> tuple[Any, str]:
+    """The file system of a URI, and the path in it. Raises ``ValueError``, ``ImportError``.
 
-    ``retries`` is the number of attempts of s3fs, each of which includes botocore's attempts.
+    ``more`` are the file system's options. fsspec's own ``url_to_fs`` would also open chains of
+    file systems. ``retries`` is the number of attempts of s3fs, each of which includes botocore's.
     """
-    is_s3 = uri.partition("://")[0] in S3
-    fs, root = fsspec.core.url_to_fs(uri, **(S3_OPTIONS if is_s3 else {}))
-    if is_s3:
+    scheme = scheme_of(uri)
+    uri = scheme + uri[len(scheme) :]
+    kind = fsspec.get_filesystem_class(scheme)
+    options = kind._get_kwargs_from_urls(uri)
+    if scheme in S3:
+        options |= S3_OPTIONS
+    fs = kind(**options, **more)
+    if scheme in S3:
         fs.retries = 1
-    return fs, root
+    return fs, kind._strip_protocol(uri)
 
 
 class BucketFiles:
@@ -61,10 +66,10 @@ class BucketFiles:
     def __init__(self, fs: Any, root: str):
         self._fs = fs
         self._is_s3 = S3[0] in fs.protocol
-        self.home = self.uri(root)
+        self.root, self.home = root, self.uri(root)
 
     def __reduce__(self) -> tuple[Callable[[str], "BucketFiles"], tuple[str]]:
-        return _open, (self.home,)
+        return bucket_files, (self.home,)
 
     def uri(self, path: str) -> str:
         return str(self._fs.unstrip_protocol(path))
@@ -73,9 +78,20 @@ class BucketFiles:
         """Whether an error passes by itself. Raises ``RefusedError`` if it means a refusal."""
         return is_away(error, self.home)
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, limit: int | None = None) -> bytes:
         # by default s3fs would ask for the size first
-        return bytes(self._fs.cat_file(path, **({"max_concurrency": 1} if self._is_s3 else {})))
+        how = {"max_concurrency": 1} if self._is_s3 else {}
+        if limit is not None:
+            how |= {"start": 0, "end": limit + 1}
+        try:
+            content = bytes(self._fs.cat_file(path, **how))
+        except OSError as error:
+            answer = answer_of(error)
+            if answer is None or answer.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise
+            content = b""  # an empty object has no first byte
+        check_size(len(content), limit)
+        return content
 
     def open(self, path: str, ahead: bool, do: Callable[..., Any]) -> BufferedReader:
         """Opens a file, whose requests are made by ``do`` of a function and its arguments."""
@@ -167,5 +183,6 @@ def _status(facts: Mapping[str, Any]) -> FileStatus:
     return FileStatus(int(facts["size"] or 0), version, facts["type"] == "directory")
 
 
-def _open(uri: str) -> BucketFiles:
+def bucket_files(uri: str) -> BucketFiles:
+    """The files at a URI. Raises ``ValueError`` and ``ImportError``."""
     return BucketFiles(*open_filesystem(uri))

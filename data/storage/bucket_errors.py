@@ -100,7 +100,7 @@ def answer_of(error: BaseException) -> ServerAnswer | None:
             return ServerAnswer(
                 status, str(facts.get("Code", status)), facts.get("Message", ""), region
             )
-        number = getattr(each, "code", None) or getattr(each, "status", None)
+        number = getattr(each, "status", None) or getattr(each, "code", None)
         if isinstance(number, int):  # gcsfs and aiohttp
             return ServerAnswer(number, str(number), str(each))
     return None

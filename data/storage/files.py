@@ -14,6 +14,12 @@ def always() -> None:
     """Confirms every change."""
 
 
+def check_size(size: int, limit: int | None) -> None:
+    """Raises ``OSError`` if so many bytes are more than a limit, where there is one."""
+    if limit is not None and size > limit:
+        raise OSError(f"larger than {limit:,} bytes")
+
+
 @dataclass(frozen=True)
 class FileFacts:
     """Size and hash of a file, which reveal a damaged copy."""

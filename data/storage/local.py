@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 
-from semigrid.data.storage.files import NOT_THERE, Confirm, FileStatus, always
+from semigrid.data.storage.files import NOT_THERE, Confirm, FileStatus, always, check_size
 
 # Tells this process from others that write into the same folder, also of other machines.
 _PROCESS = uuid.uuid4().hex
@@ -70,8 +70,16 @@ class LocalFiles:
         except OSError:
             return True
 
-    def read(self, path: str) -> bytes:
-        return Path(path).read_bytes()
+    def read(self, path: str, limit: int | None = None) -> bytes:
+        if limit is None:
+            return Path(path).read_bytes()
+        # neither waits for a pipe's other end nor reads a device, which may have none
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError("not a regular file")
+            content = file.read(limit + 1)
+        check_size(len(content), limit)
+        return content
 
     def open(self, path: str, ahead: bool, do: object) -> BufferedReader:
         return Path(path).open("rb")

@@ -4,7 +4,6 @@ import errno
 import logging
 import os
 import posixpath
-import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +14,14 @@ from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
 import tenacity
-from fsspec.implementations.local import LocalFileSystem
 
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
-from semigrid.data.storage.bucket import S3, BucketFiles, open_filesystem
+from semigrid.data.storage.address import READ_ONLY, S3, WEB, local_path, scheme_of, shown
+from semigrid.data.storage.bucket import BucketFiles, bucket_files
 from semigrid.data.storage.bucket_errors import CREDENTIALS
 from semigrid.data.storage.files import NOT_THERE, Confirm, FileStatus, always
 from semigrid.data.storage.local import LocalFiles
+from semigrid.data.storage.web import web_files
 
 PATIENCE = "SEMIGRID_STORAGE_PATIENCE"
 
@@ -47,28 +47,52 @@ def open_storage(uri: str | Path, patience: float | None = None) -> "Storage":
     Args:
         patience: seconds to wait for a local folder that vanished. The folder counts as away while
             it is missing or empty, so make it and give it a file first. Buckets are always waited
-            for, by default for ``storage_patience()`` seconds.
+            for, by default for ``storage_patience()`` seconds; web addresses never, since lists of
+            them contain dead ones.
 
     Raises:
-        InputError: a URI of an unknown kind, or with credentials in it.
+        InputError: a URI that is not opened (see ``address``), or one with credentials in it other
+            than a web address.
     """
     uri = str(uri)
-    protocol, _, rest = uri.partition("://")
-    if re.match(r"[^/@]*:[^/@]*@", rest):
+    scheme = scheme_of(uri)
+    if not scheme:
+        root = local_path(uri).rstrip("/") or "/"
+        return Storage(LocalFiles(None if patience is None else root), root, patience)
+    place = uri.partition("?")[0]
+    if scheme not in WEB and shown(place) != place:
         raise InputError(
-            f"{protocol}://…@{rest.partition('@')[2]}: credentials in a URI would be written into "
-            f"files and logs; leave them out and {CREDENTIALS}"
+            f"{uri}: credentials in a URI would be written into files and logs; leave them out and "
+            f"{CREDENTIALS}"
         )
     try:
-        fs, root = open_filesystem(uri)
-    except (ValueError, ImportError) as error:  # an unknown protocol or a missing package
-        needs = "; pip install 'semigrid[aws]'" if protocol in S3 else ""
-        raise InputError(f"{uri}: not a path or URI that can be opened: {error}{needs}") from error
-    root = root.rstrip("/") or "/"
-    if isinstance(fs, LocalFileSystem):
-        return Storage(LocalFiles(None if patience is None else root), root, patience)
-    patience = storage_patience() if patience is None else patience
-    return Storage(BucketFiles(fs, root), root, patience)
+        files: BucketFiles = web_files(uri) if scheme in WEB else bucket_files(uri)
+    except (ValueError, ImportError) as error:  # a missing package, or parts that make no sense
+        needs = "; pip install 'semigrid[aws]'" if scheme in S3 else ""
+        raise InputError(f"{uri}: not a URI that can be opened: {error}{needs}") from error
+    if scheme in WEB:
+        patience = None
+    elif patience is None:
+        patience = storage_patience()
+    return Storage(
+        files,
+        files.root.rstrip("/") or "/",
+        patience,
+        ReadOnly(uri) if scheme in READ_ONLY else always,
+    )
+
+
+@dataclass(frozen=True)
+class ReadOnly:
+    """Prevents every change at an address that is only read."""
+
+    uri: str
+
+    def __call__(self) -> None:
+        raise RefusedError(
+            f"{self.uri}: nothing is written there; give a path on this machine, or s3://, "
+            "gs:// or abfs://"
+        )
 
 
 @dataclass(frozen=True)
@@ -104,9 +128,12 @@ class Storage:
         """The path of a file for other programs on this machine; None in a bucket."""
         return Path(self._path(name)) if isinstance(self.files, LocalFiles) else None
 
-    def read(self, name: str = "") -> bytes:
-        """A file's content."""
-        return self._do(self.files.read, self._path(name))
+    def read(self, name: str = "", limit: int | None = None) -> bytes:
+        """A file's content.
+
+        With a limit in bytes, raises ``OSError`` for what is larger, or a pipe or device.
+        """
+        return self._do(self.files.read, self._path(name), limit)
 
     def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
         """The contents of many files by name, without missing files."""
@@ -150,6 +177,7 @@ class Storage:
         True if it was replaced and no other process can have replaced it at the same time. False if
         another process was faster or nothing can tell; read the file again after a while.
         """
+        self.confirm()
         return self._do(self.files.swap, self._path(name), old, new)
 
     def size(self, name: str = "") -> int | None:

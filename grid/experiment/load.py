@@ -144,7 +144,7 @@ def _assumed_dataset(name: str) -> Dataset:
         order_seed=0,
         shards=(),
     )
-    return Dataset(open_storage("memory://assumed"), manifest)
+    return Dataset(open_storage("assumed"), manifest)
 
 
 def _weights_of(model: ModelConfig, backbone: str) -> Weights:

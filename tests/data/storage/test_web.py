@@ -1,0 +1,128 @@
+"""Files at web addresses: what servers of strangers may do, and what is read of them."""
+
+import io
+import pickle
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.helpers.web import Web, endless, redirect, status, web_server
+
+from semigrid.data.errors import InputError
+from semigrid.data.storage import open_storage, web
+
+
+@pytest.fixture
+def server() -> Iterator[Web]:
+    with web_server() as server:
+        yield server
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits for a server for a moment only."""
+    monkeypatch.setattr(web, "REQUEST_SECONDS", 0.6)
+    monkeypatch.setattr(web, "READ_SECONDS", 0.3)
+
+
+def test_a_file_is_read_with_its_signature(server: Web) -> None:
+    server.answers["/a b.png"] = b"content"
+    storage = open_storage(f"{server.url}/a b.png?X-Amz-Signature=SECRET")
+    assert storage.read() == pickle.loads(pickle.dumps(storage)).read() == b"content"
+    assert server.asked[0] == ("/a%20b.png?X-Amz-Signature=SECRET", None)
+    assert storage.read(limit=7) == b"content"
+    with pytest.raises(OSError, match="larger than 6 bytes"):
+        storage.read(limit=6)
+
+
+def test_parts_of_a_file_are_read(server: Web) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"a": [1, 2]}), buffer)
+    server.answers["/t.parquet"] = buffer.getvalue()
+    with open_storage(f"{server.url}/t.parquet?sig=SECRET").open() as file:
+        assert pq.read_table(file)["a"].to_pylist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "says"),
+    [
+        (status(404), FileNotFoundError, "No such file"),
+        (status(403), OSError, "HTTP 403 Forbidden"),
+        (status(500), OSError, "HTTP 500"),
+        (redirect("file:///etc/passwd"), OSError, "Redirect.*file:///etc/passwd"),
+        (redirect("ftp://h/a?sig=SECRET"), OSError, "Redirect.*ftp://h/a"),
+        (redirect("http://"), OSError, "Redirect"),
+    ],
+)
+def test_what_servers_answer_is_an_oserror(
+    answer: Any, kind: type[OSError], says: str, server: Web
+) -> None:
+    server.answers["/a"] = answer
+    storage = open_storage(f"http://user:SECRET@{server.host}/a?sig=SECRET")
+    for work in (storage.read, storage.version, storage.open):
+        with pytest.raises(kind, match=says if work == storage.read else None) as raised:
+            work()
+        assert "SECRET" not in str(raised.value)
+
+
+def test_credentials_stay_with_their_host(server: Web) -> None:
+    with web_server() as other:
+        server.answers["/a"] = redirect(f"{other.url}/b")
+        other.answers["/b"] = b"content"
+        assert open_storage(f"http://user:pw@{server.host}/a").read() == b"content"
+        assert server.asked == [("/a", "Basic dXNlcjpwdw==")] and other.asked == [("/b", None)]
+
+
+def test_an_endless_file_is_read_up_to_the_limit(server: Web) -> None:
+    server.answers["/a"] = endless
+    with pytest.raises(OSError, match="larger than 1,000,000 bytes"):
+        open_storage(f"{server.url}/a").read(limit=10**6)
+
+
+def silent(handler: BaseHTTPRequestHandler) -> None:
+    time.sleep(2)
+
+
+def dripping(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    for _ in range(20):
+        handler.wfile.write(b"a")
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("answer", [silent, dripping])
+def test_a_host_that_does_not_answer_is_left_alone(
+    answer: Any, server: Web, impatient: None
+) -> None:
+    server.answers["/a"] = answer
+    started = time.monotonic()
+    for attempt in range(20):
+        with pytest.raises(TimeoutError) as raised:
+            open_storage(f"{server.url}/a?sig=SECRET{attempt}").read()
+        assert "SECRET" not in str(raised.value) and server.host in str(raised.value)
+    assert "is asked no more" in str(raised.value)
+    assert len(server.asked) == 3 and time.monotonic() - started < 3
+
+
+def test_a_dead_host_is_not_waited_for() -> None:
+    with web_server() as server:
+        pass
+    with pytest.raises(OSError, match="Connect call failed"):
+        open_storage(f"{server.url}/a").read()
+
+
+def test_nothing_is_written_to_the_web(server: Web) -> None:
+    storage = open_storage(f"{server.url}/a?sig=SECRET")
+    for work in (
+        lambda: storage.write("b", b""),
+        lambda: storage.swap("b", None, b""),
+        storage.check_writable,
+    ):
+        with pytest.raises(InputError, match=rf"{server.url}/a: nothing is written there"):
+            work()
+    assert not [asked for asked in server.asked if "probe" in asked[0]]
