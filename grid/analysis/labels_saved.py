@@ -98,17 +98,15 @@ def labels_needed(target: np.ndarray, baseline: Mapping[int, np.ndarray]) -> Nee
         return float(apart - quantile(freedom) * variance**0.5)
 
     def end(at: float) -> float | None:
-        if beyond(best) >= 0:  # nothing varies there
-            return float(np.exp(best))
         return float(np.exp(float(brentq(beyond, best, at)))) if beyond(at) > 0 else None
 
     lowest, highest = x[0] - np.log(REACH), x[-1] + np.log(REACH)
-    labels = float(np.exp(best))
+    labels = float(np.exp(best)) if lowest <= best <= highest else None
     return Needed(
-        labels=labels if lowest <= best <= highest else None,
+        labels=labels,
         low=end(lowest) if best > lowest else None,
         high=end(highest) if best < highest else None,
-        extrapolated=not numbers[0] <= labels <= numbers[-1],
+        extrapolated=labels is None or not numbers[0] <= labels <= numbers[-1],
     )
 
 

@@ -93,8 +93,6 @@ def pool_curve(cells: Mapping[int, np.ndarray]) -> PoolCurve | None:
         return abs(slope.difference) - (slope.difference - slope.interval.low)
 
     def end(at: float) -> float | None:
-        if beyond(top) >= 0:  # nothing varies there
-            return float(2**top)
         return float(2 ** float(brentq(beyond, top, at))) if beyond(at) > 0 else None
 
     turn = None

@@ -19,7 +19,11 @@ from semigrid.grid.study.layout import record_file
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell
 from semigrid.grid.study.state import StudyState
-from semigrid.trainers.evaluation.predictions import Predictions, decode_predictions
+from semigrid.trainers.evaluation.predictions import (
+    Predictions,
+    decode_predictions,
+    most_bytes,
+)
 from semigrid.trainers.evaluation.scores import Scores, scores
 from semigrid.trainers.layout import predictions_file
 
@@ -95,21 +99,36 @@ def read_study_predictions(
     return test_sets, by_cell, problems
 
 
-def read_predictions(storage: Storage, record: Record) -> Predictions:
-    """The predictions of a trial that was evaluated on test.
+def read_predictions(storage: Storage, record: Record, manifest: Manifest) -> Predictions:
+    """The predictions of a trial that was evaluated on the test images of a dataset.
 
     Raises ``FileNotFoundError``, and ``ValueError`` with what is wrong where the file is not the
-    one that the ledger describes.
+    one that the ledger describes, or no such table.
     """
     assert record.test is not None
-    content = storage.read(predictions_file(record.id))
+    images, classes = sum(manifest.counts["test"].values()), len(manifest.classes)
+    name = predictions_file(record.id)
+    size = storage.size(name)
+    if size is not None and size > most_bytes(images, classes):
+        raise ValueError(f"{size:,} bytes are too many for {images:,} test images")
+    content = storage.read(name)
     if record.predictions_file not in (None, FileFacts.of(content)):
         raise ValueError("damaged, it is not what was written")
-    predictions = decode_predictions(content)
+    predictions = decode_predictions(content, images, classes)
     acc1, in_ledger = 100 * float(predictions.right.mean()), record.test["acc1"]
     if not math.isclose(acc1, in_ledger, abs_tol=1e-6):
         raise ValueError(f"Acc@1 is {acc1:.2f} here and {in_ledger:.2f} in the ledger")
     return predictions
+
+
+def reduced(predictions: Predictions) -> SeedPredictions:
+    """What the analysis needs of a trial's predictions."""
+    return SeedPredictions(
+        chosen=predictions.probabilities.argmax(axis=1).astype(np.int32),
+        confidence=predictions.probabilities.max(axis=1).astype(np.float32),
+        right=predictions.right,
+        scores=scores(predictions.labels, predictions.probabilities),
+    )
 
 
 def _read(storage: Storage, record: Record, manifest: Manifest) -> tuple[TestSet, SeedPredictions]:
@@ -118,15 +137,11 @@ def _read(storage: Storage, record: Record, manifest: Manifest) -> tuple[TestSet
     The probabilities are freed here, not when all files are read.
     """
     try:
-        predictions = read_predictions(storage, record)
-        seed_scores = scores(predictions.labels, predictions.probabilities)
+        predictions = read_predictions(storage, record, manifest)
         slices = {name: list(predictions.slices[name]) for name in manifest.slices}
     except FileNotFoundError:
         raise ValueError("there is no such file") from None
     except KeyError as error:
         raise ValueError(f"there is no column {error}") from None
-    chosen = predictions.probabilities.argmax(axis=1).astype(np.int32)
-    confidence = predictions.probabilities.max(axis=1).astype(np.float32)
-    right = np.asarray(chosen == predictions.labels)
     test_set = TestSet(predictions.ids, predictions.labels, manifest.classes, slices)
-    return test_set, SeedPredictions(chosen, confidence, right, seed_scores)
+    return test_set, reduced(predictions)

@@ -50,14 +50,17 @@ def accuracy_interval(right: np.ndarray, level: float = LEVEL) -> Interval:
     """Wilson's interval of a cell's accuracy, from ``right`` (S, N).
 
     With several seeds it is that of the number of images that would vary as much by themselves as
-    images and seeds do together, see ``combine``.
+    images and seeds do together, see ``combine``. That is at most S·N: in an array whose rows and
+    columns could be exchanged, two results of one seed, or of one image, are never negatively
+    correlated (Aldous 1981), so no S·N results tell more than as many independent ones.
     """
     seeds, images = right.shape
     share = float(right.mean())
     if seeds == 1 or share in (0.0, 1.0):
         return _wilson(share, images, _normal(level))
     _, variance, freedom = combine([1.0], [right])
-    return _wilson(share, share * (1 - share) / variance, quantile(freedom, level))
+    alike = min(share * (1 - share) / variance, right.size)
+    return _wilson(share, alike, quantile(freedom, level))
 
 
 def compare(first: np.ndarray, second: np.ndarray, level: float = LEVEL) -> Comparison:
@@ -86,9 +89,6 @@ def contrast(
 ) -> Comparison:
     """A weighted sum of cells' accuracies compared with zero by a t-test; see ``combine``."""
     value, variance, freedom = combine(weights, cells)
-    if variance == 0:  # the same on every image and seed
-        p = 1.0 if value == 0 else float(0.5 ** (cells[0].shape[1] - 1))
-        return Comparison(value, Interval(value, value), min(1.0, p))
     half = float(quantile(freedom, level) * variance**0.5)
     p = float(2 * stats.t.sf(abs(value) / variance**0.5, freedom))
     return Comparison(value, Interval(value - half, value + half), p)
@@ -118,7 +118,9 @@ def combine(weights: Sequence[float], cells: Sequence[np.ndarray]) -> tuple[floa
     images are both random, as readers and cases are in the studies for which Hillis (2007,
     Statistics in Medicine 26:596) derives the degrees of freedom. The scatter of seeds is pooled
     over the cells. It contains the chance on these images, which is therefore subtracted from the
-    images' part.
+    images' part, of which as in Hillis' equations no less than nothing is left.
+
+    The variance is never 0, however equal the results are: see ``_least_variance``.
     """
     images = cells[0].shape[1]
     by_image = np.zeros(images)
@@ -130,17 +132,32 @@ def combine(weights: Sequence[float], cells: Sequence[np.ndarray]) -> tuple[floa
         of_seeds += weight**2 / seeds
         if seeds > 1:
             left = right - by_seed[:, None] - right.mean(axis=0) + right.mean()
-            scatter += float(by_seed.var(ddof=1)) * (seeds - 1)
+            # equal seeds have no scatter at all, not even one by rounding
+            scatter += float((by_seed - by_seed[0]).var(ddof=1)) * (seeds - 1)
             chance += float((left**2).sum()) / max(1, images - 1) / images
             freedom += seeds - 1
+    value = float(by_image.mean())
     of_images = float(by_image.var(ddof=1)) / images if images > 1 else 0.25
+    of_images = max(of_images, _least_variance(weights, value, images))
     if scatter == 0:
-        return float(by_image.mean()), of_images, float(max(1, images - 1))
+        return value, of_images, float(max(1, images - 1))
     chance *= of_seeds / freedom
     of_seeds *= scatter / freedom
     # never below the images' own variance: seeds that agree by luck prove nothing
-    variance = max(of_images, of_seeds + of_images - chance)
-    return float(by_image.mean()), variance, freedom * (variance / of_seeds) ** 2
+    variance = max(of_images, of_seeds + max(0.0, of_images - chance))
+    return value, variance, freedom * max(1.0, variance / of_seeds) ** 2
+
+
+def _least_variance(weights: Sequence[float], value: float, images: int) -> float:
+    """The variance of a weighted sum that is ``value`` on each of N images.
+
+    Two images are added on which each cell is right by the toss of a coin, so that no agreement is
+    taken for certainty: for the difference of two cells this is what Agresti and Min (2005,
+    Statistics in Medicine 24:729) add, half an image to each kind of pair.
+    """
+    total = sum(weights)
+    squares = images * value**2 + (sum(weight**2 for weight in weights) + total**2) / 2
+    return (squares - (images * value + total) ** 2 / (images + 2)) / (images + 2) ** 2
 
 
 def quantile(freedom: float, level: float = LEVEL) -> float:

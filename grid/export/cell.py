@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, replace
 
 from semigrid.data.errors import InputError
+from semigrid.data.schema import Manifest
 from semigrid.data.storage import Storage
 from semigrid.grid.analysis.predictions import read_predictions
 from semigrid.grid.analysis.result_set import read_result_set
@@ -56,13 +57,14 @@ def export_cell(
         require_onnx()
     target = check_destination(destination, FILES, overwrite)
     cell, record = find_winner(study, name)
-    predictions = _read_predictions(storage, record, run_command(study.plan.experiment, name))
+    dataset = study.plan.experiment.datasets[cell.dataset]
+    again = run_command(study.plan.experiment, name)
+    predictions = _read_predictions(storage, record, dataset.manifest, again)
     results = read_result_set(study, storage, [name])
     (row,), seeds = results.rows, list(study.searches[name].by_seed)
     exported = replace(row, seeds=[row.seeds[seeds.index(record.spec.seed)]])
     if not exported.predictions:  # other test images than those of the other seeds
         raise InputError(*results.problems)
-    dataset = study.plan.experiment.datasets[cell.dataset]
     model, _ = load_winner(study.plan, cell, record, storage.uri)
     with whole_or_not(target) as folder:
         views = view_settings(record.spec.recipe, input_statistics(model))
@@ -117,10 +119,12 @@ def show(done: Exported) -> list[str]:
     return [*lines, *done.notes]
 
 
-def _read_predictions(storage: Storage, record: Record, again: str) -> Predictions:
+def _read_predictions(
+    storage: Storage, record: Record, manifest: Manifest, again: str
+) -> Predictions:
     """The predictions of the test images, as evaluated."""
     try:
-        return read_predictions(storage, record)
+        return read_predictions(storage, record, manifest)
     except (FileNotFoundError, ValueError) as error:
         missing = isinstance(error, FileNotFoundError)
         problem = "missing" if missing else f"{error}; delete it"

@@ -7,9 +7,11 @@ not wait for it.
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from semigrid.trainers.evaluation.scores import scores
@@ -66,16 +68,110 @@ class Predictions:
         return buffer.getvalue()
 
 
-def decode_predictions(content: bytes) -> Predictions:
-    """The table of a Parquet file. Raises ``ValueError`` if it is damaged or not such a table."""
+def most_bytes(images: int, classes: int) -> int:
+    """Bytes that a table of so many images and classes may take, in its file or in memory."""
+    return 2**20 + images * (8 * classes + 2**14)
+
+
+def decode_predictions(
+    content: bytes, images: int | None = None, classes: int | None = None
+) -> Predictions:
+    """The table of a Parquet file.
+
+    What its footer promises is checked before anything is unpacked: a small file may promise
+    gigabytes. Raises ``ValueError`` with what is wrong if it is damaged or not such a table.
+
+    Args:
+        images, classes: how many there must be; None for a file that was just written here.
+    """
     try:
-        table = pq.read_table(pa.BufferReader(content))
-        flat = table["probabilities"].combine_chunks().flatten().to_numpy()
-        probabilities = flat.reshape(len(table), -1)
-        labels = table["label"].to_numpy().astype(np.int64)
-        ids = table["image_id"].to_pylist()
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, pa.ArrowException) as error:
+        schema = pq.read_schema(pa.BufferReader(content))
+        # one value may stand for all rows, and would be repeated for each
+        texts = [field.name for field in schema if field.type in _TEXT]
+        file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
+        rows = file.metadata.num_rows
+        images = rows if images is None else images
+        classes = _number_of_classes(schema) if classes is None else classes
+        problem = _schema_problem(schema, classes) or _size_problem(file.metadata, images, classes)
+        if problem is not None:
+            raise ValueError(problem)
+        table = file.read()
+        columns = {name: _texts(table[name], most_bytes(images, classes)) for name in texts}
+        names = [name for name in table.column_names if name not in COLUMNS]
+        slices = {name: columns.get(name, [None] * images) for name in names}
+        if any(table[name].null_count for name in COLUMNS):
+            raise ValueError("a value is missing")
+        labels = table["label"].to_numpy()
+        flat = np.concatenate(
+            [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in _chunks(table)]
+        )
+        probabilities = flat.reshape(images, classes)
+    except (OSError, ValueError, TypeError, pa.ArrowException) as error:
         raise ValueError(f"not a table of predictions: {error}") from error
-    names = [name for name in table.column_names if name not in COLUMNS]
-    slices = {name: table[name].to_pylist() for name in names}
-    return Predictions(ids, labels, probabilities, slices)
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise ValueError(f"the label {wrong[0]} is no class: they are 0 to {classes - 1}")
+
+    if not np.isfinite(probabilities).all() or (probabilities < 0).any():
+        raise ValueError("a probability is not a number from 0 to 1")
+    off = np.abs(probabilities.sum(axis=1) - 1)
+    if off.size and off.max() > 1e-6:
+        raise ValueError(
+            f"the probabilities of {columns['image_id'][off.argmax()]} do not sum to 1"
+        )
+    return Predictions(columns["image_id"], labels, probabilities, slices)
+
+
+_TEXT = (pa.string(), pa.large_string())
+
+
+def _chunks(table: pa.Table) -> list[pa.Array]:
+    # an empty table may have no chunk
+    return table["probabilities"].chunks or [pa.array([], table["probabilities"].type)]
+
+
+def _texts(column: pa.ChunkedArray, most: int) -> list[Any]:
+    """The values of a column that was read as a dictionary; at most so many bytes of them."""
+    lengths = [
+        pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() or 0
+        for chunk in column.chunks
+    ]
+    if sum(lengths) > most:
+        raise ValueError(f"{sum(lengths):,} bytes of text for {len(column):,} images")
+    return list(column.to_pylist())
+
+
+def _number_of_classes(schema: pa.Schema) -> int:
+    index = schema.get_field_index("probabilities")
+    type_ = schema.types[index] if index >= 0 else None
+    return type_.list_size if isinstance(type_, pa.FixedSizeListType) else 0
+
+
+def _schema_problem(schema: pa.Schema, classes: int) -> str | None:
+    """What is wrong with a table's columns; None if nothing is."""
+    if len(set(schema.names)) < len(schema.names):
+        return "two columns have one name"
+    of_probabilities = pa.list_(pa.float64(), classes)
+    wanted = dict(zip(COLUMNS, (_TEXT, (pa.int64(),), (of_probabilities,)), strict=True))
+    for name in COLUMNS:
+        if name not in schema.names:
+            return f"there is no column {name!r}"
+    for name, type_ in zip(schema.names, schema.types, strict=True):
+        types = wanted.get(name, (*_TEXT, pa.null()))
+        if type_ not in types:
+            return f"the column {name!r} is of {type_}, not of {types[0]}"
+    return None
+
+
+def _size_problem(metadata: pq.FileMetaData, images: int, classes: int) -> str | None:
+    """What is wrong with the sizes that a file's footer promises; None if nothing is."""
+    if metadata.num_rows != images:
+        return f"{metadata.num_rows:,} rows, but there are {images:,} test images"
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    unpacked = sum(group.total_byte_size for group in groups)
+    if not 0 <= unpacked <= most_bytes(images, classes):
+        return f"{unpacked:,} bytes for {images:,} images"
+    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+    if any(column.num_values > images * max(1, classes) for column in columns):
+        return f"more values than {images:,} images and {classes:,} classes have"
+    return None

@@ -19,6 +19,7 @@ from tests.helpers.shop import SETTINGS, shop
 
 from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.errors import InputError
+from semigrid.data.schema import MANIFEST, Dataset
 from semigrid.data.sources.files import folder_items
 from semigrid.data.sources.items import Item
 from semigrid.data.storage import open_storage
@@ -41,23 +42,32 @@ SECOND: Counts = [("north", 40, 32), ("south", 50, 45), ("islands", 9, 9), (None
 
 
 def predictions(counts: Counts, *columns: str) -> pa.Table:
-    """A prediction table over three classes, as ``evaluate_trial`` writes it."""
+    """A prediction table over two classes, as ``evaluate_trial`` writes it."""
     found: dict[str, list[Any]] = {"label": [], "probabilities": [], "value": []}
     for value, images, right in counts:
         for number in range(images):
-            label = number % 3
-            chosen = label if number < right else (label + 1) % 3
+            label = number % 2
+            chosen = label if number < right else 1 - label
             found["label"].append(label)
-            found["probabilities"].append([0.6 if k == chosen else 0.2 for k in range(3)])
+            found["probabilities"].append([0.6 if k == chosen else 0.4 for k in range(2)])
             found["value"].append(value)
     return pa.table(
         {
             "image_id": [f"image-{i}" for i in range(len(found["label"]))],
             "label": found["label"],
-            "probabilities": pa.array(found["probabilities"], pa.list_(pa.float64(), 3)),
+            "probabilities": pa.array(found["probabilities"], pa.list_(pa.float64(), 2)),
             **dict.fromkeys(columns or ["marketplace"], pa.array(found["value"], pa.string())),
         }
     )
+
+
+def has_test_images(dataset: Dataset, images: int) -> None:
+    """Lets a dataset say that it has so many test images: they are only counted here."""
+    manifest = dataset.manifest
+    of_classes = dict.fromkeys(manifest.classes, 0) | {manifest.classes[0]: images}
+    counts = {**manifest.counts, "test": of_classes}
+    dataset.manifest = manifest.model_copy(update={"counts": counts})
+    dataset.storage.write(MANIFEST, dataset.manifest.model_dump_json().encode())
 
 
 class Finished:
@@ -102,6 +112,7 @@ class Finished:
             file = Path(self.storage.location(predictions_file(record.id)))
             file.parent.mkdir(exist_ok=True)
             dataset = self.plan.experiment.datasets[cell.partition("/")[0]]
+            has_test_images(dataset, images)
             pq.write_table(predictions(counts, *dataset.manifest.slices), file)
             files.append(file)
         return files
@@ -308,7 +319,7 @@ def uneven(file: Path) -> None:
         (without_slices, "there is no column 'marketplace'"),
         (of_another, "Acc@1 is 82.00 here and 86.00 in the ledger"),
         (other_images, "other test images than other predictions of aprons"),
-        (uneven, "not a table of predictions: cannot reshape"),
+        (uneven, "the column 'probabilities' is of list<element: double>, not of"),
     ],
 )
 def test_predictions_that_cannot_be_used_cost_their_seed_only(

@@ -1,0 +1,225 @@
+"""All of the analysis on every small table of predictions: nothing is undefined, however few."""
+
+import json
+import math
+import warnings
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.helpers.experiments import experiment_text
+from tests.helpers.scheduling import study_of
+
+from semigrid.grid.analysis import predictions as analysed
+from semigrid.grid.analysis.answer import answer
+from semigrid.grid.analysis.comparisons import compare_all
+from semigrid.grid.analysis.labels_saved import labels_needed
+from semigrid.grid.analysis.pool_curve import pool_curve
+from semigrid.grid.analysis.result_set import CellResult, ResultSet
+from semigrid.grid.analysis.statistics import accuracy_interval, compare, contrast
+from semigrid.grid.experiment.checks import labeled_images
+from semigrid.grid.experiment.load import load_experiment
+from semigrid.grid.report import accuracy
+from semigrid.grid.study.plan import Plan
+from semigrid.grid.tables.answer import answer_facts, claims_table, savings_table
+from semigrid.grid.tables.cells import cells_table, comparisons_table
+from semigrid.grid.tables.classes import classes_table, confusions_table
+from semigrid.grid.tables.formats import Format
+from semigrid.grid.tables.paper_tables import labels_table, pool_table
+from semigrid.grid.tables.render import render
+from semigrid.grid.tables.slices import slice_results, slices_table
+from semigrid.trainers.evaluation.predictions import Predictions
+
+GRID = [
+    {"model": "vit", "labels": ["25%", "50%", "100%"]},
+    {"model": "semi-vit", "labels": ["25%", "50%"]},
+    {"model": "semi-vit", "labels": ["50%"], "unlabeled": ["200%", "400%"]},
+]
+
+
+def check(first: np.ndarray, second: np.ndarray) -> None:
+    """Intervals are within bounds and hold the estimate; p-values are probabilities."""
+    for right in (first, second):
+        interval, share = accuracy_interval(right), right.mean()
+        assert 0 <= interval.low <= share + 1e-12 and share - 1e-12 <= interval.high <= 1
+        # a handful of images proves nothing
+        assert interval.high - interval.low > 0.1
+    found, other = compare(first, second), compare(second, first)
+    assert -1 <= found.interval.low <= found.difference + 1e-12
+    assert found.difference - 1e-12 <= found.interval.high <= 1
+    assert 0 <= found.p <= 1 and found.p == pytest.approx(other.p)
+    assert found.interval.high - found.interval.low > 0.1
+    assert found.interval.low == pytest.approx(-other.interval.high)
+
+
+def finite(*numbers: float | None) -> None:
+    assert all(number is None or math.isfinite(number) for number in numbers)
+
+
+def test_every_pair_of_tables_of_two_seeds_and_two_images() -> None:
+    tables = [np.array(bits, bool).reshape(2, 2) for bits in product((0, 1), repeat=4)]
+    for first, second, third in product(tables[::3], tables[::5], tables):
+        needed = labels_needed(third, {100: first, 200: second})
+        assert needed is not None
+        finite(needed.labels, needed.low, needed.high)
+        curve = pool_curve({100: first, 200: second, 400: third})
+        assert curve is not None
+        finite(curve.doubling.interval.low, curve.at_end.interval.high, curve.doubling.p)
+    for first, second in product(tables, repeat=2):
+        check(first, second)
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 5])
+@pytest.mark.parametrize("seeds", [1, 2, 3, 4])
+def test_tables_of_all_shapes(seeds: int, images: int) -> None:
+    draw = np.random.default_rng(10 * seeds + images)
+    for _ in range(20):
+        check(draw.random((seeds, images)) < 0.5, draw.random((1, images)) < draw.random())
+        check(draw.random((seeds, images)) < 0.9, draw.random((seeds, images)) < draw.random())
+
+
+def test_seeds_that_collapse_apart_count_as_so_many_images_and_no_more() -> None:
+    # each seed puts all images into one class, another one each time
+    labels = np.arange(100) % 2
+    right = np.stack([labels == 0, labels == 1])
+    found = accuracy_interval(right)
+    # Wilson's of 100 right of 200: no results of 100 images and 2 seeds can tell more
+    assert (found.low, found.high) == pytest.approx((0.4307, 0.5693), abs=2e-3)
+    same = compare(right, right)
+    # nobody saw them differ, and nobody can say that they never do
+    assert same.difference == 0 and same.p == 1
+    assert same.interval.high == -same.interval.low == pytest.approx(1.98 / 102, rel=0.01)
+
+
+def test_agreement_of_few_images_proves_no_difference() -> None:
+    right, wrong = np.ones((3, 9), bool), np.zeros((3, 9), bool)
+    apart = compare(right, wrong)
+    # Clopper and Pearson: nine of nine are at least 66 % at 95 %
+    assert apart.difference == 1 and apart.interval.low == pytest.approx(0.66, abs=0.01)
+    assert compare(np.ones((3, 1), bool), np.zeros((3, 1), bool)).p > 0.05
+    assert contrast([2.0, -2.0], [right, wrong]).p == pytest.approx(apart.p)  # no unit matters
+
+
+class Grid:
+    """A plan on digits, whose dataset, cells and predictions are made up anew each time."""
+
+    def __init__(self) -> None:
+        text = experiment_text(grid=GRID, seeds=4, search={"trials": 1})
+        self.plan = Plan(load_experiment("file.yaml", text=text))
+        self.study = study_of(self.plan)
+
+    def results(self, predictions: list[list[Predictions]], labels: np.ndarray) -> ResultSet:
+        classes = predictions[0][0].probabilities.shape[1]
+        names = tuple("abc"[:classes])
+        experiment = self.plan.experiment
+        dataset = experiment.datasets["digits"]
+        counts = {name: int((labels == number).sum()) for number, name in enumerate(names)}
+        train = {name: 1 if number else 1000 for number, name in enumerate(names)}
+        changes = {"classes": names, "slices": ("where",), "counts": {"train": train}}
+        changes["counts"] |= {"val": train, "test": counts}
+        changed = type(dataset)(dataset.storage, dataset.manifest.model_copy(update=changes))
+        plan = Plan(replace(experiment, datasets={"digits": changed}))
+        where = [None if number % 3 == 2 else "xy"[number % 2] for number in range(len(labels))]
+        ids = [str(number) for number in range(len(labels))]
+        test_set = analysed.TestSet(ids, labels, names, {"where": where})
+        rows = [
+            CellResult(
+                cell=cell,
+                state="finished",
+                labeled_images=labeled_images(dataset, cell.labels),
+                pool_images=None if cell.unlabeled is None else int(300 * cell.unlabeled),
+                test=[table.metrics() for table in tables],
+                trials=1,
+                stopped=0,
+                collapsed=0,
+                seconds=1.0,
+                device_seconds={"cpu": 1.0},
+                failure=None,
+                seeds=[analysed.reduced(table) for table in tables],
+            )
+            for cell, tables in zip(plan.cells, predictions, strict=True)
+        ]
+        standings = compare_all({row.cell: row.right for row in rows})
+        return ResultSet(
+            replace(self.study, plan=plan), {"digits": test_set}, rows, standings, [], {}
+        )
+
+
+@pytest.fixture(scope="module")
+def grid(quiet_machine: None) -> Grid:
+    return Grid()
+
+
+@st.composite
+def tables(draw: Any) -> tuple[list[list[Predictions]], np.ndarray]:
+    """For each cell of the grid its seeds' predictions of the same images."""
+    classes, images = draw(st.integers(1, 3)), draw(st.integers(1, 6))
+    labels = np.array(draw(st.lists(st.integers(0, classes - 1), min_size=images, max_size=images)))
+    kinds = ("right", "wrong", "tie", "collapsed", "sure", "any")
+    cells = []
+    for _ in range(7):
+        seeds = []
+        for _ in range(draw(st.integers(1, 4))):
+            kind = draw(st.sampled_from(kinds))
+            random = np.random.default_rng(draw(st.integers(0, 99)))
+            chosen = random.integers(classes, size=images)
+            chosen = {"right": labels, "wrong": (labels + 1) % classes}.get(kind, chosen)
+            if kind == "collapsed":
+                chosen = np.full(images, random.integers(classes))
+            weights = np.eye(classes)[chosen] + (0 if kind == "sure" else 0.2)
+            if kind == "tie":
+                weights = np.ones((images, classes))
+            probabilities = weights / weights.sum(axis=1, keepdims=True)
+            seeds.append(Predictions([str(i) for i in range(images)], labels, probabilities))
+        cells.append(seeds)
+    return cells, labels
+
+
+@given(drawn=tables())
+def test_all_of_the_analysis_is_defined_for_every_table(
+    grid: Grid, drawn: tuple[list[list[Predictions]], np.ndarray]
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a division by zero of numpy's is only a warning
+        results = grid.results(*drawn)
+        answered = answer(results)
+        json.dumps(answer_facts(answered), allow_nan=False)
+        shown = [cells_table(results), comparisons_table(results), labels_table(results)]
+        shown += [pool_table(results), slices_table(results, "where"), classes_table(results)]
+        shown += [confusions_table(results), savings_table(answered), claims_table(answered)]
+        for table in shown:
+            records = json.loads(render(table, Format.json))
+            json.dumps(records, allow_nan=False)
+        assert "nan" not in render(shown[0], Format.markdown).decode().lower()
+    (best,) = results.best
+    for values in slice_results(results, "where").values():
+        assert sum(result.images for result in values.values()) == len(drawn[1])
+    for needed in (saving.needed for saving in answered.savings):
+        assert needed is not None
+        finite(needed.labels, needed.low, needed.high)
+    assert len(answered.claims) == 4 and best.interval is not None
+
+
+@pytest.mark.parametrize("kind", ["right", "wrong", "tie"])
+def test_the_charts_of_such_tables_are_drawn(grid: Grid, kind: str) -> None:
+    labels = np.array([0, 1])
+    chosen = {"right": [0, 1], "wrong": [1, 0], "tie": [0, 0]}[kind]
+    probabilities = np.full((2, 2), 0.5) if kind == "tie" else np.eye(2)[chosen]
+    table = Predictions(["0", "1"], labels, probabilities)
+    results = grid.results([[table, table]] * 7, labels)
+    row = results.best[0]
+    (pool,) = answer(results).pools
+    by_slice = slice_results(results, "where")[row.cell]
+    charts = [
+        accuracy.accuracy_by_labels(results, "digits"),
+        accuracy.accuracy_by_pool(pool),
+        accuracy.accuracy_by_class(results, row),
+        accuracy.accuracy_by_slice(row, "where", by_slice),
+        accuracy.confusion_chart(results, row),
+        accuracy.calibration(results, "digits"),
+    ]
+    assert all(chart.svg and "nan" not in chart.alt for chart in charts)
