@@ -22,6 +22,7 @@ from semigrid.data.builder.clean import CLEAN_VERSION, clean_image
 from semigrid.data.builder.request import BuildRequest
 from semigrid.data.decoding import UnusableImageError
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
+from semigrid.data.redact import without_secrets
 from semigrid.data.sources.items import Item
 from semigrid.data.splits import order_key
 from semigrid.data.storage import Storage, open_storage
@@ -185,8 +186,8 @@ def clean_chunk(chunk: Chunk) -> None:
 def read_patiently(item: Item) -> bytes:
     """Reads the bytes of an image, several times if the network fails.
 
-    Raises ``UnusableImageError``, and ``StorageGoneError`` or ``RefusedError`` for a problem that
-    concerns all images.
+    Raises ``UnusableImageError``, whose reason has no secret of an address, and
+    ``StorageGoneError`` or ``RefusedError`` for a problem that concerns all images.
     """
     for attempt in range(1, READ_ATTEMPTS + 1):
         try:
@@ -199,8 +200,9 @@ def read_patiently(item: Item) -> bytes:
             refused = error if isinstance(error, RefusedError) else None
             if refused and not refused.one_object:
                 raise
-            if refused or attempt == READ_ATTEMPTS:
-                raise UnusableImageError(f"cannot be read: {error}") from error
+            # an address that is no good stays so, and a silent server has had its time
+            if attempt == READ_ATTEMPTS or isinstance(error, InputError | TimeoutError):
+                raise UnusableImageError(without_secrets(f"cannot be read: {error}")) from error
             time.sleep(0.2 * 2**attempt)
     raise AssertionError("unreachable")
 

@@ -7,7 +7,6 @@ shards are written in the seeded order, one bucket of the order at a time, and t
 
 import hashlib
 import json
-import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -32,6 +31,7 @@ from semigrid.data.sources.items import Item
 from semigrid.data.sources.patterns.spec import LICENSE
 from semigrid.data.splits import order_key
 from semigrid.data.storage import open_storage
+from semigrid.data.storage.address import base_name, shown
 
 REPORT = "report.json"
 BUILDING = ".building"
@@ -94,10 +94,10 @@ def build_dataset(
         pool_unit=request.pool_unit or (made.pool_unit if made else None),
         slices=slices,
         votes=votes,
-        name=request.name or posixpath.basename(uri.rstrip("/")),
+        name=request.name or base_name(uri),
         fingerprint=_fingerprint(items, cleaned, curation, request, slices),
         license=request.license or (LICENSE if made else "unknown"),
-        source=made.source if made else request.source,
+        source=made.source if made else shown(request.source),
         order_seed=request.seed,
     )
     storage.delete(BUILDING)

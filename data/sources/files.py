@@ -1,11 +1,13 @@
 """Images in files of their own: folders of class folders, and tables of paths or URLs."""
 
-import posixpath
 from collections.abc import Sequence
+
+import pandas as pd
 
 from semigrid.data.errors import InputError
 from semigrid.data.sources.items import SUFFIXES, Item
 from semigrid.data.storage import open_storage
+from semigrid.data.storage.address import beside, ids_in
 from semigrid.data.tables import check_columns, read_table
 
 
@@ -47,11 +49,12 @@ def table_items(
     Args:
         image: column with paths or URLs. Relative paths start at the table's folder.
         label: column with labels, empty for images without one. None: no image has a label.
-        image_id: column with ids; the default is the path.
+        image_id: column with ids; the default is the path, without a URL's signature.
         group, slices: columns with the group and slices, see ``Item``.
 
     Raises:
-        InputError: the table lacks a column or path, or an id occurs twice.
+        InputError: the table lacks a column or path, an id occurs twice, or a table from elsewhere
+            names a file on this machine.
     """
     table = read_table(uri)
     needed = (image, label, image_id, group, *slices)
@@ -59,8 +62,7 @@ def table_items(
     empty = table[image] == ""
     if empty.any():
         raise InputError(f"{uri}: row {empty.argmax() + 1} has no {image}")
-    base = open_storage(posixpath.dirname(uri) or ".").uri
-    ids = table[image_id or image]
+    ids = table[image_id] if image_id else pd.Series(ids_in(uri, list(table[image])), dtype=str)
     repeated = ids[ids.duplicated()]
     if len(repeated):
         raise InputError(
@@ -68,11 +70,11 @@ def table_items(
         )
     return [
         Item(
-            row[image_id or image],
-            row[image] if "://" in row[image] else posixpath.join(base, row[image]),
+            name,
+            beside(uri, row[image]),
             None if label is None else row[label] or None,
             None if group is None else row[group] or None,
             {name: row[name] for name in slices},
         )
-        for row in table.to_dict("records")
+        for name, row in zip(ids, table.to_dict("records"), strict=True)
     ]

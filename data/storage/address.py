@@ -15,7 +15,7 @@ from semigrid.data.redact import shown
 
 __all__ = [
     "BUCKETS", "READ_ONLY", "S3", "SCHEMES", "WEB", "base_name", "beside", "local_path",
-    "scheme_of", "shown", "unique_names",
+    "ids_in", "scheme_of", "shown", "unique_names",
 ]  # fmt: skip
 
 S3 = ("s3", "s3a")
@@ -94,6 +94,19 @@ def unique_names(addresses: Sequence[str]) -> list[str]:
         number = numbers.setdefault(address, len(numbers) + 1)
         names.append(name if number == 1 else f"{name}#{number}")
     return names
+
+
+def ids_in(table: str, names: Sequence[str]) -> list[str]:
+    """Ids of what a table at ``table`` names: the names, as far as they are no secrets.
+
+    Raises ``InputError`` like ``beside``.
+    """
+    folder = "" if not scheme_of(table) else f"{posixpath.dirname(_path(table))}/"
+    kept = unique_names([beside(table, name) if folder else name for name in names])
+    return [
+        name if _SCHEME.match(given) else name.removeprefix(shown(folder))
+        for given, name in zip(names, kept, strict=True)
+    ]
 
 
 def _path(address: str) -> str:

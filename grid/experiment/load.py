@@ -1,7 +1,6 @@
 """Reads an experiment file, opens what it names, and refuses it with all its problems at once."""
 
 import contextlib
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.schema import FORMAT, Dataset, Manifest
 from semigrid.data.storage import open_storage
+from semigrid.data.storage.address import shown
 from semigrid.data.yaml_files import parse_yaml, read_yaml
 from semigrid.grid.experiment.checks import problems_of
 from semigrid.grid.experiment.experiment import Experiment
@@ -22,11 +22,6 @@ from semigrid.trainers.models.weights import UNSTATED, Weights, file_weights, hu
 _MAPPING = "an experiment is a mapping with name, datasets, models, grid"
 # Longest message about one problem, in characters: values of a file may be of any length.
 _LONGEST = 1500
-# A password before the host of a URI, or a parameter named like a credential.
-_SECRET = re.compile(
-    r"(?<=://)[^/@]*:[^/@]*(?=@)|(?<=[?&])[^=&]*(?:key|secret|token|password|signature|sig)[^=&]*=[^&]*",
-    re.IGNORECASE,
-)
 
 
 def load_experiment(
@@ -121,10 +116,10 @@ def _set_workers(content: dict[str, Any], workers: int) -> None:
 def _secret_problems(file: ExperimentFile) -> list[str]:
     """Credentials in URIs, which the run's folder and its reports would spread."""
     return [
-        f"{key}: {_SECRET.sub('***', location)!r} has credentials in it; take them out and give "
-        "them to every machine by its environment (AWS_ACCESS_KEY_ID, …) or its role"
+        f"{key}: {shown(location)!r} has credentials in it; take them out and give them to every "
+        "machine by its environment (AWS_ACCESS_KEY_ID, …) or its role"
         for key, location in file.locations.items()
-        if _SECRET.search(location)
+        if shown(location) != location
     ]
 
 

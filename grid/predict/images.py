@@ -21,6 +21,7 @@ from semigrid.data.schema import LABELED_SPLITS, MANIFEST, POOL, Dataset, RowGro
 from semigrid.data.sources.files import folder_items
 from semigrid.data.sources.items import SUFFIXES, Item
 from semigrid.data.storage import Storage, open_storage
+from semigrid.data.storage.address import base_name, shown, unique_names
 from semigrid.data.views.render import BrokenImageError, decode
 from semigrid.trainers.trial.data import EVALUATION_BATCH
 
@@ -140,7 +141,9 @@ def _is_dataset(source: str) -> bool:
     if source.startswith("builtin://"):
         return True
     # asking for a manifest in each of thousands of files in a bucket would take minutes
-    return not source.lower().endswith(SUFFIXES) and open_storage(source).exists(MANIFEST)
+    if base_name(source).lower().endswith(SUFFIXES):
+        return False
+    return open_storage(source).exists(MANIFEST)
 
 
 def dataset_images(dataset: Dataset, splits: Sequence[str]) -> Images:
@@ -155,7 +158,8 @@ def dataset_images(dataset: Dataset, splits: Sequence[str]) -> Images:
 
 
 def _of_files(sources: Sequence[str]) -> Images:
-    files = [file for source in sources for file in _files(source, len(sources) > 1)]
+    names = zip(sources, unique_names(sources), strict=True)
+    files = [file for source, name in names for file in _files(source, name, len(sources) > 1)]
     # a file with two names is one image: "photos" holds what is in "photos/new"
     for what in (0, 1):
         twice = [name for name, n in Counter(file[what] for file in files).items() if n > 1]
@@ -164,13 +168,13 @@ def _of_files(sources: Sequence[str]) -> Images:
                 f"{len(twice):,} images are given twice, the first is {twice[0]}; give each folder "
                 "or file once, and none that lies in another"
             )
-    digest = sha256(json.dumps(files).encode()).hexdigest()
+    digest = sha256(json.dumps([(name, shown(uri)) for name, uri in files]).encode()).hexdigest()
     return Images(_parts("images", FileRange(files)), {"files": len(files), "sha256": digest})
 
 
-def _files(source: str, several: bool) -> list[tuple[str, str]]:
+def _files(source: str, name: str, several: bool) -> list[tuple[str, str]]:
     """Ids and URIs."""
-    storage, given = open_storage(source), source.rstrip("/").removeprefix("./")
+    storage, given = open_storage(source), name.rstrip("/").removeprefix("./")
     if storage.is_folder():
         items = folder_items(source, labeled=False)
         below = given if several else ""

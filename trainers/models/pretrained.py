@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from semigrid.data.errors import InputError
@@ -28,7 +29,7 @@ def from_hub(backbone: str) -> Iterator[None]:
     except OSError as error:
         raise InputError(
             f"the pretrained weights of {backbone} cannot be downloaded "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}). Give a local file instead, "
+            f"({type(error).__name__}: {first_line(error)}). Give a local file instead, "
             "pretrained: path/to/model.safetensors (or .pth), or copy the hub's cache (HF_HOME) "
             "from a machine that has them, or train from random weights with pretrained: false"
         ) from error
@@ -42,21 +43,45 @@ def from_file(uri: str, sha256: str, backbone: str) -> Iterator[dict[str, Any]]:
     weights of the model but those of a new head must be in it, in the model's shape; raises
     ``InputError`` otherwise.
     """
+    changed = InputError(f"{uri}: these weights changed since the plan was made; run it again")
     if file_hash(uri) != sha256:
-        raise InputError(f"{uri}: these weights changed since the plan was made; run it again")
-    with _local(uri) as path, _quiet("timm"), _checked_loading(uri, backbone):
+        raise changed
+    with _local(uri) as (path, is_copy), _quiet("timm"), _checked_loading(uri, backbone):
+        if is_copy and file_hash(path) != sha256:
+            raise changed
         try:
             yield {"file": path, "custom_load": False}
         except InputError:
             raise
         except Exception as error:  # readers of damaged or foreign files raise almost anything
-            reason = str(error).splitlines()[0]
-            if "weights_only" in reason:
-                reason = (
-                    "it is damaged, or holds more than tensors, which could run code when opened; "
-                    "save the state_dict alone"
-                )
+            reason = _reason(path, error)
             raise InputError(f"{uri}: cannot be loaded into {backbone}: {reason}") from error
+
+
+def _reason(path: str, error: Exception) -> str:
+    """Why a file, in which an error appeared, is no use as weights."""
+    from timm.models import load_state_dict
+
+    if not Path(path).stat().st_size:
+        return "it is empty"
+    try:
+        state: Any = load_state_dict(path)
+        if all(isinstance(name, str) and torch.is_tensor(state[name]) for name in state):
+            return first_line(error)
+    except Exception as damage:
+        if "weights_only" in str(damage):
+            return (
+                "it is damaged, or holds more than tensors, which could run code when opened; "
+                "save the state_dict alone"
+            )
+        if not isinstance(damage, AttributeError | TypeError):  # it could be read
+            return f"it is damaged, or no file of weights ({first_line(damage)})"
+    return "it holds no tensors by their names; save the state_dict"
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of what an error says, or else its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextlib.contextmanager
@@ -72,16 +97,17 @@ def _quiet(logger_name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _local(uri: str) -> Iterator[str]:
+def _local(uri: str) -> Iterator[tuple[str, bool]]:
+    """The path of a file on this machine, and whether it is a copy, which is deleted again."""
     storage = open_storage(uri)
     if (path := storage.local_path()) is not None:
-        yield str(path)
+        yield str(path), False
         return
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / Path(storage.uri).name
+        path = Path(folder) / f"weights{Path(uri).suffix}"
         with storage.open(ahead=True) as content, path.open("wb") as file:
             shutil.copyfileobj(content, file)
-        yield str(path)
+        yield str(path), True
 
 
 # Parts that a file may lack: a change of pooling makes them new.

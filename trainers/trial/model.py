@@ -5,11 +5,12 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import nn
 
+from semigrid.data.errors import InputError
 from semigrid.data.storage import FileFacts
 from semigrid.trainers.execution.checkpoint import NetworkStates, decode_weights
 from semigrid.trainers.layout import weights_file
 from semigrid.trainers.models.create import create_model
-from semigrid.trainers.models.pretrained import from_file, from_hub
+from semigrid.trainers.models.pretrained import first_line, from_file, from_hub
 from semigrid.trainers.trial.identity import TrialSpec
 from semigrid.trainers.trial.job import DamagedWeightsError, Place
 
@@ -18,16 +19,26 @@ def start_model(spec: TrialSpec, num_classes: int, weights_uri: str | None) -> n
     """The model a trial starts with: random, or with its backbone's pretrained weights.
 
     A trial with a parent takes all weights from there. Raises ``InputError`` where the pretrained
-    weights cannot be read or do not fit.
+    weights cannot be read or do not fit, and timm's errors for arguments that it does not take.
     """
     if spec.weights == "random" or spec.parent is not None:
         return _create(spec, num_classes, False)
-    if spec.weights == "timm":
-        with from_hub(spec.backbone):
-            return _create(spec, num_classes, True)
-    assert weights_uri is not None
-    with from_file(weights_uri, spec.weights.removeprefix("sha256:"), spec.backbone) as overlay:
-        return _create(spec, num_classes, overlay)
+    try:
+        if spec.weights == "timm":
+            with from_hub(spec.backbone):
+                return _create(spec, num_classes, True)
+        assert weights_uri is not None
+        sha256 = spec.weights.removeprefix("sha256:")
+        with from_file(weights_uri, sha256, spec.backbone) as overlay:
+            return _create(spec, num_classes, overlay)
+    except Exception as error:
+        _create(spec, num_classes, False)  # raises what is no fault of the weights
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"the pretrained weights of {spec.backbone} cannot be loaded ({first_line(error)}): "
+            "delete them from the hub's cache (HF_HOME), so that they are downloaded again"
+        ) from error
 
 
 def _create(spec: TrialSpec, num_classes: int, pretrained: bool | dict[str, Any]) -> nn.Module:

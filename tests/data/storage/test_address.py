@@ -5,7 +5,14 @@ import os
 import pytest
 
 from semigrid.data.errors import InputError
-from semigrid.data.storage.address import base_name, beside, local_path, scheme_of, unique_names
+from semigrid.data.storage.address import (
+    base_name,
+    beside,
+    ids_in,
+    local_path,
+    scheme_of,
+    unique_names,
+)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +98,13 @@ def test_a_table_from_elsewhere_names_no_file_of_this_machine(table: str) -> Non
 def test_names_of_files_are_without_parameters() -> None:
     assert base_name("https://h/t/a.csv?sig=b/c.d") == "a.csv"
     assert base_name("s3://b/a#b?c.csv") == "a#b?c.csv" and base_name("a/b/") == "b"
+
+
+def test_ids_are_the_names_of_a_table_without_secrets() -> None:
+    names = ["b.png?sig=SECRET&n=1", "http://h/t/c.png?sig=SECRET", "s3://b/c"]
+    assert ids_in("http://h/t/a.csv?sig=x", names) == ["b.png?n=1", "http://h/t/c.png", "s3://b/c"]
+    names = ["b.png?sig=1", "/c.png", "http://h/c.png?sig=SECRET"]
+    assert ids_in("/t/a.csv", names) == ["b.png?sig=1", "/c.png", "http://h/c.png"]
 
 
 def test_names_that_are_kept_are_unique_and_survive_a_new_signature() -> None:

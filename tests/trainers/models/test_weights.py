@@ -144,12 +144,42 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "trace").exists()
 
 
-def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
-    for suffix in (".safetensors", ".pth"):
-        path = tmp_path / f"weights{suffix}"
-        path.write_bytes(b"no weights")
-        with pytest.raises(InputError, match="cannot be loaded into"):
-            start_model(spec_of(str(path)), 10, str(path))
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"no weights", "it is damaged, or "),
+        (bytes(10_000), "it is damaged, or "),
+    ],
+)
+def test_a_damaged_file_is_refused(
+    content: bytes, reason: str, suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"{path}: cannot be loaded into {VIT}: {reason}"):
+        start_model(spec_of(str(path)), 10, str(path))
+
+
+@pytest.mark.parametrize("content", [[1], 5, torch.zeros(2), {"model": 5}, {1: torch.zeros(2)},
+                                     {"a": "b"}, {"state_dict": [2]}])  # fmt: skip
+def test_a_file_without_tensors_by_name_is_refused(content: Any, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(content, path)
+    with pytest.raises(InputError, match=rf"{path}: (these are not weights|.* holds no tensors)"):
+        start_model(spec_of(str(path)), 10, str(path))
+
+
+def test_arguments_that_timm_does_not_take_are_no_fault_of_the_weights(tmp_path: Path) -> None:
+    uri = written(tmp_path, source().state_dict())
+    spec = spec_of(uri)
+    with pytest.raises(TypeError, match="nonsense"):
+        start_model(replace_args(spec, nonsense=1), 10, uri)
+
+
+def replace_args(spec: TrialSpec, **more: Any) -> TrialSpec:
+    return spec.model_copy(update={"backbone_args": {**spec.backbone_args, **more}})
 
 
 def test_a_file_that_changed_is_refused(tmp_path: Path) -> None:
@@ -237,6 +267,10 @@ def test_weights_in_the_hubs_cache_are_loaded_and_known_by_their_hash(hub: Path)
     (repository / "refs/main").write_text("abc")
     (repository / "snapshots/abc/model.safetensors").symlink_to(repository / "blobs" / sha256)
     assert hub_weights(TAGGED).sha256 == sha256
+    (repository / "blobs" / sha256).write_bytes(content[:1000])
+    with pytest.raises(InputError, match="cannot be loaded .*: delete them from the hub's cache"):
+        start_model(hub_spec(), 10, None)
+    (repository / "blobs" / sha256).write_bytes(content)
     model = start_model(hub_spec(), 10, None)
     assert torch.equal(model.conv1[0].weight, state["conv1.0.weight"])
     assert model.get_classifier().out_features == 10

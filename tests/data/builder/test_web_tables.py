@@ -1,0 +1,73 @@
+"""Tables of strangers with web addresses: what is asked for, what is kept and what is refused."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.helpers.shop import tile
+from tests.helpers.web import Web, status, web_server
+
+from semigrid.data.builder.gather import gather
+from semigrid.data.builder.ingest import build_dataset
+from semigrid.data.builder.request import BuildRequest
+from semigrid.data.errors import InputError
+from semigrid.data.schema import Dataset
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with web_server() as server:
+        yield server
+
+
+def build(source: str, to: Path) -> tuple[Dataset, dict[str, Any]]:
+    request = BuildRequest(source=source, kind="table", val_share=0.2, test_share=0.2)
+    items, audit = gather(request)
+    return build_dataset(str(to), items, request, audit=audit)
+
+
+def fill(web: Web, signature: str) -> None:
+    """A table of 40 signed addresses in two classes, some of which are no good."""
+    rows = ["image,label"]
+    for number in range(40):
+        web.answers[f"/{number}.png"] = tile(number)
+        place = f"{web.url}/{number}.png" if number % 2 else f"{number}.png"
+        rows.append(f"{place}?sig={signature}&n={number},{'ab'[number % 2]}")
+    web.answers["/broken.png"] = status(403)
+    user = f"http://user:{signature}@{web.host}"
+    rows += [f"{web.url}/broken.png?sig={signature},a", f"{user}/none.png,a"]
+    rows += [f"reference://x::{web.url}/refs.json,a", f"ftp://me:{signature}@host/x,b"]
+    web.answers["/t.csv"] = "\n".join(rows).encode()
+
+
+def test_signatures_are_used_and_not_kept(web: Web, tmp_path: Path) -> None:
+    fingerprints = []
+    for signature in ("SECRET1", "SECRET2"):
+        fill(web, signature)
+        dataset, report = build(f"{web.url}/t.csv?sig={signature}", tmp_path / signature[-1])
+        fingerprints.append(dataset.manifest.fingerprint)
+        for file in (tmp_path / signature[-1]).iterdir():
+            assert b"SECRET" not in file.read_bytes(), file
+        assert "SECRET" not in str(report)
+    assert fingerprints[0] == fingerprints[1]
+    assert dataset.manifest.source == f"{web.url}/t.csv"
+    ids = {i for split in ("train", "val", "test") for i in dataset.read(split).ids}
+    assert {f"{web.url}/1.png?n=1", "2.png?n=2"} <= ids
+    assert report["kept"] == 40 and set(report["quarantined"]) == {
+        f"{web.url}/broken.png",
+        f"http://{web.host}/none.png",
+        f"reference://x::{web.url}/refs.json",
+        "ftp://host/x",
+    }
+    reasons = report["quarantined"]
+    assert "HTTP 403" in reasons[f"{web.url}/broken.png"]
+    assert "reference:// cannot be opened" in reasons[f"reference://x::{web.url}/refs.json"]
+    assert not [path for path, _ in web.asked if "refs.json" in path]
+
+
+def test_a_table_from_elsewhere_names_no_files_here(web: Web, tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(tile(1))
+    web.answers["/t.csv"] = f"image,label\n{tmp_path / 'x.png'},a\n".encode()
+    with pytest.raises(InputError, match=r"t.csv: names .*/x.png, a file on this machine"):
+        build(f"{web.url}/t.csv", tmp_path / "out")
