@@ -1,44 +1,300 @@
-"""Small tables of text: CSV and Parquet."""
+"""Tables of text: CSV and Parquet, read alike and without guesses."""
 
+import codecs
+import csv
 import io
-from collections.abc import Iterable
+import posixpath
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import time
+from decimal import Decimal
+from typing import Any
 
-import pandas as pd
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import open_storage
 
+SUFFIXES = (".csv", ".tsv", ".parquet")
+# A file of some hundred bytes can claim any number of rows, and a device has no end.
+MAX_BYTES, MAX_ROWS = 2**30, 2**25
+SHOWN_NAMES = 12
+SEPARATORS = b",;\t"
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def suffix_of(uri: str) -> str:
+    """The lower-case ending of a path or URI (``.csv``), without the query of a web address."""
+    path = uri.partition("?")[0] if uri.lower().startswith(("http://", "https://")) else uri
+    return posixpath.splitext(path)[1].lower()
+
 
 def read_file(uri: str) -> bytes:
-    """A file that the user named. Raises ``InputError``."""
+    """A file that the user named, of ``MAX_BYTES`` at most. Raises ``InputError``."""
     try:
-        return open_storage(uri).read()
-    except OSError as error:
+        return open_storage(uri).read(limit=MAX_BYTES)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{uri}: cannot be read: {error}") from error
 
 
+def utf8(uri: str, content: bytes) -> bytes:
+    """The content of a text file as UTF-8 without a byte order mark; UTF-16 is told by its own.
+
+    No other encoding is guessed, since a wrong guess would spell labels wrongly. Raises
+    ``InputError`` for content that is not UTF-8 or has zero bytes.
+    """
+    if content.startswith(UTF16):
+        try:
+            content = content.decode("utf-16").encode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{uri}: begins like UTF-16 but is not: {error}") from error
+    content = content.removeprefix(codecs.BOM_UTF8)
+    if (place := content.find(b"\0")) >= 0:
+        line = content.count(b"\n", 0, place) + 1
+        raise InputError(
+            f"{uri}: not a text file: line {line} has a zero byte; give CSV or Parquet, unpacked"
+        )
+    if not content.isascii():
+        for number, text in enumerate(io.BytesIO(content), 1):
+            try:
+                text.decode()
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{uri}: line {number} is not UTF-8: {text[:60]!r}; save the file as UTF-8"
+                ) from error
+    return content
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose columns are read when they are asked for.
+
+    ``names`` are the columns' names as they stand in the file; they may repeat themselves.
+    """
+
+    uri: str
+    names: Sequence[str]
+    _read: Callable[[list[int]], list[list[str]]]
+
+    def check(self, needed: Iterable[str]) -> None:
+        """Raises ``InputError`` when a column is missing or ambiguous."""
+        check_columns(self.uri, self.names, needed)
+
+    def columns(self, *needed: str) -> dict[str, list[str]]:
+        """Columns by name, as text, which is empty where a value is missing.
+
+        Raises ``InputError``: a column is missing or ambiguous, there is no row, or a row or value
+        cannot be read as text.
+        """
+        wanted = list(dict.fromkeys(needed))
+        self.check(wanted)
+        columns = dict(zip(wanted, self._read([*map(self.names.index, wanted)]), strict=True))
+        if not any(columns.values()):
+            raise InputError(f"{self.uri}: the table has no row below its header")
+        return columns
+
+
 def check_columns(uri: str, columns: Iterable[str], needed: Iterable[str]) -> None:
-    """Raises ``InputError`` when a needed column is missing."""
+    """Raises ``InputError`` when a needed column is missing, or there are two of its name."""
     columns, needed = list(columns), list(needed)
     if missing := [name for name in needed if name not in columns]:
         raise InputError(
-            f"{uri}: there is no column {missing[0]!r}; there are {', '.join(columns)}; needed are "
+            f"{uri}: there is no column {missing[0]!r}; there are {_shown(columns)}; needed are "
             f"{', '.join(needed)}"
+        )
+    if repeated := [name for name in needed if columns.count(name) > 1]:
+        raise InputError(
+            f"{uri}: {columns.count(repeated[0])} columns are named {repeated[0]!r}; rename the "
+            "others"
         )
 
 
-def read_table(uri: str, content: bytes | None = None) -> pd.DataFrame:
-    """A CSV or Parquet file as strings, empty where a value is missing. Raises ``InputError``.
+def _shown(names: Sequence[str]) -> str:
+    # quotes show blanks and control characters that are in the way
+    shown = [
+        name if name.isprintable() and name == name.strip() != "" else repr(name)
+        for name in names[:SHOWN_NAMES]
+    ]
+    return ", ".join(shown) + (
+        f" and {len(names) - len(shown)} more" if names[len(shown) :] else ""
+    )
 
-    ``content`` is the file's, if it has been read already.
+
+def open_table(uri: str, content: bytes | None = None) -> Table:
+    """Opens a table by what it holds: Parquet, or CSV with commas, semicolons or tabs.
+
+    CSV is UTF-8, or UTF-16 with a byte order mark; fields are quoted as in RFC 4180. ``content`` is
+    the file's, if it has been read already. Raises ``InputError``.
     """
     content = read_file(uri) if content is None else content
+    return _parquet(uri, content) if content[:4] == b"PAR1" else _csv(uri, utf8(uri, content))
+
+
+def _csv(uri: str, content: bytes) -> Table:
+    first = re.split(rb"[\r\n]", re.sub(rb'"[^"]*"', b"", content[: 2**16].lstrip(b"\r\n")))[0]
+    separator = chr(max(SEPARATORS, key=first.count))
+    if suffix_of(uri) == ".tsv":
+        separator = "\t"
+
+    def rows() -> Any:
+        # lines end as they like, and a cell may be as long as the file
+        csv.field_size_limit(sys.maxsize)
+        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline="")
+        reader = csv.reader(text, delimiter=separator, strict=True)
+        number = 0  # of the row below the header
+        try:
+            for row in reader:
+                if any(row):  # spreadsheets leave empty rows at the end
+                    yield row
+                    number += 1
+        except csv.Error as error:
+            raise InputError(
+                f"{uri}: {_place(number)} (line {reader.line_num}) is not CSV: {error}; values "
+                'with quotes are written "like ""this"""'
+            ) from error
+
+    header = next(rows(), None)
+    if header is None:
+        raise InputError(f"{uri}: the file is empty")
+
+    def read(wanted: list[int]) -> list[list[str]]:
+        columns: list[list[str]] = [[] for _ in wanted]
+        pairs = list(zip(columns, wanted, strict=True))
+        for number, row in enumerate(rows()):
+            if len(row) != len(header):
+                raise InputError(
+                    f"{uri}: {_place(number)} has {len(row)} columns, the header has "
+                    f"{len(header)} ({_shown(header)}); values with {_named(separator)} must stand "
+                    "in quotes, and no row may end in one too many"
+                )
+            if number:
+                for column, index in pairs:
+                    column.append(row[index])
+        return columns
+
+    return Table(uri, header, read)
+
+
+def _place(number: int) -> str:
+    return f"row {number}" if number else "the header"
+
+
+def _named(separator: str) -> str:
+    return {",": "a comma", ";": "a semicolon"}.get(separator, "a tab")
+
+
+def _parquet(uri: str, content: bytes) -> Table:
     try:
-        if content[:4] == b"PAR1":
-            # a stored index may repeat itself, as that of joined tables does
-            table = pd.read_parquet(io.BytesIO(content)).reset_index(drop=True)
-            return table.astype(str).mask(table.isna(), "")
-        # everything is a string: a label "1" and a worker "007" must stay what they are
-        return pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise InputError(f"{uri}: not a CSV or Parquet file: {error}") from error
+        schema = pq.read_schema(pa.BufferReader(content))
+        # dictionaries keep a text once, however often it occurs
+        plain = [field.name for field in schema if not pa.types.is_nested(field.type)]
+        file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=plain)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{uri}: not a Parquet file: {error}") from error
+    if file.metadata.num_rows > MAX_ROWS:
+        raise InputError(
+            f"{uri}: {file.metadata.num_rows:,} rows; {MAX_ROWS:,} at most: split the table"
+        )
+
+    def read(wanted: list[int]) -> list[list[str]]:
+        return [texts_of(f"{uri}: the column {schema.names[i]!r}", column(i)) for i in wanted]
+
+    def column(index: int) -> Any:
+        name = schema.names[index]
+        try:
+            return file.read(columns=[name])[name]
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise InputError(f"{uri}: the column {name!r} cannot be read: {error}") from error
+
+    return Table(uri, schema.names, read)
+
+
+def texts_of(where: str, column: Any) -> list[str]:
+    """The values of an Arrow column as a person writes them, empty where one is missing.
+
+    Whole numbers have no fraction, whatever their type, since a gap turns integers into floats
+    in many programs. Raises ``InputError``.
+    """
+    try:
+        if pa.types.is_null(column.type):
+            return [""] * len(column)
+        if isinstance(column.type, pa.BaseExtensionType):
+            uuid = column.type.extension_name == "arrow.uuid"
+            column = (
+                pa.chunked_array([list(map(_text, column.to_pylist()))])
+                if uuid
+                else (column.cast(column.type.storage_type))
+            )
+        if not pa.types.is_dictionary(column.type):
+            column = column.dictionary_encode()
+        # each distinct value is written once
+        column = column.unify_dictionaries().combine_chunks()
+        values = _texts(where, column.dictionary)
+        places = column.indices.fill_null(len(values)).to_pylist()
+    except pa.ArrowNotImplementedError as error:
+        nested = pa.types.is_nested(column.type)
+        advice = "; images inside Parquet are read with --kind parquet" if nested else ""
+        kind = str(column.type)[:60]
+        raise InputError(f"{where} is {kind}, not text, numbers or dates{advice}") from error
+    except InputError:
+        raise
+    except (pa.ArrowException, ValueError, OverflowError, KeyError) as error:
+        raise InputError(f"{where} has a value that cannot be read: {error}") from error
+    if odd := [value for value in values if "\0" in value]:
+        raise InputError(f"{where} has a zero byte in {odd[0]!r}")
+    values.append("")
+    return [values[place] for place in places]
+
+
+def _texts(where: str, values: Any) -> list[str]:
+    kind = values.type
+    if pa.types.is_floating(kind):
+        return _whole_if_possible(where, values.to_numpy(zero_copy_only=False))
+    if pa.types.is_fixed_size_binary(kind):
+        values = values.cast(pa.binary())
+    if pa.types.is_binary(values.type) or pa.types.is_large_binary(kind):
+        values = values.cast(pa.string())
+    found = values.to_pylist()
+    if pa.types.is_timestamp(kind) and all(map(_is_day, found)):
+        found = [moment and moment.date() for moment in found]
+    return [_text(value) for value in found]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return format(value, "f") if isinstance(value, Decimal) else str(value)
+
+
+def _is_day(moment: Any) -> bool:
+    if moment is None:
+        return True
+    return bool(moment.time() == time()) and not getattr(moment, "nanosecond", 0)
+
+
+def _whole_if_possible(where: str, values: np.ndarray) -> list[str]:
+    """Numbers as text, 3.0 as 3 and NaN empty.
+
+    Raises ``InputError`` for whole numbers so large that different ones become the same.
+    """
+    exact = 2.0 ** (np.finfo(values.dtype).nmant + 1)
+    finite = values[np.isfinite(values)]
+    if (finite == np.floor(finite)).all() and (np.abs(finite) >= exact).any():
+        raise InputError(
+            f"{where} has whole numbers from {exact:,.0f} on as {values.dtype}, which keeps them "
+            "apart no longer; store them as integers or text"
+        )
+    return [
+        ""
+        if np.isnan(value)
+        else str(int(value))
+        if abs(value) < exact and value == int(value)
+        else str(value)
+        for value in values
+    ]

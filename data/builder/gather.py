@@ -1,13 +1,15 @@
 """Lists the images of a request, and labels them with the crowd's votes."""
 
-import posixpath
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+import pandas as pd
+
+from semigrid.data.builder.report import answer_lines
 from semigrid.data.builder.request import BuildRequest
-from semigrid.data.crowd.answers import read_answers
-from semigrid.data.crowd.consensus import Audit, consensus
+from semigrid.data.crowd.answers import normalized, read_answers, read_gold
+from semigrid.data.crowd.consensus import UNTESTED, Audit, consensus
+from semigrid.data.crowd.tasks import images_of
 from semigrid.data.errors import InputError
 from semigrid.data.sources.abo import abo_items
 from semigrid.data.sources.archives import parquet_items, webdataset_items
@@ -16,7 +18,8 @@ from semigrid.data.sources.items import Item
 from semigrid.data.sources.patterns.drawing import pattern_items
 from semigrid.data.sources.patterns.spec import answers_of, gold_of
 from semigrid.data.storage import open_storage
-from semigrid.data.tables import check_columns, read_table
+from semigrid.data.tables import SUFFIXES as TABLES
+from semigrid.data.tables import suffix_of
 
 
 def gather(request: BuildRequest) -> tuple[list[Item], Audit | None]:
@@ -35,24 +38,25 @@ def gather(request: BuildRequest) -> tuple[list[Item], Audit | None]:
     elif request.answers is not None:
         fields = {"image": request.answers_image, "answer": request.answers_field}
         answers = read_answers(request.answers, request.answers_format, **fields)
-        gold = {}
-        if request.gold is not None:
-            table = read_table(request.gold)
-            check_columns(request.gold, table.columns, ["task", "label"])
-            gold = dict(zip(table["task"], table["label"], strict=True))
+        gold = {} if request.gold is None else read_gold(request.gold)
+        if request.normalize:
+            answers, gold = _normalized(answers, gold, request.classes or [])
     elif request.gold is not None:
         raise InputError("gold is given without answers: gold tasks only select workers")
     else:
         return items, None
-    by_task, audit = consensus(answers, request, gold)
-    names = _names(items)
-    votes = {names[task]: vote for task, vote in by_task.items() if task in names}
-    unknown = [task for task in by_task if task not in names]
-    if not votes:
+    # answers to one image count together, whatever the tasks call it
+    images, of_gold = images_of(answers["task"], items), images_of(gold, items)
+    answers = answers.assign(task=[images.get(task, task) for task in answers["task"]])
+    gold = {of_gold.get(task, task): label for task, label in gold.items()}
+    votes, audit = consensus(answers, request, gold)
+    known = {item.image_id for item in items}
+    audit = replace(audit, unknown_tasks=[task for task in votes if task not in known])
+    if len(audit.unknown_tasks) == len(votes):
         raise InputError(
-            f"{request.answers}: none of {len(by_task)} tasks is an image of {request.source}; a "
+            f"{request.answers}: none of {len(votes)} tasks is an image of {request.source}; a "
             f"task must be an image's id, path or file name; the first task is "
-            f"{next(iter(by_task), '')!r}, the first image {items[0].image_id!r}"
+            f"{next(iter(votes), '')!r}, the first image {items[0].image_id!r}"
         )
     labeled = [
         replace(item, label=vote.label, votes=vote.votes)
@@ -60,7 +64,39 @@ def gather(request: BuildRequest) -> tuple[list[Item], Audit | None]:
         else item
         for item in items
     ]
-    return labeled, replace(audit, unknown_tasks=unknown)
+    _check_labels(request, labeled, audit, gold)
+    return labeled, audit
+
+
+def _normalized(
+    answers: pd.DataFrame, gold: dict[str, str], classes: Sequence[str]
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Answers and gold with labels that differ no longer in spelling, written as the classes."""
+    written = {normalized(name): name for name in classes}
+    spell = {name: normalized(name) for name in {*answers["label"], *gold.values()}}
+    spell = {name: written.get(plain, plain) for name, plain in spell.items()}
+    answers = answers.assign(label=[spell[label] for label in answers["label"]])
+    return answers, {task: spell[label] for task, label in gold.items()}
+
+
+def _check_labels(
+    request: BuildRequest, items: Sequence[Item], audit: Audit, gold: dict[str, str]
+) -> None:
+    """Raises ``InputError`` with the audit if the answers make fewer than two classes."""
+    labels = {item.label for item in items if item.label is not None}
+    if len(labels) > 1:
+        return
+    said = f"every label is {min(labels)!r}" if labels else "no image has a label"
+    problems = [
+        f"{request.answers}: {said}: the answers make no classes",
+        *answer_lines(asdict(audit)),
+    ]
+    if audit.dropped.get(UNTESTED) == audit.answers:
+        problems.append(
+            f"{request.gold}: no worker answered one of its {len(gold)} gold tasks, the first is "
+            f"{next(iter(gold))!r}; gold tasks must be named as the answers name theirs"
+        )
+    raise InputError(*problems)
 
 
 def _source_items(request: BuildRequest) -> list[Item]:
@@ -102,23 +138,20 @@ def _source_items(request: BuildRequest) -> list[Item]:
 
 
 def _kind(source: str) -> str:
-    """Guesses the kind of a source. Image Parquet looks like a table, so it is never guessed."""
-    if source.endswith(".tar"):
+    """Guesses the kind of a source. Image Parquet looks like a table, so it is never guessed.
+
+    Raises ``InputError`` for a file of no kind that can be guessed.
+    """
+    if (suffix := suffix_of(source)) == ".tar":
         return "webdataset"
-    if source.endswith((".csv", ".parquet")):
+    if suffix in TABLES:
         return "table"
     storage = open_storage(source)
     if storage.exists("listings/metadata") and storage.exists("images/metadata"):
         return "abo"
+    if not storage.is_folder() and storage.exists():
+        raise InputError(
+            f"{source}: a file, and its name ends in none of {', '.join(TABLES)}, .tar, .yaml; "
+            "convert it to one of these, or say with --kind what it holds"
+        )
     return "folder"
-
-
-def _names(items: Sequence[Item]) -> dict[str, str]:
-    """Image ids by every name that a task may use: id, URI, and file name if it is unique."""
-    files = [posixpath.basename(item.uri) for item in items]
-    counts = Counter(files)
-    names = {
-        file: item.image_id for file, item in zip(files, items, strict=True) if counts[file] == 1
-    }
-    names |= {item.uri: item.image_id for item in items}
-    return names | {item.image_id: item.image_id for item in items}

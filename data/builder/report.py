@@ -4,6 +4,9 @@ from typing import Any
 
 from semigrid.data.schema import Dataset
 
+MOST_SPELLINGS = 5  # that are listed
+UNITE = "--normalize makes them one"
+
 
 def report_lines(dataset: Dataset, report: dict[str, Any]) -> list[str]:
     """Sentences about images kept and left out, from the report of ``build_dataset``."""
@@ -31,7 +34,7 @@ def report_lines(dataset: Dataset, report: dict[str, Any]) -> list[str]:
         changed = ", ".join(f"{count:,} {why}" for why, count in report["changed"].items())
         lines.append(f"re-encoded: {changed}")
     if report["answers"]:
-        lines += _answer_lines(report["answers"])
+        lines += answer_lines(report["answers"])
     return [
         *lines,
         f"made from {dataset.manifest.source}",
@@ -40,13 +43,16 @@ def report_lines(dataset: Dataset, report: dict[str, Any]) -> list[str]:
     ]
 
 
-def _answer_lines(audit: dict[str, Any]) -> list[str]:
+def answer_lines(audit: dict[str, Any]) -> list[str]:
+    """Sentences about a crowd's answers, from their audit."""
     dropped = ", ".join(f"{count:,} {why}" for why, count in audit["dropped"].items())
     missing = ", ".join(f"{count:,} {why}" for why, count in audit["unlabeled"].items())
+    spellings = audit["spellings"][:MOST_SPELLINGS]
     kappa = "—" if audit["kappa"] is None else f"{audit['kappa']:.3f}"
     return [
         f"{audit['used']:,} of {audit['answers']:,} answers from {len(audit['workers']):,} workers "
         f"count{f' ({dropped})' if dropped else ''}; Fleiss' κ {kappa}",
         f"{audit['labeled']:,} of {audit['tasks']:,} tasks have a label"
         + (f" ({missing})" if missing else ""),
+        *(f"{', '.join(map(repr, group))} differ only in spelling: {UNITE}" for group in spellings),
     ]

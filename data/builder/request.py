@@ -9,6 +9,7 @@ from semigrid.data.crowd.answers import AnswerFormat
 from semigrid.data.crowd.consensus import Rules
 from semigrid.data.errors import InputError
 from semigrid.data.sources.patterns.spec import Patterns, parse_patterns
+from semigrid.data.tables import suffix_of
 from semigrid.data.yaml_files import parse_yaml, read_yaml
 
 
@@ -36,6 +37,7 @@ class BuildRequest(CleanSettings, Rules):
     answers_image: str | None = None
     answers_field: str | None = None
     gold: str | None = None
+    normalize: bool = False
     # the dataset
     name: str | None = None
     license: str | None = None
@@ -61,7 +63,7 @@ def load_request(source: str, options: dict[str, Any]) -> BuildRequest:
 
     Raises ``InputError`` with all problems and their keys.
     """
-    is_yaml = source.endswith((".yaml", ".yml"))
+    is_yaml = suffix_of(source) in (".yaml", ".yml")
     expected = "not a mapping; give source and any other keys"
     content = {"source": source}
     if is_yaml:

@@ -1,12 +1,15 @@
 """Reads a crowd's answers from tables, MTurk batch results and Ground Truth manifests."""
 
-import json
-from typing import Any, Literal
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any, Literal
 
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from semigrid.data.errors import InputError
-from semigrid.data.tables import check_columns, read_file, read_table
+from semigrid.data.shapes import of_shape, parse_json
+from semigrid.data.tables import Table, open_table, read_file, utf8
 
 AnswerFormat = Literal["generic", "mturk", "groundtruth"]
 COLUMNS = ["task", "worker", "label"]
@@ -14,6 +17,49 @@ COLUMNS = ["task", "worker", "label"]
 CONSOLIDATED = "(consolidated)"
 JSON_FIELD = "taskAnswers"  # the MTurk field with answers as JSON
 ANSWER_KEY = "answers_field"  # the key of a request that says which answer
+MTURK = ("WorkerId", "AssignmentStatus")  # columns by which batch results are told
+BOOLEANS = {"true", "false", ""}  # values of a column that stands for one label
+
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class _Line(BaseModel):
+    """A line of a manifest; what is said of the image is in further keys."""
+
+    model_config = ConfigDict(extra="allow")
+    task: Text = Field(alias="source-ref")
+
+
+class _Content(BaseModel):
+    content: str
+
+
+class _Annotation(BaseModel):
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+    worker: Text = Field(alias="workerId")
+    data: _Content = Field(alias="annotationData")
+
+
+class _Custom(BaseModel):
+    votes: list[_Annotation] = Field(alias="annotationsFromAllWorkers")
+
+
+class _Settled(BaseModel):
+    label: Text = Field(alias="class-name")
+
+
+class _Answer(RootModel[list[dict[str, Any]]]):
+    """Fields with their values, in a list of one or alone."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listed(cls, content: Any) -> Any:
+        return [content] if isinstance(content, dict) else content
+
+
+class _Many(RootModel[list[Any]]):
+    """Labels of a form that takes several."""
 
 
 def read_answers(
@@ -26,46 +72,79 @@ def read_answers(
     """Reads answers, one row each, with the columns ``task``, ``worker`` and ``label``.
 
     Args:
-        uri: CSV or Parquet with these columns; an MTurk batch-results CSV; a SageMaker Ground
-            Truth output manifest.
+        uri: a table with these columns; an MTurk batch-results CSV; a SageMaker Ground Truth
+            output manifest.
         format: format of the file, or None to guess it.
         image: ``Input`` column that is the task (MTurk); required if there are several.
         answer: ``Answer`` column or field (MTurk), or label attribute (Ground Truth).
 
     Raises:
-        InputError: the file, a row or a column is not as expected.
+        InputError: the file, a row or a column is not as expected, or no row has an answer.
     """
     content = read_file(uri)
-    format = format or _guess(uri, content)
-    if format == "groundtruth":
+    content = content if content[:4] == b"PAR1" else utf8(uri, content)
+    if format == "groundtruth" or format is None and content.lstrip()[:1] == b"{":
         return _ground_truth(uri, content, answer)
-    table = read_table(uri, content)
-    if format == "mturk":
-        return _mturk(uri, table, image, answer)
-    check_columns(uri, table.columns, COLUMNS)
-    empty = (table[COLUMNS] == "").any(axis=1)
-    if empty.any():
-        raise InputError(f"{uri}: row {empty.argmax() + 1} has an empty task, worker or label")
-    return table[COLUMNS]
+    table = open_table(uri, content)
+    if format == "mturk" or format is None and {*MTURK} <= {*table.names}:
+        return _mturk(table, image, answer)
+    return _complete(uri, enumerate(zip(*table.columns(*COLUMNS).values(), strict=True), 1))
 
 
-def _guess(uri: str, content: bytes) -> AnswerFormat:
-    if content.lstrip()[:1] == b"{":
-        return "groundtruth"
-    first = content.split(b"\n", 1)[0]
-    return "mturk" if b"AssignmentStatus" in first and b"WorkerId" in first else "generic"
+def read_gold(uri: str) -> dict[str, str]:
+    """The true labels of gold tasks, from a table with ``task`` and ``label``.
+
+    A row without a label is no gold. Raises ``InputError``: no row has a label, a row has no task,
+    or a task has two labels.
+    """
+    columns = open_table(uri).columns("task", "label")
+    gold: dict[str, str] = {}
+    for row, (task, label) in enumerate(zip(columns["task"], columns["label"], strict=True), 1):
+        if not label.strip():
+            continue
+        if not task.strip():
+            raise InputError(f"{uri}: row {row} has a label and no task")
+        if gold.setdefault(task, label) != label:
+            raise InputError(f"{uri}: row {row} labels {task!r} {label!r}, before {gold[task]!r}")
+    if not gold:
+        raise InputError(f"{uri}: no task has a label, so no worker can be tested")
+    return gold
 
 
-def _mturk(uri: str, table: pd.DataFrame, image: str | None, answer: str | None) -> pd.DataFrame:
-    """Reads MTurk batch results. Rejected assignments do not count."""
-    inputs = [column for column in table.columns if column.startswith("Input.")]
-    chosen = image or _only(uri, "Input columns", inputs, "answers_image")
+def normalized(label: str) -> str:
+    """A label without differences in case, blanks and forms of the same character (NFKC)."""
+    return " ".join(unicodedata.normalize("NFKC", label).lower().split())
+
+
+def _complete(uri: str, rows: Iterable[tuple[int, tuple[str, ...]]]) -> pd.DataFrame:
+    """Numbered rows of task, worker and label, none of which may be blank."""
+    complete = []
+    for number, row in rows:
+        if not all(map(str.strip, row)):
+            raise InputError(f"{uri}: row {number} has an empty task, worker or label")
+        complete.append(row)
+    return pd.DataFrame(complete, columns=COLUMNS)
+
+
+def _mturk(table: Table, image: str | None, answer: str | None) -> pd.DataFrame:
+    """Reads MTurk batch results. Rejected assignments do not count, nor those without an answer."""
+    inputs = [name for name in table.names if name.startswith("Input.")]
+    chosen = image or _only(table.uri, "Input columns", inputs, "answers_image")
     task = f"Input.{chosen.removeprefix('Input.')}"
-    check_columns(uri, inputs, [task])
-    table = table[table["AssignmentStatus"] != "Rejected"]
-    labels = _mturk_labels(uri, table, None if answer is None else answer.removeprefix("Answer."))
-    frame = pd.DataFrame({"task": table[task], "worker": table["WorkerId"], "label": labels})
-    return frame[frame.label != ""].reset_index(drop=True)  # an assignment without an answer
+    columns = table.columns(task, *MTURK)
+    label_of = _mturk_labels(table, None if answer is None else answer.removeprefix("Answer."))
+    kept = [row for row, said in enumerate(columns["AssignmentStatus"]) if said != "Rejected"]
+    answered = [
+        (row + 1, (columns[task][row], columns["WorkerId"][row], label))
+        for row in kept
+        if (label := label_of(row, f"{table.uri}: row {row + 1}")).strip()
+    ]
+    if not answered:
+        rejected = len(columns[task]) - len(kept)
+        raise InputError(
+            f"{table.uri}: no assignment counts: {rejected} are rejected, {len(kept)} empty"
+        )
+    return _complete(table.uri, answered)
 
 
 def _only(where: str, kind: str, names: list[str], option: str) -> str:
@@ -76,31 +155,64 @@ def _only(where: str, kind: str, names: list[str], option: str) -> str:
     return names[0]
 
 
-def _mturk_labels(uri: str, table: pd.DataFrame, field: str | None) -> list[str]:
+def _mturk_labels(table: Table, field: str | None) -> Callable[[int, str], str]:
+    """What reads the label of a row, empty for none; a row is told in messages by a string."""
     fields: dict[str, dict[str, str]] = {}  # columns by field and, where each has its own, by label
-    for column in table.columns:
+    for column in table.names:
         kind, _, name = column.partition(".")
         if kind == "Answer":
             name, _, label = name.partition(".")
             fields.setdefault(name, {})[label] = column
     if JSON_FIELD in fields and (field == JSON_FIELD or field not in fields):
         wanted = None if field == JSON_FIELD else field
-        texts = zip(table.index + 1, table[f"Answer.{JSON_FIELD}"], strict=True)
-        return [_json_answer(f"{uri}: row {row}", text, wanted) for row, text in texts]
-    columns = [f"Answer.{name}" for name in sorted(fields)]
-    chosen = field or _only(uri, "Answer columns", columns, ANSWER_KEY).removeprefix("Answer.")
-    check_columns(uri, columns, [f"Answer.{chosen}"])
-    of_label = {label: column for label, column in fields[chosen].items() if label}
-    if not of_label:
-        return list(table[f"Answer.{chosen}"])
-    is_true = (
-        table[list(of_label.values())].apply(lambda texts: texts.str.strip().str.lower()) == "true"
+        texts = table.columns(f"Answer.{JSON_FIELD}")[f"Answer.{JSON_FIELD}"]
+        return lambda row, where: _json_answer(where, texts[row], wanted)
+    names = [f"Answer.{name}" for name in sorted(fields)]
+    chosen = field or _only(table.uri, "Answer columns", names, ANSWER_KEY).removeprefix("Answer.")
+    if chosen not in fields:
+        table.check([f"Answer.{chosen}"])
+    columns = table.columns(*fields[chosen].values())
+    by_label = {label: columns[name] for label, name in fields[chosen].items()}
+    if len(by_label) > 1:
+        by_label.pop("", None)
+    if "" in by_label:
+        return lambda row, where: by_label[""][row]
+    return _one_of_columns(table.uri, f"Answer.{chosen}", by_label)
+
+
+def _one_of_columns(
+    uri: str, field: str, by_label: dict[str, list[str]]
+) -> Callable[[int, str], str]:
+    """Reads a field with several columns.
+
+    MTurk's own classifiers fill ``label`` with the label or ``labels`` with a JSON list. Forms of
+    others have a column for each label, which is true in one of them.
+    """
+    odd = {
+        label: (row, text)
+        for label, texts in by_label.items()
+        for row, text in enumerate(texts, 1)
+        if text.strip().lower() not in BOOLEANS
+    }
+    if {*by_label} <= {"label", "labels"} or odd and {"label", "labels"} & {*by_label}:
+        none = [""] * max(map(len, by_label.values()))
+        one, many = by_label.get("label", none), by_label.get("labels", none)
+        return lambda row, where: one[row] or _listed(f"{where}: {field}.labels", many[row])
+    if odd:
+        label, (row, text) = next(iter(odd.items()))
+        raise InputError(
+            f"{uri}: row {row}: {field}.{label} is {text!r}; where a field has a column for each "
+            "label, they are true or false"
+        )
+    return lambda row, where: _true_label(
+        where, {label: texts[row].strip().lower() == "true" for label, texts in by_label.items()}
     )
-    rows = zip(table.index + 1, is_true.itertuples(index=False), strict=True)
-    return [
-        _true_label(f"{uri}: row {row}", dict(zip(of_label, values, strict=True)))
-        for row, values in rows
-    ]
+
+
+def _listed(where: str, text: str) -> str:
+    if not text.strip().startswith("["):
+        return text
+    return _label(where, {"labels": parse_json(_Many, text, where).root})
 
 
 def _true_label(where: str, chosen: dict[Any, Any]) -> str:
@@ -114,24 +226,34 @@ def _true_label(where: str, chosen: dict[Any, Any]) -> str:
 def _json_answer(where: str, text: str, name: str | None) -> str:
     """Reads an answer in ``Answer.taskAnswers``, such as ``[{"pattern": {"label": "dots"}}]``.
 
-    A field's value may be the label, ``{"label": …}``, or ``{label: true or false, …}``.
+    A field's value may be the label, ``{"label": …}``, ``{"labels": [the only one]}``, or
+    ``{label: true or false, …}``.
     """
     if not text.strip():
         return ""
-    try:
-        content = json.loads(text)
-        fields = content[0] if isinstance(content, list) else content
-        names = list(fields.keys())
-    except (ValueError, IndexError, AttributeError) as error:
-        raise InputError(
-            f"{where}: Answer.taskAnswers is not a JSON object: {text[:80]}"
-        ) from error
-    value = fields.get(name or _only(where, "answer fields", names, ANSWER_KEY), "")
-    if isinstance(value, dict):
-        if isinstance(value.get("label"), str):
-            return str(value["label"])
-        return _true_label(where, value)
-    return str(value)
+    where = f"{where}: the JSON answer"
+    fields = next(iter(parse_json(_Answer, text, where).root), {})
+    if not fields:
+        return ""
+    return _label(where, fields.get(name or _only(where, "fields", [*fields], ANSWER_KEY)))
+
+
+def _label(where: str, value: Any) -> str:
+    """The label that a JSON value stands for, empty for none. Raises ``InputError``."""
+    match value:
+        case None:
+            return ""
+        case str():
+            return value
+        case int() if not isinstance(value, bool):
+            return str(value)
+        case dict() if all(isinstance(chosen, bool) for chosen in value.values()):
+            return _true_label(where, value)
+        case {"label": (str() | int() | None) as label}:
+            return _label(where, label)
+        case {"labels": list(labels)}:
+            return _true_label(where, dict.fromkeys((_label(where, one) for one in labels), True))
+    raise InputError(f"{where} is {str(value)[:80]}, which names no label")
 
 
 def _ground_truth(uri: str, content: bytes, attribute: str | None) -> pd.DataFrame:
@@ -140,22 +262,21 @@ def _ground_truth(uri: str, content: bytes, attribute: str | None) -> pd.DataFra
     The consolidated answer has the worker ``CONSOLIDATED``. It makes a label without other answers.
     """
     rows: list[tuple[str, str, str]] = []
-    for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"{uri}: line {number}"
-        try:
-            record = json.loads(line)
-            task = record["source-ref"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{where}: not a JSON object with source-ref: {line[:80]}") from error
-        rows += [(str(task), *pair) for pair in _annotations(where, record, attribute)]
+    for number, text in enumerate(content.split(b"\n"), 1):
+        if text.strip():
+            where = f"{uri}: line {number}"
+            line = parse_json(_Line, text, where)
+            said = _annotations(where, line.model_extra or {}, attribute)
+            rows += [(line.task, worker, label) for worker, label in said if label.strip()]
+    if not rows:
+        raise InputError(f"{uri}: no line has an answer{f' in {attribute}' if attribute else ''}")
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _annotations(
     where: str, record: dict[str, Any], attribute: str | None
-) -> list[tuple[str, str]]:
+) -> Iterator[tuple[str, str]]:
+    """Workers and labels of an image."""
     custom = {
         key
         for key, value in record.items()
@@ -163,16 +284,12 @@ def _annotations(
     }
     known = sorted(custom | {key for key in record if f"{key}-metadata" in record})
     if not known:
-        return []  # an image without answers
+        return  # an image without answers
     attribute = attribute or _only(where, "label attributes", known, ANSWER_KEY)
     if attribute in custom:
-        return [
-            (str(a["workerId"]), _json_answer(where, a["annotationData"]["content"], None))
-            for a in record[attribute]["annotationsFromAllWorkers"]
-        ]
-    if attribute not in known:
-        return []
-    metadata = record[f"{attribute}-metadata"]
-    if "class-name" not in metadata:
-        raise InputError(f"{where}: {attribute}-metadata has no class-name: not a classification")
-    return [(CONSOLIDATED, str(metadata["class-name"]))]
+        for vote in of_shape(_Custom, record[attribute], f"{where}: {attribute}").votes:
+            yield vote.worker, _json_answer(where, vote.data.content, None)
+    elif attribute in known:
+        metadata = record[f"{attribute}-metadata"]
+        where = f"{where}: {attribute}-metadata of a classification"
+        yield CONSOLIDATED, of_shape(_Settled, metadata, where).label

@@ -1,6 +1,5 @@
 """Derives labels from a crowd's answers, and audits the answers."""
 
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +8,8 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
-from semigrid.data.crowd.answers import COLUMNS, CONSOLIDATED
+from semigrid.data.crowd.answers import COLUMNS, CONSOLIDATED, normalized
+from semigrid.data.crowd.dawid_skene import dawid_skene
 from semigrid.data.errors import InputError
 
 VoteMethod = Literal["majority", "dawid-skene"]
@@ -35,8 +35,8 @@ class Rules(BaseModel):
     An answer counts if its worker answered at least one gold task and was right on a share of at
     least ``min_gold_score`` of them. The first ``of`` answers that count are used. A label needs at
     least ``agree`` of them, and more than any other label (in the paper: two of three). The method
-    ``dawid-skene`` (Dawid and Skene 1979, by crowd-kit) weighs workers by their agreement with each
-    other, and needs a probability of at least ``MIN_PROBABILITY`` instead.
+    ``dawid-skene`` weighs workers by their agreement with each other, and needs a probability of at
+    least ``MIN_PROBABILITY`` instead.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -61,7 +61,7 @@ class Audit:
 
     ``dropped`` counts answers by reason, ``unlabeled`` tasks by reason; ``kappa`` is Fleiss' κ of
     the answers that count, None if no task has two; ``workers`` has a record for each worker;
-    ``unknown_tasks`` match no image.
+    ``unknown_tasks`` match no image; ``spellings`` groups labels that differ only in spelling.
     """
 
     answers: int
@@ -73,6 +73,7 @@ class Audit:
     kappa: float | None
     workers: list[dict[str, Any]]
     unknown_tasks: list[str] = field(default_factory=list)
+    spellings: list[list[str]] = field(default_factory=list)
 
 
 def consensus(
@@ -89,7 +90,8 @@ def consensus(
         their true labels.
 
     Raises:
-        InputError: the rules ask for more equal answers than count, or crowd-kit is missing.
+        InputError: the rules ask for more equal answers than count, or there are too many different
+            labels for ``dawid-skene``.
     """
     rules, gold = rules or Rules(), gold or {}
     if rules.agree > rules.of:
@@ -106,7 +108,7 @@ def consensus(
         votes.setdefault(task, Counter())[label] += 1
     settled_rows = frame[frame.worker == CONSOLIDATED]
     settled = dict(zip(settled_rows.task, settled_rows.label, strict=True)) | dict(gold)
-    judge = _dawid_skene(counted) if rules.method == "dawid-skene" else None
+    judge = dawid_skene(counted) if rules.method == "dawid-skene" else None
     decided = {}
     for task in dict.fromkeys(frame.task):
         cast = votes.get(task, Counter())
@@ -128,6 +130,7 @@ def consensus(
         unlabeled=dict(Counter(v.reason for v in decided.values() if v.reason is not None)),
         kappa=fleiss_kappa(votes.values()),
         workers=_workers(frame, counted, labels, scores),
+        spellings=_spellings(frame.label.unique()),
     )
 
 
@@ -168,20 +171,12 @@ def _reasons(frame: pd.DataFrame, rules: Rules, scores: pd.DataFrame | None) -> 
     return reasons
 
 
-def _dawid_skene(counted: pd.DataFrame) -> dict[str, tuple[str, float]]:
-    """The most probable label of each task, with its probability."""
-    try:
-        from crowdkit.aggregation import DawidSkene
-    except ImportError as error:
-        raise InputError(
-            "the method dawid-skene needs crowd-kit: install semigrid[crowd], or use majority"
-        ) from error
-    if counted.empty:
-        return {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # crowd-kit uses deprecated parts of pandas
-        table = DawidSkene(n_iter=100).fit_predict_proba(counted)
-    return {str(task): (str(row.idxmax()), float(row.max())) for task, row in table.iterrows()}
+def _spellings(labels: Iterable[str]) -> list[list[str]]:
+    """Labels that differ only in case, blanks or forms of a character, by group."""
+    groups: dict[str, list[str]] = {}
+    for label in sorted({*labels}):
+        groups.setdefault(normalized(label), []).append(label)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _workers(

@@ -1,21 +1,65 @@
 """Amazon Berkeley Objects: product photographs, labelled by an attribute of their listings."""
 
 import gzip
-import io
-import json
 import posixpath
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import pandas as pd
+from pydantic import BaseModel, ConfigDict, RootModel, model_validator
 from scipy.cluster.hierarchy import DisjointSet
 
 from semigrid.data.errors import InputError
+from semigrid.data.shapes import of_shape, parse_json
 from semigrid.data.sources.items import Item
 from semigrid.data.storage import Storage, open_storage
+from semigrid.data.tables import open_table
 
 LISTINGS, IMAGES = "listings/metadata", "images/metadata/images.csv.gz"
+# bytes of an unpacked file, several times those of the archive's, and of a listing in it
+MAX_UNPACKED, MAX_LINE = 2**28, 2**24
+
+
+class _Value(BaseModel):
+    """A value of an attribute; plain ones have no language, numeric ones more fields."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+    value: str | None = None
+    language_tag: str | None = None
+
+
+class _Plain(RootModel[list[_Value]]):
+    """A plain attribute: a value, or a list whose first one counts."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return value if isinstance(value, list) else [{"value": value}]
+
+    def __str__(self) -> str:
+        return (self.root[0].value if self.root else None) or ""
+
+
+class _Localized(RootModel[list[_Value] | None]):
+    """An attribute with values in several languages."""
+
+    def english(self) -> set[str]:
+        return {
+            entry.value.strip().lower()
+            for entry in self.root or []
+            if (entry.language_tag or "").startswith("en") and entry.value
+        }
+
+
+class _Listing(BaseModel):
+    """What is read of a listing; attributes are in further keys."""
+
+    model_config = ConfigDict(extra="allow")
+    item_id: str
+    product_type: _Plain = _Plain([])
+    main_image_id: str | None = None
+    other_image_id: list[str] | None = None
 
 
 def abo_items(
@@ -47,20 +91,21 @@ def abo_items(
     slices: dict[str, set[str]] = {}
     types: Counter[str] = Counter()
     joined = DisjointSet()  # of products, and of photographs as tuples
-    for listing in _listings(storage):
-        kind = _plain(listing.get("product_type"))
+    for where, listing in _listings(storage):
+        kind = str(listing.product_type)
         types[kind] += 1
         if kind != product_type:
             continue
-        product = str(listing["item_id"])
+        product, more = listing.item_id, listing.model_extra or {}
         joined.add(product)
-        shown = [listing.get("main_image_id")]
-        shown += listing.get("other_image_id") or [] if all_images else []
+        shown = [listing.main_image_id, *((all_images and listing.other_image_id) or [])]
         for image_id in [image_id for image_id in shown if image_id in paths]:
-            labels.setdefault(image_id, set()).update(_english(listing.get(attribute)))
+            said = of_shape(_Localized, more.get(attribute), f"{where}: {attribute}")
+            labels.setdefault(image_id, set()).update(said.english())
             of_image = slices.setdefault(image_id, set())
-            if slice is not None and listing.get(slice):
-                of_image.add(_plain(listing[slice]))
+            if slice is not None:
+                value = str(of_shape(_Plain, more.get(slice), f"{where}: {slice}"))
+                of_image.update([value] if value else [])
             joined.add((image_id,))
             joined.merge(product, (image_id,))
     if not labels:
@@ -82,41 +127,40 @@ def abo_items(
 
 
 def _paths(storage: Storage) -> dict[str, str]:
-    try:
-        content = gzip.decompress(storage.read(IMAGES))
-    except (OSError, EOFError) as error:
-        raise InputError(f"{storage.uri}: {IMAGES} cannot be read: {error}") from error
-    table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
-    return dict(zip(table["image_id"], table["path"], strict=True))
+    where = storage.location(IMAGES)
+    content = b"".join(_unpacked_lines(where, storage, IMAGES))
+    columns = open_table(where, content).columns("image_id", "path")
+    paths = dict(zip(columns["image_id"], columns["path"], strict=True))
+    for path in paths.values():
+        if path.startswith("/") or "://" in path or ".." in path.split("/"):
+            raise InputError(f"{where}: the path {path!r} is not one below images/small")
+    return paths
 
 
-def _listings(storage: Storage) -> Iterator[dict[str, Any]]:
+def _listings(storage: Storage) -> Iterator[tuple[str, _Listing]]:
+    """Listings, each with its place."""
     names = storage.names(LISTINGS, ".json.gz")
     if not names:
         raise InputError(f"{storage.uri}: {LISTINGS}/listings_*.json.gz is missing")
     for name in names:
-        with (
-            storage.open(f"{LISTINGS}/{name}", ahead=True) as packed,
-            gzip.open(packed, "rt", encoding="utf-8") as text,
-        ):
-            for number, line in enumerate(text, 1):
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise InputError(f"{storage.uri}: {name}: line {number} is not JSON") from error
+        file = posixpath.join(LISTINGS, name)
+        for number, line in enumerate(_unpacked_lines(storage.location(file), storage, file), 1):
+            where = f"{storage.location(file)}: line {number}"
+            yield where, parse_json(_Listing, line, where)
 
 
-def _plain(value: Any) -> str:
-    """A plain attribute: a string, or the first of a list of ``{"value": …}``."""
-    if isinstance(value, list):
-        value = value[0].get("value", "") if value else ""
-    return str(value or "")
-
-
-def _english(value: Any) -> set[str]:
-    """The English values of a localised attribute."""
-    return {
-        str(entry["value"]).strip().lower()
-        for entry in value or []
-        if str(entry.get("language_tag", "")).startswith("en") and entry.get("value")
-    }
+def _unpacked_lines(where: str, storage: Storage, name: str) -> Iterator[bytes]:
+    """The lines of a packed file, which may unpack to ``MAX_UNPACKED`` bytes."""
+    total = 0
+    try:
+        with storage.open(name, ahead=True) as packed, gzip.open(packed) as lines:
+            while line := lines.readline(MAX_LINE):
+                total += len(line)
+                if len(line) == MAX_LINE or total > MAX_UNPACKED:
+                    raise InputError(
+                        f"{where}: unpacks to more than {MAX_UNPACKED >> 20} MiB, or to a line of "
+                        f"more than {MAX_LINE >> 20} MiB: not a file of Amazon Berkeley Objects"
+                    )
+                yield line
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{where}: cannot be read: {error}") from error

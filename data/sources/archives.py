@@ -1,17 +1,36 @@
 """Images inside larger files: WebDataset tars and Hugging Face image Parquet."""
 
-import json
 import posixpath
 import tarfile
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, RootModel
 
 from semigrid.data.errors import InputError
+from semigrid.data.shapes import of_shape, parse_json
 from semigrid.data.sources.items import SUFFIXES, Extent, Item, ParquetRow
 from semigrid.data.storage import open_storage
-from semigrid.data.tables import check_columns
+from semigrid.data.tables import MAX_ROWS, check_columns, texts_of
+
+
+class _Sample(RootModel[dict[str, Any]]):
+    """The ``.json`` of a WebDataset sample."""
+
+
+class _Info(BaseModel):
+    features: dict[str, Any] | None = None
+
+
+class _HuggingFace(BaseModel):
+    """What ``datasets`` writes into the schema of its files."""
+
+    info: _Info | None = None
+
+
+class _ClassLabel(BaseModel):
+    names: list[str] | None = None
 
 
 def matching_files(uri: str, suffix: str) -> list[str]:
@@ -51,12 +70,11 @@ def webdataset_items(uri: str, label: str | None = None) -> list[Item]:
                 raise InputError(f"{path}: the sample {key!r} has {len(parts)} images")
             found: Any = texts.get((key, "cls"), b"").decode("utf-8", "replace").strip()
             if label is not None:
-                try:
-                    found = json.loads(texts.get((key, "json"), b"{}")).get(label)
-                except (ValueError, AttributeError) as error:
-                    raise InputError(
-                        f"{path}: the .json of {key!r} is not a JSON object"
-                    ) from error
+                where = f"{path}: the .json of {key!r}"
+                sample = parse_json(_Sample, texts.get((key, "json"), b"{}"), where)
+                found = sample.root.get(label)
+                if not isinstance(found, str | int | float | None):
+                    raise InputError(f"{where}: {label} is {str(found)[:80]}, not a name")
             class_name = None if found in (None, "") else str(found)
             (extent,) = parts.values()
             name = f"{posixpath.basename(path)}/{key}"
@@ -114,32 +132,46 @@ def parquet_items(uri: str, image: str = "image", label: str | None = "label") -
             kind = schema.field(image).type
             if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
                 raise InputError(f"{path}: the column {image!r} is {kind}, not struct<bytes, path>")
-            names = _class_names(schema, label)
-            values = [None] * file.metadata.num_rows
+            if not pa.types.is_binary(kind.field("bytes").type):
+                raise InputError(f"{path}: {image!r} is {kind}; its bytes must be binary")
+            if file.metadata.num_rows > MAX_ROWS:
+                raise InputError(f"{path}: {file.metadata.num_rows:,} rows; {MAX_ROWS:,} at most")
+            labels: list[str | None] = [None] * file.metadata.num_rows
             if label:
-                values = file.read(columns=[label])[label].to_pylist()
+                labels = _labels(path, file, label)
             rows = [(g, row) for g in groups for row in range(file.metadata.row_group(g).num_rows)]
-            for number, (group, row) in enumerate(rows):
+            for class_name, (group, row) in zip(labels, rows, strict=True):
                 image_id = f"{posixpath.basename(path)}/{group:05d}/{row:07d}"
-                class_name = _named(path, number, values[number], names)
                 inside = ParquetRow(image, group, row)
                 items.append(Item(image_id, path, class_name, inside=inside))
     return items
 
 
-def _class_names(schema: pa.Schema, label: str | None) -> list[str] | None:
-    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = features.get("info", {}).get("features", {}).get(label, {})
-    names = feature.get("names") if feature.get("_type") == "ClassLabel" else None
-    return None if names is None else [str(name) for name in names]
+def _labels(path: str, file: pq.ParquetFile, label: str) -> list[str | None]:
+    """The class names of all rows, None for those without a label."""
+    where = f"{path}: the column {label!r}"
+    try:
+        column = file.read(columns=[label])[label]
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{where} cannot be read: {error}") from error
+    texts = texts_of(where, column)
+    # Hugging Face writes −1 for no label
+    missing = {""} if pa.types.is_string(column.type) else {"", "-1"}
+    if (names := _class_names(path, file.schema_arrow, label)) is None:
+        return [None if text in missing else text for text in texts]
+    by_index = {str(index): name for index, name in enumerate(names)}
+    for number, text in enumerate(texts):
+        if text not in by_index and text not in missing:
+            top = len(names) - 1
+            raise InputError(f"{path}: row {number} has the label {text}, not one from 0 to {top}")
+    return [by_index.get(text) for text in texts]
 
 
-def _named(path: str, number: int, value: Any, names: list[str] | None) -> str | None:
-    if value is None or value == -1 or value == "":  # Hugging Face writes −1 for no label
+def _class_names(path: str, schema: pa.Schema, label: str) -> list[str] | None:
+    """The names that stand for the indices of a column of Hugging Face's ``ClassLabel``."""
+    where = f"{path}: the schema's Hugging Face features"
+    stored = parse_json(_HuggingFace, (schema.metadata or {}).get(b"huggingface", b"{}"), where)
+    feature = ((stored.info or _Info()).features or {}).get(label)
+    if not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":
         return None
-    if names is None:
-        return str(value)
-    if not 0 <= int(value) < len(names):
-        top = len(names) - 1
-        raise InputError(f"{path}: row {number} has the label {value}, not one from 0 to {top}")
-    return names[int(value)]
+    return of_shape(_ClassLabel, feature, f"{where}: {label}").names

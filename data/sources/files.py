@@ -1,14 +1,14 @@
 """Images in files of their own: folders of class folders, and tables of paths or URLs."""
 
+import os
+from collections import Counter
 from collections.abc import Sequence
-
-import pandas as pd
 
 from semigrid.data.errors import InputError
 from semigrid.data.sources.items import SUFFIXES, Item
 from semigrid.data.storage import open_storage
 from semigrid.data.storage.address import beside, ids_in
-from semigrid.data.tables import check_columns, read_table
+from semigrid.data.tables import open_table
 
 
 def folder_items(uri: str, labeled: bool = True) -> list[Item]:
@@ -53,28 +53,42 @@ def table_items(
         group, slices: columns with the group and slices, see ``Item``.
 
     Raises:
-        InputError: the table lacks a column or path, an id occurs twice, or a table from elsewhere
-            names a file on this machine.
+        InputError: the table lacks a column or path, an id occurs twice, no file is there, or a
+            table from elsewhere names a file on this machine.
     """
-    table = read_table(uri)
-    needed = (image, label, image_id, group, *slices)
-    check_columns(uri, table.columns, [name for name in needed if name is not None])
-    empty = table[image] == ""
-    if empty.any():
-        raise InputError(f"{uri}: row {empty.argmax() + 1} has no {image}")
-    ids = table[image_id] if image_id else pd.Series(ids_in(uri, list(table[image])), dtype=str)
-    repeated = ids[ids.duplicated()]
-    if len(repeated):
-        raise InputError(
-            f"{uri}: {len(repeated)} images occur twice, the first is {repeated.iloc[0]!r}"
-        )
+    names = [name for name in (image, label, image_id, group, *slices) if name is not None]
+    columns = open_table(uri).columns(*names)
+    paths = columns[image]
+    ids = ids_in(uri, paths) if image_id is None else columns[image_id]
+    for name in (image, image_id or image):
+        if "" in columns[name]:
+            raise InputError(f"{uri}: row {columns[name].index('') + 1} has no {name}")
+    if repeated := [name for name, count in Counter(ids).items() if count > 1]:
+        raise InputError(f"{uri}: {len(repeated)} images occur twice, the first is {repeated[0]!r}")
+    uris = [beside(uri, path) for path in paths]
+    _check_one_is_there(uri, paths, uris)
+    values = [columns[name] for name in slices]
     return [
         Item(
-            name,
-            beside(uri, row[image]),
-            None if label is None else row[label] or None,
-            None if group is None else row[group] or None,
-            {name: row[name] for name in slices},
+            ids[row],
+            uris[row],
+            columns[label][row] or None if label is not None else None,
+            columns[group][row] or None if group is not None else None,
+            {name: of_row[row] for name, of_row in zip(slices, values, strict=True)},
         )
-        for name, row in zip(ids, table.to_dict("records"), strict=True)
+        for row in range(len(ids))
     ]
+
+
+def _check_one_is_there(uri: str, paths: Sequence[str], uris: Sequence[str]) -> None:
+    """Raises ``InputError`` if all images are local files and none is there.
+
+    Elsewhere each look would be a request; those files are missed when they are read.
+    """
+    if any("://" in place or os.path.lexists(place) for place in uris):
+        return
+    beside = "; there is one in the working folder" if os.path.lexists(paths[0]) else ""
+    raise InputError(
+        f"{uri}: no such file: none of its {len(paths)} images is there; {paths[0]!r} was looked "
+        f"for at {uris[0]}{beside}; relative paths start at the table's folder"
+    )

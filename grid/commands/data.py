@@ -84,6 +84,14 @@ def build(
     gold: Annotated[
         str | None, _crowd("FILE", help="Table of task and label that workers are tested on.")
     ] = None,
+    normalize: Annotated[
+        bool | None,
+        typer.Option(
+            "--normalize",
+            help="Unite answers that differ in case or blanks only.",
+            rich_help_panel="Crowd answers",
+        ),
+    ] = None,
     agree: Annotated[int | None, _crowd("N", help="Equal answers that make a label.")] = None,
     of: Annotated[int | None, _crowd("N", help="Answers per image that count.")] = None,
     min_gold_score: Annotated[

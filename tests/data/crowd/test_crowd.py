@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from semigrid.data.crowd import answers as crowd_answers
 from semigrid.data.crowd import consensus as votes
-from semigrid.data.crowd.answers import read_answers
+from semigrid.data.crowd.answers import normalized, read_answers, read_gold
 from semigrid.data.crowd.consensus import Rules, Vote, consensus, fleiss_kappa
 from semigrid.data.errors import InputError
 
@@ -204,6 +204,61 @@ def test_mturk_json_answers(tmp_path: Path, value: Any) -> None:
     assert triples(read_answers(file, answer="pattern")) == [("1.jpg", "W1", "dots")]
 
 
+@pytest.mark.parametrize(
+    ("columns", "cells"),
+    [
+        # MTurk's own classifiers, with the label and with a list of labels
+        ("Answer.category.label", "Cat"),
+        ("Answer.category.labels", '"[""Cat""]"'),
+        # a class may be named true, and a label be confirmed beside it
+        ("Answer.category.label,Answer.category.sure", "Cat,true"),
+        ("Answer.category.Cat,Answer.category.Dog", "True,"),
+    ],
+)
+def test_mturk_fields_with_columns_of_their_own(tmp_path: Path, columns: str, cells: str) -> None:
+    text = f"WorkerId,AssignmentStatus,Input.image,{columns}\nW1,Approved,1.jpg,{cells}\n"
+    assert triples(read_answers(written(tmp_path, "batch.csv", text))) == [("1.jpg", "W1", "Cat")]
+
+
+def test_a_label_column_may_say_true(tmp_path: Path) -> None:
+    text = (
+        "WorkerId,AssignmentStatus,Input.image,Answer.ok.label\nW1,,1.jpg,true\nW2,,1.jpg,false\n"
+    )
+    found = read_answers(written(tmp_path, "batch.csv", text))
+    assert [label for _, _, label in triples(found)] == ["true", "false"]
+
+
+HEAD = "WorkerId,AssignmentStatus,Input.image,"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"{HEAD}Answer.a.x,Answer.a.y\nW,,1.jpg,true,maybe\n", "row 1: Answer.a.y is 'maybe'"),
+        (f"{HEAD}Answer.a\nW,Rejected,1.jpg,x\nW,,1.jpg,\n", "1 are rejected, 1 empty"),
+        (f"{HEAD}Answer.a\n,,1.jpg,x\n", "row 1 has an empty task, worker or label"),
+        (f'{HEAD}Answer.a.labels\nW,,1.jpg,"[1, 2]"\n', "has 2 answers: 1, 2"),
+        (f'{HEAD}Answer.a.labels\nW,,1.jpg,"[{{}}, []]"\n', "names no label"),
+        *(
+            (f"{HEAD}Answer.taskAnswers\nW,,1.jpg,{json_}\n", f"row 1: the JSON answer.*{said}")
+            for json_, said in [
+                ("{nope", "Invalid JSON"),
+                ("[1]", "0: Input should be an object"),
+                ("[" * 100_000, "recursion limit"),
+                ('"{""a"": NaN}"', "nan, which names no label"),
+                ('"{""a"": ""\\ud800""}"', "Invalid JSON"),
+                (f'"{{""a"": {"9" * 5000}}}"', "number out of range"),
+                ('"{""a"": 1, ""b"": 2}"', r"2 fields \(a, b\)"),
+                ('"{""a"": {""b"": {}}}"', "names no label"),
+            ]
+        ),
+    ],
+)
+def test_mturk_results_that_cannot_be_read(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        read_answers(written(tmp_path, "batch.csv", text), "mturk")
+
+
 def test_ground_truth_manifest(tmp_path: Path) -> None:
     settled = {
         "source-ref": "s3://shop/1.jpg",
@@ -249,13 +304,55 @@ def test_ground_truth_custom_job(tmp_path: Path) -> None:
             "no column 'worker'; there are task, label; needed are",
         ),
         ("a.csv", "task,worker,label\n1,ann,\n", "row 1 has an empty task, worker or label"),
-        ("a.manifest", '{"source": 1}\n', "line 1: not a JSON object with source-ref"),
-        ("a.parquet", "PAR1 and no more", "not a CSV or Parquet file"),
+        ("a.manifest", '{"source": 1}\n', "line 1: source-ref: Field required"),
+        ("a.parquet", "PAR1 and no more", "not a Parquet file"),
     ],
 )
 def test_files_that_are_no_answers(tmp_path: Path, name: str, content: str, expected: str) -> None:
     with pytest.raises(InputError, match=expected):
         read_answers(written(tmp_path, name, content))
+
+
+LINE = '{"source-ref": "1.jpg", '
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("{nope", "Invalid JSON"),
+        ('{"source-ref": 1}', "source-ref: Input should be a valid string"),
+        (LINE + '"a": ' + "[" * 300 + "}", "recursion limit"),
+        (LINE + '"a": 1, "a-metadata": 7}', "a-metadata of a classification"),
+        (LINE + '"a": 1, "a-metadata": {}}', "class-name: Field required"),
+        (LINE + '"a": {"annotationsFromAllWorkers": [{"workerId": 1}]}}', "annotationData"),
+        (LINE + '"a": {"annotationsFromAllWorkers": 5}}', "annotationsFromAllWorkers"),
+        (LINE + '"a": 1, "a-metadata": {}, "b-metadata": {}, "b": 1}', "2 label attributes"),
+    ],
+)
+def test_manifests_that_cannot_be_read(tmp_path: Path, line: str, expected: str) -> None:
+    with pytest.raises(InputError, match=f"out.manifest: line 2.*{expected}"):
+        read_answers(written(tmp_path, "out.manifest", f'{{"source-ref": "0.jpg"}}\n{line}\n'))
+    with pytest.raises(InputError, match="no line has an answer in size"):
+        read_answers(written(tmp_path, "a.manifest", '{"source-ref": "0.jpg"}\n'), answer="size")
+
+
+def test_gold_without_a_label_is_no_gold(tmp_path: Path) -> None:
+    file = written(tmp_path, "gold.csv", "task,label\n1,cat\n2,\n3, \n1,cat\n")
+    assert read_gold(file) == {"1": "cat"}
+    for text, expected in [
+        ("1,\n", "no task has a label"),
+        (",cat\n", "row 1 has a label and no task"),
+        ("1,cat\n1,dog\n", "row 2 labels '1' 'dog', before 'cat'"),
+    ]:
+        with pytest.raises(InputError, match=expected):
+            read_gold(written(tmp_path, "gold.csv", f"task,label\n{text}"))
+
+
+def test_labels_that_differ_in_spelling_only(tmp_path: Path) -> None:
+    labels = ["Cat", " cat", "cat", "ＣＡＴ", "T  Shirt", "t shirt", "dog"]
+    assert {normalized(label) for label in labels} == {"cat", "t shirt", "dog"}
+    _, audit = consensus(frame(one="a:Cat b:cat c:dog"))
+    assert audit.spellings == [["Cat", "cat"]]
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -264,7 +361,6 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_dawid_skene_weighs_workers() -> None:
-    pytest.importorskip("crowdkit")
     # c contradicts a and b on every task; two poor answers do not outweigh many good ones
     answers = {f"t{i}": f"a:{'xy'[i % 2]} b:{'xy'[i % 2]} c:{'yx'[i % 2]}" for i in range(10)}
     found, _ = consensus(frame(**answers, last="a:x c:y"), Rules(method="dawid-skene"))

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from semigrid.data.builder.gather import gather
 from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.builder.request import load_request
 from semigrid.data.errors import InputError
+from semigrid.data.sources import abo as sources_abo
 from semigrid.data.sources.abo import abo_items
 from semigrid.data.sources.archives import parquet_items, webdataset_items
 
@@ -190,3 +192,113 @@ def test_amazon_berkeley_objects_become_a_dataset(tmp_path: Path) -> None:
     assert report["beside_labeled"] == ["img065"] and dataset.manifest.pool == 4
     with pytest.raises(InputError, match="product_type is missing"):
         gather(load_request(str(root), {}))
+
+
+PNG = [{"bytes": tile(n), "path": None} for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "labels", "expected"),
+    [
+        ("{nope", [0], "features: Invalid JSON"),
+        ("[1, 2]", [0], "features: Input should be an object"),
+        ("[" * 100_000, [0], "recursion limit"),
+        ('{"info": 7}', [0], "info: Input should be an object"),
+        ('{"info": {"features": [1]}}', [0], "info.features: Input should be an object"),
+        (
+            '{"info": {"features": {"label": {"_type": "ClassLabel", "names": 7}}}}',
+            [0],
+            "label: names: Input should be a valid list",
+        ),
+        (
+            '{"info": {"features": {"label": {"_type": "ClassLabel", "names": ["a", "b"]}}}}',
+            ["x"],
+            "row 0 has the label x, not one from 0 to 1",
+        ),
+        ("{}", [[1]], "'label' is list<element: int64>, not text"),
+    ],
+)
+def test_parquet_whose_metadata_has_another_shape(
+    tmp_path: Path, metadata: str, labels: list[Any], expected: str
+) -> None:
+    table = pa.table({"image": PNG[: len(labels)], "label": labels})
+    file = tmp_path / "a.parquet"
+    pq.write_table(table.replace_schema_metadata({"huggingface": metadata}), file)
+    with pytest.raises(InputError, match=f"a.parquet: .*{expected}"):
+        parquet_items(str(file))
+
+
+def test_parquet_labels_are_read_as_those_of_tables(tmp_path: Path) -> None:
+    for labels, expected in [
+        ([0.0, None, 1.0, float("nan")], ["0", None, "1", None]),  # integers with a gap, by pandas
+        ([10**16 + 1, -1, 0, None], ["10000000000000001", None, "0", None]),
+        (["-1", "", "a", None], ["-1", None, "a", None]),
+    ]:
+        pq.write_table(pa.table({"image": PNG, "label": labels}), tmp_path / "a.parquet")
+        assert [item.label for item in parquet_items(f"{tmp_path}/a.parquet")] == expected
+    table = pa.table({"image": [{"bytes": "x"}], "label": [1]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="its bytes must be binary"):
+        parquet_items(f"{tmp_path}/a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("[1,2]", "line 2: Input should be an object"),
+        ("{nope", "line 2: Invalid JSON"),
+        ("[" * 100_000, "line 2: Invalid JSON: recursion limit"),
+        ('{"product_type": "SHOES"}', "line 2: item_id: Field required"),
+        ('{"item_id": ["1"]}', "line 2: item_id: Input should be a valid string"),
+        ('{"item_id": "1", "main_image_id": ["a"]}', "main_image_id: Input should be a valid str"),
+        ('{"item_id": "1", "other_image_id": "a"}', "other_image_id: Input should be a valid arr"),
+        ('{"item_id": "1", "product_type": [1]}', "product_type.0: Input should be an object"),
+        ('{"item_id": "\\ud800"}', "Invalid JSON"),
+        ("PATTERN7", "line 2: pattern: Input should be a valid list"),
+        ('PATTERN["x"]', "line 2: pattern: 0: Input should be a valid dictionary"),
+    ],
+)
+def test_listings_of_another_shape(tmp_path: Path, line: str, expected: str) -> None:
+    root = abo(tmp_path)
+    start = '{"item_id": "1", "product_type": "CELLULAR_PHONE_CASE", "main_image_id": "img001", '
+    line = f'{start}"pattern": {line[7:]}}}' if line.startswith("PATTERN") else line
+    packed = gzip.compress(f"{json.dumps(listing(0, 0))}\n{line}\n".encode())
+    (root / "listings" / "metadata" / "listings_0.json.gz").write_bytes(packed)
+    with pytest.raises(InputError, match=f"listings_0.json.gz: .*{re.escape(expected)}"):
+        abo_items(str(root), "CELLULAR_PHONE_CASE")
+
+
+def test_packed_files_that_are_damaged_or_endless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = abo(tmp_path)
+    listings = root / "listings" / "metadata" / "listings_0.json.gz"
+    images = root / "images" / "metadata" / "images.csv.gz"
+    whole = gzip.compress(json.dumps(listing(0, 0)).encode())
+    damaged = [whole[:-9], whole[:-4] + b"none", b"no gzip", whole[:12] + b"\xff" * 20 + whole[32:]]
+    for content in damaged:
+        listings.write_bytes(content)
+        with pytest.raises(InputError, match="listings_0.json.gz: cannot be read"):
+            abo_items(str(root), "CELLULAR_PHONE_CASE")
+    monkeypatch.setattr(sources_abo, "MAX_UNPACKED", 2**16)
+    monkeypatch.setattr(sources_abo, "MAX_LINE", 2**12)
+    for content in (b"{}\n" * 2**16, b" " * 2**13):
+        listings.write_bytes(gzip.compress(content))
+        images.write_bytes(gzip.compress(content))
+        with pytest.raises(InputError, match="images.csv.gz: unpacks to more than"):
+            abo_items(str(root), "CELLULAR_PHONE_CASE")
+    for content, expected in [
+        (b"x,y\n1,2\n", "images.csv.gz: there is no column 'image_id'"),
+        (b"image_id,path\na,../../etc/passwd\n", "the path '../../etc/passwd' is not one below"),
+        (b"image_id,path\na,/etc/passwd\n", "the path '/etc/passwd' is not one below"),
+    ]:
+        images.write_bytes(gzip.compress(content))
+        with pytest.raises(InputError, match=expected):
+            abo_items(str(root), "CELLULAR_PHONE_CASE")
+
+
+def test_samples_of_another_shape(tmp_path: Path) -> None:
+    for content in (b"[1]", b"{nope", b"[" * 100_000, b'{"label": [1]}', b"\xff"):
+        tar = tar_of(tmp_path / "a.tar", {"1.png": tile(1), "1.json": content})
+        with pytest.raises(InputError, match="a.tar: the .json of '1'"):
+            webdataset_items(str(tar), "label")
