@@ -87,8 +87,8 @@ def _check_one_is_there(uri: str, paths: Sequence[str], uris: Sequence[str]) -> 
     """
     if any("://" in place or os.path.lexists(place) for place in uris):
         return
-    beside = "; there is one in the working folder" if os.path.lexists(paths[0]) else ""
+    here = "; there is one in the working folder" if os.path.lexists(paths[0]) else ""
     raise InputError(
         f"{uri}: no such file: none of its {len(paths)} images is there; {paths[0]!r} was looked "
-        f"for at {uris[0]}{beside}; relative paths start at the table's folder"
+        f"for at {uris[0]}{here}; relative paths start at the table's folder"
     )
