@@ -1,6 +1,5 @@
 """``semigrid predict``: a cell's model at work on images."""
 
-import json
 import os
 import signal
 from typing import Annotated
@@ -8,10 +7,12 @@ from typing import Annotated
 import typer
 
 from semigrid.data.errors import InputError
+from semigrid.data.escape import file_name
 from semigrid.grid.commands.console import (
     INTERRUPTED,
     SOME_FAILED,
     echo,
+    echo_json,
     not_writable,
     progress_bar,
     say,
@@ -83,7 +84,7 @@ def predict(
     gpus = train.gpus_per_worker if gpus_per_worker is None else gpus_per_worker
     sources = find_images(images, split or [])
     model = winner_model(plan, winner, record, plan.experiment.folder, gpus)
-    destination = output or f"predictions-{winner.name.replace('/', '-')}"
+    destination = output or file_name(f"predictions-{winner.name.replace('/', '-')}")
     folder = PredictionFolder(
         destination, winner.name, model, sources, share, threshold, not no_probabilities
     )
@@ -111,7 +112,7 @@ def predict(
             say_problem(f"{error}; finished parts are kept. To resume: {this_command()}")
             raise typer.Exit(SOME_FAILED) from error
     if as_json:
-        print(json.dumps(summary, indent=1, ensure_ascii=False))
+        echo_json(summary)
         return
     for line in summary_lines(summary, folder.storage.uri):
         echo(line)
