@@ -3,15 +3,20 @@
 Ray may change them in any release: check this file and its tests first when Ray is upgraded.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 from ray._common.usage.usage_constants import KUBERAY_ENV
+from ray._private import ray_constants
+from ray._private.authentication.authentication_token_setup import AuthenticationTokenLoader
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._private.services import GcsClient
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.experimental import internal_kv
+from ray.job_config import JobConfig
 from ray.tune.execution import class_cache
 
 
@@ -21,6 +26,39 @@ def connect_to_head(address: str) -> None:
     ``ray.init`` would try again and again, and then end the process.
     """
     GcsClient(address=address)
+
+
+@contextlib.contextmanager
+def loopback_only() -> Iterator[None]:
+    """Has a cluster that starts in the block listen on 127.0.0.1, as Ray does on macOS.
+
+    Ray turns a ``_node_ip_address`` of 127.0.0.1 into the machine's own address elsewhere.
+    """
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[name] = "0"  # for the processes of the cluster
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[name]
+
+
+def forget_token() -> None:
+    """Makes this process read its token again; Ray reads it once."""
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+class JobWithoutFolders(JobConfig):  # type: ignore[misc]  # Ray is untyped
+    """A job whose processes do not import from the driver's working directory.
+
+    Ray puts it first on their import path, so that a file ``data.py`` or ``torch.py`` of the user's
+    would be executed in every process.
+    """
+
+    def _serialize(self) -> Any:
+        self._py_driver_sys_path: list[str] = []
+        return super()._serialize()
 
 
 def keep_from_runtime_environments(prefix: str) -> None:

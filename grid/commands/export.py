@@ -1,11 +1,12 @@
 """``semigrid export``: a cell's model for use elsewhere."""
 
+import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from semigrid.grid.commands.console import echo, echo_json
+from semigrid.grid.commands.console import echo
 from semigrid.grid.commands.context import load, open_study
 from semigrid.grid.commands.options import (
     CellName,
@@ -36,7 +37,7 @@ def export(
     study = open_study(load(source, storage, seeds))
     exported = export_cell(study.state, study.ledger.storage, cell, destination, onnx, overwrite)
     if as_json:
-        echo_json(asdict(exported))
+        print(json.dumps(asdict(exported), indent=1))
         return
     for line in show(exported):
         echo(line)

@@ -1,18 +1,21 @@
 """``semigrid predict``: a cell's model at work on images."""
 
+import json
 import os
 import signal
-from typing import Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from semigrid.data.errors import InputError
-from semigrid.data.escape import file_name
+from semigrid.data.schema import Dataset
+from semigrid.data.storage.in_use import in_use
+from semigrid.grid.cluster.machines import Demand
 from semigrid.grid.commands.console import (
     INTERRUPTED,
     SOME_FAILED,
     echo,
-    echo_json,
     not_writable,
     progress_bar,
     say,
@@ -29,7 +32,11 @@ from semigrid.grid.commands.options import (
     StorageOption,
     option,
 )
+from semigrid.grid.run.surroundings import check_surroundings
 from semigrid.grid.study.winner import find_winner
+
+if TYPE_CHECKING:
+    from semigrid.grid.predict.folder import PredictionFolder, Summary
 
 # Share of answers to be right where neither --accuracy nor --threshold is given.
 _ACCURACY = 0.95
@@ -84,38 +91,49 @@ def predict(
     gpus = train.gpus_per_worker if gpus_per_worker is None else gpus_per_worker
     sources = find_images(images, split or [])
     model = winner_model(plan, winner, record, plan.experiment.folder, gpus)
-    destination = output or file_name(f"predictions-{winner.name.replace('/', '-')}")
-    folder = PredictionFolder(
-        destination, winner.name, model, sources, share, threshold, not no_probabilities
+    destination = output or f"predictions-{winner.name.replace('/', '-')}"
+    open_folder = partial(
+        PredictionFolder,
+        *(destination, winner.name, model, sources, share, threshold, not no_probabilities),
     )
+    folder = open_folder()
     summary = folder.summary
     if summary is not None and not as_json:
         say("nothing to predict: it is finished")
     if summary is None:
+        check_surroundings()
         try:
             folder.storage.check_writable()
         except OSError as error:
             raise not_writable(f"--output {destination}", error) from error
-        _prepare_for_ray()
-        from semigrid.grid.cluster.machines import Demand
-        from semigrid.grid.predict.ray_data import PredictionError, predict_images
-
-        dataset = plan.experiment.datasets[winner.dataset]
-        each = Demand(train.cpus_per_worker, gpus)
-        try:
-            with progress_bar("predicting") as progress:
-                summary = predict_images(folder, dataset, workers, each, progress)
-        except KeyboardInterrupt:
-            say(f"interrupted: finished parts are kept. To resume: {this_command()}")
-            raise typer.Exit(INTERRUPTED) from None
-        except PredictionError as error:
-            say_problem(f"{error}; finished parts are kept. To resume: {this_command()}")
-            raise typer.Exit(SOME_FAILED) from error
+        with in_use(folder.storage, "--output"):
+            folder = open_folder()  # as it was left by a process that worked here until now
+            dataset = plan.experiment.datasets[winner.dataset]
+            summary = folder.summary or _predict(
+                folder, dataset, workers, Demand(train.cpus_per_worker, gpus)
+            )
     if as_json:
-        echo_json(summary)
+        print(json.dumps(summary, indent=1, ensure_ascii=False))
         return
     for line in summary_lines(summary, folder.storage.uri):
         echo(line)
+
+
+def _predict(
+    folder: "PredictionFolder", dataset: Dataset, workers: int | None, each: Demand
+) -> "Summary":
+    _prepare_for_ray()
+    from semigrid.grid.predict.ray_data import PredictionError, predict_images
+
+    try:
+        with progress_bar("predicting") as progress:
+            return predict_images(folder, dataset, workers, each, progress)
+    except KeyboardInterrupt:
+        say(f"interrupted: finished parts are kept. To resume: {this_command()}")
+        raise typer.Exit(INTERRUPTED) from None
+    except PredictionError as error:
+        say_problem(f"{error}; finished parts are kept. To resume: {this_command()}")
+        raise typer.Exit(SOME_FAILED) from error
 
 
 def _share(accuracy: str | None, threshold: float | None) -> float | None:

@@ -30,6 +30,7 @@ from semigrid.grid.commands.plan import show_plan
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.run.supervise import Supervisor, follow_supervisor, say_ended
+from semigrid.grid.run.surroundings import check_surroundings
 from semigrid.grid.study.layout import EXPERIMENT_COPY, REPORT
 from semigrid.grid.study.lock import RunLock
 from semigrid.grid.study.plan import Plan
@@ -51,6 +52,7 @@ def run(
     experiment = load(source, storage, seeds, workers)
     folder = open_storage(experiment.folder)
     check_trackers(experiment)
+    check_surroundings()
     try:
         if dry_run:
             folder.check_could_write()
@@ -81,7 +83,8 @@ def _dry_run(experiment: Experiment, only: list[str] | None) -> None:
 
 def _run(experiment: Experiment, folder: Storage, only: list[str] | None) -> int:
     """Holds the run's lock while a driver trains; returns the exit code."""
-    command = [sys.executable, "-m", "semigrid", "drive", experiment.source, folder.uri]
+    # -P: the working directory's files are no modules
+    command = [sys.executable, "-P", "-m", "semigrid", "drive", experiment.source, folder.uri]
     for pattern in only or []:
         command += ["--only", pattern]
     supervisor = Supervisor(command, say)

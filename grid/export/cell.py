@@ -9,7 +9,13 @@ from semigrid.data.storage import Storage
 from semigrid.grid.analysis.predictions import read_predictions
 from semigrid.grid.analysis.result_set import read_result_set
 from semigrid.grid.export.card import CARD, card_license, model_card
-from semigrid.grid.export.check import MAX_DIFFERENCE, Check, check_files, show_difference
+from semigrid.grid.export.check import (
+    MAX_DIFFERENCE,
+    MAX_OF_LARGEST,
+    Check,
+    check_files,
+    show_difference,
+)
 from semigrid.grid.export.onnx_file import ONNX, ONNX_DATA, require_onnx, write_onnx
 from semigrid.grid.export.timm_folder import CONFIG, CROP_PCT, WEIGHTS, write_timm_folder
 from semigrid.grid.export.whole_folder import check_destination, whole_or_not
@@ -55,7 +61,8 @@ def export_cell(
 
     if onnx:
         require_onnx()
-    target = check_destination(destination, FILES, overwrite)
+    replaced = FILES if overwrite else ()
+    target = check_destination(destination, replaced)
     cell, record = find_winner(study, name)
     dataset = study.plan.experiment.datasets[cell.dataset]
     again = run_command(study.plan.experiment, name)
@@ -66,7 +73,7 @@ def export_cell(
     if not exported.predictions:  # other test images than those of the other seeds
         raise InputError(*results.problems)
     model, _ = load_winner(study.plan, cell, record, storage.uri)
-    with whole_or_not(target) as folder:
+    with whole_or_not(target, replaced) as folder:
         views = view_settings(record.spec.recipe, input_statistics(model))
         license = card_license(record.weights, dataset.manifest.license)
         classes = dataset.manifest.classes
@@ -109,7 +116,7 @@ def show(done: Exported) -> list[str]:
         f"{done.cell}, seed {done.seed} (trial {done.trial}), is exported to {done.destination}:",
         *(f"  {name:{width}}  {size:>13,} bytes" for name, size in done.files.items()),
         f"checked on {check.images} {images} against PyTorch; largest differences of logits and "
-        f"probabilities (allowed: {MAX_DIFFERENCE:g}):",
+        f"probabilities (allowed: {MAX_DIFFERENCE:g}, or {MAX_OF_LARGEST:g} of the largest logit):",
         f"  opened by timm: {show_difference(check.timm)}",
     ]
     if check.onnx is not None:

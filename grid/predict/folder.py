@@ -7,6 +7,7 @@ resumes it.
 import io
 import json
 from dataclasses import asdict
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from semigrid.grid.predict.inference import Block, WinnerModel
 
 STARTED, SUMMARY, PARTS = "started.json", "predictions.json", "parts"
 ANSWER_COLUMNS = ["image_id", "abstain", "error"]
+# The content of ``predictions.json``.
+Summary = dict[str, Any]
 
 
 class PredictionFolder:
@@ -56,6 +59,8 @@ class PredictionFolder:
             "probabilities": with_probabilities,
             "classes": list(model.classes),
         }
+        # what each part says of itself, so that none is taken for another prediction's
+        self._digest = sha256(json.dumps(self.request, sort_keys=True).encode()).hexdigest()
         self._answers: dict[str, pa.Table] = {}  # three columns of each part
         self._written = self._read()
         calibration = self._written.get("calibration")
@@ -95,7 +100,7 @@ class PredictionFolder:
         return {}
 
     @property
-    def summary(self) -> dict[str, Any] | None:
+    def summary(self) -> Summary | None:
         """The summary of a finished prediction; None while parts are missing."""
         return None if "counts" not in self._written or self.missing() else self._written
 
@@ -109,9 +114,17 @@ class PredictionFolder:
                         table = pq.read_table(stream, columns=ANSWER_COLUMNS)
                 except (OSError, pa.ArrowException):
                     continue
-                if len(table) == images.count:
+                if len(table) == images.count and self._is_own(table.schema):
                     self._answers[file] = table
         return {file: i for file, i in self.images.parts.items() if file not in self._answers}
+
+    def _is_own(self, part: pa.Schema) -> bool:
+        try:
+            known = json.loads((part.metadata or {})[b"semigrid"])
+            threshold = None if self.calibration is None else self.calibration.threshold
+            return (known["prediction"], known["threshold"]) == (self._digest, threshold)
+        except (ValueError, KeyError, TypeError):
+            return False
 
     def start(self, calibration: Calibration) -> None:
         """Claims the folder: parts written from now on belong to this prediction."""
@@ -127,6 +140,7 @@ class PredictionFolder:
         assert self.calibration is not None
         known = {key: self.request[key] for key in ("cell", "trial", "weights_sha256", "classes")}
         known["threshold"] = threshold = self.calibration.threshold
+        known["prediction"] = self._digest
         broken = np.array([error is not None for error in predicted.errors], dtype=bool)
         classes = np.array(self.model.classes)[predicted.rows.argmax(axis=1)].tolist()
         confidence = predicted.rows.max(axis=1)
@@ -147,9 +161,19 @@ class PredictionFolder:
         self.storage.write(f"{PARTS}/{file}", buffer.getvalue())
         self._answers[file] = table.select(ANSWER_COLUMNS)
 
-    def finish(self) -> dict[str, Any]:
-        """Writes and returns the summary, once all parts are written."""
+    def finish(self) -> Summary:
+        """Writes and returns the summary, once all parts are written.
+
+        Raises ``InputError`` where another process has written into a bucket meanwhile.
+        """
         assert self.calibration is not None
+        for file in self.images.parts:
+            with self.storage.open(f"{PARTS}/{file}") as stream:
+                if not self._is_own(pq.read_schema(stream)):
+                    raise InputError(
+                        f"{self.storage.location(PARTS, file)}: another prediction wrote this "
+                        "meanwhile; give another --output, or run the same command again"
+                    )
         answers = pa.concat_tables([self._answers[file] for file in self.images.parts])
         errors = answers.filter(answers["error"].is_valid()).select(["image_id", "error"])
         summary = {
@@ -170,7 +194,7 @@ class PredictionFolder:
         return summary
 
 
-def summary_lines(summary: dict[str, Any], uri: str) -> list[str]:
+def summary_lines(summary: Summary, uri: str) -> list[str]:
     """A finished prediction in words; ``uri`` is that of its folder."""
     counts, first = summary["counts"], summary["first_error"]
     lines = [

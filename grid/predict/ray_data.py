@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import ray
@@ -19,11 +18,12 @@ from semigrid.data.schema import Dataset
 from semigrid.data.views.augment import ViewSettings
 from semigrid.grid.cluster.machines import Demand, take_room
 from semigrid.grid.predict.abstain import at_threshold, calibrate
-from semigrid.grid.predict.folder import PredictionFolder
+from semigrid.grid.predict.folder import PredictionFolder, Summary
 from semigrid.grid.predict.images import ImageRange, dataset_images
 from semigrid.grid.predict.inference import Block, WinnerModel, make_views
 from semigrid.grid.run.room import cluster_machines
-from semigrid.grid.run.start import start_ray
+from semigrid.grid.run.start import ray_running
+from semigrid.grid.run.surroundings import scratch_folder
 from semigrid.trainers.trial.data import EVALUATION_BATCH
 
 # Largest task: long enough for Ray to keep up, short enough to share a few thousand images. Its
@@ -48,7 +48,7 @@ def predict_images(
     workers: int | None,
     each: Demand,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Any]:
+) -> Summary:
     """Writes the folder's missing parts and returns the summary.
 
     Calibrates on the dataset's val first, unless that was done before. Ray runs on this machine, at
@@ -217,10 +217,7 @@ def _ray() -> Iterator[None]:
         yield
         return
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
-        start_ray(streaming=False)
+    with scratch_folder() as folder, ray_running(streaming=False, folder=folder):
         for number, handler in handlers.items():
             signal.signal(number, handler)  # Ray's core treats them as a crash of its own
         yield
-    finally:
-        ray.shutdown()

@@ -4,7 +4,12 @@ Otherwise every trial of a cell would find a wrong argument or a missing file of
 the other, on machines that cost money.
 """
 
+import copy
+import gc
+import os
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -14,14 +19,26 @@ from semigrid.data.errors import InputError
 from semigrid.data.views.augment import isolated_random, make_view
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.state import StudyState
+from semigrid.trainers.loop.rehearsal import rehearse, rehearsed
 from semigrid.trainers.loop.stepper import normalizes_over_batch
 from semigrid.trainers.models.create import input_statistics
+from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.trial.data import view_settings
+from semigrid.trainers.trial.identity import TrialSpec
 from semigrid.trainers.trial.model import start_model
+
+# Longest forward of one image, in seconds, after which a step of training is tried: some ten times
+# as long.
+SLOW_FORWARD = 6.0
+# Copies of a model's weights: one that is shown an image, a step's student, teacher, gradients and
+# AdamW's two, and one to spare.
+COPIES = 7
+# The problems of steps that were rehearsed, by what they depend on.
+Rehearsals = dict[str, list[str]]
 
 
 def check_models(study: StudyState, say: Callable[[str], None]) -> bool:
-    """Builds each model that will train, with its weights, and shows it an image.
+    """Builds each model that will train, with its weights, and takes a small step with it.
 
     Returns whether weights were downloaded: an experiment loaded afterwards knows their hashes.
 
@@ -37,19 +54,24 @@ def check_models(study: StudyState, say: Callable[[str], None]) -> bool:
         if study.is_wanted(search.name) and study.searches[search.name].stage != "finished":
             to_train.setdefault(search.cell.model, search)
     problems: list[str] = []
+    rehearsals: Rehearsals = {}
     downloaded = False
     for name, search in to_train.items():
         weights = experiment.weights.get(name)
         if weights is not None and weights.sha256 is None:
             say(f"fetching {weights.source}")
             downloaded = True
-        problems += [f"models.{name}{problem}" for problem in _problems(study.plan, search)]
+        found = _problems(study.plan, search, rehearsals, say)
+        problems += [f"models.{name}{problem}" for problem in found]
+        gc.collect()  # a training refers to itself: its weights would stay beside the next one's
     if problems:
         raise InputError(*(f"{experiment.source}: {problem}" for problem in problems))
     return downloaded
 
 
-def _problems(plan: Plan, search: Search) -> list[str]:
+def _problems(
+    plan: Plan, search: Search, rehearsals: Rehearsals, say: Callable[[str], None]
+) -> list[str]:
     spec = plan.spec(search, {}, 0, "a parent" if search.parent else None)
     recipe, size = spec.recipe, spec.recipe.img_size
     classes = plan.experiment.datasets[search.cell.dataset].num_classes
@@ -65,9 +87,14 @@ def _problems(plan: Plan, search: Search) -> list[str]:
             "global_pool: null in recipe"
         ]
     problems = _parent_problems(plan, search, model, classes)
+    seconds = 0.0
+    fits = COPIES * sum(w.numel() * w.element_size() for w in model.parameters()) < free_memory()
+    fresh = copy.deepcopy(model) if fits else None  # a forward may change a model for good
     try:
+        started = time.monotonic()
         with torch.inference_mode():
             output = model.eval()(torch.zeros(1, 3, size, size))
+        seconds = time.monotonic() - started
         if output.shape != (1, classes):
             problems.append(
                 f".backbone_args: {spec.backbone} gives {tuple(output.shape)} for one image, not "
@@ -95,7 +122,58 @@ def _problems(plan: Plan, search: Search) -> list[str]:
             f": {spec.backbone} has batch normalisation, whose numbers depend on the images "
             "beside: it cannot train in micro-batches; take train.micro_batch out"
         )
-    return problems
+    if problems:
+        return problems
+    if fresh is None or seconds > SLOW_FORWARD:
+        say(
+            f"models.{search.cell.model}: no step of training was tried: {spec.backbone} is too "
+            "large for this machine"
+        )
+        return []
+    few = rehearsed(recipe, options.workers)
+    key = f"{spec.backbone} {spec.backbone_args} {spec.method} {classes} {few}"
+    if key not in rehearsals:
+        rehearsals[key] = _step_problems(spec, fresh.train(), few, classes, options.workers)
+    return rehearsals[key]
+
+
+def _step_problems(
+    spec: TrialSpec, model: nn.Module, recipe: Recipe, classes: int, workers: int
+) -> list[str]:
+    """What a step of training finds: a batch of one image, weights that change their shape."""
+    views = view_settings(recipe, input_statistics(model))
+    try:
+        rehearse(model, recipe, spec.method, views, classes)
+    except Exception as error:  # whatever the model's own code does
+        what = "choose another backbone, backbone_args or img_size"
+        if normalizes_over_batch(model) and recipe.batch_size == 1:
+            what = "batch normalisation needs several images: give a larger recipe.batch_size"
+            what += " or fewer train.workers" if workers > 1 else ""
+        images = "one image" if recipe.batch_size == 1 else f"{recipe.batch_size} images"
+        return [
+            f": {spec.backbone} fails in a step of {spec.method} on {images} of {views.img_size} "
+            f"pixels: {type(error).__name__}: {_first_line(error)}; {what}"
+        ]
+    return []
+
+
+def free_memory() -> float:
+    """Bytes of memory that this process may still take, of the machine or of its container."""
+    free = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            free = float(line.split()[1]) * 1024
+    limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit and used and limit[0].isdigit():
+        free = min(free, float(limit[0]) - float(used[0]))
+    return free
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
 
 
 def _parent_problems(plan: Plan, search: Search, model: nn.Module, classes: int) -> list[str]:

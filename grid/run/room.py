@@ -1,6 +1,5 @@
 """Room for jobs on the machines of a cluster, as nodes come and go."""
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -25,6 +24,7 @@ from semigrid.grid.cluster.machines import (
 from semigrid.grid.cluster.node_requirements import requirements_of, unmet_requirements
 from semigrid.grid.cluster.node_watch import ANSWER_SECONDS, NodeWatch
 from semigrid.grid.run.dispatch import RunObserver
+from semigrid.grid.run.surroundings import cluster_address
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.study.state import Job, StudyState
@@ -40,7 +40,7 @@ INSTALL_SECONDS = 1200.0
 
 def on_cluster() -> bool:
     """Whether the run is on a cluster that was started elsewhere, and not on this machine alone."""
-    return bool(os.environ.get("RAY_ADDRESS"))
+    return cluster_address() is not None
 
 
 def cluster_machines() -> list[Machine]:

@@ -1,34 +1,53 @@
 """Starts Ray on this machine, or joins a cluster, with the settings that runs need."""
 
+import contextlib
 import logging
 import os
 import shutil
-import socket
-import tempfile
+from collections.abc import Iterator
 
 import ray
 from ray.exceptions import AuthenticationError
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage.storage import PATIENCE, storage_patience
-from semigrid.grid.cluster.ray_private import connect_to_head, keep_from_runtime_environments
+from semigrid.grid.cluster.ray_private import (
+    JobWithoutFolders,
+    connect_to_head,
+    forget_token,
+    keep_from_runtime_environments,
+    loopback_only,
+)
 from semigrid.grid.run.supervise import RESTARTED
+from semigrid.grid.run.surroundings import cluster_address, ray_inside
 from semigrid.trainers.ray_worker import START_TIMEOUT
 
-# Longest wait for a cluster to answer at all, in seconds.
-ANSWER_SECONDS = 10.0
 
-
-def start_ray(streaming: bool) -> None:
-    """Starts Ray on this machine, or joins the cluster at ``RAY_ADDRESS``, quietly.
+@contextlib.contextmanager
+def ray_running(streaming: bool, folder: str) -> Iterator[None]:
+    """Runs Ray on this machine, or joins the cluster at ``RAY_ADDRESS``, during the block.
 
     Args:
         streaming: whether Ray Data streams a pool, which needs a larger object store.
+        folder: for Ray's own files, if it starts here; from ``scratch_folder``.
     """
+    with contextlib.ExitStack() as made:
+        made.callback(ray.shutdown)
+        if cluster_address() is None:
+            made.enter_context(ray_inside(folder))
+            made.enter_context(loopback_only())
+        forget_token()
+        _start(streaming)
+        yield
+
+
+def _start(streaming: bool) -> None:
     everywhere = {
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_DEDUP_LOGS": "0",
         "PYTHONWARNINGS": "ignore",
+        # what lies in the working directory is never imported, nor by what a process starts
+        "PYTHONSAFEPATH": "1",
         # datasets and weights in buckets are read by the worker processes
         PATIENCE: f"{storage_patience():g}",
         # worker groups start sooner, and Ray Train's messages stay in log files
@@ -45,7 +64,6 @@ def start_ray(streaming: bool) -> None:
         TUNE_WARN_THRESHOLD_S="60",
         TUNE_GLOBAL_CHECKPOINT_S="600",
         RAY_AIR_NEW_OUTPUT="0",
-        RAY_TMPDIR=os.environ.get("RAY_TMPDIR", tempfile.gettempdir()),
         RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
         RAY_USAGE_STATS_ENABLED="0",
     )
@@ -55,32 +73,25 @@ def start_ray(streaming: bool) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     # the death of a process is no error here: its job goes on, and the trial's log has the reason
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    address = cluster_address()
+    if address is not None and RESTARTED not in os.environ:
+        _check_head(address)  # after a restart the head may be lost, and Ray waits for it
     # "local", since no address would join whatever cluster was last started on this machine
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    if RESTARTED not in os.environ:  # after a restart the head may be lost, and Ray waits for it
-        check_address(address)
     ray.init(
-        address=address,
+        address=address or "local",
         log_to_driver=False,
         logging_level="ERROR",
         runtime_env={"env_vars": everywhere},
+        job_config=JobWithoutFolders(),
         # the dashboard stays on: without it Ray Train leaks placement groups of stopped trials
-        **({"object_store_memory": _object_store_bytes(streaming)} if address == "local" else {}),
+        **({"object_store_memory": _object_store_bytes(streaming)} if address is None else {}),
     )
 
 
-def check_address(address: str) -> None:
-    """Raises ``InputError`` if no cluster answers there, or it refuses us: Ray would retry long."""
-    host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdigit():
+def _check_head(address: str) -> None:
+    """Raises ``InputError`` if the cluster there refuses us: Ray would retry long."""
+    if address == "auto":
         return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise InputError(
-            f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); give the address that "
-            "`ray start --head` printed, or unset RAY_ADDRESS to run on this machine"
-        ) from error
     try:
         connect_to_head(address)
     except AuthenticationError as error:

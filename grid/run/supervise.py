@@ -9,10 +9,12 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+
+from semigrid.grid.run.surroundings import scratch_folder
 
 # How many times in a row to restart a driver that dies.
 RESTARTS = 5
@@ -46,7 +48,7 @@ class Supervisor:
     def run(self) -> int:
         """Returns the exit code that the command reported, or 1 if it died too often."""
         deaths = 0
-        with tempfile.TemporaryDirectory(prefix="semigrid-driver-") as folder:
+        with scratch_folder() as folder:
             environment = {**os.environ, SUPERVISOR: str(os.getpid()), SCRATCH: folder}
             ended = Path(folder, ENDED)
             while not self._interrupted:
@@ -100,6 +102,12 @@ class Supervisor:
             self._interrupted = True
             if self._child is not None:
                 self._child.send_signal(signal.SIGINT)
+
+
+def driver_folder() -> AbstractContextManager[str]:
+    """The folder that this process has from its supervisor, or a new one, as ``scratch_folder``."""
+    given = os.environ.get(SCRATCH)
+    return scratch_folder() if given is None else nullcontext(given)
 
 
 def follow_supervisor() -> None:

@@ -1,12 +1,10 @@
 """One Tune run over the whole grid; each Tune trial is one job."""
 
-import os
 import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -14,8 +12,8 @@ from semigrid.grid.cluster.machines import demand_of
 from semigrid.grid.run.dispatch import RunObserver
 from semigrid.grid.run.room import Room
 from semigrid.grid.run.searcher import GridSearcher, drop_losers
-from semigrid.grid.run.start import start_ray
-from semigrid.grid.run.supervise import SCRATCH
+from semigrid.grid.run.start import ray_running
+from semigrid.grid.run.supervise import driver_folder
 from semigrid.grid.run.work import do_job
 from semigrid.grid.study.ledger import Ledger
 from semigrid.grid.study.scheduler import Scheduler
@@ -53,17 +51,11 @@ def run_plan(
         work: does one job in a process of its own.
     """
     _tidy(scheduler, ledger)
-    folder = tempfile.TemporaryDirectory(
-        prefix="semigrid-tune-", dir=os.environ.get(SCRATCH), ignore_cleanup_errors=True
-    )
-    with folder as scratch:
-        try:
-            start_ray(scheduler.study.plan.streams_pool)
-            room = Room(scheduler, ledger.storage, observer)
-            searcher = GridSearcher(scheduler, ledger, observer, room, scratch, stop, trackers)
-            _fit(searcher, work, scratch)
-        finally:
-            ray.shutdown()
+    with driver_folder() as folder, ray_running(scheduler.study.plan.streams_pool, folder):
+        scratch = tempfile.mkdtemp(prefix="tune-", dir=folder)
+        room = Room(scheduler, ledger.storage, observer)
+        searcher = GridSearcher(scheduler, ledger, observer, room, scratch, stop, trackers)
+        _fit(searcher, work, scratch)
 
 
 def _tidy(scheduler: Scheduler, ledger: Ledger) -> None:

@@ -8,7 +8,13 @@ import pytest
 import yaml
 from tests.helpers.experiments import changed, experiment_text, plan_of
 from tests.helpers.in_process import Grid
-from tests.helpers.runs import finish, numbers, records, semigrid
+from tests.helpers.runs import (
+    finish,
+    numbers,
+    records,
+    semigrid,
+    with_modules_of_the_user,
+)
 
 from semigrid.data.schema import Dataset
 
@@ -27,7 +33,9 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, 
     file = folder / "small.yaml"
     file.write_text(experiment_text(search={"trials": 2}))
     where = ("--storage", str(folder / "results"))
-    out, err = finish(semigrid("run", str(file), *where, own_ray=True))
+    # whatever lies where it is started, none of its processes imports it
+    cwd = with_modules_of_the_user(folder / "cwd")
+    out, err = finish(semigrid("run", str(file), *where, cwd=cwd, own_ray=True))
     return file, folder / "results", out, err
 
 
@@ -104,7 +112,8 @@ def test_two_workers_give_the_numbers_of_one(cluster: None, tmp_path: Path) -> N
     file = tmp_path / "two.yaml"
     file.write_text(text)
     one = in_process(text, tmp_path / "one").records
-    finish(semigrid("run", str(file), "--storage", str(tmp_path / "two"), "--workers", "2"))
+    command = ("run", str(file), "--storage", str(tmp_path / "two"), "--workers", "2")
+    finish(semigrid(*command, cwd=with_modules_of_the_user(tmp_path / "cwd")))
     two = records(tmp_path / "two/small")
     assert one.keys() == two.keys()
     for trial_id, record in one.items():

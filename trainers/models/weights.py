@@ -73,10 +73,9 @@ def file_hash(uri: str) -> str:
     """
     storage = open_storage(uri)
     try:
-        version = storage.version()
-        key = hashlib.sha256(f"{uri} {version}".encode()).hexdigest()
+        key = hashlib.sha256(f"{uri} {storage.version()}".encode()).hexdigest()
         cache = open_storage(cache_folder()).folder("hashes")
-        if version and cache.exists(key):
+        if cache.exists(key):
             return cache.read(key).decode()
         with storage.open(ahead=True) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

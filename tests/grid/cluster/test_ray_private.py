@@ -91,3 +91,45 @@ def test_tune_copies_no_credentials_into_runtime_environments(
     keep_from_runtime_environments("AWS_")
     kept = class_cache.ENV_VARS_TO_PROPAGATE
     assert kept and not [name for name in kept if name.startswith("AWS_")]
+
+
+def test_a_job_puts_no_folder_on_the_import_path_of_its_processes() -> None:
+    from ray.core.generated.common_pb2 import JobConfig
+
+    from semigrid.grid.cluster.ray_private import JobWithoutFolders
+
+    job = JobWithoutFolders()
+    job._py_driver_sys_path.append("/home/user")  # as Ray does when the driver connects
+    job.set_runtime_env({"env_vars": {"A": "1"}})
+    sent = JobConfig.FromString(job._serialize())
+    assert list(sent.py_driver_sys_path) == []
+    assert '"A": "1"' in sent.runtime_env_info.serialized_runtime_env
+
+
+def test_a_cluster_of_our_own_listens_to_this_machine_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray._private import services
+
+    from semigrid.grid.cluster.ray_private import loopback_only
+
+    monkeypatch.setattr(ray._private.worker, "_global_node", None)
+    before = services.get_node_ip_address()
+    with loopback_only():
+        assert services.get_node_ip_address() == "127.0.0.1"
+    assert services.get_node_ip_address() == before
+
+
+def test_a_token_is_read_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from semigrid.grid.cluster.ray_private import AuthenticationTokenLoader, forget_token
+
+    loader = AuthenticationTokenLoader.instance()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    forget_token()
+    assert not loader.has_token(ignore_auth_mode=True)
+    (tmp_path / "token").write_text("a" * 64)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    forget_token()
+    assert loader.has_token(ignore_auth_mode=True)
+    monkeypatch.undo()
+    forget_token()

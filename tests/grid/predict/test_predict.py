@@ -20,6 +20,7 @@ from tests.helpers.in_process import Grid
 from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
 from semigrid.data.storage import open_storage
+from semigrid.data.storage.in_use import in_use
 from semigrid.grid.commands.predict import predict
 from semigrid.grid.predict import images as images_module
 from semigrid.grid.predict.abstain import Calibration
@@ -273,6 +274,35 @@ def test_a_folder_of_something_else_is_refused(
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="this is a file"):
         open_folder(tmp_path / "file", trained, images)
+
+
+def test_two_predictions_never_share_a_folder(
+    trained: Trained, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # where the kernel locks: the second one is refused at once, and takes nothing with it
+    out = tmp_path / "out"
+    refused = pytest.raises(InputError, match=f"--output {out}: another process is writing here")
+    with in_use(open_storage(out), "--output"), refused:
+        predict(str(trained.folder), output=str(out), **DEFAULTS)
+    assert list(out.iterdir()) == []
+
+    # in a bucket: no part is taken for one of the other prediction's
+    monkeypatch.setattr(images_module, "PART_IMAGES", 64)
+    images = dataset_images(digits, ["val", "test"])
+    where = "memory://predictions-of-two"
+    first, second = (open_folder(where, trained, images, threshold=t) for t in (0.11, 0.13))
+    first.start(replace(THRESHOLD, threshold=0.11))
+    second.start(replace(THRESHOLD, threshold=0.13))
+    assert len(predict_missing(second, trained, most=1)) == 1
+    assert len(predict_missing(first, trained)) == 7
+    assert len(predict_missing(second, trained)) == 6  # over those of the first
+    with pytest.raises(InputError, match="another prediction wrote this meanwhile"):
+        first.finish()
+    with pytest.raises(InputError, match="val-000000.parquet: another prediction wrote this"):
+        second.finish()
+    again = open_folder(where, trained, images, threshold=0.13)
+    assert predict_missing(again, trained) == ["val-000000.parquet"]
+    assert again.finish()["threshold"] == 0.13
 
 
 DEFAULTS: dict[str, Any] = {"cell": CELL, "images": ["builtin://digits"]}

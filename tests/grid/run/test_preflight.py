@@ -1,13 +1,16 @@
+import copy
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from tests.helpers.experiments import SMALL, changed, experiment_text
 from tests.helpers.scheduling import study_of
 
 from semigrid.data.errors import InputError
 from semigrid.grid.experiment.load import load_experiment
+from semigrid.grid.run import preflight
 from semigrid.grid.run.preflight import check_models
 from semigrid.grid.study.plan import Plan
 
@@ -95,3 +98,84 @@ def test_models_that_are_done_are_not_built() -> None:
     study = study_of(plan)
     finished = {name: replace(s, stage="finished") for name, s in study.searches.items()}
     check_models(replace(study, searches=finished), lambda line: None)
+
+
+def with_net(backbone: str, recipe: dict[str, Any], train: dict[str, Any], **args: Any) -> str:
+    net = {
+        "backbone": backbone,
+        "method": "finetune",
+        "pretrained": False,
+        "backbone_args": args,
+        "recipe": {"steps": 3, "mixup": 0, "cutmix": 0, **recipe},
+        "train": train,
+    }
+    content = yaml.safe_load(experiment_text())
+    content["models"]["net"] = net
+    content["grid"] = [{"model": "net", "labels": ["100%"]}]
+    return yaml.safe_dump(content)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "workers", "expected"),
+    [
+        (1, 1, "a larger recipe.batch_size"),
+        (2, 2, "a larger recipe.batch_size or fewer"),
+        (2, 1, ""),
+    ],
+)
+def test_batch_normalisation_over_one_image(batch_size: int, workers: int, expected: str) -> None:
+    recipe = {"img_size": 32, "batch_size": batch_size}
+    found = problems(with_net("mobilenetv3_small_050", recipe, {"workers": workers}))
+    if not expected:
+        assert found == []
+        return
+    [problem] = found
+    assert problem.startswith(
+        "x.yaml: models.net: mobilenetv3_small_050 fails in a step of finetune on one image of 32 "
+        "pixels: ValueError: Expected more than 1 value per channel"
+    )
+    assert f"batch normalisation needs several images: give {expected}" in problem
+
+
+def test_a_model_whose_teacher_cannot_follow_it() -> None:
+    # ConViT makes a buffer anew in each forward
+    recipe = {"img_size": 32, "batch_size": 4}
+    [problem] = problems(
+        with_net("convit_tiny", recipe, {}, img_size=32, depth=2, local_up_to_layer=1)
+    )
+    assert "models.net: convit_tiny fails in a step of finetune on 2 images" in problem
+    assert "RuntimeError: " in problem and "choose another backbone" in problem
+
+
+def test_equal_steps_are_rehearsed_once_and_large_models_not_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = yaml.safe_load(experiment_text())
+    other = copy.deepcopy(content["models"]["vit"])
+    other["recipe"].update(base_lr=0.01, steps=9, batch_size=16)
+    content["models"]["other"] = other
+    content["grid"].append({"model": "other", "labels": ["100%"]})
+    said, taken = [], []
+    plan = Plan(load_experiment("x.yaml", text=yaml.safe_dump(content)))
+    monkeypatch.setattr(preflight, "rehearse", lambda *args: taken.append(args[2]))
+    check_models(study_of(plan), said.append)
+    assert taken == ["finetune", "semi"] and said == []
+    monkeypatch.setattr(preflight, "free_memory", lambda: 10_000.0)
+    check_models(study_of(plan), said.append)
+    assert taken == ["finetune", "semi"]
+    assert said[0] == (
+        "models.vit: no step of training was tried: vit_tiny_patch16_224 is too large for this "
+        "machine"
+    )
+
+
+def test_memory_is_known() -> None:
+    assert 10**6 < preflight.free_memory() < 10**14
+
+
+def test_a_rehearsal_leaves_random_numbers_as_they_were() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    assert problems(experiment_text()) == []
+    assert torch.equal(torch.rand(1), expected)

@@ -1,0 +1,173 @@
+"""What a run needs of the machine around it, checked and made before Ray starts; without Ray."""
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+import socket
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from semigrid.data.errors import InputError
+from semigrid.data.redact import shown
+
+# Longest wait for a cluster to answer at all, in seconds.
+ANSWER_SECONDS = 10.0
+# Longest path of a Unix socket, in bytes, and the longest that Ray makes of a folder's.
+SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
+RAY_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.9"
+# Characters of paths that Ray's command lines survive.
+PLAIN = re.compile(r"[A-Za-z0-9/._-]+", re.ASCII)
+# Where folders have short names, for those whose TMPDIR has not.
+SHORT = "/tmp"
+# Free space for Ray's logs and for what a run keeps for itself, in bytes.
+FREE_BYTES = 64 * 2**20
+TOKEN, TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+
+
+def check_surroundings() -> None:
+    """Raises ``InputError`` for an address, a token or a temporary folder that Ray cannot use."""
+    check_address()
+    with scratch_folder():
+        pass
+
+
+def cluster_address() -> str | None:
+    """The cluster to join, from ``RAY_ADDRESS``; None to run on this machine alone."""
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    return None if address in ("", "local") else address
+
+
+def check_address() -> None:
+    """Raises ``InputError`` if no cluster is at ``RAY_ADDRESS``, or others can use its token."""
+    address = cluster_address()
+    if address is None:
+        return
+    _check_token()
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    valid = re.fullmatch(r"\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_.-]+", host)
+    if not valid or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 2**16):
+        what, job = "not HOST:PORT", ""
+        if "://" in address:
+            what = "the address of a dashboard, the job API or Ray Client"
+        if address.startswith("http"):
+            job = f"; as a job: semigrid submit --address {shown(address)}"
+        raise InputError(
+            f"RAY_ADDRESS={shown(address)}: {what}; give HOST:PORT, which `ray start --head` "
+            "printed (often port 6379), or unset RAY_ADDRESS to run on this machine" + job
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); give the address that "
+            "`ray start --head` printed, or unset RAY_ADDRESS to run on this machine"
+        ) from error
+
+
+def _check_token() -> None:
+    """Makes the token of a cluster private; who has it can run anything there.
+
+    Raises ``InputError`` where it belongs to somebody else.
+    """
+    if os.environ.get(TOKEN):
+        return
+    given = os.environ.get(TOKEN_PATH)
+    path = Path(given).expanduser() if given else Path.home() / ".ray" / "auth_token"
+    if given and not path.is_file():
+        raise InputError(f"{TOKEN_PATH}={given}: there is no such file; give the cluster's token")
+    for each, others in ((path.parent, stat.S_IWGRP | stat.S_IWOTH), (path, 0o077)):
+        with contextlib.suppress(FileNotFoundError):
+            facts = each.stat()
+            if facts.st_uid not in (os.geteuid(), 0):
+                raise InputError(
+                    f"{each}: it belongs to another user, who could replace the cluster's token; "
+                    f"let {TOKEN_PATH} name a file of your own"
+                )
+            sticky = stat.S_ISDIR(facts.st_mode) and facts.st_mode & stat.S_ISVTX
+            if facts.st_uid == os.geteuid() and facts.st_mode & others and not sticky:
+                with contextlib.suppress(OSError):  # mounted read-only, as in a pod
+                    each.chmod(stat.S_IMODE(facts.st_mode) & ~others)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[str]:
+    """The path of a new folder in TMPDIR that no other user can open, removed after the block.
+
+    The path is short and plain enough for Ray and its sockets. Where TMPDIR's is not, it leads
+    there by a link in a private folder of ``/tmp``. ``RAY_TMPDIR`` stands for TMPDIR where it is
+    set. Raises ``InputError`` where the folder is of no use.
+    """
+    names = [name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)]
+    name = names[0] if names else "TMPDIR"
+    where = os.environ[name] if names else ""
+    with contextlib.ExitStack() as folders:
+        try:
+            # Python itself would take another folder for a TMPDIR that is of no use, silently
+            where = where or tempfile.gettempdir()
+            folder = _private(folders, os.path.abspath(where))
+            if (free := shutil.disk_usage(folder).free) < FREE_BYTES:
+                raise OSError(errno.ENOSPC, f"{free / 2**20:.0f} MB are free")
+        except OSError as error:
+            raise InputError(
+                f"{name}={where}: of no use for temporary files: {error}; let {name} be a folder "
+                f"that you can write, with {FREE_BYTES / 2**20:.0f} MB free"
+            ) from error
+        if len(os.fsencode(folder + RAY_SOCKET)) > SOCKET_BYTES or not PLAIN.fullmatch(folder):
+            try:
+                link = os.path.join(_private(folders, SHORT), "t")
+                os.symlink(folder, link)
+            except OSError as error:
+                longest = SOCKET_BYTES - len(RAY_SOCKET) - len("/semigrid-12345678")
+                raise InputError(
+                    f"{name}={where}: Ray's sockets need a path of at most {longest} plain "
+                    f"characters, and {SHORT} cannot hold them instead: {error}; set {name} to a "
+                    "shorter path"
+                ) from error
+            folder = link
+        yield folder
+
+
+def _private(folders: contextlib.ExitStack, where: str) -> str:
+    for path in (Path(where), *Path(where).parents):
+        mode = path.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise PermissionError(
+                f"all users can replace what is in {path}; chmod o-w or chmod +t closes it"
+            )
+    # by mkdtemp, 0700 whatever the umask is; what still runs in it may write while it is removed
+    made = tempfile.TemporaryDirectory(prefix="semigrid-", dir=where, ignore_cleanup_errors=True)
+    return folders.enter_context(made)
+
+
+@contextlib.contextmanager
+def ray_inside(folder: str) -> Iterator[None]:
+    """Makes a cluster that starts in the block keep its files and its token in a private folder.
+
+    Ray itself would put the token into ``~/.ray``, where every user may read it. A token that the
+    user has set stays.
+    """
+    settings = {"RAY_TMPDIR": folder}
+    if not {TOKEN, TOKEN_PATH} & os.environ.keys():
+        settings[TOKEN_PATH] = os.path.join(folder, "token")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(settings[TOKEN_PATH])  # that of a driver that died
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with open(os.open(settings[TOKEN_PATH], flags, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value

@@ -1,0 +1,169 @@
+import os
+import shutil
+import socket
+import stat
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from semigrid.data.errors import InputError
+from semigrid.grid.run import surroundings
+from semigrid.grid.run.surroundings import (
+    RAY_SOCKET,
+    SOCKET_BYTES,
+    check_address,
+    check_surroundings,
+    cluster_address,
+    ray_inside,
+    scratch_folder,
+)
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("RAY_ADDRESS", "RAY_TMPDIR", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+
+
+@pytest.mark.parametrize("address", ["", "local", " local "])
+def test_without_an_address_it_runs_here(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    check_address()
+    assert cluster_address() is None
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("http://127.0.0.1:8265", "https://shop.example/ray", "ray://head:10001", "redis://a:1"),
+        *("head", "head:", ":6379", "head:port", "head:0", "head:65536", "head:" + "9" * 5000),
+        *("a b:6379", "-\n:6379", "[::1]", "::1:6379", "head:٣", "user@head:6379", "'head:1'"),
+    ],
+)
+def test_what_is_no_address_of_a_cluster(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(InputError, match="(?s)^RAY_ADDRESS=.*give HOST:PORT, which `ray start"):
+        check_surroundings()
+
+
+def test_the_address_of_the_job_api_is_for_submit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(InputError, match="job API.*submit --address http://127.0.0.1:8265"):
+        check_address()
+
+
+def test_an_address_where_something_answers_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setenv("RAY_ADDRESS", f"localhost:{port}")
+        check_address()
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    with pytest.raises(InputError, match=f"RAY_ADDRESS=127.0.0.1:{port}: no Ray cluster answers"):
+        check_address()
+
+
+def test_a_clusters_token_is_made_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    check_address()  # none is there
+    token = tmp_path / "home/.ray/auth_token"
+    token.parent.mkdir()
+    token.write_text("secret")
+    token.chmod(0o644)
+    token.parent.chmod(0o777)
+    check_address()
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert stat.S_IMODE(token.parent.stat().st_mode) == 0o755
+    own = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: own + 1)
+    if own:  # root is trusted
+        with pytest.raises(InputError, match=f"{token.parent}: it belongs to another user"):
+            check_address()
+    else:
+        os.chown(token, 65534, -1)
+        with pytest.raises(InputError, match=f"{token}: it belongs to another user"):
+            check_address()
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(InputError, match="RAY_AUTH_TOKEN_PATH=.*there is no such file"):
+        check_address()
+
+
+@pytest.mark.parametrize(
+    "name", ["t", "t" * 100, "slurm/1355700/people/tmp.t0016-job", "a b", "ü", "$(x);'\"", "."]
+)
+def test_a_temporary_folder_is_private_and_short_and_in_tmpdir(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / name
+    folder.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setenv("TMPDIR", str(folder))
+    before = sorted(folder.iterdir())
+    umask = os.umask(0)
+    try:
+        with scratch_folder() as scratch:
+            assert len(scratch + RAY_SOCKET) <= SOCKET_BYTES and " " not in scratch
+            assert Path(scratch).resolve().parent == folder.resolve()
+            assert stat.S_IMODE(os.stat(scratch).st_mode) == 0o700
+            assert stat.S_IMODE(os.stat(os.path.dirname(scratch)).st_mode) & 0o007 in (0, 7)
+            Path(scratch, "file").write_text("")
+            with socket.socket(socket.AF_UNIX) as server, ray_inside(scratch):
+                server.bind(os.environ["RAY_TMPDIR"] + "/" + "s" * (len(RAY_SOCKET) - 1))
+    finally:
+        os.umask(umask)
+    assert sorted(folder.iterdir()) == before
+    assert not os.path.lexists(scratch)
+
+
+def test_a_relative_tmpdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t").mkdir()
+    monkeypatch.setenv("TMPDIR", "t")
+    with scratch_folder() as scratch:
+        assert Path(scratch).is_absolute() and os.path.samefile(Path(scratch).resolve().parent, "t")
+
+
+def test_a_tmpdir_of_no_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "open/below").mkdir(mode=0o700)
+    for name, words in (
+        ("missing", "No such file"),
+        ("file", "Not a directory"),
+        ("open", "all users can replace what is in"),
+        ("open/below", f"all users can replace what is in {tmp_path}/open;"),
+    ):
+        for variable in ("TMPDIR", "RAY_TMPDIR"):
+            with monkeypatch.context() as environment:
+                environment.setenv(variable, str(tmp_path / name))
+                with pytest.raises(InputError, match=f"^{variable}={tmp_path}/{name}: .*{words}"):
+                    check_surroundings()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with monkeypatch.context() as patch:
+        usage = namedtuple("usage", "total used free")
+        patch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
+        with pytest.raises(InputError, match=f"^TMPDIR={tmp_path}: .* 1 MB are free"):
+            check_surroundings()
+    monkeypatch.setattr(surroundings, "SHORT", str(tmp_path / "missing"))
+    with pytest.raises(InputError, match=f"^TMPDIR={tmp_path}: Ray's sockets need a path of at m"):
+        check_surroundings()
+
+
+def test_a_cluster_of_our_own_has_a_token_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    tokens = []
+    for _ in range(2):  # a driver that died leaves its token
+        with ray_inside(str(tmp_path)):
+            token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+            assert token.parent == tmp_path == Path(os.environ["RAY_TMPDIR"])
+            assert stat.S_IMODE(token.stat().st_mode) == 0o600
+            tokens.append(token.read_text())
+        assert not {"RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR"} & os.environ.keys()
+    assert len(set(tokens)) == 2 and all(len(token) == 64 for token in tokens)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "mine")
+    with ray_inside(str(tmp_path)):
+        assert "RAY_AUTH_TOKEN_PATH" not in os.environ

@@ -1,0 +1,86 @@
+"""One small step of a training, on this machine's CPU: what fails here fails in every trial."""
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from semigrid.data.batches import EvalBatches, MemoryBatches
+from semigrid.data.order import Share, StreamOrder
+from semigrid.data.schema import ImageTable
+from semigrid.data.storage import open_storage
+from semigrid.data.views.augment import ViewName, ViewSettings
+from semigrid.trainers.execution.checkpoint import Checkpoints
+from semigrid.trainers.execution.runtime import Runtime
+from semigrid.trainers.loop.streams import Streams
+from semigrid.trainers.loop.training import Training
+from semigrid.trainers.methods import METHODS, MethodName
+from semigrid.trainers.recipe import Recipe
+
+# Images of each kind in a rehearsed step, where a worker's own steps have no fewer.
+IMAGES = 2
+
+
+class _NoCheckpoints(Checkpoints):
+    def __init__(self) -> None:
+        super().__init__(open_storage("."))
+
+    def load(self) -> None:
+        return None
+
+    def load_micro_batch(self) -> None:
+        return None
+
+
+def rehearsed(recipe: Recipe, workers: int) -> Recipe:
+    """The recipe of a step with as few images as show what a worker's steps would.
+
+    Settings that only change numbers have one value, so that equal recipes are rehearsed once.
+    """
+    share = max(1, recipe.batch_size // workers)
+    few = {"batch_size": min(share, IMAGES), "unlabeled_ratio": 1, "confidence_threshold": 0.0}
+    numbers = {"base_lr": 1e-4, "weight_decay": 0.05, "label_smoothing": 0.1, "ema_decay": 0.5}
+    return recipe.model_copy(update={**few, **numbers, "steps": 2, "warmup_steps": 0})
+
+
+def rehearse(
+    model: nn.Module, recipe: Recipe, method: MethodName, views: ViewSettings, num_classes: int
+) -> None:
+    """Takes the first step of a training: forward, backward, optimizer, teacher and its answers.
+
+    The model's weights change. Raises whatever the model or the libraries raise.
+
+    Args:
+        recipe: from ``rehearsed``.
+    """
+    picture = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(picture, "png")
+    content = [picture.getvalue()] * IMAGES
+    labels = np.arange(IMAGES) % num_classes
+    names = [str(number) for number in range(IMAGES)]
+    table = ImageTable(names, content, labels)
+
+    def batches(*of: ViewName) -> MemoryBatches:
+        share = Share(recipe.batch_size, 0, 1)
+        return MemoryBatches(table, StreamOrder([IMAGES], 0), share, views, of, 0)
+
+    pool = batches("weak", "strong") if METHODS[method].needs_pool else None
+    streams = Streams(batches("strong"), pool, EvalBatches(table, views, IMAGES), views)
+    with torch.random.fork_rng(devices=[]):
+        training = Training(
+            recipe,
+            method,
+            model,
+            None,
+            streams,
+            Runtime(_NoCheckpoints(), device="cpu"),
+            num_classes=num_classes,
+            seed=0,
+        )
+        for step, labeled, unlabeled in streams.batches(0, 1):
+            training.step(step, labeled, unlabeled)
+        size = views.img_size
+        training.teach(torch.zeros(1, 3, size, size))
