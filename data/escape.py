@@ -21,11 +21,7 @@ _ACTING = (
     "\ud800-\udfff\U000e0000-\U000e007f"
 )
 _ACTS = re.compile(f"[{_ACTING}]")
-_CODE = "(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))"
-_ESCAPED = re.compile(rf"\\{_CODE}")
-# a backslash that looks like the start of an escape is escaped, too, so that there is a way back
-_HIDDEN = re.compile(rf"[{_ACTING}]|\\(?={_CODE})")
-_HIDDEN_IN_LINES = re.compile(rf"(?!\n)(?:{_HIDDEN.pattern})")
+_ACTS_IN_LINES = re.compile(f"(?!\n)[{_ACTING}]")
 
 # What an encoding may lack, in ASCII; anything else is a question mark there.
 _ASCII = {
@@ -48,9 +44,9 @@ _ON_STREAMS = "semigrid.plain"
 def visible(text: str, lines: bool = False) -> str:
     r"""The text with every character that acts or cannot be seen as ``\x1b``, ``\u202e``, ….
 
-    ``lines`` keeps line ends. ``original`` is the way back.
+    ``lines`` keeps line ends. Calling it twice changes nothing.
     """
-    return (_HIDDEN_IN_LINES if lines else _HIDDEN).sub(_escape, text)
+    return (_ACTS_IN_LINES if lines else _ACTS).sub(_escape, text)
 
 
 def _escape(match: re.Match[str]) -> str:
@@ -58,11 +54,6 @@ def _escape(match: re.Match[str]) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def original(text: str) -> str:
-    """The text that ``visible`` was given."""
-    return _ESCAPED.sub(lambda match: chr(int(match[match.lastindex or 0], 16)), text)
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
@@ -89,13 +80,18 @@ def never_fails(stream: TextIO) -> None:
 
 
 def terminal(text: str, encoding: str = "utf-8") -> str:
-    """Text for a terminal; a line after the first is indented, so that no name makes a line."""
-    return encodable(visible(text, lines=True).replace("\n", "\n  "), encoding)
+    """Text for a terminal, as it can show it. Keeps line ends."""
+    return encodable(visible(text, lines=True), encoding)
 
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 # what spreadsheets calculate, also in the widths of East Asia; an apostrophe is escaped by another
 _FORMULA = re.compile(r"\s*[=+\-@＝＋－＠']")
+
+
+# how ``visible`` and ``backslashreplace`` write a character; such text of the user's own is escaped
+_CODE = "(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))"
+_ESCAPED, _LIKE_ESCAPED = re.compile(rf"\\{_CODE}"), re.compile(rf"\\(?={_CODE})")
 
 
 def csv_cell(value: Any) -> Any:
@@ -106,39 +102,44 @@ def csv_cell(value: Any) -> Any:
     """
     if not isinstance(value, str):
         return value
-    text = visible(value)
+    text = visible(_LIKE_ESCAPED.sub(r"\\x5c", value))
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
 def csv_value(cell: str) -> str:
     """The text that ``csv_cell`` was given."""
-    return original(cell.removeprefix("'"))
+    return _ESCAPED.sub(
+        lambda match: chr(int(match[match.lastindex or 0], 16)), cell.removeprefix("'")
+    )
 
 
-_LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-        "±": r"$\pm$",
-        "−": "$-$",
-        "–": r"\textendash{}",
-        "—": r"\textemdash{}",
-        "≥": r"$\geq$",
-        # brackets and stars after a line end are its arguments, quotation marks have other signs
-        **{char: f"{{{char}}}" for char in '[]*`"'},
-        **{char: "\\" + char for char in "&%$#_{}"},
-    }
-)
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "–": "--",
+    "—": "---",
+    "≥": r"$\geq$",
+    # brackets and stars after a line end are its arguments, quotation marks have other signs
+    **{char: f"{{{char}}}" for char in '[]*`"'},
+    **{char: "\\" + char for char in "&%$#_{}"},
+}
+# next to another, dashes and apostrophes are other characters
+_LATEX_SIGN = re.compile(f"([-–—](?=[-–—])|'(?='))|[{re.escape(''.join(_LATEX))}]")
 
 
 def latex(text: str) -> str:
     """The text on one line, for a paragraph or a cell of LaTeX."""
-    escaped = visible(_one_line(text)).translate(_LATEX)
-    return re.sub(r"([-'])(?=\1)", r"\1{}", escaped)  # doubled, they are other characters
+
+    def sign(match: re.Match[str]) -> str:
+        return _LATEX.get(match[0], match[0]) + ("{}" if match[1] else "")
+
+    return _LATEX_SIGN.sub(sign, visible(_one_line(text)))
 
 
 def _one_line(text: str) -> str:
@@ -148,7 +149,7 @@ def _one_line(text: str) -> str:
 # What begins emphasis, code, links, images, tables, strikethrough or mathematics; and addresses,
 # mentions, issues, emoji and blocks, each where it begins one.
 _MARKDOWN = re.compile(
-    r"[\\`*_\[\]|~$]|:(?=//|[\w+-]+:)|(?<!\w)@(?=\w)|@(?=[\w-]+\.)|(?<!\w)#(?=\d)|(?<=\bwww)\."
+    r"[\\`*_\[|~$]|:(?=//|[\w+-]+:)|(?<!\w)@(?=\w)|@(?=[\w-]+\.)|(?<!\w)#(?=\d)|(?<=\bwww)\."
     r"|^(?:[-+](?=\s|$)|-(?=-)|=+(?=\s*$)|#{1,6}(?=\s|$))|(?<=^\d)[.)](?=\s|$)",
     re.IGNORECASE,
 )
@@ -167,7 +168,7 @@ def html(text: str) -> str:
     return visible(text, lines=True)
 
 
-_UNSAFE = re.compile(r"[^\w.+=@, -]|^[. -]|[. ]$", re.ASCII)
+_UNSAFE = re.compile(r"[^\w.+=@,% -]|^[. -]|[. ]$", re.ASCII)
 _LONGEST = 120  # letters; with an ending and a temporary name, below the 255 bytes of file systems
 
 

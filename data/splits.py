@@ -57,9 +57,8 @@ def split_labeled(
             break
         per_class = reached  # groups exceed the quota: try a smaller test split
     if per_class <= 0:
-        rarest = int(class_counts.argmin())
         raise ValueError(
-            f"no class-balanced test set: class {rarest} has {class_counts[rarest]} labelled "
+            f"no class-balanced test set: the rarest class has {class_counts.min()} labelled "
             f"images; every class needs at least 2, {test_share:.0%} of the images must give "
             "every class at least one, and no group may hold too much of a class"
         )

@@ -7,7 +7,6 @@ like the sets for which people ask how many labels they need.
 
 import io
 import os
-import shlex
 import shutil
 import uuid
 from pathlib import Path
@@ -22,6 +21,7 @@ from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.builder.request import BuildRequest
 from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.errors import InputError
+from semigrid.data.escape import command
 from semigrid.data.schema import MANIFEST
 from semigrid.data.sources.patterns.spec import VERSION, parse_patterns
 from semigrid.data.splits import seeded_order, split_labeled
@@ -58,7 +58,7 @@ def builtin_folder(uri: str) -> str:
             raise InputError(
                 f"{uri}: {made.images:,} images are too many to draw on opening, "
                 f"{MOST_ON_OPENING:,} at most; build them once with: semigrid data build "
-                f"{shlex.quote(uri)} DEST --processes N, and give DEST"
+                f"{command([uri])} DEST --processes N, and give DEST"
             )
         folder = f"v{VERSION}.{CLEAN_VERSION}-{made.images}-{made.answered}-{made.size}-{made.seed}"
     elif name != "digits":

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -17,19 +18,23 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import __version__ as PILLOW
 
-from semigrid.data.builder.clean import CLEAN_VERSION, clean_image
+from semigrid.data.builder.clean import CLEAN_VERSION, JPEG_QUALITY, CleanSettings, clean_image
 from semigrid.data.builder.request import BuildRequest
 from semigrid.data.decoding import UnusableImageError
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
-from semigrid.data.redact import without_secrets
+from semigrid.data.redact import shown, without_secrets
 from semigrid.data.sources.items import Item
+from semigrid.data.sources.versions import versions_of
 from semigrid.data.splits import order_key
 from semigrid.data.storage import Storage, open_storage
 
 READ_ATTEMPTS = 3
 # attempts in a row that end a build, where a process died and no chunk was finished
 VAIN_ATTEMPTS = 3
+_CHUNK = re.compile(r"chunk-(\d{6,})-\w+\.parquet")
+UNKNOWN = "once"  # in the name of a chunk that no later build uses
 SAFE_PATH = "PYTHONSAFEPATH"  # keeps the working directory out of a new process's sys.path
 _SCHEMA = pa.schema(
     [
@@ -61,53 +66,72 @@ class Cleaned:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive items to clean into a file in ``folder``, with a row group for each bucket."""
+    """Consecutive items to clean into a file in ``folder``, with a row group for each bucket.
+
+    ``versions`` says what the items' files are, as ``versions_of`` does; None for files that are
+    asked for right before they are read.
+    """
 
     number: int
     first: int
     items: tuple[Item, ...]
+    versions: tuple[str | None, ...]
     folder: str
     buckets: int
     request: BuildRequest
 
-    @property
-    def file(self) -> str:
-        return f"chunk-{self.number:06d}.parquet"
+    def file_of(self, versions: Sequence[str | None]) -> str:
+        """The name of the chunk's file where its items' files have these versions."""
+        told = "".join(f"{version}\n" for version in versions)
+        digest = UNKNOWN if None in versions else hashlib.sha256(told.encode()).hexdigest()[:16]
+        return f"chunk-{self.number:06d}-{digest}.parquet"
 
 
 def chunks_of(storage: Storage, items: Sequence[Item], request: BuildRequest) -> list[Chunk]:
-    """The chunks of a source. The name of their folder is a hash of all that shapes them."""
-    shaping = {"max_pixels", "shorter_side", "seed", "chunk_images", "bucket_images"}
-    header = f"{CLEAN_VERSION} {request.model_dump_json(include=shaping)}"
-    digest = hashlib.sha256(header.encode())
+    """The chunks of a source. The name of their folder is a hash of all that shapes them.
+
+    That is everything but the content of files, which the name of a chunk's own file stands for.
+    """
+    shaping = {*CleanSettings.model_fields, "seed", "chunk_images", "bucket_images"}
+    settings = request.model_dump_json(include=shaping)
+    digest = hashlib.sha256(f"{CLEAN_VERSION} {PILLOW} {JPEG_QUALITY} {settings}".encode())
     for item in items:
-        told = [item.image_id, item.uri, repr(item.inside), item.identity]
+        told = [item.image_id, shown(item.uri), repr(item.inside), item.identity]
         digest.update(json.dumps(told).encode())
     folder = storage.location(digest.hexdigest()[:16])
+    versions = versions_of(items, web=False)
     buckets, size = -(-len(items) // request.bucket_images), request.chunk_images
-    return [
-        Chunk(number, first, tuple(items[first : first + size]), folder, buckets, request)
-        for number, first in enumerate(range(0, len(items), size))
-    ]
+    chunks = []
+    for number, first in enumerate(range(0, len(items), size)):
+        part = slice(first, first + size)
+        known = tuple(versions[part])
+        chunk = Chunk(number, first, tuple(items[part]), known, folder, buckets, request)
+        chunks.append(chunk)
+    return chunks
 
 
 def run_chunks(
     chunks: Sequence[Chunk], processes: int, progress: Callable[[int, int], None]
-) -> None:
-    """Cleans the chunks that have no file yet. Raises ``InputError`` when processes keep dying."""
+) -> list[str]:
+    """Cleans the chunks that have no file yet, and returns the URI of each chunk's file.
+
+    Raises ``InputError`` when processes keep dying.
+    """
     storage, total = open_storage(chunks[0].folder), sum(len(chunk.items) for chunk in chunks)
-    done_before, count, vain = set(storage.names()), processes, 0
+    _delete_outdated(chunks)
+    done_before, count, vain = _done(storage), processes, 0
     while True:
-        left = [chunk for chunk in chunks if chunk.file not in done_before]
+        left = [chunk for chunk in chunks if chunk.number not in done_before]
         done = total - sum(len(chunk.items) for chunk in left)
         progress(done, total)
         try:
             for _ in map(clean_chunk, left) if processes == 1 else _in_processes(left, count):
                 done = min(total, done + len(chunks[0].items))
                 progress(done, total)
-            return
+            files = _done(storage)
+            return [storage.location(files[chunk.number]) for chunk in chunks]
         except BrokenProcessPool as error:
-            done_now = set(storage.names())
+            done_now = _done(storage)
             vain = vain + 1 if done_now == done_before else 0
             if vain == VAIN_ATTEMPTS:
                 raise InputError(
@@ -116,6 +140,28 @@ def run_chunks(
                     "--processes and run the same command again"
                 ) from error
             done_before, count = done_now, max(1, count // 2)
+
+
+def _done(storage: Storage) -> dict[int, str]:
+    """The names of the chunks' files by the chunks' numbers."""
+    return {int(found[1]): found[0] for found in map(_CHUNK.fullmatch, storage.names()) if found}
+
+
+def _delete_outdated(chunks: Sequence[Chunk]) -> None:
+    """Deletes what an earlier build made of files that are others by now, or could not read."""
+    storage = open_storage(chunks[0].folder)
+    for number, name in _done(storage).items():
+        chunk = chunks[number]
+        if UNKNOWN in name or name != chunk.file_of(_versions_now(chunk)):
+            storage.delete(name)
+
+
+def _versions_now(chunk: Chunk) -> list[str | None]:
+    if None not in chunk.versions:
+        return list(chunk.versions)
+    asked = versions_of([i for i, v in zip(chunk.items, chunk.versions, strict=True) if v is None])
+    answers = iter(asked)
+    return [next(answers) if version is None else version for version in chunk.versions]
 
 
 def _in_processes(chunks: Sequence[Chunk], count: int) -> Iterator[None]:
@@ -164,10 +210,12 @@ def _end_with_parent() -> None:
 def clean_chunk(chunk: Chunk) -> None:
     """Reads and cleans a chunk's images and writes them."""
     by_bucket: list[list[dict[str, Any]]] = [[] for _ in range(chunk.buckets)]
-    for number, item in enumerate(chunk.items, chunk.first):
+    # asked before the files are read: one that changes meanwhile is read again by the next build
+    versions = _versions_now(chunk)
+    for number, item in enumerate(chunk.items):
         # buckets are consecutive parts of the seeded order, of equal size
         place = int.from_bytes(order_key(item.image_id, chunk.request.seed)[0][:8], "big")
-        row: dict[str, Any] = {"number": number}
+        row: dict[str, Any] = {"number": chunk.first + number}
         by_bucket[place * chunk.buckets >> 64].append(row)
         try:
             content = read_patiently(item)
@@ -175,12 +223,15 @@ def clean_chunk(chunk: Chunk) -> None:
             row["source"] = hashlib.sha256(hashed).hexdigest()
             row |= vars(clean_image(content, chunk.request))
         except UnusableImageError as error:
-            row["problem"] = str(error)
+            # names of files, which it may quote, need not be text
+            row["problem"] = str(error).encode(errors="backslashreplace").decode()
+            if "source" not in row:  # a failure to read, which is not remembered
+                versions[number] = None
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, _SCHEMA, compression="none") as writer:
         for rows in by_bucket:
             writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))  # also an empty one
-    open_storage(chunk.folder).write(chunk.file, buffer.getvalue())
+    open_storage(chunk.folder).write(chunk.file_of(versions), buffer.getvalue())
 
 
 def read_patiently(item: Item) -> bytes:
@@ -207,19 +258,22 @@ def read_patiently(item: Item) -> bytes:
     raise AssertionError("unreachable")
 
 
-def read_without_content(chunks: Sequence[Chunk]) -> Iterator[Cleaned]:
-    """Reads all items after cleaning, without their bytes."""
+def read_without_content(files: Sequence[str]) -> Iterator[Cleaned]:
+    """Reads all items of the chunks' files, without their bytes. Raises ``InputError``."""
     names = [name for name in _SCHEMA.names if name != "content"]
-    for chunk in chunks:
+    for uri in files:
         # in a bucket it is faster to read the images between these columns, too
-        with open_storage(chunk.folder).open(chunk.file, ahead=True) as file:
-            rows = pq.read_table(file, columns=names).to_pylist()
+        try:
+            with open_storage(uri).open(ahead=True) as file:
+                rows = pq.read_table(file, columns=names).to_pylist()
+        except pa.ArrowException as error:
+            raise InputError(f"{uri}: damaged; delete it and run the same command again") from error
         yield from (Cleaned(**row) for row in rows)
 
 
-def read_bucket(chunks: Sequence[Chunk], bucket: int) -> Iterator[Cleaned]:
-    """Reads the items of a bucket, with their bytes."""
-    for chunk in chunks:
-        with open_storage(chunk.folder).open(chunk.file) as file:
+def read_bucket(files: Sequence[str], bucket: int) -> Iterator[Cleaned]:
+    """Reads the items of a bucket of the chunks' files, with their bytes."""
+    for uri in files:
+        with open_storage(uri).open() as file:
             rows = pq.ParquetFile(file).read_row_group(bucket).to_pylist()
         yield from (Cleaned(**row) for row in rows)

@@ -57,7 +57,8 @@ def curate(
         classes: the classes in order; by default the sorted labels of the images.
 
     Raises:
-        InputError: labels outside ``classes``, or no class-balanced test set.
+        InputError: fewer than two classes, labels outside ``classes``, no class-balanced test set,
+            or a split or class without images.
     """
     result = Curation()
     in_order = sorted(facts, key=lambda image: image.image_id)
@@ -105,6 +106,8 @@ def _check_classes(labels: set[str], classes: Sequence[str]) -> None:
         raise InputError(f"the label {unknown[0]!r} is not among the classes: {', '.join(classes)}")
     if not labels:
         raise InputError("no image has a label, so there is nothing to train and evaluate on")
+    if len(classes) < 2:
+        raise InputError(f"all labels are {classes[0]!r}, but a classifier needs two classes")
     if missing := [name for name in classes if name not in labels]:
         raise InputError(f"the class {missing[0]!r} has no image")
 
@@ -117,10 +120,21 @@ def _splits(
     index = {name: number for number, name in enumerate(classes)}
     labels = [index[str(image.label)] for image in labeled]
     groups = [image.group for image in labeled]
+    counts = Counter(image.label for image in labeled)
     try:
         splits = split_labeled(labels, groups, len(classes), seed, val_share, test_share)
     except ValueError as error:
-        counts = Counter(image.label for image in labeled)
         rarest = ", ".join(f"{name} {count}" for name, count in counts.most_common()[::-1][:5])
         raise InputError(f"{error} (images by class, fewest first: {rarest})") from error
+    largest = Counter(groups).most_common(1)[0][1]
+    trained = {label for label, split in zip(labels, splits, strict=True) if split == "train"}
+    empty = next((name for name in classes if index[name] not in trained), None)
+    if "val" not in splits or empty is not None:
+        what = "val" if "val" not in splits else f"the class {empty!r} in train"
+        raise InputError(
+            f"no image is left for {what}: val_share is {val_share:g} and test_share "
+            f"{test_share:g} of {len(labeled):,} labelled images, the rarest class has "
+            f"{min(counts.values()):,}, and the largest group, which stays together, "
+            f"{largest:,}; give other shares, more labels or smaller groups"
+        )
     return dict(zip(groups, splits, strict=True))

@@ -21,6 +21,9 @@ from semigrid.data.storage import open_storage
 from semigrid.data.tables import SUFFIXES as TABLES
 from semigrid.data.tables import suffix_of
 
+# names of folders that are splits rather than classes
+SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
+
 
 def gather(request: BuildRequest) -> tuple[list[Item], Audit | None]:
     """Lists the images of a request with their labels, and audits the crowd's answers to them.
@@ -134,7 +137,50 @@ def _source_items(request: BuildRequest) -> list[Item]:
             group=request.group_column,
             slices=request.slices,
         )
-    return folder_items(request.source, labeled=request.answers is None)
+    if request.answers is not None:
+        return folder_items(request.source, labeled=False)
+    items = folder_items(request.source)
+    if request.classes is None:
+        _check_class_folders(request.source, items)
+    return items
+
+
+def _check_class_folders(source: str, items: Sequence[Item]) -> None:
+    """Raises ``InputError`` where the folders are hardly classes, with what is probably meant."""
+    classes = sorted({item.label for item in items if item.label is not None})
+    if len(classes) < 2:
+        problem = f"all images are in the folder {classes[0]!r}, but a classifier needs two classes"
+    elif {name.lower() for name in classes} <= SPLITS:
+        problem = (
+            f"the folders {', '.join(classes)} look like splits, not classes; a build splits by "
+            "itself; give one folder with all class folders, or name these as classes in a YAML "
+            "file"
+        )
+    else:
+        return
+    # below folders that stand alone, and below each split
+    parts = [item.image_id.split("/")[:-1] for item in items]
+    start = 0 if len(classes) < 2 else 1
+    depth = start
+    while len(folders := {part[depth] for part in parts if len(part) > depth}) == 1:
+        depth += 1
+    if folders and depth:
+        deeper = "/".join([source.rstrip("/"), *(part for part in parts[0][:depth])])
+        problem += f"; did you mean {deeper}, which has {len(folders)} folders?"
+    raise InputError(f"{source}: {problem}{_tables_in(source)}")
+
+
+def _tables_in(source: str) -> str:
+    """A hint at tables in a folder of images, which may have the labels."""
+    storage = open_storage(source)
+    tables = [name for name in storage.find() if name.lower().endswith(tuple(TABLES))]
+    if not tables:
+        return ""
+    first = min(tables, key=lambda name: (name.count("/"), name))
+    return (
+        f"; or are the labels in {storage.location(first)}? Then give that table as the "
+        "source, with --image-column and --label-column"
+    )
 
 
 def _kind(source: str) -> str:

@@ -9,11 +9,10 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from semigrid.data.builder.chunks import (
-    Chunk,
     Cleaned,
     chunks_of,
     read_bucket,
@@ -22,19 +21,18 @@ from semigrid.data.builder.chunks import (
 )
 from semigrid.data.builder.clean import CLEAN_VERSION, JPEG_QUALITY
 from semigrid.data.builder.curate import Curation, Facts, curate
+from semigrid.data.builder.place import BUILDING, REPORT, building_in
+from semigrid.data.builder.report import problem_kind
 from semigrid.data.builder.request import BuildRequest
-from semigrid.data.builder.write import ROWS_PER_GROUP, StoredImage, write_in_order
+from semigrid.data.builder.write import ROWS_PER_GROUP, StoredImage, shard_names, write_in_order
 from semigrid.data.crowd.consensus import Audit
 from semigrid.data.errors import InputError
-from semigrid.data.schema import FORMAT, LABELED_SPLITS, MANIFEST, POOL, VOTES, Dataset, columns_of
+from semigrid.data.schema import FORMAT, LABELED_SPLITS, POOL, VOTES, Dataset, columns_of
 from semigrid.data.sources.items import Item
 from semigrid.data.sources.patterns.spec import LICENSE
 from semigrid.data.splits import order_key
 from semigrid.data.storage import open_storage
 from semigrid.data.storage.address import base_name, shown
-
-REPORT = "report.json"
-BUILDING = ".building"
 
 
 def build_dataset(
@@ -54,54 +52,111 @@ def build_dataset(
         progress: gets the number of images cleaned and the number of all images.
 
     Raises:
-        InputError: ``uri`` has a dataset already, or the images cannot form one.
+        InputError: ``uri`` is neither new nor empty nor that of an unfinished build, another build
+            is at work there, or the images cannot form a dataset.
     """
-    storage = open_storage(uri)
-    if storage.exists(MANIFEST):
-        raise InputError(f"{uri}: there is a dataset here already; give another folder")
     if not items:
         raise InputError("the source has no images")
+    items = sorted(map(_as_text, items), key=lambda item: item.image_id)
     repeated = [i for i, n in Counter(item.image_id for item in items).items() if n > 1]
     if repeated:
         raise InputError(
             f"{len(repeated)} image ids are not unique, the first is {min(repeated)!r}"
         )
-    items = sorted(items, key=lambda item: item.image_id)
-    chunks = chunks_of(storage.folder(BUILDING), items, request)
-    run_chunks(chunks, processes, progress)
-    cleaned = sorted(read_without_content(chunks), key=lambda c: c.number)
-    curation = curate(
-        [
-            Facts(item.image_id, item.label, item.group or item.image_id, c.pixels)
-            for item, c in zip(items, cleaned, strict=True)
-            if c.problem is None
-        ],
-        seed=request.seed,
-        val_share=request.val_share,
-        test_share=request.test_share,
-        classes=request.classes,
+    # whether there can be a dataset is said now, not after hours of cleaning
+    listed = curate([_facts(item, item.image_id) for item in items], **_curation(request))
+    _slices(items)
+    with building_in(uri) as place:
+        chunks = chunks_of(place.storage.folder(BUILDING), items, request)
+
+        def cleaned_so_far(done: int, total: int) -> None:
+            place.confirm()
+            progress(done, total)
+
+        files = run_chunks(chunks, processes, cleaned_so_far)
+        cleaned = sorted(read_without_content(files), key=lambda c: c.number)
+        _check_usable(items, cleaned, listed.classes)
+        pairs = zip(items, cleaned, strict=True)
+        curation = curate(
+            [_facts(item, c.pixels) for item, c in pairs if c.problem is None],
+            **_curation(request),
+        )
+        report = _report(items, cleaned, curation, audit)
+        place.claim([REPORT, *shard_names(report["splits"])])
+        # "backslashreplace" makes JSON's own escapes of what is not text
+        text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+        place.storage.write(REPORT, text.encode(errors="backslashreplace"))
+        kept = {image.image_id: image for image in curation.images}
+        slices = _slices([item for item in items if item.image_id in kept])
+        votes = any(item.votes is not None for item in items)
+        made = request.patterns
+        dataset = write_in_order(
+            place.storage,
+            _images(items, chunks[0].buckets, files, curation, request.seed, slices, votes),
+            classes=curation.classes,
+            pool_unit=request.pool_unit or (made.pool_unit if made else None),
+            slices=slices,
+            votes=votes,
+            name=_text(request.name or base_name(uri)),
+            fingerprint=_fingerprint(items, cleaned, curation, request, slices),
+            license=_text(request.license or (LICENSE if made else "unknown")),
+            source=made.source if made else _text(shown(request.source)),
+            order_seed=request.seed,
+        )
+        place.finish()
+    return Dataset(open_storage(uri), dataset.manifest), report
+
+
+def _as_text(item: Item) -> Item:
+    """The item with names that can be written: file names, and others, need not be text."""
+    if all(map(_is_text, (item.image_id, item.label, item.group, *item.slices.values()))):
+        return item
+    return replace(
+        item,
+        image_id=_text(item.image_id),
+        label=None if item.label is None else _text(item.label),
+        group=None if item.group is None else _text(item.group),
+        slices={_text(name): _text(value) for name, value in item.slices.items()},
+        votes=item.votes and {_text(label): count for label, count in item.votes.items()},
     )
-    report = _report(items, cleaned, curation, audit)
-    storage.write(REPORT, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
-    kept = {image.image_id: image for image in curation.images}
-    slices = _slices([item for item in items if item.image_id in kept])
-    votes = any(item.votes is not None for item in items)
-    made = request.patterns
-    dataset = write_in_order(
-        storage,
-        _images(items, chunks, curation, request.seed, slices, votes),
-        classes=curation.classes,
-        pool_unit=request.pool_unit or (made.pool_unit if made else None),
-        slices=slices,
-        votes=votes,
-        name=request.name or base_name(uri),
-        fingerprint=_fingerprint(items, cleaned, curation, request, slices),
-        license=request.license or (LICENSE if made else "unknown"),
-        source=made.source if made else shown(request.source),
-        order_seed=request.seed,
+
+
+def _is_text(name: str | None) -> bool:
+    return name is None or name.isascii() or _text(name) == name
+
+
+def _text(name: str) -> str:
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _facts(item: Item, pixels: str) -> Facts:
+    return Facts(item.image_id, item.label, item.group or item.image_id, pixels)
+
+
+def _curation(request: BuildRequest) -> dict[str, Any]:
+    return request.model_dump(include={"seed", "val_share", "test_share", "classes"})
+
+
+def _check_usable(
+    items: Sequence[Item], cleaned: Sequence[Cleaned], classes: Sequence[str]
+) -> None:
+    """Raises ``InputError`` if no image of a class could be used, with the commonest reason."""
+    bad = [(items[c.number], c.problem) for c in cleaned if c.problem is not None]
+    usable = {item.label for item, c in zip(items, cleaned, strict=True) if c.problem is None}
+    lost = [name for name in classes if name not in usable]
+    if not lost:
+        return
+    of_lost = [(item, problem) for item, problem in bad if item.label in lost]
+    reasons = Counter(problem_kind(problem) for _, problem in of_lost)
+    kind, count = reasons.most_common(1)[0]
+    item, problem = next(each for each in of_lost if problem_kind(each[1]) == kind)
+    of_class = "" if len(lost) == len(classes) else f" of the class {lost[0]!r}"
+    advice = "give the right paths" if "no such file" in problem else "mend them or leave them out"
+    raise InputError(
+        f"none of {len(of_lost):,} labelled images{of_class} can be used; for {count:,} the reason "
+        f"is: {kind}; the first is {item.image_id}: {shown(item.uri)}: {problem}; {advice}, and "
+        "run the same command again"
     )
-    storage.delete(BUILDING)
-    return dataset, report
 
 
 def _slices(items: Sequence[Item]) -> list[str]:
@@ -117,7 +172,8 @@ def _slices(items: Sequence[Item]) -> list[str]:
 
 def _images(
     items: Sequence[Item],
-    chunks: Sequence[Chunk],
+    buckets: int,
+    files: Sequence[str],
     curation: Curation,
     seed: int,
     slices: Sequence[str],
@@ -126,8 +182,8 @@ def _images(
     """The images kept in the seeded order, with a bucket in memory."""
     kept = {image.image_id: image for image in curation.images}
     index: dict[str | None, int] = {name: i for i, name in enumerate(curation.classes)}
-    for bucket in range(chunks[0].buckets):
-        rows = [(items[c.number], c) for c in read_bucket(chunks, bucket)]
+    for bucket in range(buckets):
+        rows = [(items[c.number], c) for c in read_bucket(files, bucket)]
         for item, cleaned in sorted(rows, key=lambda row: order_key(row[0].image_id, seed)):
             if (image := kept.get(item.image_id)) is None:
                 continue

@@ -1,5 +1,7 @@
 """The report of a build as sentences."""
 
+import re
+from collections import Counter
 from typing import Any
 
 from semigrid.data.schema import Dataset
@@ -8,15 +10,22 @@ MOST_SPELLINGS = 5  # that are listed
 UNITE = "--normalize makes them one"
 
 
+def problem_kind(problem: str) -> str:
+    """Why an image cannot be used, without what concerns this image alone."""
+    return re.split(r"[:(]", problem)[0].strip()
+
+
 def report_lines(dataset: Dataset, report: dict[str, Any]) -> list[str]:
     """Sentences about images kept and left out, from the report of ``build_dataset``."""
     splits = ", ".join(f"{count:,} {split}" for split, count in report["splits"].items())
     lines = [f"{report['kept']:,} of {report['images']:,} images kept: {splits}"]
     if report["quarantined"]:
         image_id, reason = next(iter(report["quarantined"].items()))
+        kinds = Counter(map(problem_kind, report["quarantined"].values())).most_common()
         lines.append(
-            f"{len(report['quarantined']):,} files are not usable images, the first is {image_id}: "
-            f"{reason}"
+            f"{len(report['quarantined']):,} files are not usable images "
+            f"({', '.join(f'{count:,} {kind}' for kind, count in kinds)}), the first is "
+            f"{image_id}: {reason}"
         )
     if report["duplicates"]:
         lines.append(f"{len(report['duplicates']):,} exact duplicates left out")

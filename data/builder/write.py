@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from semigrid.data.splits import order_key
 from semigrid.data.storage import Storage, open_storage
 
 ROWS_PER_GROUP, GROUPS_PER_SHARD = 256, 32
+SHARD_NAME = re.compile(rf"({'|'.join((*LABELED_SPLITS, POOL))})-\d{{5,}}\.parquet")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,16 @@ class StoredImage:
     split: Split
     group: str
     extra: Mapping[str, str | None] = field(default_factory=dict)
+
+
+def shard_names(images: Mapping[Split, int]) -> list[str]:
+    """Names of the files that ``write_in_order`` makes of so many images of each split."""
+    rows = ROWS_PER_GROUP * GROUPS_PER_SHARD
+    return [_shard_name(s, number) for s, n in images.items() for number in range(-(-n // rows))]
+
+
+def _shard_name(split: Split, number: int) -> str:
+    return f"{split}-{number:05d}.parquet"
 
 
 def write_in_order(
@@ -75,7 +87,7 @@ def write_in_order(
         table, buffer = pa.Table.from_pylist(rows, schema=schema), io.BytesIO()
         # images are already compressed
         pq.write_table(table, buffer, row_group_size=rows_per_group, compression="none")
-        content, file = buffer.getvalue(), f"{split}-{len(shards[split]):05d}.parquet"
+        content, file = buffer.getvalue(), _shard_name(split, len(shards[split]))
         storage.write(file, content)
         starts = range(0, len(rows), rows_per_group)
         groups = tuple(min(rows_per_group, len(rows) - start) for start in starts)

@@ -31,7 +31,11 @@ S3_OPTIONS: dict[str, Any] = {
     },
 }
 # fields of ``info`` that change with a file's content, in various file systems
-VERSION_FIELDS = ("LastModified", "last_modified", "updated", "created", "mtime", "ETag", "etag")
+VERSION_FIELDS = (
+    *("LastModified", "last_modified", "updated", "created", "mtime", "ETag", "etag"),
+    *("Last-Modified", "Content-MD5", "Digest"),  # of web servers
+    "blob_id",  # of Hugging Face
+)
 # answers to a conditional write of a file that has changed, or is gone
 CHANGED = {HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED, HTTPStatus.NOT_FOUND}
 READ_AHEAD = {"cache_type": "readahead", "block_size": 5 * 2**20}
@@ -179,7 +183,8 @@ class BucketFiles:
 
 
 def _status(facts: Mapping[str, Any]) -> FileStatus:
-    version = str([facts.get(name) for name in (*VERSION_FIELDS, "size")])
+    told = {name: facts[name] for name in VERSION_FIELDS if facts.get(name)}
+    version = str([*told.items(), facts["size"]]) if told else ""
     return FileStatus(int(facts["size"] or 0), version, facts["type"] == "directory")
 
 

@@ -34,7 +34,7 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class FileStatus:
-    """A file or folder; ``version`` changes with each write of a file."""
+    """A file or folder; ``version`` changes with each write of a file, "" if nothing can tell."""
 
     size: int  # bytes
     version: str

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from semigrid.data.errors import InputError
-from semigrid.data.storage.local import NO_FLOCK
+from semigrid.data.storage.local import NO_FLOCK, is_unfinished
 from semigrid.data.storage.storage import Storage
 
 # The file that is locked: there while a process works in the folder, and after it was killed.
@@ -21,6 +21,8 @@ LOCK = ".in-use"
 @contextlib.contextmanager
 def in_use(storage: Storage, setting: str) -> Iterator[None]:
     """Keeps other processes out of a folder, which is made if it is missing, during the block.
+
+    Removes what a process that was killed left half written.
 
     Args:
         setting: what names the folder in messages, such as ``--output``.
@@ -39,6 +41,9 @@ def in_use(storage: Storage, setting: str) -> Iterator[None]:
             "give another folder"
         )
     try:
+        for name in os.listdir(folder):
+            if is_unfinished(name):  # what a killed process left, since only one may write here
+                os.unlink(folder / name)
         yield
     finally:
         with contextlib.suppress(OSError):

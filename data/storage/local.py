@@ -5,6 +5,7 @@ import errno
 import fcntl
 import glob
 import os
+import re
 import shutil
 import stat
 import threading
@@ -33,6 +34,11 @@ def cache_folder() -> Path:
     """The folder for files that can be made again: ``$SEMIGRID_CACHE`` or ``~/.cache/semigrid``."""
     home = Path.home() / ".cache" / "semigrid"
     return Path(os.environ.get("SEMIGRID_CACHE") or home).absolute()
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file is what ``LocalFiles.write`` writes to before it renames it."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{32}-\d+-\d+\.tmp", name) is not None
 
 
 class LocalFiles:
@@ -97,9 +103,11 @@ class LocalFiles:
                 os.fsync(file.fileno())  # or a power cut may keep the name and lose the bytes
             confirm()
             os.replace(beside, path)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(OSError):
                 beside.unlink()
+            if isinstance(error, OSError):
+                error.filename = path  # a full disk does not say which one
             raise
 
     def _make_folder(self, folder: Path) -> None:
@@ -166,7 +174,8 @@ class LocalFiles:
 
 
 def _status(facts: os.stat_result) -> FileStatus:
-    version = f"{facts.st_mtime_ns}-{facts.st_ino}-{facts.st_size}"
+    # ctime shows a change that kept size and time, as copying programs can
+    version = f"{facts.st_mtime_ns}-{facts.st_ctime_ns}-{facts.st_ino}-{facts.st_size}"
     return FileStatus(facts.st_size, version, stat.S_ISDIR(facts.st_mode))
 
 

@@ -192,7 +192,10 @@ class Storage:
         return (status := self._status("")) is not None and status.is_folder
 
     def version(self, name: str = "") -> str:
-        """A string that changes with each write of a file. Raises ``IsADirectoryError``."""
+        """A string that changes with each write of a file, empty where nothing can tell.
+
+        Raises ``IsADirectoryError``.
+        """
         status = self._do(self.files.status, self._path(name))
         if status.is_folder:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self.location(name))

@@ -1,9 +1,8 @@
 """``semigrid answer``: how many labels the unlabelled images replace."""
 
-import json
 from typing import Annotated
 
-from semigrid.grid.commands.console import say, table_console
+from semigrid.grid.commands.console import echo_json, say, table_console
 from semigrid.grid.commands.context import load, open_results
 from semigrid.grid.commands.options import JsonOption, SeedsOption, Source, StorageOption, option
 
@@ -26,17 +25,18 @@ def answer(
     results = open_results(load(source, storage, seeds))
     answered = find_answer(results, margin / 100)
     if as_json:
-        print(json.dumps(answer_facts(answered), indent=1))
+        echo_json(answer_facts(answered))
         return
     console = table_console()
     texts = [each.text for each in answered.headlines] + [each.text for each in answered.pools]
     for text in texts:
-        console.print(text, markup=False)
+        console.print(text)
     if not answered.headlines:
         console.print("no model of this experiment learns from unlabelled images (method: semi)")
     for table in (savings_table(answered), claims_table(answered)):
         if table.rows:
-            console.print(f"\n{table.title}", style="bold")
+            console.print()
+            console.print(table.title, style="bold")
             show(table, console)
     for problem in results.problems:
         say(problem)

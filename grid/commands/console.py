@@ -1,44 +1,67 @@
 """Where commands print, how they show progress, and how they end."""
 
 import contextlib
-import shlex
+import json
 import sys
 from collections.abc import Callable, Iterator
+from typing import cast
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typer import BadParameter
 
 from semigrid.data.errors import InputError, StorageGoneError
+from semigrid.data.escape import command
 from semigrid.data.storage import open_storage
+from semigrid.grid.status.terminal import Terminal
 
 # Exit codes.
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
+# The base of all errors in a command line, of which typer exports only this one.
+_UsageError = cast(type[BadParameter], BadParameter.__base__)
+
 # Width of a table that is piped somewhere, in characters.
 _PIPE_WIDTH = 140
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Terminal()
+err = Terminal(stderr=True)
 
 
 def echo(text: str) -> None:
     """Prints a result to stdout, without wrapping it."""
-    out.print(text, soft_wrap=True, markup=False)
+    out.print(_one_message(text), soft_wrap=True)
+
+
+def echo_json(facts: object) -> None:
+    """Prints JSON to stdout, all in ASCII, so that every terminal shows it."""
+    print(json.dumps(facts, indent=1))
+
+
+def print_text(text: str, exact: bool = False) -> None:
+    r"""Prints text with line ends; ``exact`` writes what the encoding lacks as ``\u4e2d``."""
+    if exact and sys.stdout.encoding:
+        text = text.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding)
+    print(text, end="")
 
 
 def say(text: str) -> None:
     """Prints a remark to stderr."""
-    err.print(text, soft_wrap=True, markup=False)
+    err.print(_one_message(text), soft_wrap=True)
 
 
 def say_problem(text: str) -> None:
     """Prints a problem to stderr, in red."""
-    err.print(text, style="red", soft_wrap=True, markup=False)
+    err.print(_one_message(text), style="red", soft_wrap=True)
 
 
-def table_console() -> Console:
+def _one_message(text: str) -> str:
+    """The text with its further lines indented: no name in it makes a message of its own."""
+    return text.replace("\n", "\n  ")
+
+
+def table_console() -> Terminal:
     """The console for tables: a pipe has no width, so tables are not cut to 80 columns there."""
-    return out if out.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+    return out if out.is_terminal else Terminal(width=_PIPE_WIDTH)
 
 
 @contextlib.contextmanager
@@ -52,7 +75,7 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
 
 def this_command() -> str:
     """The command line that started this process, to tell users how to resume."""
-    return shlex.join(["semigrid", *sys.argv[1:]])
+    return command(["semigrid", *sys.argv[1:]], err.encoding)
 
 
 def write_file(destination: str, content: bytes) -> None:
@@ -72,6 +95,11 @@ def exit_code(work: Callable[[], int]) -> int:
     """Does the work; returns its exit code, or that of the error that it prints."""
     try:
         return work()
+    except _UsageError as error:
+        if message := error.format_message():  # help was asked for, and shown, where there is none
+            usage = f"{error.ctx.get_usage()} (--help says more)\n" if error.ctx else ""
+            say_problem(usage + message)
+        return BAD_INPUT
     except InputError as error:
         for problem in error.problems:
             say_problem(problem)

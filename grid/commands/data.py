@@ -1,6 +1,5 @@
 """``semigrid data build | show | check | generate``: datasets."""
 
-import json
 from functools import partial
 from typing import Annotated
 
@@ -8,11 +7,13 @@ import typer
 from rich.table import Table
 
 from semigrid.data.catalog import open_dataset
+from semigrid.data.escape import visible
 from semigrid.data.storage import open_storage
 from semigrid.grid.commands.console import (
     INTERRUPTED,
     SOME_FAILED,
     echo,
+    echo_json,
     out,
     progress_bar,
     say,
@@ -127,7 +128,7 @@ def build(
         say(f"interrupted: cleaned images are kept. To resume: {this_command()}")
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
-        print(json.dumps(report | {"fingerprint": dataset.manifest.fingerprint}, indent=1))
+        echo_json(report | {"fingerprint": dataset.manifest.fingerprint})
         return
     for line in report_lines(dataset, report):
         echo(line)
@@ -156,7 +157,7 @@ def show(
         for index in range(opened.num_classes):
             folder.write(f"class-{index:03d}.png", contact_sheet(opened, index))
     if as_json:
-        print(json.dumps(facts, indent=1))
+        echo_json(facts)
         return
     splits = ", ".join(f"{count:,} {split}" for split, count in facts["splits"].items())
     echo(f"{facts['name']}: {splits}; 100% of the pool is {facts['pool_unit']:,}")
@@ -164,13 +165,16 @@ def show(
     echo(f"made from {facts['source']}")
     table = Table()
     for column in ("class", "train", "share", "val", "test"):
-        table.add_column(column, justify="left" if column == "class" else "right")
+        is_name = column == "class"
+        table.add_column(column, justify="left" if is_name else "right", overflow="fold")
     for row in facts["classes"]:
         share = f"{row['train_share']:.1%}"
-        table.add_row(row["class"], f"{row['train']:,}", share, f"{row['val']:,}", str(row["test"]))
+        table.add_row(
+            visible(row["class"]), f"{row['train']:,}", share, f"{row['val']:,}", str(row["test"])
+        )
     out.print(table)
     for name, values in facts["slices"].items():
-        shown = "; ".join(f"{value}: {sum(of.values()):,}" for value, of in values.items())
+        shown = "; ".join(f"{visible(value)}: {sum(of.values()):,}" for value, of in values.items())
         echo(f"slice {name}: {shown}")
     if sheets is not None:
         echo(f"contact sheets: {open_storage(sheets).uri}")

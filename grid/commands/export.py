@@ -1,12 +1,11 @@
 """``semigrid export``: a cell's model for use elsewhere."""
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from semigrid.grid.commands.console import echo
+from semigrid.grid.commands.console import echo, echo_json
 from semigrid.grid.commands.context import load, open_study
 from semigrid.grid.commands.options import (
     CellName,
@@ -37,7 +36,7 @@ def export(
     study = open_study(load(source, storage, seeds))
     exported = export_cell(study.state, study.ledger.storage, cell, destination, onnx, overwrite)
     if as_json:
-        print(json.dumps(asdict(exported), indent=1))
+        echo_json(asdict(exported))
         return
     for line in show(exported):
         echo(line)

@@ -4,9 +4,10 @@ import sys
 
 import typer
 
+from semigrid.data.escape import never_fails
 from semigrid.grid.commands import data
 from semigrid.grid.commands.answer import answer
-from semigrid.grid.commands.console import exit_code
+from semigrid.grid.commands.console import OK, exit_code
 from semigrid.grid.commands.export import export
 from semigrid.grid.commands.plan import plan
 from semigrid.grid.commands.predict import predict
@@ -30,7 +31,9 @@ app.command(hidden=True)(drive)
 
 def main() -> None:
     """Entry point of the ``semigrid`` command."""
-    sys.exit(exit_code(app))
+    for stream in (sys.stdout, sys.stderr):
+        never_fails(stream)
+    sys.exit(exit_code(lambda: app(standalone_mode=False) or OK))
 
 
 if __name__ == "__main__":

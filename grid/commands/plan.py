@@ -1,6 +1,5 @@
 """``semigrid plan``: what would run, what a changed file keeps, and what it would cost."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from semigrid.grid.commands.console import echo, out
+from semigrid.grid.commands.console import echo, echo_json, out
 from semigrid.grid.commands.context import OpenStudy, last_text, load, open_study
 from semigrid.grid.commands.options import (
     JsonOption,
@@ -69,7 +68,7 @@ def show_plan(study: OpenStudy, without_data: bool = False, as_json: bool = Fals
             "change": None if change is None else asdict(change),
             "cost": cost.as_json(),
         }
-        print(json.dumps(facts, indent=1))
+        echo_json(facts)
         return
     for line in _lines(state, counts, without_data):
         echo(line)

@@ -1,6 +1,5 @@
 """``semigrid predict``: a cell's model at work on images."""
 
-import json
 import os
 import signal
 from functools import partial
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from semigrid.data.errors import InputError
+from semigrid.data.escape import file_name
 from semigrid.data.schema import Dataset
 from semigrid.data.storage.in_use import in_use
 from semigrid.grid.cluster.machines import Demand
@@ -16,6 +16,7 @@ from semigrid.grid.commands.console import (
     INTERRUPTED,
     SOME_FAILED,
     echo,
+    echo_json,
     not_writable,
     progress_bar,
     say,
@@ -91,7 +92,7 @@ def predict(
     gpus = train.gpus_per_worker if gpus_per_worker is None else gpus_per_worker
     sources = find_images(images, split or [])
     model = winner_model(plan, winner, record, plan.experiment.folder, gpus)
-    destination = output or f"predictions-{winner.name.replace('/', '-')}"
+    destination = output or file_name(f"predictions-{winner.name.replace('/', '-')}")
     open_folder = partial(
         PredictionFolder,
         *(destination, winner.name, model, sources, share, threshold, not no_probabilities),
@@ -113,7 +114,7 @@ def predict(
                 folder, dataset, workers, Demand(train.cpus_per_worker, gpus)
             )
     if as_json:
-        print(json.dumps(summary, indent=1, ensure_ascii=False))
+        echo_json(summary)
         return
     for line in summary_lines(summary, folder.storage.uri):
         echo(line)

@@ -1,6 +1,5 @@
 """``semigrid status``: how far a run is."""
 
-import json
 from dataclasses import replace
 from typing import Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import open_storage
-from semigrid.grid.commands.console import OK, SOME_FAILED, echo, out, say_problem
+from semigrid.grid.commands.console import OK, SOME_FAILED, echo, echo_json, out, say_problem
 from semigrid.grid.commands.context import OpenStudy, load, open_study
 from semigrid.grid.commands.options import (
     JsonOption,
@@ -54,7 +53,7 @@ def _show_status(study: OpenStudy, as_json: bool) -> None:
                 }
             )
             facts["run"] |= {"silent_seconds": run.age, "dead": run.is_dead}
-        print(json.dumps(facts, indent=1))
+        echo_json(facts)
         return
     out.print(show.cells_table(now.cells))
     for name, cell in now.cells.items():

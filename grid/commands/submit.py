@@ -1,14 +1,15 @@
 """``semigrid submit``: a run as a job on a cluster elsewhere."""
 
-import shlex
+import re
 import sys
 from functools import partial
 from typing import Annotated
 
 import typer
 
+from semigrid.data import escape
 from semigrid.data.errors import InputError
-from semigrid.grid.commands.console import OK, SOME_FAILED, out, say
+from semigrid.grid.commands.console import OK, SOME_FAILED, err, out, say
 from semigrid.grid.commands.context import load
 from semigrid.grid.commands.options import (
     OnlyOption,
@@ -87,7 +88,8 @@ def _follow(package: JobPackage, address: str, install: bool, follow: bool, retr
     """Submits and follows a job, again if it is lost; returns the job's exit code."""
     from semigrid.grid.submit.jobs import ClusterAwayError, JobClient, was_lost
 
-    command = shlex.join(["semigrid", *(word for word in sys.argv[1:] if word != "--no-follow")])
+    words = ["semigrid", *(word for word in sys.argv[1:] if word != "--no-follow")]
+    command = escape.command(words, err.encoding)
     client = JobClient(address, say)
     for left in range(retries, -1, -1):
         job, is_new = client.submit(package, install)
@@ -96,9 +98,7 @@ def _follow(package: JobPackage, address: str, install: bool, follow: bool, retr
             say(f"results: {package.folder}; to follow it: {command}")
             return OK
         try:
-            end = client.follow(
-                job, lambda text: out.print(text, end="", markup=False, soft_wrap=True)
-            )
+            end = client.follow(job, _print_log)
         except KeyboardInterrupt:
             say(f"{job} continues without this terminal; to follow it again: {command}")
             return OK
@@ -121,3 +121,8 @@ def _follow(package: JobPackage, address: str, install: bool, follow: bool, retr
     else:
         return int(end.driver_exit_code)
     return SOME_FAILED
+
+
+def _print_log(text: str) -> None:
+    """Prints a piece of a job's log, without its colours."""
+    out.print(re.sub(r"\x1b\[[\d;]*m|\r(?=\n)", "", text), end="", soft_wrap=True)

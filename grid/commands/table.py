@@ -4,7 +4,7 @@ import sys
 from typing import Annotated
 
 from semigrid.data.errors import InputError
-from semigrid.grid.commands.console import say, table_console, write_file
+from semigrid.grid.commands.console import print_text, say, table_console, write_file
 from semigrid.grid.commands.context import load, open_results
 from semigrid.grid.commands.options import (
     JsonOption,
@@ -70,9 +70,11 @@ def table(
         write_file(output, content)
     elif chosen is Format.parquet and sys.stdout.isatty():
         raise InputError("--format parquet: not text; give --output FILE")
-    else:
+    elif chosen is Format.parquet:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
+    else:
+        print_text(content.decode(), chosen is Format.csv)
     if chosen in (Format.csv, Format.json, Format.parquet):  # no room for notes
         for problem in shown.problems:
             say(problem)

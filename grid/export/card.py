@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from scipy import stats
 
+from semigrid.data.escape import markdown, visible
 from semigrid.data.schema import Manifest
 from semigrid.data.splits import images_at
 from semigrid.grid.analysis.classes import class_results, confusions
@@ -34,11 +35,6 @@ from semigrid.trainers.trial.identity import TrialSpec
 
 CARD = "README.md"
 OTHER = "other"
-# what begins emphasis, code, links, images, tables, strikethrough, mathematics, headings, addresses
-_MARKS = re.compile(r"([\\`*_\[\]|~$#:@])")
-_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
-# control characters, and those that change the direction of the text after them
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 # Licences that the hub knows by these names; any other is `other` there, with a name of its own.
 _HUB_LICENSES = (
     *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0"),
@@ -171,7 +167,7 @@ def _front_matter(
         EvalResult(
             task_type="image-classification",
             dataset_type=dataset,
-            dataset_name=manifest.name,
+            dataset_name=visible(manifest.name),
             dataset_split="test",
             metric_type="accuracy",
             metric_name=name,
@@ -186,7 +182,7 @@ def _front_matter(
         tags.append("onnx")
     from_hub = weights is not None and chain[0].spec.weights == "timm"
     data = ModelCardData(
-        base_model=weights.source if weights is not None and from_hub else None,
+        base_model=visible(weights.source) if weights is not None and from_hub else None,
         datasets=[dataset],
         eval_results=scored,
         library_name="timm",
@@ -209,12 +205,14 @@ def _markdown(value: Any) -> Any:
     """How the template writes a value: text is escaped, so that data stays text."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
-    return Markup(escape(value))
+    return Markup(markdown(value) or "(empty)")
 
 
-def _code(text: object) -> Markup:
+def _code(value: object) -> Markup:
     """Text as code, where it can be."""
-    return Markup(escape(str(text)) if re.search(r"[`|\n]|^$", str(text)) else f"`{text}`")
+    text = str(value)
+    is_plain = re.fullmatch(r"[^`|\s]+( [^`|\s]+)*", text) and visible(text) == text
+    return Markup(f"`{text}`") if is_plain else _markdown(text)
 
 
 def _origin(source: str) -> str:
@@ -223,10 +221,3 @@ def _origin(source: str) -> str:
     if path.startswith("/"):
         return f"{path.rstrip('/').rpartition('/')[2]} (a local file or folder)"
     return source
-
-
-def escape(text: str) -> str:
-    """The text on one line, for a paragraph, a list or a cell of a table; it stays text."""
-    line = _CONTROLS.sub(" ", text).strip()
-    # an HTML entity begins with & and contains no mark
-    return _MARKS.sub(r"\\\1", line.translate(_HTML)) or "(empty)"

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from semigrid.data.errors import InputError
+from semigrid.data.escape import html
 from semigrid.grid.analysis.answer import answer
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.report import accuracy, training
@@ -77,6 +78,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("semigrid.grid.report", ""),
         autoescape=True,
+        finalize=_visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -87,6 +89,11 @@ def _environment() -> Environment:
         re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", svg)
     )
     return environment
+
+
+def _visible(value: Any) -> Any:
+    """How the template writes a value: text is escaped, so that data stays text."""
+    return html(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _tables(results: ResultSet) -> list[Table[Any]]:

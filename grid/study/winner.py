@@ -1,10 +1,10 @@
 """The model of a finished cell, which ``predict`` and ``export`` use."""
 
-import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from semigrid.data.errors import InputError
+from semigrid.data.escape import command
 from semigrid.data.storage import open_storage
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.experiment.messages import nearest
@@ -28,7 +28,7 @@ def run_command(experiment: Experiment, cell: str) -> str:
     folder = open_storage(experiment.folder)
     copied = experiment.source == folder.location(EXPERIMENT_COPY)
     source = folder.uri if copied else experiment.source
-    return shlex.join(["semigrid", "run", source, "--only", cell])
+    return command(["semigrid", "run", source, "--only", cell])
 
 
 def find_winner(study: StudyState, name: str) -> tuple[Cell, Record]:

@@ -2,16 +2,17 @@
 
 import io
 import json
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pandas as pd
 from rich import box
-from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from semigrid.data.escape import csv_cell, latex, markdown, terminal, visible
+from semigrid.grid.status.terminal import Terminal
 from semigrid.grid.tables.formats import Format
 from semigrid.grid.tables.table import Column, Table, frame_records
 
@@ -22,7 +23,7 @@ def render(table: Table[Any], format: Format) -> bytes:
         return bytes(table.frame.to_parquet(index=False))
     match format:
         case Format.csv:
-            text = str(table.frame.to_csv(index=False))
+            text = _csv(table.frame)
         case Format.json:
             records = frame_records(table.frame) if table.records is None else table.records
             text = json.dumps(records, indent=1)
@@ -32,25 +33,32 @@ def render(table: Table[Any], format: Format) -> bytes:
             text = to_latex(table)
         case Format.terminal:
             file = io.StringIO()
-            show(table, Console(width=140, file=file, highlight=False))
+            show(table, Terminal(file, width=140))
             text = file.getvalue()
     return text.rstrip("\n").encode() + b"\n"
 
 
-def show(table: Table[Any], console: Console) -> None:
+def _csv(frame: pd.DataFrame) -> str:
+    frame = frame.rename(columns=csv_cell)
+    for name in frame.select_dtypes(["object", "string"]):
+        frame[name] = frame[name].map(csv_cell, na_action="ignore")
+    return str(frame.to_csv(index=False))
+
+
+def show(table: Table[Any], console: Terminal) -> None:
     """Prints the table, as narrow as the console, and its notes."""
     for part in _parts(table, console):
         console.print(part)
     for note in table.all_notes:
-        console.print(note, soft_wrap=True, markup=False)
+        console.print(note, soft_wrap=True)
 
 
-def _parts(table: Table[Any], console: Console) -> list[RichTable]:
+def _parts(table: Table[Any], console: Terminal) -> list[RichTable]:
     """One table, or as many as it takes to hold all columns."""
     boundless = console.options.update(max_width=10**6)
 
     def fits(columns: Sequence[Column[Any]]) -> bool:
-        whole = _rich_table(table, columns)
+        whole = _rich_table(table, columns, console.encoding)
         return Measurement.get(console, boundless, whole).maximum <= console.width
 
     columns = list(table.columns)
@@ -58,50 +66,51 @@ def _parts(table: Table[Any], console: Console) -> list[RichTable]:
         if not fits(columns):
             columns.remove(spare)
     if table.repeated is None:
-        return [_rich_table(table, columns)]
+        return [_rich_table(table, columns, console.encoding)]
     first, rest = columns[: table.repeated], columns[table.repeated :]
     parts: list[list[Column[Any]]] = [[]]
     for column in rest:
         if parts[-1] and not fits([*first, *parts[-1], column]):
             parts.append([])
         parts[-1].append(column)
-    return [_rich_table(table, [*first, *part]) for part in parts]
+    return [_rich_table(table, [*first, *part], console.encoding) for part in parts]
 
 
-def _rich_table(table: Table[Any], columns: Sequence[Column[Any]]) -> RichTable:
+def _rich_table(table: Table[Any], columns: Sequence[Column[Any]], encoding: str) -> RichTable:
     rich_table = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in columns:
         rich_table.add_column(
-            Text(column.header or ""),
+            Text(terminal(column.header or "", encoding)),
             justify="left" if column.is_name else "right",
             no_wrap=not column.may_break,
             overflow="fold",
         )
     for row in table.rows:
         texts = [
-            Text(column.text(row), style="bold" if column.is_bold(row) else "")
+            Text(terminal(_in_cell(column, row), encoding), "bold" if column.is_bold(row) else "")
             for column in columns
         ]
         rich_table.add_row(*texts, style="dim" if table.is_dim(row) else "")
     return rich_table
 
 
+def _in_cell(column: Column[Any], row: Any) -> str:
+    """The text; a name has one line, whatever is in it."""
+    text = column.text(row)
+    return visible(text) if column.is_name and not column.may_break else text
+
+
 def to_markdown(table: Table[Any]) -> str:
     """The table in GitHub's Markdown."""
-    headers, rows = _texts(table, _plain, "**{}**")
+    headers, rows = _texts(table, markdown, "**{}**")
     rules = ["---" if column.is_name else "---:" for column in table.columns]
     lines = ["| " + " | ".join(line) + " |" for line in (headers, rules, *rows)]
-    return "\n".join([*lines, *("\n" + _plain(note) for note in table.all_notes)])
-
-
-def _plain(text: str) -> str:
-    """The text on one line, escaped so little that it can be read as it is, too."""
-    return re.sub(r"([|*_`\\<\[])", r"\\\1", " ".join(text.split()))
+    return "\n".join([*lines, *("\n" + markdown(note) for note in table.all_notes)])
 
 
 def to_latex(table: Table[Any]) -> str:
     """A tabular with the rules of the package booktabs, its notes as comments below it."""
-    headers, rows = _texts(table, _latex, r"\textbf{{{}}}")
+    headers, rows = _texts(table, latex, r"\textbf{{{}}}")
     layout = "".join(
         (r"p{0.35\linewidth}" if column.may_break else "l") if column.is_name else "r"
         for column in table.columns
@@ -116,7 +125,7 @@ def to_latex(table: Table[Any]) -> str:
             *(" & ".join(row) + r" \\" for row in rows),
             r"\bottomrule",
             r"\end{tabular}",
-            *("% " + " ".join(note.split()) for note in table.all_notes),
+            *("% " + visible(" ".join(note.split())) for note in table.all_notes),
         ]
     )
 
@@ -134,25 +143,3 @@ def _texts(
         for row in table.rows
     ]
     return [escape(column.header or "") for column in table.columns], rows
-
-
-_LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
-        "−": "$-$",
-        "–": "--",
-        "—": "---",
-        "≥": r"$\geq$",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        **{char: "\\" + char for char in "&%$#_{}"},
-    }
-)
-
-
-def _latex(text: str) -> str:
-    """The text on one line, escaped for LaTeX."""
-    return " ".join(text.split()).translate(_LATEX)

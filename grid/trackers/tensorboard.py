@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from semigrid.data.escape import file_name
 from semigrid.data.storage import Storage
 from semigrid.grid.study.layout import TENSORBOARD
 from semigrid.grid.study.ledger import ENDED, Record
@@ -25,11 +26,11 @@ class TensorBoard(Tracker):
         self.storage = storage
 
     def known_end(self, record: Record) -> str:
-        folder = Path(self.storage.location(TENSORBOARD, record.cell, record.id))
+        folder = Path(self.storage.location(_place(record.cell, record.id)))
         return next((file.name.removeprefix(MARK) for file in folder.glob(f"{MARK}*")), "")
 
     def _folder(self, cell: str, trial_id: str) -> Path:
-        return folder_at(self.storage, f"{TENSORBOARD}/{cell}/{trial_id}")
+        return folder_at(self.storage, _place(cell, trial_id))
 
     def evaluated(self, job: Job, step: int, metrics: dict[str, float]) -> None:
         folder = self._folder(job.search.name, job.spec.id)
@@ -45,6 +46,10 @@ class TensorBoard(Tracker):
             folder.mkdir()
             _write(folder, _events(record))
             (folder / f"{MARK}{stamp(record)}").touch()
+
+
+def _place(cell: str, trial_id: str) -> str:
+    return "/".join([TENSORBOARD, *map(file_name, [*cell.split("/"), trial_id])])
 
 
 def _events(record: Record) -> list[Any]:

@@ -73,9 +73,10 @@ def file_hash(uri: str) -> str:
     """
     storage = open_storage(uri)
     try:
-        key = hashlib.sha256(f"{uri} {storage.version()}".encode()).hexdigest()
+        version = storage.version()
+        key = hashlib.sha256(f"{uri} {version}".encode()).hexdigest()
         cache = open_storage(cache_folder()).folder("hashes")
-        if cache.exists(key):
+        if version and cache.exists(key):
             return cache.read(key).decode()
         with storage.open(ahead=True) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

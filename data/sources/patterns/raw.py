@@ -1,12 +1,12 @@
 """Writes the generated patterns as the files that a user would have: images and tables."""
 
 import posixpath
-import shlex
 from collections.abc import Callable
 
 import pandas as pd
 
 from semigrid.data.errors import InputError
+from semigrid.data.escape import command
 from semigrid.data.sources.patterns.drawing import pattern_items
 from semigrid.data.sources.patterns.spec import LICENSE, VERSION, Patterns, answers_of, gold_of
 from semigrid.data.storage import open_storage
@@ -64,9 +64,9 @@ def write_raw(
     words += ["--group-column", "product", "--slice", "marketplace", "--license", LICENSE]
     if patterns.pool_unit is not None:
         words += ["--pool-unit", str(patterns.pool_unit)]
-    command = shlex.join(words)
+    line = command(words)
     about = ABOUT.format(
-        patterns=patterns, version=VERSION, gold=len(gold), command=command, license=LICENSE
+        patterns=patterns, version=VERSION, gold=len(gold), command=line, license=LICENSE
     )
     storage.write("README.txt", about.encode())
-    return command
+    return line

@@ -4,21 +4,27 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.helpers.shop import SETTINGS, shop, tile
 
-from semigrid.data.builder.chunks import chunks_of
-from semigrid.data.builder.ingest import BUILDING, build_dataset
+from semigrid.data.builder import chunks as builder_chunks
+from semigrid.data.builder.chunks import UNKNOWN, chunks_of
+from semigrid.data.builder.ingest import build_dataset
+from semigrid.data.builder.place import BUILDING
 from semigrid.data.errors import InputError
 from semigrid.data.sources.files import folder_items
 from semigrid.data.sources.items import Inside, Item
 from semigrid.data.sources.patterns import drawing
+from semigrid.data.sources.versions import versions_of
 from semigrid.data.storage import open_storage
 
 
@@ -62,6 +68,153 @@ def test_chunks_of_another_version_of_made_images_are_not_used(
     assert chunks_of(open_storage(tmp_path), items, SETTINGS)[0].folder != first
 
 
+def twice(folder: Path, change: Callable[[Path], object], **settings: Any) -> set[str]:
+    """Chunks that a second build cleans, after one that ended before its dataset was written."""
+    source = shop(folder / "shop")
+    request = SETTINGS.model_copy(update={"chunk_images": 10, "bucket_images": 60})
+
+    def killed(done: int, total: int) -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    items = folder_items(str(source))
+    with pytest.raises(KeyboardInterrupt):
+        build_dataset(str(folder / "set"), items, request, progress=killed)
+    chunks = folder / "set" / BUILDING
+    before = {path: path.stat().st_mtime_ns for path in chunks.glob("*/chunk-*")}
+    change(source)
+    after: dict[Path, int] = {}
+
+    def look(done: int, total: int) -> None:
+        after.update({p: p.stat().st_mtime_ns for p in chunks.glob("*/chunk-*")})
+
+    request = request.model_copy(update=settings)
+    built, _ = build_dataset(str(folder / "set"), items, request, progress=look)
+    contents = {
+        image_id: image
+        for split in ("train", "val", "test")
+        for table in [built.read(split)]
+        for image_id, image in zip(table.ids, table.images, strict=True)
+    }
+    if not settings:
+        assert contents == {item.image_id: Path(item.uri).read_bytes() for item in items}
+    return {path.name.split("-")[1] for path, time in after.items() if before.get(path) != time}
+
+
+def replaced(source: Path) -> None:
+    (source / "dots" / "001.png").write_bytes(tile(12345))
+
+
+def replaced_with_the_same_time_and_size(source: Path) -> None:
+    path = source / "dots" / "001.png"
+    before, content = path.stat(), tile(12345)
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    assert path.stat().st_size == before.st_size
+
+
+def moved_here(source: Path) -> None:
+    other = source.parent / "other.png"
+    other.write_bytes(tile(12345))
+    other.replace(source / "dots" / "001.png")
+
+
+@pytest.mark.parametrize(
+    "change", [replaced, replaced_with_the_same_time_and_size, moved_here], ids=lambda c: c.__name__
+)
+def test_a_build_goes_on_with_the_files_that_are_there_now(
+    tmp_path: Path, change: Callable[[Path], object]
+) -> None:
+    assert twice(tmp_path, change) == {"000000"}
+
+
+def test_a_build_goes_on_with_all_chunks_of_unchanged_files(tmp_path: Path) -> None:
+    assert twice(tmp_path, lambda source: None) == set()
+
+
+def test_chunks_of_other_settings_are_not_used(tmp_path: Path) -> None:
+    assert len(twice(tmp_path, lambda source: None, shorter_side=4)) == 6
+
+
+@pytest.mark.parametrize("away", ["moved", "locked"])
+def test_what_could_not_be_read_is_read_again(
+    tmp_path: Path, away: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builder_chunks, "READ_ATTEMPTS", 1)
+    source = shop(tmp_path / "shop")
+    items = folder_items(str(source))
+    for number, path in enumerate(sorted((source / "plain").iterdir())):
+        if away == "moved":
+            path.rename(tmp_path / f"{number}.png")
+        else:  # not a file: reading fails, and it is nobody's fault
+            path.rename(tmp_path / f"{number}.png")
+            path.mkdir()
+    with pytest.raises(InputError, match="none of 30 labelled images of the class 'plain'"):
+        build_dataset(str(tmp_path / "set"), items, SETTINGS)
+    for number, item in enumerate(item for item in items if item.label == "plain"):
+        if away == "locked":
+            Path(item.uri).rmdir()
+        (tmp_path / f"{number}.png").rename(item.uri)
+    _, report = build_dataset(str(tmp_path / "set"), items, SETTINGS)
+    assert (report["kept"], report["quarantined"]) == (60, {})
+
+
+def test_chunks_of_a_bucket_are_known_by_its_versions(tmp_path: Path) -> None:
+    where = open_storage("memory://versions/photos")
+    for number in range(60):
+        where.write(f"{'ab'[number % 2]}/{number:03d}.png", tile(number))
+    items = folder_items(where.uri)
+    chunks = chunks_of(open_storage(tmp_path), items, SETTINGS)
+    again = chunks_of(open_storage(tmp_path), items, SETTINGS)
+    assert [c.file_of(c.versions) for c in chunks] == [c.file_of(c.versions) for c in again]
+    assert not any(UNKNOWN in chunk.file_of(chunk.versions) for chunk in chunks)
+    where.write("a/000.png", tile(12345))
+    now = chunks_of(open_storage(tmp_path), items, SETTINGS)
+    changed = [n.number for n, c in zip(now, chunks, strict=True) if n.versions != c.versions]
+    assert changed == [0]
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one content at any address, with a validator or without."""
+
+    content = b""
+    validator: str | None = None
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.server.content)))
+        if self.server.validator is not None:
+            self.send_header("ETag", self.server.validator)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(self.server.content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_images_of_the_web_are_known_by_what_their_server_says() -> None:
+    with Server(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        item = Item("a", f"http://127.0.0.1:{server.server_port}/a.png")
+        assert versions_of([item]) == [None]  # read anew by each build
+        server.validator = "one"
+        first = versions_of([item])
+        assert first != [None] and versions_of([item]) == first
+        server.validator = "two"
+        assert versions_of([item]) != first
+        assert versions_of([item], web=False) == [None]
+        server.shutdown()
+    assert versions_of([item]) == [None]  # nobody is there, and nobody waits
+
+
 # builds with two processes, which say their ids: before they begin, or while they clean
 BUILD = """
 import os, pathlib, signal, sys, time
@@ -87,7 +240,7 @@ class Slow(Inside):
         wait("reading")
 
 if __name__ == "__main__":
-    items = [Item(str(number), "", "a", inside=Slow(number)) for number in range(4)]
+    items = [Item(str(number), "", "ab"[number % 2], inside=Slow(number)) for number in range(20)]
     try:
         build_dataset(str(folder / "set"), items, BuildRequest(source="s", chunk_images=1),
                       processes=2)

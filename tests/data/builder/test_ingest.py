@@ -13,7 +13,9 @@ from PIL import Image
 from tests.helpers import nasty
 from tests.helpers.shop import SETTINGS, shop, tile
 
-from semigrid.data.builder.ingest import BUILDING, build_dataset
+from semigrid.data.builder import chunks
+from semigrid.data.builder.ingest import build_dataset
+from semigrid.data.builder.place import BUILDING
 from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.schema import MANIFEST, Dataset
@@ -118,7 +120,7 @@ def test_a_build_killed_half_way_goes_on_and_ends_the_same(tmp_path: Path) -> No
         build_dataset(str(tmp_path / "set"), items, SETTINGS, progress=killed)
     with pytest.raises(InputError, match="no dataset here"):
         open_dataset(str(tmp_path / "set"))  # half of one does not look whole
-    (folder,) = (tmp_path / "set" / BUILDING).iterdir()
+    (folder,) = (tmp_path / "set" / BUILDING).glob("*/")
     before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
     assert len(before) == 4
     seen: list[tuple[int, int]] = []
@@ -251,6 +253,65 @@ def test_a_file_that_is_gone_is_quarantined(tmp_path: Path) -> None:
     assert report["quarantined"] == {"gone": "there is no such file"}
 
 
+def test_a_class_of_which_no_image_can_be_used_is_said_with_the_commonest_reason(
+    tmp_path: Path,
+) -> None:
+    source = shop(tmp_path / "shop")
+    items = folder_items(str(source))
+    for number in range(0, 60, 2):
+        (source / f"plain/{number:03d}.png").write_bytes(b"words" if number else b"")
+    expected = r"none of 30 labelled images of the class 'plain' .* for 29 .*: not an image; .*002"
+    with pytest.raises(InputError, match=expected):
+        build_dataset(str(tmp_path / "set"), items, SETTINGS)
+    expected = f"none of 60 labelled images can be used; for 60 .*: {tmp_path}/away/dots/001.png: "
+    away = [replace(item, uri=item.uri.replace("/shop/", "/away/")) for item in items]
+    with pytest.raises(InputError, match=f"{expected}there is no such file"):
+        build_dataset(str(tmp_path / "set"), away, SETTINGS)
+    assert not (tmp_path / "set" / MANIFEST).exists()
+
+
+def test_what_cannot_become_a_dataset_is_refused_before_any_image_is_read(tmp_path: Path) -> None:
+    items = [Item(f"{n}.png", f"/none/{n}.png", "ab"[n % 2]) for n in range(40)]
+    with pytest.raises(InputError, match="no image is left for val: val_share is 0.01"):
+        build_dataset(str(tmp_path / "set"), items, SETTINGS.model_copy(update={"val_share": 0.01}))
+    # four of each class stand alone and go to test, the others in groups too large for val
+    groups = [
+        Item(str(n), "", "ab"[n % 2], group=f"{n % 2} {n // 40}" if n >= 8 else None)
+        for n in range(80)
+    ]
+    with pytest.raises(InputError, match="no image is left for val.* largest group.* 20;"):
+        build_dataset(str(tmp_path / "set"), groups, SETTINGS)
+    one = [replace(item, label="a") for item in items]
+    with pytest.raises(InputError, match="all labels are 'a', but a classifier needs two classes"):
+        build_dataset(str(tmp_path / "set"), one, SETTINGS)
+    with pytest.raises(InputError, match="a slice cannot be named 'label'"):
+        build_dataset(
+            str(tmp_path / "set"), [replace(i, slices={"label": "x"}) for i in items], SETTINGS
+        )
+    assert not (tmp_path / "set").exists()
+
+
+def test_names_that_are_not_text_are_written_with_escapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "READ_ATTEMPTS", 1)
+    source = shop(tmp_path / "shop")
+    items = folder_items(str(source))
+    strange = os.fsdecode(b"\xe9.png")
+    items[0] = replace(items[0], image_id=strange, slices={"s": strange}, group=strange)
+    items[1] = replace(items[1], uri=f"{source}/dots", image_id=f"a{strange}")  # cannot be read
+    items[2] = replace(items[2], uri=str(source / strange))
+    to = tmp_path / os.fsdecode(b"caf\xe9")
+    built, report = build_dataset(str(to), items, SETTINGS.model_copy(update={"name": None}))
+    assert built.manifest.name == r"caf\udce9"
+    ids = [
+        i for split in ("train", "val", "test") for i in built.column(split, "image_id").to_pylist()
+    ]
+    assert r"\udce9.png" in ids
+    assert set(report["quarantined"]) == {r"a\udce9.png", items[2].image_id}
+    assert json.loads((to / "report.json").read_text()) == report
+
+
 def test_a_full_machine_is_no_reason_to_set_an_image_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,4 +365,6 @@ def test_a_process_that_dies_is_replaced_and_an_error_in_one_is_said(tmp_path: P
     assert (tmp_path / "trace").exists() and report["images"] == 60
     gone = replace(items[20], inside=Deadly("", fatal=False))
     with pytest.raises(StorageGoneError, match="the storage of raw is away"):
-        build_dataset(str(tmp_path / "other"), [gone, *items[:20]], SETTINGS, processes=2)
+        build_dataset(
+            str(tmp_path / "other"), [gone, *items[:20], *items[21:]], SETTINGS, processes=2
+        )

@@ -139,4 +139,4 @@ def test_seconds_as_people_read_them() -> None:
 def test_a_cells_text_ends_no_cell_and_is_no_markup() -> None:
     column = Column[str]("name", lambda text: text, "name", is_name=True)
     table = Table("names", [column], ["a|b*", "<i>_x_"])
-    assert render.to_markdown(table).splitlines()[2:] == ["| a\\|b\\* |", "| \\<i>\\_x\\_ |"]
+    assert render.to_markdown(table).splitlines()[2:] == ["| a\\|b\\* |", "| &lt;i&gt;\\_x\\_ |"]

@@ -32,7 +32,7 @@ from semigrid.data.sources.items import Item
 from semigrid.data.storage import open_storage
 from semigrid.data.views.augment import make_view, normalize
 from semigrid.grid.experiment.load import load_experiment
-from semigrid.grid.export.card import card_license, escape
+from semigrid.grid.export.card import card_license
 from semigrid.grid.export.cell import Exported, export_cell, show
 from semigrid.grid.export.check import check_files
 from semigrid.grid.export.onnx_file import ONNX, run_onnx, write_onnx
@@ -368,18 +368,6 @@ def test_text_from_data_stays_text(shop: Shop, exports: dict[str, Path]) -> None
     }
     assert "not for commercial use" in card  # the images are CC BY-NC
     assert str(shop.folder) not in card and "raw (a local file or folder)" in card
-
-
-@pytest.mark.parametrize(
-    "text", ["a|b", "`x`", "<b>", "&lt;", "*a* _b_", "[a](http://b)", "\\|", "a\r\n# b", "~~a~~"]
-)
-def test_escaped_text_reads_as_it_was(text: str) -> None:
-    parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-    tokens = parser.parse(f"| x | y |\n| --- | --- |\n| {escape(text)} | end |\n")
-    cells = [token for token in tokens if token.type == "inline"][2:]
-    assert "".join(child.content for child in cells[0].children or []) == " ".join(text.split())
-    assert len(cells) == 2 and cells[1].content == "end"
-    assert {child.type for child in cells[0].children or []} <= {"text", "text_special"}
 
 
 def test_seeds_and_both_stages_are_told(shop: Shop, exports: dict[str, Path]) -> None:

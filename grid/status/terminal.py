@@ -1,0 +1,35 @@
+"""The console that everything is printed on, where text from data stays text."""
+
+from collections.abc import Iterable
+from typing import IO, Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from semigrid.data.escape import terminal
+
+
+class Terminal(Console):
+    """Prints text as it is: no markup, no emoji codes, no characters that act, in any encoding.
+
+    Data belongs in plain strings, which are measured as they are printed; ``Text`` is for words of
+    our own that have a style.
+    """
+
+    def __init__(
+        self, file: IO[str] | None = None, *, stderr: bool = False, width: int | None = None
+    ):
+        super().__init__(
+            file=file, stderr=stderr, width=width, markup=False, emoji=False, highlight=False
+        )
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(terminal(text, self.encoding), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            shown = segment.text if segment.control else terminal(segment.text, self.encoding)
+            yield segment._replace(text=shown)
