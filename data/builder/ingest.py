@@ -27,6 +27,7 @@ from semigrid.data.builder.request import BuildRequest
 from semigrid.data.builder.write import ROWS_PER_GROUP, StoredImage, shard_names, write_in_order
 from semigrid.data.crowd.consensus import Audit
 from semigrid.data.errors import InputError
+from semigrid.data.json_text import json_text
 from semigrid.data.schema import FORMAT, LABELED_SPLITS, POOL, VOTES, Dataset, columns_of
 from semigrid.data.sources.items import Item
 from semigrid.data.sources.patterns.spec import LICENSE
@@ -84,7 +85,7 @@ def build_dataset(
         report = _report(items, cleaned, curation, audit)
         place.claim([REPORT, *shard_names(report["splits"])])
         # "backslashreplace" makes JSON's own escapes of what is not text
-        text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+        text = json_text(report, ascii=False) + "\n"
         place.storage.write(REPORT, text.encode(errors="backslashreplace"))
         kept = {image.image_id: image for image in curation.images}
         slices = _slices([item for item in items if item.image_id in kept])

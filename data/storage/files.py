@@ -14,10 +14,14 @@ def always() -> None:
     """Confirms every change."""
 
 
+class UnusableFileError(OSError):
+    """A file is larger than what may be read of it, or no regular file, such as a pipe."""
+
+
 def check_size(size: int, limit: int | None) -> None:
-    """Raises ``OSError`` if so many bytes are more than a limit, where there is one."""
+    """Raises ``UnusableFileError`` if so many bytes are more than a limit, where there is one."""
     if limit is not None and size > limit:
-        raise OSError(f"larger than {limit:,} bytes")
+        raise UnusableFileError(f"larger than {limit:,} bytes")
 
 
 @dataclass(frozen=True)

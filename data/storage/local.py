@@ -15,7 +15,14 @@ from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 
-from semigrid.data.storage.files import NOT_THERE, Confirm, FileStatus, always, check_size
+from semigrid.data.storage.files import (
+    NOT_THERE,
+    Confirm,
+    FileStatus,
+    UnusableFileError,
+    always,
+    check_size,
+)
 
 # Tells this process from others that write into the same folder, also of other machines.
 _PROCESS = uuid.uuid4().hex
@@ -82,7 +89,7 @@ class LocalFiles:
         # neither waits for a pipe's other end nor reads a device, which may have none
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OSError("not a regular file")
+                raise UnusableFileError("not a regular file")
             content = file.read(limit + 1)
         check_size(len(content), limit)
         return content

@@ -19,7 +19,7 @@ from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.storage.address import READ_ONLY, S3, WEB, local_path, scheme_of, shown
 from semigrid.data.storage.bucket import BucketFiles, bucket_files
 from semigrid.data.storage.bucket_errors import CREDENTIALS
-from semigrid.data.storage.files import NOT_THERE, Confirm, FileStatus, always
+from semigrid.data.storage.files import NOT_THERE, Confirm, FileStatus, UnusableFileError, always
 from semigrid.data.storage.local import LocalFiles
 from semigrid.data.storage.web import web_files
 
@@ -131,17 +131,25 @@ class Storage:
     def read(self, name: str = "", limit: int | None = None) -> bytes:
         """A file's content.
 
-        With a limit in bytes, raises ``OSError`` for what is larger, or a pipe or device.
+        With a limit in bytes, raises ``UnusableFileError`` for what is larger, or a pipe or device.
         """
         return self._do(self.files.read, self._path(name), limit)
 
-    def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
-        """The contents of many files by name, without missing files."""
+    def read_all(
+        self, names: Iterable[str], limit: int | None = None
+    ) -> dict[str, bytes | UnusableFileError]:
+        """The contents of many files by name, without missing files.
 
-        def read(name: str) -> bytes | None:
-            with suppress(FileNotFoundError):
-                return self.read(name)
-            return None
+        With a limit as in ``read``, the error stands for the content of a file that exceeds it.
+        """
+
+        def read(name: str) -> bytes | UnusableFileError | None:
+            try:
+                return self.read(name, limit)
+            except FileNotFoundError:
+                return None
+            except UnusableFileError as error:
+                return error
 
         names = list(names)
         with ThreadPoolExecutor(self.files.readers) as pool:

@@ -7,6 +7,7 @@ from functools import cached_property, reduce
 import numpy as np
 
 from semigrid.data.errors import InputError
+from semigrid.data.plausible import DeviceSeconds
 from semigrid.data.storage import Storage
 from semigrid.grid.analysis.comparisons import Standings, compare_all
 from semigrid.grid.analysis.paper import paper_acc1
@@ -20,7 +21,7 @@ from semigrid.grid.experiment.checks import labeled_images
 from semigrid.grid.study.ledger import COLLAPSED
 from semigrid.grid.study.plan import Cell, Plan
 from semigrid.grid.study.state import StudyState
-from semigrid.trainers.execution.progress import DeviceSeconds, add
+from semigrid.trainers.execution.progress import add
 from semigrid.trainers.models.weights import Weights
 
 FEW_IMAGES = 30  # with fewer, one image more or less right moves a score by over 3 points

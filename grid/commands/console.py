@@ -1,7 +1,6 @@
 """Where commands print, how they show progress, and how they end."""
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Iterator
 from typing import cast
@@ -11,6 +10,7 @@ from typer import BadParameter
 
 from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.escape import command
+from semigrid.data.json_text import json_text
 from semigrid.data.storage import open_storage
 from semigrid.grid.status.terminal import Terminal
 
@@ -34,7 +34,7 @@ def echo(text: str) -> None:
 
 def echo_json(facts: object) -> None:
     """Prints JSON to stdout, all in ASCII, so that every terminal shows it."""
-    print(json.dumps(facts, indent=1))
+    print(json_text(facts))
 
 
 def print_text(text: str, exact: bool = False) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage, open_storage
+from semigrid.data.storage.files import UnusableFileError
+from semigrid.data.yaml_files import LARGEST
 from semigrid.grid.commands.console import say
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.experiment.load import load_experiment
@@ -68,10 +70,10 @@ def load(
 def last_text(folder: Storage) -> str | None:
     """The experiment file of the last run in a folder; None if there was none."""
     try:
-        return folder.read(EXPERIMENT_COPY).decode()
+        return folder.read(EXPERIMENT_COPY, LARGEST).decode()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, UnusableFileError) as error:
         raise InputError(f"{folder.location(EXPERIMENT_COPY)}: cannot be read: {error}") from error
 
 

@@ -7,7 +7,7 @@ import typer
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import open_storage
-from semigrid.grid.commands.console import OK, SOME_FAILED, echo, echo_json, out, say_problem
+from semigrid.grid.commands.console import OK, SOME_FAILED, echo, echo_json, out, say, say_problem
 from semigrid.grid.commands.context import OpenStudy, load, open_study
 from semigrid.grid.commands.options import (
     JsonOption,
@@ -41,7 +41,7 @@ def status(
 
 def _show_status(study: OpenStudy, as_json: bool) -> None:
     now = snapshot.take(study.state)
-    run = snapshot.read(study.ledger.storage)
+    run = snapshot.read(study.ledger.storage, say)
     if as_json:
         facts = now.model_dump(include={"cells", "trials"})
         facts |= {"cost": now.cost.as_json(), "run": None}

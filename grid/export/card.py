@@ -16,6 +16,7 @@ from markupsafe import Markup
 from scipy import stats
 
 from semigrid.data.escape import markdown, visible
+from semigrid.data.plausible import DeviceSeconds
 from semigrid.data.schema import Manifest
 from semigrid.data.splits import images_at
 from semigrid.grid.analysis.classes import class_results, confusions
@@ -28,7 +29,7 @@ from semigrid.grid.status.show import show_seconds
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.tables.slices import slice_results
 from semigrid.trainers.evaluation.predictions import Predictions
-from semigrid.trainers.execution.progress import DeviceSeconds, add
+from semigrid.trainers.execution.progress import add
 from semigrid.trainers.methods import METHODS, why_unused
 from semigrid.trainers.models.weights import UNSTATED, Weights, is_non_commercial
 from semigrid.trainers.trial.identity import TrialSpec

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from semigrid.data.errors import InputError
+from semigrid.data.json_text import json_text
 from semigrid.data.storage import open_storage
 from semigrid.grid.predict.abstain import Calibration
 from semigrid.grid.predict.images import ImageRange, Images
@@ -208,4 +209,4 @@ def summary_lines(summary: Summary, uri: str) -> list[str]:
 
 
 def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+    return (json_text(content, ascii=False) + "\n").encode()

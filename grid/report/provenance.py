@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from functools import reduce
 
+from semigrid.data.plausible import DeviceSeconds
 from semigrid.grid.analysis.result_set import ResultSet
 from semigrid.grid.status.cost import show_bill
-from semigrid.trainers.execution.progress import DeviceSeconds, add
+from semigrid.trainers.execution.progress import add
 
 
 def facts(results: ResultSet) -> dict[str, list[str]]:

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, field
 from functools import reduce
 from typing import Any
 
+from semigrid.data.plausible import DeviceSeconds
 from semigrid.grid.study.ledger import ENDED, Record
 from semigrid.grid.study.plan import Search
 from semigrid.grid.study.state import StudyState
-from semigrid.trainers.execution.progress import DeviceSeconds, add
+from semigrid.trainers.execution.progress import add
 from semigrid.trainers.trial.identity import TrialSpec
 
 # Assumptions of an estimate from FLOPs: GPUs are this one at this share of its peak. A CPU core

@@ -2,43 +2,48 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
+from semigrid.data.plausible import Count, DeviceSeconds, Moment, Seconds, first_problem
 from semigrid.data.storage import Storage
+from semigrid.data.storage.files import UnusableFileError
 from semigrid.grid.status.cost import Cost, Estimate, estimate, spent
 from semigrid.grid.study.layout import SNAPSHOT
 from semigrid.grid.study.lock import Holder
-from semigrid.grid.study.state import StudyState
-from semigrid.trainers.execution.progress import DeviceSeconds
+from semigrid.grid.study.state import Stage, StudyState
+from semigrid.trainers.trial.job import JobKind
 
 WRITE_SECONDS = 3.0
 # Longest silence of a busy driver, or of a slow bucket, in seconds.
 SILENT_SECONDS = 30.0
+MOST_BYTES = 64 * 2**20  # of a snapshot
 
 
 class CellProgress(BaseModel):
     """A cell's stage, and how many of its trainings have ended."""
 
-    state: str
-    trials_done: int
-    trials: int
+    state: Stage
+    trials_done: Count
+    trials: Count
     failure: str | None = None
 
 
 class RunningTrial(BaseModel):
     """A trial at work; values are None while unknown. ``heard_at`` is its last sign of life."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     cell: str
-    kind: str
+    kind: JobKind
     trial: str
-    seed: int
-    started_at: float
-    heard_at: float | None = None
-    step: int | None = None
-    total_steps: int | None = None
+    seed: Count
+    started_at: Moment
+    heard_at: Moment | None = None
+    step: Count | None = None
+    total_steps: Count | None = None
     loss: float | None = None
     acc1: float | None = None
     images_per_s: float | None = None
@@ -74,14 +79,16 @@ class Snapshot(BaseModel):
     that holds the run's folder: the run lives and dies with it.
     """
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     experiment: str
     cells: dict[str, CellProgress]
-    trials: dict[str, int]
+    trials: dict[str, Count]
     cost: Cost
     running: list[RunningTrial] = []
-    written_at: float
-    started_at: float | None = None
-    seconds_left: float | None = None
+    written_at: Moment
+    started_at: Moment | None = None
+    seconds_left: Seconds | None = None
     share_done: float = 0.0
     activity: str = ""
     asked: str = ""
@@ -147,9 +154,22 @@ def cells_progress(study: StudyState) -> dict[str, CellProgress]:
     }
 
 
-def read(storage: Storage) -> Snapshot | None:
-    """The driver's last snapshot; None if no run is at work, or one of another version."""
+def read(storage: Storage, say: Callable[[str], None] = lambda problem: None) -> Snapshot | None:
+    """The driver's last snapshot; None if no run is at work, or one of another version.
+
+    Args:
+        say: is told what is wrong with a file that is none.
+    """
     try:
-        return Snapshot.model_validate_json(storage.read(SNAPSHOT))
-    except (FileNotFoundError, IsADirectoryError, ValidationError):
+        return Snapshot.model_validate_json(storage.read(SNAPSHOT, MOST_BYTES))
+    except (FileNotFoundError, IsADirectoryError):
         return None
+    except ValidationError as error:
+        problem = first_problem(error)
+    except UnusableFileError as error:
+        problem = str(error)
+    say(
+        f"{storage.location(SNAPSHOT)}: not the state of a run of this version ({problem}); what "
+        "runs there, if anything does, is not shown; if nothing does, delete the file"
+    )
+    return None

@@ -8,15 +8,23 @@ from collections.abc import Iterator
 from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    model_validator,
+)
 
+from semigrid.data.plausible import Count, DeviceSeconds, Moment, Seconds, first_problem
 from semigrid.data.storage import FileFacts, Storage
+from semigrid.data.storage.files import UnusableFileError
 from semigrid.grid.study.layout import LEDGER, log_file, record_file
 from semigrid.trainers.evaluation.choose import course
-from semigrid.trainers.execution.progress import DeviceSeconds
 from semigrid.trainers.layout import predictions_file, weights_file
+from semigrid.trainers.loop.outcome import NetworkName
 from semigrid.trainers.models.weights import Weights
 from semigrid.trainers.trial.identity import TrialSpec
 
@@ -28,9 +36,41 @@ SETTLED = ("finished", *COLLAPSED)
 # no longer continued from a checkpoint
 ENDED = (*SETTLED, "stopped")
 
+# a record with the longest history that a recipe allows is half as large
+MOST_BYTES = 64 * 2**20
+MOST_PERCENT = 100 + 1e-9  # a mean of all may be rounded up
+
+
+def _check_scores(scores: dict[str, float], *prefixes: str) -> None:
+    """Raises ``ValueError`` unless networks with these prefixes to their names have scores."""
+    for name in (f"{prefix}{score}" for prefix in prefixes for score in ("acc1", "ce")):
+        score = scores.get(name)
+        if score is None:
+            raise ValueError(f"{name} is missing")
+        if score < 0 or name.endswith("acc1") and score > MOST_PERCENT:
+            raise ValueError(f"{name} cannot be {score}")
+
+
+def _check_evaluation(evaluation: dict[str, float]) -> dict[str, float]:
+    _check_scores(evaluation, "student_", "ema_")
+    if not 1 <= evaluation.get("step", 0) <= 1e9:
+        raise ValueError(f"step cannot be {evaluation.get('step', 'missing')}")
+    return evaluation
+
+
+def _check_test(scores: dict[str, float]) -> dict[str, float]:
+    _check_scores(scores, "")
+    if not 0 <= scores.get("acc5", -1) <= MOST_PERCENT:
+        raise ValueError(f"acc5 cannot be {scores.get('acc5', 'missing')}")
+    return scores
+
+
+Evaluation = Annotated[dict[str, float], AfterValidator(_check_evaluation)]
+TestScores = Annotated[dict[str, float], AfterValidator(_check_test)]
+
 
 class Record(BaseModel):
-    """One trial's entry in the ledger.
+    """One trial's entry in the ledger. Validation refuses what no run writes.
 
     Attributes:
         status: ``started`` until the training ends. ``finished``: trained to its end. ``stopped``:
@@ -54,31 +94,44 @@ class Record(BaseModel):
         weights: the pretrained weights that it or the first of its parents started from.
     """
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     status: Status
     spec: TrialSpec
     cell: str
-    started_at: float
-    finished_at: float | None = None
-    seconds: float = 0.0
+    started_at: Moment
+    finished_at: Moment | None = None
+    seconds: Seconds = 0.0
     device_seconds: DeviceSeconds = {}
     val: dict[str, float] = {}
-    best_step: int = 0
-    best_weights: str = "student"
-    history: list[dict[str, float]] = []
+    best_step: Count = 0
+    best_weights: NetworkName = "student"
+    history: list[Evaluation] = []
     speed: list[dict[str, float]] = []
     broken_images: list[str] = []
-    resumed_at: list[int] = []
-    starts: list[int] = []
-    steps_run: int = 0
+    resumed_at: list[Count] = []
+    starts: list[Count] = []
+    steps_run: Count = 0
     damaged: list[str] = []
     weights_file: FileFacts | None = None
     predictions_file: FileFacts | None = None
-    test: dict[str, float] | None = None
+    test: TestScores | None = None
     error: str | None = None
     log: str | None = None
     weights: Weights | None = None
     versions: dict[str, str] = {}
     machine: str = ""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.spec.recipe.steps is None:
+            raise ValueError("spec.recipe.steps is missing")
+        if self.status == "finished":
+            try:
+                _check_scores(self.val, "")
+            except ValueError as error:
+                raise ValueError(f"val: {error}") from error
+        return self
 
     @property
     def id(self) -> str:
@@ -115,28 +168,30 @@ class Ledger:
 
     def read(self, trial_id: str) -> Record | None:
         """The trial's record; None if there is none or it is unreadable."""
-        try:
-            return self._parse(trial_id, self.storage.read(record_file(trial_id)))
-        except FileNotFoundError:
-            return None
+        content = self.storage.read_all([record_file(trial_id)], MOST_BYTES)
+        return self._parse(trial_id, *content.values()) if content else None
 
-    def _parse(self, trial_id: str, content: bytes) -> Record | None:
+    def _parse(self, trial_id: str, content: bytes | UnusableFileError) -> Record | None:
         try:
+            if isinstance(content, UnusableFileError):
+                raise content
             record = Record.model_validate_json(content)
-        except ValidationError:
-            record = None
-        # another id: written by a version with other identities
-        if record is None or record.id != trial_id:
-            path = self.storage.location(record_file(trial_id))
-            self.problems.append(f"{path}: not a readable record; its trial trains again")
-            return None
-        return record
+            if record.id == trial_id:
+                return record
+            why = "of another trial, or of a version with other identities"
+        except ValidationError as error:
+            why = first_problem(error)
+        except (ValueError, UnusableFileError) as error:  # or a number that is too long for an id
+            why = str(error)
+        path = self.storage.location(record_file(trial_id))
+        self.problems.append(f"{path}: not a readable record ({why}); its trial trains again")
+        return None
 
     def read_all(self) -> dict[str, Record]:
         """All readable records by trial id."""
         ids = [name.removesuffix(".json") for name in self.storage.names(LEDGER, ".json")]
         trials = {record_file(trial_id): trial_id for trial_id in ids}
-        contents = self.storage.read_all(trials).items()
+        contents = self.storage.read_all(trials, MOST_BYTES).items()
         records = (self._parse(trials[name], content) for name, content in contents)
         return {record.id: record for record in records if record is not None}
 

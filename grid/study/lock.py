@@ -9,16 +9,21 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from semigrid.data.errors import InputError
+from semigrid.data.plausible import Moment
 from semigrid.data.storage import Storage, open_storage
 from semigrid.grid.study.layout import LOCK, LOCK_GUARD
 
 HEARTBEAT_SECONDS = 10.0
 # heartbeats that a run on another machine must miss before its lock is taken over
 MISSED_BEATS = 3
+# and the longest time between them that is believed: a starting run waits for some
+LONGEST_INTERVAL = 60.0
+MOST_BYTES = 2**16  # of a lock file
 PROCESSES = Path("/proc")
 
 
@@ -33,13 +38,13 @@ class Holder(BaseModel):
     """
 
     host: str
-    pid: int
+    pid: Annotated[int, Field(gt=0, lt=2**31)]
     user: str
     machine: str
     born: str
-    started_at: float
-    heartbeat: float
-    interval: float
+    started_at: Moment
+    heartbeat: Moment
+    interval: Annotated[float, Field(gt=0, le=LONGEST_INTERVAL)]
     token: str
 
     @property
@@ -181,7 +186,7 @@ def holder_of(storage: Storage) -> Holder | None:
 def _read(storage: Storage) -> tuple[bytes | None, Holder | None]:
     """The lock file, None if there is none, and its holder, None if it is damaged."""
     try:
-        content = storage.read(LOCK)
+        content = storage.read(LOCK, MOST_BYTES)
     except FileNotFoundError:
         return None, None
     try:

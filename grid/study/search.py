@@ -9,8 +9,11 @@ from dataclasses import asdict, dataclass, field
 
 import optuna
 from optuna.trial import TrialState, create_trial
+from pydantic import BaseModel
 
+from semigrid.data.plausible import Number
 from semigrid.data.storage import Storage
+from semigrid.data.storage.files import UnusableFileError
 from semigrid.grid.experiment.schema import Around, Range
 from semigrid.grid.study.layout import SUGGESTED, suggested_file
 from semigrid.grid.study.plan import Plan, Search
@@ -140,7 +143,16 @@ def _rounded(value: float, low: float, high: float) -> float:
 
 
 # the suggestions of one search's waves, by the hash of what they depend on
-Remembered = dict[str, list[dict[str, float]]]
+Remembered = dict[str, list[dict[str, int | Number]]]  # a range of whole numbers has whole ends
+
+MOST_BYTES = 64 * 2**20  # of a search's file
+
+
+class _Suggested(BaseModel):
+    """The file of one search."""
+
+    sha256: str
+    suggested: Remembered
 
 
 class Suggestions:
@@ -156,7 +168,7 @@ class Suggestions:
     def __init__(self, storage: Storage, writes: bool = False):
         self.storage, self.writes = storage, writes
         self._by_search: dict[str, Remembered] = {}
-        self._contents: dict[str, bytes] | None = None
+        self._contents: dict[str, bytes | UnusableFileError] | None = None
 
     def suggest(self, wave: Wave) -> list[dict[str, float]]:
         """The same as ``suggest_wave``."""
@@ -165,7 +177,7 @@ class Suggestions:
             self._by_search[name] = self._read(name)
         remembered, recipe = self._by_search[name], wave.recipe.model_dump(mode="json")
         key = _hash(asdict(wave) | {"recipe": recipe, "optuna": optuna.__version__})
-        if key not in remembered:
+        if not _fits(wave, remembered.get(key, [])):
             remembered[key] = suggest_wave(wave)
             if self.writes:
                 # with a hash: a changed digit would be another trial
@@ -175,16 +187,29 @@ class Suggestions:
         return [dict(params) for params in remembered[key]]
 
     def _read(self, name: str) -> Remembered:
-        """A search's suggestions; none if the file is missing or damaged."""
-        with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
+        """A search's suggestions; none if the file is missing, damaged or from somebody else."""
+        with contextlib.suppress(OSError, ValueError):
             if self._contents is None:  # all files at once: a bucket answers side by side
-                names = self.storage.names(SUGGESTED, ".json")
-                self._contents = self.storage.read_all(f"{SUGGESTED}/{name}" for name in names)
-            content = json.loads(self._contents.pop(name, b""))
-            remembered: Remembered = content["suggested"]
-            if content["sha256"] == _hash(remembered):
-                return remembered
+                names = [f"{SUGGESTED}/{name}" for name in self.storage.names(SUGGESTED, ".json")]
+                self._contents = self.storage.read_all(names, MOST_BYTES)
+            content = self._contents.pop(name, b"")
+            if isinstance(content, bytes):
+                file = _Suggested.model_validate_json(content)
+                if file.sha256 == _hash(file.suggested):
+                    return file.suggested
         return {}
+
+
+def _fits(wave: Wave, params: Sequence[Mapping[str, float]]) -> bool:
+    """Whether a wave may have these trials; not if somebody else made them up."""
+    starts = wave.starts[len(wave.earlier) :][: wave.count]
+    drawn = params[len(starts) :]
+    return (
+        len(params) == wave.count
+        and [dict(each) for each in params[: len(starts)]] == [dict(each) for each in starts]
+        and all(each.keys() == wave.space.keys() for each in drawn)
+        and all(low <= each[n] <= high for each in drawn for n, (low, high) in wave.space.items())
+    )
 
 
 def _hash(content: object) -> str:

@@ -1,7 +1,6 @@
 """A table in every format, in which text from data stays text."""
 
 import io
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from semigrid.data.escape import csv_cell, latex, markdown, terminal, visible
+from semigrid.data.json_text import json_text
 from semigrid.grid.status.terminal import Terminal
 from semigrid.grid.tables.formats import Format
 from semigrid.grid.tables.table import Column, Table, frame_records
@@ -26,7 +26,7 @@ def render(table: Table[Any], format: Format) -> bytes:
             text = _csv(table.frame)
         case Format.json:
             records = frame_records(table.frame) if table.records is None else table.records
-            text = json.dumps(records, indent=1)
+            text = json_text(records)
         case Format.markdown:
             text = to_markdown(table)
         case Format.latex:

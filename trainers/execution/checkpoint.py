@@ -112,7 +112,7 @@ class Checkpoints:
 
     def load_micro_batch(self) -> int | None:
         try:
-            return int(self.storage.read(MICRO_BATCH))
+            return max(1, int(self.storage.read(MICRO_BATCH)))
         except (FileNotFoundError, ValueError):  # it will be found out anew
             return None
 

@@ -11,6 +11,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+from semigrid.data.plausible import Count, DeviceSeconds, Moment
 from semigrid.data.storage import Storage
 from semigrid.trainers.execution.background import Background
 from semigrid.trainers.layout import PROGRESS
@@ -19,9 +22,7 @@ from semigrid.trainers.options import TrainOptions
 # Time between two writes, in seconds; with 0 every step is written.
 WRITE_SECONDS = 10.0
 WRITE_SECONDS_VARIABLE = "SEMIGRID_PROGRESS_SECONDS"
-
-# Seconds by kind of device: "NVIDIA A10G", or "cpu" for the seconds of CPU cores.
-DeviceSeconds = dict[str, float]
+MOST_BYTES = 2**24  # of the file
 
 
 class Meter:
@@ -116,13 +117,33 @@ class Meter:
         self._background.do(put)
 
 
+class _Progress(BaseModel):
+    """What a ``Meter`` writes beside the metrics of its training."""
+
+    model_config = ConfigDict(extra="allow")
+
+    device_seconds: DeviceSeconds = {}
+    starts: list[Count] = []
+    steps_run: Count = 0
+    reached: Count = 0
+    held: DeviceSeconds = {}
+    at: Moment = 0.0
+    step: Count = 0
+    total_steps: Count = 0
+    # NaN in a training that diverges
+    loss: float = 0.0
+    images_per_s: float = 0.0
+    student_acc1: float = 0.0
+    ema_acc1: float = 0.0
+
+
 def read_progress(storage: Storage) -> dict[str, Any]:
     """What a ``Meter`` last wrote there; empty if there is no file or it is damaged."""
     try:
-        progress = json.loads(storage.read(PROGRESS))
+        progress = _Progress.model_validate_json(storage.read(PROGRESS, MOST_BYTES))
     except (OSError, ValueError):
         return {}
-    return progress if isinstance(progress, dict) else {}
+    return progress.model_dump(exclude_unset=True)
 
 
 def held_devices(kinds: list[str], options: TrainOptions) -> dict[str, float]:

@@ -5,6 +5,8 @@ from typing import Literal
 
 from semigrid.data.storage import FileFacts
 
+NetworkName = Literal["student", "ema"]
+
 
 @dataclass
 class Outcome:
@@ -30,7 +32,7 @@ class Outcome:
     error: str | None = None
     step: int = 0
     best_step: int = 0
-    best_weights: str = "student"
+    best_weights: NetworkName = "student"
     best_metrics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0

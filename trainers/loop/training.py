@@ -17,7 +17,7 @@ from semigrid.trainers.evaluation.predictions import Predictions
 from semigrid.trainers.execution.checkpoint import NetworkStates, encode_weights
 from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.loop.health import HopelessError, collapse
-from semigrid.trainers.loop.outcome import Outcome
+from semigrid.trainers.loop.outcome import NetworkName, Outcome
 from semigrid.trainers.loop.schedule import create_optimizer, create_schedule
 from semigrid.trainers.loop.stepper import MicroBatchStepper, normalizes_over_batch
 from semigrid.trainers.loop.streams import Streams
@@ -160,7 +160,7 @@ class Training:
             collapsed = collapse(self.outcome.history, self.recipe, self.natural_entropy)
             if collapsed:
                 raise HopelessError("collapsed", collapsed)
-        better = "ema" if is_better(metrics["ema"], metrics["student"]) else "student"
+        better: NetworkName = "ema" if is_better(metrics["ema"], metrics["student"]) else "student"
         if is_better(metrics[better], self.outcome.best_metrics):
             self.outcome.best_metrics = metrics[better]
             self.outcome.best_weights, self.outcome.best_step = better, self.outcome.step

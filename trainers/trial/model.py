@@ -7,6 +7,7 @@ from torch import nn
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import FileFacts
+from semigrid.data.storage.files import UnusableFileError
 from semigrid.trainers.execution.checkpoint import NetworkStates, decode_weights
 from semigrid.trainers.layout import weights_file
 from semigrid.trainers.models.create import create_model
@@ -52,22 +53,36 @@ def finished_model(spec: TrialSpec, place: Place, num_classes: int, weights: str
     Raises ``DamagedWeightsError`` if the weights are not as they were written.
     """
     model = _create(spec, num_classes, False)
-    model.load_state_dict(load_weights(spec.id, place)[weights])
+    take_weights(model, load_weights(spec.id, place, model), weights, spec.id, place)
     return model
 
 
-def load_weights(trial_id: str, place: Place) -> NetworkStates:
-    """The weights of a finished trial.
+def take_weights(
+    model: nn.Module, states: NetworkStates, weights: str, trial_id: str, place: Place
+) -> None:
+    """Lets a model have one network's weights; ``DamagedWeightsError`` if they are not its own."""
+    try:
+        model.load_state_dict(states[weights])
+    except RuntimeError as error:  # a missing or another tensor
+        where = place.storage.location(weights_file(trial_id))
+        problem = str(error).splitlines()[-1].strip()
+        raise DamagedWeightsError(trial_id, f"{where}: of another model: {problem}") from error
+
+
+def load_weights(trial_id: str, place: Place, model: nn.Module) -> NetworkStates:
+    """The weights of a finished trial, whose model is built as this one.
 
     Raises ``DamagedWeightsError`` if the file is missing or not as it was written.
     """
     where = place.storage.location(weights_file(trial_id))
+    # of student and teacher, and the names of their tensors
+    limit = 2 * sum(tensor.nbytes for tensor in model.state_dict().values()) + 2**24
     try:
-        content = place.storage.read(weights_file(trial_id))
+        content = place.storage.read(weights_file(trial_id), limit)
         if place.weights_sha256 not in (None, FileFacts.of(content).sha256):
             raise DamagedWeightsError(trial_id, f"{where}: damaged, it is not what was written")
         return decode_weights(content)
     except FileNotFoundError as error:
         raise DamagedWeightsError(trial_id, f"{where}: missing") from error
-    except SafetensorError as error:
+    except (SafetensorError, UnusableFileError, LookupError) as error:
         raise DamagedWeightsError(trial_id, f"{where}: damaged: {error}") from error

@@ -20,7 +20,7 @@ from semigrid.trainers.trial.data import (
     view_settings,
 )
 from semigrid.trainers.trial.job import TrialJob
-from semigrid.trainers.trial.model import finished_model, load_weights, start_model
+from semigrid.trainers.trial.model import finished_model, load_weights, start_model, take_weights
 
 
 def run_trial(job: TrialJob, runtime: Runtime) -> Outcome:
@@ -35,8 +35,8 @@ def run_trial(job: TrialJob, runtime: Runtime) -> Outcome:
     model = start_model(spec, dataset.num_classes, place.weights_uri)
     teacher_state = None
     if spec.parent is not None:
-        parent = load_weights(spec.parent, place)
-        model.load_state_dict(parent["student"])
+        parent = load_weights(spec.parent, place, model)
+        take_weights(model, parent, "student", spec.parent, place)
         teacher_state = parent["ema"]
     views = view_settings(spec.recipe, input_statistics(model))
     training = Training(

@@ -1,7 +1,14 @@
 """Records: written whole, read back, and an unreadable one is said and trained again."""
 
+import json
+import os
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.helpers.experiments import experiment_text
 
 from semigrid.data.storage import open_storage
@@ -43,7 +50,9 @@ def test_a_record_cut_anywhere_is_unreadable_and_hurts_no_other(tmp_path: Path) 
         path.write_bytes(content[:length])
         found = Ledger(open_storage(tmp_path))
         assert found.read_all() == {whole.id: whole}
-        assert found.problems == [f"{path}: not a readable record; its trial trains again"]
+        (problem,) = found.problems
+        assert problem.startswith(f"{path}: not a readable record (")
+        assert problem.endswith("); its trial trains again")
 
 
 def test_a_record_under_a_name_that_is_not_its_identity_is_not_believed(tmp_path: Path) -> None:
@@ -53,3 +62,104 @@ def test_a_record_under_a_name_that_is_not_its_identity_is_not_believed(tmp_path
     (tmp_path / "ledger" / f"{record.id}.json").rename(tmp_path / "ledger" / f"{'0' * 20}.json")
     assert ledger.read_all() == {}
     assert len(ledger.problems) == 1
+
+
+EVALUATION = {"step": 3, "loss": 1.0}
+EVALUATION |= {f"{n}_{s}": 1.0 for n in ("student", "ema") for s in ("acc1", "ce")}
+
+
+def finished() -> dict[str, Any]:
+    """A finished record's content."""
+    content: dict[str, Any] = json.loads(record_of().model_dump_json())
+    test = {"acc1": 50.0, "acc5": 100.0, "ce": 1.0}
+    result = {"val": {"acc1": 50.0, "ce": 1.0}, "history": [dict(EVALUATION)], "test": test}
+    return content | result | {"status": "finished", "finished_at": content["started_at"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        ("history.0.student_acc1", None, "history.0: student_acc1 is missing"),
+        ("history.0.ema_ce", float("nan"), "history.0.ema_ce: Input should be a finite number"),
+        ("history.0.step", 0, "history.0: step cannot be 0"),
+        ("history.0.ema_acc1", 100.5, "history.0: ema_acc1 cannot be 100.5"),
+        ("val", {}, "val: acc1 is missing"),
+        ("val.acc1", -3, "val: acc1 cannot be -3.0"),
+        ("val.ce", float("inf"), "val.ce: Input should be a finite number"),
+        ("test", {"ce": 1.0}, "test: acc1 is missing"),
+        ("test.acc5", 101, "test: acc5 cannot be 101.0"),
+        ("started_at", 1e20, "started_at: Input should be less than or equal to 100000000000"),
+        ("finished_at", -1e18, "finished_at: Input should be greater than or equal to 0"),
+        ("seconds", float("inf"), "seconds: Input should be a finite number"),
+        ("device_seconds.cpu", float("nan"), "device_seconds.cpu: Input should be"),
+        ("device_seconds", {"cpu": -1}, "device_seconds.cpu: Input should be"),
+        ("device_seconds", {"cpu": 1e300}, "device_seconds.cpu: Input should be"),
+        ("best_weights", "../x", "best_weights: Input should be 'student' or 'ema', not '../x'"),
+        ("best_step", -1, "best_step: Input should be"),
+        ("weights_file", {"size": "x", "sha256": ""}, "weights_file.size: Input should be"),
+        ("spec.seed", 1, "of another trial"),
+        ("spec.backbone_args", {"a": "LONG"}, ""),
+        ("spec.recipe.steps", None, "steps is missing"),
+        ("status", "ended", "status: Input should be"),
+        ("cell", None, "cell: Field required"),
+    ],
+)
+def test_what_no_run_writes_is_named_and_left_out(
+    tmp_path: Path, path: str, value: Any, problem: str
+) -> None:
+    trial, text = whole()
+    content = json.loads(text)
+    (tmp_path / "ledger").mkdir()
+    file = tmp_path / "ledger" / f"{trial}.json"
+    file.write_text(json.dumps(content))
+    assert list(Ledger(open_storage(tmp_path)).read_all()) == [trial]
+    at: Any = content
+    *folders, last = path.split(".")
+    for part in folders:
+        at = at[int(part)] if isinstance(at, list) else at[part]
+    at[last] = value
+    if value is None and last != "steps":
+        del at[last]
+    # a number that Python refuses to write
+    file.write_text(json.dumps(content).replace('"LONG"', "1" + "0" * 5000))
+    ledger = Ledger(open_storage(tmp_path))
+    assert ledger.read_all() == {}
+    (said,) = ledger.problems
+    assert said.startswith(f"{file}: not a readable record (") and problem in said
+    assert len(said) < 500
+
+
+def test_files_that_are_no_records_are_not_read(tmp_path: Path) -> None:
+    ledger = Ledger(open_storage(tmp_path))
+    ledger.write(record := record_of())
+    os.mkfifo(tmp_path / "ledger" / f"{'1' * 20}.json")  # nobody would ever write into it
+    with (tmp_path / "ledger" / f"{'2' * 20}.json").open("wb") as file:
+        file.truncate(10**12)  # a terabyte of zeros, which no disk has to hold
+    (tmp_path / "ledger" / f"{'3' * 20}.json").symlink_to("/dev/zero")
+    assert list(ledger.read_all()) == [record.id]
+    assert len(ledger.problems) == 3
+    assert "larger than 67,108,864 bytes" in ledger.problems[1]
+    assert ledger.read("1" * 20) is None
+
+
+@cache
+def whole() -> tuple[str, str]:
+    return record_of().id, json.dumps(finished())
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=5,
+)
+
+
+@given(name=st.sampled_from(sorted(Record.model_fields)), value=json_values)
+def test_any_value_anywhere_is_a_record_or_a_message(name: str, value: Any) -> None:
+    trial_id, text = whole()
+    content = json.dumps(json.loads(text) | {name: value})
+    ledger = Ledger(open_storage("nowhere"))
+    record = ledger._parse(trial_id, content.encode())
+    assert (record is None) == bool(ledger.problems)
+    if record is not None:
+        json.loads(record.model_dump_json(), parse_constant=pytest.fail)
