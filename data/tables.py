@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from semigrid.data.errors import InputError
+from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.storage import open_storage
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -190,29 +190,44 @@ def _named(separator: str) -> str:
 
 
 def _parquet(uri: str, content: bytes) -> Table:
+    schema = open_parquet(uri, pa.BufferReader(content)).schema_arrow
+    # dictionaries keep a text once, however often it occurs
+    plain = [field.name for field in schema if not pa.types.is_nested(field.type)]
+    file = open_parquet(uri, pa.BufferReader(content), read_dictionary=plain)
+    return Table(
+        uri, schema.names, lambda wanted: [column_texts(uri, file, schema.names[i]) for i in wanted]
+    )
+
+
+def open_parquet(uri: str, opened: Any, **options: Any) -> pq.ParquetFile:
+    """Opens a Parquet file with ``MAX_ROWS`` rows at most. Raises ``InputError``."""
     try:
-        schema = pq.read_schema(pa.BufferReader(content))
-        # dictionaries keep a text once, however often it occurs
-        plain = [field.name for field in schema if not pa.types.is_nested(field.type)]
-        file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=plain)
+        file = pq.ParquetFile(opened, **options)
+        _ = file.schema_arrow  # is read here, and may be damaged
+        groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+    except StorageGoneError:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{uri}: not a Parquet file: {error}") from error
+    if min(groups, default=0) < 0 or sum(groups) != file.metadata.num_rows:
+        raise InputError(f"{uri}: a damaged Parquet file: its row groups have {sum(groups):,} rows")
     if file.metadata.num_rows > MAX_ROWS:
         raise InputError(
             f"{uri}: {file.metadata.num_rows:,} rows; {MAX_ROWS:,} at most: split the table"
         )
+    return file
 
-    def read(wanted: list[int]) -> list[list[str]]:
-        return [texts_of(f"{uri}: the column {schema.names[i]!r}", column(i)) for i in wanted]
 
-    def column(index: int) -> Any:
-        name = schema.names[index]
-        try:
-            return file.read(columns=[name])[name]
-        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-            raise InputError(f"{uri}: the column {name!r} cannot be read: {error}") from error
-
-    return Table(uri, schema.names, read)
+def column_texts(uri: str, file: pq.ParquetFile, name: str) -> list[str]:
+    """A column of a Parquet file as text, see ``texts_of``. Raises ``InputError``."""
+    where = f"{uri}: the column {name!r}"
+    try:
+        column = file.read(columns=[name])[name]
+    except StorageGoneError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{where} cannot be read: {error}") from error
+    return texts_of(where, column)
 
 
 def texts_of(where: str, column: Any) -> list[str]:
@@ -233,6 +248,7 @@ def texts_of(where: str, column: Any) -> list[str]:
             )
         if not pa.types.is_dictionary(column.type):
             column = column.dictionary_encode()
+        column.validate(full=True)  # Parquet's reader believes the indices of dictionaries
         # each distinct value is written once
         column = column.unify_dictionaries().combine_chunks()
         values = _texts(where, column.dictionary)

@@ -12,7 +12,7 @@ from semigrid.data.errors import InputError
 from semigrid.data.shapes import of_shape, parse_json
 from semigrid.data.sources.items import SUFFIXES, Extent, Item, ParquetRow
 from semigrid.data.storage import open_storage
-from semigrid.data.tables import MAX_ROWS, check_columns, texts_of
+from semigrid.data.tables import check_columns, column_texts, open_parquet
 
 
 class _Sample(RootModel[dict[str, Any]]):
@@ -123,19 +123,15 @@ def parquet_items(uri: str, image: str = "image", label: str | None = "label") -
     for path in matching_files(uri, ".parquet"):
         storage = open_storage(path)
         with storage.open() as opened:
-            try:
-                file = pq.ParquetFile(opened)
-            except pa.ArrowInvalid as error:
-                raise InputError(f"{path}: not a Parquet file: {error}") from error
+            file = open_parquet(path, opened)
             schema, groups = file.schema_arrow, range(file.num_row_groups)
             check_columns(path, schema.names, [image, label] if label else [image])
             kind = schema.field(image).type
             if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
                 raise InputError(f"{path}: the column {image!r} is {kind}, not struct<bytes, path>")
-            if not pa.types.is_binary(kind.field("bytes").type):
+            content = kind.field("bytes").type
+            if not pa.types.is_binary(content) and not pa.types.is_large_binary(content):
                 raise InputError(f"{path}: {image!r} is {kind}; its bytes must be binary")
-            if file.metadata.num_rows > MAX_ROWS:
-                raise InputError(f"{path}: {file.metadata.num_rows:,} rows; {MAX_ROWS:,} at most")
             labels: list[str | None] = [None] * file.metadata.num_rows
             if label:
                 labels = _labels(path, file, label)
@@ -149,14 +145,10 @@ def parquet_items(uri: str, image: str = "image", label: str | None = "label") -
 
 def _labels(path: str, file: pq.ParquetFile, label: str) -> list[str | None]:
     """The class names of all rows, None for those without a label."""
-    where = f"{path}: the column {label!r}"
-    try:
-        column = file.read(columns=[label])[label]
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{where} cannot be read: {error}") from error
-    texts = texts_of(where, column)
+    texts = column_texts(path, file, label)
+    kind = file.schema_arrow.field(label).type
     # Hugging Face writes −1 for no label
-    missing = {""} if pa.types.is_string(column.type) else {"", "-1"}
+    missing = {"", "-1"} if pa.types.is_integer(kind) or pa.types.is_floating(kind) else {""}
     if (names := _class_names(path, file.schema_arrow, label)) is None:
         return [None if text in missing else text for text in texts]
     by_index = {str(index): name for index, name in enumerate(names)}

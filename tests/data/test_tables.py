@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from semigrid.data import tables
 from semigrid.data.errors import InputError
-from semigrid.data.tables import MAX_ROWS, open_table, read_file, suffix_of
+from semigrid.data.tables import MAX_ROWS, open_table, read_file, suffix_of, texts_of
 
 
 def csv(content: bytes, *needed: str, uri: str = "t.csv") -> dict[str, list[str]]:
@@ -169,16 +169,23 @@ def test_no_bytes_end_in_another_error(content: bytes) -> None:
             assert str(error).startswith("t.csv: ")
 
 
-@given(st.integers(0, 1000), st.integers(1, 255))
-def test_damaged_parquet_never_ends_in_another_error(place: int, change: int) -> None:
+@given(st.lists(st.tuples(st.integers(4, 3000), st.integers(1, 255)), min_size=1, max_size=3))
+def test_damaged_parquet_never_ends_in_another_error(changes: list[tuple[int, int]]) -> None:
     buffer = io.BytesIO()
     pq.write_table(pa.table({"image": ["a", "b"] * 20, "label": np.arange(40)}), buffer)
     content = bytearray(buffer.getvalue())
-    content[place % len(content)] ^= change
+    for place, change in changes:
+        content[place % len(content)] ^= change
     try:
         csv(bytes(content))
     except InputError as error:
         assert str(error).startswith("t.csv: ")
+
+
+def test_an_index_outside_a_dictionary_is_damage() -> None:
+    beyond = pa.DictionaryArray.from_arrays(pa.array([0, 7], pa.int8()), ["x"], safe=False)
+    with pytest.raises(InputError, match="the column has a value that cannot be read: .*bounds"):
+        texts_of("the column", pa.chunked_array([beyond]))
 
 
 def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

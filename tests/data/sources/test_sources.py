@@ -228,11 +228,24 @@ def test_parquet_whose_metadata_has_another_shape(
         parquet_items(str(file))
 
 
+def test_parquet_files_that_are_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": PNG, "label": [0, 1, 0, 1]}), file)
+    whole = file.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    damaged = [whole[:-9] + whole[-8:], whole[:footer] + b"\xff" * 40 + whole[footer + 40 :], b""]
+    for content in [*damaged, b"PAR1PAR1", whole[:footer]]:
+        file.write_bytes(content)
+        with pytest.raises(InputError, match="a.parquet: not a Parquet file"):
+            parquet_items(str(file))
+
+
 def test_parquet_labels_are_read_as_those_of_tables(tmp_path: Path) -> None:
     for labels, expected in [
         ([0.0, None, 1.0, float("nan")], ["0", None, "1", None]),  # integers with a gap, by pandas
         ([10**16 + 1, -1, 0, None], ["10000000000000001", None, "0", None]),
         (["-1", "", "a", None], ["-1", None, "a", None]),
+        (pa.array(["-1", "", "a", None]).dictionary_encode(), ["-1", None, "a", None]),
     ]:
         pq.write_table(pa.table({"image": PNG, "label": labels}), tmp_path / "a.parquet")
         assert [item.label for item in parquet_items(f"{tmp_path}/a.parquet")] == expected
