@@ -6,12 +6,15 @@ signature.
 
 from semigrid.data.redact import without_secrets
 
+# Characters of a problem that are said: it may quote a value as long as a file.
+LONGEST = 4000
+
 
 class InputError(ValueError):
     """Input that cannot be used; the message says what, where, what is allowed and what to do."""
 
     def __init__(self, *problems: str):
-        self.problems = tuple(map(without_secrets, problems))
+        self.problems = tuple(_short(without_secrets(problem)) for problem in problems)
         super().__init__("\n".join(self.problems))
 
 
@@ -29,3 +32,10 @@ class StorageGoneError(OSError):
 
     def __init__(self, message: str):
         super().__init__(without_secrets(message))
+
+
+def _short(problem: str) -> str:
+    """A problem whose middle is left out if it is long; its end says what to do."""
+    if len(problem) <= LONGEST:
+        return problem
+    return f"{problem[: LONGEST // 2]} […] {problem[-LONGEST // 2 :]}"
