@@ -1,21 +1,26 @@
 """The dataset format: Parquet shards with Hugging Face images, described by ``dataset.json``."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage, open_storage
 
 FORMAT = 1
 MANIFEST = "dataset.json"
+# larger than any number of a dataset, and small enough to be computed with
+MOST = 2**53
+Count = Annotated[int, Field(ge=0, le=MOST)]
 Split = Literal["train", "val", "test", "pool"]
 LABELED_SPLITS: tuple[Split, ...] = ("train", "val", "test")
 POOL: Split = "pool"
@@ -41,14 +46,20 @@ def columns_of(extra: Sequence[str] = ()) -> pa.Schema:
     )
 
 
+def is_damage(error: Exception) -> bool:
+    """Whether a Parquet file is at fault, and not its storage: Arrow raises bare OSErrors, too."""
+    return not isinstance(error, OSError) or type(error) is OSError and error.errno is None
+
+
 class Shard(BaseModel):
     """One Parquet file: its split, its row groups' row counts and the SHA-256 of its bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    file: str
+    # a plain name: nothing outside of the dataset's folder is opened
+    file: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.parquet$")
     split: Split
-    row_groups: tuple[int, ...]
-    sha256: str
+    row_groups: tuple[Annotated[int, Field(gt=0, le=MOST)], ...] = Field(min_length=1)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
     @property
     def rows(self) -> int:
@@ -61,19 +72,21 @@ class Manifest(BaseModel):
     ``counts`` holds the number of images by labelled split and class name. ``pool_unit`` is the
     number of pool images at the unlabelled multiplier 100 %. ``slices`` are columns to report
     results by. With ``votes`` a column holds the crowd's votes on each image, as JSON.
+
+    Raises ``ValidationError`` for names that occur twice or do not match, and absurd numbers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: int
     name: str
     classes: tuple[str, ...]
-    counts: dict[Literal["train", "val", "test"], dict[str, int]]  # all three, none empty
-    pool: int
-    pool_unit: int
+    counts: dict[Literal["train", "val", "test"], dict[str, Count]]  # all three, none empty
+    pool: Count
+    pool_unit: Count
     fingerprint: str
     license: str
     source: str
-    order_seed: int
+    order_seed: int = Field(ge=-MOST, le=MOST)
     shards: tuple[Shard, ...]
     slices: tuple[str, ...] = ()
     votes: bool = False
@@ -101,6 +114,19 @@ class Manifest(BaseModel):
             if not sum(counts.get(split, {}).values()):
                 raise ValueError(f"the split {split!r} has no images")
         return counts
+
+    @model_validator(mode="after")
+    def _names_match(self) -> Self:
+        columns = (*columns_of().names, *self.extra_columns)
+        files = [shard.file for shard in self.shards]
+        for what, names in (("class", self.classes), ("column", columns), ("shard", files)):
+            if len({*names}) < len(names):
+                twice = Counter(names).most_common(1)[0][0]
+                raise ValueError(f"the {what} {twice[:80]!r} occurs twice")
+        for split, images in self.counts.items():
+            if images.keys() != {*self.classes}:
+                raise ValueError(f"counts.{split}: its classes are not those of the dataset")
+        return self
 
 
 @dataclass(frozen=True)
@@ -134,7 +160,7 @@ def read_row_group(storage: Storage, group: RowGroup) -> tuple[list[str], list[b
     table = file.read_row_group(group.index, columns=["image_id", "image.bytes"])
     table = table.slice(0, group.rows)
     images = table["image"].combine_chunks().field("bytes").to_pylist()
-    return table["image_id"].to_pylist(), images
+    return table["image_id"].to_pylist(), [image or b"" for image in images]
 
 
 @lru_cache(maxsize=8)
@@ -168,13 +194,40 @@ class Dataset:
         return groups
 
     def _column_tables(self, split: str, columns: list[str]) -> pa.Table:
-        tables = []
+        expected = columns_of(self.manifest.extra_columns)
+        tables = [expected.empty_table().select(columns)]
         for shard in self.manifest.shards_of(split):
-            with self.storage.open(shard.file) as file:
-                tables.append(pq.read_table(file, columns=columns))
-        if not tables:
-            return columns_of(self.manifest.extra_columns).empty_table().select(columns)
+            try:
+                with self.storage.open(shard.file) as opened:
+                    tables.append(self._read_shard(shard, pq.ParquetFile(opened), columns))
+            except (OSError, ValueError, pa.ArrowException) as error:
+                if not is_damage(error):
+                    raise
+                raise InputError(
+                    f"{self.storage.location(shard.file)}: not what {MANIFEST} says: {error}; "
+                    "copy it here again or build the dataset again"
+                ) from error
         return pa.concat_tables(tables)
+
+    def _read_shard(self, shard: Shard, file: pq.ParquetFile, columns: list[str]) -> pa.Table:
+        """Columns of a shard. Raises ``ValueError`` for others than the manifest's."""
+        if file.metadata.num_rows != shard.rows:
+            raise ValueError(f"it has {file.metadata.num_rows:,} rows, not {shard.rows:,}")
+        expected = columns_of(self.manifest.extra_columns)
+        for name in columns:
+            if name not in file.schema_arrow.names:
+                raise ValueError(f"it has no column {name!r}")
+            if (kind := file.schema_arrow.field(name).type) != expected.field(name).type:
+                raise ValueError(f"its column {name!r} is {kind}, not {expected.field(name).type}")
+        table = file.read(columns=columns).select(columns)
+        table.validate(full=True)
+        if "label" in columns and shard.split != POOL:
+            least, most = pc.min_max(table["label"]).as_py().values()
+            if table["label"].null_count or least < 0 or most >= self.num_classes:
+                raise ValueError(f"it has labels other than 0 to {self.num_classes - 1}")
+        if "image_id" in columns and table["image_id"].null_count:
+            raise ValueError("it has an image without an id")
+        return table.replace_schema_metadata(expected.metadata)
 
     def column(self, split: str, name: str) -> pa.ChunkedArray:
         """One column of a split in stored order."""

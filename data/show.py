@@ -8,7 +8,7 @@ import pandas as pd
 from PIL import Image
 
 from semigrid.data.schema import LABELED_SPLITS, POOL, Dataset
-from semigrid.data.views.render import decode
+from semigrid.data.views.render import BrokenImageError, decode
 
 THUMBNAIL, COLUMNS_OF_SHEET, MOST_ON_SHEET = 96, 8, 64
 
@@ -41,7 +41,10 @@ def contact_sheet(dataset: Dataset, label: int) -> bytes:
     height = -(-len(table) // COLUMNS_OF_SHEET)
     sheet = Image.new("RGB", (COLUMNS_OF_SHEET * THUMBNAIL, height * THUMBNAIL), "white")
     for place, (image_id, content) in enumerate(zip(table.ids, table.images, strict=True)):
-        image = decode(content, image_id)
+        try:
+            image = decode(content, image_id)
+        except BrokenImageError:  # data check names it
+            continue
         image.thumbnail((THUMBNAIL - 4, THUMBNAIL - 4))
         row, column = divmod(place, COLUMNS_OF_SHEET)
         sheet.paste(image, (column * THUMBNAIL + 2, row * THUMBNAIL + 2))

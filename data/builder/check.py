@@ -5,6 +5,7 @@ import io
 from collections import Counter
 from collections.abc import Callable
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from semigrid.data.schema import POOL, Dataset, columns_of
@@ -33,27 +34,34 @@ def check_dataset(
                 f"{shard.sha256[:12]}…; copy it here again or build the dataset again"
             )
             continue
-        file = pq.ParquetFile(io.BytesIO(content))
-        groups = tuple(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
-        if groups != shard.row_groups:
-            problems.append(f"{shard.file}: row groups of {groups} rows, not {shard.row_groups}")
-        if not file.schema_arrow.equals(expected):
-            names = file.schema_arrow.names
-            problems.append(f"{shard.file}: columns {names}, not {expected.names}")
-            continue
-        for row in (row for rows in file.iter_batches(batch_size=256) for row in rows.to_pylist()):
-            name, group = row["image_id"], row["group"]
-            counts[shard.split, row["label"]] += 1
-            if name in seen:
-                problems.append(f"{shard.file}: the image {name!r} occurs a second time")
-            seen.add(name)
-            other = split_of.setdefault(group, shard.split)
-            if other != shard.split:
-                problems.append(f"{shard.file}: the group {group!r} is also in {other}")
-            try:
-                decode(row["image"]["bytes"], name)
-            except BrokenImageError as error:
-                problems.append(f"{shard.file}: {error}")
+        try:
+            file = pq.ParquetFile(io.BytesIO(content))
+            groups = tuple(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
+            if groups != shard.row_groups:
+                problems.append(
+                    f"{shard.file}: row groups of {groups} rows, not {shard.row_groups}"
+                )
+                continue
+            if not file.schema_arrow.equals(expected):
+                names = file.schema_arrow.names
+                problems.append(f"{shard.file}: columns {names}, not {expected.names}")
+                continue
+            batches = file.iter_batches(batch_size=256)
+            for row in (row for rows in batches for row in rows.to_pylist()):
+                name, group = row["image_id"], row["group"]
+                counts[shard.split, row["label"]] += 1
+                if name in seen:
+                    problems.append(f"{shard.file}: the image {name!r} occurs a second time")
+                seen.add(name)
+                other = split_of.setdefault(group, shard.split)
+                if other != shard.split:
+                    problems.append(f"{shard.file}: the group {group!r} is also in {other}")
+                try:
+                    decode((row["image"] or {}).get("bytes") or b"", name)
+                except BrokenImageError as error:
+                    problems.append(f"{shard.file}: {error}")
+        except (OSError, ValueError, pa.ArrowException) as error:
+            problems.append(f"{shard.file}: cannot be read: {error}; build the dataset again")
     progress(len(manifest.shards), len(manifest.shards))
     if problems:
         return problems

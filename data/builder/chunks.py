@@ -25,6 +25,7 @@ from semigrid.data.builder.request import BuildRequest
 from semigrid.data.decoding import UnusableImageError
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.redact import shown, without_secrets
+from semigrid.data.schema import is_damage
 from semigrid.data.sources.items import Item
 from semigrid.data.sources.versions import versions_of
 from semigrid.data.splits import order_key
@@ -266,7 +267,9 @@ def read_without_content(files: Sequence[str]) -> Iterator[Cleaned]:
         try:
             with open_storage(uri).open(ahead=True) as file:
                 rows = pq.read_table(file, columns=names).to_pylist()
-        except pa.ArrowException as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
+            if not is_damage(error):
+                raise
             raise InputError(f"{uri}: damaged; delete it and run the same command again") from error
         yield from (Cleaned(**row) for row in rows)
 

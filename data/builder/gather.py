@@ -139,7 +139,10 @@ def _source_items(request: BuildRequest) -> list[Item]:
         )
     if request.answers is not None:
         return folder_items(request.source, labeled=False)
-    items = folder_items(request.source)
+    try:
+        items = folder_items(request.source)
+    except InputError as error:
+        raise InputError(f"{error}{_tables_in(request.source)}") from error
     if request.classes is None:
         _check_class_folders(request.source, items)
     return items

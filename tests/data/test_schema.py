@@ -1,5 +1,7 @@
+import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -7,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from semigrid.data.builder.builtin import DIGITS
 from semigrid.data.builder.builtin import digits as digit_rows
+from semigrid.data.builder.check import check_dataset
 from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError
@@ -181,6 +185,133 @@ def test_a_damaged_manifest_is_named(tmp_path: Path, content: str) -> None:
     with pytest.raises(InputError, match="build the dataset again") as caught:
         open_dataset(str(tmp_path))
     assert str(tmp_path / MANIFEST) in str(caught.value)
+
+
+def change(folder: Path, **keys: Any) -> None:
+    """Changes keys of a manifest, those of its first shard by ``shard_…``."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for key, value in keys.items():
+        if key.startswith("shard_"):
+            manifest["shards"][0][key.removeprefix("shard_")] = value
+        else:
+            manifest[key] = value
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+COUNTS = {"train": {"even": 5, "odd": 5}, "val": {"even": 2, "odd": 2}}
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"shard_file": "../../etc/passwd"}, "shards.0.file: "),
+        ({"shard_file": "../other/train-00000.parquet"}, "shards.0.file: "),
+        ({"shard_file": "/etc/train-00000.parquet"}, "shards.0.file: "),
+        ({"shard_file": "a::b.parquet"}, "shards.0.file: "),
+        ({"shard_file": "s3://bucket/a.parquet"}, "shards.0.file: "),
+        ({"shard_file": "val-00000.parquet"}, "the shard 'val-00000.parquet' occurs twice"),
+        ({"shard_row_groups": [HUGE]}, "shards.0.row_groups.0: "),
+        ({"shard_row_groups": [-3, 13]}, "shards.0.row_groups.0: "),
+        ({"shard_row_groups": []}, "shards.0.row_groups: "),
+        ({"shard_row_groups": [10**15]}, "bytes cannot hold 1,000,000,000,000,000 images"),
+        ({"shard_row_groups": [3, 3, 3]}, "10 images in train, but its shards have 9"),
+        ({"shard_split": "other"}, "shards.0.split: "),
+        ({"shard_sha256": "x"}, "shards.0.sha256: "),
+        ({"shards": []}, "10 images in train, but its shards have 0"),
+        ({"shards": {}}, "shards: "),
+        ({"shards": [7]}, "shards.0: "),
+        ({"classes": ["even", "even"]}, "the class 'even' occurs twice"),
+        ({"classes": ["even", "odd", "third"]}, "its classes are not those of the dataset"),
+        ({"classes": None}, "classes: "),
+        ({"counts": COUNTS}, "the split 'test' has no images"),
+        ({"counts": {**COUNTS, "test": {"even": -2, "odd": 4}}}, "counts.test.even: "),
+        ({"counts": {**COUNTS, "test": {"even": float("nan"), "odd": 4}}}, "counts.test.even: "),
+        ({"counts": {**COUNTS, "test": {"even": 2, "odd": 3}}}, "5 images in test, but .* 4;"),
+        ({"counts": {**COUNTS, "test": {"even": 2}}}, "its classes are not those"),
+        ({"pool": 13}, "13 images in pool, but its shards have 12"),
+        ({"pool": HUGE}, "pool: "),
+        ({"pool_unit": -1}, "pool_unit: "),
+        ({"pool_unit": 1e400}, "pool_unit: "),
+        ({"order_seed": HUGE}, "order_seed: "),
+        ({"slices": ["label"]}, "the column 'label' occurs twice"),
+        ({"slices": ["a", "a"]}, "the column 'a' occurs twice"),
+        ({"name": "\ud800"}, "the file: Invalid JSON"),
+        ({"name": ["a"] * 2}, "name: "),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(
+    tmp_path: Path, keys: dict[str, Any], expected: str
+) -> None:
+    write(tmp_path)
+    change(tmp_path, **keys)
+    with pytest.raises(InputError, match=expected) as caught:
+        open_dataset(str(tmp_path))
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_manifest_of_any_depth_or_length_is_refused(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text('{"counts": ' + "[" * 100_000)
+    with pytest.raises(InputError, match="the file: Invalid JSON"):
+        open_dataset(str(tmp_path))
+    (tmp_path / MANIFEST).unlink()
+    (tmp_path / MANIFEST).symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="dataset.json: cannot be read: not a regular file"):
+        open_dataset(str(tmp_path))
+    (tmp_path / MANIFEST).unlink()
+    os.mkfifo(tmp_path / MANIFEST)
+    with pytest.raises(InputError, match="dataset.json: cannot be read: not a regular file"):
+        open_dataset(str(tmp_path))
+
+
+def test_a_shard_that_is_a_link_to_elsewhere_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "set")
+    shard = tmp_path / "set" / "val-00000.parquet"
+    shard.rename(tmp_path / "set" / "beside.parquet")
+    shard.symlink_to("beside.parquet")
+    open_dataset(str(tmp_path / "set"))
+    (tmp_path / "set" / "beside.parquet").rename(tmp_path / "elsewhere.parquet")
+    shard.unlink()
+    shard.symlink_to(tmp_path / "elsewhere.parquet")
+    with pytest.raises(InputError, match="val-00000.parquet: a link to a file outside"):
+        open_dataset(str(tmp_path / "set"))
+    shard.unlink()
+    os.mkfifo(shard)
+    with pytest.raises(InputError, match="val-00000.parquet: not a file"):
+        open_dataset(str(tmp_path / "set"))
+
+
+def test_a_shard_that_is_not_what_the_manifest_says(tmp_path: Path) -> None:
+    """Somebody else's dataset, with hashes that fit."""
+    write(tmp_path)
+    path = tmp_path / "train-00000.parquet"
+    good = pq.read_table(path)
+
+    def refused(content: pa.Table | bytes, expected: str) -> None:
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            pq.write_table(content, path, row_group_size=3, compression="none")
+        change(tmp_path, shard_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+        dataset = open_dataset(str(tmp_path))
+        with pytest.raises(InputError, match=f"train-00000.parquet: not what .*: {expected}"):
+            _ = dataset.train_labels
+        assert check_dataset(dataset) != []
+
+    labels = good.schema.get_field_index("label")
+    refused(b"PAR1" + bytes(5000) + b"PAR1", "")
+    refused(b"words" * 100, "")
+    refused(good.slice(0, 4), "it has 4 rows, not 10")
+    refused(good.drop_columns("label"), "it has no column 'label'")
+    for values, kind, expected in (
+        ([0.5] * 10, pa.float64(), "its column 'label' is double, not int64"),
+        ([0, 1] * 4 + [0, 10**12], pa.int64(), "it has labels other than 0 to 1"),
+        ([0, 1] * 4 + [0, -1], pa.int64(), "it has labels other than 0 to 1"),
+        ([0, 1] * 4 + [0, None], pa.int64(), "it has labels other than 0 to 1"),
+        ([None] * 10, pa.int64(), "it has labels other than 0 to 1"),
+    ):
+        changed = good.set_column(labels, "label", pa.array(values, kind))
+        refused(changed, expected)
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
