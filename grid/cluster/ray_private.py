@@ -17,7 +17,18 @@ from ray._private.services import GcsClient
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.experimental import internal_kv
 from ray.job_config import JobConfig
+from ray.job_submission import JobSubmissionClient
 from ray.tune.execution import class_cache
+
+# Seconds until a silent job API counts as away: to connect, and between two parts of an answer.
+JOB_API_SECONDS = (5, 30)
+
+
+class TimedJobClient(JobSubmissionClient):  # type: ignore[misc]  # Ray has no types
+    """Ray's client of the job API, which by itself would wait for a silent host without end."""
+
+    def _do_request(self, method: str, endpoint: str, **how: Any) -> Any:
+        return super()._do_request(method, endpoint, **{"timeout": JOB_API_SECONDS, **how})
 
 
 def connect_to_head(address: str) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from semigrid.data import escape
 from semigrid.data.errors import InputError
-from semigrid.grid.commands.console import OK, SOME_FAILED, err, out, say
+from semigrid.grid.commands.console import OK, SOME_FAILED, echo, err, out, say
 from semigrid.grid.commands.context import load
 from semigrid.grid.commands.options import (
     OnlyOption,
@@ -19,7 +19,7 @@ from semigrid.grid.commands.options import (
     option,
 )
 from semigrid.grid.study.plan import Plan
-from semigrid.grid.submit.job_package import JobPackage, job_package
+from semigrid.grid.submit.job_package import JobPackage, job_package, pinned_requirements
 from semigrid.grid.submit.kuberay import RayJobOptions, manifest
 
 _kuberay = partial(option, panel="Options of --kuberay")
@@ -40,6 +40,9 @@ def submit(
         bool, typer.Option("--install", help="Let Ray install this environment's versions.")
     ] = False,
     follow: Annotated[bool, typer.Option(help="Whether to follow the job's log.")] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list what would be sent to the cluster.")
+    ] = False,
     retries: Annotated[int, option("N", min=0, help="Times to restart a job that was killed.")] = 3,
     kuberay: Annotated[
         bool, typer.Option("--kuberay", help="Print a RayJob for kubectl apply instead.")
@@ -81,7 +84,22 @@ def submit(
         print(manifest(experiment, options), end="")
         return
     package = job_package(experiment, only)
+    if dry_run:
+        _show(package, install)
+        return
     raise typer.Exit(_follow(package, address, install, follow, retries))
+
+
+def _show(package: JobPackage, install: bool) -> None:
+    """Prints the files that a job takes along, the packages to install, and its command."""
+    files = package.files()
+    for name, content in files.items():
+        echo(f"{len(content):>10,}  {name}")
+    for pin in pinned_requirements() if install else ():
+        echo(f"   install  {pin}")
+    size = sum(map(len, files.values()))
+    echo(f"{size:>10,}  bytes in {len(files)} files; the job's command: {package.entrypoint}")
+    say(f"nothing was sent; the job would write to {package.folder}")
 
 
 def _follow(package: JobPackage, address: str, install: bool, follow: bool, retries: int) -> int:

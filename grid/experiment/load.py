@@ -59,6 +59,8 @@ def load_experiment(
     problems: list[str] = []
     datasets: dict[str, Dataset] = {}
     weights: dict[str, Weights] = {}
+    with _noting(problems, "storage"):
+        open_storage(file.storage).confirm()  # refuses places that are only read
     for name, config in file.datasets.items():
         with _noting(problems, f"datasets.{name}"):
             datasets[name] = _assumed_dataset(name) if without_data else open_dataset(config.uri)

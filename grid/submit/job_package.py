@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 import shlex
-import shutil
 from dataclasses import dataclass
 from importlib.metadata import requires, version
 from pathlib import Path
@@ -20,9 +19,16 @@ from semigrid.data.storage.storage import PATIENCE, storage_patience
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.study.layout import EXPERIMENT_COPY
 
+_JOB = "job"  # the job's working directory
 # Key of a job's metadata that tells which results folder it writes to.
 FOLDER_KEY = "semigrid-folder"
-PACKAGE_SUFFIXES = (".py", ".yaml", ".j2")
+# files of semigrid beside its modules, by their folder
+RESOURCES = {
+    "grid/experiments": "*.yaml",
+    "grid/export": "*.j2",
+    "grid/report": "*.j2",
+    "grid/submit": "*.j2",
+}
 
 
 @dataclass(frozen=True)
@@ -48,17 +54,23 @@ class JobPackage:
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", self.name)
         return f"semigrid-{name}-{folder}-{number}"
 
+    def files(self) -> dict[str, bytes]:
+        """Everything that is sent, by name: the experiment and the code."""
+        code = {f"semigrid/{name}": path.read_bytes() for name, path in own_files().items()}
+        return {f"{_JOB}/{EXPERIMENT_COPY}": self.text.encode(), **code}
+
     def runtime_env(self, folder: Path, install: bool) -> dict[str, Any]:
         """Ray's runtime environment for the job; ``folder`` receives the files it points at.
 
         The code goes along, so the cluster runs what is here. With ``install``, Ray also installs
         the versions of all packages that are here; otherwise the cluster must have them.
         """
-        working_dir, package = folder / "job", folder / "semigrid"
-        working_dir.mkdir()
-        (working_dir / EXPERIMENT_COPY).write_text(self.text)
-        shutil.copytree(semigrid.__path__[0], package, ignore=not_in_wheel)
-        environment = {"working_dir": str(working_dir), "py_modules": [str(package)]}
+        for name, content in self.files().items():
+            file = folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        environment: dict[str, Any] = {"working_dir": str(folder / _JOB)}
+        environment["py_modules"] = [str(folder / "semigrid")]
         return environment | ({"pip": pinned_requirements()} if install else {})
 
 
@@ -84,13 +96,23 @@ def job_package(experiment: Experiment, only: list[str] | None = None) -> JobPac
     return JobPackage(experiment.file.name, folder, experiment.text, shlex.join(words))
 
 
-def not_in_wheel(folder: str, names: list[str]) -> set[str]:
-    """Names in a Python package's folder that its wheel leaves out, for ``shutil.copytree``.
+def own_files(root: Path | None = None) -> dict[str, Path]:
+    """semigrid's own files by their names in the package: those that a wheel of it holds.
 
-    Other files may lie beside the code in a checkout, such as datasets in ``data``.
+    Others may lie beside them in a checkout, such as datasets or keys in ``data``.
     """
-    paths = [Path(folder, name) for name in names if not name.endswith(PACKAGE_SUFFIXES)]
-    return {path.name for path in paths if not (path / "__init__.py").exists()}
+    root = Path(semigrid.__path__[0]) if root is None else root
+    files = {}
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        name = folder.relative_to(root).as_posix()
+        for pattern in ("*.py", RESOURCES.get(name)):
+            for file in folder.glob(pattern) if pattern else ():
+                if file.is_file() and not file.name.startswith("."):
+                    files[file.relative_to(root).as_posix()] = file
+        folders += [path.parent for path in folder.glob("*/__init__.py")]
+    return dict(sorted(files.items()))
 
 
 def pinned_requirements() -> list[str]:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import aiohttp
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_fixed
 
 from semigrid.data.errors import InputError
+from semigrid.data.storage.address import WEB, shown
+from semigrid.grid.cluster.ray_private import TimedJobClient
 from semigrid.grid.submit.job_package import FOLDER_KEY, JobPackage
 
 ACTIVE = (JobStatus.PENDING, JobStatus.RUNNING)
@@ -24,6 +26,8 @@ CHATTER = (
 )
 # Pause between two looks at a job that logs nothing, in seconds.
 LOOK_SECONDS = 1.0
+# Longest wait for a line of the log before the cluster is asked whether the job is still there.
+QUIET_SECONDS = 60.0
 # Longest wait for a cluster that answered before, in seconds: a laptop wakes up, a head restarts.
 AWAY_SECONDS = 300.0
 # Exit codes of a shell whose command was ended by SIGKILL or SIGTERM, which nobody here sends.
@@ -61,17 +65,20 @@ class JobClient:
     """
 
     def __init__(self, address: str, say: Callable[[str], None]):
-        self.address, self._say = address, say
+        self.address, self._say = shown(address), say
         for name in CHATTER:
             logging.getLogger(name).setLevel(logging.ERROR)
         try:
-            self._client = JobSubmissionClient(address)
+            scheme, separator, _ = address.partition("://")
+            if separator and scheme.lower() not in WEB:  # Ray would import a module of that name
+                raise ValueError("not a web address")
+            self._client = TimedJobClient(address)
             self._client.list_jobs()
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(
-                f"--address {address}: no Ray cluster that takes jobs from here ({first}); give "
-                "its dashboard's address, http://HOST:8265, and if it wants a token, set "
+                f"--address {self.address}: no Ray cluster that takes jobs from here ({first}); "
+                "give its dashboard's address, http://HOST:8265, and if it wants a token, set "
                 "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN)"
             ) from error
 
@@ -128,15 +135,17 @@ class JobClient:
 
     async def _tail(self, job: str, seen: int, write: Callable[[str], None]) -> int:
         """Passes the log on while the connection lasts; returns the characters passed on so far."""
-        position = 0
+        position, log = 0, self._client.tail_job_logs(job)
         try:
-            async for text in self._client.tail_job_logs(job):
+            while True:
+                # a head that stands still looks like a job that logs nothing
+                text = await asyncio.wait_for(anext(log), QUIET_SECONDS)
                 if position + len(text) > seen:
                     write(text[max(0, seen - position) :])
                     seen = position + len(text)
                 position += len(text)
-        except (RuntimeError, OSError, aiohttp.ClientError):  # it broke; the log starts again
-            pass
+        except (StopAsyncIteration, RuntimeError, OSError, aiohttp.ClientError):
+            pass  # it ended or broke, and starts again from its beginning
         return seen
 
     def _details(self, job: str) -> JobDetails | None:

@@ -178,6 +178,21 @@ def test_a_models_own_training_settings_stand_over_the_files() -> None:
     assert load_experiment("file.yaml", text=own).train_of("vit").micro_batch is None
 
 
+@pytest.mark.parametrize("key", ["storage", "datasets.digits", "models.vit.pretrained"])
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("reference://x::http://127.0.0.1:9/refs.pth", r"reference:// cannot be opened; give a"),
+        ("file:///etc/x.pth", "file:// cannot be opened"),
+        ("https://127.0.0.1:9/x.pth", "nothing is written there|cannot be read"),
+    ],
+)
+def test_addresses_in_a_file_go_through_the_door(key: str, place: str, says: str) -> None:
+    with pytest.raises(InputError, match=says) as found:
+        load_experiment("file.yaml", text=changed(key, place))
+    assert str(found.value).startswith(f"file.yaml: {key}: ") and place in str(found.value)
+
+
 @pytest.mark.parametrize(
     ("key", "place"),
     [

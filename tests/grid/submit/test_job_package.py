@@ -1,6 +1,5 @@
 """What goes to a cluster with a job; that it runs there is in the cluster's own tests."""
 
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -11,6 +10,7 @@ import pytest
 import yaml
 from ray.job_submission import JobDetails, JobType
 from setuptools import find_packages
+from tests.helpers.command import semigrid
 from tests.helpers.experiments import experiment_text
 
 from semigrid.data.errors import InputError
@@ -18,7 +18,7 @@ from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.submit.job_package import (
     FOLDER_KEY,
     job_package,
-    not_in_wheel,
+    own_files,
     pinned_requirements,
 )
 from semigrid.grid.submit.jobs import was_lost
@@ -62,7 +62,7 @@ def test_the_experiment_goes_along_as_the_command_line_has_it(tmp_path: Path) ->
     assert (package / "trainers/__init__.py").exists()
 
 
-def test_the_code_that_goes_along_is_what_a_wheel_holds(tmp_path: Path) -> None:
+def test_the_code_that_goes_along_is_what_a_wheel_holds() -> None:
     """Against setuptools and the project's own settings, so that the two cannot drift apart."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     src = ROOT / "src"
@@ -70,21 +70,33 @@ def test_the_code_that_goes_along_is_what_a_wheel_holds(tmp_path: Path) -> None:
     for package in find_packages(str(src)):
         folder = src / package.replace(".", "/")
         for pattern in ["*.py", *settings["package-data"].get(package, [])]:
-            wheel |= {file.relative_to(src / "semigrid") for file in folder.glob(pattern)}
-    copy = shutil.copytree(src / "semigrid", tmp_path / "copy", ignore=not_in_wheel)
-    copied = {file.relative_to(copy) for file in copy.rglob("*") if file.is_file()}
-    assert copied == wheel and len(copied) > 100
+            wheel |= {str(file.relative_to(src / "semigrid")) for file in folder.glob(pattern)}
+    assert own_files(src / "semigrid").keys() == wheel and len(wheel) > 100
 
 
-def test_datasets_beside_the_code_stay_here(tmp_path: Path) -> None:
+def test_what_lies_beside_the_code_stays_here(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    for name in ("__init__.py", "data/__init__.py", "data/aprons/0.parquet", "data/aprons/x.yaml"):
+    ours = ["__init__.py", "data/__init__.py", "data/a.py", "grid/__init__.py",
+            "grid/experiments/__init__.py", "grid/experiments/mine.yaml"]  # fmt: skip
+    others = ["data/.env", "data/notes.txt", "data/keys.yaml", "data/secret.j2", "data/.a.py",
+              "data/aprons/0.parquet", "data/aprons/x.py", "data/aprons/x.yaml", "keys.yaml",
+              "data/b.py/x.txt", "grid/results/__init__.pyc", ".git/config.py"]  # fmt: skip
+    for name in [*ours, *others]:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).touch()
-    (source / "data" / "notes.txt").touch()
-    copy = shutil.copytree(source, tmp_path / "copy", ignore=not_in_wheel)
-    files = {str(file.relative_to(copy)) for file in copy.rglob("*")}
-    assert files == {"__init__.py", "data", "data/__init__.py"}
+    (source / "data" / ".#lock.py").symlink_to("nowhere")
+    assert sorted(own_files(source)) == ours
+
+
+def test_a_dry_run_lists_what_would_be_sent(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(text_for(tmp_path))
+    done = semigrid("submit", str(file), "--dry-run", "--address", "http://127.0.0.1:9")
+    assert done.returncode == 0, done.stderr
+    names = {line.split()[-1] for line in done.stdout.splitlines()[:-1]}
+    assert names == {"job/experiment.yaml", *(f"semigrid/{name}" for name in own_files())}
+    assert "the job's command: python -m semigrid run experiment.yaml" in done.stdout
+    assert "nothing was sent" in done.stderr and not (tmp_path / "s").exists()
 
 
 def test_pins_are_what_runs_here() -> None:

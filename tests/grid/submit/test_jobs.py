@@ -1,9 +1,14 @@
 """Following a job over a connection that fails."""
 
+import asyncio
 import time
+from collections.abc import AsyncIterator
 
 import pytest
+from tests.helpers.web import web_server
 
+from semigrid.data.errors import InputError
+from semigrid.grid.cluster import ray_private
 from semigrid.grid.submit import jobs
 from semigrid.grid.submit.jobs import ClusterAwayError, JobClient
 
@@ -12,7 +17,7 @@ from semigrid.grid.submit.jobs import ClusterAwayError, JobClient
 def client(monkeypatch: pytest.MonkeyPatch) -> tuple[JobClient, list[str]]:
     """A client of a cluster that is given up after a second, and what it says."""
     said: list[str] = []
-    monkeypatch.setattr(jobs, "JobSubmissionClient", lambda address: _Lists())
+    monkeypatch.setattr(jobs, "TimedJobClient", lambda address: _Lists())
     monkeypatch.setattr(jobs, "AWAY_SECONDS", 1.0)
     monkeypatch.setattr(jobs, "LOOK_SECONDS", 0.1)
     return JobClient("http://head:8265", said.append), said
@@ -47,3 +52,43 @@ def test_a_cluster_that_stays_away_is_given_up(client: tuple[JobClient, list[str
     with pytest.raises(ClusterAwayError, match="for 1 seconds"):
         client[0]._reach(ask)
     assert len(client[1]) == 1
+
+
+def test_a_silent_host_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_private, "JOB_API_SECONDS", (0.3, 0.3))
+    with web_server() as server:
+        server.answers["/api/version"] = lambda handler: time.sleep(2)
+        started = time.monotonic()
+        with pytest.raises(InputError, match=r"--address http://127\S+: no .*[Tt]imed out"):
+            JobClient(f"http://user:SECRET@{server.host}", print)
+        assert time.monotonic() - started < 1.5 and server.asked
+
+
+@pytest.mark.parametrize("address", ["antigravity://host", "ray://head:10001", "file:///etc"])
+def test_no_module_is_imported_for_an_address(address: str) -> None:
+    with pytest.raises(InputError, match=rf"--address {address}: .*not a web address"):
+        JobClient(address, print)
+
+
+@pytest.mark.parametrize(
+    "address", ["https://TOKEN@127.0.0.1:9", "http://127.0.0.1:9/?token=TOKEN"]
+)
+def test_a_token_in_an_address_is_not_shown(address: str) -> None:
+    with pytest.raises(InputError, match="no Ray cluster") as refused:
+        JobClient(address, print)
+    assert "TOKEN@" not in str(refused.value) and "=TOKEN" not in str(refused.value)
+
+
+def test_a_log_that_stands_still_is_left(
+    client: tuple[JobClient, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def tail(job: str) -> AsyncIterator[str]:
+        yield "one "
+        yield "two"
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(jobs, "QUIET_SECONDS", 0.1)
+    client[0]._client.tail_job_logs = tail  # type: ignore[attr-defined]
+    written: list[str] = []
+    seen = asyncio.run(client[0]._tail("job", 2, written.append))
+    assert "".join(written) == "e two" and seen == 7
