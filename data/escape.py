@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from html import escape as html_escape
 from typing import Any, TextIO
 
+from semigrid.data.redact import without_secrets
+
 # Characters that act or cannot be seen: controls, marks without width, line ends and directions of
 # Unicode, halves of a surrogate pair, tags. (Joiners, too: without them, two names look the same.)
 _ACTING = (
@@ -183,9 +185,10 @@ def file_name(text: str) -> str:
 def command(words: Iterable[str], encoding: str = "utf-8") -> str:
     r"""A command to paste into bash or zsh, in which every word stays what it is.
 
+    Only the secrets of addresses are left out, which whoever pastes it gives again.
     Words with characters that act or that a terminal of this encoding lacks are as ``$'\x1b'``.
     """
-    return " ".join(_word(word, encoding) for word in words)
+    return " ".join(_word(without_secrets(word), encoding) for word in words)
 
 
 def _word(word: str, encoding: str) -> str:

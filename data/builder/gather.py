@@ -18,6 +18,7 @@ from semigrid.data.sources.items import Item
 from semigrid.data.sources.patterns.drawing import pattern_items
 from semigrid.data.sources.patterns.spec import answers_of, gold_of
 from semigrid.data.storage import open_storage
+from semigrid.data.storage.address import shown
 from semigrid.data.tables import SUFFIXES as TABLES
 from semigrid.data.tables import suffix_of
 
@@ -50,8 +51,8 @@ def gather(request: BuildRequest) -> tuple[list[Item], Audit | None]:
         return items, None
     # answers to one image count together, whatever the tasks call it
     images, of_gold = images_of(answers["task"], items), images_of(gold, items)
-    answers = answers.assign(task=[images.get(task, task) for task in answers["task"]])
-    gold = {of_gold.get(task, task): label for task, label in gold.items()}
+    answers = answers.assign(task=[images.get(task, shown(task)) for task in answers["task"]])
+    gold = {of_gold.get(task, shown(task)): label for task, label in gold.items()}
     votes, audit = consensus(answers, request, gold)
     known = {item.image_id for item in items}
     audit = replace(audit, unknown_tasks=[task for task in votes if task not in known])

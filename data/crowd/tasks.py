@@ -1,11 +1,11 @@
 """Which images the tasks of a crowd are."""
 
-import posixpath
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from urllib.parse import unquote
 
 from semigrid.data.sources.items import Item
+from semigrid.data.storage.address import base_name, shown
 
 MOST_PARTS = 16  # of a path that are compared with images' names
 
@@ -22,8 +22,9 @@ def images_of(tasks: Iterable[str], items: Sequence[Item]) -> dict[str, str]:
     addresses: dict[str, set[str]] = {}  # by image
     elsewhere: dict[str, str] = {}  # tasks' addresses
     for task in {*tasks}:
-        if task in names:
-            found[task] = names[task]
+        known = task if task in names else shown(task)
+        if known in names:
+            found[task] = names[known]
         elif (image_id := _by_ending(path := _path(task), names)) is not None:
             found[task], elsewhere[task] = image_id, path
             addresses.setdefault(image_id, set()).add(path)
@@ -37,11 +38,12 @@ def images_of(tasks: Iterable[str], items: Sequence[Item]) -> dict[str, str]:
 def _names(items: Sequence[Item]) -> dict[str, str]:
     """Image ids by every name that a task may use: id, URI, and file name if it is unique."""
     whole = [item for item in items if item.inside is None]
-    files = [posixpath.basename(item.uri) for item in whole]
+    files = [base_name(item.uri) for item in whole]
     counts = Counter(files)
     names = {
         file: item.image_id for file, item in zip(files, whole, strict=True) if counts[file] == 1
     }
+    names |= {shown(item.uri): item.image_id for item in whole}
     names |= {item.uri: item.image_id for item in whole}
     return names | {item.image_id: item.image_id for item in items}
 

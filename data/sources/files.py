@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from semigrid.data.errors import InputError
 from semigrid.data.sources.items import SUFFIXES, Item
 from semigrid.data.storage import open_storage
-from semigrid.data.storage.address import beside, ids_in
+from semigrid.data.storage.address import beside, ids_in, shown, unique_names
 from semigrid.data.tables import open_table
 
 
@@ -59,7 +59,7 @@ def table_items(
     names = [name for name in (image, label, image_id, group, *slices) if name is not None]
     columns = open_table(uri).columns(*names)
     paths = columns[image]
-    ids = ids_in(uri, paths) if image_id is None else columns[image_id]
+    ids = ids_in(uri, paths) if image_id in (None, image) else unique_names(columns[image_id])
     for name in (image, image_id or image):
         if "" in columns[name]:
             raise InputError(f"{uri}: row {columns[name].index('') + 1} has no {name}")
@@ -73,8 +73,8 @@ def table_items(
             ids[row],
             uris[row],
             columns[label][row] or None if label is not None else None,
-            columns[group][row] or None if group is not None else None,
-            {name: of_row[row] for name, of_row in zip(slices, values, strict=True)},
+            shown(columns[group][row]) or None if group is not None else None,
+            {name: shown(of_row[row]) for name, of_row in zip(slices, values, strict=True)},
         )
         for row in range(len(ids))
     ]

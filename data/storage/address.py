@@ -14,7 +14,7 @@ from semigrid.data.errors import InputError
 from semigrid.data.redact import shown
 
 __all__ = [
-    "BUCKETS", "READ_ONLY", "S3", "SCHEMES", "WEB", "base_name", "beside", "local_path",
+    "BUCKETS", "READ_ONLY", "S3", "SCHEMES", "WEB", "base_name", "beside", "is_local", "local_path",
     "ids_in", "scheme_of", "shown", "unique_names",
 ]  # fmt: skip
 
@@ -49,6 +49,11 @@ def scheme_of(address: str) -> str:
     if not is_whole:
         raise InputError(f"{shown(address)}: names no {'host' if scheme in WEB else 'bucket'}")
     return scheme
+
+
+def is_local(address: str) -> bool:
+    """Whether an address is a path on this machine, which begins with no scheme of any kind."""
+    return _SCHEME.match(address) is None
 
 
 def local_path(address: str | os.PathLike[str]) -> str:
@@ -110,4 +115,6 @@ def ids_in(table: str, names: Sequence[str]) -> list[str]:
 
 
 def _path(address: str) -> str:
-    return re.split(r"[?#]", address)[0] if scheme_of(address) in WEB else address
+    found = _SCHEME.match(address)
+    is_web = found is not None and found[1].lower() in WEB
+    return re.split(r"[?#]", address)[0] if is_web else address

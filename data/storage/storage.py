@@ -16,6 +16,7 @@ from typing import TypeVar, TypeVarTuple
 import tenacity
 
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
+from semigrid.data.redact import without_secrets
 from semigrid.data.storage.address import READ_ONLY, S3, WEB, local_path, scheme_of, shown
 from semigrid.data.storage.bucket import BucketFiles, bucket_files
 from semigrid.data.storage.bucket_errors import CREDENTIALS
@@ -296,9 +297,10 @@ class Storage:
 
     def _say_once(self, state: tenacity.RetryCallState) -> None:
         if state.attempt_number == 1 and state.outcome is not None:
+            said = without_secrets(str(state.outcome.exception()))
             logging.getLogger(__name__).warning(
-                f"{self.files.home} is away ({state.outcome.exception()}); waiting for it, up to "
-                f"{self.patience:g} seconds"
+                f"{self.files.home} is away ({said}); waiting for it, up to {self.patience:g} "
+                "seconds"
             )
 
 

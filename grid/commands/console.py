@@ -11,6 +11,7 @@ from typer import BadParameter
 from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.escape import command
 from semigrid.data.json_text import json_text
+from semigrid.data.redact import without_secrets
 from semigrid.data.storage import open_storage
 from semigrid.grid.status.terminal import Terminal
 
@@ -55,8 +56,8 @@ def say_problem(text: str) -> None:
 
 
 def _one_message(text: str) -> str:
-    """The text with its further lines indented: no name in it makes a message of its own."""
-    return text.replace("\n", "\n  ")
+    """The text without secrets, its further lines indented: no name makes a message of its own."""
+    return without_secrets(text).replace("\n", "\n  ")
 
 
 def table_console() -> Terminal:

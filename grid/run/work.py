@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 
+from semigrid.data.redact import without_secrets
 from semigrid.grid.study.ledger import ENDED, Ledger, Record, start_record
 from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.execution.progress import Meter, held_devices, read_progress
@@ -138,5 +139,5 @@ def _with_hash(job: TrialJob, record: Record | None) -> TrialJob:
 
 
 def _note_error(record: Record, error: Exception, ledger: Ledger) -> None:
-    record.error = f"{type(error).__name__}: {error}".splitlines()[0]
-    ledger.write_log(record, "".join(traceback.format_exception(error)))
+    record.error = without_secrets(f"{type(error).__name__}: {error}").splitlines()[0]
+    ledger.write_log(record, without_secrets("".join(traceback.format_exception(error))))

@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 import semigrid
 from semigrid.data.errors import InputError
 from semigrid.data.storage import open_storage
+from semigrid.data.storage.address import is_local
 from semigrid.data.storage.storage import PATIENCE, storage_patience
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.study.layout import EXPERIMENT_COPY
@@ -83,7 +84,7 @@ def job_package(experiment: Experiment, only: list[str] | None = None) -> JobPac
         f"{experiment.source}: {key}: {path!r} is relative, and means another folder on each "
         "machine; give a URI, or an absolute path that every node of the cluster has"
         for key, path in experiment.file.locations.items()
-        if "://" not in path and not path.startswith("/")
+        if is_local(path) and not path.startswith("/")
     ]
     if problems:
         raise InputError(*problems)

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from semigrid.data.errors import InputError
+from semigrid.data.storage.address import is_local
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.study.plan import Plan
 from semigrid.trainers.options import TrainOptions
@@ -154,9 +155,8 @@ def _unreachable(experiment: Experiment, options: RayJobOptions) -> list[str]:
     """Problems with locations that are neither in a bucket nor in the claim's volume."""
     problems = []
     for key, location in experiment.file.locations.items():
-        scheme, _, path = location.rpartition("://")
-        in_claim = path.startswith(f"{CLAIM_PATH}/") and ".." not in path.split("/")
-        if scheme in ("", "file", "local", "memory") and not (options.claim and in_claim):
+        in_claim = location.startswith(f"{CLAIM_PATH}/") and ".." not in location.split("/")
+        if is_local(location) and not (options.claim and in_claim):
             problems.append(
                 f"{key}: {location}: no pod of a cluster can reach it; give a bucket's URI such as "
                 f"s3://shop/{key.rpartition('.')[2]}, or a path in {CLAIM_PATH} and the claim that "

@@ -29,15 +29,18 @@ def build(source: str, to: Path) -> tuple[Dataset, dict[str, Any]]:
 
 def fill(web: Web, signature: str) -> None:
     """A table of 40 signed addresses in two classes, some of which are no good."""
-    rows = ["image,label"]
+    rows, page = ["image,label,page"], f"{web.url}/page?token={signature}"
     for number in range(40):
         web.answers[f"/{number}.png"] = tile(number)
         place = f"{web.url}/{number}.png" if number % 2 else f"{number}.png"
-        rows.append(f"{place}?sig={signature}&n={number},{'ab'[number % 2]}")
+        rows.append(f"{place}?sig={signature}&n={number},{'ab'[number % 2]},{page}")
     web.answers["/broken.png"] = status(403)
     user = f"http://user:{signature}@{web.host}"
-    rows += [f"{web.url}/broken.png?sig={signature},a", f"{user}/none.png,a"]
-    rows += [f"reference://x::{web.url}/refs.json,a", f"ftp://me:{signature}@host/x,b"]
+    rows += [f"{web.url}/broken.png?sig={signature},a,{page}", f"{user}/none.png,a,{page}"]
+    rows += [
+        f"reference://x::{web.url}/refs.json,a,{page}",
+        f"ftp://me:{signature}@host/x,b,{page}",
+    ]
     web.answers["/t.csv"] = "\n".join(rows).encode()
 
 
@@ -64,6 +67,30 @@ def test_signatures_are_used_and_not_kept(web: Web, tmp_path: Path) -> None:
     assert "HTTP 403" in reasons[f"{web.url}/broken.png"]
     assert "reference:// cannot be opened" in reasons[f"reference://x::{web.url}/refs.json"]
     assert not [path for path, _ in web.asked if "refs.json" in path]
+
+
+def test_answers_to_signed_addresses_are_matched_and_not_kept(web: Web, tmp_path: Path) -> None:
+    fill(web, "SECRET1")
+    rows = ["task,worker,label"]
+    for number in range(1, 40, 2):
+        task = f"{web.url}/{number}.png?n={number}&sig=SECRET2"
+        rows += [f"{task},{worker},{'ab'[number % 4 // 2]}" for worker in "xyz"]
+    rows += [f"{web.url}/unknown.png?sig=SECRET2,{worker},a" for worker in "xyz"]
+    web.answers["/answers.csv"] = "\n".join(rows).encode()
+    request = BuildRequest(
+        source=f"{web.url}/t.csv?sig=SECRET1",
+        kind="table",
+        answers=f"{web.url}/answers.csv?sig=SECRET1",
+        group_column="page",
+        id_column="image",
+        slices=["page"],
+        min_gold_score=0,
+    )
+    items, audit = gather(request)
+    assert [item.label for item in items[1:4]] == ["a", None, "b"]
+    assert audit is not None and audit.unknown_tasks == [f"{web.url}/unknown.png"]
+    kept = [[item.image_id, item.group, item.slices, item.label, item.votes] for item in items]
+    assert "SECRET" not in str([kept, audit])
 
 
 def test_a_table_from_elsewhere_names_no_files_here(web: Web, tmp_path: Path) -> None:
