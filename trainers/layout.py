@@ -3,6 +3,7 @@
 LATEST_CHECKPOINT, PREVIOUS_CHECKPOINT = "latest.pt", "previous.pt"
 PROGRESS = "progress.json"  # beside the checkpoints: the last sign of life of a worker group
 CHECKPOINTS = "checkpoints"
+ATTEMPTS = "attempts"
 
 
 def weights_file(trial_id: str) -> str:
@@ -24,5 +25,5 @@ def latest_checkpoint(trial_id: str) -> str:
 
 
 def attempt_file(trial_id: str) -> str:
-    """The token of the one attempt that may write, on a cluster: see ``fence``."""
-    return f"attempts/{trial_id}"
+    """The token of the one attempt that may write: see ``fence``."""
+    return f"{ATTEMPTS}/{trial_id}"

@@ -1,12 +1,12 @@
 """What a command works on: an experiment, and the study that its run's folder holds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage, open_storage
-from semigrid.data.storage.files import UnusableFileError
+from semigrid.data.storage.files import Confirm, UnusableFileError, always
 from semigrid.data.yaml_files import LARGEST
 from semigrid.grid.commands.console import say
 from semigrid.grid.experiment.experiment import Experiment
@@ -82,6 +82,7 @@ def open_study(
     only: Sequence[str] | None = None,
     for_run: bool = False,
     patience: float | None = None,
+    confirm: Confirm = always,
 ) -> OpenStudy:
     """Reads the ledger and derives the state of every search.
 
@@ -90,10 +91,11 @@ def open_study(
         for_run: look for the predictions of evaluated cells too. A run makes missing ones again; a
             table does without, since the scores are in the ledger.
         patience: seconds to wait for storage that vanishes.
+        confirm: is called before each change in the folder, which it may prevent by an exception.
     """
     plan = Plan(experiment)
     chosen = None if only is None else plan.matching(only)
-    ledger = Ledger(open_storage(experiment.folder, patience))
+    ledger = Ledger(replace(open_storage(experiment.folder, patience), confirm=confirm))
     rules = StudyRules(
         ledger.has_weights,
         ledger.has_predictions if for_run else lambda record: True,

@@ -1,39 +1,41 @@
-"""The ``semigrid`` command: its subcommands in the order of their help."""
+"""Entry point of the ``semigrid`` command.
 
+It imports nothing at first: Ctrl-C may come before the rest is imported, and prints no traceback.
+"""
+
+import os
 import sys
-
-import typer
-
-from semigrid.data.escape import never_fails
-from semigrid.grid.commands import data
-from semigrid.grid.commands.answer import answer
-from semigrid.grid.commands.console import OK, exit_code
-from semigrid.grid.commands.export import export
-from semigrid.grid.commands.plan import plan
-from semigrid.grid.commands.predict import predict
-from semigrid.grid.commands.report import report
-from semigrid.grid.commands.run import drive, run
-from semigrid.grid.commands.status import status
-from semigrid.grid.commands.submit import submit
-from semigrid.grid.commands.table import table
-
-app = typer.Typer(
-    help="How many labels does an image classifier need, and what can unlabelled images replace?",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.add_typer(data.app, name="data")
-for command in (plan, run, status, table, answer, report, predict, export, submit):
-    app.command()(command)
-app.command(hidden=True)(drive)
 
 
 def main() -> None:
-    """Entry point of the ``semigrid`` command."""
+    """Runs the command line of this process, and ends it."""
+    try:
+        import signal
+
+        # until ``Interrupts`` takes over, an interrupt ends this process at once
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    except KeyboardInterrupt:
+        os._exit(130)
+    from semigrid.data.escape import never_fails
+    from semigrid.grid.commands.app import run_app
+    from semigrid.grid.commands.console import exit_code
+    from semigrid.grid.commands.interrupts import Interrupts
+    from semigrid.grid.commands.unexpected import say_unexpected
+
+    interrupts = Interrupts()
+
+    def run() -> int:
+        interrupts.take()
+        return run_app()
+
     for stream in (sys.stdout, sys.stderr):
         never_fails(stream)
-    sys.exit(exit_code(lambda: app(standalone_mode=False) or OK))
+    try:
+        sys.exit(exit_code(run))
+    except Exception as error:
+        sys.exit(say_unexpected(error))
+    finally:
+        interrupts.leave()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """``semigrid predict``: a cell's model at work on images."""
 
 import os
-import signal
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -157,5 +156,3 @@ def _share(accuracy: str | None, threshold: float | None) -> float | None:
 def _prepare_for_ray() -> None:
     # Ray reads this at import; it would print its machines' messages among the results
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)

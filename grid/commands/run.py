@@ -4,11 +4,16 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from types import FrameType
 from typing import Annotated
 
 import typer
 
+from semigrid.data.errors import StorageGoneError
+from semigrid.data.escape import command
 from semigrid.data.storage import Storage, open_storage
 from semigrid.data.storage.storage import storage_patience
 from semigrid.grid.commands.console import (
@@ -25,17 +30,28 @@ from semigrid.grid.commands.console import (
     this_command,
 )
 from semigrid.grid.commands.context import OpenStudy, load, open_study
+from semigrid.grid.commands.interrupts import SIGNALS
 from semigrid.grid.commands.options import OnlyOption, SeedsOption, Source, StorageOption, option
 from semigrid.grid.commands.plan import show_plan
+from semigrid.grid.commands.unexpected import in_short, keep_traceback
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.experiment.load import load_experiment
-from semigrid.grid.run.supervise import Supervisor, follow_supervisor, say_ended
+from semigrid.grid.run.supervise import (
+    LostRayError,
+    Supervisor,
+    follow_supervisor,
+    say_ended,
+    say_lost,
+)
 from semigrid.grid.run.surroundings import check_surroundings
 from semigrid.grid.study.layout import EXPERIMENT_COPY, REPORT
-from semigrid.grid.study.lock import RunLock
+from semigrid.grid.study.lock import Lease, RunLock
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.state import StudyState
 from semigrid.grid.trackers.create import check_trackers, create_trackers
+
+# Environment variable that tells a driver the token of the run's lock.
+LEASE = "SEMIGRID_LEASE"
 
 
 def run(
@@ -84,68 +100,85 @@ def _dry_run(experiment: Experiment, only: list[str] | None) -> None:
 def _run(experiment: Experiment, folder: Storage, only: list[str] | None) -> int:
     """Holds the run's lock while a driver trains; returns the exit code."""
     # -P: the working directory's files are no modules
-    command = [sys.executable, "-P", "-m", "semigrid", "drive", experiment.source, folder.uri]
+    words = [sys.executable, "-P", "-m", "semigrid", "drive"]
     for pattern in only or []:
-        command += ["--only", pattern]
-    supervisor = Supervisor(command, say)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
-    with RunLock(folder, say, supervisor.interrupt) as lock:
-        folder.write(EXPERIMENT_COPY, experiment.text.encode())
+        words += ["--only", pattern]
+    supervisor = Supervisor([*words, "--", experiment.source, folder.uri], say, this_command())
+    with RunLock(folder, say, supervisor.stop) as lock:
+        supervisor.environment[LEASE] = lock.token
+        replace(folder, confirm=lock.check).write(EXPERIMENT_COPY, experiment.text.encode())
         # the folder exists from here on: if it vanishes, it is waited for
-        study = open_study(experiment, only, for_run=True, patience=storage_patience())
+        study = open_study(experiment, only, True, storage_patience(), lock.check)
         if not study.state.has_jobs:
             say("nothing to train: every trial of this experiment is in the ledger")
-            create_trackers(study.state, folder, say).close()
+            create_trackers(study.state, study.ledger.storage, say).close()
             return _report(study, study.state)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, supervisor.interrupt)
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # see ``Interrupts``
+                signal.signal(number, supervisor.interrupt)
         code = supervisor.run()
-    if lock.lost_to is not None:
-        say(
-            f"stopped: this process slept, and another run took over: {lock.lost_to}; finished "
-            "trials are kept, and that run continues with them"
-        )
+    if code == INTERRUPTED and (lost := lock.was_lost()):
+        say_problem(lost)
         return SOME_FAILED
-    if code == INTERRUPTED:
-        say(
-            "interrupted: finished trials are kept, running ones continue from their last "
-            f"checkpoint. To resume: {this_command()}"
-        )
+    if code == INTERRUPTED and not supervisor.interrupts:  # somebody interrupted the driver itself
+        say(f"interrupted: finished trials are kept. To resume: {this_command()}")
+    err.show_cursor(True)  # a live view that was killed has hidden it
     return code
 
 
 def drive(source: str, folder: str, only: OnlyOption = None) -> None:
     """Trains in the process that ``run`` starts and supervises, then prints the table."""
-    code = exit_code(lambda: _drive(source, open_storage(folder, storage_patience()), only))
-    for number in (signal.SIGINT, signal.SIGTERM):
+    storage = open_storage(folder, storage_patience())
+    try:
+        code = exit_code(lambda: _drive(source, storage, only))
+    except LostRayError as error:
+        say_lost(f"{error}; log: {keep_traceback(error, storage)}")
+        raise typer.Exit(SOME_FAILED) from error
+    except Exception as error:  # it would come again: the next driver is no better
+        say_problem(
+            f"the run ended by an error of its own: {in_short(error)} (log: "
+            f"{keep_traceback(error, storage)}); finished trials are kept, and the same command "
+            "resumes"
+        )
+        code = SOME_FAILED
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # nothing is left to interrupt
     say_ended(code)
     raise typer.Exit(code)
 
 
 def _drive(source: str, folder: Storage, only: list[str] | None) -> int:
-    from semigrid.grid.run.preflight import check_models  # imports PyTorch
-
-    def open_again() -> OpenStudy:
-        # not the file itself: the copy has what the command line and pinned weights change
-        experiment = load_experiment(source, text=folder.read(EXPERIMENT_COPY).decode())
-        return open_study(experiment, only, for_run=True, patience=storage_patience())
-
     try:
         follow_supervisor()
-        study = open_again()
-        if check_models(study.state, say):  # weights were downloaded: now their hashes are known
-            study = open_again()
-        return _report(study, _train(study))
+        from semigrid.grid.run.preflight import check_models  # imports PyTorch
+
+        with Lease.join(folder, os.environ.get(LEASE, ""), _interrupt_this_process) as lease:
+
+            def open_again() -> OpenStudy:
+                # not the file itself: the copy has what the command line and weights change
+                experiment = load_experiment(source, text=folder.read(EXPERIMENT_COPY).decode())
+                return open_study(experiment, only, True, storage_patience(), lease.check)
+
+            try:
+                study = open_again()
+                if check_models(study.state, say):  # weights were downloaded: hashes are known now
+                    study = open_again()
+                return _report(study, _train(study))
+            except BaseException:
+                lease.check()  # what it says explains everything else
+                raise
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _interrupt_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def _train(study: OpenStudy) -> StudyState:
     """Runs the study under the live view; returns its state at the end.
 
-    Raises ``KeyboardInterrupt`` on Ctrl-C or SIGTERM.
+    Raises ``KeyboardInterrupt`` on Ctrl-C or SIGTERM, and ``LostRayError``.
     """
     # Ray reads this at import; it would print its machines' messages among the results
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
@@ -156,8 +189,9 @@ def _train(study: OpenStudy) -> StudyState:
     stop = threading.Event()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)  # a second one would break off Ray's shutdown
+        # a second interrupt would break off Ray's shutdown; SIGTERM ends it, whatever it waits for
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         stop.set()  # the exception may be lost in a callback of Ray's; this is not
         raise KeyboardInterrupt
 
@@ -175,23 +209,51 @@ def _train(study: OpenStudy) -> StudyState:
 
 
 def _report(study: OpenStudy, state: StudyState) -> int:
-    """Prints the table and the failures, and writes the report; returns the exit code."""
-    from semigrid.grid.analysis.result_set import read_result_set
-    from semigrid.grid.report.page import report
-    from semigrid.grid.tables.render import show
-    from semigrid.grid.tables.views import results_table
+    """Prints the table and the failures, and writes the report; returns the exit code.
+
+    What cannot be shown is named: all results are kept, and other commands show them.
+    """
+    from semigrid.grid.analysis.result_set import ResultSet, read_result_set
 
     folder = study.ledger.storage
-    results = read_result_set(state, folder)
-    show(results_table(results), table_console())
-    failed = [
-        (name, search)
-        for name, search in state.searches.items()
-        if search.stage in ("failed", "blocked") and state.is_wanted(name)
-    ]
-    for name, search in failed:
-        say_problem(f"{name}: {search.stage}: {search.failure}")
-    folder.write(REPORT, report(results).encode())
-    echo(f"report: {folder.location(REPORT)}")
+
+    @cache
+    def results() -> ResultSet:
+        return read_result_set(state, folder)
+
+    def show_table() -> None:
+        from semigrid.grid.tables.render import show
+        from semigrid.grid.tables.views import results_table
+
+        show(results_table(results()), table_console())
+
+    def write_report() -> None:
+        from semigrid.grid.report.page import report
+
+        folder.write(REPORT, report(results()).encode())
+        echo(f"report: {folder.location(REPORT)}")
+
+    code = _shown("table", show_table, folder)
+    for name, search in state.searches.items():
+        if search.stage in ("failed", "blocked") and state.is_wanted(name):
+            say_problem(f"{name}: {search.stage}: {search.failure}")
+            code = SOME_FAILED
+    code = max(code, _shown("report", write_report, folder))
     echo(f"results: {folder.uri}")
-    return SOME_FAILED if failed else OK
+    return code
+
+
+def _shown(name: str, show: Callable[[], None], folder: Storage) -> int:
+    """Shows a table or a report; returns the exit code."""
+    try:
+        show()
+    except StorageGoneError:
+        raise
+    except Exception as error:
+        say_problem(
+            f"the {name} could not be made: {in_short(error)} (log: "
+            f"{keep_traceback(error, folder)}); the results are kept, and "
+            f"{command(['semigrid', name, folder.uri], err.encoding)} makes it again"
+        )
+        return SOME_FAILED
+    return OK

@@ -2,7 +2,6 @@
 
 import logging
 import pickle
-import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,7 +34,6 @@ MAX_TASKS = 500
 # image that kills its decoder.
 RETRIES = 3
 VAL = "val"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class PredictionError(RuntimeError):
@@ -216,8 +214,5 @@ def _ray() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     with scratch_folder() as folder, ray_running(streaming=False, folder=folder):
-        for number, handler in handlers.items():
-            signal.signal(number, handler)  # Ray's core treats them as a crash of its own
         yield

@@ -13,7 +13,7 @@ from ray.tune.search import Searcher
 
 from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.grid.run.dispatch import RunObserver, conclude, process_died, trial_job
-from semigrid.grid.run.room import Room, on_cluster
+from semigrid.grid.run.room import Room
 from semigrid.grid.study.ledger import ENDED, Ledger
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.study.state import Job
@@ -94,7 +94,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
             if job is None:
                 return Searcher.FINISHED if self.scheduler.done else None
             storage = self.ledger.storage
-            attempt = begin_attempt(storage, job.spec.id) if on_cluster() else None
+            attempt = begin_attempt(storage, job.spec.id)
         except (InputError, StorageGoneError) as error:
             self._end(error)
             raise KeyboardInterrupt from error
@@ -159,8 +159,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
 
     def _conclude(self, job: Job, failure: Failure | None) -> None:
         try:
-            if on_cluster():
-                end_attempts(self.ledger.storage, job.spec.id)
+            end_attempts(self.ledger.storage, job.spec.id)
             record, problem = conclude(job, self.scheduler, self.ledger, failure)
         except StorageGoneError as error:
             self._end(error)

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 
 import ray
@@ -18,9 +19,23 @@ from semigrid.grid.cluster.ray_private import (
     keep_from_runtime_environments,
     loopback_only,
 )
-from semigrid.grid.run.supervise import RESTARTED
+from semigrid.grid.run.supervise import RESTARTED, LostRayError, say_began
 from semigrid.grid.run.surroundings import cluster_address, ray_inside
 from semigrid.trainers.ray_worker import START_TIMEOUT
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Errors of Ray after which another process may drive the same cluster, or a new one.
+LOST = (
+    ray.exceptions.GetTimeoutError,
+    ray.exceptions.LocalRayletDiedError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.RayActorError,
+    ray.exceptions.RaySystemError,
+    ray.exceptions.RpcError,
+    ray.exceptions.WorkerCrashedError,
+)
 
 
 @contextlib.contextmanager
@@ -74,18 +89,42 @@ def _start(streaming: bool) -> None:
     # the death of a process is no error here: its job goes on, and the trial's log has the reason
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     address = cluster_address()
-    if address is not None and RESTARTED not in os.environ:
-        _check_head(address)  # after a restart the head may be lost, and Ray waits for it
-    # "local", since no address would join whatever cluster was last started on this machine
-    ray.init(
-        address=address or "local",
-        log_to_driver=False,
-        logging_level="ERROR",
-        runtime_env={"env_vars": everywhere},
-        job_config=JobWithoutFolders(),
-        # the dashboard stays on: without it Ray Train leaks placement groups of stopped trials
-        **({"object_store_memory": _object_store_bytes(streaming)} if address is None else {}),
-    )
+    restarted = RESTARTED in os.environ
+    if restarted:  # the head may be lost, and Ray waits for it
+        say_began()
+    elif address is not None:
+        _check_head(address)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        # "local", since no address would join whatever cluster was last started on this machine
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": everywhere},
+            job_config=JobWithoutFolders(),
+            # the dashboard stays on: without it Ray Train leaks placement groups of stopped trials
+            **({"object_store_memory": _object_store_bytes(streaming)} if address is None else {}),
+        )
+    except Exception as error:
+        if not restarted:
+            raise
+        raise LostRayError(f"{type(error).__name__}: {error}") from error
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)  # Ray's core treats them as a crash of its own
+    say_began()
+
+
+def lost_ray(error: BaseException) -> LostRayError | None:
+    """What tells that Ray was lost, if an error or one of those that led to it is Ray's own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, LOST):
+            words = str(cause).strip().splitlines() or [""]
+            return LostRayError(f"{type(cause).__name__}: {words[0]}")
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _check_head(address: str) -> None:

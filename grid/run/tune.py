@@ -12,14 +12,14 @@ from semigrid.grid.cluster.machines import demand_of
 from semigrid.grid.run.dispatch import RunObserver
 from semigrid.grid.run.room import Room
 from semigrid.grid.run.searcher import GridSearcher, drop_losers
-from semigrid.grid.run.start import ray_running
-from semigrid.grid.run.supervise import driver_folder
+from semigrid.grid.run.start import lost_ray, ray_running
+from semigrid.grid.run.supervise import LostRayError, driver_folder
 from semigrid.grid.run.work import do_job
 from semigrid.grid.study.ledger import Ledger
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.trackers.tracker import Trackers
 from semigrid.trainers.cluster.ray_nodes import placement
-from semigrid.trainers.layout import CHECKPOINTS, checkpoint_folder
+from semigrid.trainers.layout import ATTEMPTS, CHECKPOINTS, checkpoint_folder
 from semigrid.trainers.ray_worker import run_group
 from semigrid.trainers.trial.job import TrialJob
 
@@ -44,22 +44,28 @@ def run_plan(
 ) -> None:
     """Runs all jobs that the scheduler has, on this machine or on the cluster at ``RAY_ADDRESS``.
 
-    Raises ``KeyboardInterrupt`` soon after ``stop`` is set. The ledger and the checkpoints hold all
-    that is needed to go on after an interrupt.
+    Raises ``KeyboardInterrupt`` soon after ``stop`` is set, ``LostRayError`` when Ray is lost. The
+    ledger and the checkpoints hold all that is needed to go on.
 
     Args:
         work: does one job in a process of its own.
     """
     _tidy(scheduler, ledger)
-    with driver_folder() as folder, ray_running(scheduler.study.plan.streams_pool, folder):
-        scratch = tempfile.mkdtemp(prefix="tune-", dir=folder)
-        room = Room(scheduler, ledger.storage, observer)
-        searcher = GridSearcher(scheduler, ledger, observer, room, scratch, stop, trackers)
-        _fit(searcher, work, scratch)
+    try:
+        with driver_folder() as folder, ray_running(scheduler.study.plan.streams_pool, folder):
+            scratch = tempfile.mkdtemp(prefix="tune-", dir=folder)
+            room = Room(scheduler, ledger.storage, observer)
+            searcher = GridSearcher(scheduler, ledger, observer, room, scratch, stop, trackers)
+            _fit(searcher, work, scratch)
+    except Exception as error:
+        if isinstance(error, LostRayError) or (lost := lost_ray(error)) is None:
+            raise
+        raise lost from error
 
 
 def _tidy(scheduler: Scheduler, ledger: Ledger) -> None:
-    """Removes what a killed run left of trials whose result is in the ledger."""
+    """Gives up what is left of a killed run: its processes, and what it had of ended trials."""
+    ledger.storage.delete(ATTEMPTS)
     for trial_id in ledger.storage.folders(CHECKPOINTS):
         if scheduler.study.has_ended(trial_id):
             ledger.storage.delete(checkpoint_folder(trial_id))

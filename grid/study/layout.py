@@ -6,6 +6,7 @@ LOCK, LOCK_GUARD = "lock.json", ".lock.guard"
 SNAPSHOT = "live.json"  # how a run stands, while one is at work
 NODE_TOKEN = ".nodes"  # shows that a node of a cluster sees the same folder as the driver
 LEDGER = "ledger"
+RUN_LOG = "logs/run.log"  # the last error that ended a run before its time
 SUGGESTED = "suggested"
 # what trackers leave in a local folder
 OPTUNA, OPTUNA_JOURNAL = "optuna", "journal.log"

@@ -1,4 +1,4 @@
-"""One run at a time in a folder: a lock file that names its holder."""
+"""One run at a time in a folder: a lock file that names its holder, and is kept by heartbeats."""
 
 import contextlib
 import getpass
@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, ValidationError
 
-from semigrid.data.errors import InputError
+from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.plausible import Moment
 from semigrid.data.storage import Storage, open_storage
 from semigrid.grid.study.layout import LOCK, LOCK_GUARD
@@ -35,6 +35,7 @@ class Holder(BaseModel):
         born: when the process started, since its number may be given to another one later.
         started_at, heartbeat: seconds since 1970 by the holder's clock, for people to read.
         interval: seconds between heartbeats.
+        beats: their number: each changes the file, even if the holder's clock stands still.
     """
 
     host: str
@@ -46,6 +47,7 @@ class Holder(BaseModel):
     heartbeat: Moment
     interval: Annotated[float, Field(gt=0, le=LONGEST_INTERVAL)]
     token: str
+    beats: int = 0
 
     @property
     def is_near(self) -> bool:
@@ -66,8 +68,120 @@ class Holder(BaseModel):
         return f"{where}, since {since}, last heartbeat {last}"
 
 
-class RunLock:
-    """Holds a run's folder, which must exist, while a ``with`` block runs.
+class LostLockError(StorageGoneError):
+    """Another run holds the folder: for this one, its storage is gone."""
+
+
+class Lease:
+    """The hold of a process on a run's folder, which lasts as long as its heart beats.
+
+    A run's supervisor and its driver each have one of the same token: the run goes on holding the
+    folder while one of them stands still. ``check`` is asked before every change in the folder, so
+    that a process that slept while another run took over changes nothing when it wakes up.
+
+    Args:
+        me: what the lock file says of this run.
+        lost: is called once, in any thread, when this process learns that it lost the folder.
+    """
+
+    def __init__(self, storage: Storage, me: Holder, lost: Callable[[], None]):
+        self.interval, self._me, self._lost = me.interval, me, lost
+        # only heartbeats wait for a folder that vanished
+        self._storage = open_storage(storage.uri)
+        self._lasting = open_storage(storage.uri, storage.patience or me.interval)
+        self._problem = ""
+        self._renewing = threading.Lock()
+        self._sure_until = 0.0  # by ``_now``
+        self._left = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="lock heartbeat", daemon=True)
+
+    @staticmethod
+    def join(storage: Storage, token: str, lost: Callable[[], None]) -> "Lease":
+        """A lease of this process in the run that has the token. Raises ``LostLockError``."""
+        holder = _read(open_storage(storage.uri, storage.patience))[1]
+        if holder is None or holder.token != token:
+            raise LostLockError(_lost_to(storage, holder))
+        return Lease(storage, holder, lost)
+
+    @property
+    def token(self) -> str:
+        return self._me.token
+
+    def __enter__(self) -> "Lease":
+        self._heart.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left.set()
+        self._heart.join(timeout=self.interval)
+
+    def check(self) -> None:
+        """Raises ``LostLockError`` if this run does not hold the folder any more.
+
+        Looks into the folder only if so much time has passed since the last heartbeat that another
+        run may have taken over. Raises ``OSError`` if it cannot tell.
+        """
+        if _now() > self._sure_until and not self._problem:
+            with self._renewing:
+                if _now() > self._sure_until and not self._problem:
+                    self._renew()
+        if self._problem:
+            raise LostLockError(self._problem)
+
+    def was_lost(self) -> str:
+        """Why this run does not hold the folder any more; empty if it does, or nobody can tell."""
+        with contextlib.suppress(OSError):
+            holder = _read(self._storage)[1]
+            if holder is not None and not self._is_mine(holder):
+                self._problem = self._problem or _lost_to(self._storage, holder)
+        return self._problem
+
+    def _is_mine(self, holder: Holder | None) -> bool:
+        return holder is not None and holder.token == self._me.token
+
+    def _beat(self) -> None:
+        while not self._left.wait(self.interval):
+            with contextlib.suppress(OSError), self._renewing:  # the next beat may succeed
+                if not self._left.is_set():
+                    self._renew()
+            if self._problem:
+                return
+
+    def _renew(self) -> None:
+        """Writes a heartbeat, or learns that the folder is lost."""
+        if self._problem:
+            return
+        began = _now()
+        present, holder = _read(self._lasting)
+        # A lock that was deleted or damaged is mended, but not by a process that slept: another run
+        # may have taken over and ended.
+        if not self._is_mine(holder) and (holder is not None or began > self._sure_until):
+            self._lose(holder)
+        elif self._lasting.swap(LOCK, present, self._beat_now()):
+            self._renewed(began)
+        else:  # the other process of this run was faster, or nothing can tell
+            holder = _read(self._lasting)[1]
+            if self._is_mine(holder):
+                self._renewed(began)
+            elif holder is not None:
+                self._lose(holder)
+
+    def _renewed(self, began: float) -> None:
+        # one beat less than others wait for, since a change takes time after it was checked
+        self._sure_until = began + (MISSED_BEATS - 1) * self.interval
+
+    def _lose(self, holder: Holder | None) -> None:
+        self._problem = _lost_to(self._storage, holder)
+        self._lost()
+
+    def _beat_now(self) -> bytes:
+        self._me.heartbeat = time.time()
+        self._me.beats += 1
+        return (self._me.model_dump_json(indent=1) + "\n").encode()
+
+
+class RunLock(Lease):
+    """Takes a run's folder, which must exist, and holds it while a ``with`` block runs.
 
     The lock of a dead process of this machine is taken over at once. The lock of another machine is
     taken over if its heartbeat does not change while it is watched; clocks are not compared, since
@@ -75,8 +189,6 @@ class RunLock:
 
     Args:
         say: is told why entering takes long, or that a lock is taken over.
-        lost: is called in another thread when this process is no longer the holder, because it was
-            suspended and another run took over.
         interval: seconds between heartbeats.
     """
 
@@ -87,21 +199,17 @@ class RunLock:
         lost: Callable[[], None],
         interval: float = HEARTBEAT_SECONDS,
     ):
-        self.say, self.lost, self.interval = say, lost, interval
-        # only heartbeats wait for a folder that vanished
-        self._storage = open_storage(storage.uri)
-        self._lasting = open_storage(storage.uri, storage.patience or interval)
-        self.lost_to: Holder | None = None
-        self._me = _this_process(interval)
-        self._left = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="lock heartbeat", daemon=True)
+        super().__init__(storage, _this_process(interval), lost)
+        self.say = say
 
     def __enter__(self) -> "RunLock":
         try:
             while True:
+                began = _now()
                 present, holder = _read(self._storage)
                 if present is not None:
                     self._await_death(present, holder)
+                    began = _now()
                 if self._take(present):
                     break
         except OSError as error:
@@ -109,19 +217,16 @@ class RunLock:
                 f"{self._storage.uri}: cannot be locked: {error}; {LOCK} and {LOCK_GUARD} in it "
                 "must be files that this user may read and write"
             ) from error
-        self._heart.start()
+        self._renewed(began)
+        super().__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._left.set()
-        self._heart.join(timeout=self.interval)
+        super().__exit__()
         with contextlib.suppress(OSError):  # a lock that stays is soon that of a dead process
             lock, holder = _read(self._storage)
             if self._is_mine(holder):
                 self._storage.swap(LOCK, lock, None)
-
-    def _is_mine(self, holder: Holder | None) -> bool:
-        return holder is not None and holder.token == self._me.token
 
     def _await_death(self, lock: bytes, holder: Holder | None) -> None:
         """Returns when the holder is dead or gone; raises ``InputError`` if it is alive."""
@@ -158,21 +263,18 @@ class RunLock:
         time.sleep(min(2.0, self.interval / 5))
         return self._is_mine(_read(self._storage)[1])
 
-    def _beat_now(self) -> bytes:
-        self._me.heartbeat = time.time()
-        return (self._me.model_dump_json(indent=1) + "\n").encode()
 
-    def _beat(self) -> None:
-        while not self._left.wait(self.interval):
-            with contextlib.suppress(OSError):  # the next beat may succeed
-                present, holder = _read(self._lasting)  # None if somebody deleted it
-                if self._left.is_set():
-                    return
-                if holder is not None and not self._is_mine(holder):
-                    self.lost_to = holder
-                    self.lost()
-                    return
-                self._lasting.swap(LOCK, present, self._beat_now())
+def _lost_to(storage: Storage, holder: Holder | None) -> str:
+    to = f"another run took over: {holder}" if holder else "another run may have taken over"
+    return (
+        f"{storage.uri}: stopped: this run stood still for too long, and {to}; nothing more is "
+        "written, finished trials are kept, and that run continues with them"
+    )
+
+
+def _now() -> float:
+    """Seconds by a clock that nobody sets, and that goes on while this machine sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def holder_of(storage: Storage) -> Holder | None:

@@ -60,7 +60,10 @@ def create_trackers(study: StudyState, storage: Storage, say: Callable[[str], No
     if storage.local_path() is None and (local := [kind for kind in wanted if kind in LOCAL]):
         say(f"trackers: {' and '.join(local)} need a local folder, not {storage.uri}: left out")
         wanted = [kind for kind in wanted if kind not in LOCAL]
-    return Trackers({k: partial(_create, k, study, storage) for k in wanted}, study.records, say)
+    make: dict[str, Callable[[], Tracker]] = {
+        kind: partial(_create, kind, study, storage) for kind in wanted
+    }
+    return Trackers(make, study.records, say, storage.confirm)
 
 
 def _create(kind: str, study: StudyState, storage: Storage) -> Tracker:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from semigrid.data.storage import Storage
+from semigrid.data.storage.files import Confirm, always
 from semigrid.grid.study.layout import EXPERIMENT_COPY
 from semigrid.grid.study.ledger import ENDED, Record
+from semigrid.grid.study.lock import LostLockError
 from semigrid.grid.study.state import Job
 from semigrid.trainers.trial.identity import TrialSpec
 
@@ -60,6 +62,7 @@ class Trackers:
         make: what makes each tracker, by name.
         records: the ledger's, which they catch up with.
         say: receives messages about trackers that failed or are late.
+        confirm: is asked before each event; no tracker writes once the run has lost its folder.
     """
 
     def __init__(
@@ -67,8 +70,9 @@ class Trackers:
         make: Mapping[str, Callable[[], Tracker]],
         records: Mapping[str, Record],
         say: Callable[[str], None],
+        confirm: Confirm = always,
     ):
-        self.say = say
+        self.say, self._confirm = say, confirm
         self._queues: dict[str, queue.Queue[Event | None]] = {name: queue.Queue() for name in make}
         self._threads = [
             threading.Thread(target=self._follow, args=(name, make[name]), name=name, daemon=True)
@@ -81,14 +85,18 @@ class Trackers:
     def _follow(self, name: str, make: Callable[[], Tracker]) -> None:
         events, ended = self._queues[name], False
         try:
+            self._confirm()
             tracker = make()
             while (event := events.get()) is not None:
+                self._confirm()
                 event(tracker)
             ended = True
+            self._confirm()
             tracker.close()
         except Exception as error:  # whatever a library raises, it stops no training
-            reason = f"{type(error).__name__}: {error}"
-            self.say(f"trackers: {name} failed and is left out from here on: {reason}")
+            if not isinstance(error, LostLockError):  # of which the run itself tells
+                reason = f"{type(error).__name__}: {error}"
+                self.say(f"trackers: {name} failed and is left out from here on: {reason}")
             while (
                 not ended and events.get() is not None
             ):  # records of a large grid would fill the memory

@@ -13,7 +13,8 @@ from types import ModuleType
 
 import pytest
 
-from semigrid.grid.commands import main as command_line
+from semigrid.grid.commands.app import run_app
+from semigrid.grid.commands.console import exit_code
 
 # fails the process if anything imports Ray: bad input and planning must not
 NO_RAY = (
@@ -42,7 +43,7 @@ def semigrid(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess
         for name in ["ray", *filter(_needs_ray, list(sys.modules))]:
             patch.setitem(sys.modules, name, None)
         try:
-            command_line.main()
+            code = exit_code(run_app)
         except SystemExit as end:
             code = end.code
     assert code is None or isinstance(code, int)

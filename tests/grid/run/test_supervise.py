@@ -1,6 +1,5 @@
-"""A driver that dies is started again, one that ends is not, and none outlives its supervisor."""
+"""A driver is started again if that can help, and nothing of it outlives its supervisor."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,14 +14,14 @@ from semigrid.grid.run.supervise import RESTARTS, Supervisor
 START = """
 import os, signal, sys, time
 from pathlib import Path
-from semigrid.grid.run.supervise import follow_supervisor, say_ended
+from semigrid.grid.run.supervise import follow_supervisor, say_began, say_ended, say_lost
 follow_supervisor()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 lives = Path(sys.argv[1])
 lives.write_text(lives.read_text() + "x" if lives.exists() else "x")
 """
 DIES_TWICE = "if lives.read_text() != 'xxx': os.kill(os.getpid(), signal.SIGKILL)\nsay_ended(1)"
-ALWAYS_DIES = "sys.exit(1)"
+ALWAYS_DIES = "say_began(); sys.exit(1)"
 WAITS = """
 try:
     time.sleep(60)
@@ -33,14 +32,15 @@ except KeyboardInterrupt:
 
 
 @pytest.fixture(autouse=True)
-def restarted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("semigrid.grid.run.supervise.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("semigrid.grid.run.supervise.END_SECONDS", 0.3)
 
 
 def supervisor(tmp_path: Path, body: str) -> tuple[Supervisor, Path, list[str]]:
     lives, said = tmp_path / "lives", []
     command = [sys.executable, "-c", START + body, str(lives)]
-    return Supervisor(command, said.append), lives, said
+    return Supervisor(command, said.append, "again"), lives, said
 
 
 def test_a_command_that_dies_runs_again_until_it_says_that_it_ended(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_command_that_dies_runs_again_until_it_says_that_it_ended(tmp_path: Pa
 
 def test_a_command_knows_that_it_runs_again(tmp_path: Path) -> None:
     imports = "from semigrid.grid.run.supervise import RESTARTED"
-    body = f"{imports}\nif RESTARTED in os.environ: say_ended(0)"
+    body = f"{imports}\nsay_began()\nif RESTARTED in os.environ: say_ended(0)"
     found, lives, _ = supervisor(tmp_path, body)
     assert found.run() == 0
     assert lives.read_text() == "xx"
@@ -63,6 +63,28 @@ def test_one_that_always_dies_is_given_up(tmp_path: Path) -> None:
     assert found.run() == 1
     assert lives.read_text() == "x" * (RESTARTS + 1) and len(said) == RESTARTS + 1
     assert "died 6 times in a row, the last time by exit code 1" in said[-1]
+
+
+@pytest.mark.parametrize("end", ["sys.exit(2)", "raise ImportError", "os.abort()"])
+def test_one_that_ends_before_it_drives_ray_would_do_so_again(end: str, tmp_path: Path) -> None:
+    found, lives, said = supervisor(tmp_path, end)
+    assert found.run() == 1
+    assert lives.read_text() == "x"
+    assert len(said) == 1 and "did not start" in said[0]
+
+
+def test_one_that_lost_ray_runs_again_with_the_reason(tmp_path: Path) -> None:
+    body = """
+say_began()
+if lives.read_text() == "x":
+    say_lost("NodeDiedError: the\\nhead is gone")
+    sys.exit(1)
+say_ended(0)
+"""
+    found, lives, said = supervisor(tmp_path, body)
+    assert found.run() == 0
+    assert lives.read_text() == "xx"
+    assert len(said) == 1 and "NodeDiedError: the head is gone" in said[0]
 
 
 def wait_for(path: Path) -> None:
@@ -82,7 +104,78 @@ def test_an_interrupt_reaches_the_command_and_is_no_death(tmp_path: Path) -> Non
 
     threading.Thread(target=interrupt).start()
     assert found.run() == 130
-    assert lives.read_text() == "x" and said == []
+    assert lives.read_text() == "x"
+    assert len(said) == 1 and said[0].startswith("interrupted") and "To resume: again" in said[0]
+
+
+# Ignores interrupts, and starts what stands still, and a process that loses its parent.
+STUCK = """
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, signal.{on_terminate})
+import subprocess
+program = (
+    "import os, signal, sys, time; print(os.getpid(), file=open(sys.argv[1], 'a'));"
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN); {{}}"
+)
+still = program.format("os.kill(os.getpid(), signal.SIGSTOP)")
+sleeps = program.format("time.sleep(60)")
+subprocess.Popen([sys.executable, "-c", still, {pids!r}], start_new_session=True)
+subprocess.run(["sh", "-c", '"$0" "$@" &', sys.executable, "-c", sleeps, {pids!r}])
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("on_terminate", "interrupts"), [("SIG_DFL", 2), ("SIG_IGN", 3)])
+def test_more_interrupts_end_what_ignores_them_and_everything_it_started(
+    on_terminate: str, interrupts: int, tmp_path: Path
+) -> None:
+    pids = tmp_path / "pids"
+    body = STUCK.format(pids=str(pids), on_terminate=on_terminate)
+    found, _, said = supervisor(tmp_path, body)
+
+    def interrupt() -> None:
+        wait_for(pids)
+        while len(pids.read_text().split()) < 2:
+            time.sleep(0.02)
+        for number in range(interrupts):
+            found.interrupt()
+            while len(said) <= number:
+                time.sleep(0.02)
+
+    threading.Thread(target=interrupt).start()
+    before = time.monotonic()
+    assert found.run() == 130
+    assert time.monotonic() - before < 15
+    assert len(said) == interrupts
+    assert not any(is_alive(int(pid)) for pid in pids.read_text().split())
+
+
+def test_one_interrupt_is_enough_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("STOP_SECONDS", "INSIST_SECONDS"):
+        monkeypatch.setattr(f"semigrid.grid.run.supervise.{name}", 0.1)
+    ignores = "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    ignores += "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)"
+    found, lives, said = supervisor(tmp_path, ignores)
+    threading.Thread(target=lambda: (wait_for(lives), found.interrupt())).start()
+    assert found.run() == 130
+    assert len(said) == 3
+
+
+def test_one_that_has_reported_its_end_may_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("semigrid.grid.run.supervise.EXIT_SECONDS", 0.1)
+    found, _, said = supervisor(tmp_path, "say_ended(1)\ntime.sleep(60)")
+    assert found.run() == 1 and said == []
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def test_nobody_drives_on_when_the_supervisor_is_killed(tmp_path: Path) -> None:
@@ -99,9 +192,6 @@ def test_nobody_drives_on_when_the_supervisor_is_killed(tmp_path: Path) -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     deadline = time.monotonic() + 5
-    while Path(f"/proc/{child}/stat").exists():
-        if Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
-            break  # dead, and not yet buried by init
+    while is_alive(child):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert os.getpid() != child

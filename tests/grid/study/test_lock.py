@@ -18,7 +18,7 @@ import pytest
 from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage, open_storage
 from semigrid.grid.study.layout import LOCK
-from semigrid.grid.study.lock import RunLock, holder_of
+from semigrid.grid.study.lock import Lease, LostLockError, RunLock, holder_of
 
 # Takes the lock, prints "held", and holds it until its standard input ends.
 HOLD = """
@@ -35,6 +35,24 @@ except InputError as error:
     print("refused:", error)
 """
 
+# Joins a run that holds the lock, and writes into its folder as long as it may.
+WORK = """
+import sys, time
+from dataclasses import replace
+from semigrid.data.storage import open_storage
+from semigrid.grid.study.lock import Lease, LostLockError
+storage = open_storage(sys.argv[1])
+with Lease.join(storage, sys.argv[2], lambda: None) as lease:
+    held = replace(storage, confirm=lease.check)
+    print("held", flush=True)
+    try:
+        while True:
+            held.write("work", b"of the first run")
+            time.sleep(0.02)
+    except LostLockError as error:
+        print("lost:", error)
+"""
+
 
 @pytest.fixture
 def started() -> Iterator[list[subprocess.Popen[str]]]:
@@ -45,9 +63,11 @@ def started() -> Iterator[list[subprocess.Popen[str]]]:
         process.communicate()
 
 
-def hold(folder: Path, started: list[subprocess.Popen[str]]) -> subprocess.Popen[str]:
+def hold(
+    folder: Path, started: list[subprocess.Popen[str]], program: str = HOLD, *args: str
+) -> subprocess.Popen[str]:
     pipe = subprocess.PIPE
-    command = [sys.executable, "-c", HOLD, str(folder)]
+    command = [sys.executable, "-c", program, str(folder), *args]
     process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
     started.append(process)
     return process
@@ -288,3 +308,94 @@ def test_the_heart_beats_on_when_somebody_tidied_the_guard_away(tmp_path: Path) 
             assert time.monotonic() < deadline
             time.sleep(0.05)
     assert not (tmp_path / LOCK).exists()
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is on another machine than those it starts."""
+    monkeypatch.setattr("semigrid.grid.study.lock._machine", lambda: "another machine")
+
+
+def at_work(
+    folder: Path, started: list[subprocess.Popen[str]]
+) -> tuple[subprocess.Popen[str], subprocess.Popen[str]]:
+    """The supervisor of a run, and a driver that writes."""
+    supervisor = hold(folder, started)
+    wait_for(supervisor, "held")
+    driver = hold(folder, started, WORK, content(folder)["token"])
+    wait_for(driver, "held")
+    return supervisor, driver
+
+
+def test_a_driver_holds_the_folder_while_its_supervisor_stands_still(
+    tmp_path: Path, started: list[subprocess.Popen[str]], elsewhere: None
+) -> None:
+    supervisor, driver = at_work(tmp_path, started)
+    supervisor.send_signal(signal.SIGSTOP)
+    with pytest.raises(InputError, match=f"process {supervisor.pid}"), quick_lock(tmp_path):
+        pass
+    assert driver.poll() is None
+
+
+@pytest.mark.parametrize("then", ["works", "has ended"])
+def test_a_run_that_slept_while_another_took_over_writes_nothing(
+    then: str, tmp_path: Path, started: list[subprocess.Popen[str]], elsewhere: None
+) -> None:
+    both = at_work(tmp_path, started)
+    for process in both:
+        process.send_signal(signal.SIGSTOP)
+    lock = quick_lock(tmp_path)
+    with lock:
+        open_storage(tmp_path).write("work", b"of the second run")
+        if then == "works":
+            taken = content(tmp_path)
+            for process in both:
+                process.send_signal(signal.SIGCONT)
+            said = wait_for(both[1], "lost")[-1]
+            assert "another run took over" in said and f"process {taken['pid']}" in said
+            wait_for(both[0], "lost")
+    if then == "has ended":
+        for process in both:
+            process.send_signal(signal.SIGCONT)
+        assert "another run may have taken over" in wait_for(both[1], "lost")[-1]
+        wait_for(both[0], "lost")
+    for process in both:
+        process.communicate("")
+    assert (tmp_path / "work").read_bytes() == b"of the second run"
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_driver_without_the_runs_token_does_not_join(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path)
+    with pytest.raises(LostLockError):
+        Lease.join(storage, "", lambda: None)
+    with quick_lock(tmp_path) as lock, pytest.raises(LostLockError):
+        Lease.join(storage, f"not {lock.token}", lambda: None)
+
+
+def test_a_process_looks_for_its_lock_when_it_may_have_slept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[str] = []
+    lock = RunLock(open_storage(tmp_path), print, lambda: lost.append("lost"), interval=100)
+    slept = 0.0
+    monkeypatch.setattr("semigrid.grid.study.lock._now", lambda: 1000 + slept)
+    with lock:
+        (tmp_path / LOCK).unlink()
+        lock.check()  # nobody can have taken it
+        slept = 250.0
+        with pytest.raises(LostLockError, match="may have taken over"):
+            lock.check()
+        with pytest.raises(LostLockError):
+            lock.check()
+        assert lost == ["lost"] and not (tmp_path / LOCK).exists()
+
+
+def test_beats_differ_while_the_clock_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("semigrid.grid.study.lock.time.time", lambda: 1.0)
+    with quick_lock(tmp_path):
+        before = (tmp_path / LOCK).read_bytes()
+        time.sleep(0.5)
+        assert (tmp_path / LOCK).read_bytes() != before

@@ -1,0 +1,79 @@
+"""What Ctrl-C, SIGTERM and a closed terminal do: ask, insist, end everything."""
+
+import contextlib
+import os
+import select
+import signal
+import threading
+import time
+from types import FrameType
+from typing import NoReturn
+
+from semigrid.grid.run.processes import kill_all, started_by
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Longest time that a command may take to end after an interrupt, in seconds.
+TIDY_SECONDS = 60.0
+EXIT_CODE = 130
+SHOW_CURSOR = b"\x1b[?25h"
+
+
+class Interrupts:
+    """Ends a command by signals, however stuck it is.
+
+    The first signal raises ``KeyboardInterrupt`` in the main thread: the command tidies up. The
+    second raises it again and breaks that off. The third, or ``TIDY_SECONDS`` after the first, ends
+    this process and all that it started: by a thread, since the main thread may wait for a library
+    that never returns. A handler that a command installs itself replaces all this.
+    """
+
+    def take(self) -> None:
+        """Handles the signals from now on; must be called in the main thread."""
+        for number in SIGNALS:
+            # ``nohup`` lets a command outlive its terminal
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._raise)
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(read,), name="interrupts", daemon=True).start()
+
+    def leave(self) -> None:
+        """Lets any further signal end this process at once: its work is done."""
+        for number in SIGNALS:
+            if signal.getsignal(number) == self._raise:
+                signal.signal(number, signal.SIG_DFL)
+
+    def _raise(self, number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    def _watch(self, pipe: int) -> None:
+        """Counts the signals that arrive, whatever the main thread does."""
+        count, until = 0, None
+        while until is None or time.monotonic() < until:
+            wait = None if until is None else max(0.0, until - time.monotonic())
+            if not select.select([pipe], [], [], wait)[0]:
+                continue
+            for number in os.read(pipe, 512):
+                if number not in SIGNALS or signal.getsignal(number) != self._raise:
+                    continue
+                count += 1
+                until = until or time.monotonic() + TIDY_SECONDS
+                if count == 2:
+                    _tell("still stopping; a third interrupt ends every process of this command")
+                elif count == 3:
+                    _end()
+        _end()
+
+
+def _end() -> NoReturn:
+    _tell("stopped: every process of this command was ended")
+    kill_all(lambda: started_by([os.getpid()]))
+    os._exit(EXIT_CODE)
+
+
+def _tell(words: str) -> None:
+    """Writes to stderr at once: the main thread may hold the locks of everything that prints."""
+    with contextlib.suppress(OSError):
+        cursor = SHOW_CURSOR if os.isatty(2) else b""
+        os.write(2, cursor + f"\n{words}\n".encode())

@@ -1,0 +1,102 @@
+"""A run ends at once and with its reason where another start would not help; all without Ray."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from tests.helpers.command import semigrid
+from tests.helpers.finished import FinishedGrid
+
+from semigrid.data.errors import InputError
+from semigrid.grid.commands import run
+from semigrid.grid.run.supervise import SUPERVISOR, LostRayError
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The supervisor's end of the pipe to a driver in this process."""
+    before = {number: signal.getsignal(number) for number in run.SIGNALS}
+    ours, theirs = os.pipe()
+    monkeypatch.setenv(SUPERVISOR, f"{os.getppid()} {theirs}")
+    yield ours
+    os.close(ours)
+    os.close(theirs)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def drive(folder: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> int:
+        raise error
+
+    monkeypatch.setattr(run, "_drive", fail)
+    with pytest.raises(typer.Exit):
+        run.drive("file.yaml", str(folder))
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ZeroDivisionError("a bug"), 1), (InputError("a bad file"), 2), (OSError("a disk"), 1)],
+)
+def test_an_error_that_would_come_again_is_the_end(
+    error: Exception,
+    code: int,
+    tmp_path: Path,
+    told: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "experiment.yaml").touch()
+    drive(folder, error, monkeypatch)
+    assert os.read(told, 100) == f"ended {code}\n".encode()
+    said = capsys.readouterr().err
+    assert str(error) in said and "Traceback" not in said
+    if isinstance(error, ZeroDivisionError):
+        assert f"log: {folder}/logs/run.log" in said
+        assert "Traceback" in (folder / "logs/run.log").read_text()
+
+
+def test_a_driver_that_lost_ray_dies_with_the_reason(
+    tmp_path: Path, told: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "experiment.yaml").touch()
+    drive(tmp_path, LostRayError("NodeDiedError: gone"), monkeypatch)
+    log = tmp_path / "logs" / "run.log"
+    assert os.read(told, 1000).decode() == f"lost NodeDiedError: gone; log: {log}\n"
+    assert log.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("table", "semigrid.grid.tables.render.show"),
+        ("report", "semigrid.grid.report.page.report"),
+        ("table", "semigrid.grid.analysis.result_set.read_result_set"),
+    ],
+)
+def test_a_table_or_report_that_cannot_be_made_costs_no_result(
+    name: str, broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = FinishedGrid(tmp_path, grid=[{"model": "vit", "labels": ["100%"]}], trackers=[])
+    grid.finish("digits/vit/100%", 135)
+
+    def fail(*args: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(broken, fail)
+    done = semigrid("run", str(grid.file))
+    assert done.returncode == 1
+    assert f"the {name} could not be made: ZeroDivisionError: division by zero" in done.stderr
+    assert f"semigrid {name} {grid.storage.uri} makes it again" in done.stderr
+    assert "Traceback" not in done.stderr
+    log = Path(grid.storage.location("logs/run.log"))
+    assert str(log) in done.stderr and "Traceback" in log.read_text()
+    if broken.endswith("show"):
+        assert "report: " in done.stdout and Path(grid.storage.location("report.html")).exists()
+    if broken.endswith("page.report"):
+        assert "Acc@1" in done.stdout
