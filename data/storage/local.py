@@ -113,7 +113,7 @@ class LocalFiles:
         except BaseException as error:
             with contextlib.suppress(OSError):
                 beside.unlink()
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and error.errno:  # else it has a message of its own
                 error.filename = path  # a full disk does not say which one
             raise
 
