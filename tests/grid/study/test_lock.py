@@ -377,13 +377,13 @@ def test_a_process_looks_for_its_lock_when_it_may_have_slept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost: list[str] = []
-    lock = RunLock(open_storage(tmp_path), print, lambda: lost.append("lost"), interval=100)
+    lock = RunLock(open_storage(tmp_path), print, lambda: lost.append("lost"), interval=50)
     slept = 0.0
     monkeypatch.setattr("semigrid.grid.study.lock._now", lambda: 1000 + slept)
     with lock:
         (tmp_path / LOCK).unlink()
         lock.check()  # nobody can have taken it
-        slept = 250.0
+        slept = 150.0
         with pytest.raises(LostLockError, match="may have taken over"):
             lock.check()
         with pytest.raises(LostLockError):
