@@ -37,10 +37,11 @@ def read_file(uri: str) -> bytes:
     """A file that the user named, of ``MAX_BYTES`` at most. Raises ``InputError``."""
     try:
         return open_storage(uri).read(limit=MAX_BYTES)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{uri}: cannot be read: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{uri}: cannot be read: {why}") from error
 
 
 def utf8(uri: str, content: bytes) -> bytes:

@@ -56,7 +56,9 @@ def _path(task: str) -> str:
 
 
 def _by_ending(path: str, names: dict[str, str]) -> str | None:
-    """The image whose name is the longest ending of a path."""
-    parts = path.split("/")[-MOST_PARTS:]
+    """The image whose name is the longest ending of a path; a bucket or host is no part of it."""
+    if path in names:
+        return names[path]
+    parts = path.split("/")[3 if "://" in path else 0 :][-MOST_PARTS:]
     endings = ("/".join(parts[first:]) for first in range(len(parts)))
     return next((names[ending] for ending in endings if ending in names), None)

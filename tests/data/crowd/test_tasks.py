@@ -24,6 +24,7 @@ ITEMS = [
         ("s3://bucket/dogs/01.png", "dogs/01.png"),  # the folder tells it from the other 01.png
         ("01.png", None),
         ("s3://bucket/job/01.png", None),
+        ("s3://dogs/01.png", None),  # a bucket is no folder
         ("shop-1.tar/0031", "shop-1.tar/0031"),
         ("shop-1.tar", None),  # holds images, but is none
         ("03.png", None),
