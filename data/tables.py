@@ -22,6 +22,8 @@ from semigrid.data.storage import open_storage
 SUFFIXES = (".csv", ".tsv", ".parquet")
 # A file of some hundred bytes can claim any number of rows, and a device has no end.
 MAX_BYTES, MAX_ROWS = 2**30, 2**25
+# Bytes of a Parquet column in memory, in all or else for each row: pages unpack to any size.
+MAX_COLUMN, MAX_VALUE = 2**26, 2**12
 SHOWN_NAMES = 12
 SEPARATORS = b",;\t"
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -221,7 +223,15 @@ def open_parquet(uri: str, opened: Any, **options: Any) -> pq.ParquetFile:
 
 def column_texts(uri: str, file: pq.ParquetFile, name: str) -> list[str]:
     """A column of a Parquet file as text, see ``texts_of``. Raises ``InputError``."""
-    where = f"{uri}: the column {name!r}"
+    where, rows = f"{uri}: the column {name!r}", file.metadata.num_rows
+    size = sum(
+        chunk.total_uncompressed_size
+        for group in map(file.metadata.row_group, range(file.num_row_groups))
+        for chunk in map(group.column, range(group.num_columns))
+        if chunk.path_in_schema == name
+    )
+    if size > max(MAX_COLUMN, rows * MAX_VALUE):
+        raise InputError(f"{where} has {size:,} bytes in {rows:,} rows: not names or numbers")
     try:
         column = file.read(columns=[name])[name]
     except StorageGoneError:

@@ -59,8 +59,8 @@ def gather(request: BuildRequest) -> tuple[list[Item], Audit | None]:
     if len(audit.unknown_tasks) == len(votes):
         raise InputError(
             f"{request.answers}: none of {len(votes)} tasks is an image of {request.source}; a "
-            f"task must be an image's id, path or file name; the first task is "
-            f"{next(iter(votes), '')!r}, the first image {items[0].image_id!r}"
+            "task must be an image's id or path, or end in a file name that only one image has; "
+            f"the first task is {next(iter(votes))!r}, the first image {items[0].image_id!r}"
         )
     labeled = [
         replace(item, label=vote.label, votes=vote.votes)
