@@ -26,12 +26,15 @@ from semigrid.data.decoding import UnusableImageError
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.redact import shown, without_secrets
 from semigrid.data.schema import is_damage
-from semigrid.data.sources.items import Item
+from semigrid.data.sources.items import Item, readable
 from semigrid.data.sources.versions import versions_of
 from semigrid.data.splits import order_key
 from semigrid.data.storage import Storage, open_storage
+from semigrid.data.storage.files import UnusableFileError
 
 READ_ATTEMPTS = 3
+# problems of an image that another attempt to read it would not mend
+IN_VAIN = (InputError, PermissionError, IsADirectoryError, TimeoutError, UnusableFileError)
 # attempts in a row that end a build, where a process died and no chunk was finished
 VAIN_ATTEMPTS = 3
 _CHUNK = re.compile(r"chunk-(\d{6,})-\w+\.parquet")
@@ -249,12 +252,11 @@ def read_patiently(item: Item) -> bytes:
         except (MemoryError, StorageGoneError):
             raise  # no fault of the image
         except Exception as error:  # every protocol has its own errors
-            refused = error if isinstance(error, RefusedError) else None
-            if refused and not refused.one_object:
+            if isinstance(error, RefusedError) and not error.one_object:
                 raise
-            # an address that is no good stays so, and a silent server has had its time
-            if attempt == READ_ATTEMPTS or isinstance(error, InputError | TimeoutError):
-                raise UnusableImageError(without_secrets(f"cannot be read: {error}")) from error
+            if attempt == READ_ATTEMPTS or isinstance(error, IN_VAIN):
+                why = readable(without_secrets(f"cannot be read: {error}"))
+                raise UnusableImageError(why) from error
             time.sleep(0.2 * 2**attempt)
     raise AssertionError("unreachable")
 

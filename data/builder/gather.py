@@ -15,6 +15,7 @@ from semigrid.data.sources.abo import abo_items
 from semigrid.data.sources.archives import parquet_items, webdataset_items
 from semigrid.data.sources.files import folder_items, table_items
 from semigrid.data.sources.items import Item
+from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.sources.patterns.drawing import pattern_items
 from semigrid.data.sources.patterns.spec import answers_of, gold_of
 from semigrid.data.storage import open_storage
@@ -26,16 +27,19 @@ from semigrid.data.tables import suffix_of
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
 
 
-def gather(request: BuildRequest) -> tuple[list[Item], Audit | None]:
+def gather(
+    request: BuildRequest, left_out: LeftOut | None = None
+) -> tuple[list[Item], Audit | None]:
     """Lists the images of a request with their labels, and audits the crowd's answers to them.
 
-    Raises ``InputError``.
+    ``left_out`` receives what else the source holds. Raises ``InputError``.
     """
-    items = _source_items(request)
+    left_out = LeftOut() if left_out is None else left_out
+    items = _source_items(request, left_out)
     for number, folder in enumerate(request.pool, 1):
         # two folders may have images of the same name
         prefix = "pool" if len(request.pool) == 1 else f"pool{number}"
-        pool = folder_items(folder, labeled=False)
+        pool = folder_items(folder, labeled=False, left_out=left_out)
         items += [replace(item, image_id=f"{prefix}/{item.image_id}") for item in pool]
     if (made := request.patterns) is not None:
         answers, gold = answers_of(made), gold_of(made)
@@ -103,7 +107,7 @@ def _check_labels(
     raise InputError(*problems)
 
 
-def _source_items(request: BuildRequest) -> list[Item]:
+def _source_items(request: BuildRequest, left_out: LeftOut) -> list[Item]:
     if request.patterns is not None:
         if request.answers is not None or request.gold is not None:
             raise InputError(
@@ -126,7 +130,7 @@ def _source_items(request: BuildRequest) -> list[Item]:
             all_images=request.all_images,
         )
     if kind == "webdataset":
-        return webdataset_items(request.source, request.label_column)
+        return webdataset_items(request.source, request.label_column, left_out)
     if kind == "parquet":
         return parquet_items(request.source, request.image_column, label)
     if kind == "table":
@@ -139,9 +143,9 @@ def _source_items(request: BuildRequest) -> list[Item]:
             slices=request.slices,
         )
     if request.answers is not None:
-        return folder_items(request.source, labeled=False)
+        return folder_items(request.source, labeled=False, left_out=left_out)
     try:
-        items = folder_items(request.source)
+        items = folder_items(request.source, left_out=left_out)
     except InputError as error:
         raise InputError(f"{error}{_tables_in(request.source)}") from error
     if request.classes is None:
@@ -177,7 +181,7 @@ def _check_class_folders(source: str, items: Sequence[Item]) -> None:
 def _tables_in(source: str) -> str:
     """A hint at tables in a folder of images, which may have the labels."""
     storage = open_storage(source)
-    tables = [name for name in storage.find() if name.lower().endswith(tuple(TABLES))]
+    tables = [name for name in storage.walk() if name.lower().endswith(tuple(TABLES))]
     if not tables:
         return ""
     first = min(tables, key=lambda name: (name.count("/"), name))

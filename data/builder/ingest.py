@@ -30,6 +30,7 @@ from semigrid.data.errors import InputError
 from semigrid.data.json_text import json_text
 from semigrid.data.schema import FORMAT, LABELED_SPLITS, POOL, VOTES, Dataset, columns_of
 from semigrid.data.sources.items import Item
+from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.sources.patterns.spec import LICENSE
 from semigrid.data.splits import order_key
 from semigrid.data.storage import open_storage
@@ -42,6 +43,7 @@ def build_dataset(
     request: BuildRequest,
     *,
     audit: Audit | None = None,
+    left_out: LeftOut | None = None,
     processes: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Dataset, dict[str, Any]]:
@@ -49,6 +51,7 @@ def build_dataset(
 
     Args:
         audit: the audit of the crowd's answers, for the report.
+        left_out: what the source holds beside its images, for the report.
         processes: how many processes clean images; with one it is this one.
         progress: gets the number of images cleaned and the number of all images.
 
@@ -82,7 +85,7 @@ def build_dataset(
             [_facts(item, c.pixels) for item, c in pairs if c.problem is None],
             **_curation(request),
         )
-        report = _report(items, cleaned, curation, audit)
+        report = _report(items, cleaned, curation, audit, left_out or LeftOut())
         place.claim([REPORT, *shard_names(report["splits"])])
         # "backslashreplace" makes JSON's own escapes of what is not text
         text = json_text(report, ascii=False) + "\n"
@@ -226,7 +229,11 @@ def _fingerprint(
 
 
 def _report(
-    items: Sequence[Item], cleaned: Sequence[Cleaned], curation: Curation, audit: Audit | None
+    items: Sequence[Item],
+    cleaned: Sequence[Cleaned],
+    curation: Curation,
+    audit: Audit | None,
+    left_out: LeftOut,
 ) -> dict[str, Any]:
     """Numbers of images read and kept, and the reasons for leaving others out."""
     splits = Counter(image.split for image in curation.images)
@@ -234,6 +241,7 @@ def _report(
         "images": len(items),
         "kept": len(curation.images),
         "splits": {split: splits[split] for split in (*LABELED_SPLITS, POOL)},
+        "left_out": left_out.lines(),
         "quarantined": {items[c.number].image_id: c.problem for c in cleaned if c.problem},
         "duplicates": curation.duplicates,
         "conflicts": curation.conflicts,

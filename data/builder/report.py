@@ -19,6 +19,7 @@ def report_lines(dataset: Dataset, report: dict[str, Any]) -> list[str]:
     """Sentences about images kept and left out, from the report of ``build_dataset``."""
     splits = ", ".join(f"{count:,} {split}" for split, count in report["splits"].items())
     lines = [f"{report['kept']:,} of {report['images']:,} images kept: {splits}"]
+    lines += report["left_out"]
     if report["quarantined"]:
         image_id, reason = next(iter(report["quarantined"].items()))
         kinds = Counter(map(problem_kind, report["quarantined"].values())).most_common()

@@ -2,16 +2,29 @@
 
 import posixpath
 import tarfile
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, RootModel
 
-from semigrid.data.errors import InputError
+from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.shapes import of_shape, parse_json
-from semigrid.data.sources.items import SUFFIXES, Extent, Item, ParquetRow
+from semigrid.data.sources.guarded_tar import TEXT_BYTES, GuardedTar
+from semigrid.data.sources.items import (
+    FOREIGN,
+    IMAGE_BYTES,
+    SUFFIXES,
+    Extent,
+    Item,
+    ParquetRow,
+    readable,
+)
+from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.storage import open_storage
+from semigrid.data.storage.files import is_hidden
 from semigrid.data.tables import check_columns, column_texts, open_parquet
 
 
@@ -36,73 +49,114 @@ class _ClassLabel(BaseModel):
 def matching_files(uri: str, suffix: str) -> list[str]:
     """Sorted URIs of the files in a folder or of a pattern (``shards/*.tar``).
 
+    What exists by a name with brackets or stars is that file or folder, and no pattern.
+
     Raises ``InputError`` when no file matches.
     """
-    storage = open_storage(uri)
-    if storage.is_folder():
+    storage, pattern = open_storage(uri), ""
+    if not storage.is_folder() and not storage.exists():
+        parts = uri.split("/")
+        stars = (n for n, part in enumerate(parts) if set("*?[") & set(part))
+        for first in stars:
+            storage = open_storage("/".join(parts[:first]) or ("/" if first else "."))
+            if not storage.exists(parts[first]):
+                pattern = "/".join(parts[first:])
+                break
+    if pattern:
+        readable = [name for name, problem in storage.walk().items() if problem is None]
+        names = [name for name in readable if _matches(name.split("/"), pattern.split("/"))]
+    elif storage.is_folder():
         names = storage.names(suffix=suffix)
     else:
-        parts = uri.split("/")
-        first = next((n for n, part in enumerate(parts) if set("*?[") & set(part)), len(parts) - 1)
-        storage = open_storage("/".join(parts[:first]) or ("/" if uri.startswith("/") else "."))
-        names = storage.find("/".join(parts[first:]))
+        names = [""] if storage.exists() else []
     if not names:
         raise InputError(f"{uri}: no file ending in {suffix}")
     return [storage.location(name) for name in names]
 
 
-def webdataset_items(uri: str, label: str | None = None) -> list[Item]:
+def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Whether a path matches a pattern, part by part; ``**`` stands for any number of parts."""
+    if not patterns:
+        return not names
+    if patterns[0] == "**":
+        return any(_matches(names[n:], patterns[1:] or names[n:]) for n in range(len(names) + 1))
+    return bool(names) and fnmatchcase(names[0], patterns[0]) and _matches(names[1:], patterns[1:])
+
+
+def webdataset_items(
+    uri: str, label: str | None = None, left_out: LeftOut | None = None
+) -> list[Item]:
     """Lists the images in uncompressed tars. Files with one name up to the first dot are a sample.
 
     Args:
         uri: a tar, a folder of tars, or a pattern.
         label: the key of each sample's ``.json`` that holds the label. By default the label is in
             the ``.cls`` file, and an image without one has no label.
+        left_out: receives members that cannot be read, and images of formats that are not decoded.
 
     Raises:
         InputError: a tar or sample cannot be used, or no sample has an image.
     """
     items = []
+    left_out = LeftOut() if left_out is None else left_out
     for path in matching_files(uri, ".tar"):
-        images, texts = _members(path)
+        images, texts = _members(path, "cls" if label is None else "json", left_out)
         for key, parts in images.items():
             if len(parts) > 1:
                 raise InputError(f"{path}: the sample {key!r} has {len(parts)} images")
-            found: Any = texts.get((key, "cls"), b"").decode("utf-8", "replace").strip()
+            found: Any = texts.get(key, b"").decode("utf-8", "replace").strip()
             if label is not None:
                 where = f"{path}: the .json of {key!r}"
-                sample = parse_json(_Sample, texts.get((key, "json"), b"{}"), where)
+                sample = parse_json(_Sample, texts.get(key, b"{}"), where)
                 found = sample.root.get(label)
                 if not isinstance(found, str | int | float | None):
                     raise InputError(f"{where}: {label} is {str(found)[:80]}, not a name")
-            class_name = None if found in (None, "") else str(found)
+            class_name = None if found in (None, "") else readable(str(found))
             (extent,) = parts.values()
-            name = f"{posixpath.basename(path)}/{key}"
+            name = f"{readable(posixpath.basename(path))}/{key}"
             items.append(Item(name, path, class_name, inside=extent))
     if not items:
-        raise InputError(f"{uri}: no sample has an image ({', '.join(SUFFIXES[:5])}, …)")
+        raise InputError(
+            f"{uri}: no sample has an image ({', '.join(SUFFIXES[:5])}, …)", *left_out.lines()
+        )
     return items
 
 
-def _members(path: str) -> tuple[dict[str, dict[str, Extent]], dict[tuple[str, str], bytes]]:
-    """Images by sample and extension, and texts by both."""
+def _members(
+    path: str, text_ending: str, left_out: LeftOut
+) -> tuple[dict[str, dict[str, Extent]], dict[str, bytes]]:
+    """Images by sample and extension, and texts by sample."""
     images: dict[str, dict[str, Extent]] = {}
-    texts: dict[tuple[str, str], bytes] = {}
+    texts: dict[str, bytes] = {}
     try:
         # no compression: images are read later at their offsets
-        with open_storage(path).open(ahead=True) as file, tarfile.open(None, "r:", file) as tar:
-            for member in tar:
-                folder, name = posixpath.split(member.name)
-                stem, _, extension = name.partition(".")
-                if not member.isfile() or not stem:
+        with (
+            open_storage(path).open(ahead=True) as opened,
+            tarfile.open(None, "r:", guarded := GuardedTar(opened)) as tar,
+        ):
+            for member in guarded.members(tar):
+                name = readable(member.name)
+                folder, base = posixpath.split(name)
+                stem, _, extension = base.partition(".")
+                is_image = f".{extension}".lower().endswith(SUFFIXES)
+                is_text = extension == text_ending
+                if not member.isfile() or not stem or is_hidden(base):
+                    continue
+                if member.issparse() or member.size > (TEXT_BYTES if is_text else IMAGE_BYTES):
+                    why = "sparse" if member.issparse() else "too large"
+                    left_out.add(f"members of tars that are {why}", f"{path}: {name}")
                     continue
                 key = posixpath.join(folder, stem)
-                if f".{extension}".lower().endswith(SUFFIXES):
+                if is_image:
                     extent = Extent(member.offset_data, member.size)
                     images.setdefault(key, {})[extension] = extent
-                elif extension in ("cls", "json") and (text := tar.extractfile(member)):
-                    texts[key, extension] = text.read()
-    except tarfile.TarError as error:
+                elif is_text:
+                    texts[key] = guarded.text(member)
+                elif f".{extension.rpartition('.')[2]}".lower() in FOREIGN:
+                    left_out.add("images of a format that is not decoded", f"{path}: {name}")
+    except (RefusedError, StorageGoneError):
+        raise
+    except (tarfile.TarError, OSError, ValueError, ArithmeticError, LookupError) as error:
         raise InputError(f"{path}: not an uncompressed tar: {error}") from error
     return images, texts
 
@@ -137,7 +191,7 @@ def parquet_items(uri: str, image: str = "image", label: str | None = "label") -
                 labels = _labels(path, file, label)
             rows = [(g, row) for g in groups for row in range(file.metadata.row_group(g).num_rows)]
             for class_name, (group, row) in zip(labels, rows, strict=True):
-                image_id = f"{posixpath.basename(path)}/{group:05d}/{row:07d}"
+                image_id = f"{readable(posixpath.basename(path))}/{group:05d}/{row:07d}"
                 inside = ParquetRow(image, group, row)
                 items.append(Item(image_id, path, class_name, inside=inside))
     return items

@@ -1,38 +1,89 @@
 """Images in files of their own: folders of class folders, and tables of paths or URLs."""
 
+import mimetypes
 import os
+import posixpath
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+from semigrid.data.decoding import FORMATS, HEAD_BYTES, format_of
 from semigrid.data.errors import InputError
-from semigrid.data.sources.items import SUFFIXES, Item
-from semigrid.data.storage import open_storage
+from semigrid.data.sources.items import FOREIGN, SUFFIXES, Item, readable
+from semigrid.data.sources.left_out import LeftOut
+from semigrid.data.storage import Storage, open_storage
 from semigrid.data.storage.address import beside, ids_in, shown, unique_names
 from semigrid.data.tables import open_table
 
+_TYPES = mimetypes.MimeTypes(filenames=())  # without those of the machine
 
-def folder_items(uri: str, labeled: bool = True) -> list[Item]:
+
+def folder_items(uri: str, labeled: bool = True, left_out: LeftOut | None = None) -> list[Item]:
     """Lists the images below a folder, in ``root/<class>/…`` at any depth if they are labelled.
 
-    Raises ``InputError`` when there is no image, or a labelled one is outside the class folders.
+    Links are followed. Files without a known ending are images if their first bytes say so.
+
+    Args:
+        left_out: receives all that is no image.
+
+    Raises:
+        InputError: there is no image, or a labelled one is outside the class folders.
     """
     storage = open_storage(uri)
     if not storage.is_folder():
         raise InputError(f"{uri}: there is no such folder")
+    left_out = LeftOut() if left_out is None else left_out
+    walked = storage.walk()
+    formats = _formats(storage, [name for name, problem in walked.items() if problem is None])
     items = []
-    for name in storage.find():
-        if not name.lower().endswith(SUFFIXES):
+    for name, problem in walked.items():
+        image_id = readable(name)
+        problem = formats[name] if problem is None else problem
+        if problem is not None:
+            left_out.add(problem, image_id)
             continue
-        label, _, rest = name.partition("/")
+        label, _, rest = image_id.partition("/")
         if labeled and not rest:
             raise InputError(
-                f"{uri}: {name} is outside the class folders; put labelled images into "
+                f"{uri}: {image_id} is outside the class folders; put labelled images into "
                 f"{uri}/<class>/, or give the folder as pool if they have no labels"
             )
-        items.append(Item(name, storage.location(name), label if labeled else None))
+        items.append(Item(image_id, storage.location(name), label if labeled else None))
     if not items:
-        raise InputError(f"{uri}: no image here ({', '.join(SUFFIXES[:5])}, …)")
+        raise InputError(
+            "\n".join([f"{uri}: no image here ({', '.join(SUFFIXES[:5])}, …)", *left_out.lines()])
+        )
     return items
+
+
+def _formats(storage: Storage, names: Sequence[str]) -> dict[str, str | None]:
+    """For each file None if it is an image that can be decoded, else what it is."""
+    formats: dict[str, str | None] = {}
+    unknown = []
+    for name in names:
+        ending = posixpath.splitext(name)[1].lower()
+        if ending in SUFFIXES:
+            formats[name] = None
+        elif ending in FOREIGN:
+            formats[name] = f"images of a format that is not decoded ({ending})"
+        elif _TYPES.guess_type(posixpath.basename(name))[0] in (None, "application/octet-stream"):
+            unknown.append(name)
+        else:
+            formats[name] = "files that are no images"
+
+    def look(name: str) -> str | None:
+        try:
+            with storage.open(name) as file:
+                found = format_of(file.read(HEAD_BYTES))
+        except PermissionError:
+            return "files that cannot be read"
+        if found in FORMATS:
+            return None
+        kind = f"images of a format that is not decoded ({found})"
+        return "files that are no images" if found is None else kind
+
+    with ThreadPoolExecutor(storage.files.readers) as readers:
+        return formats | dict(zip(unknown, readers.map(look, unknown), strict=True))
 
 
 def table_items(

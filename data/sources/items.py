@@ -1,17 +1,39 @@
 """Items: the images that a source lists but has not read."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from semigrid.data.errors import RefusedError, StorageGoneError
 from semigrid.data.storage import open_storage
+from semigrid.data.storage.files import UnusableFileError, check_size
 
 SUFFIXES = (
-    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"),
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2"),
+    *(".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".apng", ".mpo", ".j2k", ".jpf", ".jpx"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
+
+
+# endings of images that are not decoded
+FOREIGN = (
+    *(".heic", ".heif", ".hif", ".jxl", ".svg", ".svgz", ".psd", ".psb", ".ico", ".tga", ".eps"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw"),
+)
+# largest file of an image; its pixels have a limit of their own
+IMAGE_BYTES = 256 * 2**20
+
+
+def readable(name: str) -> str:
+    r"""A file's name as text: bytes that are not UTF-8 are shown as ``\xe9``."""
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # halves of characters, which no file system has written
+        return name.encode("utf-8", "backslashreplace").decode()
 
 
 class Inside(Protocol):
@@ -34,6 +56,7 @@ class Extent(Inside):
     size: int
 
     def read(self, uri: str) -> bytes:
+        check_size(self.size, IMAGE_BYTES)
         with open_storage(uri).open() as file:
             file.seek(self.offset)
             return file.read(self.size)
@@ -48,7 +71,7 @@ class ParquetRow(Inside):
     row: int
 
     def read(self, uri: str) -> bytes:
-        return _row_group(uri, self.column, self.row_group)[self.row]
+        return _rows(uri, self.column, self.row_group).read(self.row)
 
 
 @dataclass(frozen=True)
@@ -77,14 +100,51 @@ class Item:
     def read(self) -> bytes:
         """Reads the image's bytes, waiting for a bucket that is away.
 
-        Raises ``OSError``, and ``InputError`` for an address that is not opened.
+        Raises ``OSError``, ``UnusableFileError`` where another attempt is in vain, and
+        ``InputError`` for an address that is not opened.
         """
-        return open_storage(self.uri).read() if self.inside is None else self.inside.read(self.uri)
+        if self.inside is not None:
+            return self.inside.read(self.uri)
+        return open_storage(self.uri).read(limit=IMAGE_BYTES)
 
 
-@lru_cache(maxsize=2)  # a chunk's items are in the order of row groups
-def _row_group(uri: str, column: str, row_group: int) -> list[bytes]:
-    with open_storage(uri).open() as file:
-        table = pq.ParquetFile(file).read_row_group(row_group, columns=[f"{column}.bytes"])
-    contents = table[column].combine_chunks().field("bytes").to_pylist()
-    return [content or b"" for content in contents]
+class _Rows:
+    """The images of a row group one by one: few bytes of a file may stand for many of memory."""
+
+    def __init__(self, *place: Any):
+        self._place = place
+        self._start()
+
+    def _start(self) -> None:
+        self._images = _images(*self._place)
+        self._next = 0
+        self._damage: UnusableFileError | None = None
+
+    def read(self, row: int) -> bytes:
+        if row < self._next:
+            self._start()
+        if self._damage is not None:
+            raise self._damage
+        try:
+            for _ in range(row - self._next):
+                next(self._images)
+            image = next(self._images)
+        except (StorageGoneError, RefusedError):
+            raise
+        except (pa.ArrowException, OSError, StopIteration) as error:
+            self._damage = UnusableFileError(f"damaged: {error}")
+            raise self._damage from error
+        self._next = row + 1
+        check_size(image.size, IMAGE_BYTES)
+        return bytes(image)
+
+
+def _images(uri: str, column: str, row_group: int) -> Iterator[pa.Buffer]:
+    with open_storage(uri).open() as opened, pq.ParquetFile(opened) as file:
+        columns = [f"{column}.bytes"]
+        for rows in file.iter_batches(1, row_groups=[row_group], columns=columns):
+            yield rows.column(0).field("bytes")[0].as_buffer() or pa.py_buffer(b"")
+
+
+# a chunk's items are in the order of row groups
+_rows = lru_cache(maxsize=1)(_Rows)

@@ -15,7 +15,14 @@ import fsspec
 
 from semigrid.data.storage.address import S3, scheme_of
 from semigrid.data.storage.bucket_errors import answer_of, is_away
-from semigrid.data.storage.files import NOT_THERE, Confirm, FileStatus, always, check_size
+from semigrid.data.storage.files import (
+    NOT_THERE,
+    Confirm,
+    FileStatus,
+    always,
+    check_size,
+    is_hidden,
+)
 
 READERS = 16  # files worth reading side by side
 CONNECT_SECONDS, READ_SECONDS = 5, 20  # after which a silent server counts as away
@@ -169,11 +176,11 @@ class BucketFiles:
             if facts["name"].rstrip("/") != folder
         }
 
-    def find(self, folder: str, pattern: str) -> list[str]:
-        everything = pattern == "**"
-        paths = self._fs.find(folder) if everything else self._fs.glob(f"{folder}/{pattern}")
-        names = (posixpath.relpath(path, folder) for path in paths)
-        return [name for name in names if not f"/{name}".count("/.")]
+    def walk(self, folder: str) -> list[tuple[str, str | None]]:
+        """Names of all files below a folder, with why one is not to be read."""
+        names = [path.removeprefix(folder).lstrip("/") for path in self._fs.find(folder)]
+        hidden = "hidden files and folders"
+        return [(n, hidden if any(map(is_hidden, n.split("/"))) else None) for n in names]
 
     def check_could_write(self, folder: str) -> None:
         try:

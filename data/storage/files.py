@@ -15,13 +15,23 @@ def always() -> None:
 
 
 class UnusableFileError(OSError):
-    """A file is larger than what may be read of it, or no regular file, such as a pipe."""
+    """A file is larger than what may be read of it, damaged, or no regular file, such as a pipe."""
 
 
 def check_size(size: int, limit: int | None) -> None:
     """Raises ``UnusableFileError`` if so many bytes are more than a limit, where there is one."""
     if limit is not None and size > limit:
         raise UnusableFileError(f"larger than {limit:,} bytes")
+
+
+# what systems and programs leave in folders, beside names with a dot
+_LEFT_BY_SYSTEMS = {"__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "@eadir"}
+_LEFT_BY_SYSTEMS |= {"$recycle.bin", "system volume information", "lost+found"}
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is not shown to people."""
+    return name.startswith(".") or name.lower() in _LEFT_BY_SYSTEMS
 
 
 @dataclass(frozen=True)

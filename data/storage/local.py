@@ -3,14 +3,15 @@
 import contextlib
 import errno
 import fcntl
-import glob
 import os
+import posixpath
 import re
 import shutil
 import stat
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -22,6 +23,7 @@ from semigrid.data.storage.files import (
     UnusableFileError,
     always,
     check_size,
+    is_hidden,
 )
 
 # Tells this process from others that write into the same folder, also of other machines.
@@ -35,6 +37,8 @@ AWAY |= {errno.ENXIO, errno.ESHUTDOWN, errno.ESTALE, errno.ETIMEDOUT}
 NO_FLOCK = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 # longest wait for another process that is swapping the same file, in seconds
 GUARD_SECONDS = 10.0
+# links to a folder that are followed: links to links to links could multiply it without end
+MOST_LINKS = 100
 
 
 def cache_folder() -> Path:
@@ -86,16 +90,17 @@ class LocalFiles:
     def read(self, path: str, limit: int | None = None) -> bytes:
         if limit is None:
             return Path(path).read_bytes()
-        # neither waits for a pipe's other end nor reads a device, which may have none
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UnusableFileError("not a regular file")
+        with self.open(path) as file:
             content = file.read(limit + 1)
         check_size(len(content), limit)
         return content
 
-    def open(self, path: str, ahead: bool, do: object) -> BufferedReader:
-        return Path(path).open("rb")
+    def open(self, path: str, ahead: bool = False, do: object = None) -> BufferedReader:
+        # a pipe waits for its other end, and a device may have no end, or do something
+        kind = os.stat(path).st_mode
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+            raise UnusableFileError("not a regular file")
+        return open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK))
 
     def write(self, path: str, content: bytes, confirm: Confirm) -> None:
         folder, name = os.path.split(path)
@@ -168,9 +173,45 @@ class LocalFiles:
         os.stat(folder)  # or the whole folder was moved away meanwhile
         return entries
 
-    def find(self, folder: str, pattern: str) -> list[str]:
-        names = glob.glob(pattern, root_dir=folder, recursive=True)
-        return [name for name in names if Path(folder, name).is_file()]
+    def walk(self, folder: str) -> list[tuple[str, str | None]]:
+        """Names of all files below a folder, with why one is not to be read."""
+        found: list[tuple[str, str | None]] = []
+        waiting = [("", {_identity(os.stat(folder))})]  # folders, and those above each
+        linked: Counter[tuple[int, int]] = Counter()
+        while waiting:
+            below, above = waiting.pop()
+            try:
+                with os.scandir(os.path.join(folder, below)) as listing:
+                    entries = list(listing)
+            except OSError as error:
+                if not below:
+                    raise
+                found.append((below, f"folders that cannot be opened ({error.strerror})"))
+                continue
+            for entry in entries:
+                name, problem = posixpath.join(below, entry.name), None
+                if is_hidden(entry.name):
+                    problem = "hidden files and folders"
+                elif entry.is_symlink():
+                    try:
+                        target = entry.stat()
+                    except OSError:
+                        target, problem = os.lstat("/"), "links that lead nowhere"
+                    identity = _identity(target)
+                    linked[identity] += 1
+                    if problem is None and stat.S_ISDIR(target.st_mode):
+                        if identity in above or linked[identity] > MOST_LINKS:
+                            problem = "links in a circle"
+                        else:
+                            waiting.append((name, above | {identity}))
+                            continue
+                elif entry.is_dir():
+                    waiting.append((name, above | {_identity(entry.stat())}))
+                    continue
+                if problem is None and not entry.is_file():
+                    problem = "pipes, sockets and devices"
+                found.append((name, problem))
+        return found
 
     def check_could_write(self, folder: str) -> None:
         there = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
@@ -178,6 +219,10 @@ class LocalFiles:
             raise NotADirectoryError(f"{there} is not a folder")
         if not os.access(there, os.W_OK | os.X_OK):
             raise PermissionError(f"{there} is not writable")
+
+
+def _identity(facts: os.stat_result) -> tuple[int, int]:
+    return facts.st_dev, facts.st_ino
 
 
 def _status(facts: os.stat_result) -> FileStatus:

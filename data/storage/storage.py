@@ -238,9 +238,15 @@ class Storage:
         """Sorted names of the folders directly in a folder, none if it is missing."""
         return sorted(name for name, entry in self.entries(folder).items() if entry.is_folder)
 
-    def find(self, pattern: str = "**") -> list[str]:
-        """Sorted names of matching visible files; ``*`` is within a folder, ``**`` at any depth."""
-        return sorted(self._do(self.files.find, self.root, pattern))
+    def walk(self) -> dict[str, str | None]:
+        """All files at any depth by name, sorted, with the reason for which one is not to be read.
+
+        Links to files and folders are followed, but not in circles. Hidden folders, and those that
+        cannot be opened, are in it themselves in place of their files. Empty if it is missing.
+        """
+        with suppress(*NOT_THERE):
+            return dict(sorted(self._do(self.files.walk, self.root)))
+        return {}
 
     def check_could_write(self) -> None:
         """Raises ``OSError`` when nothing can be written here, without writing anything.

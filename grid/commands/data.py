@@ -113,16 +113,24 @@ def build(
     from semigrid.data.builder.ingest import build_dataset
     from semigrid.data.builder.report import report_lines
     from semigrid.data.builder.request import BuildRequest, load_request
+    from semigrid.data.sources.left_out import LeftOut
 
     # options are named as the keys of a request; those that were not given stay out
     keys = BuildRequest.model_fields.keys() - {"source"}
     options = {k: v for k, v in context.params.items() if k in keys and v not in (None, [])}
     request = load_request(source, options)
-    items, audit = gather(request)
+    left_out = LeftOut()
+    items, audit = gather(request, left_out)
     try:
         with progress_bar("cleaning") as progress:
             dataset, report = build_dataset(
-                destination, items, request, audit=audit, processes=processes, progress=progress
+                destination,
+                items,
+                request,
+                audit=audit,
+                left_out=left_out,
+                processes=processes,
+                progress=progress,
             )
     except KeyboardInterrupt:
         say(f"interrupted: cleaned images are kept. To resume: {this_command()}")

@@ -9,6 +9,7 @@ import typer
 from semigrid.data.errors import InputError
 from semigrid.data.escape import file_name
 from semigrid.data.schema import Dataset
+from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.storage.in_use import in_use
 from semigrid.grid.cluster.machines import Demand
 from semigrid.grid.commands.console import (
@@ -89,7 +90,10 @@ def predict(
     plan = study.state.plan
     train = plan.experiment.train_of(winner.model)
     gpus = train.gpus_per_worker if gpus_per_worker is None else gpus_per_worker
-    sources = find_images(images, split or [])
+    left_out = LeftOut()
+    sources = find_images(images, split or [], left_out)
+    for line in left_out.lines():
+        say(line)
     model = winner_model(plan, winner, record, plan.experiment.folder, gpus)
     destination = output or file_name(f"predictions-{winner.name.replace('/', '-')}")
     open_folder = partial(

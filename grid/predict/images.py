@@ -19,7 +19,8 @@ from semigrid.data.decoding import UnusableImageError
 from semigrid.data.errors import InputError
 from semigrid.data.schema import LABELED_SPLITS, MANIFEST, POOL, Dataset, RowGroup, read_row_group
 from semigrid.data.sources.files import folder_items
-from semigrid.data.sources.items import SUFFIXES, Item
+from semigrid.data.sources.items import SUFFIXES, Item, readable
+from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.storage import Storage, open_storage
 from semigrid.data.storage.address import base_name, shown, unique_names
 from semigrid.data.views.render import BrokenImageError, decode
@@ -111,12 +112,15 @@ class Images:
     identity: dict[str, Any]
 
 
-def find_images(sources: Sequence[str], splits: Sequence[str] = ()) -> Images:
+def find_images(
+    sources: Sequence[str], splits: Sequence[str] = (), left_out: LeftOut | None = None
+) -> Images:
     """The images of a dataset, or of any folders and files, listed without reading them.
 
     The id of an image in a folder is its path below the folder, after the folder as given where
-    there are several sources. The id of a file is the file as given. Raises ``InputError`` for
-    sources that do not exist, and where an image would be listed twice.
+    there are several sources. The id of a file is the file as given. ``left_out`` receives what
+    else the folders hold. Raises ``InputError`` for sources that do not exist, and where an image
+    would be listed twice.
     """
     datasets = [source for source in sources if _is_dataset(source)]
     if not datasets:
@@ -124,7 +128,7 @@ def find_images(sources: Sequence[str], splits: Sequence[str] = ()) -> Images:
             raise InputError(
                 f"--split {splits[0]}: only a dataset has splits; {sources[0]} is none"
             )
-        return _of_files(sources)
+        return _of_files(sources, LeftOut() if left_out is None else left_out)
     if len(sources) > 1:
         raise InputError(
             f"{datasets[0]} is a dataset: give it alone, or folders and files of images"
@@ -157,9 +161,10 @@ def dataset_images(dataset: Dataset, splits: Sequence[str]) -> Images:
     return Images(parts, {"dataset": dataset.manifest.fingerprint, "splits": list(splits)})
 
 
-def _of_files(sources: Sequence[str]) -> Images:
+def _of_files(sources: Sequence[str], left_out: LeftOut) -> Images:
     names = zip(sources, unique_names(sources), strict=True)
-    files = [file for source, name in names for file in _files(source, name, len(sources) > 1)]
+    several = len(sources) > 1
+    files = [file for source, name in names for file in _files(source, name, several, left_out)]
     # a file with two names is one image: "photos" holds what is in "photos/new"
     for what in (0, 1):
         twice = [name for name, n in Counter(file[what] for file in files).items() if n > 1]
@@ -172,11 +177,11 @@ def _of_files(sources: Sequence[str]) -> Images:
     return Images(_parts("images", FileRange(files)), {"files": len(files), "sha256": digest})
 
 
-def _files(source: str, name: str, several: bool) -> list[tuple[str, str]]:
+def _files(source: str, name: str, several: bool, left_out: LeftOut) -> list[tuple[str, str]]:
     """Ids and URIs."""
-    storage, given = open_storage(source), name.rstrip("/").removeprefix("./")
+    storage, given = open_storage(source), readable(name.rstrip("/").removeprefix("./"))
     if storage.is_folder():
-        items = folder_items(source, labeled=False)
+        items = folder_items(source, labeled=False, left_out=left_out)
         below = given if several else ""
         return [(posixpath.join(below, item.image_id), item.uri) for item in items]
     if not storage.exists():

@@ -14,13 +14,16 @@ from tests.helpers import nasty
 from tests.helpers.shop import SETTINGS, shop, tile
 
 from semigrid.data.builder import chunks
+from semigrid.data.builder.gather import gather
 from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.builder.place import BUILDING
+from semigrid.data.builder.report import report_lines
 from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.schema import MANIFEST, Dataset
 from semigrid.data.sources.files import folder_items, table_items
 from semigrid.data.sources.items import Inside, Item
+from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.storage import open_storage
 from semigrid.data.views.render import decode
 
@@ -244,6 +247,26 @@ def test_images_on_any_file_system(tmp_path: Path) -> None:
     dataset, _ = build_dataset("memory://datasets/photos", folder_items(where.uri), SETTINGS)
     assert dataset.manifest.classes == ("a", "b")
     assert len(open_dataset("memory://datasets/photos").read("train")) == 30
+
+
+def test_what_lies_beside_the_images_is_in_the_report(tmp_path: Path) -> None:
+    source = shop(tmp_path / "shop")
+    (source / "plain/.DS_Store").write_bytes(b"")
+    (source / "plain/photo.heic").write_bytes(b"")
+    path = os.path.join(os.fsencode(tmp_path), b"pool", b"caf\xe9.png")
+    os.makedirs(os.path.dirname(path))
+    with open(path, "wb") as file:
+        file.write(tile(1000))
+    request = SETTINGS.model_copy(update={"source": str(source), "pool": [f"{tmp_path}/pool"]})
+    left_out = LeftOut()
+    items, _ = gather(request, left_out)
+    dataset, report = build_dataset(f"{tmp_path}/set", items, request, left_out=left_out)
+    lines = [
+        "left out: 1 hidden files and folders, the first is plain/.DS_Store",
+        "left out: 1 images of a format that is not decoded (.heic), the first is plain/photo.heic",
+    ]
+    assert report["left_out"] == lines and set(lines) <= set(report_lines(dataset, report))
+    assert dataset.read("pool").ids == [r"pool/caf\xe9.png"]
 
 
 def test_a_file_that_is_gone_is_quarantined(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from fsspec.spec import AbstractBufferedFile
 from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.storage import Storage, open_storage
 from semigrid.data.storage.bucket import BucketFiles
-from semigrid.data.storage.local import LocalFiles
+from semigrid.data.storage.files import UnusableFileError
+from semigrid.data.storage.local import MOST_LINKS, LocalFiles
 from semigrid.data.storage.storage import storage_patience
 
 
@@ -311,12 +312,67 @@ def test_a_swap_needs_the_content_that_was_read(tmp_path: Path) -> None:
     assert storage.swap("file", b"three", None) and storage.names() == []
 
 
-def test_files_are_found_by_pattern(storage: Storage) -> None:
-    for name in ("a/1.tar", "a/2.txt", "a/b/3.tar", "4.tar", ".hidden/5.tar"):
+def test_all_files_below_a_folder(storage: Storage) -> None:
+    for name in ("a/1.tar", "a/[b] c/3 #?.tar", "4.tar", ".hidden/5.tar", "a/Thumbs.db"):
         storage.write(name, b"")
-    assert storage.find("*.tar") == ["4.tar"]
-    assert storage.find("*/*.tar") == ["a/1.tar"]
-    assert storage.find() == ["4.tar", "a/1.tar", "a/2.txt", "a/b/3.tar"]
+    found = storage.walk()
+    assert list(found) == sorted(found)
+    assert [n for n, why in found.items() if why is None] == [
+        "4.tar",
+        "a/1.tar",
+        "a/[b] c/3 #?.tar",
+    ]
+    assert {why for why in found.values() if why} == {"hidden files and folders"}
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    (tmp_path / "disk/birds").mkdir(parents=True)
+    (tmp_path / "disk/birds/1.png").write_bytes(b"")
+    (tmp_path / "photos/cats").mkdir(parents=True)
+    for link, target in [
+        ("photos/birds", "../disk/birds"),
+        ("photos/one.png", "birds/1.png"),
+        ("disk/birds/photos", "../../photos"),
+        ("photos/itself", "itself"),
+        ("photos/gone.png", "nowhere"),
+    ]:
+        (tmp_path / link).symlink_to(target)
+    os.mkfifo(tmp_path / "photos/cats/pipe.png")
+    (tmp_path / "photos/to-pipe.png").symlink_to("cats/pipe.png")
+    found = open_storage(tmp_path / "photos").walk()
+    assert found == {
+        "birds/1.png": None,
+        "birds/photos": "links in a circle",
+        "cats/pipe.png": "pipes, sockets and devices",
+        "gone.png": "links that lead nowhere",
+        "itself": "links that lead nowhere",
+        "one.png": None,
+        "to-pipe.png": "pipes, sockets and devices",
+    }
+
+
+def test_links_to_links_do_not_multiply_without_end(tmp_path: Path) -> None:
+    for level in range(20):  # 2^20 ways to the last folder
+        (tmp_path / f"{level}").mkdir()
+        for way in "ab":
+            (tmp_path / f"{level}" / way).symlink_to(f"../{level + 1}")
+    (tmp_path / "20").mkdir()
+    (tmp_path / "20/x.png").write_bytes(b"")
+    found = open_storage(tmp_path / "0").walk()
+    assert sum(why is None for why in found.values()) <= MOST_LINKS
+
+
+def test_what_never_ends_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(UnusableFileError, match="not a regular file"):
+            open_storage(path).read(limit=10)
+        with pytest.raises(UnusableFileError, match="not a regular file"):
+            open_storage(path).open()
+    (tmp_path / "large").write_bytes(bytes(11))
+    with pytest.raises(UnusableFileError, match="larger than 10 bytes"):
+        open_storage(tmp_path / "large").read(limit=10)
+    assert open_storage(tmp_path / "large").read(limit=11) == bytes(11)
 
 
 def test_patience_is_set_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

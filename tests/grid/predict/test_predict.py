@@ -1,6 +1,7 @@
 """Predictions without Ray: what is read, what the model says of it, and what lies in the folder."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from tests.helpers.in_process import Grid
 
 from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
+from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.storage import open_storage
 from semigrid.data.storage.in_use import in_use
 from semigrid.grid.commands.predict import predict
@@ -215,6 +217,26 @@ def test_names_tell_images_of_several_sources_apart(
     memory.write("x.png", (tmp_path / "a/x.png").read_bytes())
     assert names("memory://predict-photos") == ["x.png"]
     assert names("memory://predict-photos", "c") == ["memory://predict-photos/x.png", "c/x.png"]
+
+
+def test_any_bytes_are_a_name_and_what_is_left_out_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = os.fsdecode(b"caf\xe9")
+    os.mkdir(folder)
+    for name in ("[1] a::b.png", os.fsdecode(b"\xfc.png"), "download", "a.heic", ".hidden.png"):
+        Image.new("RGB", (8, 8)).save(f"{folder}/{name}", "png")
+    left_out = LeftOut()
+    (images,) = find_images([folder], left_out=left_out).parts.values()
+    found = [(name, error) for name, _, error in images.decoded()]
+    assert found == [("[1] a::b.png", None), ("download", None), (r"\xfc.png", None)]
+    assert [line.partition(",")[0] for line in left_out.lines()] == [
+        "left out: 1 hidden files and folders",
+        "left out: 1 images of a format that is not decoded (.heic)",
+    ]
+    (images,) = find_images([f"{folder}/download"]).parts.values()
+    assert [name for name, _, _ in images.decoded()] == [r"caf\xe9/download"]
 
 
 def test_a_prediction_goes_on_with_what_is_missing(

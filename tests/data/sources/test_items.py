@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from semigrid.data.builder.chunks import read_patiently
+from semigrid.data.decoding import UnusableImageError
+from semigrid.data.sources import items as items_module
+from semigrid.data.sources.archives import parquet_items
+from semigrid.data.sources.items import Extent, Item
+from semigrid.data.storage.files import UnusableFileError
+
+
+def test_a_file_has_a_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(items_module, "IMAGE_BYTES", 10)
+    (tmp_path / "a.png").write_bytes(bytes(11))
+    for inside in (None, Extent(0, 11)):
+        with pytest.raises(UnusableFileError, match="larger than 10 bytes"):
+            Item("a", str(tmp_path / "a.png"), inside=inside).read()
+        assert Item("a", str(tmp_path / "a.png"), inside=Extent(1, 10)).read() == bytes(10)
+
+
+def test_a_file_that_no_attempt_reads_is_asked_for_once() -> None:
+    # three attempts would take more than a second
+    for uri, why in [("/dev/zero", "not a regular file"), ("/", "Is a directory")]:
+        with pytest.raises(UnusableImageError, match=why):
+            read_patiently(Item("a", uri))
+
+
+def images(path: Path, contents: list[bytes | None]) -> list[Item]:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    rows = pa.array([{"bytes": content, "path": None} for content in contents], kind)
+    pq.write_table(pa.table({"image": rows}), path, row_group_size=3, compression="zstd")
+    return parquet_items(str(path), label=None)
+
+
+def test_rows_are_read_in_any_order(tmp_path: Path) -> None:
+    contents = [b"a", b"b", None, b"d", b"e"]
+    items = images(tmp_path / "a.parquet", contents)
+    for number in (0, 1, 2, 3, 4, 4, 1, 0, 3):
+        assert items[number].read() == (contents[number] or b"")
+
+
+def test_a_row_that_unpacks_into_too_much_is_one_problem(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(items_module, "IMAGE_BYTES", 10**6)
+    small, large, other = images(tmp_path / "a.parquet", [b"a", bytes(10**7), b"c"])
+    assert (tmp_path / "a.parquet").stat().st_size < 10_000
+    assert (small.read(), other.read()) == (b"a", b"c")
+    with pytest.raises(UnusableFileError, match="larger than 1,000,000 bytes"):
+        large.read()
+
+
+def test_damaged_rows_are_told_as_such(tmp_path: Path) -> None:
+    items = images(tmp_path / "a.parquet", [bytes([n]) * 3000 for n in range(3)])
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    content[4:60] = bytes(56)
+    (tmp_path / "a.parquet").write_bytes(content)
+    items_module._rows.cache_clear()
+    for item in items:
+        with pytest.raises(UnusableFileError, match="damaged"):
+            item.read()
