@@ -107,9 +107,11 @@ def _start(streaming: bool) -> None:
             **({"object_store_memory": _object_store_bytes(streaming)} if address is None else {}),
         )
     except Exception as error:
-        if not restarted:
-            raise
-        raise LostRayError(f"{type(error).__name__}: {error}") from error
+        if restarted:
+            raise LostRayError(f"{type(error).__name__}: {error}") from error
+        if address is not None:
+            raise _cannot_join(address, error) from error
+        raise
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)  # Ray's core treats them as a crash of its own
@@ -133,11 +135,19 @@ def _check_head(address: str) -> None:
         return
     try:
         connect_to_head(address)
-    except AuthenticationError as error:
-        raise InputError(
+    except Exception as error:
+        raise _cannot_join(address, error) from error
+
+
+def _cannot_join(address: str, error: Exception) -> InputError:
+    if isinstance(error, AuthenticationError):
+        return InputError(
             f"RAY_ADDRESS={address}: that cluster wants its token; set RAY_AUTH_MODE=token and "
             "RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN), or put the token in ~/.ray/auth_token"
-        ) from error
+        )
+    # another version of Ray, no cluster on this machine (auto), a head that does not answer
+    why = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return InputError(f"RAY_ADDRESS={address}: this cluster cannot be joined: {why}")
 
 
 def _object_store_bytes(streaming: bool) -> int:

@@ -27,6 +27,9 @@ PLAIN = re.compile(r"[A-Za-z0-9/._-]+", re.ASCII)
 SHORT = "/tmp"
 # Free space for Ray's logs and for what a run keeps for itself, in bytes.
 FREE_BYTES = 64 * 2**20
+# What a client of gRPC says first (RFC 9113, section 3.4), and the type of a server's first frame.
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+HTTP2_SETTINGS = b"\4"
 TOKEN, TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
 
@@ -64,12 +67,22 @@ def check_address() -> None:
             "printed (often port 6379), or unset RAY_ADDRESS to run on this machine" + job
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS) as head:
+            head.settimeout(ANSWER_SECONDS)
+            head.sendall(HTTP2_HELLO)
+            with head.makefile("rb") as reply:
+                answer = reply.read(4)
     except (OSError, UnicodeError) as error:
         raise InputError(
             f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); give the address that "
             "`ray start --head` printed, or unset RAY_ADDRESS to run on this machine"
         ) from error
+    # a cluster with TLS says nothing yet
+    if answer[3:] != HTTP2_SETTINGS and os.environ.get("RAY_USE_TLS", "0") in ("", "0"):
+        raise InputError(
+            f"RAY_ADDRESS={address}: what answers there is no Ray cluster; give the address that "
+            "`ray start --head` printed (often port 6379, not the dashboard's 8265)"
+        )
 
 
 def _check_token() -> None:

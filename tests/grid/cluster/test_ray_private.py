@@ -14,7 +14,9 @@ def test_the_head_is_known_by_a_resource(cluster: None) -> None:
     import ray
 
     from semigrid.grid.cluster.ray_private import is_head
+    from semigrid.grid.run.surroundings import check_address
 
+    check_address()  # it answers as a cluster does
     (node,) = ray.nodes()
     assert is_head(node)
     others = {name: n for name, n in node["Resources"].items() if "head" not in name}

@@ -1,8 +1,11 @@
+import contextlib
 import os
 import shutil
 import socket
 import stat
+import threading
 from collections import namedtuple
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,14 +58,43 @@ def test_the_address_of_the_job_api_is_for_submit(monkeypatch: pytest.MonkeyPatc
         check_address()
 
 
-def test_an_address_where_something_answers_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+@contextlib.contextmanager
+def server(answer: bytes) -> Iterator[int]:
+    """The port of a server that answers the first bytes of each connection with these."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    with listening.accept()[0] as connection:
+                        connection.recv(100)
+                        connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_an_address_where_ray_answers_or_something_else_or_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with server(bytes((0, 0, 18, 4, 0, 0, 0, 0, 0))) as port:  # the start of a gRPC server
         monkeypatch.setenv("RAY_ADDRESS", f"localhost:{port}")
         check_address()
-    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    for answer in (b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", b"-ERR unknown command"):
+        with server(answer) as port:
+            monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+            with pytest.raises(InputError, match=f"{port}: what answers there is no Ray cluster"):
+                check_address()
     with pytest.raises(InputError, match=f"RAY_ADDRESS=127.0.0.1:{port}: no Ray cluster answers"):
         check_address()
+    monkeypatch.setattr(surroundings, "ANSWER_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(InputError, match="no Ray cluster answers there .timed out"):
+            check_address()
 
 
 def test_a_clusters_token_is_made_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
