@@ -9,7 +9,8 @@ from semigrid.data.errors import InputError
 from semigrid.data.escape import command
 from semigrid.data.sources.patterns.drawing import pattern_items
 from semigrid.data.sources.patterns.spec import LICENSE, VERSION, Patterns, answers_of, gold_of
-from semigrid.data.storage import open_storage
+from semigrid.data.storage import Storage, open_storage
+from semigrid.data.storage.in_use import LOCK, in_use
 
 ABOUT = """\
 Everything here is generated, the images and the crowd answers alike: nothing was photographed, and
@@ -39,11 +40,16 @@ def write_raw(
     the same order. ``progress`` gets the number of images written and the number of all images.
 
     Raises:
-        InputError: the folder is not empty.
+        InputError: the folder is not empty, or another process is writing into it.
     """
     storage = open_storage(uri)
-    if storage.entries():
-        raise InputError(f"{uri}: this folder is not empty; give a new or an empty folder")
+    with in_use(storage, "DEST"):
+        if storage.entries().keys() - {LOCK}:
+            raise InputError(f"{uri}: this folder is not empty; give a new or an empty folder")
+        return _write(storage, patterns, progress)
+
+
+def _write(storage: Storage, patterns: Patterns, progress: Callable[[int, int], None]) -> str:
     items, gold = pattern_items(patterns), gold_of(patterns)
     rows = []
     for done, item in enumerate(items, 1):

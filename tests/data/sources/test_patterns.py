@@ -42,6 +42,8 @@ from semigrid.data.sources.patterns.spec import (
     parse_patterns,
     true_classes,
 )
+from semigrid.data.storage import open_storage
+from semigrid.data.storage.in_use import in_use
 
 SMALL = Patterns(images=1500, answered=800, size=16)
 # changes with any image's class, group, slice, votes or split: raise VERSION when it should
@@ -336,6 +338,10 @@ def test_the_raw_material_makes_the_same_dataset(small: Dataset, tmp_path: Path)
 
     again = semigrid("data", "generate", str(raw))
     assert again.returncode == 2 and "this folder is not empty" in again.stderr
+    beside = tmp_path / "beside"
+    with in_use(open_storage(beside), "DEST"):
+        again = semigrid("data", "generate", str(beside))
+    assert again.returncode == 2 and "another process is writing here" in again.stderr
 
 
 def test_they_can_be_learned_but_not_at_a_glance() -> None:

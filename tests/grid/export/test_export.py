@@ -34,7 +34,7 @@ from semigrid.data.views.augment import make_view, normalize
 from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.export.card import card_license
 from semigrid.grid.export.cell import Exported, export_cell, show
-from semigrid.grid.export.check import check_files
+from semigrid.grid.export.check import _difference, check_files
 from semigrid.grid.export.onnx_file import ONNX, run_onnx, write_onnx
 from semigrid.grid.export.timm_folder import CONFIG, WEIGHTS, open_timm_folder
 from semigrid.grid.study.ledger import Ledger, Record
@@ -536,6 +536,27 @@ def unreadable_test_images(shop: Shop) -> Iterator[None]:
     file.write_bytes(b"\0" * len(content))
     yield
     file.write_bytes(content)
+
+
+def test_rounding_grows_with_the_logits_and_nothing_else_does() -> None:
+    # inception_v3 from random weights: logits of 1e+9, in steps of 64
+    probabilities = np.array([[1.0, 0.0]])
+    large = np.array([[1e9, -3e8]])
+    assert _difference("it", "that", (large + 960, probabilities), (large, probabilities)) == 960
+    small = np.array([[9.0, -3.0]])
+    assert _difference("it", "that", [small + 9e-5], [small]) == pytest.approx(9e-5)
+    infinite = np.array([[np.inf, 0.0]])
+    for array, expected in (
+        ([large + 2e4], [large]),
+        ([small + 2e-4], [small]),
+        ([large, probabilities + 2e-4], [large, probabilities]),
+        ([small * np.nan], [small]),
+        ([small], [infinite]),
+        ([infinite], [small]),
+        ([infinite], [infinite]),
+    ):
+        with np.errstate(invalid="ignore"), pytest.raises(InputError, match="nothing was written"):
+            _difference("it", "that", array, expected)
 
 
 def test_without_test_images_random_ones_are_checked_and_that_is_said(
