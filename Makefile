@@ -21,9 +21,10 @@ $(READY): pyproject.toml constraints.txt
 		% (platform.python_version(), version("torch"), version("ray")))'
 	@touch $(READY)
 
-# A wheel in dist/, to install semigrid anywhere. Files of an earlier build must not get into it.
+# A wheel in dist/, to install semigrid anywhere. Files of an earlier build must not get into it, and
+# ray up takes all of dist/ to the cluster.
 wheel: $(READY)
-	@rm -rf build
+	@rm -rf build dist
 	@$(BIN)/uv build --quiet --wheel --out-dir dist
 	@ls dist/*.whl
 
