@@ -211,8 +211,12 @@ class Dataset:
 
     def _read_shard(self, shard: Shard, file: pq.ParquetFile, columns: list[str]) -> pa.Table:
         """Columns of a shard. Raises ``ValueError`` for others than the manifest's."""
-        if file.metadata.num_rows != shard.rows:
-            raise ValueError(f"it has {file.metadata.num_rows:,} rows, not {shard.rows:,}")
+        groups = tuple(file.metadata.row_group(n).num_rows for n in range(file.num_row_groups))
+        if groups != shard.row_groups:
+            raise ValueError(
+                f"it has {sum(groups):,} rows in {len(groups)} row groups, not {shard.rows:,} in "
+                f"{len(shard.row_groups)}, or others in each"
+            )
         expected = columns_of(self.manifest.extra_columns)
         for name in columns:
             if name not in file.schema_arrow.names:

@@ -5,6 +5,7 @@ levels). The labels of two thirds are hidden to make the pool. The others are a 
 like the sets for which people ask how many labels they need.
 """
 
+import contextlib
 import io
 import os
 import shutil
@@ -25,7 +26,8 @@ from semigrid.data.escape import command
 from semigrid.data.schema import MANIFEST
 from semigrid.data.sources.patterns.spec import VERSION, parse_patterns
 from semigrid.data.splits import seeded_order, split_labeled
-from semigrid.data.storage import cache_folder
+from semigrid.data.storage import cache_folder, open_storage
+from semigrid.data.storage.in_use import in_use
 
 # largest number of images of builtin://patterns that opening a dataset draws
 MOST_ON_OPENING = 50_000
@@ -83,21 +85,30 @@ def builtin_folder(uri: str) -> str:
 
 def _write(uri: str, folder: Path) -> None:
     """Writes a dataset beside ``folder``, then renames it: others may be writing it too."""
-    aside = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
-    if uri == "builtin://digits":
-        write_dataset(str(aside), digits(), **DIGITS)
-    else:
-        request = BuildRequest(source=parse_patterns(uri).uri, name="patterns")
-        items, audit = gather(request)
-        build_dataset(str(aside), items, request, audit=audit)
-    try:
-        os.rename(aside, folder)
-    except OSError:
-        if (folder / MANIFEST).exists():  # the other process was first, with the same content
-            shutil.rmtree(aside)
-        else:  # a dataset that has lost its manifest
-            shutil.rmtree(folder)
-            os.rename(aside, folder)
+    for left in folder.parent.glob(f".{folder.name}-*"):
+        with contextlib.suppress(InputError), in_use(open_storage(left), uri) as alone:
+            if alone:  # its process was killed
+                shutil.rmtree(left)
+    own = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
+    aside = own / "dataset"
+    with in_use(open_storage(own), uri):
+        try:
+            if uri == "builtin://digits":
+                write_dataset(str(aside), digits(), **DIGITS)
+            else:
+                request = BuildRequest(source=parse_patterns(uri).uri, name="patterns")
+                items, audit = gather(request)
+                build_dataset(str(aside), items, request, audit=audit)
+            if not (folder / MANIFEST).exists():  # no other process was first
+                if folder.exists():  # a dataset that has lost its manifest
+                    shutil.rmtree(folder)
+                try:
+                    os.rename(aside, folder)
+                except OSError:
+                    if not (folder / MANIFEST).exists():
+                        raise
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
 
 
 def digits() -> list[StoredImage]:

@@ -227,8 +227,7 @@ def clean_chunk(chunk: Chunk) -> None:
             row["source"] = hashlib.sha256(hashed).hexdigest()
             row |= vars(clean_image(content, chunk.request))
         except UnusableImageError as error:
-            # names of files, which it may quote, need not be text
-            row["problem"] = str(error).encode(errors="backslashreplace").decode()
+            row["problem"] = readable(str(error))  # it may quote the name of a file
             if "source" not in row:  # a failure to read, which is not remembered
                 versions[number] = None
     buffer = io.BytesIO()

@@ -29,7 +29,7 @@ from semigrid.data.crowd.consensus import Audit
 from semigrid.data.errors import InputError
 from semigrid.data.json_text import json_text
 from semigrid.data.schema import FORMAT, LABELED_SPLITS, POOL, VOTES, Dataset, columns_of
-from semigrid.data.sources.items import Item
+from semigrid.data.sources.items import Item, readable
 from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.sources.patterns.spec import LICENSE
 from semigrid.data.splits import order_key
@@ -101,10 +101,10 @@ def build_dataset(
             pool_unit=request.pool_unit or (made.pool_unit if made else None),
             slices=slices,
             votes=votes,
-            name=_text(request.name or base_name(uri)),
+            name=readable(request.name or base_name(uri)),
             fingerprint=_fingerprint(items, cleaned, curation, request, slices),
-            license=_text(request.license or (LICENSE if made else "unknown")),
-            source=made.source if made else _text(shown(request.source)),
+            license=readable(request.license or (LICENSE if made else "unknown")),
+            source=made.source if made else readable(shown(request.source)),
             order_seed=request.seed,
         )
         place.finish()
@@ -117,20 +117,16 @@ def _as_text(item: Item) -> Item:
         return item
     return replace(
         item,
-        image_id=_text(item.image_id),
-        label=None if item.label is None else _text(item.label),
-        group=None if item.group is None else _text(item.group),
-        slices={_text(name): _text(value) for name, value in item.slices.items()},
-        votes=item.votes and {_text(label): count for label, count in item.votes.items()},
+        image_id=readable(item.image_id),
+        label=None if item.label is None else readable(item.label),
+        group=None if item.group is None else readable(item.group),
+        slices={readable(name): readable(value) for name, value in item.slices.items()},
+        votes=item.votes and {readable(label): count for label, count in item.votes.items()},
     )
 
 
 def _is_text(name: str | None) -> bool:
-    return name is None or name.isascii() or _text(name) == name
-
-
-def _text(name: str) -> str:
-    return name.encode(errors="backslashreplace").decode()
+    return name is None or name.isascii() or readable(name) == name
 
 
 def _facts(item: Item, pixels: str) -> Facts:

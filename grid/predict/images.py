@@ -21,6 +21,7 @@ from semigrid.data.schema import LABELED_SPLITS, MANIFEST, POOL, Dataset, RowGro
 from semigrid.data.sources.files import folder_items
 from semigrid.data.sources.items import SUFFIXES, Item, readable
 from semigrid.data.sources.left_out import LeftOut
+from semigrid.data.sources.versions import versions_of
 from semigrid.data.storage import Storage, open_storage
 from semigrid.data.storage.address import base_name, shown, unique_names
 from semigrid.data.views.render import BrokenImageError, decode
@@ -173,7 +174,10 @@ def _of_files(sources: Sequence[str], left_out: LeftOut) -> Images:
                 f"{len(twice):,} images are given twice, the first is {twice[0]}; give each folder "
                 "or file once, and none that lies in another"
             )
-    digest = sha256(json.dumps([(name, shown(uri)) for name, uri in files]).encode()).hexdigest()
+    # a part that was predicted for an earlier content of a file must not stay
+    versions = versions_of([Item(*file) for file in files], web=False)
+    told = [(name, shown(uri), v) for (name, uri), v in zip(files, versions, strict=True)]
+    digest = sha256(json.dumps(told).encode()).hexdigest()
     return Images(_parts("images", FileRange(files)), {"files": len(files), "sha256": digest})
 
 

@@ -1,7 +1,9 @@
+import errno
 import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -21,6 +23,8 @@ from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError
 from semigrid.data.schema import MANIFEST, Dataset, Split
+from semigrid.data.storage import open_storage
+from semigrid.data.storage.in_use import in_use
 
 
 def grey_png(value: int) -> bytes:
@@ -301,7 +305,7 @@ def test_a_shard_that_is_not_what_the_manifest_says(tmp_path: Path) -> None:
     labels = good.schema.get_field_index("label")
     refused(b"PAR1" + bytes(5000) + b"PAR1", "")
     refused(b"words" * 100, "")
-    refused(good.slice(0, 4), "it has 4 rows, not 10")
+    refused(good.slice(0, 4), "it has 4 rows in 2 row groups, not 10 in 4")
     refused(good.drop_columns("label"), "it has no column 'label'")
     for values, kind, expected in (
         ([0.5] * 10, pa.float64(), "its column 'label' is double, not int64"),
@@ -325,6 +329,31 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
 def test_an_unknown_builtin_names_those_there_are() -> None:
     with pytest.raises(InputError, match="builtin://letters.*there are builtin://digits"):
         open_dataset("builtin://letters")
+
+
+def test_what_a_killed_process_left_of_a_builtin_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEMIGRID_CACHE", str(tmp_path))
+    left, busy = tmp_path / ".digits-v1-0123", tmp_path / ".digits-v1-4567"
+    for folder in (left, busy):
+        (folder / "dataset").mkdir(parents=True)
+        (folder / "dataset" / "train-00000.parquet").write_text("half")
+    with in_use(open_storage(busy), "another process"):
+        open_dataset("builtin://digits")
+    assert sorted(tmp_path.iterdir()) == [busy, tmp_path / "digits-v1"]
+    shutil.rmtree(tmp_path / "digits-v1")
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        expected = f"its cache {tmp_path}/digits-v1 cannot be written: .*No space left.*/train-0000"
+        with pytest.raises(InputError, match=expected):
+            open_dataset("builtin://digits")
+        assert list(tmp_path.iterdir()) == []
+    open_dataset("builtin://digits")
 
 
 def test_a_dataset_without_a_pool_reads_as_an_empty_one(tmp_path: Path) -> None:

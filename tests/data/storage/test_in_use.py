@@ -45,6 +45,18 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     assert folder.entries() == {}
 
 
+def test_what_a_killed_write_left_is_removed_at_any_depth(tmp_path: Path) -> None:
+    left = [f".a.json.{'0' * 32}-12-34.tmp", f"parts/.b.parquet.{'f' * 32}-5-6.tmp"]
+    others = [".a.tmp", "a.tmp", "parts/.b.parquet.0-5-6.tmp"]
+    (tmp_path / "parts").mkdir()
+    for name in (*left, *others):
+        (tmp_path / name).write_text("half")
+    with in_use(open_storage(tmp_path), "--output") as alone:
+        assert alone
+        found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.tmp")}
+        assert found == set(others)
+
+
 def test_a_bucket_has_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     with in_use(open_storage("memory://bucket/predictions"), "--output"):
         pass

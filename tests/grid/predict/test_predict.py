@@ -375,3 +375,12 @@ def test_the_command_refuses_without_starting_anything(trained: Trained, tmp_pat
     assert done.returncode == 2, done.stderr
     assert "is no cell of" in done.stderr and "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_photographs_that_were_replaced_are_other_images(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    before = find_images([str(tmp_path)]).identity
+    assert find_images([str(tmp_path)]).identity == before
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "b.png")
+    assert find_images([str(tmp_path)]).identity != before
