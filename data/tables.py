@@ -22,8 +22,8 @@ from semigrid.data.storage import open_storage
 SUFFIXES = (".csv", ".tsv", ".parquet")
 # A file of some hundred bytes can claim any number of rows, and a device has no end.
 MAX_BYTES, MAX_ROWS = 2**30, 2**25
-# Bytes of a Parquet column in memory, in all or else for each row: pages unpack to any size.
-MAX_COLUMN, MAX_VALUE = 2**26, 2**12
+# Bytes of a Parquet table in memory, in all or else for each value: pages unpack to any size.
+MAX_UNPACKED, MAX_VALUE = 2**26, 2**12
 SHOWN_NAMES = 12
 SEPARATORS = b",;\t"
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -193,7 +193,15 @@ def _named(separator: str) -> str:
 
 
 def _parquet(uri: str, content: bytes) -> Table:
-    schema = open_parquet(uri, pa.BufferReader(content)).schema_arrow
+    file = open_parquet(uri, pa.BufferReader(content))
+    schema, values = file.schema_arrow, file.metadata.num_rows * file.metadata.num_columns
+    # a look at the columns' own sizes would end the process where they are damaged
+    size = sum(file.metadata.row_group(n).total_byte_size for n in range(file.num_row_groups))
+    if size > max(MAX_UNPACKED, values * MAX_VALUE):
+        raise InputError(
+            f"{uri}: {size:,} bytes in {values:,} values, so this is no table of names and numbers"
+            "; images inside Parquet are read with --kind parquet"
+        )
     # dictionaries keep a text once, however often it occurs
     plain = [field.name for field in schema if not pa.types.is_nested(field.type)]
     file = open_parquet(uri, pa.BufferReader(content), read_dictionary=plain)
@@ -223,15 +231,7 @@ def open_parquet(uri: str, opened: Any, **options: Any) -> pq.ParquetFile:
 
 def column_texts(uri: str, file: pq.ParquetFile, name: str) -> list[str]:
     """A column of a Parquet file as text, see ``texts_of``. Raises ``InputError``."""
-    where, rows = f"{uri}: the column {name!r}", file.metadata.num_rows
-    size = sum(
-        chunk.total_uncompressed_size
-        for group in map(file.metadata.row_group, range(file.num_row_groups))
-        for chunk in map(group.column, range(group.num_columns))
-        if chunk.path_in_schema == name
-    )
-    if size > max(MAX_COLUMN, rows * MAX_VALUE):
-        raise InputError(f"{where} has {size:,} bytes in {rows:,} rows: not names or numbers")
+    where = f"{uri}: the column {name!r}"
     try:
         column = file.read(columns=[name])[name]
     except StorageGoneError:
