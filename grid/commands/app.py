@@ -1,7 +1,10 @@
 """The subcommands of ``semigrid``, in the order of their help."""
 
+import sys
+
 import typer
 
+from semigrid.data.escape import never_fails
 from semigrid.grid.commands import data
 from semigrid.grid.commands.answer import answer
 from semigrid.grid.commands.console import OK
@@ -28,4 +31,6 @@ app.command(hidden=True)(drive)
 
 def run_app() -> int:
     """Runs the command line of this process; returns its exit code, or raises its error."""
+    for stream in (sys.stdout, sys.stderr):
+        never_fails(stream)
     return app(standalone_mode=False) or OK

@@ -16,7 +16,6 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     except KeyboardInterrupt:
         os._exit(130)
-    from semigrid.data.escape import never_fails
     from semigrid.grid.commands.app import run_app
     from semigrid.grid.commands.console import exit_code
     from semigrid.grid.commands.interrupts import Interrupts
@@ -28,8 +27,6 @@ def main() -> None:
         interrupts.take()
         return run_app()
 
-    for stream in (sys.stdout, sys.stderr):
-        never_fails(stream)
     try:
         sys.exit(exit_code(run))
     except Exception as error:

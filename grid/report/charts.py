@@ -7,6 +7,7 @@ formulas or markup.
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +90,10 @@ def _svg(axes: Axes) -> str:
     assert figure is not None
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", metadata=nothing)
+    with warnings.catch_warnings():
+        # matplotlib's font lacks most scripts, the reader's browser does not
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure.savefig(buffer, format="svg", metadata=nothing)
     xml = r'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
     return re.sub(
         r'^.*?<svg [^>]*(viewBox="[^"]*")[^>]*>',

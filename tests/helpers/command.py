@@ -28,14 +28,18 @@ def semigrid_process(*args: str, cwd: Path | None = None) -> subprocess.Complete
     )
 
 
-def semigrid(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def semigrid(
+    *args: str, cwd: Path | None = None, encoding: str = "utf-8"
+) -> subprocess.CompletedProcess[str]:
+    """``encoding`` is that of both streams; nothing that it lacks may reach them."""
     code: object = 0
     out = io.BytesIO()  # tables are written as bytes, too
-    err = io.StringIO()
-    text_out = io.TextIOWrapper(out, "utf-8", write_through=True)
+    err = io.BytesIO()
+    text_out = io.TextIOWrapper(out, encoding, write_through=True)
+    text_err = io.TextIOWrapper(err, encoding, write_through=True)
     with (
         contextlib.redirect_stdout(text_out),
-        contextlib.redirect_stderr(err),
+        contextlib.redirect_stderr(text_err),
         contextlib.chdir(cwd or Path.cwd()),
         pytest.MonkeyPatch.context() as patch,
     ):
@@ -47,7 +51,9 @@ def semigrid(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess
         except SystemExit as end:
             code = end.code
     assert code is None or isinstance(code, int)
-    return subprocess.CompletedProcess(args, code or 0, out.getvalue().decode(), err.getvalue())
+    return subprocess.CompletedProcess(
+        args, code or 0, out.getvalue().decode(encoding), err.getvalue().decode(encoding)
+    )
 
 
 def _needs_ray(name: str) -> bool:

@@ -27,6 +27,7 @@ from tests.helpers.scheduling import study_of
 from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.builder.request import BuildRequest
 from semigrid.data.errors import InputError
+from semigrid.data.escape import visible
 from semigrid.data.schema import Dataset
 from semigrid.data.sources.items import Item
 from semigrid.data.storage import open_storage
@@ -47,7 +48,11 @@ from semigrid.trainers.models.weights import Weights
 from semigrid.trainers.trial.data import view_settings
 from semigrid.trainers.trial.model import finished_model
 
-CLASSES = ("<script>alert(1)|b</script>", "dots `x` **y**\n# z", "plain_&amp; [a](b:c)")
+CLASSES = (
+    "<script>alert(1)|b</script>\x1b\u202e",
+    "dots `x` **y**\n# z",
+    "plain_&amp; [a](b:c)",
+)
 COUNTRIES = ("MX|<b>", "BR", "")
 VIT, SEMI, RESNET = "shop/vit/100%", "shop/semi-vit/100%/100%", "shop/resnet/100%"
 OURS = ("data", "trainers", "grid", "semigrid", "ray")
@@ -358,6 +363,7 @@ def test_the_licence_never_promises_more_than_weights_and_images_allow(
 
 def test_text_from_data_stays_text(shop: Shop, exports: dict[str, Path]) -> None:
     card = (exports[SEMI] / "README.md").read_text()
+    assert visible(card, lines=True) == card and "b&lt;/script&gt;\\\\x1b\\\\u202e" in card
     body = card.split("---\n", 2)[2]
     tokens = MarkdownIt("commonmark").enable("table").parse(body)
     inline = [child for token in tokens for child in token.children or []]

@@ -29,16 +29,17 @@ CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", 
 # no browser of a test may look for updates
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 EVIL = "<script>alert(1)</script>"
+LONG = "猫\x1b[2J" + "L" * 200
 
 
 @pytest.fixture
 def finished(tmp_path: Path) -> FinishedGrid:
-    """Three classes with names that are markup and formulas, two slices; everything finished."""
+    """Classes with names that are markup, formulas or long, two slices; everything finished."""
     items = [
         replace(
             item,
-            label={"dots": EVIL, "plain": "a $x_1$ & b"}.get(item.label or "", item.label),
-            slices={"market<b>": "north" if number % 3 else f"{EVIL} & co", "season": "w"},
+            label=(EVIL, "a $x_1$ & b", LONG)[number % 3],
+            slices={"market<b>": LONG if number % 3 else f"{EVIL} & co", "season": "w"},
         )
         for number, item in enumerate(folder_items(str(shop(tmp_path / "images", 120))))
     ]
@@ -202,6 +203,12 @@ def test_in_a_browser(finished: FinishedGrid, browser: Browser, tmp_path: Path, 
     assert seen.said == [] and seen.requests == [file.as_uri()]
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
     assert seen.page.locator("h1").inner_text() == "small"
+    # a long name does not push the numbers beside it out of sight
+    seen.page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    table = seen.page.get_by_role("region", name="Classes, the weakest first")
+    assert "\\x1b[2JLLL" in table.inner_text()
+    assert width < 1000 or table.evaluate("each => each.scrollWidth <= each.clientWidth")
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
     titles = seen.page.locator("figure figcaption").all_inner_texts()
     for title in ("Accuracy by labels", "Calibration", "Confusions", "By class", "By market<b>"):
         assert any(text.startswith(title) for text in titles), (title, titles)
