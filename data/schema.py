@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import Storage, open_storage
+from semigrid.data.storage.hashes import file_hash
 
 FORMAT = 1
 MANIFEST = "dataset.json"
@@ -146,9 +147,13 @@ class ImageTable:
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Consecutive rows of a split: ``rows`` from ``start``, in row group ``index`` of a shard."""
+    """Consecutive rows of a split: ``rows`` from ``start``, in row group ``index`` of a shard.
+
+    ``sha256`` is that of the shard's file.
+    """
 
     file: str
+    sha256: str
     index: int
     start: int
     rows: int
@@ -156,7 +161,7 @@ class RowGroup:
 
 def read_row_group(storage: Storage, group: RowGroup) -> tuple[list[str], list[bytes]]:
     """Ids and encoded images of the first ``rows`` of a row group of the dataset at ``storage``."""
-    file = _open_shard(storage.uri, group.file)
+    file = _open_shard(storage.uri, group.file, group.sha256)
     table = file.read_row_group(group.index, columns=["image_id", "image.bytes"])
     table = table.slice(0, group.rows)
     images = table["image"].combine_chunks().field("bytes").to_pylist()
@@ -164,10 +169,25 @@ def read_row_group(storage: Storage, group: RowGroup) -> tuple[list[str], list[b
 
 
 @lru_cache(maxsize=8)
-def _open_shard(storage_uri: str, file: str) -> pq.ParquetFile:
+def _open_shard(storage_uri: str, file: str, sha256: str) -> pq.ParquetFile:
+    check_shard(storage_uri, file, sha256)
     storage = open_storage(storage_uri)
     # Arrow closes a file that it opened itself, by its path
     return pq.ParquetFile(storage.local_path(file) or storage.open(file))
+
+
+@cache
+def check_shard(storage_uri: str, file: str, sha256: str) -> None:
+    """Raises ``InputError`` unless a shard is the one that the manifest names.
+
+    The file is read once by each machine, at a gigabyte a second or so, and again when it changes.
+    """
+    where = open_storage(storage_uri).location(file)
+    if file_hash(where) != sha256:
+        raise InputError(
+            f"{where}: not the shard that {MANIFEST} beside it names, but a damaged one or one of "
+            "another build; copy it here again or build the dataset again"
+        )
 
 
 class Dataset:
@@ -189,9 +209,14 @@ class Dataset:
         groups, start = [], 0
         for shard in self.manifest.shards_of(split):
             for index, rows in enumerate(shard.row_groups):
-                groups.append(RowGroup(shard.file, index, start, rows))
+                groups.append(RowGroup(shard.file, shard.sha256, index, start, rows))
                 start += rows
         return groups
+
+    def check(self, split: str) -> None:
+        """Raises ``InputError`` unless the split's shards are those that the manifest names."""
+        for shard in self.manifest.shards_of(split):
+            check_shard(self.storage.uri, shard.file, shard.sha256)
 
     def _column_tables(self, split: str, columns: list[str]) -> pa.Table:
         expected = columns_of(self.manifest.extra_columns)
@@ -240,6 +265,7 @@ class Dataset:
     @cached_property
     def train_labels(self) -> np.ndarray:
         """Class index of every training row in stored order, shape (rows,)."""
+        self.check("train")
         return np.asarray(self.column("train", "label"), dtype=np.int64)
 
     def images(self, split: str, ids: Set[str]) -> dict[str, bytes]:
@@ -253,7 +279,11 @@ class Dataset:
         return contents
 
     def read(self, split: str, rows: np.ndarray | None = None) -> ImageTable:
-        """Reads all rows of a split into memory, or the rows at these positions, in their order."""
+        """Reads all rows of a split into memory, or the rows at these positions, in their order.
+
+        Raises ``InputError`` where a shard is not the one that the manifest names.
+        """
+        self.check(split)
         table = self._column_tables(split, ["image_id", "image", "label"])
         if rows is not None:
             table = table.take(pa.array(rows))

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from semigrid.data.errors import InputError
+from semigrid.data.schema import LABELED_SPLITS
 from semigrid.data.views.augment import isolated_random, make_view
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.state import StudyState
@@ -53,7 +54,7 @@ def check_models(study: StudyState, say: Callable[[str], None]) -> bool:
     for search in study.plan.searches:
         if study.is_wanted(search.name) and study.searches[search.name].stage != "finished":
             to_train.setdefault(search.cell.model, search)
-    problems: list[str] = []
+    problems = _damaged_datasets(study)
     rehearsals: Rehearsals = {}
     downloaded = False
     for name, search in to_train.items():
@@ -67,6 +68,19 @@ def check_models(study: StudyState, say: Callable[[str], None]) -> bool:
     if problems:
         raise InputError(*(f"{experiment.source}: {problem}" for problem in problems))
     return downloaded
+
+
+def _damaged_datasets(study: StudyState) -> list[str]:
+    """Labelled shards that are not those of their dataset; a pool's are checked when it is read."""
+    experiment, problems = study.plan.experiment, []
+    wanted = [state for name, state in study.searches.items() if study.is_wanted(name)]
+    for name in dict.fromkeys(state.search.cell.dataset for state in wanted):
+        try:
+            for split in LABELED_SPLITS:
+                experiment.datasets[name].check(split)
+        except InputError as error:
+            problems.append(f"datasets.{name}: {error}")
+    return problems
 
 
 def _problems(

@@ -22,7 +22,7 @@ from semigrid.data.builder.check import check_dataset
 from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError
-from semigrid.data.schema import MANIFEST, Dataset, Split
+from semigrid.data.schema import MANIFEST, Dataset, Split, check_shard, read_row_group
 from semigrid.data.storage import open_storage
 from semigrid.data.storage.in_use import in_use
 
@@ -367,3 +367,42 @@ def test_a_dataset_without_a_pool_reads_as_an_empty_one(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test", "pool"])
+def test_a_shard_of_another_build_is_not_read(tmp_path: Path, split: Split) -> None:
+    dataset = write(tmp_path / "mine")
+    # as many images of the same classes under the same name, but other ones
+    others = [row(100 + int(r.image_id[6:]), r.split, r.label) for r in ROWS]
+    write(tmp_path / "other", others)
+    file = f"{split}-00000.parquet"
+    (tmp_path / "mine" / file).write_bytes((tmp_path / "other" / file).read_bytes())
+    problem = f"{file}: not the shard that dataset.json beside it names"
+    with pytest.raises(InputError, match=problem):
+        dataset.read(split)
+    (group, *_) = dataset.row_groups(split)
+    with pytest.raises(InputError, match=problem):  # as a pool is streamed
+        read_row_group(dataset.storage, group)
+    if split == "train":
+        with pytest.raises(InputError, match=problem):
+            _ = dataset.train_labels
+    for whole in {"train", "val", "test", "pool"} - {split}:
+        assert len(dataset.read(whole))
+
+
+def test_a_shard_is_hashed_once_until_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEMIGRID_CACHE", str(tmp_path / "cache"))
+    write(tmp_path / "set").read("train")
+    names = {path.name for path in (tmp_path / "cache" / "hashes").iterdir()}
+    check_shard.cache_clear()  # as in another process
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", None)
+        assert len(open_dataset(str(tmp_path / "set")).read("train")) == 10
+    file = tmp_path / "set" / "train-00000.parquet"
+    file.write_bytes(file.read_bytes()[:-1] + b"2")
+    check_shard.cache_clear()
+    with pytest.raises(InputError, match="not the shard"):
+        open_dataset(str(tmp_path / "set")).read("train")
+    assert names < {path.name for path in (tmp_path / "cache" / "hashes").iterdir()}

@@ -14,7 +14,7 @@ from torch import nn
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage import open_storage
-from semigrid.trainers.models.weights import file_hash
+from semigrid.data.storage.hashes import file_hash
 
 
 @contextlib.contextmanager

@@ -1,13 +1,12 @@
 """Pretrained weights: their source, their licence, and the hash of their bytes."""
 
-import contextlib
-import hashlib
 import re
 
 from pydantic import BaseModel, ConfigDict
 
-from semigrid.data.errors import InputError, RefusedError, StorageGoneError
-from semigrid.data.storage import cache_folder, open_storage
+from semigrid.data.errors import InputError
+from semigrid.data.storage import open_storage
+from semigrid.data.storage.hashes import file_hash
 from semigrid.trainers.backbones import timm_names
 
 UNSTATED = "not stated"
@@ -64,31 +63,6 @@ def file_weights(uri: str, license: str | None, backbone: str) -> Weights:
         license=license or (f"{tag} (timm's for {backbone})" if tag else UNSTATED),
         sha256=file_hash(uri),
     )
-
-
-def file_hash(uri: str) -> str:
-    """SHA-256 of a file, cached for as long as the file's size and time stay the same.
-
-    Raises ``InputError`` if there is no such file.
-    """
-    storage = open_storage(uri)
-    try:
-        version = storage.version()
-        key = hashlib.sha256(f"{uri} {version}".encode()).hexdigest()
-        cache = open_storage(cache_folder()).folder("hashes")
-        if version and cache.exists(key):
-            return cache.read(key).decode()
-        with storage.open(ahead=True) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except (RefusedError, StorageGoneError):  # their messages are clear already
-        raise
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise InputError(f"{uri!r}: there is no such file") from error
-    except OSError as error:
-        raise InputError(f"{uri!r}: cannot be read: {error}") from error
-    with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to stop
-        cache.write(key, digest.encode())
-    return digest
 
 
 def _cached_hash(repository: str) -> str | None:

@@ -1,14 +1,19 @@
 import copy
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 from tests.helpers.experiments import SMALL, changed, experiment_text
+from tests.helpers.nasty import saved
 from tests.helpers.scheduling import study_of
 
+from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.errors import InputError
+from semigrid.data.schema import Split, check_shard
 from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.run import preflight
 from semigrid.grid.run.preflight import check_models
@@ -179,3 +184,26 @@ def test_a_rehearsal_leaves_random_numbers_as_they_were() -> None:
     torch.manual_seed(5)
     assert problems(experiment_text()) == []
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_shard_of_another_build_is_found_before_anything_starts(tmp_path: Path) -> None:
+    mine, other = (tiny_dataset(tmp_path / name, first) for first, name in enumerate("ab"))
+    text = changed("datasets.digits", str(mine))
+    assert problems(text) == []
+    (mine / "val-00000.parquet").write_bytes((other / "val-00000.parquet").read_bytes())
+    check_shard.cache_clear()
+    [problem] = problems(text)
+    assert problem.startswith(f"x.yaml: datasets.digits: {mine / 'val-00000.parquet'}: not the sha")
+    assert problem.endswith("copy it here again or build the dataset again")
+
+
+def tiny_dataset(folder: Path, first: int) -> Path:
+    """Two classes and a pool; another ``first`` makes other images of the same names."""
+    rows = []
+    for number, split in enumerate(["train"] * 8 + ["val", "test"] * 4 + ["pool"] * 300):
+        label = None if split == "pool" else number // 2 % 2
+        image = saved(Image.new("L", (4, 4), (number + first) % 256), "png")
+        rows.append(StoredImage(f"image-{number}", image, label, cast(Split, split), f"{number}"))
+    facts = {"name": "tiny", "classes": ["a", "b"], "license": "CC0", "source": "tests"}
+    write_dataset(str(folder), rows, **facts)
+    return folder
