@@ -1,6 +1,7 @@
 """Decodes image files: the one place that chooses which of Pillow's decoders may see a file."""
 
 import io
+import logging
 import struct
 import warnings
 import zlib
@@ -14,8 +15,13 @@ from PIL import Image
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 # Largest image of a dataset: telephones make 200 million pixels, of 8 bytes each while decoding.
 MOST_PIXELS = 250_000_000
+# Above, a file must be as large as one of its pixels can be: an image of one color as a PNG of one
+# bit for each pixel, the densest there is, has a byte for 8,000 of them.
+USUAL_PIXELS, PIXELS_OF_BYTE = 50_000_000, 10_000
 # Pillow's own limit, which it warns of, and refuses twice as many pixels
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+# what is wrong with a file is said by an error
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 HEAD_BYTES = 64  # first bytes of a file that tell its format
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
@@ -92,6 +98,10 @@ def _load(
             raise UnusableImageError(
                 f"too many pixels: {width} × {height}, the limit is {most_pixels:,}"
             )
+        if width * height > max(USUAL_PIXELS, len(content) * PIXELS_OF_BYTE):
+            raise UnusableImageError(
+                f"too many pixels: {width} × {height} in a file of {len(content):,} bytes"
+            )
         if image.format == "JPEG" and (times := reduction(size)) > 1:
             image.draft(None, (width // times, height // times))
         image.load()  # the file may be truncated after its header
@@ -108,7 +118,7 @@ def unusable(content: bytes) -> Iterator[None]:
     except (MemoryError, UnusableImageError):
         raise  # a full machine is no fault of the image
     except Image.DecompressionBombError as error:
-        raise UnusableImageError(f"too many pixels: {error}") from error
+        raise UnusableImageError(f"too many pixels: more than {2 * MOST_PIXELS:,}") from error
     except Exception as error:  # damaged bytes make Pillow's decoders raise almost anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "cannot identify" in reason:

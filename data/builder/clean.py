@@ -9,7 +9,13 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from semigrid.data.decoding import MOST_PIXELS, UnusableImageError, load_image, unusable
+from semigrid.data.decoding import (
+    MOST_PIXELS,
+    USUAL_PIXELS,
+    UnusableImageError,
+    load_image,
+    unusable,
+)
 
 # Raise this number when the same source bytes and settings give another image.
 CLEAN_VERSION = 1
@@ -37,7 +43,7 @@ class CleanSettings(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True)
-    max_pixels: int = Field(50_000_000, gt=0)
+    max_pixels: int = Field(USUAL_PIXELS, gt=0)
     shorter_side: int | None = Field(None, gt=0)
 
 
@@ -122,10 +128,11 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
     """The image in RGB, and its former kind if it needed more than ``convert("RGB")``."""
     if image.mode.startswith("I"):  # 16 bits of grey; plain conversion would clip them to white
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
             raise UnusableImageError(f"{values.min()} to {values.max()} is no grey of 16 bits")
-        return Image.fromarray((values / 257 + 0.5).astype(np.uint8)).convert("RGB"), "16-bit grey"
+        table = (np.arange(0x10000) / 257 + 0.5).astype(np.uint8)
+        return Image.fromarray(table[values]).convert("RGB"), "16-bit grey"
     if image.mode == "F":
         raise UnusableImageError("floating-point pixels have no agreed white")
     if image.has_transparency_data:

@@ -91,7 +91,8 @@ class LocalFiles:
         if limit is None:
             return Path(path).read_bytes()
         with self.open(path) as file:
-            content = file.read(limit + 1)
+            check_size(os.fstat(file.fileno()).st_size, limit)
+            content = file.read(limit + 1)  # the file may grow
         check_size(len(content), limit)
         return content
 

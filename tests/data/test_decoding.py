@@ -152,6 +152,13 @@ def test_the_limit_of_pixels_may_be_above_pillows() -> None:
     assert image.size == size == (20_000, 10_000)
 
 
+def test_a_small_file_has_no_more_pixels_than_it_can_hold() -> None:
+    content = nasty.saved(Image.new("L", (15_000, 16)), "webp")
+    bomb = content.replace(struct.pack("<HH", 15_000, 16), struct.pack("<HH", 15_000, 15_000))
+    with pytest.raises(UnusableImageError, match="15000 × 15000 in a file of"):
+        load_image(bomb)
+
+
 def test_a_dataset_holds_no_image_that_no_training_decodes() -> None:
     content = nasty.bomb()
     with pytest.raises(UnusableImageError, match="too many pixels"):
