@@ -9,6 +9,7 @@ from semigrid.data.crowd.answers import AnswerFormat
 from semigrid.data.crowd.consensus import Rules
 from semigrid.data.errors import InputError
 from semigrid.data.sources.patterns.spec import Patterns, parse_patterns
+from semigrid.data.storage.address import is_local
 from semigrid.data.tables import suffix_of
 from semigrid.data.yaml_files import parse_yaml, read_yaml
 
@@ -69,7 +70,7 @@ def load_request(source: str, options: dict[str, Any]) -> BuildRequest:
     if is_yaml:
         content = parse_yaml(source, read_yaml(source), expected)
     try:
-        return BuildRequest.model_validate(content | options)
+        request = BuildRequest.model_validate(content | options)
     except ValidationError as error:
         unknown = f"unknown key; allowed are {', '.join(BuildRequest.model_fields)}"
         raise InputError(
@@ -79,3 +80,13 @@ def load_request(source: str, options: dict[str, Any]) -> BuildRequest:
                 for problem in error.errors()
             )
         ) from error
+    if not is_local(source) and is_yaml:
+        for key in {"source", "answers", "gold", "pool"} & content.keys() - options.keys():
+            value = getattr(request, key)
+            for named in value if isinstance(value, list) else [value]:
+                if is_local(named):
+                    raise InputError(
+                        f"{source}: {key}: names {named}, a file on this machine, which settings "
+                        "from elsewhere must not do; if you trust them, copy them to this machine"
+                    )
+    return request

@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import posixpath
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -100,12 +99,12 @@ class ReadOnly:
 class Storage:
     """A folder on a disk or in a bucket; ``open_storage`` opens one by path or URI.
 
-    Names are relative paths with ``/``; the empty name is the folder itself. Readers see a write
-    whole or not at all. Every method may raise ``RefusedError`` (a bucket refuses),
-    ``FileNotFoundError``, and ``StorageGoneError`` when the storage has been away (its network, an
-    unmounted or moved folder, a busy server) for ``patience`` seconds. Without patience the first
-    error is raised. ``confirm`` is called right before each attempt at a change, which it may
-    prevent by an exception.
+    Names are relative paths with ``/``, below the folder; the empty name is the folder itself.
+    Readers see a write whole or not at all. Every method may raise ``RefusedError`` (a bucket
+    refuses), ``FileNotFoundError``, and ``StorageGoneError`` when the storage has been away (its
+    network, an unmounted or moved folder, a busy server) for ``patience`` seconds. Without patience
+    the first error is raised. ``confirm`` is called right before each attempt at a change, which it
+    may prevent by an exception.
     """
 
     files: LocalFiles | BucketFiles
@@ -262,6 +261,9 @@ class Storage:
         self.delete(probe)
 
     def _path(self, name: str) -> str:
+        # names may be those of a manifest or record from somebody else
+        if name.startswith("/") or ".." in name.split("/"):
+            raise InputError(f"{self.uri}: {name!r} is no name of a file in this folder")
         return _joined(self.root, name)
 
     def _status(self, name: str) -> FileStatus | None:
@@ -311,4 +313,4 @@ class Storage:
 
 
 def _joined(folder: str, *names: str) -> str:
-    return posixpath.join(folder, *filter(None, names))
+    return "/".join([folder.rstrip("/") if any(names) else folder, *filter(None, names)])

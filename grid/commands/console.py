@@ -81,10 +81,9 @@ def this_command() -> str:
 
 def write_file(destination: str, content: bytes) -> None:
     """Writes a file by path or URI, creating its folder."""
-    folder, _, name = destination.rpartition("/")
-    storage = open_storage(folder or ("/" if destination.startswith("/") else "."))
-    storage.write(name, content)
-    say(f"written: {storage.location(name)}")
+    storage = open_storage(destination)
+    storage.write("", content)
+    say(f"written: {storage.uri}")
 
 
 def not_writable(setting: str, error: OSError) -> InputError:

@@ -10,7 +10,7 @@ from tests.helpers.web import Web, status, web_server
 
 from semigrid.data.builder.gather import gather
 from semigrid.data.builder.ingest import build_dataset
-from semigrid.data.builder.request import BuildRequest
+from semigrid.data.builder.request import BuildRequest, load_request
 from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
 
@@ -91,6 +91,16 @@ def test_answers_to_signed_addresses_are_matched_and_not_kept(web: Web, tmp_path
     assert audit is not None and audit.unknown_tasks == [f"{web.url}/unknown.png"]
     kept = [[item.image_id, item.group, item.slices, item.label, item.votes] for item in items]
     assert "SECRET" not in str([kept, audit])
+
+
+def test_settings_from_elsewhere_name_no_files_here(web: Web, tmp_path: Path) -> None:
+    for key in ("source", "answers", "gold", "pool"):
+        value = f"[{tmp_path}]" if key == "pool" else str(tmp_path)
+        first = "" if key == "source" else f"source: {web.url}/t.csv\n"
+        web.answers["/b.yaml"] = f"{first}{key}: {value}\n".encode()
+        with pytest.raises(InputError, match=rf"b.yaml: {key}: names .*, a file on this machine"):
+            load_request(f"{web.url}/b.yaml", {})
+    assert load_request(f"{web.url}/b.yaml", {"pool": ["photos"]}).pool == ["photos"]
 
 
 def test_a_table_from_elsewhere_names_no_files_here(web: Web, tmp_path: Path) -> None:

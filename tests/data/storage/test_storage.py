@@ -4,6 +4,7 @@ import pickle
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
@@ -398,3 +399,28 @@ def test_a_size_is_of_a_file_that_is_there(storage: Storage) -> None:
     storage.write("a/file", b"12345")
     assert storage.size("a/file") == 5
     assert storage.size("a/none") is None
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../secret", "a/../../secret", ".."])
+def test_no_name_leads_out_of_the_folder(name: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    storage = open_storage(tmp_path / "folder")
+    storage.write("a/file", b"")
+    attempts: list[Callable[[], object]] = [
+        lambda: storage.read(name),
+        lambda: storage.open(name),
+        lambda: storage.exists(name),
+        lambda: storage.write(name, b""),
+        lambda: storage.delete(name),
+        lambda: storage.folder("a").swap(f"../{name}", None, b""),
+    ]
+    for attempt in attempts:
+        with pytest.raises(InputError, match="is no name of a file in this folder"):
+            attempt()
+    assert storage.location("/etc/passwd") == f"{tmp_path}/folder//etc/passwd"
+    assert (tmp_path / "secret").read_bytes() == b"secret"
+
+
+def test_names_in_the_root() -> None:
+    assert open_storage("/").location("a") == "/a" and open_storage("/").exists("etc")
+    assert open_storage("data:x/a::b").uri == f"{os.getcwd()}/data:x/a::b"
