@@ -15,6 +15,7 @@ from typing import TypeVar, TypeVarTuple
 import tenacity
 
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
+from semigrid.data.escape import visible
 from semigrid.data.redact import without_secrets
 from semigrid.data.storage.address import READ_ONLY, S3, WEB, local_path, scheme_of, shown
 from semigrid.data.storage.bucket import BucketFiles, bucket_files
@@ -305,7 +306,7 @@ class Storage:
 
     def _say_once(self, state: tenacity.RetryCallState) -> None:
         if state.attempt_number == 1 and state.outcome is not None:
-            said = without_secrets(str(state.outcome.exception()))
+            said = visible(without_secrets(str(state.outcome.exception())))
             logging.getLogger(__name__).warning(
                 f"{self.files.home} is away ({said}); waiting for it, up to {self.patience:g} "
                 "seconds"

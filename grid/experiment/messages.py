@@ -71,7 +71,7 @@ def _problem(section: Sequence[str], error: ErrorDetails) -> str:
     if form in _FORMS:
         message = f"must be {_FORMS[str(form)]}"
     elif error["type"] == "string_pattern_mismatch" and where[-1] != "weights_sha256":
-        message = "use letters, digits, '.', '_' and '-' only, a letter or digit first"
+        message = "use letters, digits, '.', '_' and '-', at most 100, a letter or digit first"
     elif error["type"] in ("model_type", "dict_type"):
         message = "must be a section of keys and values"
         if where[0] == "datasets":

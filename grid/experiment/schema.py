@@ -35,7 +35,7 @@ def _dataset(value: Any) -> Any:
 
 LabelFraction = Annotated[Fraction, BeforeValidator(_percent), AfterValidator(_fraction)]
 Multiplier = Annotated[Fraction, BeforeValidator(_percent), AfterValidator(_multiplier)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 

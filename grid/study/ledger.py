@@ -238,7 +238,7 @@ class Ledger:
         """Writes the log of a trial that failed, and notes in the record where it is."""
         name = log_file(record.id)
         try:
-            self.storage.write(name, text.encode())
+            self.storage.write(name, text.encode(errors="backslashreplace"))
             record.log = self.storage.location(name)
         except OSError as error:  # what broke the trial may break its log: the disk is full
             record.log = f"could not be written: {error}"

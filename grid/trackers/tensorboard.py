@@ -26,11 +26,11 @@ class TensorBoard(Tracker):
         self.storage = storage
 
     def known_end(self, record: Record) -> str:
-        folder = Path(self.storage.location(_place(record.cell, record.id)))
+        folder = Path(self.storage.location(place(record.cell, record.id)))
         return next((file.name.removeprefix(MARK) for file in folder.glob(f"{MARK}*")), "")
 
     def _folder(self, cell: str, trial_id: str) -> Path:
-        return folder_at(self.storage, _place(cell, trial_id))
+        return folder_at(self.storage, place(cell, trial_id))
 
     def evaluated(self, job: Job, step: int, metrics: dict[str, float]) -> None:
         folder = self._folder(job.search.name, job.spec.id)
@@ -48,7 +48,8 @@ class TensorBoard(Tracker):
             (folder / f"{MARK}{stamp(record)}").touch()
 
 
-def _place(cell: str, trial_id: str) -> str:
+def place(cell: str, trial_id: str) -> str:
+    """The folder of a trial, relative to the run's."""
     return "/".join([TENSORBOARD, *map(file_name, [*cell.split("/"), trial_id])])
 
 

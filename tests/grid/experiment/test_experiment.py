@@ -47,6 +47,7 @@ def problems(text: str) -> tuple[str, ...]:
         ("search.space", {"semi": {"base_lr": [2, 1]}}, ["search.space.semi.base_lr", "lower end"]),
         ("search.space", {"semi": {"optimizer": [0, 1]}}, ["semi.optimizer", "base_lr"]),
         ("name", "../up", ["name", "'../up'", "letters"]),
+        ("name", "x" * 101, ["name", "at most 100"]),
     ],
 )
 def test_a_problem_names_its_key_its_value_and_what_would_be_right(

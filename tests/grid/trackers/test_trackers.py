@@ -31,6 +31,7 @@ from semigrid.data.storage import open_storage
 from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.state import Job, StudyState
+from semigrid.grid.trackers import tensorboard
 from semigrid.grid.trackers.create import check_trackers, create_trackers
 from semigrid.grid.trackers.tracker import Trackers
 
@@ -257,6 +258,14 @@ def test_every_trial_has_its_evaluations_and_its_test_in_tensorboard(left: Track
         if record.test is not None:
             assert found["test/acc1"][0][1] == pytest.approx(record.test["acc1"])
     assert sum(record.test is not None for record in left.records.values()) == 6
+
+
+def test_no_name_leads_out_of_the_folder_of_tensorboard() -> None:
+    for cell, trial in (("../../etc", "id"), ("/etc/x", ".."), ("a", "../b"), ("", "\0")):
+        parts = Path(tensorboard.place(cell, trial)).parts
+        assert parts[0] == "tensorboard" and ".." not in parts
+        assert not any(set(part) & {"/", "\0"} for part in parts)
+    assert tensorboard.place("shop/vit/50%/100%", "a1") == "tensorboard/shop/vit/50%/100%/a1"
 
 
 def test_an_interrupted_trials_events_are_written_whole_at_its_end(
