@@ -238,6 +238,9 @@ def column_texts(uri: str, file: pq.ParquetFile, name: str) -> list[str]:
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise InputError(f"{where} cannot be read: {error}") from error
+    if len(column) != file.metadata.num_rows:
+        rows = file.metadata.num_rows
+        raise InputError(f"{where} is damaged: it has {len(column):,} values in {rows:,} rows")
     return texts_of(where, column)
 
 

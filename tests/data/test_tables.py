@@ -194,6 +194,22 @@ def test_damaged_parquet_never_ends_in_another_error(changes: list[tuple[int, in
         assert str(error).startswith("t.csv: ")
 
 
+def test_columns_with_fewer_values_than_the_table_has_rows_are_damage() -> None:
+    buffer = io.BytesIO()
+    table = pa.table({"image": ["a", "b"] * 20, "label": range(40)})
+    pq.write_table(table, buffer, row_group_size=10, compression="none")
+    found = set()
+    for place in range(4, 300):  # the first pages and their headers
+        content = bytearray(buffer.getvalue())
+        content[place] ^= 2
+        try:
+            columns = csv(bytes(content))
+            assert {*map(len, columns.values())} == {40}
+        except InputError as error:
+            found.add(str(error).partition("damaged: ")[2])
+    assert "it has 30 values in 40 rows" in found
+
+
 def test_an_index_outside_a_dictionary_is_damage() -> None:
     beyond = pa.DictionaryArray.from_arrays(pa.array([0, 7], pa.int8()), ["x"], safe=False)
     with pytest.raises(InputError, match="the column has a value that cannot be read: .*bounds"):
