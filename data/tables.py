@@ -214,7 +214,7 @@ def open_parquet(uri: str, opened: Any, **options: Any) -> pq.ParquetFile:
     """Opens a Parquet file with ``MAX_ROWS`` rows at most. Raises ``InputError``."""
     try:
         file = pq.ParquetFile(opened, **options)
-        _ = file.schema_arrow  # is read here, and may be damaged
+        _ = file.schema_arrow.names  # is read here, and may be damaged
         groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
     except StorageGoneError:
         raise
