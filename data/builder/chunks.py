@@ -8,11 +8,12 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from multiprocessing import get_context, parent_process
 from typing import Any
 
@@ -38,11 +39,12 @@ IN_VAIN = (InputError, PermissionError, IsADirectoryError, TimeoutError, Unusabl
 # attempts in a row that end a build, where a process died and no chunk was finished
 VAIN_ATTEMPTS = 3
 _CHUNK = re.compile(r"chunk-(\d{6,})-\w+\.parquet")
-UNKNOWN = "once"  # in the name of a chunk that no later build uses
+UNKNOWN = "once"  # in the name of a chunk that no later build uses as it is
 SAFE_PATH = "PYTHONSAFEPATH"  # keeps the working directory out of a new process's sys.path
 _SCHEMA = pa.schema(
     [
         ("number", pa.int64()),
+        ("version", pa.string()),  # null for what is not used by a later build
         ("source", pa.string()),
         ("pixels", pa.string()),
         ("changed", pa.list_(pa.string())),
@@ -73,7 +75,7 @@ class Chunk:
     """Consecutive items to clean into a file in ``folder``, with a row group for each bucket.
 
     ``versions`` says what the items' files are, as ``versions_of`` does; None for files that are
-    asked for right before they are read.
+    asked for right before they are read. ``earlier`` is the chunk's file of an earlier build.
     """
 
     number: int
@@ -83,11 +85,14 @@ class Chunk:
     folder: str
     buckets: int
     request: BuildRequest
+    earlier: str | None = None
 
     def file_of(self, versions: Sequence[str | None]) -> str:
         """The name of the chunk's file where its items' files have these versions."""
         told = "".join(f"{version}\n" for version in versions)
-        digest = UNKNOWN if None in versions else hashlib.sha256(told.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(told.encode()).hexdigest()[:16]
+        if None in versions:
+            digest = UNKNOWN + uuid.uuid4().hex[:16]
         return f"chunk-{self.number:06d}-{digest}.parquet"
 
 
@@ -122,8 +127,9 @@ def run_chunks(
     Raises ``InputError`` when processes keep dying.
     """
     storage, total = open_storage(chunks[0].folder), sum(len(chunk.items) for chunk in chunks)
-    _delete_outdated(chunks)
-    done_before, count, vain = _done(storage), processes, 0
+    outdated = _outdated(chunks)
+    chunks = [replace(chunk, earlier=outdated.get(chunk.number)) for chunk in chunks]
+    done_before, count, vain = _done(storage, outdated), processes, 0
     while True:
         left = [chunk for chunk in chunks if chunk.number not in done_before]
         done = total - sum(len(chunk.items) for chunk in left)
@@ -132,10 +138,10 @@ def run_chunks(
             for _ in map(clean_chunk, left) if processes == 1 else _in_processes(left, count):
                 done = min(total, done + len(chunks[0].items))
                 progress(done, total)
-            files = _done(storage)
+            files = _done(storage, {})
             return [storage.location(files[chunk.number]) for chunk in chunks]
         except BrokenProcessPool as error:
-            done_now = _done(storage)
+            done_now = _done(storage, outdated)
             vain = vain + 1 if done_now == done_before else 0
             if vain == VAIN_ATTEMPTS:
                 raise InputError(
@@ -146,18 +152,34 @@ def run_chunks(
             done_before, count = done_now, max(1, count // 2)
 
 
-def _done(storage: Storage) -> dict[int, str]:
+def _files(storage: Storage) -> dict[int, list[str]]:
     """The names of the chunks' files by the chunks' numbers."""
-    return {int(found[1]): found[0] for found in map(_CHUNK.fullmatch, storage.names()) if found}
+    files: dict[int, list[str]] = {}
+    for found in filter(None, map(_CHUNK.fullmatch, storage.names())):
+        files.setdefault(int(found[1]), []).append(found[0])
+    return files
 
 
-def _delete_outdated(chunks: Sequence[Chunk]) -> None:
-    """Deletes what an earlier build made of files that are others by now, or could not read."""
-    storage = open_storage(chunks[0].folder)
-    for number, name in _done(storage).items():
-        chunk = chunks[number]
-        if UNKNOWN in name or name != chunk.file_of(_versions_now(chunk)):
-            storage.delete(name)
+def _done(storage: Storage, outdated: Mapping[int, str]) -> dict[int, str]:
+    return {
+        number: name
+        for number, names in _files(storage).items()
+        for name in names
+        if outdated.get(number) != name
+    }
+
+
+def _outdated(chunks: Sequence[Chunk]) -> dict[int, str]:
+    """Chunks of which a file is another by now, or could not be read, with their earlier files."""
+    storage, outdated = open_storage(chunks[0].folder), {}
+    for number, names in _files(storage).items():
+        stays = next((name for name in names if UNKNOWN not in name), None)
+        if stays is None or stays != chunks[number].file_of(_versions_now(chunks[number])):
+            stays = outdated[number] = names[0]
+        for name in names:
+            if name != stays:
+                storage.delete(name)
+    return outdated
 
 
 def _versions_now(chunk: Chunk) -> list[str | None]:
@@ -212,15 +234,22 @@ def _end_with_parent() -> None:
 
 
 def clean_chunk(chunk: Chunk) -> None:
-    """Reads and cleans a chunk's images and writes them."""
+    """Reads and cleans a chunk's images and writes them.
+
+    Images whose files are what they were when an earlier build cleaned them are taken from it.
+    """
     by_bucket: list[list[dict[str, Any]]] = [[] for _ in range(chunk.buckets)]
     # asked before the files are read: one that changes meanwhile is read again by the next build
-    versions = _versions_now(chunk)
-    for number, item in enumerate(chunk.items):
+    versions, earlier = _versions_now(chunk), _earlier_rows(chunk)
+    for index, item in enumerate(chunk.items):
         # buckets are consecutive parts of the seeded order, of equal size
         place = int.from_bytes(order_key(item.image_id, chunk.request.seed)[0][:8], "big")
-        row: dict[str, Any] = {"number": chunk.first + number}
+        row: dict[str, Any] = {"number": chunk.first + index, "version": versions[index]}
         by_bucket[place * chunk.buckets >> 64].append(row)
+        known = earlier.get(chunk.first + index, {})
+        if versions[index] is not None and known.get("version") == versions[index]:
+            row |= known
+            continue
         try:
             content = read_patiently(item)
             hashed = content if item.identity is None else item.identity.encode()
@@ -229,12 +258,28 @@ def clean_chunk(chunk: Chunk) -> None:
         except UnusableImageError as error:
             row["problem"] = readable(str(error))  # it may quote the name of a file
             if "source" not in row:  # a failure to read, which is not remembered
-                versions[number] = None
+                row["version"] = versions[index] = None
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, _SCHEMA, compression="none") as writer:
         for rows in by_bucket:
             writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))  # also an empty one
-    open_storage(chunk.folder).write(chunk.file_of(versions), buffer.getvalue())
+    storage, name = open_storage(chunk.folder), chunk.file_of(versions)
+    storage.write(name, buffer.getvalue())
+    if chunk.earlier not in (None, name):
+        storage.delete(str(chunk.earlier))
+
+
+def _earlier_rows(chunk: Chunk) -> dict[int, dict[str, Any]]:
+    """The rows of the chunk's earlier file by number; none if it is damaged, or gone."""
+    if chunk.earlier is None:
+        return {}
+    try:
+        with open_storage(chunk.folder).open(chunk.earlier, ahead=True) as file:
+            return {row["number"]: row for row in pq.read_table(file).to_pylist()}
+    except (OSError, ValueError, pa.ArrowException) as error:
+        if isinstance(error, FileNotFoundError) or is_damage(error):
+            return {}
+        raise
 
 
 def read_patiently(item: Item) -> bytes:
@@ -262,7 +307,7 @@ def read_patiently(item: Item) -> bytes:
 
 def read_without_content(files: Sequence[str]) -> Iterator[Cleaned]:
     """Reads all items of the chunks' files, without their bytes. Raises ``InputError``."""
-    names = [name for name in _SCHEMA.names if name != "content"]
+    names = [field.name for field in fields(Cleaned) if field.name != "content"]
     for uri in files:
         # in a bucket it is faster to read the images between these columns, too
         try:
@@ -279,5 +324,6 @@ def read_bucket(files: Sequence[str], bucket: int) -> Iterator[Cleaned]:
     """Reads the items of a bucket of the chunks' files, with their bytes."""
     for uri in files:
         with open_storage(uri).open() as file:
-            rows = pq.ParquetFile(file).read_row_group(bucket).to_pylist()
+            names = [field.name for field in fields(Cleaned)]
+            rows = pq.ParquetFile(file).read_row_group(bucket, columns=names).to_pylist()
         yield from (Cleaned(**row) for row in rows)

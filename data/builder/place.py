@@ -96,6 +96,11 @@ def building_in(uri: str) -> Iterator[Place]:
         yield Place(storage, _files_of_builds(storage))  # another build may have ended meanwhile
 
 
+def check_place(uri: str) -> None:
+    """Raises ``InputError`` where ``building_in`` would, but for other builds; writes nothing."""
+    _files_of_builds(open_storage(uri))
+
+
 def _files_of_builds(storage: Storage) -> tuple[str, ...]:
     """The files in a folder that an unfinished build wrote. Raises ``InputError`` for others."""
     if storage.exists(MANIFEST):

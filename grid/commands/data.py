@@ -111,6 +111,7 @@ def build(
     """Build a checked dataset of images. Run it again to resume."""
     from semigrid.data.builder.gather import gather
     from semigrid.data.builder.ingest import build_dataset
+    from semigrid.data.builder.place import check_place
     from semigrid.data.builder.report import report_lines
     from semigrid.data.builder.request import BuildRequest, load_request
     from semigrid.data.sources.left_out import LeftOut
@@ -119,6 +120,7 @@ def build(
     keys = BuildRequest.model_fields.keys() - {"source"}
     options = {k: v for k, v in context.params.items() if k in keys and v not in (None, [])}
     request = load_request(source, options)
+    check_place(destination)  # before minutes of listing and hours of cleaning
     left_out = LeftOut()
     items, audit = gather(request, left_out)
     try:

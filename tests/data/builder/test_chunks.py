@@ -160,6 +160,36 @@ def test_what_could_not_be_read_is_read_again(
     assert (report["kept"], report["quarantined"]) == (60, {})
 
 
+def test_what_was_read_beside_it_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = shop(tmp_path / "shop")
+    items = folder_items(str(source))
+    gone, replaced = Path(items[0].uri), Path(items[1].uri)
+    gone.rename(tmp_path / "gone.png")
+
+    def killed(done: int, total: int) -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_dataset(str(tmp_path / "set"), items, SETTINGS, progress=killed)
+    replaced.write_bytes(tile(12345))
+    (tmp_path / "gone.png").rename(gone)
+    read, before = [], Item.read
+
+    def reading(item: Item) -> bytes:
+        read.append(item.image_id)
+        return before(item)
+
+    monkeypatch.setattr(Item, "read", reading)
+    built, report = build_dataset(str(tmp_path / "set"), items, SETTINGS)
+    assert read == [items[0].image_id, items[1].image_id]
+    assert report["kept"] == 60
+    contents = built.images("train", {i.image_id for i in items}) | built.images("val", set())
+    assert all(content == Path(source, name).read_bytes() for name, content in contents.items())
+
+
 def test_chunks_of_a_bucket_are_known_by_its_versions(tmp_path: Path) -> None:
     where = open_storage("memory://versions/photos")
     for number in range(60):
