@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, RootModel
 
-from semigrid.data.errors import InputError, RefusedError, StorageGoneError
+from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.shapes import of_shape, parse_json
 from semigrid.data.sources.guarded_tar import TEXT_BYTES, GuardedTar
 from semigrid.data.sources.items import (
@@ -100,21 +100,13 @@ def webdataset_items(
     items = []
     left_out = LeftOut() if left_out is None else left_out
     for path in matching_files(uri, ".tar"):
-        images, texts = _members(path, "cls" if label is None else "json", left_out)
+        images, class_names = _members(path, label, left_out)
         for key, parts in images.items():
             if len(parts) > 1:
                 raise InputError(f"{path}: the sample {key!r} has {len(parts)} images")
-            found: Any = texts.get(key, b"").decode("utf-8", "replace").strip()
-            if label is not None:
-                where = f"{path}: the .json of {key!r}"
-                sample = parse_json(_Sample, texts.get(key, b"{}"), where)
-                found = sample.root.get(label)
-                if not isinstance(found, str | int | float | None):
-                    raise InputError(f"{where}: {label} is {str(found)[:80]}, not a name")
-            class_name = None if found in (None, "") else readable(str(found))
             (extent,) = parts.values()
             name = f"{readable(posixpath.basename(path))}/{key}"
-            items.append(Item(name, path, class_name, inside=extent))
+            items.append(Item(name, path, class_names.get(key), inside=extent))
     if not items:
         raise InputError(
             f"{uri}: no sample has an image ({', '.join(SUFFIXES[:5])}, …)", *left_out.lines()
@@ -123,11 +115,11 @@ def webdataset_items(
 
 
 def _members(
-    path: str, text_ending: str, left_out: LeftOut
-) -> tuple[dict[str, dict[str, Extent]], dict[str, bytes]]:
-    """Images by sample and extension, and texts by sample."""
+    path: str, label: str | None, left_out: LeftOut
+) -> tuple[dict[str, dict[str, Extent]], dict[str, str | None]]:
+    """Images by sample and extension, and class names by sample."""
     images: dict[str, dict[str, Extent]] = {}
-    texts: dict[str, bytes] = {}
+    class_names: dict[str, str | None] = {}
     try:
         # no compression: images are read later at their offsets
         with (
@@ -139,26 +131,38 @@ def _members(
                 folder, base = posixpath.split(name)
                 stem, _, extension = base.partition(".")
                 is_image = f".{extension}".lower().endswith(SUFFIXES)
-                is_text = extension == text_ending
-                if not member.isfile() or not stem or is_hidden(base):
+                is_text = extension == ("cls" if label is None else "json")
+                if not member.isfile():
                     continue
-                if member.issparse() or member.size > (TEXT_BYTES if is_text else IMAGE_BYTES):
+                if any(map(is_hidden, name.split("/"))):
+                    left_out.add("hidden files and folders", f"{path}: {name}")
+                elif member.issparse() or member.size > (TEXT_BYTES if is_text else IMAGE_BYTES):
                     why = "sparse" if member.issparse() else "too large"
                     left_out.add(f"members of tars that are {why}", f"{path}: {name}")
-                    continue
-                key = posixpath.join(folder, stem)
-                if is_image:
+                elif is_image:
                     extent = Extent(member.offset_data, member.size)
-                    images.setdefault(key, {})[extension] = extent
+                    images.setdefault(posixpath.join(folder, stem), {})[extension] = extent
                 elif is_text:
-                    texts[key] = guarded.text(member)
+                    key = posixpath.join(folder, stem)
+                    class_names[key] = _class_name(path, key, label, guarded.text(member))
                 elif f".{extension.rpartition('.')[2]}".lower() in FOREIGN:
                     left_out.add("images of a format that is not decoded", f"{path}: {name}")
-    except (RefusedError, StorageGoneError):
+    except (InputError, StorageGoneError):
         raise
     except (tarfile.TarError, OSError, ValueError, ArithmeticError, LookupError) as error:
         raise InputError(f"{path}: not an uncompressed tar: {error}") from error
-    return images, texts
+    return images, class_names
+
+
+def _class_name(path: str, key: str, label: str | None, text: bytes) -> str | None:
+    """The class that a sample's ``.cls``, or the key ``label`` of its ``.json``, names."""
+    if label is None:
+        return readable(text.decode("utf-8", "replace").strip()) or None
+    where = f"{path}: the .json of {key!r}"
+    found = parse_json(_Sample, text, where).root.get(label)
+    if not isinstance(found, str | int | float | None):
+        raise InputError(f"{where}: {label} is {str(found)[:80]}, not a name")
+    return None if found in (None, "") else readable(str(found))
 
 
 def parquet_items(uri: str, image: str = "image", label: str | None = "label") -> list[Item]:
@@ -190,6 +194,8 @@ def parquet_items(uri: str, image: str = "image", label: str | None = "label") -
             if label:
                 labels = _labels(path, file, label)
             rows = [(g, row) for g in groups for row in range(file.metadata.row_group(g).num_rows)]
+            if len(labels) != len(rows):
+                raise InputError(f"{path}: damaged: it has {len(labels):,} labels")
             for class_name, (group, row) in zip(labels, rows, strict=True):
                 image_id = f"{readable(posixpath.basename(path))}/{group:05d}/{row:07d}"
                 inside = ParquetRow(image, group, row)

@@ -31,7 +31,7 @@ _LEFT_BY_SYSTEMS |= {"$recycle.bin", "system volume information", "lost+found"}
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is not shown to people."""
-    return name.startswith(".") or name.lower() in _LEFT_BY_SYSTEMS
+    return name.startswith(".") and name != "." or name.lower() in _LEFT_BY_SYSTEMS
 
 
 @dataclass(frozen=True)

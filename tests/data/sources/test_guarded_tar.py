@@ -87,7 +87,14 @@ def test_members_that_cannot_be_read_are_left_out_and_the_others_kept(tmp_path: 
     assert left_out.lines() == [
         f"left out: 1 members of tars that are sparse, the first is {path}: s.png",
         f"left out: 1 images of a format that is not decoded, the first is {path}: h.heic",
+        f"left out: 1 hidden files and folders, the first is {path}: ._a.png",
     ]
+
+
+def test_members_of_the_working_directory_are_not_hidden(tmp_path: Path) -> None:
+    path = tmp_path / "0.tar"
+    path.write_bytes(member("./a.png", tile(0)) + member("./a.json", b'{"kind": "cat"}') + END)
+    assert [item.label for item in webdataset_items(str(path), "kind")] == ["cat"]
 
 
 def test_names_of_members_may_be_any_bytes(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from semigrid.data.builder.chunks import read_patiently
 from semigrid.data.decoding import UnusableImageError
+from semigrid.data.errors import InputError
 from semigrid.data.sources import items as items_module
 from semigrid.data.sources.archives import parquet_items
 from semigrid.data.sources.items import Extent, Item
@@ -51,6 +52,22 @@ def test_a_row_that_unpacks_into_too_much_is_one_problem(
     assert (small.read(), other.read()) == (b"a", b"c")
     with pytest.raises(UnusableFileError, match="larger than 1,000,000 bytes"):
         large.read()
+
+
+def test_damaged_labels_are_told_as_such(tmp_path: Path) -> None:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    rows = pa.array([{"bytes": b"", "path": None}] * 9, kind)
+    table = pa.table({"image": rows, "label": ["a", "b", "c"] * 3})
+    pq.write_table(table, tmp_path / "a.parquet", compression="none")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    told = set()
+    for at in range(100, 200):  # the pages of the labels, with their numbers of values
+        (tmp_path / "a.parquet").write_bytes(whole[:at] + b"\x04" + whole[at + 1 :])
+        try:
+            assert len(parquet_items(str(tmp_path / "a.parquet"))) == 9
+        except InputError as error:
+            told.add(str(error))
+    assert f"{tmp_path}/a.parquet: damaged: it has 2 labels" in told
 
 
 def test_damaged_rows_are_told_as_such(tmp_path: Path) -> None:
