@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, RootModel
 
 from semigrid.data.errors import InputError, StorageGoneError
+from semigrid.data.parquet import column_texts, open_parquet
 from semigrid.data.shapes import of_shape, parse_json
 from semigrid.data.sources.guarded_tar import TEXT_BYTES, GuardedTar
 from semigrid.data.sources.items import (
@@ -25,7 +26,7 @@ from semigrid.data.sources.items import (
 from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.storage import open_storage
 from semigrid.data.storage.files import is_hidden
-from semigrid.data.tables import check_columns, column_texts, open_parquet
+from semigrid.data.tables import check_columns
 
 
 class _Sample(RootModel[dict[str, Any]]):

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from semigrid.data import tables
 from semigrid.data.errors import InputError
-from semigrid.data.tables import MAX_ROWS, open_table, read_file, suffix_of, texts_of
+from semigrid.data.parquet import MAX_ROWS, texts_of
+from semigrid.data.tables import open_table, read_file, suffix_of
 
 
 def csv(content: bytes, *needed: str, uri: str = "t.csv") -> dict[str, list[str]]:
