@@ -1,13 +1,15 @@
 """A request to build a dataset: the keys of its YAML file and the options of the command."""
 
+from collections import Counter
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from semigrid.data.builder.clean import CleanSettings
 from semigrid.data.crowd.answers import AnswerFormat
 from semigrid.data.crowd.consensus import Rules
 from semigrid.data.errors import InputError
+from semigrid.data.schema import MOST
 from semigrid.data.sources.patterns.spec import Patterns, parse_patterns
 from semigrid.data.storage.address import is_local
 from semigrid.data.tables import suffix_of
@@ -43,14 +45,21 @@ class BuildRequest(CleanSettings, Rules):
     name: str | None = None
     license: str | None = None
     classes: list[str] | None = Field(None, min_length=2)
-    seed: int = 0
+    seed: int = Field(0, ge=-MOST, le=MOST)
     val_share: float = Field(0.15, gt=0, lt=1)
     test_share: float = Field(0.10, gt=0, lt=1)
-    pool_unit: int | None = Field(None, gt=0)
+    pool_unit: int | None = Field(None, gt=0, le=MOST)
     # the images that are cleaned at a time, and that are in memory while shards are written; no
     # result depends on them
     chunk_images: int = Field(512, gt=0)
     bucket_images: int = Field(8192, gt=0)
+
+    @field_validator("classes")
+    @classmethod
+    def _are_distinct(cls, classes: list[str] | None) -> list[str] | None:
+        if twice := [name for name, n in Counter(classes or []).items() if n > 1]:
+            raise ValueError(f"the class {twice[0]!r} is given twice")
+        return classes
 
     @property
     def patterns(self) -> Patterns | None:
