@@ -16,13 +16,9 @@ MOST_VALUES = 1_000_000
 def read_yaml(path: str) -> str:
     """The text of a YAML file. Raises ``InputError``."""
     try:
-        with open_storage(path).open() as file:
-            content = file.read(LARGEST + 1)
-        if len(content) <= LARGEST:
-            return content.decode("utf-8")
+        return open_storage(path).read(limit=LARGEST).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    raise InputError(f"{path}: larger than {LARGEST:,} bytes, so this is no file of settings")
 
 
 def parse_yaml(path: str, text: str, expected: str) -> dict[str, Any]:

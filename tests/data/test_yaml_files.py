@@ -67,8 +67,10 @@ def test_a_file_that_is_no_text_of_settings(tmp_path: Path) -> None:
         read_yaml(str(tmp_path / "a.yaml"))
     with pytest.raises(InputError, match="b.yaml: cannot be read"):
         read_yaml(str(tmp_path / "b.yaml"))
-    with pytest.raises(InputError, match=f"larger than {LARGEST:,} bytes"):
-        read_yaml("/dev/zero")
+    (tmp_path / "c.yaml").write_bytes(b"#" * (LARGEST + 1))
+    for path in (tmp_path / "c.yaml", "/dev/zero", tmp_path):
+        with pytest.raises(InputError, match=f"{path}: cannot be read: "):
+            read_yaml(str(path))
 
 
 PIECES = st.sampled_from(
