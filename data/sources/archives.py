@@ -3,6 +3,7 @@
 import posixpath
 import tarfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -25,7 +26,7 @@ from semigrid.data.sources.items import (
 )
 from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.storage import open_storage
-from semigrid.data.storage.files import is_hidden
+from semigrid.data.storage.files import UnusableFileError, is_hidden
 from semigrid.data.tables import check_columns
 
 
@@ -180,8 +181,11 @@ def parquet_items(uri: str, image: str = "image", label: str | None = "label") -
     """
     items: list[Item] = []
     for path in matching_files(uri, ".parquet"):
-        storage = open_storage(path)
-        with storage.open() as opened:
+        with ExitStack() as stack:
+            try:
+                opened = stack.enter_context(open_storage(path).open())
+            except UnusableFileError as error:
+                raise InputError(f"{path}: {error}") from error
             file = open_parquet(path, opened)
             schema, groups = file.schema_arrow, range(file.num_row_groups)
             check_columns(path, schema.names, [image, label] if label else [image])
@@ -195,8 +199,6 @@ def parquet_items(uri: str, image: str = "image", label: str | None = "label") -
             if label:
                 labels = _labels(path, file, label)
             rows = [(g, row) for g in groups for row in range(file.metadata.row_group(g).num_rows)]
-            if len(labels) != len(rows):
-                raise InputError(f"{path}: damaged: it has {len(labels):,} labels")
             for class_name, (group, row) in zip(labels, rows, strict=True):
                 image_id = f"{readable(posixpath.basename(path))}/{group:05d}/{row:07d}"
                 inside = ParquetRow(image, group, row)

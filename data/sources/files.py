@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from semigrid.data.decoding import FORMATS, HEAD_BYTES, format_of
-from semigrid.data.errors import InputError
+from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.sources.items import FOREIGN, SUFFIXES, Item, readable
 from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.storage import Storage, open_storage
@@ -75,7 +75,11 @@ def _formats(storage: Storage, names: Sequence[str]) -> dict[str, str | None]:
         try:
             with storage.open(name) as file:
                 found = format_of(file.read(HEAD_BYTES))
-        except PermissionError:
+        except StorageGoneError:
+            raise
+        except OSError as error:
+            if isinstance(error, RefusedError) and not error.one_object:
+                raise
             return "files that cannot be read"
         if found in FORMATS:
             return None

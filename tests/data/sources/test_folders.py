@@ -1,4 +1,5 @@
 import os
+from io import BufferedReader
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from semigrid.data.errors import InputError
 from semigrid.data.sources.files import folder_items
 from semigrid.data.sources.items import readable
 from semigrid.data.sources.left_out import LeftOut
+from semigrid.data.storage import Storage
 
 
 def test_images_are_known_by_their_endings_and_others_by_their_first_bytes(tmp_path: Path) -> None:
@@ -70,6 +72,26 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
         "left out: 1 pipes, sockets and devices, the first is plain/pipe.jpg",
         "left out: 2 images of a format that is not decoded (.heic), the first is plain/a.heic",
         "left out: 4 hidden files and folders, the first is __MACOSX",
+    ]
+
+
+def test_a_file_that_cannot_be_opened_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shop(tmp_path / "shop", 2)
+    (folder / "plain/download").write_bytes(tile(7))
+    opened = Storage.open
+
+    def refused(storage: Storage, name: str = "", ahead: bool = False) -> BufferedReader:
+        if name == "plain/download":
+            raise PermissionError(13, "Permission denied")
+        return opened(storage, name, ahead)
+
+    monkeypatch.setattr(Storage, "open", refused)  # root may open everything
+    left_out = LeftOut()
+    assert len(folder_items(str(folder), left_out=left_out)) == 2
+    assert left_out.lines() == [
+        "left out: 1 files that cannot be read, the first is plain/download"
     ]
 
 

@@ -1,3 +1,5 @@
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +10,7 @@ from semigrid.data.builder.chunks import read_patiently
 from semigrid.data.decoding import UnusableImageError
 from semigrid.data.errors import InputError
 from semigrid.data.sources import items as items_module
-from semigrid.data.sources.archives import parquet_items
+from semigrid.data.sources.archives import parquet_items, webdataset_items
 from semigrid.data.sources.items import Extent, Item
 from semigrid.data.storage.files import UnusableFileError
 
@@ -54,6 +56,13 @@ def test_a_row_that_unpacks_into_too_much_is_one_problem(
         large.read()
 
 
+@pytest.mark.parametrize("items_of", [parquet_items, webdataset_items])
+def test_a_pipe_is_no_archive(items_of: Callable[[str], list[Item]], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.tar")
+    with pytest.raises(InputError, match="pipe.tar: .*not a regular file"):
+        items_of(str(tmp_path / "pipe.tar"))
+
+
 def test_damaged_labels_are_told_as_such(tmp_path: Path) -> None:
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     rows = pa.array([{"bytes": b"", "path": None}] * 9, kind)
@@ -67,7 +76,8 @@ def test_damaged_labels_are_told_as_such(tmp_path: Path) -> None:
             assert len(parquet_items(str(tmp_path / "a.parquet"))) == 9
         except InputError as error:
             told.add(str(error))
-    assert f"{tmp_path}/a.parquet: damaged: it has 2 labels" in told
+    where = f"{tmp_path}/a.parquet: the column 'label'"
+    assert f"{where} is damaged: it has 2 values in 9 rows" in told
 
 
 def test_damaged_rows_are_told_as_such(tmp_path: Path) -> None:
