@@ -16,10 +16,11 @@ AWAY_STATUS = {408, 429, 500, 502, 503, 504}
 AWAY_CODES = {"ConditionalRequestConflict", "InternalError", "OperationAborted", "RequestTimeout"}
 AWAY_CODES |= {"RequestLimitExceeded", "ServiceUnavailable", "SlowDown", "TooManyRequests"}
 AWAY_CODES |= {"Throttling", "ThrottlingException"}
-# errors of botocore, aiohttp and fsspec, most of which are not OSErrors: broken connections, and
-# answers that are incomplete or come from a proxy
+# errors of botocore, aiohttp, httpx and fsspec, most of which are not OSErrors: broken connections,
+# and answers that are incomplete or come from a proxy
 AWAY_ERRORS = {"ClientConnectionError", "ClientPayloadError", "ConnectionError", "HTTPClientError"}
 AWAY_ERRORS |= {"IncompleteRead", "IncompleteReadError", "ResponseParserError", "TimeoutError"}
+AWAY_ERRORS |= {"TransportError"}  # of httpx, which the hub's client uses
 
 REFUSED_STATUS = {301, 307, 401, 403}
 # refusals that may concern one object alone; gcsfs reports no more than the number
@@ -86,6 +87,12 @@ def is_away(error: BaseException, uri: str) -> bool:
     refused = RefusedError(f"{uri}: the storage refuses: {_clean(said)}; {advice}")
     refused.one_object = answer is not None and answer.code in ONE_OBJECT_CODES
     raise refused from error
+
+
+def is_foreign(error: BaseException) -> bool:
+    """Whether an error is of a kind that only its library knows, so that nobody waits for it."""
+    own = type(error).__module__.partition(".")[0] in ("builtins", "semigrid")
+    return isinstance(error, NotImplementedError) or not (own or isinstance(error, OSError))
 
 
 def answer_of(error: BaseException) -> ServerAnswer | None:

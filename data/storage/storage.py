@@ -19,7 +19,7 @@ from semigrid.data.escape import visible
 from semigrid.data.redact import without_secrets
 from semigrid.data.storage.address import READ_ONLY, S3, WEB, local_path, scheme_of, shown
 from semigrid.data.storage.bucket import BucketFiles, bucket_files
-from semigrid.data.storage.bucket_errors import CREDENTIALS
+from semigrid.data.storage.bucket_errors import CREDENTIALS, is_foreign
 from semigrid.data.storage.files import NOT_THERE, Confirm, FileStatus, UnusableFileError, always
 from semigrid.data.storage.local import LocalFiles
 from semigrid.data.storage.web import web_files
@@ -293,6 +293,11 @@ class Storage:
                 f"({error}); bring it back, then run the same command again ({PATIENCE} sets how "
                 "long to wait)"
             ) from error
+        except Exception as error:
+            if not isinstance(self.files, BucketFiles) or not is_foreign(error):
+                raise
+            said = without_secrets(f"{self.files.home}: {type(error).__name__}: {error}")
+            raise OSError(said) from error
 
     def _look(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         with suppress(*self.files.doubtful):

@@ -13,6 +13,7 @@ from io import BufferedReader
 from typing import Any
 from urllib.parse import urlsplit
 
+from semigrid.data.errors import InputError
 from semigrid.data.redact import shown, without_secrets
 from semigrid.data.storage.bucket import CONNECT_SECONDS, READ_SECONDS, BucketFiles, open_filesystem
 from semigrid.data.storage.files import FileStatus, check_size
@@ -64,6 +65,19 @@ class WebFiles(BucketFiles):
         with _asking(path):
             return super().status(path)
 
+    def entries(self, folder: str) -> dict[str, FileStatus]:
+        raise self._unlisted(folder)
+
+    def walk(self, folder: str) -> list[tuple[str, str | None]]:
+        raise self._unlisted(folder)
+
+    def _unlisted(self, folder: str) -> InputError:
+        # fsspec would take the links of a page for files
+        return InputError(
+            f"{folder}: the web has no lists of files; give a file or a table, or copy the folder "
+            "to this machine"
+        )
+
 
 @contextmanager
 def _asking(uri: str) -> Iterator[None]:
@@ -86,7 +100,8 @@ def _asking(uri: str) -> Iterator[None]:
         if answered == HTTPStatus.NOT_FOUND or isinstance(cause, FileNotFoundError):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), shown(uri)) from error
         if answered:
-            raise OSError(f"HTTP {answered} {getattr(cause, 'message', '')}".rstrip()) from error
+            said = f"HTTP {answered} {getattr(cause, 'message', '')}".rstrip()
+            raise OSError(f"{host} answered {said}") from error
         said = without_secrets(str(cause)) or type(cause).__name__
         kind = type(cause).__name__
         raise OSError(f"{kind}: {said}" if "Redirect" in kind else said) from error

@@ -248,6 +248,22 @@ class Flaky(LocalFileSystem):
         return bytes(super().cat_file(path, **how))
 
 
+class StrangeError(Exception):
+    """As some library has it: no OSError."""
+
+
+def test_errors_of_libraries_are_oserrors(tmp_path: Path) -> None:
+    storage = Storage(BucketFiles(Flaky(), str(tmp_path)), str(tmp_path), 20)
+    for error in (StrangeError("https://SECRET@h/a?sig=SECRET"), NotImplementedError("no lists")):
+        Flaky.errors[:] = [error]
+        with pytest.raises(OSError, match=f"{type(error).__name__}: ") as raised:
+            storage.read("file")
+        assert "SECRET" not in str(raised.value) and str(tmp_path) in str(raised.value)
+    Flaky.errors[:] = [KeyError("a mistake of our own")]
+    with pytest.raises(KeyError):
+        storage.read("file")
+
+
 class HTTPClientError(Exception):
     """As botocore has it: no OSError."""
 

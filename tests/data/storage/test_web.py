@@ -126,3 +126,11 @@ def test_nothing_is_written_to_the_web(server: Web) -> None:
         with pytest.raises(InputError, match=rf"{server.url}/a: nothing is written there"):
             work()
     assert not [asked for asked in server.asked if "probe" in asked[0]]
+
+
+def test_links_of_a_page_are_no_files(server: Web) -> None:
+    server.answers["/a"] = b'<a href="/a/b.png">b</a>'
+    storage = open_storage(f"{server.url}/a?sig=SECRET")
+    for work in (storage.names, storage.folders, storage.walk, storage.entries):
+        with pytest.raises(InputError, match=rf"{server.url}/a: the web has no lists of files"):
+            work()
