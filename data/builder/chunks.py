@@ -40,6 +40,7 @@ IN_VAIN = (InputError, PermissionError, IsADirectoryError, TimeoutError, Unusabl
 VAIN_ATTEMPTS = 3
 _CHUNK = re.compile(r"chunk-(\d{6,})-\w+\.parquet")
 UNKNOWN = "once"  # in the name of a chunk that no later build uses as it is
+INTERRUPTS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 SAFE_PATH = "PYTHONSAFEPATH"  # keeps the working directory out of a new process's sys.path
 _SCHEMA = pa.schema(
     [
@@ -196,7 +197,7 @@ def _in_processes(chunks: Sequence[Chunk], count: int) -> Iterator[None]:
     with _safe_path(), ProcessPoolExecutor(count, get_context("spawn"), _begin) as pool:
         try:
             # processes start with this mask, so that Ctrl-C waits in them for ``_begin``
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
             try:
                 started = [pool.submit(clean_chunk, chunk) for chunk in chunks]
             finally:
@@ -223,7 +224,7 @@ def _safe_path() -> Iterator[None]:
 def _begin() -> None:
     """Ends this process at Ctrl-C, without a traceback, and when its parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -14,6 +14,8 @@ from semigrid.grid.run.processes import kill_all, started_by
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Longest time that a command may take to end after an interrupt, in seconds.
 TIDY_SECONDS = 60.0
+# Time after which a command says that it is stopping, and between two looks, in seconds.
+TELL_SECONDS, LOOK_SECONDS = 2.0, 0.1
 EXIT_CODE = 130
 SHOW_CURSOR = b"\x1b[?25h"
 
@@ -49,16 +51,22 @@ class Interrupts:
 
     def _watch(self, pipe: int) -> None:
         """Counts the signals that arrive, whatever the main thread does."""
-        count, until = 0, None
-        while until is None or time.monotonic() < until:
-            wait = None if until is None else max(0.0, until - time.monotonic())
-            if not select.select([pipe], [], [], wait)[0]:
+        # the main thread alone takes signals, so that it can block them for a while
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        count, told = 0, False
+        asked = float("inf")  # when the first one arrived
+        while (waited := time.monotonic() - asked) < TIDY_SECONDS:
+            if count == 1 and waited > TELL_SECONDS and not told:
+                told = True
+                _tell("stopping; a second interrupt insists, a third one ends every process of this command. "
+                    "The same command begins again, with what is finished by then")
+            if not select.select([pipe], [], [], None if count == 0 else LOOK_SECONDS)[0]:
                 continue
             for number in os.read(pipe, 512):
                 if number not in SIGNALS or signal.getsignal(number) != self._raise:
                     continue
                 count += 1
-                until = until or time.monotonic() + TIDY_SECONDS
+                asked = min(asked, time.monotonic())
                 if count == 2:
                     _tell("still stopping; a third interrupt ends every process of this command")
                 elif count == 3:

@@ -11,6 +11,7 @@ def main() -> None:
     """Runs the command line of this process, and ends it."""
     try:
         import signal
+        import threading
 
         # until ``Interrupts`` takes over, an interrupt ends this process at once
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -19,7 +20,7 @@ def main() -> None:
     from semigrid.grid.commands.app import run_app
     from semigrid.grid.commands.console import exit_code
     from semigrid.grid.commands.interrupts import Interrupts
-    from semigrid.grid.commands.unexpected import say_unexpected
+    from semigrid.grid.commands.unexpected import say_thread_ended, say_unexpected
 
     interrupts = Interrupts()
 
@@ -27,6 +28,7 @@ def main() -> None:
         interrupts.take()
         return run_app()
 
+    threading.excepthook = say_thread_ended
     try:
         sys.exit(exit_code(run))
     except Exception as error:

@@ -42,6 +42,7 @@ from semigrid.grid.run.supervise import (
     follow_supervisor,
     say_ended,
     say_lost,
+    say_trained,
 )
 from semigrid.grid.run.surroundings import check_surroundings
 from semigrid.grid.study.layout import EXPERIMENT_COPY, REPORT
@@ -134,7 +135,7 @@ def drive(source: str, folder: str, only: OnlyOption = None) -> None:
     except LostRayError as error:
         say_lost(f"{error}; log: {keep_traceback(error, storage)}")
         raise typer.Exit(SOME_FAILED) from error
-    except Exception as error:  # it would come again: the next driver is no better
+    except (Exception, SystemExit) as error:  # it would come again in the next driver
         say_problem(
             f"the run ended by an error of its own: {in_short(error)} (log: "
             f"{keep_traceback(error, storage)}); finished trials are kept, and the same command "
@@ -163,7 +164,9 @@ def _drive(source: str, folder: Storage, only: list[str] | None) -> int:
                 study = open_again()
                 if check_models(study.state, say):  # weights were downloaded: hashes are known now
                     study = open_again()
-                return _report(study, _train(study))
+                state = _train(study)
+                say_trained()
+                return _report(study, state)
             except BaseException:
                 lease.check()  # what it says explains everything else
                 raise
@@ -249,6 +252,8 @@ def _shown(name: str, show: Callable[[], None], folder: Storage) -> int:
         show()
     except StorageGoneError:
         raise
+    except SystemExit:  # by rich, where nobody reads the output any more
+        return SOME_FAILED
     except Exception as error:
         say_problem(
             f"the {name} could not be made: {in_short(error)} (log: "

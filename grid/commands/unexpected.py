@@ -3,6 +3,7 @@
 import contextlib
 import os
 import tempfile
+import threading
 import time
 import traceback
 
@@ -46,3 +47,9 @@ def say_unexpected(error: BaseException) -> int:
         f"its log: {keep_traceback(error)}"
     )
     return SOME_FAILED
+
+
+def say_thread_ended(ended: threading.ExceptHookArgs) -> None:
+    """Prints one line about an error that ends a thread, for ``threading.excepthook``."""
+    if ended.exc_value is not None:
+        say_unexpected(ended.exc_value)

@@ -35,8 +35,9 @@ LOOK_SECONDS = 0.1
 SCRATCH = "SEMIGRID_DRIVER_SCRATCH"
 SUPERVISOR = "SEMIGRID_SUPERVISOR"
 RESTARTED = "SEMIGRID_DRIVER_RESTARTED"
-# What a driver reports: that it drives Ray from here on, why it lost Ray, its exit code at its end.
-BEGAN, LOST, ENDED = "began", "lost", "ended"
+# What a driver reports: that it drives Ray from here on, why it lost Ray, that nothing is left but to
+# show the results, its exit code at its end.
+BEGAN, LOST, TRAINED, ENDED = "began", "lost", "trained", "ended"
 PR_SET_PDEATHSIG = 1
 
 
@@ -56,7 +57,7 @@ class Supervisor:
 
     Args:
         command: must call ``follow_supervisor`` at its start and ``say_ended`` at its end, and in
-            between ``say_began`` once it drives Ray.
+            between ``say_began`` once it drives Ray, ``say_trained`` when it needs it no more.
         say: receives a message about each death, and about interrupts.
         resume: what to type to go on after an interrupt.
     """
@@ -81,8 +82,13 @@ class Supervisor:
                 if self.interrupts:
                     break
                 how = told.get(LOST) or (f"signal {-code}" if code < 0 else f"exit code {code}")
-                if BEGAN not in told and -code != signal.SIGKILL:
-                    self.say(f"the process that drives the run did not start: {how}, see above")
+                # the system kills for lack of memory; anything else would come again
+                if (BEGAN not in told or TRAINED in told) and -code != signal.SIGKILL:
+                    when = "while it showed the results" if TRAINED in told else "at its start"
+                    self.say(
+                        f"the process that drives the run died {when} ({how}: see above); finished "
+                        "trials are kept, and `semigrid table` shows them"
+                    )
                     return 1
                 deaths = 1 if time.monotonic() - started > LIVED_WELL else deaths + 1
                 if deaths > RESTARTS:
@@ -234,6 +240,11 @@ def say_began() -> None:
 def say_lost(why: str) -> None:
     """Reports to the supervisor why this process lost Ray."""
     _tell(f"{LOST} {why}")
+
+
+def say_trained() -> None:
+    """Reports to the supervisor that all is trained: a death while results are shown is the end."""
+    _tell(TRAINED)
 
 
 def say_ended(code: int) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import secrets
 import shutil
 import socket
@@ -30,14 +31,34 @@ FREE_BYTES = 64 * 2**20
 # What a client of gRPC says first (RFC 9113, section 3.4), and the type of a server's first frame.
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 HTTP2_SETTINGS = b"\4"
+# Files and sockets that each of Ray's processes may have open, on a machine of many cores, too.
+OPEN_FILES = 1024
 TOKEN, TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
 
 def check_surroundings() -> None:
-    """Raises ``InputError`` for an address, a token or a temporary folder that Ray cannot use."""
+    """Raises ``InputError`` for surroundings that Ray cannot use.
+
+    They are an address, a token, a temporary folder and the limit of open files.
+    """
+    check_open_files()
     check_address()
     with scratch_folder():
         pass
+
+
+def check_open_files() -> None:
+    """Raises this process's limit of open files, or ``InputError``: Ray would wait without end."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= OPEN_FILES:
+        return
+    if hard != resource.RLIM_INFINITY and hard < OPEN_FILES:
+        raise InputError(
+            f"ulimit -n: this process may open {hard:,} files, and Ray needs {OPEN_FILES:,}; let "
+            "an administrator raise the limit, or start a shell where "
+            f"`ulimit -n {OPEN_FILES}` works"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, hard))
 
 
 def cluster_address() -> str | None:

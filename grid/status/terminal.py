@@ -1,5 +1,8 @@
 """The console that everything is printed on, where text from data stays text."""
 
+import contextlib
+import io
+import sys
 from collections.abc import Iterable
 from typing import IO, Any
 
@@ -20,6 +23,8 @@ class Terminal(Console):
     def __init__(
         self, file: IO[str] | None = None, *, stderr: bool = False, width: int | None = None
     ):
+        if stderr:
+            file = _Remarks()
         super().__init__(
             file=file, stderr=stderr, width=width, markup=False, emoji=False, highlight=False
         )
@@ -33,3 +38,26 @@ class Terminal(Console):
         for segment in super().render(renderable, options):
             shown = segment.text if segment.control else terminal(segment.text, self.encoding)
             yield segment._replace(text=shown)
+
+
+class _Remarks(io.TextIOBase):
+    """The stderr of the moment; what cannot be written is lost: runs outlive their terminal."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # typeshed has an attribute
+        return getattr(sys.stderr, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
+
+    def fileno(self) -> int:
+        return sys.stderr.fileno()

@@ -141,7 +141,8 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._left.wait(self.interval):
-            with contextlib.suppress(OSError), self._renewing:  # the next beat may succeed
+            # the next beat may succeed, whatever went wrong: a heart that stops loses the folder
+            with contextlib.suppress(Exception), self._renewing:
                 if not self._left.is_set():
                     self._renew()
             if self._problem:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.helpers.finished import FinishedGrid
 
 from semigrid.data.errors import InputError
 from semigrid.grid.commands import run
+from semigrid.grid.commands.unexpected import say_thread_ended
 from semigrid.grid.run.supervise import SUPERVISOR, LostRayError
 
 
@@ -100,3 +102,17 @@ def test_a_table_or_report_that_cannot_be_made_costs_no_result(
         assert "report: " in done.stdout and Path(grid.storage.location("report.html")).exists()
     if broken.endswith("page.report"):
         assert "Acc@1" in done.stdout
+
+
+def test_an_error_in_a_thread_or_a_command_is_one_line_and_a_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("threading.excepthook", say_thread_ended)
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    (log,) = tmp_path.iterdir()
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and "division by zero" in said and str(log) in said
+    assert "Traceback" in log.read_text() and log.stat().st_mode & 0o077 == 0

@@ -14,7 +14,9 @@ from semigrid.grid.run.supervise import RESTARTS, Supervisor
 START = """
 import os, signal, sys, time
 from pathlib import Path
-from semigrid.grid.run.supervise import follow_supervisor, say_began, say_ended, say_lost
+from semigrid.grid.run.supervise import (
+    follow_supervisor, say_began, say_ended, say_lost, say_trained
+)
 follow_supervisor()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 lives = Path(sys.argv[1])
@@ -70,7 +72,15 @@ def test_one_that_ends_before_it_drives_ray_would_do_so_again(end: str, tmp_path
     found, lives, said = supervisor(tmp_path, end)
     assert found.run() == 1
     assert lives.read_text() == "x"
-    assert len(said) == 1 and "did not start" in said[0]
+    assert len(said) == 1 and "died at its start" in said[0]
+
+
+def test_one_that_dies_of_its_results_would_do_so_again(tmp_path: Path) -> None:
+    body = "say_began()\nsay_trained()\nos.abort()"
+    found, lives, said = supervisor(tmp_path, body)
+    assert found.run() == 1
+    assert lives.read_text() == "x"
+    assert len(said) == 1 and "while it showed the results (signal 6" in said[0]
 
 
 def test_one_that_lost_ray_runs_again_with_the_reason(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from collections import namedtuple
 from collections.abc import Iterator
@@ -199,3 +201,21 @@ def test_a_cluster_of_our_own_has_a_token_of_its_own(
     monkeypatch.setenv("RAY_AUTH_TOKEN", "mine")
     with ray_inside(str(tmp_path)):
         assert "RAY_AUTH_TOKEN_PATH" not in os.environ
+
+
+@pytest.mark.parametrize(("hard", "right"), [(256, False), (2048, True)])
+def test_few_open_files_are_raised_or_refused(hard: int, right: bool) -> None:
+    program = f"""
+import resource
+from semigrid.data.errors import InputError
+from semigrid.grid.run.surroundings import check_open_files
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, {hard}))
+try:
+    check_open_files()
+    print(*resource.getrlimit(resource.RLIMIT_NOFILE))
+except InputError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.startswith("1024 2048" if right else "ulimit -n: this process may open 256")
+    assert right or "needs 1,024" in done.stdout
