@@ -58,8 +58,7 @@ class Interrupts:
         while (waited := time.monotonic() - asked) < TIDY_SECONDS:
             if count == 1 and waited > TELL_SECONDS and not told:
                 told = True
-                _tell("stopping; a second interrupt insists, a third one ends every process of this command. "
-                    "The same command begins again, with what is finished by then")
+                _tell("stopping; a second interrupt insists, a third one ends every process")
             if not select.select([pipe], [], [], None if count == 0 else LOOK_SECONDS)[0]:
                 continue
             for number in os.read(pipe, 512):

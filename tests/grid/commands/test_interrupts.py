@@ -93,3 +93,23 @@ main()
         [sys.executable, "-c", program, "--help"], capture_output=True, text=True, env=os.environ
     )
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_a_signal_waits_while_the_main_thread_blocks_it() -> None:
+    program = """
+import os, signal, time
+from semigrid.grid.commands.interrupts import Interrupts
+Interrupts().take()
+time.sleep(0.1)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(0.1)
+print("blocked")
+try:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    time.sleep(10)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split() == ["blocked", "interrupted"], done.stderr
