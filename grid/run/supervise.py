@@ -35,8 +35,8 @@ LOOK_SECONDS = 0.1
 SCRATCH = "SEMIGRID_DRIVER_SCRATCH"
 SUPERVISOR = "SEMIGRID_SUPERVISOR"
 RESTARTED = "SEMIGRID_DRIVER_RESTARTED"
-# What a driver reports: that it drives Ray from here on, why it lost Ray, that nothing is left but to
-# show the results, its exit code at its end.
+# What a driver reports: that it drives Ray from here on, why it lost Ray, that it only has to show
+# the results, its exit code at its end.
 BEGAN, LOST, TRAINED, ENDED = "began", "lost", "trained", "ended"
 PR_SET_PDEATHSIG = 1
 

@@ -4,7 +4,7 @@ import contextlib
 import io
 import sys
 from collections.abc import Iterable
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -24,7 +24,7 @@ class Terminal(Console):
         self, file: IO[str] | None = None, *, stderr: bool = False, width: int | None = None
     ):
         if stderr:
-            file = _Remarks()
+            file = cast(IO[str], _Remarks())
         super().__init__(
             file=file, stderr=stderr, width=width, markup=False, emoji=False, highlight=False
         )
