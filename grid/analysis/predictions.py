@@ -15,6 +15,7 @@ import numpy as np
 
 from semigrid.data.schema import Manifest
 from semigrid.data.storage import FileFacts, Storage
+from semigrid.data.storage.files import UnusableFileError
 from semigrid.grid.study.layout import record_file
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell
@@ -107,11 +108,10 @@ def read_predictions(storage: Storage, record: Record, manifest: Manifest) -> Pr
     """
     assert record.test is not None
     images, classes = sum(manifest.counts["test"].values()), len(manifest.classes)
-    name = predictions_file(record.id)
-    size = storage.size(name)
-    if size is not None and size > most_bytes(images, classes):
-        raise ValueError(f"{size:,} bytes are too many for {images:,} test images")
-    content = storage.read(name)
+    try:
+        content = storage.read(predictions_file(record.id), most_bytes(images, classes))
+    except (UnusableFileError, IsADirectoryError) as error:
+        raise ValueError(f"not a table of {images:,} test images: {error}") from error
     if record.predictions_file not in (None, FileFacts.of(content)):
         raise ValueError("damaged, it is not what was written")
     predictions = decode_predictions(content, images, classes)

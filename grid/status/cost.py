@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from functools import reduce
 from typing import Any
 
-from semigrid.data.plausible import DeviceSeconds
+from semigrid.data.plausible import Count, DeviceSeconds
 from semigrid.grid.study.ledger import ENDED, Record
 from semigrid.grid.study.plan import Search
 from semigrid.grid.study.state import StudyState
@@ -36,7 +36,7 @@ class Estimate:
     """What the remaining trainings of one model take; ``device_seconds`` is None if unknown."""
 
     model: str
-    trainings: int
+    trainings: Count
     device_seconds: DeviceSeconds | None
     basis: str
 

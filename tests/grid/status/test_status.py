@@ -339,3 +339,48 @@ def test_only_on_the_command_line(tmp_path: Path) -> None:
         done = semigrid(command, str(file), "--only", "digits/vti/*")
         assert done.returncode == 2 and "there are digits/vit/50%" in done.stderr
         assert done.stdout == "" and not (tmp_path / "s" / "small" / "experiment.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("running.0.total_steps", 10**400),
+        ("running.0.kind", "dance"),
+        ("cells", {"a": {"state": "?", "trials": 1, "trials_done": 1}}),
+        ("cost.spent", {"cpu": float("inf")}),
+        ("cost.prices", {"cpu": float("nan")}),
+        ("written_at", float("-inf")),
+        ("holder.pid", 2**70),
+        ("holder.started_at", 1e30),
+        ("holder.interval", 1e18),
+    ],
+)
+def test_a_snapshot_that_no_run_writes_is_named_and_not_shown(
+    scheduler: Scheduler, tmp_path: Path, path: str, value: Any
+) -> None:
+    start_next(scheduler)
+    whole = snapshot.take(scheduler.study, [running()])
+    whole.holder = dead_holder(tmp_path)
+    content = json.loads(whole.model_dump_json())
+    at: Any = content
+    *folders, last = path.split(".")
+    for part in folders:
+        at = at[int(part)] if isinstance(at, list) else at[part]
+    at[last] = value
+    storage, said = open_storage(tmp_path), list[str]()
+    storage.write(SNAPSHOT, json.dumps(content).encode())
+    assert snapshot.read(storage, said.append) is None
+    assert said[0].startswith(f"{tmp_path / SNAPSHOT}: not the state of a run") and path in said[0]
+    storage.write(SNAPSHOT, whole.model_dump_json().encode())
+    assert snapshot.read(storage, pytest.fail) is not None
+
+
+def test_a_lock_that_no_run_writes_is_no_holder(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path)
+    content = json.loads(dead_holder(tmp_path).model_dump_json())
+    for change in ({"pid": -1}, {"heartbeat": 1e40}, {"interval": 1e18}, {"started_at": None}):
+        storage.write("lock.json", json.dumps(content | change).encode())
+        assert holder_of(storage) is None
+    (tmp_path / "lock.json").unlink()
+    os.mkfifo(tmp_path / "lock.json")
+    assert holder_of(storage) is None

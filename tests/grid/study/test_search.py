@@ -1,13 +1,22 @@
 """Optuna's suggestions as a pure function of earlier waves."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 
 from semigrid.data.storage import open_storage
 from semigrid.grid.experiment.schema import Around
-from semigrid.grid.study.search import Suggestions, Tried, Wave, search_space, suggest_wave
+from semigrid.grid.study.search import (
+    Suggestions,
+    Tried,
+    Wave,
+    _hash,
+    search_space,
+    suggest_wave,
+)
 from semigrid.trainers.methods import published
 
 RECIPE = published("semi", "vit_base_patch16_224.mae", {})
@@ -150,3 +159,21 @@ def test_a_memory_that_cannot_be_written_costs_time_and_no_more(tmp_path: Path) 
     (tmp_path / "suggested").write_text("a file where the folder should be")
     memory = Suggestions(open_storage(tmp_path), writes=True)
     assert memory.suggest(Wave("cell", RECIPE, SPACE, "tpe", [], 3)) == wave([], 3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"steps": 10**12}, {"base_lr": 1e9}, {"base_lr": "x"}, {"base_lr": float("nan")}],
+)
+def test_suggestions_that_no_search_makes_are_made_again(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    storage, asked = open_storage(tmp_path), Wave("cell", RECIPE, SPACE, "tpe", [], 3)
+    assert Suggestions(storage, writes=True).suggest(asked) == wave([], 3)
+    file = tmp_path / "suggested" / "cell.json"
+    content = json.loads(file.read_text())
+    for params in content["suggested"].values():
+        params[-1] |= change
+    content["sha256"] = _hash(content["suggested"])  # anybody can do that
+    file.write_text(json.dumps(content))
+    assert Suggestions(storage).suggest(asked) == wave([], 3)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,11 @@ def other_images(file: Path) -> None:
     pq.write_table(table, file)
 
 
+def pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)  # nobody would ever write into it
+
+
 def uneven(file: Path) -> None:
     table = predictions(SECOND, "marketplace", "season").to_pylist()
     table[0]["probabilities"] = [1.0]
@@ -315,6 +321,7 @@ def uneven(file: Path) -> None:
     ("spoil", "reason"),
     [
         (unlink, "there is no such file"),
+        (pipe, "not a table of 100 test images: not a regular file"),
         (truncate, "not a table of predictions"),
         (without_slices, "there is no column 'marketplace'"),
         (of_another, "Acc@1 is 82.00 here and 86.00 in the ledger"),
