@@ -9,7 +9,7 @@ import typer
 
 from semigrid.data import escape
 from semigrid.data.errors import InputError
-from semigrid.grid.commands.console import OK, SOME_FAILED, echo, err, out, say
+from semigrid.grid.commands.console import OK, SOME_FAILED, echo, err, out, print_text, say
 from semigrid.grid.commands.context import load
 from semigrid.grid.commands.options import (
     OnlyOption,
@@ -81,7 +81,7 @@ def submit(
             service_account=service_account,
             claim=claim,
         )
-        print(manifest(experiment, options), end="")
+        print_text(manifest(experiment, options))
         return
     package = job_package(experiment, only)
     if dry_run:

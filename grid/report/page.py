@@ -67,7 +67,7 @@ def report(results: ResultSet) -> str:
             costs=costs_table(results),
             facts=facts(results),
             recipes=recipes(results),
-            experiment=experiment.text,
+            experiment="\n".join(experiment.text.expandtabs().splitlines()),
             problems=results.problems,
             failures=[f"{r.cell.name}: {r.state}: {r.failure}" for r in results.rows if r.failure],
         )

@@ -16,6 +16,7 @@ from jinja2 import Environment
 from markdown_it import MarkdownIt
 
 from semigrid.data import escape
+from semigrid.data.redact import without_secrets
 
 # what people and attackers write, between any other characters
 PIECES = [
@@ -191,11 +192,13 @@ def test_a_pasted_command_has_the_words_it_was_made_of(words: list[str]) -> None
         line = escape.command(words, encoding)
         line.encode(encoding)
         assert not acts(line)
-        if any("\0" in word or word >= "\ud800" for word in words):
+        if re.search("[\0\ud800-\udc7f\udd00-\udfff]", "".join(words)):
             continue  # no process can be given such a word
         script = f"printf '%s\\0' x {line}"
         done = subprocess.run(["bash", "-c", script], capture_output=True, check=True)
-        assert done.stdout.decode("utf-8", "surrogateescape").split("\0")[1:-1] == words
+        assert done.stdout.decode("utf-8", "surrogateescape").split("\0")[1:-1] == [
+            *map(without_secrets, words)
+        ]
     assert escape.command(["run", "a b", "ü"]) == "run 'a b' 'ü'"
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -125,3 +126,12 @@ def test_the_report_shows_names_as_they_are(finished: FinishedGrid, tmp_path: Pa
     assert visible(page, lines=True) == page
     assert "cat\\x1b]0;pwned\\x07" in page and "&amp;lt;" not in page
     assert "[/x][red]:cat:&lt;/script&gt;&lt;b&gt;`$x_1$`\\input{x}&amp;amp;\\x0d" in page
+
+
+def test_nothing_is_printed_but_by_the_console() -> None:
+    root = Path(__file__).parents[3]
+    files = [path for part in ("data", "trainers", "grid") for path in (root / part).rglob("*.py")]
+    printing = {
+        path.name for path in files if re.search(r"(?<![.\w])(print|Console)\(", path.read_text())
+    }
+    assert len(files) > 150 and printing == {"console.py"}
