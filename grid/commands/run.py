@@ -100,13 +100,14 @@ def _dry_run(experiment: Experiment, only: list[str] | None) -> None:
 
 def _run(experiment: Experiment, folder: Storage, only: list[str] | None) -> int:
     """Holds the run's lock while a driver trains; returns the exit code."""
-    # -P: the working directory's files are no modules
-    words = [sys.executable, "-P", "-m", "semigrid", "drive"]
+    words = [sys.executable, "-m", "semigrid", "drive"]
     for pattern in only or []:
         words += ["--only", pattern]
     supervisor = Supervisor([*words, "--", experiment.source, folder.uri], say, this_command())
     with RunLock(folder, say, supervisor.stop) as lock:
         supervisor.environment[LEASE] = lock.token
+        # the working directory's files are no modules, for what a tracker starts either
+        supervisor.environment["PYTHONSAFEPATH"] = "1"
         replace(folder, confirm=lock.check).write(EXPERIMENT_COPY, experiment.text.encode())
         # the folder exists from here on: if it vanishes, it is waited for
         study = open_study(experiment, only, True, storage_patience(), lock.check)

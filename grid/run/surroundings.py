@@ -11,7 +11,7 @@ import socket
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from semigrid.data.errors import InputError
@@ -43,6 +43,8 @@ def check_surroundings() -> None:
     """
     check_open_files()
     check_address()
+    if cluster_address() is not None or os.environ.get(TOKEN_PATH):
+        check_token()
     with scratch_folder():
         pass
 
@@ -68,12 +70,9 @@ def cluster_address() -> str | None:
 
 
 def check_address() -> None:
-    """Raises ``InputError`` if no cluster is at ``RAY_ADDRESS``, or others can use its token."""
+    """Raises ``InputError`` if no cluster is at ``RAY_ADDRESS``."""
     address = cluster_address()
-    if address is None:
-        return
-    _check_token()
-    if address == "auto":
+    if address in (None, "auto"):
         return
     host, _, port = address.rpartition(":")
     valid = re.fullmatch(r"\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_.-]+", host)
@@ -106,8 +105,8 @@ def check_address() -> None:
         )
 
 
-def _check_token() -> None:
-    """Makes the token of a cluster private; who has it can run anything there.
+def check_token() -> None:
+    """Makes the file with the cluster's token private; who has it can run anything there.
 
     Raises ``InputError`` where it belongs to somebody else.
     """
@@ -170,9 +169,12 @@ def scratch_folder() -> Iterator[str]:
 
 
 def _private(folders: contextlib.ExitStack, where: str) -> str:
+    alone = (
+        "KUBERNETES_SERVICE_HOST" in os.environ
+    )  # a pod's folders are open to all, of whom is one
     for path in (Path(where), *Path(where).parents):
         mode = path.stat().st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX and not alone:
             raise PermissionError(
                 f"all users can replace what is in {path}; chmod o-w or chmod +t closes it"
             )
@@ -188,20 +190,27 @@ def ray_inside(folder: str) -> Iterator[None]:
     Ray itself would put the token into ``~/.ray``, where every user may read it. A token that the
     user has set stays.
     """
-    settings = {"RAY_TMPDIR": folder}
-    if not {TOKEN, TOKEN_PATH} & os.environ.keys():
-        settings[TOKEN_PATH] = os.path.join(folder, "token")
+    # Ray wants tokens on its own, unless this variable says something else
+    settings: dict[str, str | None] = {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": None}
+    if not (os.environ.get(TOKEN) or os.environ.get(TOKEN_PATH)):
+        path = os.path.join(folder, "token")
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(settings[TOKEN_PATH])  # that of a driver that died
+            os.unlink(path)  # that of a driver that died
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        with open(os.open(settings[TOKEN_PATH], flags, 0o600), "w") as file:
+        with open(os.open(path, flags, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
+        settings[TOKEN_PATH] = path
     before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
+    _set(settings)
     try:
         yield
     finally:
-        for name, value in before.items():
-            del os.environ[name]
-            if value is not None:
-                os.environ[name] = value
+        _set(before)
+
+
+def _set(settings: Mapping[str, str | None]) -> None:
+    """Sets environment variables, or removes them."""
+    for name, value in settings.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value

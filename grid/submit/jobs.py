@@ -15,6 +15,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_fixed
 from semigrid.data.errors import InputError
 from semigrid.data.storage.address import WEB, shown
 from semigrid.grid.cluster.ray_private import TimedJobClient
+from semigrid.grid.run.surroundings import check_token
 from semigrid.grid.submit.job_package import FOLDER_KEY, JobPackage
 
 ACTIVE = (JobStatus.PENDING, JobStatus.RUNNING)
@@ -68,6 +69,7 @@ class JobClient:
         self.address, self._say = shown(address), say
         for name in CHATTER:
             logging.getLogger(name).setLevel(logging.ERROR)
+        check_token()
         try:
             scheme, separator, _ = address.partition("://")
             if separator and scheme.lower() not in WEB:  # Ray would import a module of that name

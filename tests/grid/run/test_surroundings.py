@@ -101,27 +101,27 @@ def test_an_address_where_ray_answers_or_something_else_or_nothing(
 
 def test_a_clusters_token_is_made_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    check_address()  # none is there
+    check_surroundings()  # none is there
     token = tmp_path / "home/.ray/auth_token"
     token.parent.mkdir()
     token.write_text("secret")
     token.chmod(0o644)
     token.parent.chmod(0o777)
-    check_address()
+    check_surroundings()
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert stat.S_IMODE(token.parent.stat().st_mode) == 0o755
     own = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: own + 1)
     if own:  # root is trusted
         with pytest.raises(InputError, match=f"{token.parent}: it belongs to another user"):
-            check_address()
+            check_surroundings()
     else:
         os.chown(token, 65534, -1)
         with pytest.raises(InputError, match=f"{token}: it belongs to another user"):
-            check_address()
+            check_surroundings()
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
     with pytest.raises(InputError, match="RAY_AUTH_TOKEN_PATH=.*there is no such file"):
-        check_address()
+        check_surroundings()
 
 
 @pytest.mark.parametrize(
@@ -174,6 +174,10 @@ def test_a_tmpdir_of_no_use_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
                 environment.setenv(variable, str(tmp_path / name))
                 with pytest.raises(InputError, match=f"^{variable}={tmp_path}/{name}: .*{words}"):
                     check_surroundings()
+    with monkeypatch.context() as environment:
+        environment.setenv("TMPDIR", str(tmp_path / "open"))
+        environment.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+        check_surroundings()  # nobody else is there
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with monkeypatch.context() as patch:
         usage = namedtuple("usage", "total used free")
@@ -199,8 +203,10 @@ def test_a_cluster_of_our_own_has_a_token_of_its_own(
         assert not {"RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR"} & os.environ.keys()
     assert len(set(tokens)) == 2 and all(len(token) == 64 for token in tokens)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "mine")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # or a typing error: nobody needs that here
     with ray_inside(str(tmp_path)):
-        assert "RAY_AUTH_TOKEN_PATH" not in os.environ
+        assert not {"RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"} & os.environ.keys()
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
 
 
 @pytest.mark.parametrize(("hard", "right"), [(256, False), (2048, True)])

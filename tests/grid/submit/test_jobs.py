@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from tests.helpers.web import web_server
@@ -92,3 +93,17 @@ def test_a_log_that_stands_still_is_left(
     written: list[str] = []
     seen = asyncio.run(client[0]._tail("job", 2, written.append))
     assert "".join(written) == "e two" and seen == 7
+
+
+def test_the_token_of_a_cluster_is_a_file_of_ones_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    with pytest.raises(InputError, match="RAY_AUTH_TOKEN_PATH=.*there is no such file"):
+        JobClient("http://127.0.0.1:1", print)
+    (tmp_path / "token").write_text("secret")
+    (tmp_path / "token").chmod(0o644)
+    with pytest.raises(InputError, match="--address http://127.0.0.1:1: no Ray cluster"):
+        JobClient("http://127.0.0.1:1", print)
+    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
