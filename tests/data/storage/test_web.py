@@ -25,8 +25,8 @@ def server() -> Iterator[Web]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits for a server for a moment only."""
-    monkeypatch.setattr(web, "REQUEST_SECONDS", 0.6)
-    monkeypatch.setattr(web, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(web, "REQUEST_SECONDS", 0.4)
+    monkeypatch.setattr(web, "READ_SECONDS", 0.2)
 
 
 def test_a_file_is_read_with_its_signature(server: Web) -> None:
