@@ -67,10 +67,10 @@ def has_test_images(dataset: Dataset, images: int) -> None:
     manifest = dataset.manifest
     of_classes = dict.fromkeys(manifest.classes, 0) | {manifest.classes[0]: images}
     counts = {**manifest.counts, "test": of_classes}
-    shards = [
+    shards = tuple(
         shard.model_copy(update={"row_groups": (images,)}) if shard.split == "test" else shard
         for shard in manifest.shards
-    ]
+    )
     dataset.manifest = manifest.model_copy(update={"counts": counts, "shards": shards})
     dataset.storage.write(MANIFEST, dataset.manifest.model_dump_json().encode())
 
