@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: install wheel quickstart test thorough lint bench chaos cluster-test restart-test bucket-test hosts-test scale-test picture clean
+.PHONY: install wheel quickstart test thorough hostile lint bench chaos cluster-test restart-test bucket-test hosts-test scale-test picture clean
 .DELETE_ON_ERROR:
 
 install: $(READY)
@@ -40,6 +40,10 @@ test: $(READY)
 # Ray-free tests with many more examples and PyTorch's real compiler: about half an hour.
 thorough: $(READY)
 	$(BIN)/python -m pytest -q -m "not ray" --numprocesses=2 --dist=loadfile --thorough
+
+# Whatever strangers may send: the collection by real commands, and 500,000 damaged files: an hour.
+hostile: $(READY)
+	$(BIN)/python -m tests.hostile
 
 lint: $(READY)
 	$(BIN)/ruff check .
