@@ -309,10 +309,11 @@ def test_the_card_has_the_scores_of_each_class_and_slice(
     right = predictions.probabilities.argmax(axis=1) == predictions.labels
     by_name = {row[0]: row for row in cells_of(card, "By class, the weakest first")}
     names = shop.dataset.manifest.classes
-    assert set(by_name) == {" ".join(name.split("\n")) for name in names}
+    shown_as = {name: visible(name.replace("\n", " ")) for name in names}
+    assert set(by_name) == {*shown_as.values()}
     accuracies = []
     for index, name in enumerate(names):
-        row = by_name[" ".join(name.split("\n"))]
+        row = by_name[shown_as[name]]
         of_class = right[predictions.labels == index]
         assert row[1] == str(shop.dataset.manifest.counts["train"][name])
         assert row[2] == f"{len(of_class)}*"  # fewer than 30
