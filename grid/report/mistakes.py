@@ -44,27 +44,36 @@ def confident_mistakes(results: ResultSet, row: CellResult) -> tuple[list[Mistak
         images = dataset.images("test", set(ids)) if ids else {}
     except (OSError, ValueError, InputError) as error:
         images, problem = {}, f"the images of {row.cell.dataset} cannot be read: {error}"
+    thumbnails: dict[str, str] = {}
+    damaged: dict[str, str] = {}
+    for image_id, content in images.items():
+        try:
+            thumbnails[image_id] = _thumbnail(content)
+        except BrokenImageError as error:
+            damaged[image_id] = str(error)
+    if damaged:
+        first, reason = next(iter(damaged.items()))
+        many = f"{len(damaged)} of these images cannot be shown any more"
+        problem = f"{many}, the first is {first}: {reason}"
     mistakes = [
         Mistake(
             image_id,
             test_set.classes[int(test_set.labels[i])],
             test_set.classes[int(seed.chosen[i])],
             float(seed.confidence[i]),
-            _thumbnail(images.get(image_id)),
+            thumbnails.get(image_id),
         )
         for i, image_id in zip(surest, ids, strict=True)
     ]
     return mistakes, problem
 
 
-def _thumbnail(content: bytes | None) -> str | None:
-    """A data URI: a JPEG, or a PNG where every pixel of a tiny image will be seen."""
-    if content is None:
-        return None
-    try:
-        image = decode(content, "")
-    except BrokenImageError:
-        return None
+def _thumbnail(content: bytes) -> str:
+    """A data URI: a JPEG, or a PNG where every pixel of a tiny image will be seen.
+
+    Raises ``BrokenImageError``.
+    """
+    image = decode(content, "")
     kind = "png" if max(image.size) < SIDE // 2 else "jpeg"
     image.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()

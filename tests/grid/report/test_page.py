@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, sync_playwright
 from tests.helpers.command import semigrid_process
 from tests.helpers.experiments import SMALL
 from tests.helpers.finished import FinishedGrid
+from tests.helpers.nasty import bomb
 from tests.helpers.scheduling import start_next
 from tests.helpers.shop import SETTINGS, shop
 
@@ -114,6 +115,20 @@ def test_the_surest_mistakes_have_their_images(finished: FinishedGrid) -> None:
     }
     assert {mistake.image_id for mistake in mistakes} <= wrong
     assert all((each.image or "").startswith("data:image/") for each in mistakes)
+    # an image that was whole when it was measured, and is a bomb by now
+    broken = mistakes[1].image_id
+    with pytest.MonkeyPatch.context() as patch:
+        shop_images = type(results.plan.experiment.datasets[row.cell.dataset]).images
+        patch.setattr(
+            "semigrid.data.schema.Dataset.images",
+            lambda self, split, ids: shop_images(self, split, ids) | {broken: bomb()},
+        )
+        damaged, said = confident_mistakes(results, row)
+    assert [m.image_id for m in damaged if m.image is None] == [broken]
+    assert (
+        said is not None
+        and f"1 of these images cannot be shown any more, the first is {broken}" in said
+    )
     sure = [mistake.confidence for mistake in mistakes]
     assert sure == sorted(sure, reverse=True)
     for shard in Path(results.plan.experiment.dataset_uri("shop")).glob("*test*"):
