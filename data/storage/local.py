@@ -91,8 +91,11 @@ class LocalFiles:
         if limit is None:
             return Path(path).read_bytes()
         with self.open(path) as file:
-            check_size(os.fstat(file.fileno()).st_size, limit)
-            content = file.read(limit + 1)  # the file may grow
+            size = os.fstat(file.fileno()).st_size
+            check_size(size, limit)
+            content = file.read(size + 1)
+            if len(content) > size:  # it grows, or it is one of Linux's own, of no size
+                content += file.read(limit)
         check_size(len(content), limit)
         return content
 

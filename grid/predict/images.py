@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
-import pyarrow as pa
 from PIL import Image
 
 from semigrid.data.builder.chunks import read_patiently
@@ -85,14 +84,7 @@ class SplitRange:
 
     def decoded(self) -> Iterator[Decoded]:
         for group in self.groups:
-            try:
-                ids, images = read_row_group(self.storage, group)
-            except (OSError, pa.ArrowException) as error:
-                where, why = self.storage.location(group.file), str(error).rstrip(".")
-                raise OSError(
-                    f"{where}: row group {group.index} cannot be read: {why}; semigrid data check "
-                    f"{self.storage.uri} says what else is damaged"
-                ) from error
+            ids, images = read_row_group(self.storage, group)
             wanted = slice(max(0, self.start - group.start), self.stop - group.start)
             for image_id, content in zip(ids[wanted], images[wanted], strict=True):
                 try:

@@ -55,7 +55,7 @@ def test_storage_that_is_away_is_not_waited_for_once_for_each_file(tmp_path: Pat
     waited = []
 
     class Away(Storage):
-        def read(self, name: str = "") -> bytes:
+        def read(self, name: str = "", limit: int | None = None) -> bytes:
             waited.append(name)
             time.sleep(0.1)
             raise StorageGoneError("away")
