@@ -153,8 +153,8 @@ def _execute(tasks: Sequence[ImageRange], model: WinnerModel, workers: Demand) -
         for row in work.iter_rows():
             yield pickle.loads(row["packed"])
     except ray.exceptions.RayTaskError as error:
-        # a shard that is gone, storage that is away; a GPU without memory for the model
-        if isinstance(error.cause, OSError | RuntimeError):
+        # a shard that is gone or not its own, storage that is away; a GPU without memory
+        if isinstance(error.cause, InputError | OSError | RuntimeError):
             why = str(error.cause).splitlines()[0]  # without Ray's hints
             raise PredictionError(why) from error
         raise
