@@ -4,7 +4,7 @@ import contextlib
 import io
 import sys
 from collections.abc import Iterable
-from typing import IO, Any, cast
+from typing import IO, Any, TextIO, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -44,20 +44,26 @@ class _Remarks(io.TextIOBase):
     """The stderr of the moment; what cannot be written is lost: runs outlive their terminal."""
 
     @property
+    def stream(self) -> TextIO:
+        """Behind what a live display puts in its place, which writes here: it would never end."""
+        stream: TextIO = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+        return stream
+
+    @property
     def encoding(self) -> str:  # type: ignore[override]  # typeshed has an attribute
-        return getattr(sys.stderr, "encoding", None) or "utf-8"
+        return getattr(self.stream, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(text)
+            self.stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         with contextlib.suppress(OSError, ValueError):
-            sys.stderr.flush()
+            self.stream.flush()
 
     def isatty(self) -> bool:
-        return sys.stderr.isatty()
+        return self.stream.isatty()
 
     def fileno(self) -> int:
-        return sys.stderr.fileno()
+        return self.stream.fileno()

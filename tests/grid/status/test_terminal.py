@@ -1,7 +1,10 @@
 """What is said on a terminal that is gone is lost, and nothing else."""
 
+import contextlib
 import errno
 import io
+import os
+import subprocess
 import sys
 
 import pytest
@@ -29,3 +32,27 @@ def test_remarks_outlive_their_terminal(error: OSError, monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "stderr", there)
     console.print("there")
     assert there.getvalue() == "there\n"
+
+
+BAR = """
+import time
+from semigrid.grid.commands.console import progress_bar, say
+with progress_bar("images") as progress:
+    for done in range(3):
+        progress(done + 1, 3)
+        say(f"remark {done}")
+"""
+
+
+def test_a_bar_and_remarks_share_a_terminal() -> None:
+    leader, follower = os.openpty()
+    # more than fits the terminal's buffer would wait for its reader
+    process = subprocess.Popen([sys.executable, "-c", BAR], stdout=follower, stderr=follower)
+    os.close(follower)
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO: nobody writes any more
+        while part := os.read(leader, 4096):
+            shown += part
+    assert process.wait(30) == 0
+    os.close(leader)
+    assert b"remark 0" in shown and b"3/3" in shown
