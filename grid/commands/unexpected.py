@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 
+from semigrid.data.redact import without_secrets
 from semigrid.data.storage import Storage
 from semigrid.grid.commands.console import SOME_FAILED, say_problem
 from semigrid.grid.study.layout import RUN_LOG
@@ -19,14 +20,16 @@ def in_short(error: BaseException) -> str:
 
 
 def keep_traceback(error: BaseException, folder: Storage | None = None) -> str:
-    """Writes an error's traceback to a file; returns where it is.
+    """Writes an error's traceback, without secrets, to a file; returns where it is.
 
     Args:
         folder: a run's folder, which gets the file if it can be written; else it is a temporary
             one, which only this user can read.
     """
     when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-    text = f"{when}\n{''.join(traceback.format_exception(error))}".encode(errors="replace")
+    # the folder may be a bucket that others read, and a temporary file is sent to us
+    said = without_secrets("".join(traceback.format_exception(error)))
+    text = f"{when}\n{said}".encode(errors="replace")
     if folder is not None:
         with contextlib.suppress(OSError):
             folder.write(RUN_LOG, text)

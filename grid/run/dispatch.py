@@ -4,6 +4,7 @@ import contextlib
 from dataclasses import replace
 from typing import Any, Protocol
 
+from semigrid.data.redact import without_secrets
 from semigrid.data.storage import Storage
 from semigrid.grid.study.ledger import Ledger, Record
 from semigrid.grid.study.plan import Plan
@@ -72,7 +73,7 @@ def conclude(
         failure = failure or Failure(kind="storage", message=f"{type(error).__name__}: {error}")
     if record is not None and failure is not None:
         record.status = "failed" if record.status == "started" else record.status
-        record.error = failure.message
+        record.error = without_secrets(failure.message)
         if failure.details:
             ledger.write_log(record, failure.details)
         with contextlib.suppress(OSError):  # the scheduler knows it anyway

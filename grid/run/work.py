@@ -140,4 +140,4 @@ def _with_hash(job: TrialJob, record: Record | None) -> TrialJob:
 
 def _note_error(record: Record, error: Exception, ledger: Ledger) -> None:
     record.error = without_secrets(f"{type(error).__name__}: {error}").splitlines()[0]
-    ledger.write_log(record, without_secrets("".join(traceback.format_exception(error))))
+    ledger.write_log(record, "".join(traceback.format_exception(error)))

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from semigrid.data.plausible import Count, DeviceSeconds, Moment, Seconds, first_problem
+from semigrid.data.redact import without_secrets
 from semigrid.data.storage import FileFacts, Storage
 from semigrid.data.storage.files import UnusableFileError
 from semigrid.grid.study.layout import LEDGER, log_file, record_file
@@ -235,10 +236,10 @@ class Ledger:
         return False
 
     def write_log(self, record: Record, text: str) -> None:
-        """Writes the log of a trial that failed, and notes in the record where it is."""
+        """Writes a failed trial's log, without secrets, and notes in the record where it is."""
         name = log_file(record.id)
         try:
-            self.storage.write(name, text.encode(errors="backslashreplace"))
+            self.storage.write(name, without_secrets(text).encode(errors="backslashreplace"))
             record.log = self.storage.location(name)
         except OSError as error:  # what broke the trial may break its log: the disk is full
             record.log = f"could not be written: {error}"

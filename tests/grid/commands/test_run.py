@@ -13,7 +13,7 @@ from tests.helpers.finished import FinishedGrid
 
 from semigrid.data.errors import InputError
 from semigrid.grid.commands import run
-from semigrid.grid.commands.unexpected import say_thread_ended
+from semigrid.grid.commands.unexpected import keep_traceback, say_thread_ended
 from semigrid.grid.run.supervise import SUPERVISOR, LostRayError
 
 
@@ -102,6 +102,18 @@ def test_a_table_or_report_that_cannot_be_made_costs_no_result(
         assert "report: " in done.stdout and Path(grid.storage.location("report.html")).exists()
     if broken.endswith("page.report"):
         assert "Acc@1" in done.stdout
+
+
+@pytest.mark.parametrize("kind", [ValueError, LostRayError])
+def test_a_log_keeps_no_secrets(
+    kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed = "https://user:SECRET@host/a.parquet?X-Amz-Signature=SECRET"
+    (tmp_path / "experiment.yaml").touch()
+    drive(tmp_path, kind(f"{signed}: refused"), monkeypatch)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for log in (tmp_path / "logs/run.log", Path(keep_traceback(kind(f"{signed}: refused")))):
+        assert "SECRET" not in log.read_text() and "https://host/a.parquet" in log.read_text()
 
 
 def test_an_error_in_a_thread_or_a_command_is_one_line_and_a_log(
