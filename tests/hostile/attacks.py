@@ -31,7 +31,6 @@ class Attack:
     command: Callable[[Path], list[str]]
     right: tuple[int, ...] = (0,)
     says: tuple[str, ...] = ()
-    never: tuple[str, ...] = ()
 
 
 def _with_rows(*rows: str, name: str = "table.csv") -> Callable[[Path], list[str]]:

@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import Iterator, Set
 from pathlib import Path
 
+from tests.hostile.outcome import SECRET
 from tests.hostile.traced import Traced, trace
 
 SECONDS = 60
-SECRET = "SECRET-OF-THIS-MACHINE"
 
 
 class Place:
@@ -54,6 +54,13 @@ class Place:
             return f"asked {sorted(asked)}"
         if outside := done.outside(self.folder):
             return f"wrote {sorted(outside)[:5]}"
+        for path in self.work.rglob("*"):
+            if (
+                path.is_file()
+                and path.stat().st_size < 2**30
+                and SECRET.encode() in path.read_bytes()
+            ):
+                return f"wrote a secret of this machine into {path}"
         return None
 
 

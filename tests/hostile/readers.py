@@ -25,6 +25,7 @@ from tests.hostile.mutations import (
     parquet_files,
     tars,
 )
+from tests.hostile.outcome import UNFORESEEN
 
 from semigrid.data.builder.clean import CleanSettings, clean_image
 from semigrid.data.builder.gather import gather
@@ -175,6 +176,7 @@ def _experiments() -> st.SearchStrategy[bytes]:
 
 
 VIEWS = ("status --json", "status", "table --format json", "answer --json")
+WRITTEN = ("table --format csv", "table --view classes --format latex", "report")
 SNAPSHOT = {
     "experiment": "small",
     "cells": {},
@@ -234,7 +236,7 @@ def _in_run(place: str, *commands: str) -> Callable[[Path, bytes], None]:
         for command in commands:
             name, *options = command.split()
             done = semigrid(name, str(run), *options)
-            if done.returncode not in (0, 1, 2):
+            if done.returncode not in (0, 1, 2) or UNFORESEEN.search(done.stderr):
                 raise AssertionError(f"{command}: exit code {done.returncode}: {done.stderr}")
             if "json" in command and done.returncode < 2:
                 json.loads(done.stdout, parse_constant=_no_number)
@@ -338,5 +340,8 @@ def readers() -> list[Reader]:
         Reader("experiment", _experiments(), _experiment, 0.5),
         Reader("record", _json_in("ledger/*.json"), _in_run("ledger/*.json", *VIEWS), 0.1),
         Reader("predictions", _predictions(), _in_run("predictions/*.parquet", *VIEWS[1:]), 0.1),
+        Reader(
+            "record-written", _json_in("ledger/*.json"), _in_run("ledger/*.json", *WRITTEN), 0.03
+        ),
         Reader("live", _json_in("live.json"), _in_run("live.json", *VIEWS[:2]), 0.2),
     ]

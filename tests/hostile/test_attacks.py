@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.helpers.command import semigrid
 from tests.hostile.attacks import ATTACKS, Attack
-from tests.hostile.outcome import fault
+from tests.hostile.outcome import SECRET, fault
 from tests.hostile.sources import class_folders
 from tests.hostile.watch import Watch, little_memory
 
@@ -23,7 +23,10 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-def test_an_attack_ends_as_it_should(attack: Attack, warm: None, tmp_path: Path) -> None:
+def test_an_attack_ends_as_it_should(
+    attack: Attack, warm: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     command = attack.command(tmp_path)
     with little_memory(), Watch(tmp_path):
         done = semigrid(*command, cwd=tmp_path)

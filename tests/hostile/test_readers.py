@@ -24,7 +24,9 @@ def test_a_damaged_file_is_read_or_refused(name: str, watch: Watch) -> None:
     reader = READERS[name]
 
     # whole commands run on a file of a run's folder
-    examples = settings().max_examples // (1 if reader.share >= 1 else 5)
+    examples = settings().max_examples // (
+        1 if reader.share >= 0.5 else 5 if reader.share >= 0.1 else 15
+    )
 
     @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
     @given(reader.contents)
