@@ -63,7 +63,8 @@ def gather(
     if len(audit.unknown_tasks) == len(votes):
         raise InputError(
             f"{request.answers}: none of {len(votes)} tasks is an image of {request.source}; a "
-            "task must be an image's id or path, or end in a file name that only one image has; "
+            "task must be an image's id, path or file name, or an address that ends in one that "
+            "only one image has; "
             f"the first task is {next(iter(votes))!r}, the first image {items[0].image_id!r}"
         )
     labeled = [

@@ -1,13 +1,12 @@
 """Which images the tasks of a crowd are."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 from urllib.parse import unquote
 
 from semigrid.data.sources.items import Item
 from semigrid.data.storage.address import base_name, shown
-
-MOST_PARTS = 16  # of a path that are compared with images' names
 
 
 def images_of(tasks: Iterable[str], items: Sequence[Item]) -> dict[str, str]:
@@ -15,50 +14,76 @@ def images_of(tasks: Iterable[str], items: Sequence[Item]) -> dict[str, str]:
 
     A task is an image's id, its path or URL, or its file name if only one image has it. It may also
     be a path or an address elsewhere that ends in one of these, as that of the bucket from which a
-    crowd saw the images; but not where two such addresses would be the same image.
+    crowd saw the images; a file name alone is enough for addresses, but not for paths. Only the
+    tasks that name an image best count, and not two such addresses that differ.
     """
-    names = _names(items)
-    found: dict[str, str] = {}
-    addresses: dict[str, set[str]] = {}  # by image
-    elsewhere: dict[str, str] = {}  # tasks' addresses
+    whole, files = _names(items)
+    depth = max((name.count("/") + 1 for name in whole), default=0)
+    found: dict[str, tuple[str, float, str | None]] = {}
+    best: dict[str, tuple[float, set[str]]] = {}  # by image: how well it is named, and addresses
     for task in {*tasks}:
-        known = task if task in names else shown(task)
-        if known in names:
-            found[task] = names[known]
-        elif (image_id := _by_ending(path := _path(task), names)) is not None:
-            found[task], elsewhere[task] = image_id, path
-            addresses.setdefault(image_id, set()).add(path)
+        if (match := _match(task, whole, files, depth)) is None:
+            continue
+        found[task] = image_id, parts, address = match
+        if parts > best.setdefault(image_id, (parts, set()))[0]:
+            best[image_id] = parts, set()
+        if parts == best[image_id][0] and address is not None:
+            best[image_id][1].add(address)
     return {
         task: image_id
-        for task, image_id in found.items()
-        if task not in elsewhere or len(addresses[image_id]) == 1
+        for task, (image_id, parts, address) in found.items()
+        if parts == best[image_id][0] and (address is None or len(best[image_id][1]) == 1)
     }
 
 
-def _names(items: Sequence[Item]) -> dict[str, str]:
-    """Image ids by every name that a task may use: id, URI, and file name if it is unique."""
-    whole = [item for item in items if item.inside is None]
-    files = [base_name(item.uri) for item in whole]
-    counts = Counter(files)
-    names = {
-        file: item.image_id for file, item in zip(files, whole, strict=True) if counts[file] == 1
-    }
-    names |= {shown(item.uri): item.image_id for item in whole}
-    names |= {item.uri: item.image_id for item in whole}
-    return names | {item.image_id: item.image_id for item in items}
+def _names(items: Sequence[Item]) -> tuple[dict[str, str], dict[str, str]]:
+    """Image ids by the names that a task may use: by id and URI, and by file name if it is unique.
+
+    A file with several images is none of them.
+    """
+    own = [item for item in items if item.inside is None]
+    whole = {shown(item.uri): item.image_id for item in own}
+    whole |= {item.uri: item.image_id for item in own}
+    whole |= {item.image_id: item.image_id for item in items}
+    names = [base_name(item.uri) for item in own]
+    counts = Counter(names)
+    pairs = zip(names, own, strict=True)
+    return whole, {name: item.image_id for name, item in pairs if counts[name] == 1}
 
 
-def _path(task: str) -> str:
-    """A task without the query of a web address, which may be a signature that changes."""
+def _match(
+    task: str, whole: Mapping[str, str], files: Mapping[str, str], depth: int
+) -> tuple[str, float, str | None] | None:
+    """The image of a task, and how many parts of the task name it: all of an id or URI is infinite.
+
+    The third is the task's address if only its ending names the image. The longest ending of up to
+    ``depth`` parts counts; a bucket or host is no part of it.
+    """
+    for name in (task, shown(task)):
+        if name in whole:
+            return whole[name], inf, None
+    for path in _paths(task):
+        is_address = "://" in path
+        if path in whole:
+            return whole[path], inf, None
+        parts = path.split("/")[3 if is_address else 0 :][-depth:]
+        for first in range(len(parts)):
+            ending = "/".join(parts[first:])
+            image_id = whole.get(ending)
+            # a path's folders tell images apart, which the name of a file alone does not
+            if image_id is None and (is_address or "/" not in path):
+                image_id = files.get(ending)
+            if image_id is not None:
+                return image_id, len(parts) - first, None if ending == path else path
+    return None
+
+
+def _paths(task: str) -> list[str]:
+    """What a task may name: itself or, of a web address, its path as it is written or means.
+
+    The query may be a signature that changes.
+    """
     if not task.lower().startswith(("http://", "https://")):
-        return task
-    return unquote(task.partition("?")[0].partition("#")[0])
-
-
-def _by_ending(path: str, names: dict[str, str]) -> str | None:
-    """The image whose name is the longest ending of a path; a bucket or host is no part of it."""
-    if path in names:
-        return names[path]
-    parts = path.split("/")[3 if "://" in path else 0 :][-MOST_PARTS:]
-    endings = ("/".join(parts[first:]) for first in range(len(parts)))
-    return next((names[ending] for ending in endings if ending in names), None)
+        return [task]
+    path = task.partition("?")[0].partition("#")[0]
+    return [path, unquote(path)]

@@ -9,6 +9,7 @@ ITEMS = [
     Item("cats/01.png", "/photos/cats/01.png"),
     Item("dogs/01.png", "/photos/dogs/01.png"),
     Item("dogs/02 ä.png", "/photos/dogs/02 ä.png"),
+    Item("birds/03%20b.png", "/photos/birds/03%20b.png"),
     Item("shop-1.tar/0031", "/tars/shop-1.tar", inside=Extent(0, 1)),
 ]
 
@@ -22,6 +23,9 @@ ITEMS = [
         ("s3://bucket/job/02 ä.png", "dogs/02 ä.png"),
         ("https://b.s3.amazonaws.com/job/02%20%C3%A4.png?X-Amz-Signature=a/b#c", "dogs/02 ä.png"),
         ("s3://bucket/dogs/01.png", "dogs/01.png"),  # the folder tells it from the other 01.png
+        ("https://b.s3.amazonaws.com/job/03%20b.png", "birds/03%20b.png"),  # named as downloaded
+        ("job/cats/01.png", "cats/01.png"),
+        ("pigs/02 ä.png", None),  # a path's folder tells it from dogs/02 ä.png
         ("01.png", None),
         ("s3://bucket/job/01.png", None),
         ("s3://dogs/01.png", None),  # a bucket is no folder
@@ -44,3 +48,22 @@ def test_addresses_that_differ_are_not_one_image() -> None:
     }
     signed = [f"https://h/02%20%C3%A4.png?signature={n}" for n in range(3)]
     assert images_of(signed, ITEMS) == dict.fromkeys(signed, "dogs/02 ä.png")
+
+
+def test_only_the_tasks_that_name_an_image_best_are_that_image() -> None:
+    folders = {"P1": 7, "P2": 6, "P3": 7}
+    names = [f"{folder}/{n}.jpg" for folder, images in folders.items() for n in range(images)]
+    items = [Item(name, f"/photos/{name}") for name in names if not name.startswith("P3")]
+    known = {item.image_id: item.image_id for item in items}
+    assert images_of(names, items) == known
+    for of in ("s3://bucket/{}", "https://host/{}"):
+        assert images_of([of.format(name) for name in names], items) == {
+            of.format(name): name for name in known
+        }
+    assert images_of(["P1/6.jpg", "s3://bucket/P3/6.jpg"], items) == {"P1/6.jpg": "P1/6.jpg"}
+    # where no address names it better
+    assert images_of(["s3://bucket/P3/6.jpg"], items) == {"s3://bucket/P3/6.jpg": "P1/6.jpg"}
+
+
+def test_a_path_of_many_parts_takes_no_time() -> None:
+    assert images_of(["/" * 10**6, "s3://b/" + "a/" * 10**6], ITEMS) == {}
