@@ -2,27 +2,58 @@
 
 from datetime import time
 from decimal import Decimal
+from io import SEEK_SET, BufferedIOBase, BufferedReader
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from semigrid.data.errors import InputError, StorageGoneError
+from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 
 # A file of some hundred bytes can claim any number of rows.
 MAX_ROWS = 2**25
 
 
+class Watched(BufferedIOBase):
+    """A file that keeps the error of its storage: Arrow calls damage an ``OSError``, too."""
+
+    def __init__(self, file: BufferedReader):
+        self._file = file
+        self.failure: OSError | None = None
+
+    def read(self, size: int | None = -1) -> bytes:
+        try:
+            return self._file.read(size)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def seek(self, position: int, whence: int = SEEK_SET) -> int:
+        return self._file.seek(position, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+
 def open_parquet(uri: str, opened: Any, **options: Any) -> pq.ParquetFile:
     """Opens a Parquet file with ``MAX_ROWS`` rows at most. Raises ``InputError``."""
+    watched = None if isinstance(opened, pa.NativeFile) else Watched(opened)
     try:
-        file = pq.ParquetFile(opened, **options)
+        file = pq.ParquetFile(opened if watched is None else watched, **options)
         _ = file.schema_arrow.names  # is read here, and may be damaged
         groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
-    except StorageGoneError:
+    except (StorageGoneError, RefusedError):
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
+        if watched is not None and watched.failure is not None:
+            raise InputError(f"{uri}: cannot be read: {error}") from error
         raise InputError(f"{uri}: not a Parquet file: {error}") from error
     if min(groups, default=0) < 0 or sum(groups) != file.metadata.num_rows:
         raise InputError(f"{uri}: a damaged Parquet file: its row groups have {sum(groups):,} rows")

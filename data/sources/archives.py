@@ -151,7 +151,9 @@ def _members(
                     left_out.add("images of a format that is not decoded", f"{path}: {name}")
     except (InputError, StorageGoneError):
         raise
-    except (tarfile.TarError, OSError, ValueError, ArithmeticError, LookupError) as error:
+    except OSError as error:  # of the storage
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    except (tarfile.TarError, ValueError, ArithmeticError, LookupError) as error:
         raise InputError(f"{path}: not an uncompressed tar: {error}") from error
     return images, class_names
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from semigrid.data.errors import RefusedError, StorageGoneError
+from semigrid.data.parquet import Watched
 from semigrid.data.storage import open_storage
 from semigrid.data.storage.files import UnusableFileError, check_size
 
@@ -111,14 +111,14 @@ class Item:
 class _Rows:
     """The images of a row group one by one: few bytes of a file may stand for many of memory."""
 
-    def __init__(self, *place: Any):
-        self._place = place
+    def __init__(self, uri: str, column: str, row_group: int):
+        self._place = uri, column, row_group
+        self._damage: UnusableFileError | None = None
         self._start()
 
     def _start(self) -> None:
-        self._images = _images(*self._place)
-        self._next = 0
-        self._damage: UnusableFileError | None = None
+        self._images, self._next = self._all(*self._place), 0
+        self._file: Watched | None = None
 
     def read(self, row: int) -> bytes:
         if row < self._next:
@@ -129,21 +129,24 @@ class _Rows:
             for _ in range(row - self._next):
                 next(self._images)
             image = next(self._images)
-        except (StorageGoneError, RefusedError):
-            raise
         except (pa.ArrowException, OSError, StopIteration) as error:
+            at_storage = self._file is None or self._file.failure is not None
+            self._start()
+            if at_storage:  # which may be there again for the next attempt
+                raise
             self._damage = UnusableFileError(f"damaged: {error}")
             raise self._damage from error
         self._next = row + 1
         check_size(image.size, IMAGE_BYTES)
         return bytes(image)
 
-
-def _images(uri: str, column: str, row_group: int) -> Iterator[pa.Buffer]:
-    with open_storage(uri).open() as opened, pq.ParquetFile(opened) as file:
-        columns = [f"{column}.bytes"]
-        for rows in file.iter_batches(1, row_groups=[row_group], columns=columns):
-            yield rows.column(0).field("bytes")[0].as_buffer() or pa.py_buffer(b"")
+    def _all(self, uri: str, column: str, row_group: int) -> Iterator[pa.Buffer]:
+        with open_storage(uri).open() as opened:
+            self._file = Watched(opened)
+            columns = [f"{column}.bytes"]
+            with pq.ParquetFile(self._file) as file:
+                for rows in file.iter_batches(1, row_groups=[row_group], columns=columns):
+                    yield rows.column(0).field("bytes")[0].as_buffer() or pa.py_buffer(b"")
 
 
 # a chunk's items are in the order of row groups

@@ -1,17 +1,21 @@
+import io
 import os
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from semigrid.data.builder import chunks
 from semigrid.data.builder.chunks import read_patiently
 from semigrid.data.decoding import UnusableImageError
 from semigrid.data.errors import InputError
 from semigrid.data.sources import items as items_module
 from semigrid.data.sources.archives import parquet_items, webdataset_items
 from semigrid.data.sources.items import Extent, Item
+from semigrid.data.storage import storage
 from semigrid.data.storage.files import UnusableFileError
 
 
@@ -89,3 +93,47 @@ def test_damaged_rows_are_told_as_such(tmp_path: Path) -> None:
     for item in items:
         with pytest.raises(UnusableFileError, match="damaged"):
             item.read()
+
+
+open_file = storage.LocalFiles.open
+
+
+def failing_at(monkeypatch: pytest.MonkeyPatch, reads: set[int]) -> None:
+    """A disk on which some reads of files fail, counted from 0."""
+    counted = count()
+
+    class File(io.BufferedReader):
+        def read(self, size: int | None = -1) -> bytes:
+            if next(counted) in reads:
+                raise OSError("the host answered HTTP 503")
+            return super().read(size)
+
+    monkeypatch.setattr(storage.LocalFiles, "open", lambda *args: File(open_file(*args).detach()))
+
+
+def test_an_error_of_the_network_costs_no_image(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    contents = [bytes([n]) * 3000 for n in range(12)]
+    items = images(tmp_path / "a.parquet", contents)
+    items_module._rows.cache_clear()
+    monkeypatch.setattr(chunks.time, "sleep", lambda seconds: None)
+    failing_at(monkeypatch, {0, 2, 9, 11, 15})
+    assert [read_patiently(item) for item in items] == contents
+    failing_at(monkeypatch, {*range(10**4)})
+    items_module._rows.cache_clear()
+    with pytest.raises(UnusableImageError, match="cannot be read: the host answered HTTP 503"):
+        read_patiently(items[0])
+    failing_at(monkeypatch, set())
+    assert read_patiently(items[1]) == contents[1]
+
+
+@pytest.mark.parametrize("items_of", [parquet_items, webdataset_items])
+def test_an_archive_whose_storage_fails_is_not_called_damaged(
+    items_of: Callable[[str], list[Item]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / f"a.{'tar' if items_of is webdataset_items else 'parquet'}"
+    path.write_bytes(bytes(1000))
+    failing_at(monkeypatch, {*range(10**4)})
+    with pytest.raises(InputError, match=f"{path}: cannot be read: the host answered HTTP 503"):
+        items_of(str(path))
