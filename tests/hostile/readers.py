@@ -323,6 +323,8 @@ def _predictions() -> st.SearchStrategy[bytes]:
 
 def readers() -> list[Reader]:
     """All of them, those that need no PyTorch first."""
+    import matplotlib.font_manager  # noqa: F401  # asks for this machine's fonts, once
+
     return [
         Reader("csv", delimited(["image", "label"], CELLS), _table("csv"), 10),
         Reader("tsv", edited(delimited(["image", "label"], CELLS)), _table("tsv"), 5),
@@ -340,8 +342,6 @@ def readers() -> list[Reader]:
         Reader("experiment", _experiments(), _experiment, 0.5),
         Reader("record", _json_in("ledger/*.json"), _in_run("ledger/*.json", *VIEWS), 0.1),
         Reader("predictions", _predictions(), _in_run("predictions/*.parquet", *VIEWS[1:]), 0.1),
-        Reader(
-            "record-written", _json_in("ledger/*.json"), _in_run("ledger/*.json", *WRITTEN), 0.03
-        ),
+        Reader("written", _json_in("ledger/*.json"), _in_run("ledger/*.json", *WRITTEN), 0.03),
         Reader("live", _json_in("live.json"), _in_run("live.json", *VIEWS[:2]), 0.2),
     ]

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from semigrid.data.storage.local import cache_folder
+
 _PROGRAMS = {"subprocess.Popen", "os.exec", "os.posix_spawn", "os.system", "os.fork", "pty.spawn"}
 # Which arguments of an event are paths that it changes.
 _CHANGES: dict[str, tuple[int, ...]] = {
@@ -28,13 +30,14 @@ class ForbiddenError(BaseException):
 class Watch:
     """While entered: no program starts, no host is asked, nothing outside ``folder`` is written.
 
-    What was forbidden and done is raised where it happens, and once more at the end.
+    The cache may be written, too. What was forbidden and done is raised where it happens, and once more at the end.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        os.environ["MPLCONFIGDIR"] = str(folder)  # where matplotlib keeps what it finds out
-        self._allowed = tuple(f"{path}{os.sep}" for path in {folder, folder.resolve()})
+        self._allowed = tuple(
+            f"{path}{os.sep}" for path in (folder, folder.resolve(), cache_folder())
+        )
         self._on = False
         self._done: list[str] = []
         sys.addaudithook(self._hear)
