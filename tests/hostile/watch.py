@@ -30,7 +30,8 @@ class ForbiddenError(BaseException):
 class Watch:
     """While entered: no program starts, no host is asked, nothing outside ``folder`` is written.
 
-    The cache may be written, too. What was forbidden and done is raised where it happens, and once more at the end.
+    The cache may be written, too. What was forbidden and done is raised where it happens, and
+    once more at the end.
     """
 
     def __init__(self, folder: Path):
