@@ -5,7 +5,6 @@ levels). The labels of two thirds are hidden to make the pool. The others are a 
 like the sets for which people ask how many labels they need.
 """
 
-import contextlib
 import io
 import os
 import shutil
@@ -26,8 +25,8 @@ from semigrid.data.escape import command
 from semigrid.data.schema import MANIFEST
 from semigrid.data.sources.patterns.spec import VERSION, parse_patterns
 from semigrid.data.splits import seeded_order, split_labeled
-from semigrid.data.storage import cache_folder, open_storage
-from semigrid.data.storage.in_use import in_use
+from semigrid.data.storage import cache_folder
+from semigrid.data.storage.locks import locked
 
 # largest number of images of builtin://patterns that opening a dataset draws
 MOST_ON_OPENING = 50_000
@@ -74,7 +73,10 @@ def builtin_folder(uri: str) -> str:
     path = cache_folder() / f"{name}-{folder}"
     try:
         if not (path / MANIFEST).exists():
-            _write(uri, path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with locked(path.with_name(f".{path.name}.lock")) as alone:
+                if not (path / MANIFEST).exists():  # no other process wrote it meanwhile
+                    _write(uri, path, alone)
     except OSError as error:
         raise InputError(
             f"{uri}: its cache {path} cannot be written: {error}; set SEMIGRID_CACHE to a "
@@ -83,32 +85,33 @@ def builtin_folder(uri: str) -> str:
     return str(path)
 
 
-def _write(uri: str, folder: Path) -> None:
-    """Writes a dataset beside ``folder``, then renames it: others may be writing it too."""
-    for left in folder.parent.glob(f".{folder.name}-*"):
-        with contextlib.suppress(InputError), in_use(open_storage(left), uri) as alone:
-            if alone:  # its process was killed
-                shutil.rmtree(left)
-    own = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
-    aside = own / "dataset"
-    with in_use(open_storage(own), uri):
-        try:
-            if uri == "builtin://digits":
-                write_dataset(str(aside), digits(), **DIGITS)
-            else:
-                request = BuildRequest(source=parse_patterns(uri).uri, name="patterns")
-                items, audit = gather(request)
-                build_dataset(str(aside), items, request, audit=audit)
-            if not (folder / MANIFEST).exists():  # no other process was first
-                if folder.exists():  # a dataset that has lost its manifest
-                    shutil.rmtree(folder)
-                try:
-                    os.rename(aside, folder)
-                except OSError:
-                    if not (folder / MANIFEST).exists():
-                        raise
-        finally:
-            shutil.rmtree(own, ignore_errors=True)
+def _write(uri: str, folder: Path, alone: bool) -> None:
+    """Writes a dataset beside ``folder``, then renames it, so that it is there whole or not at all.
+
+    ``alone`` says whether other processes are kept out.
+    """
+    aside = folder.with_name(f".{folder.name}")
+    if alone:
+        shutil.rmtree(aside, ignore_errors=True)  # its process was killed
+    if not alone or aside.exists():  # another process's, or another user's
+        aside = folder.with_name(f"{aside.name}-{uuid.uuid4().hex}")
+    try:
+        if uri == "builtin://digits":
+            write_dataset(str(aside), digits(), **DIGITS)
+        else:
+            request = BuildRequest(source=parse_patterns(uri).uri, name="patterns")
+            items, audit = gather(request)
+            build_dataset(str(aside), items, request, audit=audit)
+        if not (folder / MANIFEST).exists():
+            if folder.exists():  # a dataset that has lost its manifest
+                shutil.rmtree(folder)
+            try:
+                os.rename(aside, folder)
+            except OSError:  # without locks, another process may be faster
+                if not (folder / MANIFEST).exists():
+                    raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def digits() -> list[StoredImage]:

@@ -20,7 +20,7 @@ from semigrid.data.builder.write import SHARD_NAME
 from semigrid.data.errors import InputError
 from semigrid.data.schema import MANIFEST
 from semigrid.data.storage import Storage, open_storage
-from semigrid.data.storage.in_use import in_use
+from semigrid.data.storage.in_use import in_use, remove_unfinished
 
 REPORT = "report.json"
 BUILDING = ".building"
@@ -91,9 +91,12 @@ def building_in(uri: str) -> Iterator[Place]:
     and where another build is at work on a disk.
     """
     storage = open_storage(uri)
-    _files_of_builds(storage)  # before anything is made
-    with in_use(storage, "DEST"):
-        yield Place(storage, _files_of_builds(storage))  # another build may have ended meanwhile
+    with in_use(storage, "DEST") as alone:
+        place = Place(storage, _files_of_builds(storage))
+        if alone:
+            chunks = [f"{BUILDING}/{name}" for name in storage.folders(BUILDING)]
+            remove_unfinished(place.storage, "", BUILDING, *chunks)
+        yield place
 
 
 def check_place(uri: str) -> None:

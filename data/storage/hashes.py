@@ -1,13 +1,17 @@
 """SHA-256 of files, computed once on each machine for as long as a file stays as it is."""
 
 import contextlib
-import fcntl
 import hashlib
+import os
+import stat
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.storage.local import cache_folder
-from semigrid.data.storage.storage import open_storage
+from semigrid.data.storage.locks import locked
+from semigrid.data.storage.storage import Storage, open_storage
 
 
 def file_hash(uri: str) -> str:
@@ -20,14 +24,14 @@ def file_hash(uri: str) -> str:
     try:
         version = storage.version()
         key = hashlib.sha256(f"{uri} {version}".encode()).hexdigest()
-        cache = open_storage(cache_folder()).folder("hashes")
-        with _alone(key):
-            if version and cache.exists(key):
+        with _alone(key) as cache:
+            if version and cache and cache.exists(key):
                 return cache.read(key).decode()
             with storage.open(ahead=True) as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             with contextlib.suppress(OSError):  # a cache that cannot be written stops nothing
-                cache.write(key, digest.encode())
+                if cache:
+                    cache.write(key, digest.encode())
     except (RefusedError, StorageGoneError):  # their messages are clear already
         raise
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -38,13 +42,36 @@ def file_hash(uri: str) -> str:
 
 
 @contextlib.contextmanager
-def _alone(key: str) -> Iterator[None]:
-    """Lets one process of this machine at a time hash a file, where there are locks."""
+def _alone(key: str) -> Iterator[Storage | None]:
+    """The folder of hashes that can be written, None without one.
+
+    Lets one process of this machine at a time hash a file, where there are locks.
+    """
+    folder = _folder()
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # else the file is read once by each
-            folder = cache_folder() / "hashes"
-            folder.mkdir(parents=True, exist_ok=True)
-            # some files share a lock, so that there are few, which nobody needs to remove
-            lock = stack.enter_context((folder / f".{key[:2]}.lock").open("wb"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        if folder is not None:
+            with contextlib.suppress(OSError):  # else the file is read once by each
+                # some files share a lock, so that there are few, which nobody needs to remove
+                stack.enter_context(locked(folder / f".{key[:2]}.lock"))
+        yield None if folder is None else open_storage(folder)
+
+
+def _folder() -> Path | None:
+    """In the cache, or else one that only this user can write, below the temporary directory."""
+    with contextlib.suppress(OSError):
+        folder = cache_folder() / "hashes"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    with contextlib.suppress(OSError):
+        folder = Path(tempfile.gettempdir(), f"semigrid-hashes-{os.getuid()}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        facts = folder.lstat()
+        # another user's would make a damaged file pass for a whole one
+        if (
+            stat.S_ISDIR(facts.st_mode)
+            and facts.st_uid == os.getuid()
+            and not facts.st_mode & 0o022
+        ):
+            return folder
+    return None

@@ -2,17 +2,14 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import posixpath
 import re
 import shutil
 import stat
 import threading
-import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 
@@ -25,6 +22,7 @@ from semigrid.data.storage.files import (
     check_size,
     is_hidden,
 )
+from semigrid.data.storage.locks import locked
 
 # Tells this process from others that write into the same folder, also of other machines.
 _PROCESS = uuid.uuid4().hex
@@ -33,8 +31,6 @@ _PROCESS = uuid.uuid4().hex
 AWAY = {errno.EAGAIN, errno.EBUSY, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EIO}
 AWAY |= {errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH, errno.ENODEV, errno.ENOTCONN}
 AWAY |= {errno.ENXIO, errno.ESHUTDOWN, errno.ESTALE, errno.ETIMEDOUT}
-# errors of file systems without file locks
-NO_FLOCK = {errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 # longest wait for another process that is swapping the same file, in seconds
 GUARD_SECONDS = 10.0
 # links to a folder that are followed: links to links to links could multiply it without end
@@ -156,7 +152,7 @@ class LocalFiles:
     def swap(self, path: str, old: bytes | None, new: bytes | None) -> bool:
         file = Path(path)
         # the lock is on another file, since each write makes a new one
-        with _guard(file.with_name(f".{file.stem}.guard")) as guarded:
+        with locked(file.with_name(f".{file.stem}.guard"), GUARD_SECONDS) as guarded:
             if (file.read_bytes() if file.exists() else None) != old:
                 return False
             if new is None:
@@ -233,35 +229,3 @@ def _status(facts: os.stat_result) -> FileStatus:
     # ctime shows a change that kept size and time, as copying programs can
     version = f"{facts.st_mtime_ns}-{facts.st_ctime_ns}-{facts.st_ino}-{facts.st_size}"
     return FileStatus(facts.st_size, version, stat.S_ISDIR(facts.st_mode))
-
-
-@contextlib.contextmanager
-def _guard(path: Path) -> Iterator[bool]:
-    """Locks out other processes with a file; yields False on file systems without locks.
-
-    Raises ``TimeoutError`` when another process holds the lock for ``GUARD_SECONDS``.
-    """
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except PermissionError:  # another user's file: reading suffices, except on some network shares
-        file = os.open(path, os.O_RDONLY)
-    try:
-        yield _flock(file, path)
-    finally:
-        os.close(file)
-
-
-def _flock(file: int, path: Path) -> bool:
-    deadline = time.monotonic() + GUARD_SECONDS
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"a process has held {path} for {GUARD_SECONDS:g} s") from None
-        except OSError as error:
-            if error.errno in NO_FLOCK:
-                return False
-            raise
-        time.sleep(0.02)

@@ -110,8 +110,10 @@ def predict(
             folder.storage.check_writable()
         except OSError as error:
             raise not_writable(f"--output {destination}", error) from error
-        with in_use(folder.storage, "--output"):
+        with in_use(folder.storage, "--output") as alone:
             folder = open_folder()  # as it was left by a process that worked here until now
+            if alone:
+                folder.remove_unfinished()
             dataset = plan.experiment.datasets[winner.dataset]
             summary = folder.summary or _predict(
                 folder, dataset, workers, Demand(train.cpus_per_worker, gpus)

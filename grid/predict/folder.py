@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from semigrid.data.errors import InputError
 from semigrid.data.json_text import json_text
 from semigrid.data.storage import open_storage
+from semigrid.data.storage.in_use import remove_unfinished
 from semigrid.grid.predict.abstain import Calibration
 from semigrid.grid.predict.images import ImageRange, Images
 from semigrid.grid.predict.inference import Block, WinnerModel
@@ -126,6 +127,10 @@ class PredictionFolder:
             return (known["prediction"], known["threshold"]) == (self._digest, threshold)
         except (ValueError, KeyError, TypeError):
             return False
+
+    def remove_unfinished(self) -> None:
+        """Removes what a killed process of this prediction left half written."""
+        remove_unfinished(self.storage, "", PARTS)
 
     def start(self, calibration: Calibration) -> None:
         """Claims the folder: parts written from now on belong to this prediction."""

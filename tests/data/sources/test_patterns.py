@@ -336,7 +336,11 @@ def test_the_raw_material_makes_the_same_dataset(small: Dataset, tmp_path: Path)
     for field in ("classes", "counts", "pool", "pool_unit", "slices", "votes", "license"):
         assert getattr(dataset.manifest, field) == getattr(small.manifest, field)
 
+    writing = raw / "run" / f".record.json.{'0' * 32}-12-34.tmp"  # of a process at work there
+    writing.parent.mkdir()
+    writing.write_text("half")
     again = semigrid("data", "generate", str(raw))
+    assert writing.exists()
     assert again.returncode == 2 and "this folder is not empty" in again.stderr
     beside = tmp_path / "beside"
     with in_use(open_storage(beside), "DEST"):
