@@ -56,7 +56,7 @@ class Shard(BaseModel):
     """One Parquet file: its split, its row groups' row counts and the SHA-256 of its bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    # a plain name: nothing outside of the dataset's folder is opened
+    # a plain name: a manifest names no files elsewhere
     file: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.parquet$")
     split: Split
     row_groups: tuple[Annotated[int, Field(gt=0, le=MOST)], ...] = Field(min_length=1)
@@ -180,7 +180,8 @@ def _open_shard(storage_uri: str, file: str, sha256: str) -> pq.ParquetFile:
 def check_shard(storage_uri: str, file: str, sha256: str) -> None:
     """Raises ``InputError`` unless a shard is the one that the manifest names.
 
-    The file is read once by each machine, at a gigabyte a second or so, and again when it changes.
+    The file is read once by each machine, at a gigabyte a second or so. A process looks once: what
+    changes in the file later is found by processes that start after it.
     """
     where = open_storage(storage_uri).location(file)
     if file_hash(where) != sha256:
