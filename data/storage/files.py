@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from semigrid.data.plausible import Count
+
 NOT_THERE = (FileNotFoundError, NotADirectoryError)
 
 # called right before every attempt at a change; raises to prevent it
@@ -38,7 +40,7 @@ def is_hidden(name: str) -> bool:
 class FileFacts:
     """Size and hash of a file, which reveal a damaged copy."""
 
-    size: int  # bytes
+    size: Count  # bytes
     sha256: str
 
     @staticmethod

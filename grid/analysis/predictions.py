@@ -115,9 +115,11 @@ def read_predictions(storage: Storage, record: Record, manifest: Manifest) -> Pr
     if record.predictions_file not in (None, FileFacts.of(content)):
         raise ValueError("damaged, it is not what was written")
     predictions = decode_predictions(content, images, classes)
-    acc1, in_ledger = 100 * float(predictions.right.mean()), record.test["acc1"]
-    if not math.isclose(acc1, in_ledger, abs_tol=1e-6):
-        raise ValueError(f"Acc@1 is {acc1:.2f} here and {in_ledger:.2f} in the ledger")
+    names = {"acc1": "Acc@1", "acc5": "Acc@5", "ce": "cross-entropy"}
+    for name, here in predictions.metrics().items():
+        in_ledger = record.test[name]
+        if not math.isclose(here, in_ledger, abs_tol=1e-6):
+            raise ValueError(f"{names[name]} is {here:.5g} here and {in_ledger:.5g} in the ledger")
     return predictions
 
 

@@ -39,35 +39,43 @@ ENDED = (*SETTLED, "stopped")
 
 # a record with the longest history that a recipe allows is half as large
 MOST_BYTES = 64 * 2**20
-MOST_PERCENT = 100 + 1e-9  # a mean of all may be rounded up
+# a mean of all may be rounded up
+_PERCENT, _SHARE = (0, 100 + 1e-9), (0, 1 + 1e-4)
+_NATS = (0, 40)  # scores take no probability for less than 2e-16, which is 36 nats
+# the range of each number; of all others, that of losses in float32
+_RANGES = {
+    "step": (1, 1e9),
+    "acc1": _PERCENT,
+    "acc5": _PERCENT,
+    "ce": _NATS,
+    "teacher_gap": (-100 - 1e-9, 100 + 1e-9),
+    "mask_rate": _SHARE,
+    "pseudo_accuracy": _SHARE,
+    "pseudo_coverage": _SHARE,
+    "pseudo_entropy": _NATS,
+}
+_OTHERS = (-1e39, 1e39)
 
 
-def _check_scores(scores: dict[str, float], *prefixes: str) -> None:
-    """Raises ``ValueError`` unless networks with these prefixes to their names have scores."""
-    for name in (f"{prefix}{score}" for prefix in prefixes for score in ("acc1", "ce")):
-        score = scores.get(name)
-        if score is None:
+def _check_numbers(numbers: dict[str, float], *needed: str) -> dict[str, float]:
+    """Raises ``ValueError`` if a number is missing that is needed, or one is absurd."""
+    for name in (*needed, *numbers):
+        if name not in numbers:
             raise ValueError(f"{name} is missing")
-        if score < 0 or name.endswith("acc1") and score > MOST_PERCENT:
-            raise ValueError(f"{name} cannot be {score}")
+        low, high = _RANGES.get(name.removeprefix("student_").removeprefix("ema_"), _OTHERS)
+        if not low <= numbers[name] <= high:
+            raise ValueError(f"{name} cannot be {numbers[name]}")
+    return numbers
 
 
-def _check_evaluation(evaluation: dict[str, float]) -> dict[str, float]:
-    _check_scores(evaluation, "student_", "ema_")
-    if not 1 <= evaluation.get("step", 0) <= 1e9:
-        raise ValueError(f"step cannot be {evaluation.get('step', 'missing')}")
-    return evaluation
-
-
-def _check_test(scores: dict[str, float]) -> dict[str, float]:
-    _check_scores(scores, "")
-    if not 0 <= scores.get("acc5", -1) <= MOST_PERCENT:
-        raise ValueError(f"acc5 cannot be {scores.get('acc5', 'missing')}")
-    return scores
-
-
-Evaluation = Annotated[dict[str, float], AfterValidator(_check_evaluation)]
-TestScores = Annotated[dict[str, float], AfterValidator(_check_test)]
+_EVALUATED = ("step", "student_acc1", "student_ce", "ema_acc1", "ema_ce")
+Evaluation = Annotated[
+    dict[str, float], AfterValidator(lambda numbers: _check_numbers(numbers, *_EVALUATED))
+]
+Speed = Annotated[dict[str, float], AfterValidator(lambda numbers: _check_numbers(numbers, "step"))]
+TestScores = Annotated[
+    dict[str, float], AfterValidator(lambda numbers: _check_numbers(numbers, "acc1", "acc5", "ce"))
+]
 
 
 class Record(BaseModel):
@@ -108,7 +116,7 @@ class Record(BaseModel):
     best_step: Count = 0
     best_weights: NetworkName = "student"
     history: list[Evaluation] = []
-    speed: list[dict[str, float]] = []
+    speed: list[Speed] = []
     broken_images: list[str] = []
     resumed_at: list[Count] = []
     starts: list[Count] = []
@@ -127,9 +135,9 @@ class Record(BaseModel):
     def _is_whole(self) -> Self:
         if self.spec.recipe.steps is None:
             raise ValueError("spec.recipe.steps is missing")
-        if self.status == "finished":
+        if self.status == "finished" or self.val:
             try:
-                _check_scores(self.val, "")
+                _check_numbers(self.val, "acc1", "ce")
             except ValueError as error:
                 raise ValueError(f"val: {error}") from error
         return self

@@ -88,6 +88,16 @@ def finished() -> dict[str, Any]:
         ("val.ce", float("inf"), "val.ce: Input should be a finite number"),
         ("test", {"ce": 1.0}, "test: acc1 is missing"),
         ("test.acc5", 101, "test: acc5 cannot be 101.0"),
+        ("test.ce", 1e308, "test: ce cannot be 1e+308"),
+        ("val.ce", -1, "val: ce cannot be -1"),
+        ("history.0.ema_ce", 41, "history.0: ema_ce cannot be 41"),
+        ("history.0.loss", -1e300, "history.0: loss cannot be -1e+300"),
+        ("history.0.mask_rate", 2, "history.0: mask_rate cannot be 2"),
+        ("history.0.teacher_gap", 1e308, "history.0: teacher_gap cannot be 1e+308"),
+        ("history.0.pseudo_entropy", 1e308, "history.0: pseudo_entropy cannot be 1e+308"),
+        ("speed", [{"images_per_s": 1.0}], "speed.0: step is missing"),
+        ("speed", [{"step": 1, "images_per_s": 1e308}], "speed.0: images_per_s cannot be 1e+308"),
+        ("predictions_file", {"size": 10**13, "sha256": ""}, "predictions_file.size: "),
         ("started_at", 1e20, "started_at: Input should be less than or equal to 100000000000"),
         ("finished_at", -1e18, "finished_at: Input should be greater than or equal to 0"),
         ("seconds", float("inf"), "seconds: Input should be a finite number"),
@@ -127,6 +137,14 @@ def test_what_no_run_writes_is_named_and_left_out(
     (said,) = ledger.problems
     assert said.startswith(f"{file}: not a readable record (") and problem in said
     assert len(said) < 500
+
+
+def test_a_training_that_did_not_finish_has_plausible_scores_too(tmp_path: Path) -> None:
+    trial, text = whole()
+    file = tmp_path / "ledger" / f"{trial}.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(json.loads(text) | {"status": "stopped", "val": {"acc1": 1e308}}))
+    assert Ledger(open_storage(tmp_path)).read_all() == {}
 
 
 def test_files_that_are_no_records_are_not_read(tmp_path: Path) -> None:
