@@ -89,6 +89,8 @@ def terminal(text: str, encoding: str = "utf-8") -> str:
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 # what spreadsheets calculate, also in the widths of East Asia; an apostrophe is escaped by another
 _FORMULA = re.compile(r"\s*[=+\-@＝＋－＠']")
+# where the decimal mark is a comma, spreadsheets split at semicolons, inside of quotes, too
+_FORMULA_AFTER_SPLIT = re.compile(r';(?=[\s"]*[=+\-@＝＋－＠])')
 
 
 # how ``visible`` and ``backslashreplace`` write a character; such text of the user's own is escaped
@@ -97,14 +99,16 @@ _ESCAPED, _LIKE_ESCAPED = re.compile(rf"\\{_CODE}"), re.compile(rf"\\(?={_CODE})
 
 
 def csv_cell(value: Any) -> Any:
-    """A cell of CSV that no spreadsheet takes for a formula; what is not text stays as it is.
+    r"""A cell of CSV that no spreadsheet takes for a formula; what is not text stays as it is.
 
-    A text that begins like a formula gets an apostrophe before it, a number does not.
+    A text that begins like a formula gets an apostrophe before it, a number does not. A semicolon
+    before what is like a formula is as ``\x3b``.
     ``csv_value`` is the way back.
     """
     if not isinstance(value, str):
         return value
     text = visible(_LIKE_ESCAPED.sub(r"\\x5c", value))
+    text = _FORMULA_AFTER_SPLIT.sub(r"\\x3b", text)
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
@@ -141,26 +145,29 @@ def latex(text: str) -> str:
     def sign(match: re.Match[str]) -> str:
         return _LATEX.get(match[0], match[0]) + ("{}" if match[1] else "")
 
-    return _LATEX_SIGN.sub(sign, visible(_one_line(text)))
+    return _LATEX_SIGN.sub(sign, visible(one_line(text)))
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """The text with one space for each run of blanks and line ends."""
     return " ".join(text.split())
 
 
 # What begins emphasis, code, links, images, tables, strikethrough or mathematics; and addresses,
-# mentions, issues, emoji and blocks, each where it begins one.
+# mentions, issues, emoji (1:02:03 has none) and blocks, each where it begins one.
 _MARKDOWN = re.compile(
-    r"[\\`*_\[|~$]|:(?=//|[\w+-]+:)|(?<!\w)@(?=\w)|@(?=[\w-]+\.)|(?<!\w)#(?=\d)|(?<=\bwww)\."
-    r"|^(?:[-+](?=\s|$)|-(?=-)|=+(?=\s*$)|#{1,6}(?=\s|$))|(?<=^\d)[.)](?=\s|$)",
+    r"[\\`*_\[|~$]|:(?=//|(?!\d\d:)[\w+-]+:)|(?<!\w)@(?=\w)|@(?=[\w-]+\.)|(?<!\w)#(?=\d)|(?<=\bwww)\."
+    r"|^(?:[-+](?=\s|$)|-(?=-)|=+(?=\s*$)|#{1,6}(?=\s|$))",
     re.IGNORECASE,
 )
+_LIST_NUMBER = re.compile(r"^(\d{1,9})(?=[.)](\s|$))")
 _HTML = re.compile(r"&(?=#?\w+;)|[<>]")
 
 
 def markdown(text: str) -> str:
     """The text on one line, for a paragraph, a list or a cell of a table of GitHub's Markdown."""
-    marked = _MARKDOWN.sub(r"\\\g<0>", visible(_one_line(text)))
+    marked = _MARKDOWN.sub(r"\\\g<0>", visible(one_line(text)))
+    marked = _LIST_NUMBER.sub(r"\1\\", marked)
     # entities, since not every renderer knows an escaped <
     return _HTML.sub(lambda match: html_escape(match[0]), marked)
 

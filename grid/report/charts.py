@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from semigrid.data.escape import visible
+from semigrid.data.escape import one_line, visible
 from semigrid.grid.analysis.statistics import Interval
 
 # dark enough for white paper (contrast above 4.5), apart for colour-blind eyes, each with its mark
@@ -74,7 +74,7 @@ class Series:
 
 def short(name: str, letters: int = SHORT) -> str:
     """The name on one line, cut to the room on an axis."""
-    name = visible(" ".join(name.split()))
+    name = visible(one_line(name))
     return name if len(name) <= letters else name[: letters - 1] + "…"
 
 

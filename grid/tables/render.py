@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from semigrid.data.escape import csv_cell, latex, markdown, terminal, visible
+from semigrid.data.escape import csv_cell, latex, markdown, one_line, terminal, visible
 from semigrid.data.json_text import json_text
 from semigrid.grid.status.terminal import Terminal
 from semigrid.grid.tables.formats import Format
@@ -39,10 +39,8 @@ def render(table: Table[Any], format: Format) -> bytes:
 
 
 def _csv(frame: pd.DataFrame) -> str:
-    frame = frame.rename(columns=csv_cell)
-    for name in frame.select_dtypes(["object", "string"]):
-        frame[name] = frame[name].map(csv_cell, na_action="ignore")
-    return str(frame.to_csv(index=False))
+    cells = frame.map(csv_cell, na_action="ignore").rename(columns=csv_cell)
+    return str(cells.to_csv(index=False))
 
 
 def show(table: Table[Any], console: Terminal) -> None:
@@ -125,7 +123,7 @@ def to_latex(table: Table[Any]) -> str:
             *(" & ".join(row) + r" \\" for row in rows),
             r"\bottomrule",
             r"\end{tabular}",
-            *("% " + visible(" ".join(note.split())) for note in table.all_notes),
+            *("% " + visible(one_line(note)) for note in table.all_notes),
         ]
     )
 

@@ -26,7 +26,7 @@ PIECES = [
     "\\input{/etc/passwd}", "&amp;", "<b>", "</script>", "javascript:x", "|", "`", "```",
     "**a**", "_b_", "~~c~~", "[l](http://x.y)", "![i](u)", "https://x.y", "www.x.y",
     "a@b.cd", "#1", "# h", "- i", "1. o", "> q", "\\x1b", "\\", "../", "/", "..", "ü", "中",
-    "😀", "±", "—", "%", "{", "}", "--",
+    "😀", "±", "—", "%", "{", "}", "--", ";", ";=1", "12. o", "3) o", "1:02:03", ",",
 ]  # fmt: skip
 TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=6).map("".join)
 
@@ -74,6 +74,7 @@ def test_what_an_encoding_lacks_is_a_plain_sign_or_a_question_mark() -> None:
 @given(st.lists(TEXTS, min_size=1, max_size=3))
 @example(["=cmd|'/C calc'!A0", " =1", "\t=1"])
 @example(["'quoted", "''", "-5", "\\x1b", "\\\\u202e", "\\x5cx41"])
+@example(["a;=cmd", 'a; "=cmd', "a;\\t=1", "a\\x3b=1", "a;b"])
 def test_csv_holds_no_formula_and_gives_texts_back(texts: list[str]) -> None:
     frame = pd.DataFrame([[-1.5, *map(escape.csv_cell, texts)]])
     content = frame.to_csv(index=False, header=False).encode()
@@ -83,6 +84,9 @@ def test_csv_holds_no_formula_and_gives_texts_back(texts: list[str]) -> None:
         assert not acts(cell)
         if cell.strip()[:1] in [*"=+-@＝＋－＠"] and cell.strip():
             float(cell)  # a number, not a formula
+        # nor does one come about where semicolons divide cells
+        for part in cell.split(";")[1:]:
+            assert part.strip(' "')[:1] not in [*"=+-@＝＋－＠"] or not part.strip(' "')
     assert [escape.csv_value(cell) for cell in row] == texts
     if any("\ud800" <= char <= "\udfff" for char in "".join(texts)):
         return  # pandas has no such text
@@ -137,6 +141,9 @@ def markdown_text(source: str) -> str:
 @given(TEXTS)
 @example("- a")
 @example("1. a")
+@example("12. a")
+@example("10) a")
+@example("123456789.")
 @example("===")
 @example("a\n---")
 @example("&lt; &amp;amp; R&D <b>")
@@ -145,6 +152,14 @@ def test_markdown_is_one_paragraph_of_text(text: str) -> None:
     assert markdown_text(shown) == escape.visible(" ".join(text.split()))
     table = MarkdownIt("commonmark").enable("table").parse(f"| a |\n| - |\n| {shown} |\n")
     assert [token.type for token in table].count("td_open") == 1
+
+
+def test_markdown_escapes_only_what_would_be_more_than_text() -> None:
+    for text in ("1:02:03", "12.5 x", "1:2", "12:30", "1234567890. a", "a 12. b"):
+        assert escape.markdown(text) == text
+    assert escape.markdown("12. x") == "12\\. x" and escape.markdown("10) x") == "10\\) x"
+    for emoji in (":cat:", "3:cat:", ":100:", ":+1:", ":1234:", ":8ball:"):
+        assert escape.markdown(emoji).count("\\:") == 1
 
 
 class Texts(HTMLParser):

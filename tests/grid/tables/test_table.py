@@ -47,3 +47,16 @@ def test_columns_keep_their_types_when_nothing_is_there() -> None:
     assert full.dtypes.tolist() == ["Int64", "float64", pd.Series(["best"]).dtype]
     for rows in ([{}, {}], []):
         assert frame_of(columns, rows).dtypes.equals(full.dtypes)
+
+
+def test_every_text_of_csv_is_escaped_once_whatever_its_column_is() -> None:
+    frame = pd.DataFrame([["=1", "=1", 0.1, 1, True], ["'b", None, None, 2, None]])
+    frame.columns = pd.Index(["=a", "=a", "share", "kind", "is"])
+    frame["kind"] = pd.Categorical(["=k", "+k"])
+    frame["images"] = pd.array([1, None], dtype="Int64")
+    table: Table[None] = Table("", (), (), data=frame)
+    assert render(table, Format.csv).decode().splitlines() == [
+        "'=a,'=a,share,kind,is,images",
+        "'=1,'=1,0.1,'=k,True,1",
+        "''b,,,'+k,,",
+    ]
