@@ -45,16 +45,15 @@ def confident_mistakes(results: ResultSet, row: CellResult) -> tuple[list[Mistak
     except (OSError, ValueError, InputError) as error:
         images, problem = {}, f"the images of {row.cell.dataset} cannot be read: {error}"
     thumbnails: dict[str, str] = {}
-    damaged: dict[str, str] = {}
+    damaged: list[str] = []
     for image_id, content in images.items():
         try:
-            thumbnails[image_id] = _thumbnail(content)
+            thumbnails[image_id] = _thumbnail(content, image_id)
         except BrokenImageError as error:
-            damaged[image_id] = str(error)
+            damaged.append(str(error))
     if damaged:
-        first, reason = next(iter(damaged.items()))
         many = f"{len(damaged)} of these images cannot be shown any more"
-        problem = f"{many}, the first is {first}: {reason}"
+        problem = f"{many}: {damaged[0]}"
     mistakes = [
         Mistake(
             image_id,
@@ -68,12 +67,12 @@ def confident_mistakes(results: ResultSet, row: CellResult) -> tuple[list[Mistak
     return mistakes, problem
 
 
-def _thumbnail(content: bytes) -> str:
+def _thumbnail(content: bytes, image_id: str) -> str:
     """A data URI: a JPEG, or a PNG where every pixel of a tiny image will be seen.
 
     Raises ``BrokenImageError``.
     """
-    image = decode(content, "")
+    image = decode(content, image_id)
     kind = "png" if max(image.size) < SIDE // 2 else "jpeg"
     image.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()

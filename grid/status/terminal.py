@@ -30,7 +30,7 @@ class Terminal(Console):
         )
 
     def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(terminal(text, self.encoding), **options)
+        return super().render_str(terminal(text.expandtabs(), self.encoding), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

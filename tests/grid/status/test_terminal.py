@@ -23,6 +23,12 @@ class Gone(io.StringIO):
         raise self.error
 
 
+def test_a_tab_is_as_many_blanks_and_other_controls_are_seen() -> None:
+    file = io.StringIO()
+    Terminal(file, width=80).print("a\tb\x1b", soft_wrap=True)
+    assert file.getvalue() == "a       b\\x1b\n"
+
+
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O error"), BrokenPipeError()])
 def test_remarks_outlive_their_terminal(error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
     console = Terminal(stderr=True)
