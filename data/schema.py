@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from semigrid.data.errors import InputError
+from semigrid.data.redact import shown
 from semigrid.data.storage import Storage, open_storage
 from semigrid.data.storage.hashes import file_hash
 
@@ -86,7 +87,7 @@ class Manifest(BaseModel):
     pool_unit: Count
     fingerprint: str
     license: str
-    source: str
+    source: Annotated[str, AfterValidator(shown)]  # an old dataset's may hold a secret
     order_seed: int = Field(ge=-MOST, le=MOST)
     shards: tuple[Shard, ...]
     slices: tuple[str, ...] = ()

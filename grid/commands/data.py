@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 
 from semigrid.data.catalog import open_dataset
+from semigrid.data.errors import InputError
 from semigrid.data.escape import visible
 from semigrid.data.storage import open_storage
 from semigrid.grid.commands.console import (
@@ -153,7 +154,8 @@ def build(
 def show(
     dataset: DatasetUri,
     sheets: Annotated[
-        str | None, option("FOLDER", help="Write a contact sheet of each class to this folder.")
+        str | None,
+        option("FOLDER", help="Write a contact sheet of each class; a new or empty folder."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -161,9 +163,10 @@ def show(
     from semigrid.data.show import contact_sheet, describe
 
     opened = open_dataset(dataset)
+    if sheets is not None and (folder := open_storage(sheets)).entries():
+        raise InputError(f"{sheets}: this folder is not empty; give a new or an empty folder")
     facts = describe(opened)
     if sheets is not None:
-        folder = open_storage(sheets)
         for index in range(opened.num_classes):
             folder.write(f"class-{index:03d}.png", contact_sheet(opened, index))
     if as_json:

@@ -35,8 +35,15 @@ def test_the_nastiest_folder_becomes_a_dataset_that_checks(tmp_path: Path) -> No
         with Image.open(path) as sheet:
             assert sheet.size[0] == 8 * 96
     assert len(list(sheets.iterdir())) == 2
+    refused = semigrid("data", "show", where, "--sheets", str(sheets))
+    assert refused.returncode == 2 and "this folder is not empty" in refused.stderr
     facts = json.loads(semigrid("data", "show", where, "--json").stdout)
     assert facts["splits"]["train"] == report["splits"]["train"]
+    manifest = tmp_path / "set" / "dataset.json"  # as an earlier version may have written it
+    old = json.loads(manifest.read_text()) | {"source": "s3://KEY:SECRET@bucket/shop"}
+    manifest.write_text(json.dumps(old))
+    facts = json.loads(semigrid("data", "show", where, "--json").stdout)
+    assert facts["source"] == "s3://bucket/shop"
     assert sum(row["train_share"] for row in facts["classes"]) == pytest.approx(1)
 
     again = semigrid("data", "build", str(source), where)
