@@ -145,7 +145,7 @@ def combine(weights: Sequence[float], cells: Sequence[np.ndarray]) -> tuple[floa
     of_seeds *= scatter / freedom
     # never below the images' own variance: seeds that agree by luck prove nothing
     variance = max(of_images, of_seeds + max(0.0, of_images - chance))
-    return value, variance, freedom * max(1.0, variance / of_seeds) ** 2
+    return value, variance, freedom * (variance / of_seeds) ** 2
 
 
 def _least_variance(weights: Sequence[float], value: float, images: int) -> float:
