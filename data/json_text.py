@@ -18,11 +18,7 @@ def _finite(content: Any) -> Any:
     if isinstance(content, float):
         return content if math.isfinite(content) else None
     if isinstance(content, dict):
-        return {_finite_key(key): _finite(value) for key, value in content.items()}
+        return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
         return [_finite(value) for value in content]
     return content
-
-
-def _finite_key(key: Any) -> Any:
-    return str(key) if isinstance(key, float) and not math.isfinite(key) else key

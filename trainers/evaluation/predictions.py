@@ -73,25 +73,17 @@ def most_bytes(images: int, classes: int) -> int:
     return 2**20 + images * (8 * classes + 2**14)
 
 
-def decode_predictions(
-    content: bytes, images: int | None = None, classes: int | None = None
-) -> Predictions:
-    """The table of a Parquet file.
+def decode_predictions(content: bytes, images: int, classes: int) -> Predictions:
+    """The table of a Parquet file, which must hold so many images and classes.
 
     What its footer promises is checked before anything is unpacked: a small file may promise
     gigabytes. Raises ``ValueError`` with what is wrong if it is damaged or not such a table.
-
-    Args:
-        images, classes: how many there must be; None for a file that was just written here.
     """
     try:
         schema = pq.read_schema(pa.BufferReader(content))
         # one value may stand for all rows, and would be repeated for each
         texts = [field.name for field in schema if field.type in _TEXT]
         file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
-        rows = file.metadata.num_rows
-        images = rows if images is None else images
-        classes = _number_of_classes(schema) if classes is None else classes
         problem = _schema_problem(schema, classes) or _size_problem(file.metadata, images, classes)
         if problem is not None:
             raise ValueError(problem)
@@ -139,12 +131,6 @@ def _texts(column: pa.ChunkedArray, most: int) -> list[Any]:
     if sum(lengths) > most:
         raise ValueError(f"{sum(lengths):,} bytes of text for {len(column):,} images")
     return list(column.to_pylist())
-
-
-def _number_of_classes(schema: pa.Schema) -> int:
-    index = schema.get_field_index("probabilities")
-    type_ = schema.types[index] if index >= 0 else None
-    return type_.list_size if isinstance(type_, pa.FixedSizeListType) else 0
 
 
 def _schema_problem(schema: pa.Schema, classes: int) -> str | None:

@@ -67,7 +67,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     (folder / "experiment.yaml").write_text(text)
     cell, record = find_winner(grid.study, CELL)
     model = winner_model(grid.plan, cell, record, str(folder), gpus=0)
-    measured = decode_predictions((folder / predictions_file(record.id)).read_bytes())
+    measured = decode_predictions((folder / predictions_file(record.id)).read_bytes(), 200, 10)
     return Trained(grid, folder, model, measured)
 
 

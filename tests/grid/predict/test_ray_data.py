@@ -41,7 +41,7 @@ def test_predictions_are_the_evaluations_and_go_on_where_they_were_stopped(
     assert summary["counts"]["images"] == 1797 and summary["calibration"]["images"] == 151
     table = pd.read_parquet(tmp_path / "whole/parts").set_index("image_id")
     measured = decode_predictions(
-        (tmp_path / "small" / predictions_file(summary["trial"])).read_bytes()
+        (tmp_path / "small" / predictions_file(summary["trial"])).read_bytes(), 200, 10
     )
     found = np.stack(table.loc[measured.ids, "probabilities"].to_list())
     assert np.array_equal(found, measured.probabilities)

@@ -120,7 +120,7 @@ def test_classes_and_confusions_are_counted_as_by_sklearn(tmp_path: Path) -> Non
     grid = FinishedGrid(tmp_path, seeds=2)
     draw = np.random.default_rng(1)
     files = grid.finish("digits/vit/100%", draw.random(200) < 0.8, draw.random(200) < 0.7)
-    tables = [decode_predictions(file.read_bytes()) for file in files]
+    tables = [decode_predictions(file.read_bytes(), 200, 10) for file in files]
     results = grid.results()
     row = next(row for row in results.rows if row.cell.name == "digits/vit/100%")
     matrices = [
