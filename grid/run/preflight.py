@@ -34,6 +34,9 @@ SLOW_FORWARD = 6.0
 # Copies of a model's weights: one that is shown an image, a step's student, teacher, gradients and
 # AdamW's two, and one to spare.
 COPIES = 7
+# What a rehearsed step keeps for its backward pass, in bytes per pixel of an image: 2,500 for the
+# few images of ResNet-50; others keep more.
+PIXEL_BYTES = 8192
 # The problems of steps that were rehearsed, by what they depend on.
 Rehearsals = dict[str, list[str]]
 
@@ -102,7 +105,8 @@ def _problems(
         ]
     problems = _parent_problems(plan, search, model, classes)
     seconds = 0.0
-    fits = COPIES * sum(w.numel() * w.element_size() for w in model.parameters()) < free_memory()
+    weights = sum(w.numel() * w.element_size() for w in model.parameters())
+    fits = COPIES * weights + PIXEL_BYTES * size**2 < free_memory()
     fresh = copy.deepcopy(model) if fits else None  # a forward may change a model for good
     try:
         started = time.monotonic()

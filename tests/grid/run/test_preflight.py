@@ -174,6 +174,19 @@ def test_equal_steps_are_rehearsed_once_and_large_models_not_at_all(
     )
 
 
+def test_the_pixels_of_large_images_need_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    said, taken = [], []
+    monkeypatch.setattr(preflight, "rehearse", lambda *args: taken.append(args[2]))
+    monkeypatch.setattr(preflight, "free_memory", lambda: 200e6)  # the weights need 40 MB
+    for size in (32, 256):
+        text = with_net("mobilenetv3_small_050", {"img_size": size}, {})
+        check_models(study_of(Plan(load_experiment("x.yaml", text=text))), said.append)
+    assert len(taken) == 1
+    assert [words.partition(":")[2][:40] for words in said] == [
+        " no step of training was tried: mobilene"
+    ]
+
+
 def test_memory_is_known() -> None:
     assert 10**6 < preflight.free_memory() < 10**14
 
