@@ -105,7 +105,7 @@ def predict(
     if summary is not None and not as_json:
         say("nothing to predict: it is finished")
     if summary is None:
-        check_surroundings()
+        check_surroundings(say)
         try:
             folder.storage.check_writable()
         except OSError as error:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from semigrid.data.errors import StorageGoneError
+from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.escape import command
 from semigrid.data.storage import Storage, open_storage
 from semigrid.data.storage.storage import storage_patience
@@ -44,7 +44,7 @@ from semigrid.grid.run.supervise import (
     say_lost,
     say_trained,
 )
-from semigrid.grid.run.surroundings import check_surroundings
+from semigrid.grid.run.surroundings import check_machine, check_surroundings
 from semigrid.grid.study.layout import EXPERIMENT_COPY, REPORT
 from semigrid.grid.study.lock import Lease, RunLock
 from semigrid.grid.study.plan import Plan
@@ -62,14 +62,17 @@ def run(
     workers: Annotated[int | None, option("N", min=1, help="Overrides the file's workers.")] = None,
     only: OnlyOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything and show the plan; write nothing.")
+        bool, typer.Option("--dry-run", help="Check all but the cluster, show the plan; no writes.")
     ] = False,
 ) -> None:
     """Train what is missing, then print the table. Run it again to resume."""
     experiment = load(source, storage, seeds, workers)
     folder = open_storage(experiment.folder)
     check_trackers(experiment)
-    check_surroundings()
+    if dry_run:
+        check_machine()
+    else:
+        _check_surroundings(experiment, only)
     try:
         if dry_run:
             folder.check_could_write()
@@ -83,6 +86,15 @@ def run(
         _dry_run(experiment, only)
     else:
         raise typer.Exit(_run(experiment, folder, only))
+
+
+def _check_surroundings(experiment: Experiment, only: list[str] | None) -> None:
+    try:
+        check_surroundings(say)
+    except InputError:
+        # results are shown without Ray; the ledger is read here only now, since it takes a while
+        if open_study(experiment, only, for_run=True).state.has_jobs:
+            raise
 
 
 def _dry_run(experiment: Experiment, only: list[str] | None) -> None:

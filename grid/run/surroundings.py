@@ -11,7 +11,7 @@ import socket
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from semigrid.data.errors import InputError
@@ -34,17 +34,25 @@ HTTP2_SETTINGS = b"\4"
 # Files and sockets that each of Ray's processes may have open, on a machine of many cores, too.
 OPEN_FILES = 1024
 TOKEN, TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+# Permissions of a shared token that let others than its group read it, or replace it.
+OPEN_TO_OTHERS = 0o026
 
 
-def check_surroundings() -> None:
-    """Raises ``InputError`` for surroundings that Ray cannot use.
+def check_surroundings(say: Callable[[str], None]) -> None:
+    """Raises ``InputError`` for a machine, an address or a token that Ray cannot use.
 
-    They are an address, a token, a temporary folder and the limit of open files.
+    Args:
+        say: receives a message about a token that others can read.
     """
-    check_open_files()
+    check_machine()
     check_address()
     if cluster_address() is not None or os.environ.get(TOKEN_PATH):
-        check_token()
+        check_token(say)
+
+
+def check_machine() -> None:
+    """Raises ``InputError`` for a limit of open files or a temporary folder of no use to Ray."""
+    check_open_files()
     with scratch_folder():
         pass
 
@@ -88,6 +96,8 @@ def check_address() -> None:
         )
     try:
         with socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS) as head:
+            if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+                return  # a server with TLS resets what begins in plain text
             head.settimeout(ANSWER_SECONDS)
             head.sendall(HTTP2_HELLO)
             with head.makefile("rb") as reply:
@@ -97,18 +107,19 @@ def check_address() -> None:
             f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); give the address that "
             "`ray start --head` printed, or unset RAY_ADDRESS to run on this machine"
         ) from error
-    # a cluster with TLS says nothing yet
-    if answer[3:] != HTTP2_SETTINGS and os.environ.get("RAY_USE_TLS", "0") in ("", "0"):
+    if answer[3:] != HTTP2_SETTINGS:
         raise InputError(
             f"RAY_ADDRESS={address}: what answers there is no Ray cluster; give the address that "
             "`ray start --head` printed (often port 6379, not the dashboard's 8265)"
         )
 
 
-def check_token() -> None:
-    """Makes the file with the cluster's token private; who has it can run anything there.
+def check_token(say: Callable[[str], None]) -> None:
+    """Makes ``~/.ray/auth_token`` private, if it is there; who has it can run anything there.
 
-    Raises ``InputError`` where it belongs to somebody else.
+    A token that the user has put elsewhere may be shared with a group: it stays as it is, and what
+    is open to others is said. Raises ``InputError`` where ``RAY_AUTH_TOKEN_PATH`` names no file, or
+    another user owns ``~/.ray/auth_token``.
     """
     if os.environ.get(TOKEN):
         return
@@ -116,27 +127,35 @@ def check_token() -> None:
     path = Path(given).expanduser() if given else Path.home() / ".ray" / "auth_token"
     if given and not path.is_file():
         raise InputError(f"{TOKEN_PATH}={given}: there is no such file; give the cluster's token")
-    for each, others in ((path.parent, stat.S_IWGRP | stat.S_IWOTH), (path, 0o077)):
-        with contextlib.suppress(FileNotFoundError):
-            facts = each.stat()
-            if facts.st_uid not in (os.geteuid(), 0):
-                raise InputError(
-                    f"{each}: it belongs to another user, who could replace the cluster's token; "
-                    f"let {TOKEN_PATH} name a file of your own"
-                )
-            sticky = stat.S_ISDIR(facts.st_mode) and facts.st_mode & stat.S_ISVTX
-            if facts.st_uid == os.geteuid() and facts.st_mode & others and not sticky:
-                with contextlib.suppress(OSError):  # mounted read-only, as in a pod
-                    each.chmod(stat.S_IMODE(facts.st_mode) & ~others)
+    try:
+        facts = path.stat()
+    except OSError:
+        return
+    mode, own = stat.S_IMODE(facts.st_mode), os.geteuid()
+    if given:
+        if mode & OPEN_TO_OTHERS:
+            say(
+                f"{TOKEN_PATH}={given}: other users can read or replace this token (mode "
+                f"{mode:04o}), and run anything on the cluster with it; chmod 640 closes it"
+            )
+    elif own and facts.st_uid not in (own, 0):
+        raise InputError(
+            f"{path}: it belongs to another user, who could replace the cluster's token; let "
+            f"{TOKEN_PATH} name a file of your own"
+        )
+    elif mode & 0o077:
+        with contextlib.suppress(OSError):  # root's, or mounted read-only
+            path.chmod(mode & ~0o077)
 
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[str]:
     """The path of a new folder in TMPDIR that no other user can open, removed after the block.
 
-    The path is short and plain enough for Ray and its sockets. Where TMPDIR's is not, it leads
-    there by a link in a private folder of ``/tmp``. ``RAY_TMPDIR`` stands for TMPDIR where it is
-    set. Raises ``InputError`` where the folder is of no use.
+    Where other users could replace what is in TMPDIR, it is in ``/tmp``. The path is short and
+    plain enough for Ray and its sockets. Where TMPDIR's is not, it leads there by a link in a
+    private folder of ``/tmp``. ``RAY_TMPDIR`` stands for TMPDIR where it is set. Raises
+    ``InputError`` where the folder is of no use.
     """
     names = [name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)]
     name = names[0] if names else "TMPDIR"
@@ -169,18 +188,27 @@ def scratch_folder() -> Iterator[str]:
 
 
 def _private(folders: contextlib.ExitStack, where: str) -> str:
-    alone = (
-        "KUBERNETES_SERVICE_HOST" in os.environ
-    )  # a pod's folders are open to all, of whom is one
-    for path in (Path(where), *Path(where).parents):
-        mode = path.stat().st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX and not alone:
+    """A new folder there, or in ``/tmp`` where other users could replace it."""
+    if opened := _open_to_all(where):
+        if _open_to_all(SHORT):
             raise PermissionError(
-                f"all users can replace what is in {path}; chmod o-w or chmod +t closes it"
+                f"all users can replace what is in {opened}; chmod o-w or chmod +t closes it"
             )
+        where = SHORT
     # by mkdtemp, 0700 whatever the umask is; what still runs in it may write while it is removed
     made = tempfile.TemporaryDirectory(prefix="semigrid-", dir=where, ignore_cleanup_errors=True)
     return folders.enter_context(made)
+
+
+def _open_to_all(where: str) -> Path | None:
+    """The folder on the way there whose content every user can replace, if there is one."""
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        return None  # a pod's folders are open to all, of whom there is one; /tmp is, too
+    for path in (Path(where), *Path(where).parents):
+        mode = path.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            return path
+    return None
 
 
 @contextlib.contextmanager

@@ -69,7 +69,7 @@ class JobClient:
         self.address, self._say = shown(address), say
         for name in CHATTER:
             logging.getLogger(name).setLevel(logging.ERROR)
-        check_token()
+        check_token(say)
         try:
             scheme, separator, _ = address.partition("://")
             if separator and scheme.lower() not in WEB:  # Ray would import a module of that name

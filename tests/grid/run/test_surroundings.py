@@ -51,7 +51,7 @@ def test_without_an_address_it_runs_here(address: str, monkeypatch: pytest.Monke
 def test_what_is_no_address_of_a_cluster(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(InputError, match="(?s)^RAY_ADDRESS=.*give HOST:PORT, which `ray start"):
-        check_surroundings()
+        check_surroundings(print)
 
 
 def test_the_address_of_the_job_api_is_for_submit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +92,12 @@ def test_an_address_where_ray_answers_or_something_else_or_nothing(
                 check_address()
     with pytest.raises(InputError, match=f"RAY_ADDRESS=127.0.0.1:{port}: no Ray cluster answers"):
         check_address()
+    with monkeypatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as silent:
+        patch.setenv("RAY_USE_TLS", "1")  # nothing is sent: plain text would be refused
+        patch.setenv("RAY_ADDRESS", f"127.0.0.1:{silent.getsockname()[1]}")
+        check_address()
+        with silent.accept()[0] as connection:
+            assert connection.recv(1) == b""
     monkeypatch.setattr(surroundings, "ANSWER_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{silent.getsockname()[1]}")
@@ -101,27 +107,45 @@ def test_an_address_where_ray_answers_or_something_else_or_nothing(
 
 def test_a_clusters_token_is_made_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    check_surroundings()  # none is there
+    check_surroundings(print)  # none is there
     token = tmp_path / "home/.ray/auth_token"
     token.parent.mkdir()
+    token.parent.chmod(0o777)
+    check_surroundings(print)
     token.write_text("secret")
     token.chmod(0o644)
-    token.parent.chmod(0o777)
-    check_surroundings()
+    check_surroundings(print)
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
-    assert stat.S_IMODE(token.parent.stat().st_mode) == 0o755
-    own = os.geteuid()
-    monkeypatch.setattr(os, "geteuid", lambda: own + 1)
-    if own:  # root is trusted
-        with pytest.raises(InputError, match=f"{token.parent}: it belongs to another user"):
-            check_surroundings()
-    else:
+    assert stat.S_IMODE(token.parent.stat().st_mode) == 0o777
+    if not os.geteuid():
         os.chown(token, 65534, -1)
-        with pytest.raises(InputError, match=f"{token}: it belongs to another user"):
-            check_surroundings()
+        check_surroundings(print)  # root may look at everybody's
+        monkeypatch.setattr(os, "geteuid", lambda: 65533)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: token.stat().st_uid + 1)
+    with pytest.raises(InputError, match=f"{token}: it belongs to another user"):
+        check_surroundings(print)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
     with pytest.raises(InputError, match="RAY_AUTH_TOKEN_PATH=.*there is no such file"):
-        check_surroundings()
+        check_surroundings(print)
+
+
+@pytest.mark.parametrize(("mode", "words"), [(0o640, ""), (0o644, "mode 0644"), (0o660, "0660")])
+def test_a_token_that_is_shared_stays_as_it_is(
+    mode: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = tmp_path / "team/token"
+    token.parent.mkdir()
+    token.parent.chmod(0o2775)
+    token.write_text("secret")
+    token.chmod(mode)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    monkeypatch.setattr(os, "geteuid", lambda: token.stat().st_uid + 1)  # an administrator's
+    said: list[str] = []
+    check_surroundings(said.append)
+    assert stat.S_IMODE(token.stat().st_mode) == mode
+    assert stat.S_IMODE(token.parent.stat().st_mode) == 0o2775
+    assert len(said) == bool(words) and words in "".join(said)
 
 
 @pytest.mark.parametrize(
@@ -158,11 +182,27 @@ def test_a_relative_tmpdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert Path(scratch).is_absolute() and os.path.samefile(Path(scratch).resolve().parent, "t")
 
 
+@pytest.mark.parametrize("name", ["open", "open/below"])
+def test_a_tmpdir_that_others_can_replace_is_not_used(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "short").mkdir()
+    (tmp_path / "open/below").mkdir(parents=True)
+    (tmp_path / "open").chmod(0o777)
+    monkeypatch.setattr(surroundings, "SHORT", str(tmp_path / "short"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / name))
+    with scratch_folder() as scratch:
+        assert Path(scratch).resolve().parent == tmp_path / "short"
+        assert stat.S_IMODE(os.stat(scratch).st_mode) == 0o700
+    assert not os.listdir(tmp_path / "short") and os.listdir(tmp_path / "open") == ["below"]
+
+
 def test_a_tmpdir_of_no_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     (tmp_path / "open/below").mkdir(mode=0o700)
+    monkeypatch.setattr(surroundings, "SHORT", str(tmp_path / "open"))
     for name, words in (
         ("missing", "No such file"),
         ("file", "Not a directory"),
@@ -173,20 +213,20 @@ def test_a_tmpdir_of_no_use_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
             with monkeypatch.context() as environment:
                 environment.setenv(variable, str(tmp_path / name))
                 with pytest.raises(InputError, match=f"^{variable}={tmp_path}/{name}: .*{words}"):
-                    check_surroundings()
+                    check_surroundings(print)
     with monkeypatch.context() as environment:
         environment.setenv("TMPDIR", str(tmp_path / "open"))
         environment.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-        check_surroundings()  # nobody else is there
+        check_surroundings(print)  # nobody else is there
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with monkeypatch.context() as patch:
         usage = namedtuple("usage", "total used free")
         patch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
         with pytest.raises(InputError, match=f"^TMPDIR={tmp_path}: .* 1 MB are free"):
-            check_surroundings()
+            check_surroundings(print)
     monkeypatch.setattr(surroundings, "SHORT", str(tmp_path / "missing"))
     with pytest.raises(InputError, match=f"^TMPDIR={tmp_path}: Ray's sockets need a path of at m"):
-        check_surroundings()
+        check_surroundings(print)
 
 
 def test_a_cluster_of_our_own_has_a_token_of_its_own(
