@@ -93,14 +93,23 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
             job = self.room.next_job()
             if job is None:
                 return Searcher.FINISHED if self.scheduler.done else None
-            storage = self.ledger.storage
-            attempt = begin_attempt(storage, job.spec.id)
+            storage, failure = self.ledger.storage, None
+            try:
+                attempt = begin_attempt(storage, job.spec.id)
+            except (InputError, StorageGoneError):
+                raise
+            except OSError as error:  # a full disk: this trial's failure, the next may find room
+                words = f"{type(error).__name__}: {error}"
+                attempt, failure = "", Failure(kind="storage", message=words)
         except (InputError, StorageGoneError) as error:
             self._end(error)
             raise KeyboardInterrupt from error
         self.scheduler.start(job)
-        self._running[trial_id] = job
         self.observer.started(job)
+        if failure is not None:
+            self._conclude(job, failure)
+            return None
+        self._running[trial_id] = job
         message = trial_job(
             self.scheduler.study.plan,
             job,
@@ -159,7 +168,12 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
 
     def _conclude(self, job: Job, failure: Failure | None) -> None:
         try:
-            end_attempts(self.ledger.storage, job.spec.id)
+            try:
+                end_attempts(self.ledger.storage, job.spec.id)
+            except StorageGoneError:
+                raise
+            except OSError:  # a later attempt begins with a token of its own
+                pass
             record, problem = conclude(job, self.scheduler, self.ledger, failure)
         except StorageGoneError as error:
             self._end(error)
