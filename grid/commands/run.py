@@ -36,7 +36,9 @@ from semigrid.grid.commands.plan import show_plan
 from semigrid.grid.commands.unexpected import in_short, keep_traceback
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.experiment.load import load_experiment
+from semigrid.grid.run.ray_logs import keep_ray_logs
 from semigrid.grid.run.supervise import (
+    SCRATCH,
     LostRayError,
     Supervisor,
     follow_supervisor,
@@ -115,12 +117,14 @@ def _run(experiment: Experiment, folder: Storage, only: list[str] | None) -> int
     words = [sys.executable, "-m", "semigrid", "drive"]
     for pattern in only or []:
         words += ["--only", pattern]
-    supervisor = Supervisor([*words, "--", experiment.source, folder.uri], say, this_command())
+    words += ["--", experiment.source, folder.uri]
+    supervisor = Supervisor(words, say, this_command(), lambda of: _ray_logs(of, mine))
     with RunLock(folder, say, supervisor.stop) as lock:
+        mine = replace(folder, confirm=lock.check)
         supervisor.environment[LEASE] = lock.token
         # the working directory's files are no modules, for what a tracker starts either
         supervisor.environment["PYTHONSAFEPATH"] = "1"
-        replace(folder, confirm=lock.check).write(EXPERIMENT_COPY, experiment.text.encode())
+        mine.write(EXPERIMENT_COPY, experiment.text.encode())
         # the folder exists from here on: if it vanishes, it is waited for
         study = open_study(experiment, only, True, storage_patience(), lock.check)
         if not study.state.has_jobs:
@@ -151,14 +155,19 @@ def drive(source: str, folder: str, only: OnlyOption = None) -> None:
     except (Exception, SystemExit) as error:  # it would come again in the next driver
         say_problem(
             f"the run ended by an error of its own: {in_short(error)} (log: "
-            f"{keep_traceback(error, storage)}); finished trials are kept, and the same command "
-            "resumes"
+            f"{keep_traceback(error, storage)}{_ray_logs(os.environ.get(SCRATCH, ''), storage)}); "
+            "finished trials are kept, and the same command resumes"
         )
         code = SOME_FAILED
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # nothing is left to interrupt
     say_ended(code)
     raise typer.Exit(code)
+
+
+def _ray_logs(scratch: str, folder: Storage) -> str:
+    kept = keep_ray_logs(scratch, folder)
+    return f"; Ray's logs: {kept}" if kept else ""
 
 
 def _drive(source: str, folder: Storage, only: list[str] | None) -> int:

@@ -48,13 +48,21 @@ def trial_job(
     )
 
 
-def process_died(error: BaseException | None, times: int) -> Failure:
-    """The failure of a job whose process died this often; ``error`` is Ray's, where it has one."""
+def process_died(error: BaseException | None, times: int, logs: str | None = None) -> Failure:
+    """The failure of a job whose process died this often.
+
+    Args:
+        error: Ray's, where it has one; the log files that it names are gone after the run.
+        logs: where Ray's logs are kept.
+    """
     details = str(error or "").strip()
     reason = details.splitlines()[-1] if details else "Ray does not know why"
     often = f"{times} times in a row" if times > 1 else "once"
     message = f"its process died {often} without a new checkpoint: {reason}"
-    return Failure(kind="process_died", message=message, details=details or message)
+    details = details or message
+    if logs:
+        message, details = f"{message}; Ray's logs: {logs}", f"{details}\n\nRay's logs: {logs}\n"
+    return Failure(kind="process_died", message=message, details=details)
 
 
 def conclude(

@@ -13,6 +13,7 @@ from ray.tune.search import Searcher
 
 from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.grid.run.dispatch import RunObserver, conclude, process_died, trial_job
+from semigrid.grid.run.ray_logs import keep_ray_logs
 from semigrid.grid.run.room import Room
 from semigrid.grid.study.ledger import ENDED, Ledger
 from semigrid.grid.study.scheduler import Scheduler
@@ -57,7 +58,7 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
     """Hands out jobs, and follows what becomes of them.
 
     Args:
-        scratch: folder for the files of Ray Train.
+        scratch: folder for the files of Ray Train, in that of Ray's own.
         stop: ends the run soon after it is set.
 
     Attributes:
@@ -207,7 +208,10 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
         deaths = self._deaths.setdefault(job.key, Deaths(checkpoint))
         options = self.scheduler.study.plan.experiment.train_of(job.search.cell.model)
         too_many = deaths.are_too_many(False, checkpoint, options.max_failures)
-        return process_died(death, deaths.count) if too_many else None
+        if not too_many:
+            return None
+        logs = keep_ray_logs(os.path.dirname(self.scratch), self.ledger.storage)
+        return process_died(death, deaths.count, logs)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher for ``Tuner.restore``, which is not used here."""

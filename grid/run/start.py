@@ -111,7 +111,8 @@ def _start(streaming: bool) -> None:
             raise LostRayError(f"{type(error).__name__}: {error}") from error
         if address is not None:
             raise _cannot_join(address, error) from error
-        raise
+        # its TimeoutError is no trouble of the run's storage, as an OSError would be taken for
+        raise RuntimeError(f"Ray did not start: {type(error).__name__}: {error}") from error
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)  # Ray's core treats them as a crash of its own

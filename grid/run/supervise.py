@@ -60,10 +60,18 @@ class Supervisor:
             between ``say_began`` once it drives Ray, ``say_trained`` when it needs it no more.
         say: receives a message about each death, and about interrupts.
         resume: what to type to go on after an interrupt.
+        keep_logs: receives the folder of a command that died; returns words on what it kept.
     """
 
-    def __init__(self, command: Sequence[str], say: Callable[[str], None], resume: str = ""):
+    def __init__(
+        self,
+        command: Sequence[str],
+        say: Callable[[str], None],
+        resume: str = "",
+        keep_logs: Callable[[str], str] = lambda folder: "",
+    ):
         self.command, self.say, self.resume = list(command), say, resume
+        self.keep_logs = keep_logs
         self.environment: dict[str, str] = {}
         self.interrupts = 0
         self.quiet = False
@@ -82,6 +90,7 @@ class Supervisor:
                 if self.interrupts:
                     break
                 how = told.get(LOST) or (f"signal {-code}" if code < 0 else f"exit code {code}")
+                how += self.keep_logs(folder)
                 # the system kills for lack of memory; anything else would come again
                 if (BEGAN not in told or TRAINED in told) and -code != signal.SIGKILL:
                     when = "while it showed the results" if TRAINED in told else "at its start"

@@ -7,6 +7,7 @@ SNAPSHOT = "live.json"  # how a run stands, while one is at work
 NODE_TOKEN = ".nodes"  # shows that a node of a cluster sees the same folder as the driver
 LEDGER = "ledger"
 RUN_LOG = "logs/run.log"  # the last error that ended a run before its time
+RAY_LOGS = "logs/ray"  # a folder for each start of Ray that something died in
 SUGGESTED = "suggested"
 # what trackers leave in a local folder
 OPTUNA, OPTUNA_JOURNAL = "optuna", "journal.log"

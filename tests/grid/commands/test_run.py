@@ -14,7 +14,7 @@ from tests.helpers.finished import FinishedGrid
 from semigrid.data.errors import InputError
 from semigrid.grid.commands import run
 from semigrid.grid.commands.unexpected import keep_traceback, say_thread_ended
-from semigrid.grid.run.supervise import SUPERVISOR, LostRayError
+from semigrid.grid.run.supervise import SCRATCH, SUPERVISOR, LostRayError
 
 
 @pytest.fixture
@@ -61,6 +61,38 @@ def test_an_error_that_would_come_again_is_the_end(
     if isinstance(error, ZeroDivisionError):
         assert f"log: {folder}/logs/run.log" in said
         assert "Traceback" in (folder / "logs/run.log").read_text()
+
+
+def test_an_error_of_ray_at_its_start_comes_with_rays_logs(
+    tmp_path: Path, told: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = tmp_path / "scratch/ray/session_2026-01-01_00-00-00_000000_1/logs"
+    logs.mkdir(parents=True)
+    (logs / "gcs_server.err").write_text("the port is taken")
+    monkeypatch.setenv(SCRATCH, str(tmp_path / "scratch"))
+    (tmp_path / "experiment.yaml").touch()
+    drive(tmp_path, RuntimeError("Ray did not start"), monkeypatch)
+    kept = tmp_path / "logs/ray" / logs.parent.name
+    assert f"Ray's logs: {kept}" in capsys.readouterr().err.replace("\n", "")
+    assert (kept / "gcs_server.err").read_text() == "the port is taken"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "http://127.0.0.1:8265"])
+def test_a_cluster_that_is_gone_matters_only_if_there_is_something_to_train(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    grid = FinishedGrid(tmp_path, grid=[{"model": "vit", "labels": ["100%"]}], trackers=[])
+    done = semigrid("run", str(grid.file))
+    assert done.returncode == 2 and done.stderr.startswith("RAY_ADDRESS=")
+    before = sorted(tmp_path.rglob("*"))
+    done = semigrid("run", "--dry-run", str(grid.file))
+    assert done.returncode == 0 and "nothing was started or written" in done.stdout
+    assert sorted(tmp_path.rglob("*")) == before
+    grid.finish("digits/vit/100%", 135)
+    done = semigrid("run", str(grid.file))
+    assert done.returncode == 0, done.stderr
+    assert "nothing to train" in done.stderr and "Acc@1" in done.stdout
 
 
 def test_a_driver_that_lost_ray_dies_with_the_reason(

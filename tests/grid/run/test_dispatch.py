@@ -26,12 +26,15 @@ def test_a_trial_whose_process_died_too_often_fails_and_its_log_says_why(tmp_pat
     assert job is not None
     ledger.write(start_record(job.spec, job.search.name))
     said = "The actor died.\ns3://id:SECRET@bucket/a\nIts node ran out of memory."
-    death = process_died(RuntimeError(said), 4)
+    death = process_died(RuntimeError(said), 4, "results/logs/ray/session_1")
     record, problem = conclude(job, scheduler, ledger, death)
     assert record is not None and record.status == "failed" and record.log is not None
     why = "its process died 4 times in a row without a new checkpoint: Its node ran out of memory."
+    why += "; Ray's logs: results/logs/ray/session_1"
     assert record.error == why and problem == f"{why} (log: {record.log})"
-    assert Path(record.log).read_text() == said.replace("id:SECRET@", "")
+    assert Path(record.log).read_text() == (
+        said.replace("id:SECRET@", "") + "\n\nRay's logs: results/logs/ray/session_1\n"
+    )
     assert scheduler.study.failed == {job.spec.id: problem}
 
 

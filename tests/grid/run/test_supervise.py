@@ -97,6 +97,21 @@ say_ended(0)
     assert len(said) == 1 and "NodeDiedError: the head is gone" in said[0]
 
 
+def test_what_explains_a_death_is_kept_before_its_folder_goes(tmp_path: Path) -> None:
+    found, _, said = supervisor(tmp_path, "say_began(); sys.exit(1)")
+    folders = []
+
+    def keep(folder: str) -> str:
+        folders.append(Path(folder).is_dir())
+        found.stop()
+        return "; Ray's logs: there"
+
+    found.keep_logs = keep
+    found.run()
+    assert folders == [True]
+    assert "died (exit code 1; Ray's logs: there: see above" in said[0]
+
+
 def wait_for(path: Path) -> None:
     deadline = time.monotonic() + 20
     while not path.exists():
