@@ -18,10 +18,13 @@ from semigrid.data.storage import open_storage
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 MAX_BYTES = 2**30  # of a file
-# Bytes of a Parquet table in memory, in all or else for each value: pages unpack to any size.
-MAX_UNPACKED, MAX_VALUE = 2**26, 2**12
+# Bytes of a Parquet table in memory, in all or else for each value, or for each byte of the file,
+# which may have columns of many numbers: pages unpack to any size.
+MAX_UNPACKED, MAX_VALUE, MAX_RATIO = 2**26, 2**12, 4
 SHOWN_NAMES = 12
 SEPARATORS = b",;\t"
+# the first line by which Excel tells the separator of a table
+TOLD_SEPARATOR = re.compile(rb'"?sep=([!#-~\t ])"?(\r\n|\r|\n)', re.IGNORECASE)
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -80,10 +83,7 @@ class Table:
     uri: str
     names: Sequence[str]
     _read: Callable[[list[int]], list[list[str]]]
-
-    def check(self, needed: Iterable[str]) -> None:
-        """Raises ``InputError`` when a column is missing or ambiguous."""
-        check_columns(self.uri, self.names, needed)
+    hint: str = ""  # what may be wrong where a column is missing
 
     def columns(self, *needed: str) -> dict[str, list[str]]:
         """Columns by name, as text, which is empty where a value is missing.
@@ -92,20 +92,20 @@ class Table:
         cannot be read as text.
         """
         wanted = list(dict.fromkeys(needed))
-        self.check(wanted)
+        check_columns(self.uri, self.names, wanted, self.hint)
         columns = dict(zip(wanted, self._read([*map(self.names.index, wanted)]), strict=True))
         if not any(columns.values()):
             raise InputError(f"{self.uri}: the table has no row below its header")
         return columns
 
 
-def check_columns(uri: str, columns: Iterable[str], needed: Iterable[str]) -> None:
+def check_columns(uri: str, columns: Iterable[str], needed: Iterable[str], hint: str = "") -> None:
     """Raises ``InputError`` when a needed column is missing, or there are two of its name."""
     columns, needed = list(columns), list(needed)
     if missing := [name for name in needed if name not in columns]:
         raise InputError(
             f"{uri}: there is no column {missing[0]!r}; there are {_shown(columns)}; needed are "
-            f"{', '.join(needed)}"
+            f"{', '.join(needed)}{hint}"
         )
     if repeated := [name for name in needed if columns.count(name) > 1]:
         raise InputError(
@@ -136,26 +136,34 @@ def open_table(uri: str, content: bytes | None = None) -> Table:
 
 
 def _csv(uri: str, content: bytes) -> Table:
-    first = re.split(rb"[\r\n]", re.sub(rb'"[^"]*"', b"", content[: 2**16].lstrip(b"\r\n")))[0]
+    told = TOLD_SEPARATOR.match(content)
+    start = 0 if told is None else told.end()
+    head = content[start : start + 2**16].lstrip(b"\r\n")
+    first = re.split(rb"[\r\n]", re.sub(rb'"[^"]*"', b"", head))[0]
     separator = chr(max(SEPARATORS, key=first.count))
-    if suffix_of(uri) == ".tsv":
+    if told is not None:
+        separator = told[1].decode()
+    elif suffix_of(uri) == ".tsv":
         separator = "\t"
 
     def rows() -> Any:
         # lines end as they like, and a cell may be as long as the file
         csv.field_size_limit(sys.maxsize)
-        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline="")
+        table = io.BytesIO(content)
+        table.seek(start)
+        text = io.TextIOWrapper(table, encoding="utf-8", newline="")
         reader = csv.reader(text, delimiter=separator, strict=True)
         number = 0  # of the row below the header
         try:
             for row in reader:
-                if any(row):  # spreadsheets leave empty rows at the end
+                if any(map(str.strip, row)):  # spreadsheets leave empty rows at the end
                     yield row
                     number += 1
         except csv.Error as error:
+            line = reader.line_num + (told is not None)
             raise InputError(
-                f"{uri}: {_place(number)} (line {reader.line_num}) is not CSV: {error}; values "
-                'with quotes are written "like ""this"""'
+                f"{uri}: {_place(number)} (line {line}) is not CSV: {error}; values with quotes "
+                'are written "like ""this"""'
             ) from error
 
     header = next(rows(), None)
@@ -166,18 +174,25 @@ def _csv(uri: str, content: bytes) -> Table:
         columns: list[list[str]] = [[] for _ in wanted]
         pairs = list(zip(columns, wanted, strict=True))
         for number, row in enumerate(rows()):
-            if len(row) != len(header):
+            if any(map(str.strip, row[len(header) :])):
                 raise InputError(
                     f"{uri}: {_place(number)} has {len(row)} columns, the header has "
                     f"{len(header)} ({_shown(header)}); values with {_named(separator)} must stand "
-                    "in quotes, and no row may end in one too many"
+                    "in quotes"
                 )
             if number:
+                # spreadsheets end rows before cells that are empty
                 for column, index in pairs:
-                    column.append(row[index])
+                    column.append(row[index] if index < len(row) else "")
         return columns
 
-    return Table(uri, header, read)
+    hint = ""
+    if len(header) == 1:
+        hint = (
+            f"; values are separated by {_named(separator)} here: write commas, semicolons or "
+            "tabs, and the columns' names in the first row"
+        )
+    return Table(uri, header, read, hint)
 
 
 def _place(number: int) -> str:
@@ -185,7 +200,7 @@ def _place(number: int) -> str:
 
 
 def _named(separator: str) -> str:
-    return {",": "a comma", ";": "a semicolon"}.get(separator, "a tab")
+    return {",": "a comma", ";": "a semicolon", "\t": "a tab"}.get(separator, repr(separator))
 
 
 def _parquet(uri: str, content: bytes) -> Table:
@@ -193,7 +208,7 @@ def _parquet(uri: str, content: bytes) -> Table:
     schema, values = file.schema_arrow, file.metadata.num_rows * file.metadata.num_columns
     # a look at the columns' own sizes would end the process where they are damaged
     size = sum(file.metadata.row_group(n).total_byte_size for n in range(file.num_row_groups))
-    if size > max(MAX_UNPACKED, values * MAX_VALUE):
+    if size > max(MAX_UNPACKED, values * MAX_VALUE, len(content) * MAX_RATIO):
         raise InputError(
             f"{uri}: {size:,} bytes in {values:,} values, so this is no table of names and numbers"
             "; images inside Parquet are read with --kind parquet"

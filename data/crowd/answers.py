@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from semigrid.data.errors import InputError
 from semigrid.data.shapes import of_shape, parse_json
-from semigrid.data.tables import Table, open_table, read_file, utf8
+from semigrid.data.tables import Table, check_columns, open_table, read_file, utf8
 
 AnswerFormat = Literal["generic", "mturk", "groundtruth"]
 COLUMNS = ["task", "worker", "label"]
@@ -170,7 +170,7 @@ def _mturk_labels(table: Table, field: str | None) -> Callable[[int, str], str]:
     names = [f"Answer.{name}" for name in sorted(fields)]
     chosen = field or _only(table.uri, "Answer columns", names, ANSWER_KEY).removeprefix("Answer.")
     if chosen not in fields:
-        table.check([f"Answer.{chosen}"])
+        check_columns(table.uri, table.names, [f"Answer.{chosen}"])
     columns = table.columns(*fields[chosen].values())
     by_label = {label: columns[name] for label, name in fields[chosen].items()}
     if len(by_label) > 1:

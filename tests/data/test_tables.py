@@ -109,6 +109,14 @@ def test_a_parquet_file_that_unpacks_to_far_more_is_not_read(
         open_table("t.parquet", buffer.getvalue())
 
 
+def test_a_table_may_have_a_column_of_many_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MAX_UNPACKED", 2**20)
+    buffer = io.BytesIO()
+    numbers = np.random.default_rng(0).random((200, 4096), np.float32)
+    pq.write_table(pa.table({"image": ["a"] * 200, "vector": list(numbers)}), buffer)
+    assert open_table("t.parquet", buffer.getvalue()).columns("image") == {"image": ["a"] * 200}
+
+
 GOOD = {"image": ["ä.png", "b.png"], "label": ["x", ""]}
 PLAIN = "image,label\nä.png,x\nb.png,\n"
 
@@ -124,7 +132,12 @@ PLAIN = "image,label\nä.png,x\nb.png,\n"
         PLAIN.replace("\n", "\r").encode(),
         PLAIN.replace(",", ";").encode(),
         PLAIN.replace(",", "\t").encode(),
-        f"\n{PLAIN}\n,\n".encode(),  # empty rows
+        f"\n{PLAIN}\n,\n , \n".encode(),  # empty rows
+        PLAIN.replace("b.png,", "b.png").encode(),  # Excel's rows whose last cells are empty
+        PLAIN.replace("x\n", "x, \n").replace("b.png,", "b.png,,").encode(),
+        f"sep=,\n{PLAIN}".encode(),
+        f"sep=;\r\n{PLAIN.replace(',', ';')}".encode("utf-16"),
+        f'"sep=|"\n{PLAIN.replace(",", "|")}'.encode("utf-8-sig"),
         'image,"a;b;c",label\n"ä.png",1,"x"\n"b.png",2,\n'.encode(),
     ],
 )
@@ -146,8 +159,11 @@ def test_values_stay_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"image,label\na,1\nb,2,\n", r"row 2 has 3 columns, the header has 2 \(image, label\)"),
-        (b"image,label\na\n", "row 1 has 1 columns, the header has 2"),
+        (b"image,label\na,1\nb,2,3\n", r"row 2 has 3 columns, the header has 2 \(image, label\)"),
+        (b"image|label\na|1\n", "no column 'image'; there are image|label; .* commas, semicolons"),
+        (b"Photographs\nimage,label\na,1\n", "names in the first row"),
+        (b"sep=|\nimage|label\na,1\n|1|2\n", "row 2 has 3 .* values with '|' must stand"),
+        (b'sep=;\nimage;label\na;"x\n', r"row 1 \(line 3\) is not CSV"),
         (b"image,label,label\na,1,2\n", "2 columns are named 'label'"),
         (b"image, label\na,1\n", "there is no column 'label'; there are image, ' label'"),
         (b"photos/1.png,cat\n", "there is no column 'image'; there are photos/1.png, cat"),
