@@ -59,6 +59,17 @@ def test_crowd_kit_agrees() -> None:
 
 def test_no_answers_and_too_many_labels() -> None:
     assert dawid_skene(answers(0, 0, 1, 1)) == {}
-    rows = [(f"t{n}", "w", f"a sentence, number {n}") for n in range(5000)]
-    with pytest.raises(InputError, match="5,000 answers with 5,000 different labels are too many"):
+    rows = [(f"t{n}", "w", f"a sentence, number {n}") for n in range(6000)]
+    with pytest.raises(InputError, match="6,000 different labels of 6,000 tasks.* are too many"):
         dawid_skene(pd.DataFrame(rows, columns=["task", "worker", "label"]))
+
+
+def test_many_answers_with_many_classes() -> None:
+    tasks, workers, labels = 100_000, 50, 60
+    rng = np.random.default_rng(0)
+    task = np.arange(3 * tasks) % tasks
+    table = pd.DataFrame(
+        {"task": task, "worker": rng.integers(0, workers, 3 * tasks), "label": task % labels}
+    )
+    found = dawid_skene(table.astype(str))
+    assert all(found[str(n)][0] == str(n % labels) for n in range(0, tasks, 1000))
