@@ -95,8 +95,9 @@ def _load(
         image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
         width, height = size = image.size
         if width * height > most_pixels:
+            key = " (max_pixels)" if most_pixels < MOST_PIXELS else ""
             raise UnusableImageError(
-                f"too many pixels: {width} × {height}, the limit is {most_pixels:,}"
+                f"too many pixels: {width} × {height}, the limit is {most_pixels:,}{key}"
             )
         if width * height > max(USUAL_PIXELS, len(content) * PIXELS_OF_BYTE):
             raise UnusableImageError(

@@ -14,7 +14,7 @@ from PIL import Image
 from semigrid.data.builder.chunks import read_patiently
 from semigrid.data.builder.clean import CleanSettings, decode_upright
 from semigrid.data.catalog import open_dataset
-from semigrid.data.decoding import UnusableImageError
+from semigrid.data.decoding import MOST_PIXELS, UnusableImageError
 from semigrid.data.errors import InputError
 from semigrid.data.schema import LABELED_SPLITS, MANIFEST, POOL, Dataset, RowGroup, read_row_group
 from semigrid.data.sources.files import folder_items
@@ -50,13 +50,15 @@ class FileRange:
         return FileRange(self.files[start:stop])
 
     def decoded(self) -> Iterator[Decoded]:
+        # a build may have taken any of these
+        settings = CleanSettings(max_pixels=MOST_PIXELS)
         with ThreadPoolExecutor(READERS) as readers:
             for first in range(0, self.count, READERS):  # no more ahead: photographs may be large
                 files = self.files[first : first + READERS]
                 contents = [readers.submit(read_patiently, Item(*file)) for file in files]
                 for (image_id, _), content in zip(files, contents, strict=True):
                     try:
-                        yield image_id, decode_upright(content.result(), CleanSettings()), None
+                        yield image_id, decode_upright(content.result(), settings), None
                     except UnusableImageError as error:
                         yield image_id, None, str(error)
 

@@ -29,6 +29,7 @@ from semigrid.grid.predict.abstain import Calibration
 from semigrid.grid.predict.folder import PredictionFolder
 from semigrid.grid.predict.images import (
     Decoded,
+    FileRange,
     ImageRange,
     Images,
     SplitRange,
@@ -384,3 +385,9 @@ def test_photographs_that_were_replaced_are_other_images(tmp_path: Path) -> None
     assert find_images([str(tmp_path)]).identity == before
     Image.new("RGB", (4, 4), "red").save(tmp_path / "b.png")
     assert find_images([str(tmp_path)]).identity != before
+
+
+def test_a_photograph_that_a_build_may_take_is_predicted(tmp_path: Path) -> None:
+    Image.new("1", (9_000, 6_000)).save(tmp_path / "large.png")
+    ((name, image, why),) = FileRange([("large", f"{tmp_path}/large.png")]).decoded()
+    assert (name, image and image.size, why) == ("large", (9_000, 6_000), None)
