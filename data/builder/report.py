@@ -2,8 +2,10 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
+from semigrid.data.crowd.consensus import spellings_of
 from semigrid.data.schema import Dataset
 
 MOST_SPELLINGS = 5  # that are listed
@@ -45,6 +47,8 @@ def report_lines(dataset: Dataset, report: dict[str, Any]) -> list[str]:
         lines.append(f"re-encoded: {changed}")
     if report["answers"]:
         lines += answer_lines(report["answers"])
+    else:
+        lines += _spelling_lines(spellings_of(dataset.manifest.classes), "write them alike")
     return [
         *lines,
         f"made from {dataset.manifest.source}",
@@ -57,12 +61,18 @@ def answer_lines(audit: dict[str, Any]) -> list[str]:
     """Sentences about a crowd's answers, from their audit."""
     dropped = ", ".join(f"{count:,} {why}" for why, count in audit["dropped"].items())
     missing = ", ".join(f"{count:,} {why}" for why, count in audit["unlabeled"].items())
-    spellings = audit["spellings"][:MOST_SPELLINGS]
     kappa = "—" if audit["kappa"] is None else f"{audit['kappa']:.3f}"
     return [
         f"{audit['used']:,} of {audit['answers']:,} answers from {len(audit['workers']):,} workers "
         f"count{f' ({dropped})' if dropped else ''}; Fleiss' κ {kappa}",
         f"{audit['labeled']:,} of {audit['tasks']:,} tasks have a label"
         + (f" ({missing})" if missing else ""),
-        *(f"{', '.join(map(repr, group))} differ only in spelling: {UNITE}" for group in spellings),
+        *_spelling_lines(audit["spellings"], UNITE),
+    ]
+
+
+def _spelling_lines(spellings: Sequence[Sequence[str]], advice: str) -> list[str]:
+    return [
+        f"{', '.join(map(repr, group))} differ only in spelling: {advice}"
+        for group in spellings[:MOST_SPELLINGS]
     ]

@@ -130,7 +130,7 @@ def consensus(
         unlabeled=dict(Counter(v.reason for v in decided.values() if v.reason is not None)),
         kappa=fleiss_kappa(votes.values()),
         workers=_workers(frame, counted, labels, scores),
-        spellings=_spellings(frame.label.unique()),
+        spellings=spellings_of(frame.label.unique()),
     )
 
 
@@ -171,7 +171,7 @@ def _reasons(frame: pd.DataFrame, rules: Rules, scores: pd.DataFrame | None) -> 
     return reasons
 
 
-def _spellings(labels: Iterable[str]) -> list[list[str]]:
+def spellings_of(labels: Iterable[str]) -> list[list[str]]:
     """Labels that differ only in case, blanks or forms of a character, by group."""
     groups: dict[str, list[str]] = {}
     for label in sorted({*labels}):

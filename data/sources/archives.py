@@ -153,7 +153,7 @@ def _members(
         raise
     except OSError as error:  # of the storage
         raise InputError(f"{path}: cannot be read: {error}") from error
-    except (tarfile.TarError, ValueError, ArithmeticError, LookupError) as error:
+    except (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         raise InputError(f"{path}: not an uncompressed tar: {error}") from error
     return images, class_names
 
@@ -166,7 +166,7 @@ def _class_name(path: str, key: str, label: str | None, text: bytes) -> str | No
     found = parse_json(_Sample, text, where).root.get(label)
     if not isinstance(found, str | int | float | None):
         raise InputError(f"{where}: {label} is {str(found)[:80]}, not a name")
-    return None if found in (None, "") else readable(str(found))
+    return None if found is None or not str(found).strip() else readable(str(found))
 
 
 def parquet_items(uri: str, image: str = "image", label: str | None = "label") -> list[Item]:
@@ -215,10 +215,10 @@ def _labels(path: str, file: pq.ParquetFile, label: str) -> list[str | None]:
     # Hugging Face writes −1 for no label
     missing = {"", "-1"} if pa.types.is_integer(kind) or pa.types.is_floating(kind) else {""}
     if (names := _class_names(path, file.schema_arrow, label)) is None:
-        return [None if text in missing else text for text in texts]
+        return [None if text.strip() in missing else text for text in texts]
     by_index = {str(index): name for index, name in enumerate(names)}
     for number, text in enumerate(texts):
-        if text not in by_index and text not in missing:
+        if text not in by_index and text.strip() not in missing:
             top = len(names) - 1
             raise InputError(f"{path}: row {number} has the label {text}, not one from 0 to {top}")
     return [by_index.get(text) for text in texts]

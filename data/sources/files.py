@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from semigrid.data.decoding import FORMATS, HEAD_BYTES, format_of
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
-from semigrid.data.sources.items import FOREIGN, SUFFIXES, Item, readable
+from semigrid.data.sources.items import FOREIGN, HEIC, SUFFIXES, Item, readable
 from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.storage import Storage, open_storage
 from semigrid.data.storage.address import beside, ids_in, shown, unique_names
@@ -64,6 +64,8 @@ def _formats(storage: Storage, names: Sequence[str]) -> dict[str, str | None]:
         ending = posixpath.splitext(name)[1].lower()
         if ending in SUFFIXES:
             formats[name] = None
+        elif ending in HEIC:  # telephones and their services name JPEGs so, too
+            unknown.append(name)
         elif ending in FOREIGN:
             formats[name] = f"images of a format that is not decoded ({ending})"
         elif _TYPES.guess_type(posixpath.basename(name))[0] in (None, "application/octet-stream"):
@@ -81,8 +83,12 @@ def _formats(storage: Storage, names: Sequence[str]) -> dict[str, str | None]:
             if isinstance(error, RefusedError) and not error.one_object:
                 raise
             return "files that cannot be read"
-        if found in FORMATS:
+        ending = posixpath.splitext(name)[1].lower()
+        # photographs of cameras begin like TIFF, which in them is a small preview
+        if found in FORMATS and (found != "TIFF" or not ending):
             return None
+        if ending in HEIC or found == "TIFF":
+            found = ending
         kind = f"images of a format that is not decoded ({found})"
         return "files that are no images" if found is None else kind
 
@@ -127,12 +133,16 @@ def table_items(
         Item(
             ids[row],
             uris[row],
-            columns[label][row] or None if label is not None else None,
-            shown(columns[group][row]) or None if group is not None else None,
+            _unless_blank(columns[label][row]) if label is not None else None,
+            _unless_blank(shown(columns[group][row])) if group is not None else None,
             {name: shown(of_row[row]) for name, of_row in zip(slices, values, strict=True)},
         )
         for row in range(len(ids))
     ]
+
+
+def _unless_blank(text: str) -> str | None:
+    return text if text.strip() else None
 
 
 def _check_one_is_there(uri: str, paths: Sequence[str], uris: Sequence[str]) -> None:

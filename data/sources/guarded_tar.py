@@ -8,7 +8,7 @@ from io import SEEK_SET, BufferedIOBase, BufferedReader
 # largest text beside an image, such as its label
 TEXT_BYTES = 2**20
 # largest header of a member, with long names and extended attributes
-_HEADER_BYTES = 2**17
+_HEADER_BYTES = 2**20
 # tarfile looks for numbers before "=" and "hdrcharset" by patterns that take quadratic time
 _QUADRATIC = re.compile(rb"[0-9]{21}|hdrcharset=.*hdrcharset=", re.DOTALL)
 

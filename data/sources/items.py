@@ -20,9 +20,12 @@ SUFFIXES = (
 
 
 # endings of images that are not decoded
+HEIC = (".heic", ".heif", ".hif")
 FOREIGN = (
-    *(".heic", ".heif", ".hif", ".jxl", ".svg", ".svgz", ".psd", ".psb", ".ico", ".tga", ".eps"),
+    *(*HEIC, ".jxl", ".svg", ".svgz", ".psd", ".psb", ".ico", ".tga", ".eps"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw"),
+    *(".nrw", ".gpr", ".3fr", ".iiq", ".rwl", ".sr2", ".srf", ".kdc", ".mef", ".mos", ".erf"),
+    *(".dcr", ".x3f"),
 )
 # largest file of an image; its pixels have a limit of their own
 IMAGE_BYTES = 256 * 2**20

@@ -249,6 +249,16 @@ def test_images_on_any_file_system(tmp_path: Path) -> None:
     assert len(open_dataset("memory://datasets/photos").read("train")) == 30
 
 
+def test_labels_that_differ_in_spelling_only_are_shown(tmp_path: Path) -> None:
+    items = folder_items(str(shop(tmp_path / "shop")))
+    spelled = [
+        replace(item, label=["cat", "cat ", "dog"][number % 3]) for number, item in enumerate(items)
+    ]
+    dataset, report = build_dataset(f"{tmp_path}/set", spelled, SETTINGS)
+    shown = "'cat', 'cat ' differ only in spelling: write them alike"
+    assert shown in report_lines(dataset, report)
+
+
 def test_what_lies_beside_the_images_is_in_the_report(tmp_path: Path) -> None:
     source = shop(tmp_path / "shop")
     (source / "plain/.DS_Store").write_bytes(b"")

@@ -23,7 +23,8 @@ def test_images_are_known_by_their_endings_and_others_by_their_first_bytes(tmp_p
     (folder / "photo.jpg?width=300").write_bytes(jpeg)
     (folder / "twitter.JPG_large").write_bytes(jpeg)
     (folder / "blob.bin").write_bytes(jpeg)
-    expected = {"000.png", "chrome.jfif", "0a1b2c3d", "IMG_1.jpg.1", "blob.bin"}
+    (folder / "takeout.HEIC").write_bytes(jpeg)
+    expected = {"takeout.HEIC", "000.png", "chrome.jfif", "0a1b2c3d", "IMG_1.jpg.1", "blob.bin"}
     expected |= {"photo.jpg?width=300", "twitter.JPG_large"}
     if features.check("avif"):
         (folder / "phone.avif").write_bytes(nasty.saved(nasty.picture(), "avif"))
@@ -50,6 +51,8 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
         ("plain/a.heic", heic),
         ("plain/download", heic),
         ("plain/a.CR2", b"II*\0"),
+        ("plain/a.NRW", b"II*\0"),
+        ("plain/a.newraw", b"II*\0"),
         ("plain/.DS_Store", b""),
         ("plain/Thumbs.db", b""),
         ("plain/.ipynb_checkpoints/000.png", tile(1)),
@@ -68,6 +71,8 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
     assert sorted(left_out.lines()) == [
         "left out: 1 files that are no images, the first is labels.csv",
         "left out: 1 images of a format that is not decoded (.cr2), the first is plain/a.CR2",
+        "left out: 1 images of a format that is not decoded (.newraw), the first is plain/a.newraw",
+        "left out: 1 images of a format that is not decoded (.nrw), the first is plain/a.NRW",
         "left out: 1 images of a format that is not decoded (HEIC), the first is plain/download",
         "left out: 1 pipes, sockets and devices, the first is plain/pipe.jpg",
         "left out: 2 images of a format that is not decoded (.heic), the first is plain/a.heic",

@@ -56,7 +56,8 @@ GOOD = member("a.png", tile(0)) + member("a.cls", b"cat")
         (header(b"b.png", binary(2**80)), ""),
         (extended(b"9" * 100_000 + b" x") + header(b"b.png", 0), "no program writes"),
         (extended(b"1 hdrcharset=" * 8_000) + header(b"b.png", 0), "no program writes"),
-        (extended(b"n" * 200_000, b"L") + header(b"b.png", 0), "header of more than"),
+        (extended(b"n" * 2_000_000, b"L") + header(b"b.png", 0), "header of more than"),
+        (extended(b"", b"L") * 2_000 + header(b"b.png", 0), ""),
         (header(b"more", 40 * 2**30, b"x"), "header of more than"),
         (header(b"more", 40 * 2**30, b"L"), "header of more than"),
         (b"\xff" * 512, "damaged"),
@@ -89,6 +90,13 @@ def test_members_that_cannot_be_read_are_left_out_and_the_others_kept(tmp_path: 
         f"left out: 1 images of a format that is not decoded, the first is {path}: h.heic",
         f"left out: 1 hidden files and folders, the first is {path}: ._a.png",
     ]
+
+
+def test_a_comment_may_be_long(tmp_path: Path) -> None:
+    path = tmp_path / "0.tar"
+    comment = b"200000 comment=".ljust(199_999, b"-") + b"\n"
+    path.write_bytes(extended(comment) + GOOD + END)
+    assert [item.label for item in webdataset_items(str(path))] == ["cat"]
 
 
 def test_members_of_the_working_directory_are_not_hidden(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from semigrid.data.errors import InputError
 from semigrid.data.sources import abo as sources_abo
 from semigrid.data.sources.abo import abo_items
 from semigrid.data.sources.archives import parquet_items, webdataset_items
+from semigrid.data.sources.files import table_items
 
 
 def tar_of(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
@@ -238,6 +239,17 @@ def test_parquet_files_that_are_damaged(tmp_path: Path) -> None:
         file.write_bytes(content)
         with pytest.raises(InputError, match="a.parquet: not a Parquet file"):
             parquet_items(str(file))
+
+
+def test_a_blank_label_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(tile(0))
+    (tmp_path / "a.csv").write_text("image,label,group\na.png, , \nb.png,cat ,g\n")
+    items = table_items(f"{tmp_path}/a.csv", group="group")
+    assert [(item.label, item.group) for item in items] == [(None, None), ("cat ", "g")]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    rows = pa.array([{"bytes": b"", "path": None}] * 2, kind)
+    pq.write_table(pa.table({"image": rows, "label": [" ", "cat"]}), tmp_path / "a.parquet")
+    assert [item.label for item in parquet_items(f"{tmp_path}/a.parquet")] == [None, "cat"]
 
 
 def test_parquet_labels_are_read_as_those_of_tables(tmp_path: Path) -> None:
