@@ -9,13 +9,13 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from multiprocessing import get_context, parent_process
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,6 +32,9 @@ from semigrid.data.sources.versions import versions_of
 from semigrid.data.splits import order_key
 from semigrid.data.storage import Storage, open_storage
 from semigrid.data.storage.files import UnusableFileError
+from semigrid.data.storage.web import answered_hosts, host_of, remember_answered
+
+T = TypeVar("T")
 
 READ_ATTEMPTS = 3
 # problems of an image that another attempt to read it would not mend
@@ -76,7 +79,8 @@ class Chunk:
     """Consecutive items to clean into a file in ``folder``, with a row group for each bucket.
 
     ``versions`` says what the items' files are, as ``versions_of`` does; None for files that are
-    asked for right before they are read. ``earlier`` is the chunk's file of an earlier build.
+    asked for right before they are read, or tell it then. ``earlier`` is the chunk's file of an
+    earlier build.
     """
 
     number: int
@@ -128,7 +132,7 @@ def run_chunks(
     Raises ``InputError`` when processes keep dying.
     """
     storage, total = open_storage(chunks[0].folder), sum(len(chunk.items) for chunk in chunks)
-    outdated = _outdated(chunks)
+    outdated = _outdated(chunks, lambda done: progress(done, total))
     chunks = [replace(chunk, earlier=outdated.get(chunk.number)) for chunk in chunks]
     done_before, count, vain = _done(storage, outdated), processes, 0
     while True:
@@ -170,31 +174,51 @@ def _done(storage: Storage, outdated: Mapping[int, str]) -> dict[int, str]:
     }
 
 
-def _outdated(chunks: Sequence[Chunk]) -> dict[int, str]:
-    """Chunks of which a file is another by now, or could not be read, with their earlier files."""
-    storage, outdated = open_storage(chunks[0].folder), {}
+def _outdated(chunks: Sequence[Chunk], progress: Callable[[int], None]) -> dict[int, str]:
+    """Chunks of which a file is another by now, or could not be read, with their earlier files.
+
+    ``progress`` gets the number of images in chunks that stay.
+    """
+    storage, outdated, done = open_storage(chunks[0].folder), {}, 0
     for number, names in _files(storage).items():
+        chunk = chunks[number]
         stays = next((name for name in names if UNKNOWN not in name), None)
-        if stays is None or stays != chunks[number].file_of(_versions_now(chunks[number])):
+        if stays is not None:  # all images of this chunk were read
+            remember_answered(host_of(item.uri) for item in chunk.items if item.tells_its_version)
+        if stays is None or stays != chunk.file_of(_versions_now(chunk, chunk.items)):
             stays = outdated[number] = names[0]
+        else:
+            done += len(chunk.items)
+        if None in chunk.versions:  # it was asked for, which may take a while
+            progress(done)
         for name in names:
             if name != stays:
                 storage.delete(name)
     return outdated
 
 
-def _versions_now(chunk: Chunk) -> list[str | None]:
-    if None not in chunk.versions:
-        return list(chunk.versions)
-    asked = versions_of([i for i, v in zip(chunk.items, chunk.versions, strict=True) if v is None])
-    answers = iter(asked)
-    return [next(answers) if version is None else version for version in chunk.versions]
+def _versions_now(chunk: Chunk, read: Collection[Item]) -> list[str | None]:
+    """The versions of the chunk's files, None for those that tell it when they are first read.
+
+    ``read`` are the items that an earlier build has read.
+    """
+    versions = list(chunk.versions)
+    known = {item.image_id for item in read}
+    asked = [
+        index
+        for index, item in enumerate(chunk.items)
+        if versions[index] is None and (item.image_id in known or not item.tells_its_version)
+    ]
+    answers = versions_of([chunk.items[index] for index in asked])
+    for index, version in zip(asked, answers, strict=True):
+        versions[index] = version
+    return versions
 
 
 def _in_processes(chunks: Sequence[Chunk], count: int) -> Iterator[None]:
     """Cleans chunks side by side, and yields once for each."""
     # forked processes may hang, since this one has threads
-    with _safe_path(), ProcessPoolExecutor(count, get_context("spawn"), _begin) as pool:
+    with _safe_path(), _pool(count) as pool:
         try:
             # processes start with this mask, so that Ctrl-C waits in them for ``_begin``
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
@@ -206,6 +230,10 @@ def _in_processes(chunks: Sequence[Chunk], count: int) -> Iterator[None]:
                 yield done.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _pool(count: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(count, get_context("spawn"), _begin, (answered_hosts(),))
 
 
 @contextmanager
@@ -221,11 +249,12 @@ def _safe_path() -> Iterator[None]:
             os.environ[SAFE_PATH] = before
 
 
-def _begin() -> None:
+def _begin(answered: Iterable[str]) -> None:
     """Ends this process at Ctrl-C, without a traceback, and when its parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    remember_answered(answered)
 
 
 def _end_with_parent() -> None:
@@ -240,8 +269,12 @@ def clean_chunk(chunk: Chunk) -> None:
     Images whose files are what they were when an earlier build cleaned them are taken from it.
     """
     by_bucket: list[list[dict[str, Any]]] = [[] for _ in range(chunk.buckets)]
+    earlier = _earlier_rows(chunk)
+    before = [(i, earlier.get(number, {})) for number, i in enumerate(chunk.items, chunk.first)]
+    web = [item for item, row in before if item.tells_its_version and row.get("source")]
+    remember_answered(host_of(item.uri) for item in web)
     # asked before the files are read: one that changes meanwhile is read again by the next build
-    versions, earlier = _versions_now(chunk), _earlier_rows(chunk)
+    versions = _versions_now(chunk, [item for item, row in before if row.get("version")])
     for index, item in enumerate(chunk.items):
         # buckets are consecutive parts of the seeded order, of equal size
         place = int.from_bytes(order_key(item.image_id, chunk.request.seed)[0][:8], "big")
@@ -252,7 +285,9 @@ def clean_chunk(chunk: Chunk) -> None:
             row |= known
             continue
         try:
-            content = read_patiently(item)
+            content, told = _patiently(item.read_with_version)
+            if item.tells_its_version:
+                row["version"] = versions[index] = told
             hashed = content if item.identity is None else item.identity.encode()
             row["source"] = hashlib.sha256(hashed).hexdigest()
             row |= vars(clean_image(content, chunk.request))
@@ -286,12 +321,20 @@ def _earlier_rows(chunk: Chunk) -> dict[int, dict[str, Any]]:
 def read_patiently(item: Item) -> bytes:
     """Reads the bytes of an image, several times if the network fails.
 
+    Raises what ``_patiently`` raises.
+    """
+    return _patiently(item.read)
+
+
+def _patiently(read: Callable[[], T]) -> T:
+    """Reads an image, several times if the network fails.
+
     Raises ``UnusableImageError``, whose reason has no secret of an address, and
     ``StorageGoneError`` or ``RefusedError`` for a problem that concerns all images.
     """
     for attempt in range(1, READ_ATTEMPTS + 1):
         try:
-            return item.read()
+            return read()
         except FileNotFoundError as error:
             raise UnusableImageError("there is no such file") from error
         except (MemoryError, StorageGoneError):

@@ -68,7 +68,8 @@ def build_dataset(
             f"{len(repeated)} image ids are not unique, the first is {min(repeated)!r}"
         )
     # whether there can be a dataset is said now, not after hours of cleaning
-    listed = curate([_facts(item, item.image_id) for item in items], **_curation(request))
+    facts = (_facts(item, item.image_id) for item in items)
+    classes = curate([*facts], **_curation(request)).classes
     _slices(items)
     with building_in(uri) as place:
         chunks = chunks_of(place.storage.folder(BUILDING), items, request)
@@ -79,7 +80,7 @@ def build_dataset(
 
         files = run_chunks(chunks, processes, cleaned_so_far)
         cleaned = sorted(read_without_content(files), key=lambda c: c.number)
-        _check_usable(items, cleaned, listed.classes)
+        _check_usable(items, cleaned, classes)
         pairs = zip(items, cleaned, strict=True)
         curation = curate(
             [_facts(item, c.pixels) for item, c in pairs if c.problem is None],

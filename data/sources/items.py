@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from semigrid.data.parquet import Watched
 from semigrid.data.storage import open_storage
+from semigrid.data.storage.address import WEB
 from semigrid.data.storage.files import UnusableFileError, check_size
 
 SUFFIXES = (
@@ -99,6 +100,18 @@ class Item:
     def identity(self) -> str | None:
         """What stands for the image's bytes if those differ between machines."""
         return None if self.inside is None else self.inside.identity
+
+    @property
+    def tells_its_version(self) -> bool:
+        """Whether the answer with the image's bytes says what version of the file they are of."""
+        return self.inside is None and self.uri.partition("://")[0].lower() in WEB
+
+    def read_with_version(self) -> tuple[bytes, str | None]:
+        """Like ``read``, with the file's version if the answer tells it."""
+        if not self.tells_its_version:
+            return self.read(), None
+        content, version = open_storage(self.uri).read_with_version(IMAGE_BYTES)
+        return content, version or None
 
     def read(self) -> bytes:
         """Reads the image's bytes, waiting for a bucket that is away.

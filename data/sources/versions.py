@@ -10,8 +10,9 @@ from semigrid.data.storage import FileStatus, open_storage
 from semigrid.data.storage.address import WEB
 from semigrid.data.storage.bucket import READERS
 
-# files of a bucket's folder from which on one listing is faster than asking for each
-WORTH_LISTING = 10
+# Files of a bucket's folder from which on one listing is faster than asking for each: it lists what
+# else lies there, too, which may be millions of files, a thousand with each request.
+WORTH_LISTING = 1000
 
 
 def versions_of(items: Sequence[Item], *, web: bool = True) -> list[str | None]:
@@ -24,7 +25,7 @@ def versions_of(items: Sequence[Item], *, web: bool = True) -> list[str | None]:
     Args:
         web: whether to ask web servers, which takes a request for each file.
 
-    Raises ``StorageGoneError`` when a bucket stays away.
+    Raises ``StorageGoneError`` when a bucket, or a web server that answered before, stays away.
     """
     known: dict[str, str | None] = {}
     alone, folders = [], dict[str, list[str]]()
@@ -50,12 +51,9 @@ def versions_of(items: Sequence[Item], *, web: bool = True) -> list[str | None]:
 
 def _version(uri: str) -> str | None:
     """The version of one file; None for one that is missing, or may not be asked for."""
-    is_web = uri.partition("://")[0].lower() in WEB
     try:
-        return open_storage(uri, patience=0 if is_web else None).version()
+        return open_storage(uri).version()
     except StorageGoneError:
-        if is_web:  # lists of URLs contain dead ones
-            return None
         raise
     except Exception:  # every protocol has its own errors, and reading says which one it is
         return None

@@ -190,9 +190,14 @@ class BucketFiles:
 
 
 def _status(facts: Mapping[str, Any]) -> FileStatus:
-    told = {name: facts[name] for name in VERSION_FIELDS if facts.get(name)}
-    version = str([*told.items(), facts["size"]]) if told else ""
+    version = version_of(facts, facts["size"])
     return FileStatus(int(facts["size"] or 0), version, facts["type"] == "directory")
+
+
+def version_of(facts: Mapping[str, Any], size: int | None) -> str:
+    """A file's version by the facts that are told of it, "" where none changes with its content."""
+    told = {name: facts[name] for name in VERSION_FIELDS if facts.get(name)}
+    return str([*told.items(), size]) if told else ""
 
 
 def bucket_files(uri: str) -> BucketFiles:

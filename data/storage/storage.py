@@ -22,7 +22,7 @@ from semigrid.data.storage.bucket import BucketFiles, bucket_files
 from semigrid.data.storage.bucket_errors import CREDENTIALS, is_foreign
 from semigrid.data.storage.files import NOT_THERE, Confirm, FileStatus, UnusableFileError, always
 from semigrid.data.storage.local import LocalFiles
-from semigrid.data.storage.web import web_files
+from semigrid.data.storage.web import WebFiles, web_files
 
 PATIENCE = "SEMIGRID_STORAGE_PATIENCE"
 
@@ -49,7 +49,8 @@ def open_storage(uri: str | Path, patience: float | None = None) -> "Storage":
         patience: seconds to wait for a local folder that vanished. The folder counts as away while
             it is missing or empty, so make it and give it a file first. Buckets are always waited
             for, by default for ``storage_patience()`` seconds; web addresses never, since lists of
-            them contain dead ones.
+            them contain dead ones: only a server that answered before, and now keeps silent, counts
+            as gone.
 
     Raises:
         InputError: a URI that is not opened (see ``address``), or one with credentials in it other
@@ -135,6 +136,15 @@ class Storage:
         With a limit in bytes, raises ``UnusableFileError`` for what is larger, or a pipe or device.
         """
         return self._do(self.files.read, self._path(name), limit)
+
+    def read_with_version(self, limit: int | None = None) -> tuple[bytes, str]:
+        """This file's content as ``read`` does, with its version where that comes along, or "".
+
+        Only web servers tell both at once.
+        """
+        if isinstance(self.files, WebFiles):
+            return self.files.read_with_version(self.root, limit)
+        return self.read(limit=limit), ""
 
     def read_all(
         self, names: Iterable[str], limit: int | None = None

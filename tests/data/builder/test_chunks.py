@@ -20,12 +20,12 @@ from semigrid.data.builder import chunks as builder_chunks
 from semigrid.data.builder.chunks import UNKNOWN, chunks_of
 from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.builder.place import BUILDING
-from semigrid.data.errors import InputError
+from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.sources.files import folder_items
 from semigrid.data.sources.items import Inside, Item
 from semigrid.data.sources.patterns import drawing
 from semigrid.data.sources.versions import versions_of
-from semigrid.data.storage import open_storage
+from semigrid.data.storage import open_storage, web
 
 
 @dataclass(frozen=True)
@@ -208,32 +208,46 @@ def test_chunks_of_a_bucket_are_known_by_its_versions(tmp_path: Path) -> None:
 class Server(ThreadingHTTPServer):
     """Serves one content at any address, with a validator or without."""
 
-    content = b""
+    content_of: Callable[["Handler"], bytes] = staticmethod(lambda handler: b"")
     validator: str | None = None
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[tuple[str, str]] = []
+        self.away = False
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
 
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_HEAD(self) -> None:
+        self.server.asked.append((self.command, self.path))
+        if self.server.away:
+            self.close_connection = True
+            return
         self.send_response(200)
-        self.send_header("Content-Length", str(len(self.server.content)))
+        self.send_header("Content-Length", str(len(self.server.content_of(self))))
         if self.server.validator is not None:
             self.send_header("ETag", self.server.validator)
         self.end_headers()
 
     def do_GET(self) -> None:
         self.do_HEAD()
-        self.wfile.write(self.server.content)
+        if not self.server.away:
+            self.wfile.write(self.server.content_of(self))
 
     def log_message(self, *_: object) -> None:
         pass
 
 
 def test_images_of_the_web_are_known_by_what_their_server_says() -> None:
-    with Server(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        item = Item("a", f"http://127.0.0.1:{server.server_port}/a.png")
+    with Server() as server:
+        item = Item("a", f"{server.url}/a.png")
         assert versions_of([item]) == [None]  # read anew by each build
         server.validator = "one"
         first = versions_of([item])
@@ -243,6 +257,67 @@ def test_images_of_the_web_are_known_by_what_their_server_says() -> None:
         assert versions_of([item], web=False) == [None]
         server.shutdown()
     assert versions_of([item]) == [None]  # nobody is there, and nobody waits
+
+
+def tiles(handler: Handler) -> bytes:
+    return tile(int(handler.path.strip("/").partition(".")[0]))
+
+
+def shop_of(server: Server) -> list[Item]:
+    server.content_of = tiles
+    ids = [f"{number:03d}" for number in range(60)]
+    return [Item(i, f"{server.url}/{i}.png", ("dots", "plain")[int(i) % 2]) for i in ids]
+
+
+def killed(done: int, total: int) -> None:
+    if done == total:
+        raise KeyboardInterrupt
+
+
+def test_the_web_is_asked_once_for_each_image_and_again_only_by_a_later_build(
+    tmp_path: Path,
+) -> None:
+    with Server() as server:
+        items, server.validator = shop_of(server), "one"
+        with pytest.raises(KeyboardInterrupt):
+            build_dataset(str(tmp_path / "set"), items, SETTINGS, progress=killed)
+        once = [("GET", f"/{item.image_id}.png") for item in items]
+        assert sorted(server.asked) == once
+        server.asked.clear()
+        said: list[int] = []
+        _, report = build_dataset(
+            str(tmp_path / "set"), items, SETTINGS, progress=lambda done, total: said.append(done)
+        )
+        assert {method for method, _ in server.asked} == {"HEAD"} and len(server.asked) == 60
+        assert report["kept"] == 60
+        assert said == sorted(said) and said[:3] == [7, 14, 21]
+        server.shutdown()
+
+
+@pytest.mark.parametrize("validator", ["one", None])
+def test_a_server_that_is_gone_ends_a_build_that_can_go_on(
+    tmp_path: Path, validator: str | None
+) -> None:
+    with Server() as server:
+        items, server.validator = shop_of(server), validator
+
+        def goes(done: int, total: int) -> None:
+            server.away |= done >= 20
+
+        for _ in range(2):  # also where it is away from the beginning
+            with pytest.raises(StorageGoneError, match="answered before, but no more"):
+                build_dataset(str(tmp_path / "set"), items, SETTINGS, progress=goes)
+        assert list((tmp_path / "set" / BUILDING).glob("*/chunk-*"))
+        server.away = False
+        _, report = build_dataset(str(tmp_path / "set"), items, SETTINGS)
+        assert (report["kept"], report["quarantined"]) == (60, {})
+        server.shutdown()
+
+
+def test_processes_know_the_servers_that_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "_answered", {"example.org"})
+    with builder_chunks._pool(1) as pool:
+        assert pool.submit(web.answered_hosts).result() == {"example.org"}
 
 
 # builds with two processes, which say their ids: before they begin, or while they clean

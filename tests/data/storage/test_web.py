@@ -3,7 +3,9 @@
 import io
 import pickle
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.helpers.web import Web, endless, redirect, status, web_server
 
-from semigrid.data.errors import InputError
+from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.storage import open_storage, web
 
 
@@ -20,6 +22,13 @@ from semigrid.data.storage import open_storage, web
 def server() -> Iterator[Web]:
     with web_server() as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def strangers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No host has been asked yet: ports are used again."""
+    monkeypatch.setattr(web, "_vain", Counter())
+    monkeypatch.setattr(web, "_answered", set())
 
 
 @pytest.fixture
@@ -87,6 +96,10 @@ def silent(handler: BaseHTTPRequestHandler) -> None:
     time.sleep(2)
 
 
+def hanging_up(handler: BaseHTTPRequestHandler) -> None:
+    handler.connection.close()
+
+
 def dripping(handler: BaseHTTPRequestHandler) -> None:
     handler.send_response(200)
     handler.end_headers()
@@ -107,6 +120,78 @@ def test_a_host_that_does_not_answer_is_left_alone(
         assert "SECRET" not in str(raised.value) and server.host in str(raised.value)
     assert "is asked no more" in str(raised.value)
     assert len(server.asked) == 3 and time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("answer", [silent, dripping, hanging_up])
+def test_a_host_that_answered_before_counts_as_gone(
+    answer: Any, server: Web, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "VAIN_BEFORE_GONE", 4)
+    server.answers |= {"/a": b"content", "/b": answer}
+    first, second = (open_storage(f"{server.url}/{name}?sig=SECRET") for name in "ab")
+    assert first.read() == b"content"
+    for _ in range(3):
+        with pytest.raises(OSError) as raised:
+            second.read()
+        assert not isinstance(raised.value, StorageGoneError)
+    assert first.read() == b"content"  # and all is forgotten
+    for attempt in range(4):
+        with pytest.raises(StorageGoneError if attempt == 3 else OSError) as raised:
+            second.read()
+    assert server.host in str(raised.value) and "SECRET" not in str(raised.value)
+    assert "run the same command again" in str(raised.value)
+    assert first.read() == b"content"  # it is asked again
+
+
+def test_a_stall_of_questions_asked_side_by_side_is_no_end(server: Web, impatient: None) -> None:
+    server.answers |= {"/a": b"content", "/b": silent}
+    stalled = open_storage(f"{server.url}/b")
+    with ThreadPoolExecutor(16) as pool:
+        asked = [pool.submit(stalled.version) for _ in range(16)]
+        assert all(isinstance(question.exception(), OSError) for question in asked)
+    assert open_storage(f"{server.url}/a").read() == b"content"
+
+
+def test_a_host_that_answered_another_process_is_no_dead_one(
+    server: Web, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "VAIN_BEFORE_GONE", 1)
+    server.answers["/b"] = silent
+    web.remember_answered([server.host])
+    with pytest.raises(StorageGoneError):
+        open_storage(f"{server.url}/b").read()
+
+
+def test_a_large_file_may_take_longer(
+    server: Web, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answers["/a"] = dripping  # 20 bytes in 2 seconds
+    storage = open_storage(f"{server.url}/a")
+    with pytest.raises(TimeoutError, match=f"{server.host} is too slow.*more than 0.4.* s"):
+        storage.read(limit=20)
+    monkeypatch.setattr(web, "SLOWEST_BYTES", 5)
+    assert storage.read(limit=20) == b"a" * 20
+    server.answers["/b"] = silent
+    with pytest.raises(OSError, match=f"{server.host} did not answer for 0.2 seconds"):
+        open_storage(f"{server.url}/b").read(limit=20)
+
+
+def test_a_version_comes_with_the_content(server: Web) -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        assert handler.headers["Accept-Encoding"] == "identity"
+        handler.send_response(200)
+        for header in (("ETag", '"one"'), ("Content-Length", "7")):
+            handler.send_header(*header)
+        handler.end_headers()
+        if handler.command == "GET":
+            handler.wfile.write(b"content")
+
+    server.answers |= {"/a": answer, "/b": b"content"}
+    storage = open_storage(f"{server.url}/a")
+    content, version = storage.read_with_version()
+    assert content == b"content" and len(server.asked) == 1
+    assert version == storage.version() and "one" in version
+    assert open_storage(f"{server.url}/b").read_with_version() == (b"content", "")
 
 
 def test_a_dead_host_is_not_waited_for() -> None:
