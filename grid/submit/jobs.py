@@ -60,7 +60,8 @@ class JobClient:
 
     Args:
         address: the cluster's dashboard, ``http://head:8265``.
-        say: receives a message when the cluster cannot be reached for a while.
+        say: receives a message when the cluster cannot be reached for a while, or others can read
+            its token.
 
     Raises ``InputError`` where no cluster answers, or it refuses us.
     """

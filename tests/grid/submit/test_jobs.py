@@ -95,7 +95,7 @@ def test_a_log_that_stands_still_is_left(
     assert "".join(written) == "e two" and seen == 7
 
 
-def test_the_token_of_a_cluster_is_a_file_of_ones_own(
+def test_the_token_of_a_cluster_is_looked_at_before_it_is_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
@@ -104,6 +104,8 @@ def test_the_token_of_a_cluster_is_a_file_of_ones_own(
         JobClient("http://127.0.0.1:1", print)
     (tmp_path / "token").write_text("secret")
     (tmp_path / "token").chmod(0o644)
+    said: list[str] = []
     with pytest.raises(InputError, match="--address http://127.0.0.1:1: no Ray cluster"):
-        JobClient("http://127.0.0.1:1", print)
-    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
+        JobClient("http://127.0.0.1:1", said.append)
+    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o644
+    assert len(said) == 1 and "other users can read or replace this token" in said[0]
