@@ -35,7 +35,6 @@ class Holder(BaseModel):
         born: when the process started, since its number may be given to another one later.
         started_at, heartbeat: seconds since 1970 by the holder's clock, for people to read.
         interval: seconds between heartbeats.
-        beats: their number: each changes the file, even if the holder's clock stands still.
     """
 
     host: str
@@ -47,7 +46,6 @@ class Holder(BaseModel):
     heartbeat: Moment
     interval: Annotated[float, Field(gt=0, le=LONGEST_INTERVAL)]
     token: str
-    beats: int = 0
 
     @property
     def is_near(self) -> bool:
@@ -177,7 +175,6 @@ class Lease:
 
     def _beat_now(self) -> bytes:
         self._me.heartbeat = time.time()
-        self._me.beats += 1
         return (self._me.model_dump_json(indent=1) + "\n").encode()
 
 

@@ -389,13 +389,3 @@ def test_a_process_looks_for_its_lock_when_it_may_have_slept(
         with pytest.raises(LostLockError):
             lock.check()
         assert lost == ["lost"] and not (tmp_path / LOCK).exists()
-
-
-def test_beats_differ_while_the_clock_stands_still(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("semigrid.grid.study.lock.time.time", lambda: 1.0)
-    with quick_lock(tmp_path):
-        before = (tmp_path / LOCK).read_bytes()
-        time.sleep(0.5)
-        assert (tmp_path / LOCK).read_bytes() != before
