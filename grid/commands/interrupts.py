@@ -6,18 +6,35 @@ import select
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
 from semigrid.grid.run.processes import kill_all, started_by
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Signals within this time are one interrupt, in seconds: both the kernel and the shell tell of a
+# closed terminal, and ``timeout`` signals its command and then the group that it is in.
+TOGETHER_SECONDS = 0.5
 # Longest time that a command may take to end after an interrupt, in seconds.
 TIDY_SECONDS = 60.0
 # Time after which a command says that it is stopping, and between two looks, in seconds.
 TELL_SECONDS, LOOK_SECONDS = 2.0, 0.1
 EXIT_CODE = 130
 SHOW_CURSOR = b"\x1b[?25h"
+
+
+def one_of_those_together(handle: Callable[..., None]) -> Callable[..., None]:
+    """A signal handler that passes on the first of those that arrive together."""
+    last = float("-inf")
+
+    def handle_one(*args: object) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= TOGETHER_SECONDS:
+            last = now
+            handle(*args)
+
+    return handle_one
 
 
 class Interrupts:
@@ -28,6 +45,9 @@ class Interrupts:
     this process and all that it started: by a thread, since the main thread may wait for a library
     that never returns. A handler that a command installs itself replaces all this.
     """
+
+    def __init__(self) -> None:
+        self._raise = one_of_those_together(_raise)
 
     def take(self) -> None:
         """Handles the signals from now on; must be called in the main thread."""
@@ -46,15 +66,22 @@ class Interrupts:
             if signal.getsignal(number) == self._raise:
                 signal.signal(number, signal.SIG_DFL)
 
-    def _raise(self, number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
     def _watch(self, pipe: int) -> None:
         """Counts the signals that arrive, whatever the main thread does."""
         # the main thread alone takes signals, so that it can block them for a while
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         count, told = 0, False
         asked = float("inf")  # when the first one arrived
+
+        @one_of_those_together
+        def interrupt() -> None:
+            nonlocal count, asked
+            count, asked = count + 1, min(asked, time.monotonic())
+            if count == 2:
+                _tell("still stopping; a third interrupt ends every process of this command")
+            elif count == 3:
+                _end()
+
         while (waited := time.monotonic() - asked) < TIDY_SECONDS:
             if count == 1 and waited > TELL_SECONDS and not told:
                 told = True
@@ -62,15 +89,13 @@ class Interrupts:
             if not select.select([pipe], [], [], None if count == 0 else LOOK_SECONDS)[0]:
                 continue
             for number in os.read(pipe, 512):
-                if number not in SIGNALS or signal.getsignal(number) != self._raise:
-                    continue
-                count += 1
-                asked = min(asked, time.monotonic())
-                if count == 2:
-                    _tell("still stopping; a third interrupt ends every process of this command")
-                elif count == 3:
-                    _end()
+                if number in SIGNALS and signal.getsignal(number) == self._raise:
+                    interrupt()
         _end()
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _end() -> NoReturn:

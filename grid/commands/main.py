@@ -13,7 +13,8 @@ def main() -> None:
         import signal
         import threading
 
-        # until ``Interrupts`` takes over, an interrupt ends this process at once
+        # until ``Interrupts`` takes over, an interrupt ends this process at once, even
+        # where a shell has a background job ignore it: scripts stop a run by `kill -INT`
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     except KeyboardInterrupt:
         os._exit(130)

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -30,7 +31,7 @@ from semigrid.grid.commands.console import (
     this_command,
 )
 from semigrid.grid.commands.context import OpenStudy, load, open_study
-from semigrid.grid.commands.interrupts import SIGNALS
+from semigrid.grid.commands.interrupts import SIGNALS, TOGETHER_SECONDS, one_of_those_together
 from semigrid.grid.commands.options import OnlyOption, SeedsOption, Source, StorageOption, option
 from semigrid.grid.commands.plan import show_plan
 from semigrid.grid.commands.unexpected import in_short, keep_traceback
@@ -44,11 +45,10 @@ from semigrid.grid.run.supervise import (
     follow_supervisor,
     say_ended,
     say_lost,
-    say_trained,
 )
 from semigrid.grid.run.surroundings import check_machine, check_surroundings
 from semigrid.grid.study.layout import EXPERIMENT_COPY, REPORT
-from semigrid.grid.study.lock import Lease, RunLock
+from semigrid.grid.study.lock import Lease, LostLockError, RunLock
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.state import StudyState
 from semigrid.grid.trackers.create import check_trackers, create_trackers
@@ -131,9 +131,10 @@ def _run(experiment: Experiment, folder: Storage, only: list[str] | None) -> int
             say("nothing to train: every trial of this experiment is in the ledger")
             create_trackers(study.state, study.ledger.storage, say).close()
             return _report(study, study.state)
+        interrupt = one_of_those_together(supervisor.interrupt)
         for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:  # see ``Interrupts``
-                signal.signal(number, supervisor.interrupt)
+                signal.signal(number, interrupt)
         code = supervisor.run()
     if code == INTERRUPTED and (lost := lock.was_lost()):
         say_problem(lost)
@@ -186,11 +187,10 @@ def _drive(source: str, folder: Storage, only: list[str] | None) -> int:
                 study = open_again()
                 if check_models(study.state, say):  # weights were downloaded: hashes are known now
                     study = open_again()
-                state = _train(study)
-                say_trained()
-                return _report(study, state)
-            except BaseException:
-                lease.check()  # what it says explains everything else
+                return _report(study, _train(study))
+            except BaseException as error:
+                if lost := lease.was_lost():  # it explains everything else
+                    raise LostLockError(lost) from error
                 raise
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -212,16 +212,7 @@ def _train(study: OpenStudy) -> StudyState:
     from semigrid.grid.study.scheduler import Scheduler
 
     stop = threading.Event()
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        # a second interrupt would break off Ray's shutdown; SIGTERM ends it, whatever it waits for
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        stop.set()  # the exception may be lost in a callback of Ray's; this is not
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
+    _take_signals(stop)
     storage, scheduler = study.ledger.storage, Scheduler(study.state, study.rules)
     trackers = create_trackers(study.state, storage, say)
     try:
@@ -231,6 +222,23 @@ def _train(study: OpenStudy) -> StudyState:
         trackers.close()
     say(f"trained {len(scheduler.trained)} trials, evaluated {len(scheduler.evaluated)} on test")
     return scheduler.study
+
+
+def _take_signals(stop: threading.Event) -> None:
+    """Sets ``stop`` and raises ``KeyboardInterrupt`` at the first SIGINT or SIGTERM."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        # A second interrupt would break off Ray's shutdown; SIGTERM ends it, whatever it waits for.
+        # But one at once is the same interrupt: batch systems signal each process of a job.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        stop.set()  # the exception may be lost in a callback of Ray's; this is not
+        time.sleep(TOGETHER_SECONDS)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
 
 
 def _report(study: OpenStudy, state: StudyState) -> int:

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 
 import ray
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayError, RayTaskError, RuntimeEnvSetupError
 
 from semigrid.data.errors import InputError
 from semigrid.data.storage.storage import PATIENCE, storage_patience
@@ -24,18 +24,10 @@ from semigrid.grid.run.surroundings import cluster_address, ray_inside
 from semigrid.trainers.ray_worker import START_TIMEOUT
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Errors of Ray after which another process may drive the same cluster, or a new one.
-LOST = (
-    ray.exceptions.GetTimeoutError,
-    ray.exceptions.LocalRayletDiedError,
-    ray.exceptions.NodeDiedError,
-    ray.exceptions.ObjectLostError,
-    ray.exceptions.OutOfMemoryError,
-    ray.exceptions.RayActorError,
-    ray.exceptions.RaySystemError,
-    ray.exceptions.RpcError,
-    ray.exceptions.WorkerCrashedError,
-)
+# Messages of Ray about a cluster that another try would not find either.
+NO_CLUSTER = ("Version mismatch", "Could not find any running Ray", "Found multiple active Ray")
+# Errors of Ray that every process which drives it would meet again.
+LASTING = (AuthenticationError, RayTaskError, RuntimeEnvSetupError)
 
 
 @contextlib.contextmanager
@@ -89,11 +81,9 @@ def _start(streaming: bool) -> None:
     # the death of a process is no error here: its job goes on, and the trial's log has the reason
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     address = cluster_address()
-    restarted = RESTARTED in os.environ
-    if restarted:  # the head may be lost, and Ray waits for it
-        say_began()
-    elif address is not None:
+    if address is not None and RESTARTED not in os.environ:  # else Ray waits for a lost head
         _check_head(address)
+    say_began()
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         # "local", since no address would join whatever cluster was last started on this machine
@@ -107,23 +97,18 @@ def _start(streaming: bool) -> None:
             **({"object_store_memory": _object_store_bytes(streaming)} if address is None else {}),
         )
     except Exception as error:
-        if restarted:
-            raise LostRayError(f"{type(error).__name__}: {error}") from error
-        if address is not None:
-            raise _cannot_join(address, error) from error
-        # its TimeoutError is no trouble of the run's storage, as an OSError would be taken for
-        raise RuntimeError(f"Ray did not start: {type(error).__name__}: {error}") from error
+        # no OSError, which would be taken for trouble of the run's storage
+        raise _not_started(address, error) from error
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)  # Ray's core treats them as a crash of its own
-    say_began()
 
 
 def lost_ray(error: BaseException) -> LostRayError | None:
     """What tells that Ray was lost, if an error or one of those that led to it is Ray's own."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, LOST):
+        if isinstance(cause, RayError) and not isinstance(cause, LASTING):
             words = str(cause).strip().splitlines() or [""]
             return LostRayError(f"{type(cause).__name__}: {words[0]}")
         cause = cause.__cause__ or cause.__context__
@@ -131,24 +116,30 @@ def lost_ray(error: BaseException) -> LostRayError | None:
 
 
 def _check_head(address: str) -> None:
-    """Raises ``InputError`` if the cluster there refuses us: Ray would retry long."""
+    """Raises as ``_not_started`` tells if the cluster there refuses us: Ray would retry long."""
     if address == "auto":
         return
     try:
         connect_to_head(address)
     except Exception as error:
-        raise _cannot_join(address, error) from error
+        raise _not_started(address, error) from error
 
 
-def _cannot_join(address: str, error: Exception) -> InputError:
+def _not_started(address: str | None, error: Exception) -> InputError | LostRayError:
+    """What tells why Ray was not started or joined: an ``InputError`` if it never will be."""
+    why = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if address is None:
+        return LostRayError(f"Ray did not start on this machine: {type(error).__name__}: {why}")
     if isinstance(error, AuthenticationError):
         return InputError(
             f"RAY_ADDRESS={address}: that cluster wants its token; set RAY_AUTH_MODE=token and "
             "RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN), or put the token in ~/.ray/auth_token"
         )
-    # another version of Ray, no cluster on this machine (auto), a head that does not answer
-    why = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return InputError(f"RAY_ADDRESS={address}: this cluster cannot be joined: {why}")
+    message = f"RAY_ADDRESS={address}: this cluster cannot be joined: {why}"
+    lost = RESTARTED in os.environ  # it was there: its head may come back
+    if isinstance(error, ValueError) or (why.startswith(NO_CLUSTER) and not lost):
+        return InputError(message)
+    return LostRayError(message)
 
 
 def _object_store_bytes(streaming: bool) -> int:

@@ -20,24 +20,25 @@ from semigrid.grid.run.surroundings import scratch_folder
 
 # How many times in a row to restart a driver that dies.
 RESTARTS = 5
+# And one that dies before it drives Ray: what it lacked there, the next one lacks too, mostly.
+EARLY_RESTARTS = 1
 # Age at which a driver's death starts the count anew, in seconds.
 LIVED_WELL = 600.0
 # Wait before the first restart, in seconds; doubled each time, since a lost head may take a while.
 FIRST_WAIT = 2.0
 # Longest time that a driver may take to stop: after an interrupt, after a second one, and to exit
-# once it has reported its end; in seconds.
+# once it has reported its end or that it lost Ray; in seconds.
 STOP_SECONDS, INSIST_SECONDS, EXIT_SECONDS = 60.0, 15.0, 20.0
 # Time between two looks at a driver, in seconds.
 LOOK_SECONDS = 0.1
 # Environment variables that a driver gets from its supervisor: a folder that is removed even if the
 # driver is killed; the supervisor's process and the pipe to it; and, if it replaces a driver that
-# died, a flag.
+# died while it drove Ray, a flag.
 SCRATCH = "SEMIGRID_DRIVER_SCRATCH"
 SUPERVISOR = "SEMIGRID_SUPERVISOR"
 RESTARTED = "SEMIGRID_DRIVER_RESTARTED"
-# What a driver reports: that it drives Ray from here on, why it lost Ray, that it only has to show
-# the results, its exit code at its end.
-BEGAN, LOST, TRAINED, ENDED = "began", "lost", "trained", "ended"
+# What a driver reports: that it drives Ray from here on, why it lost Ray, its exit code at its end.
+BEGAN, LOST, ENDED = "began", "lost", "ended"
 PR_SET_PDEATHSIG = 1
 
 
@@ -56,8 +57,8 @@ class Supervisor:
         interrupts: how often it was interrupted; ``quiet`` is true if nothing is said about it.
 
     Args:
-        command: must call ``follow_supervisor`` at its start and ``say_ended`` at its end, and in
-            between ``say_began`` once it drives Ray, ``say_trained`` when it needs it no more.
+        command: must call ``follow_supervisor`` at its start, ``say_began`` before it starts or
+            joins Ray, and ``say_ended`` at its end.
         say: receives a message about each death, and about interrupts.
         resume: what to type to go on after an interrupt.
         keep_logs: receives the folder of a command that died; returns words on what it kept.
@@ -78,11 +79,12 @@ class Supervisor:
 
     def run(self) -> int:
         """Returns the exit code that the command reported, or 1 if it died for good."""
-        deaths = 0
+        deaths = early = 0
+        began = False
         with scratch_folder() as folder:
             while not self.interrupts:
                 started = time.monotonic()
-                driver = _Driver(self, folder, restarted=deaths > 0)
+                driver = _Driver(self, folder, restarted=began)
                 code = driver.run()
                 told = driver.told
                 if ENDED in told:
@@ -91,12 +93,14 @@ class Supervisor:
                     break
                 how = told.get(LOST) or (f"signal {-code}" if code < 0 else f"exit code {code}")
                 how += self.keep_logs(folder)
+                began = began or BEGAN in told
+                early = 0 if BEGAN in told else early + 1
                 # the system kills for lack of memory; anything else would come again
-                if (BEGAN not in told or TRAINED in told) and -code != signal.SIGKILL:
-                    when = "while it showed the results" if TRAINED in told else "at its start"
+                passing = LOST in told or -code == signal.SIGKILL
+                if early > (EARLY_RESTARTS if passing else 0):
                     self.say(
-                        f"the process that drives the run died {when} ({how}: see above); finished "
-                        "trials are kept, and `semigrid table` shows them"
+                        f"the process that drives the run died at its start ({how}: see above); "
+                        "finished trials are kept, and the same command resumes"
                     )
                     return 1
                 deaths = 1 if time.monotonic() - started > LIVED_WELL else deaths + 1
@@ -107,10 +111,10 @@ class Supervisor:
                     )
                     return 1
                 wait = FIRST_WAIT * 2 ** (deaths - 1)
+                why = "killed, for its memory perhaps" if how.startswith("signal") else "see above"
                 self.say(
-                    f"the process that drives the run died ({how}: "
-                    f"{'killed, for its memory perhaps' if code < 0 else 'see above'}, or Ray's "
-                    f"head was lost); it starts again in {wait:g} seconds"
+                    f"the process that drives the run died ({how}: {why}, or Ray's head was lost); "
+                    f"it starts again in {wait:g} seconds"
                 )
                 until = time.monotonic() + wait
                 while time.monotonic() < until and not self.interrupts:
@@ -165,11 +169,14 @@ class _Driver:
                 break
             except subprocess.TimeoutExpired:
                 self._hear()
-            if ENDED in self.told and until == float("inf"):
+            if self._is_done and until == float("inf"):
                 asked, until = 2, time.monotonic() + EXIT_SECONDS
             if asked < 3 and (self._supervisor.interrupts > asked or time.monotonic() > until):
                 asked += 1
                 until = time.monotonic() + self._ask(asked)
+            elif asked == 3 and time.monotonic() > until:
+                code = -signal.SIGKILL  # killed, but waiting for a disk that is away
+                break
         self._hear()
         os.close(self._pipe)
         self._end_rest()
@@ -191,11 +198,15 @@ class _Driver:
             say("Ray does not stop by itself: its processes are asked to end")
             send([self._process.pid, *self._started()], signal.SIGTERM)
             return INSIST_SECONDS
-        if ENDED not in self.told:
+        if not self._is_done:
             say("every process of this run is ended now")
         self._process.kill()
         kill_all(self._started)
         return END_SECONDS
+
+    @property
+    def _is_done(self) -> bool:
+        return ENDED in self.told or LOST in self.told
 
     def _started(self) -> set[int]:
         return started_by([self._process.pid], f"{SCRATCH}={self._folder}") - {self._process.pid}
@@ -242,18 +253,13 @@ def follow_supervisor() -> None:
 
 
 def say_began() -> None:
-    """Reports to the supervisor that this process drives Ray, and may die with it."""
+    """Reports to the supervisor that this process starts or joins Ray, and may die with it."""
     _tell(BEGAN)
 
 
 def say_lost(why: str) -> None:
     """Reports to the supervisor why this process lost Ray."""
     _tell(f"{LOST} {why}")
-
-
-def say_trained() -> None:
-    """Reports to the supervisor that all is trained: a death while results are shown is the end."""
-    _tell(TRAINED)
 
 
 def say_ended(code: int) -> None:

@@ -50,6 +50,7 @@ def test_the_third_interrupt_ends_a_command_and_what_it_started() -> None:
     time.sleep(0.1)
     for number in (signal.SIGINT, signal.SIGTERM):
         process.send_signal(number)
+        time.sleep(0.6)
     assert process.stderr.readline() == "\n"
     assert "a third interrupt ends every process" in process.stderr.readline()
     assert process.poll() is None
@@ -74,6 +75,38 @@ def test_a_command_under_nohup_outlives_its_terminal() -> None:
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     ended(process, child)
+
+
+# A command that tidies up, and a driver at work, between two signals that arrive together.
+TIDIES = """
+import os, signal, sys, threading, time
+from semigrid.grid.commands.interrupts import Interrupts
+from semigrid.grid.commands.run import _take_signals
+_take_signals(threading.Event()) if sys.argv[1] == "driver" else Interrupts().take()
+def send():
+    for word in sys.argv[2:]:
+        time.sleep(0.1)
+        os.kill(os.getpid(), getattr(signal, word))
+threading.Thread(target=send).start()
+try:
+    time.sleep(10)
+except KeyboardInterrupt:
+    time.sleep(0.4)
+    print("tidied")
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("command", "SIGHUP", "SIGHUP"),  # a closed terminal
+        ("command", "SIGTERM", "SIGTERM"),  # `timeout`
+        ("driver", "SIGINT", "SIGTERM"),  # a batch system, and the supervisor
+    ],
+)
+def test_signals_that_arrive_together_are_one_interrupt(words: tuple[str, ...]) -> None:
+    done = subprocess.run([sys.executable, "-c", TIDIES, *words], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "tidied\n", "")
 
 
 @pytest.mark.parametrize("module", ["typer", "semigrid.grid.study.plan"])

@@ -3,18 +3,22 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
 from tests.helpers.command import semigrid
+from tests.helpers.experiments import experiment_text
 from tests.helpers.finished import FinishedGrid
 
 from semigrid.data.errors import InputError
+from semigrid.data.storage import open_storage
 from semigrid.grid.commands import run
 from semigrid.grid.commands.unexpected import keep_traceback, say_thread_ended
-from semigrid.grid.run.supervise import SCRATCH, SUPERVISOR, LostRayError
+from semigrid.grid.run.supervise import SCRATCH, SUPERVISOR, LostRayError, Supervisor
+from semigrid.grid.study.lock import RunLock
 
 
 @pytest.fixture
@@ -103,6 +107,56 @@ def test_a_driver_that_lost_ray_dies_with_the_reason(
     log = tmp_path / "logs" / "run.log"
     assert os.read(told, 1000).decode() == f"lost NodeDiedError: gone; log: {log}\n"
     assert log.exists()
+
+
+def test_a_closed_terminal_is_one_interrupt_of_a_run(
+    tmp_path: Path, told: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+
+    def closed_terminal(supervisor: Supervisor) -> int:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.05)
+        counts.append(supervisor.interrupts)
+        return 130
+
+    monkeypatch.setattr(Supervisor, "run", closed_terminal)
+    file = tmp_path / "small.yaml"
+    file.write_text(experiment_text(storage=str(tmp_path / "results")))
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    assert semigrid("run", str(file)).returncode == 130
+    assert counts == [1]
+
+
+@pytest.mark.parametrize("error", [LostRayError("gone"), KeyboardInterrupt()])
+def test_storage_that_is_away_hides_no_error(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEMIGRID_STORAGE_PATIENCE", "30")
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "experiment.yaml").touch()
+    slept = 0.0
+    monkeypatch.setattr("semigrid.grid.study.lock._now", lambda: time.monotonic() + slept)
+
+    def load(*args: object, **options: object) -> None:
+        nonlocal slept
+        slept = 1000.0
+        folder.rename(tmp_path / "away")
+        raise error
+
+    monkeypatch.setattr(run, "load_experiment", load)
+    with RunLock(open_storage(folder), print, lambda: None, interval=5) as lock:
+        monkeypatch.setenv(run.LEASE, lock.token)
+        before = time.monotonic()
+        if isinstance(error, KeyboardInterrupt):
+            assert run._drive("file.yaml", open_storage(folder, 30), None) == 130
+        else:
+            with pytest.raises(LostRayError):
+                run._drive("file.yaml", open_storage(folder, 30), None)
+        assert time.monotonic() - before < 20
+        (tmp_path / "away").rename(folder)
 
 
 @pytest.mark.parametrize(

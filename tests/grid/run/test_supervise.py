@@ -14,15 +14,15 @@ from semigrid.grid.run.supervise import RESTARTS, Supervisor
 START = """
 import os, signal, sys, time
 from pathlib import Path
-from semigrid.grid.run.supervise import (
-    follow_supervisor, say_began, say_ended, say_lost, say_trained
-)
+from semigrid.grid.run.supervise import follow_supervisor, say_began, say_ended, say_lost
 follow_supervisor()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 lives = Path(sys.argv[1])
 lives.write_text(lives.read_text() + "x" if lives.exists() else "x")
 """
-DIES_TWICE = "if lives.read_text() != 'xxx': os.kill(os.getpid(), signal.SIGKILL)\nsay_ended(1)"
+DIES_TWICE = (
+    "say_began()\nif lives.read_text() != 'xxx': os.kill(os.getpid(), signal.SIGKILL)\nsay_ended(1)"
+)
 ALWAYS_DIES = "say_began(); sys.exit(1)"
 WAITS = """
 try:
@@ -75,12 +75,33 @@ def test_one_that_ends_before_it_drives_ray_would_do_so_again(end: str, tmp_path
     assert len(said) == 1 and "died at its start" in said[0]
 
 
-def test_one_that_dies_of_its_results_would_do_so_again(tmp_path: Path) -> None:
-    body = "say_began()\nsay_trained()\nos.abort()"
-    found, lives, said = supervisor(tmp_path, body)
+@pytest.mark.parametrize(
+    ("end", "how"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "signal 9"),
+        ("say_lost('RpcError: no head'); sys.exit(1)", "RpcError: no head"),
+    ],
+)
+def test_one_that_is_killed_or_finds_no_head_at_its_start_gets_one_more_try(
+    end: str, how: str, tmp_path: Path
+) -> None:
+    imports = "from semigrid.grid.run.supervise import RESTARTED\n"
+    found, lives, said = supervisor(tmp_path, f"{imports}assert RESTARTED not in os.environ\n{end}")
     assert found.run() == 1
-    assert lives.read_text() == "x"
-    assert len(said) == 1 and "while it showed the results (signal 6" in said[0]
+    assert lives.read_text() == "xx"
+    assert len(said) == 2 and f"died at its start ({how}" in said[1]
+
+
+def test_deaths_at_the_start_are_counted_in_a_row(tmp_path: Path) -> None:
+    body = """
+if len(lives.read_text()) % 2:
+    os.kill(os.getpid(), signal.SIGKILL)
+say_began()
+say_ended(0) if len(lives.read_text()) == 4 else os.abort()
+"""
+    found, lives, _ = supervisor(tmp_path, body)
+    assert found.run() == 0
+    assert lives.read_text() == "xxxx"
 
 
 def test_one_that_lost_ray_runs_again_with_the_reason(tmp_path: Path) -> None:
@@ -194,6 +215,37 @@ def test_one_that_has_reported_its_end_may_not_stay(
     monkeypatch.setattr("semigrid.grid.run.supervise.EXIT_SECONDS", 0.1)
     found, _, said = supervisor(tmp_path, "say_ended(1)\ntime.sleep(60)")
     assert found.run() == 1 and said == []
+
+
+def test_one_that_lost_ray_and_hangs_at_its_exit_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("semigrid.grid.run.supervise.EXIT_SECONDS", 0.1)
+    hangs = (
+        "say_began()\nif lives.read_text() == 'x':\n    say_lost('a node')\n    time.sleep(60)\n"
+    )
+    found, lives, said = supervisor(tmp_path, hangs + "say_ended(0)")
+    before = time.monotonic()
+    assert found.run() == 0 and time.monotonic() - before < 20
+    assert lives.read_text() == "xx"
+    assert len(said) == 1 and "(a node: see above" in said[0]
+
+
+def test_one_that_cannot_die_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semigrid.grid.run.supervise.STOP_SECONDS", 0.1)
+    monkeypatch.setattr("semigrid.grid.run.supervise.INSIST_SECONDS", 0.1)
+    killed: list[subprocess.Popen[bytes]] = []
+    # as if it waited for a disk that is away: signals stay pending
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda process: killed.append(process))
+    ignores = "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    ignores += "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(20)"
+    found, lives, _ = supervisor(tmp_path, ignores)
+    threading.Thread(target=lambda: (wait_for(lives), found.interrupt())).start()
+    before = time.monotonic()
+    assert found.run() == 130
+    assert time.monotonic() - before < 15 and killed[0].poll() is None
+    killed[0].send_signal(signal.SIGKILL)
+    killed[0].wait()
 
 
 def is_alive(pid: int) -> bool:
