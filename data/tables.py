@@ -3,7 +3,6 @@
 import codecs
 import csv
 import io
-import posixpath
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +14,7 @@ import pyarrow as pa
 from semigrid.data.errors import InputError
 from semigrid.data.parquet import column_texts, open_parquet
 from semigrid.data.storage import open_storage
+from semigrid.data.storage.address import suffix_of
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 MAX_BYTES = 2**30  # of a file
@@ -26,12 +26,6 @@ SEPARATORS = b",;\t"
 # the first line by which Excel tells the separator of a table
 TOLD_SEPARATOR = re.compile(rb'"?sep=([!#-~\t ])"?(\r\n|\r|\n)', re.IGNORECASE)
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-
-
-def suffix_of(uri: str) -> str:
-    """The lower-case ending of a path or URI (``.csv``), without the query of a web address."""
-    path = uri.partition("?")[0] if uri.lower().startswith(("http://", "https://")) else uri
-    return posixpath.splitext(path)[1].lower()
 
 
 def read_file(uri: str) -> bytes:

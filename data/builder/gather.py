@@ -11,6 +11,7 @@ from semigrid.data.crowd.answers import normalized, read_answers, read_gold
 from semigrid.data.crowd.consensus import UNTESTED, Audit, consensus
 from semigrid.data.crowd.tasks import images_of
 from semigrid.data.errors import InputError
+from semigrid.data.redact import shown
 from semigrid.data.sources.abo import abo_items
 from semigrid.data.sources.archives import parquet_items, webdataset_items
 from semigrid.data.sources.files import folder_items, table_items
@@ -19,9 +20,8 @@ from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.sources.patterns.drawing import pattern_items
 from semigrid.data.sources.patterns.spec import answers_of, gold_of
 from semigrid.data.storage import open_storage
-from semigrid.data.storage.address import shown
+from semigrid.data.storage.address import suffix_of
 from semigrid.data.tables import SUFFIXES as TABLES
-from semigrid.data.tables import suffix_of
 
 # names of folders that are splits rather than classes
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}

@@ -28,13 +28,14 @@ from semigrid.data.builder.write import ROWS_PER_GROUP, StoredImage, shard_names
 from semigrid.data.crowd.consensus import Audit
 from semigrid.data.errors import InputError
 from semigrid.data.json_text import json_text
+from semigrid.data.redact import shown
 from semigrid.data.schema import FORMAT, LABELED_SPLITS, POOL, VOTES, Dataset, columns_of
 from semigrid.data.sources.items import Item, readable
 from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.sources.patterns.spec import LICENSE
 from semigrid.data.splits import order_key
 from semigrid.data.storage import open_storage
-from semigrid.data.storage.address import base_name, shown
+from semigrid.data.storage.address import base_name
 
 
 def build_dataset(

@@ -11,8 +11,7 @@ from semigrid.data.crowd.consensus import Rules
 from semigrid.data.errors import InputError
 from semigrid.data.schema import MOST
 from semigrid.data.sources.patterns.spec import Patterns, parse_patterns
-from semigrid.data.storage.address import is_local
-from semigrid.data.tables import suffix_of
+from semigrid.data.storage.address import is_local, suffix_of
 from semigrid.data.yaml_files import parse_yaml, read_yaml
 
 

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from urllib.parse import unquote
 
+from semigrid.data.redact import shown
 from semigrid.data.sources.items import Item
-from semigrid.data.storage.address import base_name, shown
+from semigrid.data.storage.address import base_name
 
 
 def images_of(tasks: Iterable[str], items: Sequence[Item]) -> dict[str, str]:

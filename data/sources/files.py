@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from semigrid.data.decoding import FORMATS, HEAD_BYTES, format_of
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
+from semigrid.data.redact import shown
 from semigrid.data.sources.items import FOREIGN, HEIC, SUFFIXES, Item, readable
 from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.storage import Storage, open_storage
-from semigrid.data.storage.address import beside, ids_in, shown, unique_names
+from semigrid.data.storage.address import beside, ids_in, unique_names
 from semigrid.data.tables import open_table
 
 _TYPES = mimetypes.MimeTypes(filenames=())  # without those of the machine

@@ -13,11 +13,6 @@ from urllib.parse import urlsplit
 from semigrid.data.errors import InputError
 from semigrid.data.redact import shown
 
-__all__ = [
-    "BUCKETS", "READ_ONLY", "S3", "SCHEMES", "WEB", "base_name", "beside", "is_local", "local_path",
-    "ids_in", "scheme_of", "shown", "unique_names",
-]  # fmt: skip
-
 S3 = ("s3", "s3a")
 BUCKETS = (*S3, "gs", "gcs", "abfs", "abfss", "az")
 WEB = ("http", "https")
@@ -84,6 +79,11 @@ def beside(table: str, name: str) -> str:
 def base_name(address: str) -> str:
     """The last part of an address, without the parameters of a web address."""
     return posixpath.basename(_path(address).rstrip("/"))
+
+
+def suffix_of(address: str) -> str:
+    """The lower-case ending of an address (``.csv``), without a web address's parameters."""
+    return posixpath.splitext(_path(address))[1].lower()
 
 
 def unique_names(addresses: Sequence[str]) -> list[str]:

@@ -16,8 +16,8 @@ import tenacity
 
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.escape import visible
-from semigrid.data.redact import without_secrets
-from semigrid.data.storage.address import READ_ONLY, S3, WEB, local_path, scheme_of, shown
+from semigrid.data.redact import shown, without_secrets
+from semigrid.data.storage.address import READ_ONLY, S3, WEB, local_path, scheme_of
 from semigrid.data.storage.bucket import BucketFiles, bucket_files
 from semigrid.data.storage.bucket_errors import CREDENTIALS, is_foreign
 from semigrid.data.storage.files import NOT_THERE, Confirm, FileStatus, UnusableFileError, always

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError, StorageGoneError
+from semigrid.data.redact import shown
 from semigrid.data.schema import FORMAT, Dataset, Manifest
 from semigrid.data.storage import open_storage
-from semigrid.data.storage.address import shown
 from semigrid.data.yaml_files import parse_yaml, read_yaml
 from semigrid.grid.experiment.checks import problems_of
 from semigrid.grid.experiment.experiment import Experiment

@@ -16,13 +16,14 @@ from semigrid.data.builder.clean import CleanSettings, decode_upright
 from semigrid.data.catalog import open_dataset
 from semigrid.data.decoding import MOST_PIXELS, UnusableImageError
 from semigrid.data.errors import InputError
+from semigrid.data.redact import shown
 from semigrid.data.schema import LABELED_SPLITS, MANIFEST, POOL, Dataset, RowGroup, read_row_group
 from semigrid.data.sources.files import folder_items
 from semigrid.data.sources.items import SUFFIXES, Item, readable
 from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.sources.versions import versions_of
 from semigrid.data.storage import Storage, open_storage
-from semigrid.data.storage.address import base_name, shown, unique_names
+from semigrid.data.storage.address import base_name, unique_names
 from semigrid.data.views.render import BrokenImageError, decode
 from semigrid.trainers.trial.data import EVALUATION_BATCH
 

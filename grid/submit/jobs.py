@@ -4,16 +4,18 @@ import asyncio
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 import aiohttp
 from ray.job_submission import JobDetails, JobStatus
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_fixed
 
 from semigrid.data.errors import InputError
-from semigrid.data.storage.address import WEB, shown
+from semigrid.data.redact import shown
+from semigrid.data.storage.address import WEB, is_local
 from semigrid.grid.cluster.ray_private import TimedJobClient
 from semigrid.grid.run.surroundings import check_token
 from semigrid.grid.submit.job_package import FOLDER_KEY, JobPackage
@@ -29,6 +31,8 @@ CHATTER = (
 LOOK_SECONDS = 1.0
 # Longest wait for a line of the log before the cluster is asked whether the job is still there.
 QUIET_SECONDS = 60.0
+# Longest trust in a connection that passes no line on, in seconds.
+SILENT_SECONDS = 1800.0
 # Longest wait for a cluster that answered before, in seconds: a laptop wakes up, a head restarts.
 AWAY_SECONDS = 300.0
 # Exit codes of a shell whose command was ended by SIGKILL or SIGTERM, which nobody here sends.
@@ -72,8 +76,8 @@ class JobClient:
             logging.getLogger(name).setLevel(logging.ERROR)
         check_token(say)
         try:
-            scheme, separator, _ = address.partition("://")
-            if separator and scheme.lower() not in WEB:  # Ray would import a module of that name
+            # Ray would import a module of another scheme's name
+            if not is_local(address) and urlsplit(address).scheme not in WEB:
                 raise ValueError("not a web address")
             self._client = TimedJobClient(address)
             self._client.list_jobs()
@@ -140,9 +144,7 @@ class JobClient:
         """Passes the log on while the connection lasts; returns the characters passed on so far."""
         position, log = 0, self._client.tail_job_logs(job)
         try:
-            while True:
-                # a head that stands still looks like a job that logs nothing
-                text = await asyncio.wait_for(anext(log), QUIET_SECONDS)
+            while (text := await self._next(log, job)) is not None:
                 if position + len(text) > seen:
                     write(text[max(0, seen - position) :])
                     seen = position + len(text)
@@ -150,6 +152,24 @@ class JobClient:
         except (StopAsyncIteration, RuntimeError, OSError, aiohttp.ClientError):
             pass  # it ended or broke, and starts again from its beginning
         return seen
+
+    async def _next(self, log: AsyncIterator[str], job: str) -> str | None:
+        """The log's next part; None where it is to be begun again.
+
+        A head that stands still, and a connection that died without a word, look like a job that
+        logs nothing. Another connection gets the whole log again, so the head is asked first.
+        """
+        part, began = asyncio.ensure_future(anext(log)), time.time()
+        try:
+            while not (await asyncio.wait([part], timeout=QUIET_SECONDS))[0]:
+                details = await asyncio.to_thread(self._details, job)
+                is_active = details is not None and details.status in ACTIVE
+                # by a clock that goes on while this machine sleeps
+                if not is_active or time.time() - began > SILENT_SECONDS:
+                    return None
+            return part.result()
+        finally:
+            part.cancel()
 
     def _details(self, job: str) -> JobDetails | None:
         try:

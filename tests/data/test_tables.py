@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from semigrid.data import tables
 from semigrid.data.errors import InputError
 from semigrid.data.parquet import MAX_ROWS, texts_of
-from semigrid.data.tables import open_table, read_file, suffix_of
+from semigrid.data.tables import open_table, read_file
 
 
 def csv(content: bytes, *needed: str, uri: str = "t.csv") -> dict[str, list[str]]:
@@ -244,18 +244,3 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read_file(str(tmp_path / "none.csv"))
     with pytest.raises(InputError, match="cannot be read"):
         read_file(str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("uri", "suffix"),
-    [
-        ("A.CSV", ".csv"),
-        ("s3://b/a.b/t.Parquet", ".parquet"),
-        ("https://h/t.tsv?token=a.csv&b=/x", ".tsv"),
-        ("what?.tsv", ".tsv"),
-        ("photos.csv/cats", ""),
-        (".csv", ""),
-    ],
-)
-def test_the_ending_of_a_name(uri: str, suffix: str) -> None:
-    assert suffix_of(uri) == suffix

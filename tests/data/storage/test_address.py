@@ -11,6 +11,7 @@ from semigrid.data.storage.address import (
     ids_in,
     local_path,
     scheme_of,
+    suffix_of,
     unique_names,
 )
 
@@ -117,3 +118,19 @@ def test_names_that_are_kept_are_unique_and_survive_a_new_signature() -> None:
     )
     keys = ["https://h/i?key=1", "https://h/i?key=2", "https://h/i?key=1"]
     assert unique_names(keys) == ["https://h/i", "https://h/i#2", "https://h/i"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "suffix"),
+    [
+        ("A.CSV", ".csv"),
+        ("s3://b/a.b/t.Parquet", ".parquet"),
+        ("https://h/t.tsv?token=a.csv&b=/x", ".tsv"),
+        ("what?.tsv", ".tsv"),
+        ("photos.csv/cats", ""),
+        (".csv", ""),
+        ("https://h/t.csv#part", ".csv"),
+    ],
+)
+def test_the_ending_of_a_name(uri: str, suffix: str) -> None:
+    assert suffix_of(uri) == suffix

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from ray.dashboard.modules.job.pydantic_models import JobType
+from ray.job_submission import JobDetails, JobStatus
 from tests.helpers.web import web_server
 
 from semigrid.data.errors import InputError
@@ -80,19 +82,65 @@ def test_a_token_in_an_address_is_not_shown(address: str) -> None:
     assert "TOKEN@" not in str(refused.value) and "=TOKEN" not in str(refused.value)
 
 
-def test_a_log_that_stands_still_is_left(
-    client: tuple[JobClient, list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+RUNNING = JobDetails(type=JobType.SUBMISSION, entrypoint="", status=JobStatus.RUNNING)
+
+
+def followed(
+    client: JobClient, answers: list[JobDetails | None | Exception], quiet: float = 60
+) -> tuple[str, int, int]:
+    """What is passed on of a log that is quiet for a while, how much was seen, and answers left."""
+
     async def tail(job: str) -> AsyncIterator[str]:
         yield "one "
         yield "two"
-        await asyncio.sleep(60)
+        await asyncio.sleep(quiet)
+        yield " three"
 
-    monkeypatch.setattr(jobs, "QUIET_SECONDS", 0.1)
-    client[0]._client.tail_job_logs = tail  # type: ignore[attr-defined]
+    def details(job: str) -> JobDetails | None:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    client._client.tail_job_logs, client._client.get_job_info = tail, details
     written: list[str] = []
-    seen = asyncio.run(client[0]._tail("job", 2, written.append))
-    assert "".join(written) == "e two" and seen == 7
+    seen = asyncio.run(client._tail("job", 2, written.append))
+    return "".join(written), seen, len(answers)
+
+
+def test_a_log_that_stands_still_keeps_its_connection_while_the_head_says_the_job_runs(
+    client: tuple[JobClient, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "QUIET_SECONDS", 0.1)
+    written, seen, left = followed(client[0], [RUNNING] * 100, quiet=0.35)
+    assert written == "e two three" and seen == 13 and 90 < left < 100
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        ConnectionError("refused"),
+        RuntimeError("status code 503"),
+        RuntimeError("status code 404"),  # a new head, which has no such job
+        RUNNING.model_copy(update={"status": JobStatus.FAILED}),
+    ],
+)
+def test_a_log_that_stands_still_is_left_when_the_head_says_nothing_of_a_running_job(
+    client: tuple[JobClient, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    last: JobDetails | Exception,
+) -> None:
+    monkeypatch.setattr(jobs, "QUIET_SECONDS", 0.1)
+    assert followed(client[0], [RUNNING, last]) == ("e two", 7, 0)
+
+
+def test_a_connection_that_is_silent_for_very_long_may_be_dead(
+    client: tuple[JobClient, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(jobs, "SILENT_SECONDS", 0.25)
+    written, seen, left = followed(client[0], [RUNNING] * 100)
+    assert written == "e two" and seen == 7 and 90 < left < 99
 
 
 def test_the_token_of_a_cluster_is_looked_at_before_it_is_used(
