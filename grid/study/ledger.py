@@ -54,7 +54,7 @@ _RANGES = {
     "pseudo_coverage": _SHARE,
     "pseudo_entropy": _NATS,
 }
-_OTHERS = (-1e39, 1e39)
+_OTHERS = (-3.4028235e38, 3.4028235e38)
 
 
 def _check_numbers(numbers: dict[str, float], *needed: str) -> dict[str, float]:

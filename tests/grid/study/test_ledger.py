@@ -91,7 +91,7 @@ def finished() -> dict[str, Any]:
         ("test.ce", 1e308, "test: ce cannot be 1e+308"),
         ("val.ce", -1, "val: ce cannot be -1"),
         ("history.0.ema_ce", 41, "history.0: ema_ce cannot be 41"),
-        ("history.0.loss", -1e300, "history.0: loss cannot be -1e+300"),
+        ("history.0.loss", -3.5e38, "history.0: loss cannot be -3.5e+38"),
         ("history.0.mask_rate", 2, "history.0: mask_rate cannot be 2"),
         ("history.0.teacher_gap", 1e308, "history.0: teacher_gap cannot be 1e+308"),
         ("history.0.pseudo_entropy", 1e308, "history.0: pseudo_entropy cannot be 1e+308"),
