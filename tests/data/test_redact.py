@@ -1,5 +1,7 @@
 """Secrets of addresses are neither shown nor kept; what tells one file from another is."""
 
+import time
+
 import pytest
 
 from semigrid.data.errors import InputError, StorageGoneError
@@ -26,6 +28,15 @@ ADDRESSES = [
     ("https://host/a?AWSAccessKeyId=SECRET&Signature=SECRET&Expires=1", "https://host/a"),
     ("https://host/a?api_key=SECRET", "https://host/a"),
     ("s3://bucket/a?access_key=AK&secret_key=SECRET", "s3://bucket/a"),
+    ("https://h/p?url=https://u:SECRET@h/y&b=1", "https://h/p?url=https://h/y&b=1"),
+    ("https://h/p/https://u:SECRET@h/y", "https://h/p/https://h/y"),
+    ("https://h/p?url=https%3A%2F%2Fu%3ASECRET%40h%2Fy%3Fsig%3DSECRET", "https://h/p?url=https%3A%2F%2Fh%2Fy"),
+    ("https://h/p?hdnts=exp=1~hmac=SECRET&b=1", "https://h/p?b=1"),
+    ("https://h/p?other=exp%3D1~hmac%3DSECRET&b=1", "https://h/p?b=1"),
+    ("https://h/p;jsessionid=SECRET?b=1", "https://h/p?b=1"),
+    ("https://h/p;JSESSIONID=SECRET/q.png", "https://h/p/q.png"),
+    ("https://h/p?%73ig=SECRET&b=1", "https://h/p?b=1"),
+    ("https://h/p?code=SECRET&country_code=de", "https://h/p?country_code=de"),
 ]  # fmt: skip
 PLAIN = [
     "photos/a@b.png",
@@ -38,6 +49,7 @@ PLAIN = [
     "http://127.0.0.1:8080/a@b.png?id=1&id=2",
     "abfss://container@account.dfs.core.windows.net/a",
     "hf://datasets/owner/name@main/a.png",
+    "https://host/a?u=http://h:80/b&mail=a@b&x=resign=1&q=a%20b%3A%2F%2Fc",
     "data:image/png;base64,AAAA",
     "a::b",
     "",
@@ -78,6 +90,35 @@ def test_paths_in_messages_of_urllib3_have_no_secrets() -> None:
 def test_spaces_hide_no_secret() -> None:
     assert shown("https://user:SE CRET@host/a b.png?sig=SE CRET&b=1") == "https://host/a b.png?b=1"
     assert SECRET not in without_secrets("https://host/a b's.png?sig=SECRET: not found")
+
+
+def test_passwords_with_spaces_are_left_out_of_texts() -> None:
+    said = without_secrets("https://u:SE CRET@host/a: no, https://host: ask a@b")
+    assert said == "https://host/a: no, https://host: ask a@b"
+
+
+@pytest.mark.parametrize(
+    ("start", "again"),
+    [
+        *(("ftp://", "a"), ("ftp://", "a-"), ("ftp://", "aA-"), ("http://h?token=", ".")),
+        *(("http://h?a=", ":"), ("http://h?a=", ".x"), ("http://h?", "a"), ("http://h", "?")),
+        *(("http://h", "&a"), ("http://h", "&a="), ("http://", "a:b@"), ("http://", "a:")),
+        *(("", "http://"), ("", "http://u:p "), ("", "://"), ("", "a://h/;jsessionid=")),
+        *(("http://h?u=", "http://a:b@"), ("http://h?u=", "%253A"), ("http://u:", "p ")),
+        *(("http://h?a=://", "sig"), ("http://h?u=http%3A%2F%2F", "%25"), ("url: /", "@")),
+    ],
+)
+def test_long_texts_take_little_time(start: str, again: str) -> None:
+    text = start + again * (500_000 // len(again))
+    started = time.process_time()
+    without_secrets(text)
+    without_secrets(f"{text}@")
+    shown(text)
+    assert time.process_time() - started < 12  # seconds; many minutes if it grew with the square
+
+
+def test_halves_of_characters_stop_nothing() -> None:
+    assert SECRET not in shown("https://h/p?u=\udc80https%3A%2F%2Fu%3ASECRET%40h%ff")
 
 
 def test_errors_show_no_secret() -> None:
