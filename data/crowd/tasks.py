@@ -15,8 +15,8 @@ def images_of(tasks: Iterable[str], items: Sequence[Item]) -> dict[str, str]:
 
     A task is an image's id, its path or URL, or its file name if only one image has it. It may also
     be a path or an address elsewhere that ends in one of these, as that of the bucket from which a
-    crowd saw the images; a file name alone is enough for addresses, but not for paths. Only the
-    tasks that name an image best count, and not two such addresses that differ.
+    crowd saw the images; a file name alone is enough for addresses, but not for paths. Of several
+    addresses only those count that name an image best, if they do not differ; none beside its id.
     """
     whole, files = _names(items)
     depth = max((name.count("/") + 1 for name in whole), default=0)
@@ -33,7 +33,7 @@ def images_of(tasks: Iterable[str], items: Sequence[Item]) -> dict[str, str]:
     return {
         task: image_id
         for task, (image_id, parts, address) in found.items()
-        if parts == best[image_id][0] and (address is None or len(best[image_id][1]) == 1)
+        if address is None or parts == best[image_id][0] and len(best[image_id][1]) == 1
     }
 
 

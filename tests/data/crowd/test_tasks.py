@@ -61,6 +61,7 @@ def test_only_the_tasks_that_name_an_image_best_are_that_image() -> None:
             of.format(name): name for name in known
         }
     assert images_of(["P1/6.jpg", "s3://bucket/P3/6.jpg"], items) == {"P1/6.jpg": "P1/6.jpg"}
+    assert len(images_of(["P1/6.jpg", "6.jpg"], items)) == 2
     # where no address names it better
     assert images_of(["s3://bucket/P3/6.jpg"], items) == {"s3://bucket/P3/6.jpg": "P1/6.jpg"}
 
