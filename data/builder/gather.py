@@ -42,21 +42,21 @@ def gather(
         pool = folder_items(folder, labeled=False, left_out=left_out)
         items += [replace(item, image_id=f"{prefix}/{item.image_id}") for item in pool]
     if (made := request.patterns) is not None:
-        answers, gold = answers_of(made), gold_of(made)
+        answers, true_labels = answers_of(made), [*gold_of(made).items()]
     elif request.answers is not None:
         fields = {"image": request.answers_image, "answer": request.answers_field}
         answers = read_answers(request.answers, request.answers_format, **fields)
-        gold = {} if request.gold is None else read_gold(request.gold)
+        true_labels = [] if request.gold is None else read_gold(request.gold)
         if request.normalize:
-            answers, gold = _normalized(answers, gold, request.classes or [])
+            answers, true_labels = _normalized(answers, true_labels, request.classes or [])
     elif request.gold is not None:
         raise InputError("gold is given without answers: gold tasks only select workers")
     else:
         return items, None
     # answers to one image count together, whatever the tasks call it
-    images, of_gold = images_of(answers["task"], items), images_of(gold, items)
+    images = images_of(answers["task"], items)
     answers = answers.assign(task=[images.get(task, shown(task)) for task in answers["task"]])
-    gold = {of_gold.get(task, shown(task)): label for task, label in gold.items()}
+    gold = _by_image(request, true_labels, items)
     votes, audit = consensus(answers, request, gold)
     known = {item.image_id for item in items}
     audit = replace(audit, unknown_tasks=[task for task in votes if task not in known])
@@ -78,14 +78,34 @@ def gather(
 
 
 def _normalized(
-    answers: pd.DataFrame, gold: dict[str, str], classes: Sequence[str]
-) -> tuple[pd.DataFrame, dict[str, str]]:
+    answers: pd.DataFrame, gold: Sequence[tuple[str, str]], classes: Sequence[str]
+) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     """Answers and gold with labels that differ no longer in spelling, written as the classes."""
     written = {normalized(name): name for name in classes}
-    spell = {name: normalized(name) for name in {*answers["label"], *gold.values()}}
+    names = {*answers["label"].dropna(), *(label for _, label in gold)}
+    spell = {name: normalized(name) for name in names}
     spell = {name: written.get(plain, plain) for name, plain in spell.items()}
-    answers = answers.assign(label=[spell[label] for label in answers["label"]])
-    return answers, {task: spell[label] for task, label in gold.items()}
+    answers = answers.assign(label=answers["label"].map(spell))
+    return answers, [(task, spell[label]) for task, label in gold]
+
+
+def _by_image(
+    request: BuildRequest, gold: Sequence[tuple[str, str]], items: Sequence[Item]
+) -> dict[str, str]:
+    """True labels by image id, or by task where that is no image here.
+
+    Raises ``InputError`` where one has two labels.
+    """
+    images = images_of((task for task, _ in gold), items)
+    found: dict[str, tuple[str, str]] = {}
+    for task, label in gold:
+        before, first = found.setdefault(images.get(task, shown(task)), (task, label))
+        if label != first:
+            raise InputError(
+                f"{request.gold}: {task!r} is labelled {label!r}, but {before!r}, the same image, "
+                f"{first!r}; keep one of the two, or unite spellings with --normalize"
+            )
+    return {name: label for name, (_, label) in found.items()}
 
 
 def _check_labels(

@@ -71,6 +71,8 @@ def read_answers(
 ) -> pd.DataFrame:
     """Reads answers, one row each, with the columns ``task``, ``worker`` and ``label``.
 
+    The label is missing where a worker gave several.
+
     Args:
         uri: a table with these columns; an MTurk batch-results CSV; a SageMaker Ground Truth
             output manifest.
@@ -91,21 +93,20 @@ def read_answers(
     return _complete(uri, enumerate(zip(*table.columns(*COLUMNS).values(), strict=True), 1))
 
 
-def read_gold(uri: str) -> dict[str, str]:
-    """The true labels of gold tasks, from a table with ``task`` and ``label``.
+def read_gold(uri: str) -> list[tuple[str, str]]:
+    """Gold tasks with their true labels, from a table with ``task`` and ``label``.
 
-    A row without a label is no gold. Raises ``InputError``: no row has a label, a row has no task,
-    or a task has two labels.
+    A row without a label is no gold. Raises ``InputError``: no row has a label, or a row has no
+    task.
     """
     columns = open_table(uri).columns("task", "label")
-    gold: dict[str, str] = {}
+    gold = []
     for row, (task, label) in enumerate(zip(columns["task"], columns["label"], strict=True), 1):
         if not label.strip():
             continue
         if not task.strip():
             raise InputError(f"{uri}: row {row} has a label and no task")
-        if gold.setdefault(task, label) != label:
-            raise InputError(f"{uri}: row {row} labels {task!r} {label!r}, before {gold[task]!r}")
+        gold.append((task, label))
     if not gold:
         raise InputError(f"{uri}: no task has a label, so no worker can be tested")
     return gold
@@ -116,11 +117,11 @@ def normalized(label: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", label).lower().split())
 
 
-def _complete(uri: str, rows: Iterable[tuple[int, tuple[str, ...]]]) -> pd.DataFrame:
+def _complete(uri: str, rows: Iterable[tuple[int, tuple[str | None, ...]]]) -> pd.DataFrame:
     """Numbered rows of task, worker and label, none of which may be blank."""
     complete = []
     for number, row in rows:
-        if not all(map(str.strip, row)):
+        if not all(text is None or text.strip() for text in row):
             raise InputError(f"{uri}: row {number} has an empty task, worker or label")
         complete.append(row)
     return pd.DataFrame(complete, columns=COLUMNS)
@@ -137,7 +138,7 @@ def _mturk(table: Table, image: str | None, answer: str | None) -> pd.DataFrame:
     answered = [
         (row + 1, (columns[task][row], columns["WorkerId"][row], label))
         for row in kept
-        if (label := label_of(row, f"{table.uri}: row {row + 1}")).strip()
+        if _is_answer(label := label_of(row, f"{table.uri}: row {row + 1}"))
     ]
     if not answered:
         rejected = len(columns[task]) - len(kept)
@@ -145,6 +146,10 @@ def _mturk(table: Table, image: str | None, answer: str | None) -> pd.DataFrame:
             f"{table.uri}: no assignment counts: {rejected} are rejected, {len(kept)} empty"
         )
     return _complete(table.uri, answered)
+
+
+def _is_answer(label: str | None) -> bool:
+    return label is None or bool(label.strip())
 
 
 def _only(where: str, kind: str, names: list[str], option: str) -> str:
@@ -155,8 +160,8 @@ def _only(where: str, kind: str, names: list[str], option: str) -> str:
     return names[0]
 
 
-def _mturk_labels(table: Table, field: str | None) -> Callable[[int, str], str]:
-    """What reads the label of a row, empty for none; a row is told in messages by a string."""
+def _mturk_labels(table: Table, field: str | None) -> Callable[[int, str], str | None]:
+    """What reads the label of a row, see ``_label``; a row is told in messages by a string."""
     fields: dict[str, dict[str, str]] = {}  # columns by field and, where each has its own, by label
     for column in table.names:
         kind, _, name = column.partition(".")
@@ -182,7 +187,7 @@ def _mturk_labels(table: Table, field: str | None) -> Callable[[int, str], str]:
 
 def _one_of_columns(
     uri: str, field: str, by_label: dict[str, list[str]]
-) -> Callable[[int, str], str]:
+) -> Callable[[int, str], str | None]:
     """Reads a field with several columns.
 
     MTurk's own classifiers fill ``label`` with the label or ``labels`` with a JSON list. Forms of
@@ -204,30 +209,18 @@ def _one_of_columns(
             f"{uri}: row {row}: {field}.{label} is {text!r}; where a field has a column for each "
             "label, they are true or false"
         )
-    return lambda row, where: _true_label(
-        where, {label: texts[row].strip().lower() == "true" for label, texts in by_label.items()}
-    )
+    return lambda row, where: _label(where, {label: by_label[label][row] for label in by_label})
 
 
-def _listed(where: str, text: str) -> str:
-    if not text.strip().startswith("["):
-        return text
-    return _label(where, {"labels": parse_json(_Many, text, where).root})
+def _listed(where: str, text: str) -> str | None:
+    return _label(where, parse_json(_Many, text, where).root if text.strip()[:1] == "[" else text)
 
 
-def _true_label(where: str, chosen: dict[Any, Any]) -> str:
-    """The only label that is true; an empty string when none is. Raises ``InputError``."""
-    labels = [label for label, is_true in chosen.items() if is_true is True]
-    if len(labels) > 1:
-        raise InputError(f"{where} has {len(labels)} answers: {', '.join(labels)}")
-    return labels[0] if labels else ""
-
-
-def _json_answer(where: str, text: str, name: str | None) -> str:
+def _json_answer(where: str, text: str, name: str | None) -> str | None:
     """Reads an answer in ``Answer.taskAnswers``, such as ``[{"pattern": {"label": "dots"}}]``.
 
-    A field's value may be the label, ``{"label": …}``, ``{"labels": [the only one]}``, or
-    ``{label: true or false, …}``.
+    A field's value may be the label, ``{"label": …}``, a list of labels, ``{"labels": [the same]}``
+    or ``{label: true or false, …}``.
     """
     if not text.strip():
         return ""
@@ -238,21 +231,30 @@ def _json_answer(where: str, text: str, name: str | None) -> str:
     return _label(where, fields.get(name or _only(where, "fields", [*fields], ANSWER_KEY)))
 
 
-def _label(where: str, value: Any) -> str:
-    """The label that a JSON value stands for, empty for none. Raises ``InputError``."""
+def _label(where: str, value: Any) -> str | None:
+    """The label that a value stands for, empty for none, None for several.
+
+    Raises ``InputError``.
+    """
     match value:
         case None:
             return ""
         case str():
             return value
-        case int() if not isinstance(value, bool):
+        case bool() | int() | float() if value == value:  # NaN is no label
             return str(value)
+        case list():
+            labels = {label for one in value if _is_answer(label := _label(where, one))}
+            return "" if not labels else labels.pop() if len(labels) == 1 else None
         case dict() if all(isinstance(chosen, bool) for chosen in value.values()):
-            return _true_label(where, value)
-        case {"label": (str() | int() | None) as label}:
+            return _label(where, [label for label, chosen in value.items() if chosen])
+        case {"label": (str() | int() | float() | None) as label}:
             return _label(where, label)
         case {"labels": list(labels)}:
-            return _true_label(where, dict.fromkeys((_label(where, one) for one in labels), True))
+            return _label(where, labels)
+        case dict() if all(str(chosen).strip().lower() in BOOLEANS for chosen in value.values()):
+            chosen = {label: str(text).strip().lower() == "true" for label, text in value.items()}
+            return _label(where, chosen)
     raise InputError(f"{where} is {str(value)[:80]}, which names no label")
 
 
@@ -261,13 +263,13 @@ def _ground_truth(uri: str, content: bytes, attribute: str | None) -> pd.DataFra
 
     The consolidated answer has the worker ``CONSOLIDATED``. It makes a label without other answers.
     """
-    rows: list[tuple[str, str, str]] = []
+    rows: list[tuple[str, str, str | None]] = []
     for number, text in enumerate(content.split(b"\n"), 1):
         if text.strip():
             where = f"{uri}: line {number}"
             line = parse_json(_Line, text, where)
             said = _annotations(where, line.model_extra or {}, attribute)
-            rows += [(line.task, worker, label) for worker, label in said if label.strip()]
+            rows += [(line.task, worker, label) for worker, label in said if _is_answer(label)]
     if not rows:
         raise InputError(f"{uri}: no line has an answer{f' in {attribute}' if attribute else ''}")
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -275,7 +277,7 @@ def _ground_truth(uri: str, content: bytes, attribute: str | None) -> pd.DataFra
 
 def _annotations(
     where: str, record: dict[str, Any], attribute: str | None
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[tuple[str, str | None]]:
     """Workers and labels of an image."""
     custom = {
         key

@@ -15,6 +15,7 @@ from semigrid.data.errors import InputError
 VoteMethod = Literal["majority", "dawid-skene"]
 
 # reasons why an answer does not count
+SEVERAL = "several labels from one worker"
 REPEATED = "a second answer of the same worker"
 UNQUALIFIED = "the worker failed on gold tasks"
 UNTESTED = "the worker answered no gold task"
@@ -82,7 +83,8 @@ def consensus(
     """Derives labels from answers.
 
     Args:
-        answers: a row for each answer, in order, with columns ``task``, ``worker``, ``label``.
+        answers: a row for each answer, in order, with columns ``task``, ``worker``, ``label``; the
+            label is missing where the worker gave several.
         gold: true labels of the gold tasks; without gold tasks every worker qualifies.
 
     Returns:
@@ -99,8 +101,9 @@ def consensus(
             f"agree is {rules.agree} of {rules.of}; give a number from 1 to {rules.of}"
         )
     frame = answers[COLUMNS].astype(str)
-    scores = _gold_scores(frame, gold)
-    reasons = _reasons(frame, rules, scores)
+    single = answers["label"].notna()
+    scores = _gold_scores(frame[single], gold)
+    reasons = _reasons(frame, single, rules, scores)
     counted = frame[reasons.isna()]
     votes: dict[str, Counter[str]] = {}
     # groupby would be slow: it makes an object for each of perhaps a hundred thousand tasks
@@ -130,7 +133,7 @@ def consensus(
         unlabeled=dict(Counter(v.reason for v in decided.values() if v.reason is not None)),
         kappa=fleiss_kappa(votes.values()),
         workers=_workers(frame, counted, labels, scores),
-        spellings=spellings_of(frame.label.unique()),
+        spellings=spellings_of(frame.label[single].unique()),
     )
 
 
@@ -158,10 +161,14 @@ def _gold_scores(frame: pd.DataFrame, gold: Mapping[str, str]) -> pd.DataFrame |
     return pd.DataFrame({"right": right.sum(), "all": right.size()})
 
 
-def _reasons(frame: pd.DataFrame, rules: Rules, scores: pd.DataFrame | None) -> "pd.Series[Any]":
+def _reasons(
+    frame: pd.DataFrame, single: "pd.Series[bool]", rules: Rules, scores: pd.DataFrame | None
+) -> "pd.Series[Any]":
     """The reason why each answer does not count, missing for answers that do."""
     reasons: pd.Series[Any] = pd.Series(None, index=frame.index, dtype=object)
-    reasons[frame.duplicated(["task", "worker"])] = REPEATED
+    reasons[~single] = SEVERAL
+    again = frame[single].duplicated(["task", "worker"])
+    reasons[again.index[again]] = REPEATED
     if scores is not None:
         failed = scores.index[scores["right"] < rules.min_gold_score * scores["all"]]
         reasons[reasons.isna() & ~frame.worker.isin([CONSOLIDATED, *scores.index])] = UNTESTED

@@ -53,3 +53,17 @@ def test_images_that_answers_label_need_no_class_folders(tmp_path: Path) -> None
     request = BuildRequest(source=f"{tmp_path}/photos", answers=f"{tmp_path}/answers.csv")
     items, _ = gather(request)
     assert [item.label for item in items] == ["a", "b"]
+
+
+def test_gold_is_one_label_of_an_image_whatever_it_is_called(tmp_path: Path) -> None:
+    images(tmp_path / "photos", "images")
+    answers = "".join(f"images/{n}.png,{w},{'ab'[n]}\n" for n in (0, 1) for w in "vw")
+    (tmp_path / "answers.csv").write_text(f"task,worker,label\n{answers}")
+    request = BuildRequest(
+        source=f"{tmp_path}/photos", answers=f"{tmp_path}/answers.csv", gold=f"{tmp_path}/gold.csv"
+    )
+    (tmp_path / "gold.csv").write_text("task,label\n0.png,a\nimages/0.png,A\n0.png,a\n")
+    with pytest.raises(InputError, match="'images/0.png' is labelled 'A', but '0.png', the same"):
+        gather(request)
+    items, _ = gather(request.model_copy(update={"normalize": True}))
+    assert [item.label for item in items] == ["a", "b"]

@@ -189,12 +189,16 @@ def test_mturk_one_hot_columns(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"2 Answer columns \(Answer.note, Answer.pattern\)"):
         read_answers(file, image="Input.image_url")
     broken = written(tmp_path, "two.csv", text.replace("true,false,hm", "true,true,hm"))
-    with pytest.raises(InputError, match="row 1 has 2 answers"):
-        read_answers(broken, image="image_url", answer="pattern")
+    found = read_answers(broken, image="image_url", answer="pattern")
+    assert found["label"].isna().tolist() == [True, False]
 
 
 @pytest.mark.parametrize(
-    "value", ["dots", {"label": "dots"}, {"dots": True, "plain": False}, {"dots": True}]
+    "value",
+    [
+        *("dots", ["dots"], {"label": "dots"}, {"labels": ["dots", "dots"]}),
+        *({"dots": True, "plain": False}, {"dots": True}, {"dots": "true", "plain": "false"}),
+    ],
 )
 def test_mturk_json_answers(tmp_path: Path, value: Any) -> None:
     quoted = json.dumps(json.dumps([{"pattern": value}]))[1:-1].replace('\\"', '""')
@@ -202,6 +206,40 @@ def test_mturk_json_answers(tmp_path: Path, value: Any) -> None:
     file = written(tmp_path, "batch.csv", text)
     assert triples(read_answers(file)) == [("1.jpg", "W1", "dots")]
     assert triples(read_answers(file, answer="pattern")) == [("1.jpg", "W1", "dots")]
+
+
+def test_json_answers_may_be_numbers_and_booleans_and_several(tmp_path: Path) -> None:
+    values = [True, False, 2.5, 3, {"label": True}, {"label": "true"}, ["a", "b"], {"a": 1 > 0}]
+    rows = [f"W{n},,1.jpg,'{json.dumps([{'a': value}])}'\n" for n, value in enumerate(values)]
+    text = f"{HEAD}Answer.taskAnswers\n" + "".join(rows).replace('"', '""').replace("'", '"')
+    found = read_answers(written(tmp_path, "batch.csv", text), "mturk")
+    labels = found["label"].astype(object)
+    assert labels.where(labels.notna(), None).tolist() == [
+        "True",
+        "False",
+        "2.5",
+        "3",
+        "label",
+        "true",
+        None,
+        "a",
+    ]
+
+
+def test_an_answer_of_several_labels_does_not_count() -> None:
+    table = pd.DataFrame(
+        [
+            *[("1", "a", None), ("1", "a", "cat"), ("1", "b", "cat"), ("1", "c", None)],
+            *[("2", "a", "dog"), ("2", "c", "dog"), ("3", "c", None)],
+        ],
+        columns=crowd_answers.COLUMNS,
+    )
+    votes, audit = consensus(table, gold={"1": "cat", "2": "dog"})
+    assert [(votes[task].label, dict(votes[task].votes)) for task in "123"] == [
+        *[("cat", {"cat": 2}), ("dog", {"dog": 2}), (None, {})]
+    ]
+    assert audit.dropped == {"several labels from one worker": 3}
+    assert (audit.answers, audit.used, audit.spellings) == (7, 4, [])
 
 
 @pytest.mark.parametrize(
@@ -237,8 +275,7 @@ HEAD = "WorkerId,AssignmentStatus,Input.image,"
         (f"{HEAD}Answer.a.x,Answer.a.y\nW,,1.jpg,true,maybe\n", "row 1: Answer.a.y is 'maybe'"),
         (f"{HEAD}Answer.a\nW,Rejected,1.jpg,x\nW,,1.jpg,\n", "1 are rejected, 1 empty"),
         (f"{HEAD}Answer.a\n,,1.jpg,x\n", "row 1 has an empty task, worker or label"),
-        (f'{HEAD}Answer.a.labels\nW,,1.jpg,"[1, 2]"\n', "has 2 answers: 1, 2"),
-        (f'{HEAD}Answer.a.labels\nW,,1.jpg,"[{{}}, []]"\n', "names no label"),
+        (f'{HEAD}Answer.a.labels\nW,,1.jpg,"[{{}}, []]"\n', "0 are rejected, 1 empty"),
         *(
             (f"{HEAD}Answer.taskAnswers\nW,,1.jpg,{json_}\n", f"row 1: the JSON answer.*{said}")
             for json_, said in [
@@ -338,11 +375,10 @@ def test_manifests_that_cannot_be_read(tmp_path: Path, line: str, expected: str)
 
 def test_gold_without_a_label_is_no_gold(tmp_path: Path) -> None:
     file = written(tmp_path, "gold.csv", "task,label\n1,cat\n2,\n3, \n1,cat\n")
-    assert read_gold(file) == {"1": "cat"}
+    assert read_gold(file) == [("1", "cat"), ("1", "cat")]
     for text, expected in [
         ("1,\n", "no task has a label"),
         (",cat\n", "row 1 has a label and no task"),
-        ("1,cat\n1,dog\n", "row 2 labels '1' 'dog', before 'cat'"),
     ]:
         with pytest.raises(InputError, match=expected):
             read_gold(written(tmp_path, "gold.csv", f"task,label\n{text}"))
