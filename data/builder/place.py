@@ -5,7 +5,6 @@ disk a second build is refused. In a bucket it takes over, and the first one end
 write, so that what lies there in the end is one whole dataset.
 """
 
-import getpass
 import os
 import socket
 import time
@@ -21,6 +20,7 @@ from semigrid.data.errors import InputError
 from semigrid.data.schema import MANIFEST
 from semigrid.data.storage import Storage, open_storage
 from semigrid.data.storage.in_use import in_use, remove_unfinished
+from semigrid.data.this_user import this_user
 
 REPORT = "report.json"
 BUILDING = ".building"
@@ -140,9 +140,5 @@ def _refusal(storage: Storage, names: list[str]) -> InputError:
 
 
 def _this_process() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # user ids without a name, as in containers
-        user = f"user {os.getuid()}"
     since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-    return f"{user} on {socket.gethostname()}, process {os.getpid()}, since {since}"
+    return f"{this_user()} on {socket.gethostname()}, process {os.getpid()}, since {since}"

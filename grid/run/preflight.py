@@ -4,6 +4,7 @@ Otherwise every trial of a cell would find a wrong argument or a missing file of
 the other, on machines that cost money.
 """
 
+import contextlib
 import copy
 import gc
 import os
@@ -15,8 +16,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from semigrid.data.errors import InputError
-from semigrid.data.schema import LABELED_SPLITS
+from semigrid.data.errors import InputError, RefusedError
+from semigrid.data.schema import LABELED_SPLITS, MANIFEST, Dataset
 from semigrid.data.views.augment import isolated_random, make_view
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.state import StudyState
@@ -31,6 +32,8 @@ from semigrid.trainers.trial.model import start_model
 # Longest forward of one image, in seconds, after which a step of training is tried: some ten times
 # as long.
 SLOW_FORWARD = 6.0
+# Bytes of labelled images that take so long to read that it is said.
+MUCH_TO_READ = 2e9
 # Copies of a model's weights: one that is shown an image, a step's student, teacher, gradients and
 # AdamW's two, and one to spare.
 COPIES = 7
@@ -57,7 +60,7 @@ def check_models(study: StudyState, say: Callable[[str], None]) -> bool:
     for search in study.plan.searches:
         if study.is_wanted(search.name) and study.searches[search.name].stage != "finished":
             to_train.setdefault(search.cell.model, search)
-    problems = _damaged_datasets(study)
+    problems = _damaged_datasets(study, say)
     rehearsals: Rehearsals = {}
     downloaded = False
     for name, search in to_train.items():
@@ -73,17 +76,31 @@ def check_models(study: StudyState, say: Callable[[str], None]) -> bool:
     return downloaded
 
 
-def _damaged_datasets(study: StudyState) -> list[str]:
+def _damaged_datasets(study: StudyState, say: Callable[[str], None]) -> list[str]:
     """Labelled shards that are not those of their dataset; a pool's are checked when it is read."""
     experiment, problems = study.plan.experiment, []
     wanted = [state for name, state in study.searches.items() if study.is_wanted(name)]
     for name in dict.fromkeys(state.search.cell.dataset for state in wanted):
+        dataset = experiment.datasets[name]
         try:
+            if (size := _labeled_bytes(dataset)) > MUCH_TO_READ:
+                say(
+                    f"datasets.{name}: comparing {size / 1e9:,.0f} GB of labelled images with "
+                    f"{MANIFEST} (each machine reads them once)"
+                )
             for split in LABELED_SPLITS:
-                experiment.datasets[name].check(split)
+                dataset.check(split)
         except InputError as error:
             problems.append(f"datasets.{name}: {error}")
     return problems
+
+
+def _labeled_bytes(dataset: Dataset) -> int:
+    sizes: dict[str, int] = {}
+    with contextlib.suppress(RefusedError):  # shards may be read where they may not be listed
+        sizes = dataset.storage.sizes()
+    shards = [shard for split in LABELED_SPLITS for shard in dataset.manifest.shards_of(split)]
+    return sum(sizes.get(shard.file, 0) for shard in shards)
 
 
 def _problems(

@@ -1,7 +1,6 @@
 """One run at a time in a folder: a lock file that names its holder, and is kept by heartbeats."""
 
 import contextlib
-import getpass
 import os
 import socket
 import threading
@@ -16,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.plausible import Moment
 from semigrid.data.storage import Storage, open_storage
+from semigrid.data.this_user import this_user
 from semigrid.grid.study.layout import LOCK, LOCK_GUARD
 
 HEARTBEAT_SECONDS = 10.0
@@ -296,15 +296,11 @@ def _read(storage: Storage) -> tuple[bytes | None, Holder | None]:
 
 
 def _this_process(interval: float) -> Holder:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # user ids without a name, as in containers
-        user = f"user {os.getuid()}"
     now = time.time()
     return Holder(
         host=socket.gethostname(),
         pid=os.getpid(),
-        user=user,
+        user=this_user(),
         machine=_machine(),
         born=_born(os.getpid()) or "",
         started_at=now,

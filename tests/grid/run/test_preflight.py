@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,17 +14,17 @@ from tests.helpers.scheduling import study_of
 
 from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.errors import InputError
-from semigrid.data.schema import Split, check_shard
+from semigrid.data.schema import Dataset, Split, check_shard
 from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.run import preflight
 from semigrid.grid.run.preflight import check_models
 from semigrid.grid.study.plan import Plan
 
 
-def problems(text: str) -> list[str]:
+def problems(text: str, say: Callable[[str], None] = lambda line: None) -> list[str]:
     plan = Plan(load_experiment("x.yaml", text=text))
     try:
-        check_models(study_of(plan), lambda line: None)
+        check_models(study_of(plan), say)
     except InputError as error:
         return list(error.problems)
     return []
@@ -208,6 +209,19 @@ def test_a_shard_of_another_build_is_found_before_anything_starts(tmp_path: Path
     [problem] = problems(text)
     assert problem.startswith(f"x.yaml: datasets.digits: {mine / 'val-00000.parquet'}: not the sha")
     assert problem.endswith("copy it here again or build the dataset again")
+
+
+def test_much_to_read_is_said_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    assert problems(experiment_text(), said.append) == []
+    assert not any("comparing" in line for line in said)
+    monkeypatch.setattr(preflight, "MUCH_TO_READ", 1e5)
+    monkeypatch.setattr(Dataset, "check", lambda dataset, split: said.append("read"))
+    assert problems(experiment_text(), said.append) == []
+    assert said[0].startswith(
+        "datasets.digits: comparing 0 GB of labelled images with dataset.json"
+    )
+    assert said[1] == "read"
 
 
 def tiny_dataset(folder: Path, first: int) -> Path:
