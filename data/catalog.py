@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pydantic import ValidationError
 
 from semigrid.data.errors import InputError, StorageGoneError
+from semigrid.data.plausible import first_problem
 from semigrid.data.schema import MANIFEST, POOL, Dataset, Manifest
 from semigrid.data.storage import Storage, open_storage
 
@@ -35,10 +36,8 @@ def open_dataset(uri: str) -> Dataset:
     try:
         manifest = Manifest.model_validate_json(storage.read(MANIFEST, LARGEST_MANIFEST))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise InputError(
-            f"{uri}/{MANIFEST}: {where}: {first['msg']}; build the dataset again"
+            f"{uri}/{MANIFEST}: {first_problem(error)}; build the dataset again"
         ) from error
     except StorageGoneError:
         raise

@@ -19,10 +19,11 @@ def first_problem(error: ValidationError) -> str:
     """Where a content is wrong first, and why: ``val.acc1: Input should ..., not 'much'``."""
     first = error.errors(include_url=False)[0]
     where = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
+    said = first["msg"].partition(" or instance of ")[0]  # names of our classes help nobody
     if first["type"] in ("json_invalid", "missing", "value_error", "model_type"):
-        return where + first["msg"].removeprefix("Value error, ")
+        return where + said.removeprefix("Value error, ")
     try:
         shown = reprlib.repr(first["input"])
     except ValueError:  # Python writes no number of thousands of digits
         shown = "such a long number"
-    return f"{where}{first['msg']}, not {shown}"
+    return f"{where}{said}, not {shown}"

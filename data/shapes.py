@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from semigrid.data.errors import InputError
+from semigrid.data.plausible import first_problem
 
 Shape = TypeVar("Shape", bound=BaseModel)
 
@@ -18,7 +19,7 @@ def parse_json(shape: type[Shape], content: str | bytes, where: str) -> Shape:
     try:
         return shape.model_validate_json(content)
     except ValidationError as error:
-        raise _problem(where, error) from error
+        raise InputError(f"{where}: {first_problem(error)}") from error
 
 
 def of_shape(shape: type[Shape], value: Any, where: str) -> Shape:
@@ -26,11 +27,4 @@ def of_shape(shape: type[Shape], value: Any, where: str) -> Shape:
     try:
         return shape.model_validate(value)
     except ValidationError as error:
-        raise _problem(where, error) from error
-
-
-def _problem(where: str, error: ValidationError) -> InputError:
-    problem = error.errors(include_url=False, include_input=False)[0]
-    path = ".".join(map(str, problem["loc"]))
-    said = problem["msg"].partition(" or instance of ")[0]  # names of our classes help nobody
-    return InputError(f"{where}: {f'{path}: ' if path else ''}{said}")
+        raise InputError(f"{where}: {first_problem(error)}") from error

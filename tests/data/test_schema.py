@@ -237,7 +237,7 @@ HUGE = 10**400
         ({"order_seed": HUGE}, "order_seed: "),
         ({"slices": ["label"]}, "the column 'label' occurs twice"),
         ({"slices": ["a", "a"]}, "the column 'a' occurs twice"),
-        ({"name": "\ud800"}, "the file: Invalid JSON"),
+        ({"name": "\ud800"}, "dataset.json: Invalid JSON"),
         ({"name": ["a"] * 2}, "name: "),
     ],
 )
@@ -253,7 +253,7 @@ def test_a_manifest_that_contradicts_itself_is_refused(
 
 def test_a_manifest_of_any_depth_or_length_is_refused(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text('{"counts": ' + "[" * 100_000)
-    with pytest.raises(InputError, match="the file: Invalid JSON"):
+    with pytest.raises(InputError, match="dataset.json: Invalid JSON"):
         open_dataset(str(tmp_path))
     (tmp_path / MANIFEST).unlink()
     (tmp_path / MANIFEST).symlink_to("/dev/zero")
