@@ -1,5 +1,6 @@
 """Every reader of files that may come from others, with the files that it is tried on."""
 
+import atexit
 import gzip
 import io
 import json
@@ -213,6 +214,7 @@ def _run() -> Path:
     from tests.helpers.finished import FinishedGrid
 
     folder = Path(tempfile.mkdtemp(prefix="semigrid-hostile-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     grid = [{"model": "vit", "labels": ["50%", "100%"]}]
     run = FinishedGrid(folder, seeds=2, grid=grid)
     run.finish("digits/vit/50%", 100, 120)
