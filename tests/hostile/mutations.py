@@ -36,7 +36,7 @@ NAMES = (
         "{x}",
         "{{1}}",
     ),
-    *("reference://x::http://127.0.0.1:1/", "file:///etc/passwd", "http://127.0.0.1:1/x.png"),
+    *("reference://x::http://127.0.0.1:1/", "file:///etc/passwd", "data:x", "~/x", "$HOME/x"),
     *("s3://KEY:SECRET@bucket/x", "memory://x", "nan", "null", "true", "1", "1.0", "01", "9" * 30),
 )
 

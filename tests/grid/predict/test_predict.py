@@ -226,12 +226,14 @@ def test_any_bytes_are_a_name_and_what_is_left_out_is_told(
     monkeypatch.chdir(tmp_path)
     folder = os.fsdecode(b"caf\xe9")
     os.mkdir(folder)
-    for name in ("[1] a::b.png", os.fsdecode(b"\xfc.png"), "download", "a.heic", ".hidden.png"):
-        Image.new("RGB", (8, 8)).save(f"{folder}/{name}", "png")
+    for name in ("[1] a::b.png", os.fsdecode(b"\xfc.png"), "download", "b.heic", ".hidden.png"):
+        Image.new("RGB", (8, 8)).save(f"{folder}/{name}", "png")  # telephones rename them, too
+    Path(folder, "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
     left_out = LeftOut()
     (images,) = find_images([folder], left_out=left_out).parts.values()
     found = [(name, error) for name, _, error in images.decoded()]
-    assert found == [("[1] a::b.png", None), ("download", None), (r"\xfc.png", None)]
+    taken = "[1] a::b.png", "b.heic", "download", r"\xfc.png"
+    assert found == [(name, None) for name in taken]
     assert [line.partition(",")[0] for line in left_out.lines()] == [
         "left out: 1 hidden files and folders",
         "left out: 1 images of a format that is not decoded (.heic)",
