@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from semigrid.data.errors import InputError
 from semigrid.data.redact import shown
 from semigrid.data.storage import Storage, open_storage
-from semigrid.data.storage.hashes import file_hash
+from semigrid.data.storage.hashes import hash_of
 
 FORMAT = 1
 MANIFEST = "dataset.json"
@@ -179,13 +179,14 @@ def _open_shard(storage_uri: str, file: str, sha256: str) -> pq.ParquetFile:
 
 @cache
 def check_shard(storage_uri: str, file: str, sha256: str) -> None:
-    """Raises ``InputError`` unless a shard is the one that the manifest names.
+    """Raises ``InputError`` unless a shard is the one that the manifest names, or ``OSError``.
 
     The file is read once by each machine, at a gigabyte a second or so. A process looks once: what
     changes in the file later is found by processes that start after it.
     """
     where = open_storage(storage_uri).location(file)
-    if file_hash(where) != sha256:
+    # storage that is away is this machine's fault, not the dataset's
+    if hash_of(open_storage(where)) != sha256:
         raise InputError(
             f"{where}: not the shard that {MANIFEST} beside it names, but a damaged one or one of "
             "another build; copy it here again or build the dataset again"

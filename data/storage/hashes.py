@@ -15,30 +15,33 @@ from semigrid.data.storage.storage import Storage, open_storage
 
 
 def file_hash(uri: str) -> str:
-    """SHA-256 of a file, cached for as long as the file's size and time stay the same.
-
-    Other processes of this machine that want it meanwhile wait for it. Raises ``InputError`` if
-    there is no such file.
-    """
-    storage = open_storage(uri)
+    """``hash_of`` for a file that the user named. Raises ``InputError`` if it cannot be read."""
     try:
-        version = storage.version()
-        key = hashlib.sha256(f"{uri} {version}".encode()).hexdigest()
-        with _alone(key) as cache:
-            if version and cache and cache.exists(key):
-                return cache.read(key).decode()
-            with storage.open(ahead=True) as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            with contextlib.suppress(OSError):  # a cache that cannot be written stops nothing
-                if cache:
-                    cache.write(key, digest.encode())
+        return hash_of(open_storage(uri))
     except (RefusedError, StorageGoneError):  # their messages are clear already
         raise
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"{uri!r}: there is no such file") from error
     except OSError as error:
         raise InputError(f"{uri!r}: cannot be read: {error}") from error
-    return digest
+
+
+def hash_of(storage: Storage) -> str:
+    """SHA-256 of a file, cached for as long as the file's size and time stay the same.
+
+    Other processes of this machine that want it meanwhile wait for it. Raises ``OSError``.
+    """
+    version = storage.version()
+    key = hashlib.sha256(f"{storage.uri} {version}".encode()).hexdigest()
+    with _alone(key) as cache:
+        if version and cache and cache.exists(key):
+            return cache.read(key).decode()
+        with storage.open(ahead=True) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with contextlib.suppress(OSError):  # a cache that cannot be written stops nothing
+            if cache:
+                cache.write(key, digest.encode())
+        return digest
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -22,6 +23,7 @@ from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError
 from semigrid.data.schema import MANIFEST, Dataset, Shard, Split, check_shard, read_row_group
+from semigrid.data.storage import open_storage
 
 
 def grey_png(value: int) -> bytes:
@@ -396,3 +398,11 @@ def test_a_shard_is_hashed_once_until_it_changes(
     with pytest.raises(InputError, match="not the shard"):
         open_dataset(str(tmp_path / "set")).read("train")
     assert names < {path.name for path in (tmp_path / "cache" / "hashes").iterdir()}
+
+
+def test_a_shard_that_is_away_is_a_fault_of_the_machine(digits: Dataset, tmp_path: Path) -> None:
+    shutil.copytree(digits.storage.uri, tmp_path / "set")
+    (group, *_) = open_dataset(str(tmp_path / "set")).row_groups("train")
+    (tmp_path / "set").rename(tmp_path / "away")
+    with pytest.raises(FileNotFoundError):
+        read_row_group(open_storage(tmp_path / "set"), group)
