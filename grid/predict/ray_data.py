@@ -20,7 +20,7 @@ from semigrid.grid.predict.abstain import at_threshold, calibrate
 from semigrid.grid.predict.folder import PredictionFolder, Summary
 from semigrid.grid.predict.images import ImageRange, dataset_images
 from semigrid.grid.predict.inference import Block, WinnerModel, make_views
-from semigrid.grid.run.room import cluster_machines
+from semigrid.grid.run.room import joined_machines
 from semigrid.grid.run.start import ray_running
 from semigrid.grid.run.surroundings import scratch_folder
 from semigrid.trainers.trial.data import EVALUATION_BATCH
@@ -193,7 +193,7 @@ def _unpickled(model: bytes) -> WinnerModel:
 
 def _fitting(workers: int | None, each: Demand) -> Demand:
     """What all workers together hold. Raises ``InputError`` where they do not fit."""
-    machines = cluster_machines()
+    machines = joined_machines()
     most_cpus = max(1.0, max(machine.cpus for machine in machines))
     each = Demand(0.0 if each.gpus else min(each.cpus, most_cpus), each.gpus)
     free, room = list(machines), 0

@@ -32,6 +32,8 @@ from semigrid.trainers.cluster.ray_nodes import free_nodes, keep_free
 
 # Time between two looks at the machines of the cluster, in seconds.
 LOOK_SECONDS = 1.0
+# Longest wait for the first node beside a head that has no CPUs, in seconds.
+JOIN_SECONDS = 60.0
 # Number of unfit nodes that an autoscaler may bring in a row, while nothing runs.
 UNFIT_NODES = 3
 # Longest wait for a node that first installs the job's packages, torch among them, in seconds.
@@ -46,6 +48,19 @@ def on_cluster() -> bool:
 def cluster_machines() -> list[Machine]:
     """The nodes that are alive now."""
     return [_machine(node["Resources"]) for node in _alive_nodes()]
+
+
+def joined_machines() -> list[Machine]:
+    """The nodes that are alive, once one can work: a head without CPUs is there before the others.
+
+    Waits for that at most ``JOIN_SECONDS``.
+    """
+    until = time.monotonic() + JOIN_SECONDS
+    while True:
+        machines = cluster_machines()
+        if any(m.cpus or m.gpus for m in machines) or time.monotonic() > until:
+            return machines
+        time.sleep(0.5)
 
 
 def _machine(resources: Mapping[str, float]) -> Machine:
@@ -100,7 +115,9 @@ class Room:
         self._admission = Admission()
         self._requested: list[Pending] = []
         self._growth = cluster_growth() if on_cluster() else FIXED
-        check_room(scheduler.study, cluster_machines(), self._streaming, self._growth)
+        # an autoscaler starts nodes when they are asked for, and no sooner
+        machines = joined_machines() if self._growth == FIXED else cluster_machines()
+        check_room(scheduler.study, machines, self._streaming, self._growth)
         self._watch: NodeWatch | None = None
         if on_cluster():
             observer.activity = "asking each node what it lacks"

@@ -137,3 +137,15 @@ def test_only_what_the_grown_cluster_could_not_hold_is_refused() -> None:
         check(GROWTH, cpus_per_worker=48, workers=4)
     with pytest.raises(InputError, match="machines with 0 CPUs and 0 GPUs; lower"):
         check(FIXED, cpus_per_worker=1)
+
+
+@pytest.mark.ray
+def test_a_head_without_cpus_waits_for_its_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from semigrid.grid.run import room
+
+    looks = iter([[HEAD], [HEAD], [HEAD, G5]])
+    monkeypatch.setattr(room, "cluster_machines", lambda: next(looks))
+    assert room.joined_machines() == [HEAD, G5]
+    monkeypatch.setattr(room, "cluster_machines", lambda: [HEAD])
+    monkeypatch.setattr(room, "JOIN_SECONDS", 0.0)
+    assert room.joined_machines() == [HEAD]  # and is refused
