@@ -1,5 +1,6 @@
 """Fixtures that all tests share: a quiet machine and the digits."""
 
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -43,6 +44,18 @@ def quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         environment.setenv("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)
         yield
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """Signals as they were: a driver in this process ignores them at its end, and programs inherit
+    that.
+    """
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
