@@ -303,7 +303,7 @@ class Storage:
                 f"({error}); bring it back, then run the same command again ({PATIENCE} sets how "
                 "long to wait)"
             ) from error
-        except Exception as error:
+        except Exception as error:  # fsspec's packages have no error in common
             if not isinstance(self.files, BucketFiles) or not is_foreign(error):
                 raise
             said = without_secrets(f"{self.files.home}: {type(error).__name__}: {error}")

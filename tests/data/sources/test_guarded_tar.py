@@ -139,15 +139,17 @@ def test_a_folder_is_itself_rather_than_a_pattern(folder: str, tmp_path: Path) -
     assert len(webdataset_items(f"{tmp_path}/*/1.tar")) == 1
 
 
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file to write over for each example."""
+    return tmp_path_factory.mktemp("tar") / "0.tar"
+
+
 @given(at=st.integers(0, len(GOOD) - 1), content=st.binary(min_size=1, max_size=20))
-def test_no_damage_makes_it_fall_over(at: int, content: bytes, tmp_path_factory: object) -> None:
-    path = PATHS.setdefault("tar", tmp_path_factory.mktemp("tar") / "0.tar")  # type: ignore
-    path.write_bytes(GOOD[:at] + content + GOOD[at + len(content) :] + END)
+def test_no_damage_makes_it_fall_over(at: int, content: bytes, damaged: Path) -> None:
+    damaged.write_bytes(GOOD[:at] + content + GOOD[at + len(content) :] + END)
     try:
-        for item in webdataset_items(str(path)):
+        for item in webdataset_items(str(damaged)):
             item.read()
     except InputError as error:
         assert "0.tar" in str(error)
-
-
-PATHS: dict[str, Path] = {}
