@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ray import tune
-from ray.tune.integration.ray_train import TuneReportCallback
 
 from semigrid.grid.cluster.machines import demand_of
 from semigrid.grid.run.dispatch import RunObserver
+from semigrid.grid.run.reports import GroupReports
 from semigrid.grid.run.room import Room
 from semigrid.grid.run.searcher import GridSearcher, drop_losers
 from semigrid.grid.run.start import lost_ray, ray_running
@@ -20,6 +20,7 @@ from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.trackers.tracker import Trackers
 from semigrid.trainers.cluster.ray_nodes import placement
 from semigrid.trainers.layout import ATTEMPTS, CHECKPOINTS, checkpoint_folder
+from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.ray_worker import run_group
 from semigrid.trainers.trial.job import TrialJob
 
@@ -30,8 +31,14 @@ def execute(config: dict[str, Any]) -> None:
     Its last report has the job's failure, if any; Tune wants a step in every report.
     """
     job = TrialJob.model_validate_json(config["job"])
-    failure = do_job(job, tune.report, lambda job: run_group(job, [TuneReportCallback()]))
+    failure = do_job(job, tune.report, _on_group)
     tune.report({"step": 0, "failure": failure.model_dump_json() if failure else ""})
+
+
+def _on_group(job: TrialJob) -> Outcome:
+    reports = GroupReports()
+    with reports.passed_to(tune.report):
+        return run_group(job, [reports])
 
 
 def run_plan(
