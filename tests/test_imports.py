@@ -24,6 +24,7 @@ RAY_MODULES = {
     "semigrid.trainers.ray_worker",
     "semigrid.grid.cluster.autoscaler",
     "semigrid.grid.cluster.ray_private",
+    "semigrid.grid.run.reports",
     "semigrid.grid.run.room",
     "semigrid.grid.run.searcher",
     "semigrid.grid.run.start",
