@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from semigrid.data.errors import InputError
 from semigrid.data.storage.local import is_unfinished
 from semigrid.data.storage.locks import LockedError, locked
-from semigrid.data.storage.storage import Storage
+from semigrid.data.storage.storage import Storage, open_storage
 
 # The file that is locked: there while a process works in the folder, and after it was killed.
 LOCK = ".in-use"
@@ -50,6 +50,18 @@ def in_use(storage: Storage, setting: str) -> Iterator[bool]:
         finally:
             with contextlib.suppress(OSError):
                 (folder / LOCK).unlink()
+
+
+@contextlib.contextmanager
+def new_folder(uri: str, setting: str) -> Iterator[Storage]:
+    """A new or empty folder, kept for this process as by ``in_use``. Raises ``InputError``."""
+    storage = open_storage(uri)
+    with in_use(storage, setting):
+        if storage.entries().keys() - {LOCK}:
+            raise InputError(
+                f"{setting} {storage.uri}: this folder is not empty; give a new or an empty folder"
+            )
+        yield storage
 
 
 def remove_unfinished(storage: Storage, *folders: str) -> None:

@@ -7,7 +7,6 @@ import typer
 from rich.table import Table
 
 from semigrid.data.catalog import open_dataset
-from semigrid.data.errors import InputError
 from semigrid.data.escape import visible
 from semigrid.data.storage import open_storage
 from semigrid.grid.commands.console import (
@@ -161,14 +160,14 @@ def show(
 ) -> None:
     """Show what a dataset holds: splits, classes and their shares, slices."""
     from semigrid.data.show import contact_sheet, describe
+    from semigrid.data.storage.in_use import new_folder
 
     opened = open_dataset(dataset)
-    if sheets is not None and (folder := open_storage(sheets)).entries():
-        raise InputError(f"{sheets}: this folder is not empty; give a new or an empty folder")
-    facts = describe(opened)
     if sheets is not None:
-        for index in range(opened.num_classes):
-            folder.write(f"class-{index:03d}.png", contact_sheet(opened, index))
+        with new_folder(sheets, "--sheets") as folder:
+            for index in range(opened.num_classes):
+                folder.write(f"class-{index:03d}.png", contact_sheet(opened, index))
+    facts = describe(opened)
     if as_json:
         echo_json(facts)
         return

@@ -5,12 +5,11 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from semigrid.data.errors import InputError
 from semigrid.data.escape import command
 from semigrid.data.sources.patterns.drawing import pattern_items
 from semigrid.data.sources.patterns.spec import LICENSE, VERSION, Patterns, answers_of, gold_of
-from semigrid.data.storage import Storage, open_storage
-from semigrid.data.storage.in_use import LOCK, in_use
+from semigrid.data.storage import Storage
+from semigrid.data.storage.in_use import new_folder
 
 ABOUT = """\
 Everything here is generated, the images and the crowd answers alike: nothing was photographed, and
@@ -42,10 +41,7 @@ def write_raw(
     Raises:
         InputError: the folder is not empty, or another process is writing into it.
     """
-    storage = open_storage(uri)
-    with in_use(storage, "DEST"):
-        if storage.entries().keys() - {LOCK}:
-            raise InputError(f"{uri}: this folder is not empty; give a new or an empty folder")
+    with new_folder(uri, "DEST") as storage:
         return _write(storage, patterns, progress)
 
 

@@ -37,6 +37,8 @@ def test_the_nastiest_folder_becomes_a_dataset_that_checks(tmp_path: Path) -> No
     assert len(list(sheets.iterdir())) == 2
     refused = semigrid("data", "show", where, "--sheets", str(sheets))
     assert refused.returncode == 2 and "this folder is not empty" in refused.stderr
+    refused = semigrid("data", "show", where, "--sheets", str(sheets / "class-000.png"))
+    assert refused.returncode == 2 and "this is a file, or below one" in refused.stderr
     facts = json.loads(semigrid("data", "show", where, "--json").stdout)
     assert facts["splits"]["train"] == report["splits"]["train"]
     manifest = tmp_path / "set" / "dataset.json"  # as an earlier version may have written it
