@@ -38,9 +38,17 @@ MOST_LINKS = 100
 
 
 def cache_folder() -> Path:
-    """The folder for files that can be made again: ``$SEMIGRID_CACHE`` or ``~/.cache/semigrid``."""
+    """The folder for files that can be made again: ``$SEMIGRID_CACHE`` or ``~/.cache/semigrid``.
+
+    It is made here where it is missing, for this user alone whatever the umask is: others could
+    replace what is trusted, such as the hash of a file. Users who share one make it themselves.
+    """
     home = Path.home() / ".cache" / "semigrid"
-    return Path(os.environ.get("SEMIGRID_CACHE") or home).absolute()
+    folder = Path(os.environ.get("SEMIGRID_CACHE") or home).absolute()
+    with contextlib.suppress(OSError):  # whoever writes into it will say so
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def is_unfinished(name: str) -> bool:

@@ -74,6 +74,8 @@ def _start(streaming: bool) -> None:
         RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
         RAY_USAGE_STATS_ENABLED="0",
     )
+    # Ray imports MLflow where it is installed, which then keeps an id of this user for its maker
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # Ray writes the runtime environments of its processes into logs
     keep_from_runtime_environments("AWS_")
     for name in ("ray", "ray.train", "ray.data"):

@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import traceback
+from importlib import import_module
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -72,6 +73,7 @@ def main(name: str, number: int, examples: int) -> int:
                 faulthandler.cancel_dump_traceback_later()
 
         open_dataset("builtin://digits")  # made before anything outside may not be written
+        import_module("torch")  # starts ldconfig, whatever is read
         try:
             every_input_is_read_or_refused()
         except BaseException:

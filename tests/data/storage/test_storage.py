@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractBufferedFile
 
 from semigrid.data.errors import InputError, StorageGoneError
-from semigrid.data.storage import Storage, open_storage
+from semigrid.data.storage import Storage, cache_folder, open_storage
 from semigrid.data.storage.bucket import BucketFiles
 from semigrid.data.storage.files import UnusableFileError
 from semigrid.data.storage.local import MOST_LINKS, LocalFiles
@@ -440,3 +440,19 @@ def test_no_name_leads_out_of_the_folder(name: str, tmp_path: Path) -> None:
 def test_names_in_the_root() -> None:
     assert open_storage("/").location("a") == "/a" and open_storage("/").exists("etc")
     assert open_storage("data:x/a::b").uri == f"{os.getcwd()}/data:x/a::b"
+
+
+def test_the_cache_is_made_for_its_user_alone_and_a_shared_one_stays_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, shared = tmp_path / "of/me", tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    before = os.umask(0)
+    try:
+        for folder in (made, shared):
+            monkeypatch.setenv("SEMIGRID_CACHE", str(folder))
+            assert cache_folder() == folder
+    finally:
+        os.umask(before)
+    assert (made.stat().st_mode & 0o777, shared.stat().st_mode & 0o777) == (0o700, 0o777)
