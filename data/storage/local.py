@@ -45,9 +45,10 @@ def cache_folder() -> Path:
     """
     home = Path.home() / ".cache" / "semigrid"
     folder = Path(os.environ.get("SEMIGRID_CACHE") or home).absolute()
-    with contextlib.suppress(OSError):  # whoever writes into it will say so
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
+    if not folder.exists():
+        with contextlib.suppress(OSError):  # whoever writes into it will say so
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 

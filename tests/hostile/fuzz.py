@@ -73,7 +73,7 @@ def main(name: str, number: int, examples: int) -> int:
                 faulthandler.cancel_dump_traceback_later()
 
         open_dataset("builtin://digits")  # made before anything outside may not be written
-        import_module("torch")  # starts ldconfig, whatever is read
+        import_module("timm")  # PyTorch starts ldconfig and makes a folder, whatever is read
         try:
             every_input_is_read_or_refused()
         except BaseException:
