@@ -269,7 +269,16 @@ def _commit() -> str | None:
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():
         return None
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
+    command = [
+        "git",
+        "--no-optional-locks",
+        "-C",
+        str(checkout),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+    ]
     try:
         done = subprocess.run([*command, "--exclude", "*"], capture_output=True, text=True)
     except OSError:  # a machine without git
