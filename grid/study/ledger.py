@@ -269,21 +269,17 @@ def _commit() -> str | None:
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():
         return None
-    command = [
-        "git",
-        "--no-optional-locks",
-        "-C",
-        str(checkout),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-    ]
+    # unlike git describe, it writes nothing into the checkout
+    command = ["git", "--no-optional-locks", "-C", str(checkout), "status", "--porcelain=v2"]
+    command += ["--branch", "--untracked-files=no"]
     try:
-        done = subprocess.run([*command, "--exclude", "*"], capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True)
     except OSError:  # a machine without git
         return None
-    return done.stdout.strip() or None
+    lines = done.stdout.splitlines()
+    commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid ")), None)
+    is_dirty = any(not line.startswith("#") for line in lines)
+    return f"{commit}-dirty" if commit and is_dirty else commit
 
 
 def start_record(spec: TrialSpec, cell: str, weights: Weights | None = None) -> Record:
