@@ -67,6 +67,8 @@ def paper_acc1(cell: Cell, task: str, experiment: Experiment) -> float | None:
     model = experiment.file.models[cell.model]
     backbone = experiment.backbone_of(cell.model).backbone or ""
     kind = "semi" if METHODS[model.method].needs_pool else backbone
+    if model.from_ is not None and kind != "semi":
+        return None  # the paper fine-tunes nothing twice
     row = next((row for name, row in _BY_LABELS[task].items() if name in kind), None)
     if row is None or cell.labels not in _QUARTERS:
         return None

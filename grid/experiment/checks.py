@@ -89,22 +89,28 @@ def _start_problems(file: ExperimentFile, key: str, model: ModelConfig) -> Itera
     """What is wrong with the backbone, or with the model that a model starts from."""
     method, parents = model.method, METHODS[model.method].parents
     if model.from_ is None:
-        if parents:
+        if METHODS[method].needs_parent:
             yield f"{key}.from: missing; method {method} starts from a {' or '.join(parents)} model"
         elif model.backbone is None:
-            yield f"{key}.backbone: missing; give a timm name such as resnet18.tv_in1k"
+            yield (
+                f"{key}.backbone: missing; give a timm name such as resnet18.tv_in1k, or from: a "
+                "model to start from"
+            )
         elif problem := backbone_problem(model.backbone, model.pretrained is True):
             yield f"{key}.backbone: {model.backbone!r}: {problem}"
         return
-    if not parents:
-        yield f"{key}.from: method {method} starts from a backbone, not a model"
     parent = file.models.get(model.from_)
     if parent is None:
         yield f"{key}.from: {_unknown('model', model.from_, file.models)}"
-    elif parents and parent.method not in parents:
+    elif parent.method not in parents:
         yield (
             f"{key}.from: {model.from_!r} is of method {parent.method}; {method} starts from "
             f"a model of method {' or '.join(parents)}"
+        )
+    elif parent.from_ is not None:
+        yield (
+            f"{key}.from: {model.from_!r} starts from {parent.from_!r} itself; start from a model "
+            "with a backbone, such as that one"
         )
     for ignored in _OF_BACKBONES:
         if ignored in model.model_fields_set:

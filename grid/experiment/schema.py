@@ -65,7 +65,7 @@ SHARED_TRAIN_KEYS = ("precision", "stream")
 
 
 class ModelConfig(Section):
-    """A row of models: a backbone to fine-tune, or the model that ``semi`` starts ``from``.
+    """A row of models: a backbone to fine-tune, or the model to start ``from``, for any method.
 
     ``pretrained`` is true for timm's weights of the backbone's tag, false for random weights, or
     the path or URI of a file. ``weights_license`` is the licence of that file, and

@@ -64,7 +64,8 @@ def step_targets(step: StepInput, context: StepContext, draw: torch.Generator) -
 FINETUNE = Method(
     name="finetune",
     summary="trained",
-    parents=(),
+    parents=("finetune",),
+    needs_parent=False,
     needs_pool=False,
     uses_pseudo_labels=False,
     own_settings=frozenset(),

@@ -25,7 +25,8 @@ class Method:
     Attributes:
         name: as experiment files write it.
         summary: past participle for descriptions of a model: "trained …".
-        parents: the methods whose trained models it starts from; empty: it starts from a backbone.
+        parents: the methods whose trained models it may start from.
+        needs_parent: whether it starts from such a model always, never from a backbone.
         needs_pool: whether it learns from unlabelled images; its epochs are passes over them then.
         uses_pseudo_labels: whether the teacher labels images, so that it can collapse.
         own_settings: fields of ``Recipe`` that no other method reads.
@@ -38,6 +39,7 @@ class Method:
     name: MethodName
     summary: str
     parents: tuple[MethodName, ...]
+    needs_parent: bool
     needs_pool: bool
     uses_pseudo_labels: bool
     own_settings: frozenset[str]

@@ -98,6 +98,7 @@ SEMI = Method(
     name="semi",
     summary="trained semi-supervised (as Semi-ViT is)",
     parents=("finetune",),
+    needs_parent=True,
     needs_pool=True,
     uses_pseudo_labels=True,
     own_settings=frozenset(

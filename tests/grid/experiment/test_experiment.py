@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helpers.experiments import changed, experiment_text
+from tests.helpers.experiments import SMALL, changed, experiment_text
 
 from semigrid.data.errors import InputError
 from semigrid.grid.experiment.load import load_experiment
@@ -56,6 +56,16 @@ def test_a_problem_names_its_key_its_value_and_what_would_be_right(
     found = problems(changed(path, value))
     for part in ["file.yaml", *expected]:
         assert any(part in problem for problem in found), found
+
+
+def test_a_model_starts_from_one_with_a_backbone() -> None:
+    longer = {"longer": {"from": "vit", "method": "finetune"}}
+    models = SMALL["models"] | longer | {"last": {"from": "longer", "method": "semi"}}
+    found = problems(experiment_text(models=models))
+    assert found == (
+        "file.yaml: models.last.from: 'longer' starts from 'vit' itself; start from a model with "
+        "a backbone, such as that one",
+    )
 
 
 def test_all_problems_come_in_one_message() -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.helpers.experiments import changed, experiment_text
+from tests.helpers.experiments import SMALL, changed, experiment_text
 
 from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.grid.experiment.load import load_experiment
@@ -49,6 +49,18 @@ def test_a_parent_that_is_no_cell_is_searched_but_not_a_row() -> None:
         ("digits/vit/50%", False),
         ("digits/semi-vit/50%/100%", True),
     ]
+
+
+def test_a_model_may_fine_tune_on_from_the_winner_of_another() -> None:
+    models = SMALL["models"] | {"longer": {"from": "vit", "method": "finetune"}}
+    plan = plan_of(experiment_text(models=models, grid=[{"model": "longer", "labels": ["50%"]}]))
+    assert [(s.name, s.parent and s.parent.name) for s in plan.searches] == [
+        ("digits/vit/50%", None),
+        ("digits/longer/50%", "digits/vit/50%"),
+    ]
+    spec = plan.spec(plan.searches[1], {}, 0, "p")
+    assert (spec.method, spec.parent, spec.pool_images) == ("finetune", "p", None)
+    assert spec.recipe.img_size == 16  # the parent's: both see the same images
 
 
 def test_multipliers_share_one_parent() -> None:
