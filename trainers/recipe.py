@@ -17,7 +17,8 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 class Recipe(BaseModel):
     """All hyper-parameters of one training; the defaults are those of ViT-B (MAE), ``finetune``.
 
-    ``steps``, ``ema_decay`` and ``warmup_steps`` are ``None`` until ``resolve`` derives them.
+    ``steps``, ``ema_decay`` and ``warmup_steps`` are ``None`` until ``resolve`` derives them, from
+    ``epochs`` and ``batch_size`` as published for large sets.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -115,13 +116,3 @@ class Recipe(BaseModel):
     def learning_rate(self) -> float:
         """lr = base · batch/256 (Goyal et al. 2017, as MAE and Semi-ViT use it)."""
         return self.base_lr * self.batch_size / 256
-
-
-def ema_decay(steps: int) -> float:
-    """d = 1 − 20/steps, at most 0.9999: the teacher averages over a twentieth of the run.
-
-    The published 0.9999 belongs to 200,000 steps (Semi-ViT, 100 epochs of ImageNet at 640 images
-    a step), where it averages over the last 10,000. A fixed 0.9999 in a run of 500 steps would
-    leave the teacher where it started.
-    """
-    return min(0.9999, max(0.0, 1 - 20 / steps))

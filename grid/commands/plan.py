@@ -21,6 +21,7 @@ from semigrid.grid.commands.options import (
 )
 from semigrid.grid.status.change import Change, compare
 from semigrid.grid.status.cost import Cost, estimate, spent
+from semigrid.grid.status.lengths import CellLength, lengths, lengths_parts
 from semigrid.grid.status.show import cost_parts
 from semigrid.grid.study.state import StudyState
 
@@ -38,7 +39,10 @@ def plan(
     only: OnlyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what would run: what changed, what is kept, what remains, and its cost."""
+    """Show what would run: what changed, what is kept, what remains, and its cost.
+
+    Each cell has its steps, its batch (labelled + unlabelled images) and its epochs.
+    """
     experiment = load(source, storage, seeds, without_data=without_data)
     show_plan(open_study(experiment, only, for_run=True), without_data, as_json)
 
@@ -46,7 +50,9 @@ def plan(
 def show_plan(study: OpenStudy, without_data: bool = False, as_json: bool = False) -> None:
     """Prints the plan; without data, nothing is known of sizes, changes and costs."""
     state, change, estimates = study.state, None, []
+    trained: list[CellLength] = []
     if not without_data:
+        trained = lengths(state.plan)
         change = compare(state, last_text(study.ledger.storage))
         estimates = estimate(state, count_flops=True)
     cost = Cost(spent(state), estimates, state.plan.experiment.file.prices)
@@ -65,6 +71,7 @@ def show_plan(study: OpenStudy, without_data: bool = False, as_json: bool = Fals
             **counts,
             "weights": {name: each.model_dump() for name, each in experiment.weights.items()},
             "folder": study.ledger.storage.uri,
+            "trainings_by_cell": [asdict(each) for each in trained],
             "change": None if change is None else asdict(change),
             "cost": cost.as_json(),
         }
@@ -73,7 +80,8 @@ def show_plan(study: OpenStudy, without_data: bool = False, as_json: bool = Fals
     for line in _lines(state, counts, without_data):
         echo(line)
     echo(f"results: {study.ledger.storage.uri}")
-    for part in [*(_change_parts(change) if change else ()), *cost_parts(cost)]:
+    recipes = lengths_parts(trained) if trained else ()
+    for part in [*recipes, *(_change_parts(change) if change else ()), *cost_parts(cost)]:
         out.print(part)
 
 

@@ -6,6 +6,7 @@ from itertools import product
 
 from pydantic import ValidationError
 
+from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
 from semigrid.data.splits import empty_classes, images_at, pool_subset
 from semigrid.grid.experiment.experiment import Experiment
@@ -53,9 +54,9 @@ def problems_of(experiment: Experiment) -> list[str]:
                 recipes[name] = experiment.recipe_of(name)
             except ValidationError as error:
                 problems += problems_in(error, "models", name, "recipe")
+            except InputError as error:
+                problems.append(f"models.{name}.recipe.{error}")
     problems += space_problems(file, recipes)
-    for name, recipe in recipes.items():
-        problems += _worker_problems(experiment, name, recipe)
     for number, entry in enumerate(file.grid):
         for name in entry.datasets or file.datasets:
             if name in experiment.datasets:  # else it could not be opened, or is misspelt
@@ -145,17 +146,6 @@ def _grid_problems(file: ExperimentFile) -> Iterator[str]:
             seen.add(cell)
 
 
-def _worker_problems(experiment: Experiment, name: str, recipe: Recipe) -> Iterator[str]:
-    workers = experiment.train_of(name).workers
-    if recipe.batch_size % workers:
-        own = experiment.file.models[name].train
-        key = f"models.{name}.train" if own and "workers" in own.model_fields_set else "train"
-        yield (
-            f"{key}.workers: {workers}: the global batch of {name} is {recipe.batch_size} images, "
-            "which must divide by the number of workers"
-        )
-
-
 def _size_problems(experiment: Experiment, number: int, name: str) -> Iterator[str]:
     """Label fractions and multipliers of a grid entry that are too small or large for a dataset."""
     entry, manifest = experiment.file.grid[number], experiment.datasets[name].manifest
@@ -183,12 +173,31 @@ def _size_problems(experiment: Experiment, number: int, name: str) -> Iterator[s
 def _schedule_problems(
     experiment: Experiment, entry: GridEntry, name: str, recipes: dict[str, Recipe]
 ) -> Iterator[str]:
-    """A warm-up longer than the training, found by resolving the recipe as the plan does."""
-    if entry.model in recipes:
-        method, pool = experiment.file.models[entry.model].method, experiment.pool_unit(name)
+    """What is wrong with the resolved recipes of an entry's cells and of those they start from."""
+    config = experiment.file.models.get(entry.model)
+    parent = None if config is None else config.from_
+    unit = experiment.pool_unit(name)
+    for model in (entry.model, parent):
+        if model not in recipes:
+            continue
+        method, recipe = experiment.file.models[model].method, recipes[model]
+        multipliers = entry.unlabeled if METHODS[method].needs_pool else None
         try:
-            for fraction in entry.labels:
+            for fraction, multiplier in product(entry.labels, multipliers or [Fraction(1)]):
                 images = labeled_images(experiment.datasets[name], fraction)
-                resolve(recipes[entry.model], method, max(1, images), max(1, pool))
+                pool = pool_subset(unit, multiplier)
+                resolved = resolve(recipe, method, max(1, images), max(1, pool))
+                yield from _worker_problems(experiment, model, resolved)
         except ValueError as error:
-            yield f"models.{entry.model}.recipe: {error}"
+            yield f"models.{model}.recipe: {error}"
+
+
+def _worker_problems(experiment: Experiment, model: str, resolved: Recipe) -> Iterator[str]:
+    workers = experiment.train_of(model).workers
+    if resolved.batch_size % workers:
+        own = experiment.file.models[model].train
+        key = f"models.{model}.train" if own and "workers" in own.model_fields_set else "train"
+        yield (
+            f"{key}.workers: {workers}: the global batch of {model} is {resolved.batch_size} "
+            "images, which must divide by the number of workers; change it, or recipe.batch_size"
+        )

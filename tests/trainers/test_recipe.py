@@ -1,9 +1,10 @@
 import pytest
 from pydantic import ValidationError
 
+from semigrid.data.errors import InputError
 from semigrid.trainers.backbones import backbone_family
 from semigrid.trainers.methods import published, resolve
-from semigrid.trainers.recipe import Recipe, ema_decay
+from semigrid.trainers.recipe import Recipe
 
 # docs/methods.md §3, ViT-B (MAE)
 VIT_FINETUNE = {
@@ -88,6 +89,35 @@ def test_the_users_values_stand_over_the_published() -> None:
     assert (recipe.base_lr, recipe.epochs, recipe.unlabeled_ratio) == (3e-4, 10, 5)
 
 
+def test_semi_vits_recipe_for_one_percent_is_a_preset() -> None:
+    # arXiv 2208.05688: threshold 0.6; drop path, erasing and the mixing of labelled images are off
+    semi = published("semi", "vit_base_patch16_224.mae", {"preset": "semivit-1pct"})
+    expected = VIT_SEMI | {"confidence_threshold": 0.6, "drop_path": 0, "erase_prob": 0}
+    expected |= {"mixup": 0, "cutmix": 0}
+    assert {name: getattr(semi, name) for name in expected} == expected
+    given = {"preset": "semivit-1pct", "mixup": 0.2}
+    finetune = published("finetune", "vit_base_patch16_224.mae", given)
+    assert (finetune.base_lr, finetune.batch_size, finetune.layer_decay) == (5e-5, 512, 0.65)
+    assert (finetune.mixup, finetune.cutmix) == (
+        0.2,
+        0,
+    )  # the user's value stands over the preset's
+    assert finetune.model_fields_set == {"mixup"}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "name", "there"),
+    [
+        ("vit_base_patch16_224.mae", "semivit-2pct", "semivit-1pct"),
+        ("vit_base_patch16_224.mae", ["semivit-1pct"], "semivit-1pct"),
+        ("resnet18", "semivit-1pct", "none: take the key out"),
+    ],
+)
+def test_a_preset_that_is_not_there(backbone: str, name: object, there: str) -> None:
+    with pytest.raises(InputError, match=rf"preset: .* is no preset of method semi .*{there}"):
+        published("semi", backbone, {"preset": name})
+
+
 @pytest.mark.parametrize("backbone", ["resnet18", "resnext50_32x4d", "efficientnet_b0"])
 def test_convolutional_backbones(backbone: str) -> None:
     assert backbone_family(backbone) == "convnet"
@@ -115,7 +145,7 @@ def test_finetune_epochs_are_passes_over_the_labeled_set() -> None:
     resolved = resolve(recipe, "finetune", labeled_images=20480, pool_images=999)
     # 20 steps a pass, 100 passes, the first 5 of them warm-up
     assert (resolved.total_steps, resolved.warmup_steps) == (2000, 100)
-    assert resolved.ema_decay == pytest.approx(0.99)
+    assert resolved.ema_decay == pytest.approx(1 - 1 / 101)
 
 
 def test_semi_epochs_are_passes_over_the_pool() -> None:
@@ -139,8 +169,10 @@ def test_what_the_user_sets_is_kept() -> None:
 
 @pytest.mark.parametrize("images", [1, 100])
 def test_the_smallest_training_has_one_step_and_no_warmup(images: int) -> None:
-    recipe = published("finetune", "vit_base_patch16_224.mae", {"epochs": 1, "warmup_epochs": 0.5})
-    resolved = resolve(recipe, "finetune", images, 0)
+    given = {"epochs": 1, "warmup_epochs": 0.5, "batch_size": 1024}
+    resolved = resolve(
+        published("finetune", "vit_base_patch16_224.mae", given), "finetune", images, 0
+    )
     assert (resolved.total_steps, resolved.warmup_steps) == (1, 0)
 
 
@@ -158,14 +190,6 @@ def test_resolving_again_changes_nothing() -> None:
 def test_unresolved_recipes_have_no_number_of_steps() -> None:
     with pytest.raises(ValueError, match="not resolved"):
         _ = Recipe().total_steps
-
-
-def test_ema_decay_shrinks_with_the_run() -> None:
-    assert ema_decay(200_000) == 0.9999  # as published
-    assert ema_decay(10_000_000) == 0.9999
-    assert ema_decay(2_000) == pytest.approx(0.99)
-    assert ema_decay(40) == 0.5
-    assert ema_decay(20) == ema_decay(1) == 0
 
 
 def test_derived_numbers() -> None:

@@ -5,37 +5,94 @@ step's images into targets. Nothing here imports torch before a step is made: a 
 methods, too.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+from semigrid.data.errors import InputError
 from semigrid.trainers.backbones import backbone_family
 from semigrid.trainers.methods.finetune import FINETUNE
+from semigrid.trainers.methods.lengths import ema_decay, fitted_batch, fitted_steps
 from semigrid.trainers.methods.method import Method, MethodName, Space
 from semigrid.trainers.methods.semi import SEMI
-from semigrid.trainers.recipe import Recipe, ema_decay
+from semigrid.trainers.recipe import Recipe
 
-__all__ = ["METHODS", "Method", "MethodName", "Space", "published", "resolve", "why_unused"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "MethodName",
+    "Space",
+    "epochs_of",
+    "published",
+    "resolve",
+    "why_unused",
+]
 
 METHODS: dict[MethodName, Method] = {method.name: method for method in (FINETUNE, SEMI)}
 
 _OPTIMIZER_OF = {"beta1": "adamw", "beta2": "adamw", "momentum": "sgd"}
 
 
-def published(method: MethodName, backbone: str, overrides: dict[str, Any]) -> Recipe:
-    """The published recipe of a method for a backbone, with the user's values over it."""
-    return Recipe(**{**METHODS[method].published[backbone_family(backbone)], **overrides})
+def published(method: MethodName, backbone: str, overrides: Mapping[str, Any]) -> Recipe:
+    """The published recipe of a method for a backbone, with the user's values over it.
+
+    ``model_fields_set`` of the result are the user's own values: ``resolve`` leaves them alone.
+
+    Args:
+        overrides: fields of ``Recipe``, and ``preset``: the name of one of the method's presets,
+            whose values lie between the published ones and the user's.
+
+    Raises:
+        InputError: for a preset that the method does not have for this backbone.
+        pydantic.ValidationError: for a value that cannot be.
+    """
+    own, family = dict(overrides), backbone_family(backbone)
+    values = dict(METHODS[method].published[family])
+    if "preset" in own:
+        values |= _preset(METHODS[method], family, own.pop("preset"))
+    recipe = Recipe(**{**values, **own})
+    return Recipe.model_construct(_fields_set=set(own), **dict(recipe))
 
 
-def resolve(recipe: Recipe, method: MethodName, labeled_images: int, pool_images: int) -> Recipe:
-    """Derives the number of steps, the warm-up and the EMA decay from the sets' sizes.
+def _preset(method: Method, family: str, name: Any) -> Mapping[str, Any]:
+    names = [each for each, (of, _) in method.presets.items() if of == family]
+    if name not in names:
+        there = f"there is {' or '.join(names)}" if names else "there is none: take the key out"
+        raise InputError(
+            f"preset: {name!r} is no preset of method {method.name} for a {family}; {there}"
+        )
+    return method.presets[name][1]
+
+
+def resolve(
+    recipe: Recipe,
+    method: MethodName,
+    labeled_images: int,
+    pool_images: int,
+    fit: bool = True,
+) -> Recipe:
+    """Derives batch size, steps, warm-up and EMA decay from the sets' sizes.
 
     An epoch is a pass over the labelled set, or over the pool for methods that need one (as in
-    Semi-ViT). Raises ``ValueError`` for a warm-up that leaves no step to train.
+    Semi-ViT). Sets too small for the published batch and epochs get smaller batches and more
+    steps (docs/recipes.md); what the user set, ``model_fields_set``, stays.
+
+    Args:
+        fit: False leaves the published batch and epochs as they are, however small the sets.
+
+    Raises:
+        ValueError: for a warm-up that leaves no step to train.
     """
-    if METHODS[method].needs_pool:
-        steps_per_epoch = pool_images / recipe.pool_batch_size
+    given = recipe.model_fields_set
+    images, ratio = _epoch(recipe, method, labeled_images, pool_images)
+    batch = recipe.batch_size
+    if fit and "batch_size" not in given:
+        batch = fitted_batch(batch, images, ratio)
+    if recipe.steps is not None:
+        steps = recipe.steps
+    elif fit and "epochs" not in given:
+        steps = fitted_steps(recipe.epochs, recipe.batch_size, images, ratio)
     else:
-        steps_per_epoch = labeled_images / recipe.batch_size
-    steps = recipe.steps or max(1, round(recipe.epochs * steps_per_epoch))
+        steps = max(1, round(recipe.epochs * images / (batch * ratio)))
     warmup = recipe.warmup_steps
     if warmup is None:
         if recipe.warmup_epochs >= recipe.epochs:
@@ -47,7 +104,23 @@ def resolve(recipe: Recipe, method: MethodName, labeled_images: int, pool_images
     if warmup >= steps:
         raise ValueError(f"warmup_steps is {warmup}, the training has {steps} steps: warm up less")
     decay = ema_decay(steps) if recipe.ema_decay is None else recipe.ema_decay
-    return recipe.model_copy(update={"steps": steps, "warmup_steps": warmup, "ema_decay": decay})
+    derived = {"batch_size": batch, "steps": steps, "warmup_steps": warmup, "ema_decay": decay}
+    return recipe.model_copy(update=derived)
+
+
+def epochs_of(recipe: Recipe, method: MethodName, labeled_images: int, pool_images: int) -> float:
+    """Passes of a resolved recipe over the labelled set, or over the pool if its method has one."""
+    images, ratio = _epoch(recipe, method, labeled_images, pool_images)
+    return recipe.total_steps * recipe.batch_size * ratio / images
+
+
+def _epoch(
+    recipe: Recipe, method: MethodName, labeled_images: int, pool_images: int
+) -> tuple[int, int]:
+    """Images of an epoch, and how many of them a step takes for each labelled image."""
+    if METHODS[method].needs_pool:
+        return pool_images, recipe.unlabeled_ratio
+    return labeled_images, 1
 
 
 def why_unused(setting: str, recipe: Recipe, method: MethodName) -> str | None:

@@ -26,6 +26,10 @@ PUBLISHED_CONVNET: dict[str, Any] = {
     "head_std": None,
 }
 
+# Semi-ViT on 1 % of ImageNet's labels (arXiv 2208.05688, and its published commands for ViT-Base):
+# no mixing of labelled images, no erasing, no drop path
+UNMIXED: dict[str, Any] = {"mixup": 0.0, "cutmix": 0.0, "erase_prob": 0.0, "drop_path": 0.0}
+
 
 def search_space(recipe: Recipe) -> Space:
     """Half to twice the learning rate (MAE's search) and the weight decay."""
@@ -70,6 +74,9 @@ FINETUNE = Method(
     uses_pseudo_labels=False,
     own_settings=frozenset(),
     published={"transformer": {}, "convnet": PUBLISHED_CONVNET},
+    presets={
+        "semivit-1pct": ("transformer", UNMIXED | {"base_lr": 5e-5, "batch_size": 512}),
+    },
     search_space=search_space,
     forwards_per_step=lambda recipe: 3 * recipe.batch_size,
     step_targets=step_targets,

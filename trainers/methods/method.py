@@ -31,6 +31,8 @@ class Method:
         uses_pseudo_labels: whether the teacher labels images, so that it can collapse.
         own_settings: fields of ``Recipe`` that no other method reads.
         published: for each family of backbones, the values that differ from ``Recipe``'s defaults.
+        presets: other published recipes by name: the family of backbones that each is for, and
+            the values that differ from the family's ``published``.
         search_space: the default ranges around a recipe's own values.
         forwards_per_step: forwards of one image in a step, over all ranks; a backward counts two.
         step_targets: makes a step's images into targets; ``draw`` is seeded alike on all ranks.
@@ -44,6 +46,7 @@ class Method:
     uses_pseudo_labels: bool
     own_settings: frozenset[str]
     published: Mapping[Family, Mapping[str, Any]]
+    presets: Mapping[str, tuple[Family, Mapping[str, Any]]]
     search_space: Callable[[Recipe], Space]
     forwards_per_step: Callable[[Recipe], int]
     step_targets: Callable[[StepInput, StepContext, torch.Generator], StepTargets]

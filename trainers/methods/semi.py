@@ -116,6 +116,9 @@ SEMI = Method(
         "transformer": {"batch_size": 128, "base_lr": 1e-3, "layer_decay": 0.75},
         "convnet": finetune.PUBLISHED_CONVNET | {"batch_size": 128},
     },
+    presets={
+        "semivit-1pct": ("transformer", finetune.UNMIXED | {"confidence_threshold": 0.6}),
+    },
     search_space=search_space,
     forwards_per_step=forwards_per_step,
     step_targets=step_targets,

@@ -88,6 +88,12 @@ def test_plan_counts_before_anything_ran(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert (facts["cells"], facts["trainings"], facts["trainings_remaining"]) == (4, 12, 12)
     assert facts["trainings_unshared"] == 18
+    assert [(each["cell"], each["steps"]) for each in facts["trainings_by_cell"]] == [
+        ("digits/vit/50%", 6),
+        ("digits/vit/100%", 6),
+        ("digits/semi-vit/50%/100%", 6),
+        ("digits/semi-vit/100%/100%", 6),
+    ]
     assert not (tmp_path / "s").exists()  # planning leaves nothing behind
     assert "4 cells" in semigrid("plan", str(file)).stdout
 

@@ -136,7 +136,7 @@ def one_group(recipe: Recipe, backbone: str = "test_resnet", **args: Any) -> dic
 
 
 def test_resnets_train_with_nesterov_sgd_at_one_rate() -> None:
-    recipe = resolve(published("finetune", "resnet18", {"steps": 8}), "finetune", 40, 0)
+    recipe = resolve(published("finetune", "resnet18", {"steps": 8}), "finetune", 2_000, 0)
     group = one_group(recipe)
     assert group["type"] is torch.optim.SGD
     assert group["nesterov"] and group["momentum"] == 0.9

@@ -1,0 +1,44 @@
+"""How a published recipe is fitted to few images: the size of its batches, the number of steps.
+
+The published batch of 1,024 images and 100 epochs belong to ImageNet: 84 images would give 8
+steps, each of which sees every image twelve times. docs/recipes.md has the rule and the
+experiments that chose its numbers.
+"""
+
+# A batch is at most this share of an epoch's images, in multiples of BATCH_UNIT, and never
+# smaller than LEAST_BATCH labelled images.
+BATCHES_PER_EPOCH = 5
+LEAST_BATCH = 32
+BATCH_UNIT = 8  # so that up to eight workers share a batch equally
+LEAST_STEPS = 500
+# The teacher averages over this share of the run, at most over MOST_AVERAGED steps.
+AVERAGED_SHARE = 1 / 20
+MOST_AVERAGED = 10_000
+
+
+def fitted_batch(published: int, epoch_images: int, images_per_labeled: int) -> int:
+    """Labelled images in a step: as published, or fewer where an epoch would have under 5 steps.
+
+    Args:
+        published: labelled images in a step, as published.
+        epoch_images: images of one epoch, of the labelled set or of the pool.
+        images_per_labeled: how many of them a step takes for each labelled image, 1 or μ.
+    """
+    most = epoch_images // (BATCHES_PER_EPOCH * images_per_labeled)
+    return min(published, max(LEAST_BATCH, most - most % BATCH_UNIT))
+
+
+def fitted_steps(epochs: float, published: int, epoch_images: int, images_per_labeled: int) -> int:
+    """Steps of the published epochs in batches of the published size, at least 500."""
+    steps = round(epochs * epoch_images / (published * images_per_labeled))
+    return max(LEAST_STEPS, steps)
+
+
+def ema_decay(steps: int) -> float:
+    """d = 1 − 1/(1 + steps/20), at most 0.9999: the teacher averages over a twentieth of the run.
+
+    The published 0.9999 belongs to 200,000 steps (Semi-ViT, 100 epochs of ImageNet at 640 images
+    a step), where it averages over the last 10,000. A fixed 0.9999 in a run of 500 steps would
+    leave the teacher where it started.
+    """
+    return 1 - 1 / min(MOST_AVERAGED, 1 + steps * AVERAGED_SHARE)
