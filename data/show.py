@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from semigrid.data.precision import precision_of
 from semigrid.data.schema import LABELED_SPLITS, POOL, Dataset
 from semigrid.data.views.render import BrokenImageError, decode
 
@@ -28,6 +29,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         }
     return {
         **manifest.model_dump(include={"name", "license", "source", "fingerprint", "pool_unit"}),
+        "test": precision_of(manifest.counts),
         "splits": {split: dataset.rows_in(split) for split in splits},
         "classes": classes.to_dict("records"),
         "slices": slices,

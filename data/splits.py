@@ -8,6 +8,9 @@ import numpy as np
 
 from semigrid.data.schema import Split
 
+# raise this number when the same images are split otherwise
+SPLIT_VERSION = 2
+
 
 def order_key(name: str, seed: int) -> tuple[bytes, str]:
     """A sort key for a seeded shuffle that is the same on every machine and library version."""
@@ -17,6 +20,16 @@ def order_key(name: str, seed: int) -> tuple[bytes, str]:
 def seeded_order(ids: Sequence[str], seed: int) -> list[int]:
     """Positions of the ids, sorted by ``order_key``."""
     return sorted(range(len(ids)), key=lambda position: order_key(ids[position], seed))
+
+
+def quota_of_test(counts: np.ndarray, test_share: float) -> np.ndarray:
+    """Images of each class that test should have, from ``counts``, the labelled images by class.
+
+    Every class has ``test_share`` · images / classes, rounded half up and at least one; where it
+    is too rare for that, half of its own images, rounded down.
+    """
+    per_class = max(1, int(test_share * counts.sum() / len(counts) + 0.5))
+    return (counts // 2).clip(max=per_class)
 
 
 def split_labeled(
@@ -29,16 +42,15 @@ def split_labeled(
 ) -> list[Split]:
     """Assigns ``train``, ``val`` or ``test`` to every labelled image.
 
-    The test split has the same number of images of every class. Train and val keep the natural
-    distribution of classes. All images of a group are in the same split.
+    Test has the same number of images of every class, or what a rare class can spare
+    (``quota_of_test``). Train and val keep the natural distribution of classes. All images of a
+    group are in the same split, so quotas of classes with large groups may be missed. A class of
+    two groups and more is in train and in test, unless it shares its groups with others.
 
     Args:
         labels: class index of each image.
         groups: group name of each image.
-        val_share, test_share: shares of all images, from 0 to 1.
-
-    Raises:
-        ValueError: no class-balanced test split with at least one image per class exists.
+        val_share, test_share: shares of all images, from 0 to 1; 0 leaves the split out.
     """
     label_array = np.asarray(labels)
     members: dict[str, list[int]] = {}
@@ -46,28 +58,38 @@ def split_labeled(
         members.setdefault(group, []).append(position)
     names = list(members)
     in_order = [members[names[i]] for i in seeded_order(names, seed)]
-    class_counts = np.bincount(label_array, minlength=num_classes)
-
-    per_class = min(int(test_share * len(label_array) / num_classes), int(class_counts.min()) // 2)
-    taken: set[int] = set()
-    while per_class > 0:
-        taken = _fill(in_order, label_array, np.full(num_classes, per_class), set())
-        reached = int(np.bincount(label_array[sorted(taken)], minlength=num_classes).min())
-        if reached == per_class:
-            break
-        per_class = reached  # groups exceed the quota: try a smaller test split
-    if per_class <= 0:
-        raise ValueError(
-            f"no class-balanced test set: the rarest class has {class_counts.min()} labelled "
-            f"images; every class needs at least 2, {test_share:.0%} of the images must give "
-            "every class at least one, and no group may hold too much of a class"
-        )
-    test = taken
-    val_quota = np.floor(val_share * class_counts + 0.5).astype(int)
-    val = _fill(in_order, label_array, val_quota, test)
+    counts = np.bincount(label_array, minlength=num_classes)
+    test: set[int] = set()
+    if test_share:
+        test = _fill(in_order, label_array, quota_of_test(counts, test_share), set())
+        _complete(in_order, label_array, counts, test)
+    in_test = np.bincount(label_array[sorted(test)], minlength=num_classes)
+    # an image of each class stays for train, whatever the shares
+    quota = np.minimum(np.floor(val_share * counts + 0.5).astype(int), counts - in_test - 1)
+    val = _fill(in_order, label_array, quota.clip(min=0), test)
     return [
         "test" if i in test else "val" if i in val else "train" for i in range(len(label_array))
     ]
+
+
+def _complete(
+    groups: list[list[int]], labels: np.ndarray, counts: np.ndarray, test: set[int]
+) -> None:
+    """Gives each class that test lacks, for the size of its groups, the smallest of them.
+
+    It takes none that would leave a class without an image for train.
+    """
+    left = counts - np.bincount(labels[sorted(test)], minlength=len(counts))
+    for missing in range(len(counts)):
+        if left[missing] < counts[missing]:
+            continue
+        having = (group for group in groups if (labels[group] == missing).any())
+        for group in sorted(having, key=len):
+            need = np.bincount(labels[group], minlength=len(counts))
+            if (need < left)[need > 0].all():
+                left -= need
+                test.update(group)
+                break
 
 
 def _fill(

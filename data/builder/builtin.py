@@ -24,7 +24,7 @@ from semigrid.data.errors import InputError
 from semigrid.data.escape import command
 from semigrid.data.schema import MANIFEST
 from semigrid.data.sources.patterns.spec import VERSION, parse_patterns
-from semigrid.data.splits import seeded_order, split_labeled
+from semigrid.data.splits import SPLIT_VERSION, seeded_order, split_labeled
 from semigrid.data.storage import cache_folder
 from semigrid.data.storage.locks import locked
 
@@ -61,7 +61,8 @@ def builtin_folder(uri: str) -> str:
                 f"{MOST_ON_OPENING:,} at most; build them once with: semigrid data build "
                 f"{command([uri])} DEST --processes N, and give DEST"
             )
-        folder = f"v{VERSION}.{CLEAN_VERSION}-{made.images}-{made.answered}-{made.size}-{made.seed}"
+        version = f"{VERSION}.{CLEAN_VERSION}.{SPLIT_VERSION}"
+        folder = f"v{version}-{made.images}-{made.answered}-{made.size}-{made.seed}"
     elif name != "digits":
         raise InputError(
             f"{uri}: no such built-in dataset; there are builtin://digits and builtin://patterns"

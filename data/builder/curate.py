@@ -3,12 +3,18 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
+import numpy as np
 from scipy.cluster.hierarchy import DisjointSet
 
 from semigrid.data.errors import InputError
+from semigrid.data.precision import few_names
 from semigrid.data.schema import POOL, Split
-from semigrid.data.splits import split_labeled
+from semigrid.data.splits import quota_of_test, split_labeled
+
+# what happens to classes that are too rare
+Rare = Literal["refuse", "pool", "drop"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,9 @@ class Curation:
 
     ``duplicates`` maps images left out to the image kept in their place. ``conflicts`` lists
     duplicates with different labels, which lose their label and join the pool. ``beside_labeled``
-    lists pool images left out because a labelled image is in their group.
+    lists pool images left out because a labelled image is in their group. ``rare`` has the images
+    of classes that were too rare, which joined the pool or were left out. ``missed`` has the
+    classes of which test has more or fewer images than its quota, since groups stay together.
     """
 
     classes: tuple[str, ...] = ()
@@ -39,6 +47,8 @@ class Curation:
     duplicates: dict[str, str] = field(default_factory=dict)
     conflicts: list[dict[str, str]] = field(default_factory=list)
     beside_labeled: list[str] = field(default_factory=list)
+    rare: dict[str, list[str]] = field(default_factory=dict)
+    missed: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def curate(
@@ -48,6 +58,8 @@ def curate(
     val_share: float = 0.15,
     test_share: float = 0.10,
     classes: Sequence[str] | None = None,
+    min_per_class: int = 2,
+    rare: Rare = "refuse",
 ) -> Curation:
     """Merges exact duplicates, joins the groups that they connect, and splits.
 
@@ -55,10 +67,12 @@ def curate(
 
     Args:
         classes: the classes in order; by default the sorted labels of the images.
+        min_per_class: labelled images that a class needs.
+        rare: what happens to classes with fewer, or with a single group.
 
     Raises:
-        InputError: fewer than two classes, labels outside ``classes``, no class-balanced test set,
-            or a split or class without images.
+        InputError: fewer than two classes, labels outside ``classes``, a class that is too rare, or
+            a split or class without images.
     """
     result = Curation()
     in_order = sorted(facts, key=lambda image: image.image_id)
@@ -79,7 +93,8 @@ def curate(
     labels = {image.label for image in kept if image.label is not None}
     result.classes = tuple(sorted(labels) if classes is None else classes)
     _check_classes(labels, result.classes)
-    split_of = _splits(kept, result.classes, seed, val_share, test_share)
+    kept = _without_rare(kept, min_per_class, rare, result)
+    split_of = _splits(kept, result, seed, val_share, test_share)
     for image in kept:
         split = split_of.get(image.group, POOL)
         if image.label is None and split != POOL:
@@ -112,29 +127,83 @@ def _check_classes(labels: set[str], classes: Sequence[str]) -> None:
         raise InputError(f"the class {missing[0]!r} has no image")
 
 
+def _without_rare(kept: list[Facts], least: int, rare: Rare, result: Curation) -> list[Facts]:
+    """The images without those of rare classes, or with them unlabelled.
+
+    Rare are classes that have fewer than ``least`` labelled images, and those that cannot be in
+    train and in test: one group has all of the class.
+    """
+    images = Counter(image.label for image in kept)
+    groups = {(image.label, image.group) for image in kept}
+    parts = Counter(label for label, _ in groups)
+    few = {name for name in result.classes if images[name] < least or parts[name] < 2}
+    if not few:
+        return kept
+    numbers = few_names({name: images[name] for name in sorted(few, key=lambda n: (images[n], n))})
+    if rare == "refuse":
+        raise InputError(
+            f"{len(few):,} of {len(result.classes):,} classes have fewer than {least:,} labelled "
+            f"images, or all in one group, so they cannot be in train and in test: {numbers} "
+            "images; label more of them, or give --rare pool (their images join the pool) or "
+            "--rare drop (their images are left out)"
+        )
+    result.classes = tuple(name for name in result.classes if name not in few)
+    if len(result.classes) < 2:
+        raise InputError(
+            f"fewer than two classes have {least:,} labelled images in two groups or more; rare "
+            f"are {numbers} images; label more, or give a lower --min-per-class"
+        )
+    for name in sorted(few):
+        result.rare[name] = [image.image_id for image in kept if image.label == name]
+    if rare == "drop":
+        return [image for image in kept if image.label not in few]
+    return [replace(image, label=None) if image.label in few else image for image in kept]
+
+
 def _splits(
-    kept: list[Facts], classes: Sequence[str], seed: int, val_share: float, test_share: float
+    kept: list[Facts], result: Curation, seed: int, val_share: float, test_share: float
 ) -> dict[str, Split]:
     """The split of each group that has labelled images."""
     labeled = [image for image in kept if image.label is not None]
-    index = {name: number for number, name in enumerate(classes)}
+    index = {name: number for number, name in enumerate(result.classes)}
     labels = [index[str(image.label)] for image in labeled]
     groups = [image.group for image in labeled]
-    counts = Counter(image.label for image in labeled)
-    try:
-        splits = split_labeled(labels, groups, len(classes), seed, val_share, test_share)
-    except ValueError as error:
-        rarest = ", ".join(f"{name} {count}" for name, count in counts.most_common()[::-1][:5])
-        raise InputError(f"{error} (images by class, fewest first: {rarest})") from error
-    largest = Counter(groups).most_common(1)[0][1]
-    trained = {label for label, split in zip(labels, splits, strict=True) if split == "train"}
-    empty = next((name for name in classes if index[name] not in trained), None)
-    if "val" not in splits or empty is not None:
-        what = "val" if "val" not in splits else f"the class {empty!r} in train"
+    splits = split_labeled(labels, groups, len(index), seed, val_share, test_share)
+    counts = np.bincount(labels, minlength=len(index))
+    got = Counter(label for label, split in zip(labels, splits, strict=True) if split == "test")
+    quota = quota_of_test(counts, test_share).tolist()
+    result.missed = {
+        name: {"quota": quota[number], "images": got[number]}
+        for name, number in index.items()
+        if got[number] != quota[number]
+    }
+    _check_splits(labeled, splits, result.classes, val_share, test_share)
+    return dict(zip(groups, splits, strict=True))
+
+
+def _check_splits(
+    labeled: Sequence[Facts],
+    splits: Sequence[Split],
+    classes: Sequence[str],
+    val_share: float,
+    test_share: float,
+) -> None:
+    """Raises ``InputError`` unless val has an image, and train and test one of every class."""
+    there = {(split, image.label) for split, image in zip(splits, labeled, strict=True)}
+    lacks = [
+        f"the class {name!r} in {split}"
+        for name in classes
+        for split in ("train", "test")
+        if (split, name) not in there
+    ]
+    if "val" not in splits:
+        lacks.insert(0, "val")
+    if lacks:
+        counts = Counter(image.label for image in labeled)
+        largest = Counter(image.group for image in labeled).most_common(1)[0][1]
         raise InputError(
-            f"no image is left for {what}: val_share is {val_share:g} and test_share "
+            f"no image is left for {lacks[0]}: val_share is {val_share:g} and test_share "
             f"{test_share:g} of {len(labeled):,} labelled images, the rarest class has "
             f"{min(counts.values()):,}, and the largest group, which stays together, "
             f"{largest:,}; give other shares, more labels or smaller groups"
         )
-    return dict(zip(groups, splits, strict=True))

@@ -28,6 +28,7 @@ from semigrid.data.builder.write import ROWS_PER_GROUP, StoredImage, shard_names
 from semigrid.data.crowd.consensus import Audit
 from semigrid.data.errors import InputError
 from semigrid.data.json_text import json_text
+from semigrid.data.precision import precision_of
 from semigrid.data.redact import shown
 from semigrid.data.schema import FORMAT, LABELED_SPLITS, POOL, VOTES, Dataset, columns_of
 from semigrid.data.sources.items import Item, readable
@@ -87,7 +88,7 @@ def build_dataset(
             [_facts(item, c.pixels) for item, c in pairs if c.problem is None],
             **_curation(request),
         )
-        report = _report(items, cleaned, curation, audit, left_out or LeftOut())
+        report = _report(items, cleaned, curation, request, audit, left_out or LeftOut())
         place.claim([REPORT, *shard_names(report["splits"])])
         # "backslashreplace" makes JSON's own escapes of what is not text
         text = json_text(report, ascii=False) + "\n"
@@ -136,7 +137,8 @@ def _facts(item: Item, pixels: str) -> Facts:
 
 
 def _curation(request: BuildRequest) -> dict[str, Any]:
-    return request.model_dump(include={"seed", "val_share", "test_share", "classes"})
+    keys = {"seed", "val_share", "test_share", "classes", "min_per_class", "rare"}
+    return request.model_dump(include=keys)
 
 
 def _check_usable(
@@ -230,11 +232,14 @@ def _report(
     items: Sequence[Item],
     cleaned: Sequence[Cleaned],
     curation: Curation,
+    request: BuildRequest,
     audit: Audit | None,
     left_out: LeftOut,
 ) -> dict[str, Any]:
     """Numbers of images read and kept, and the reasons for leaving others out."""
     splits = Counter(image.split for image in curation.images)
+    images = Counter((image.split, image.label) for image in curation.images)
+    counts = {s: {name: images[s, name] for name in curation.classes} for s in LABELED_SPLITS}
     return {
         "images": len(items),
         "kept": len(curation.images),
@@ -244,6 +249,8 @@ def _report(
         "duplicates": curation.duplicates,
         "conflicts": curation.conflicts,
         "beside_labeled": curation.beside_labeled,
+        "rare": {"what": request.rare, "classes": curation.rare},
+        "test": precision_of(counts) | {"missed": curation.missed},
         "changed": dict(Counter(why for c in cleaned for why in c.changed or ())),
         "answers": None if audit is None else asdict(audit),
     }

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from semigrid.data.crowd.consensus import spellings_of
+from semigrid.data.precision import few_names, precision_line
 from semigrid.data.schema import Dataset
 
 MOST_SPELLINGS = 5  # that are listed
@@ -21,6 +22,18 @@ def report_lines(dataset: Dataset, report: dict[str, Any]) -> list[str]:
     """Sentences about images kept and left out, from the report of ``build_dataset``."""
     splits = ", ".join(f"{count:,} {split}" for split, count in report["splits"].items())
     lines = [f"{report['kept']:,} of {report['images']:,} images kept: {splits}"]
+    lines.append(precision_line(report["test"]))
+    if missed := report["test"]["missed"]:
+        name, of = next(iter(missed.items()))
+        lines.append(
+            f"groups, which stay together, gave test more or fewer images of {len(missed):,} "
+            f"classes than it should have: {name} {of['images']:,} instead of {of['quota']:,}"
+            + (", …" if len(missed) > 1 else "")
+        )
+    if rare := report["rare"]["classes"]:
+        became = "joined the pool" if report["rare"]["what"] == "pool" else "are left out"
+        numbers = few_names({name: len(images) for name, images in rare.items()})
+        lines.append(f"images of {len(rare):,} rare classes {became}: {numbers}")
     lines += report["left_out"]
     if report["quarantined"]:
         image_id, reason = next(iter(report["quarantined"].items()))

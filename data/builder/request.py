@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from semigrid.data.builder.clean import CleanSettings
+from semigrid.data.builder.curate import Rare
 from semigrid.data.crowd.answers import AnswerFormat
 from semigrid.data.crowd.consensus import Rules
 from semigrid.data.errors import InputError
@@ -47,6 +48,9 @@ class BuildRequest(CleanSettings, Rules):
     seed: int = Field(0, ge=-MOST, le=MOST)
     val_share: float = Field(0.15, gt=0, lt=1)
     test_share: float = Field(0.10, gt=0, lt=1)
+    # classes with fewer labelled images than this cannot be learnt and tested
+    min_per_class: int = Field(2, ge=2, le=MOST)
+    rare: Rare = "refuse"
     pool_unit: int | None = Field(None, gt=0, le=MOST)
     # the images that are cleaned at a time, and that are in memory while shards are written; no
     # result depends on them

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from semigrid.data.catalog import open_dataset
 from semigrid.data.escape import visible
+from semigrid.data.precision import precision_line
 from semigrid.data.storage import open_storage
 from semigrid.grid.commands.console import (
     INTERRUPTED,
@@ -26,6 +27,7 @@ from semigrid.grid.commands.options import REPEAT, JsonOption, option
 _SHOWN_PROBLEMS = 20
 
 _table = partial(typer.Option, metavar="COLUMN", rich_help_panel="Columns of a table")
+_split = partial(option, panel="Train, val and test")
 _crowd = partial(option, panel="Crowd answers")
 _abo = partial(option, panel="Amazon Berkeley Objects")
 
@@ -64,6 +66,19 @@ def build(
     ] = None,
     processes: Annotated[int, option("N", min=1, help="Processes that clean images.")] = 1,
     as_json: JsonOption = False,
+    test_share: Annotated[
+        float | None, _split("SHARE", help="Labelled images in test, 0 to 1; default: 0.1.")
+    ] = None,
+    val_share: Annotated[
+        float | None, _split("SHARE", help="Labelled images in val, 0 to 1; default: 0.15.")
+    ] = None,
+    min_per_class: Annotated[
+        int | None, _split("N", help="Labelled images that a class needs; default: 2.")
+    ] = None,
+    rare: Annotated[
+        str | None,
+        _split("WHAT", help="Classes with fewer: refuse (default), pool (unlabel) or drop."),
+    ] = None,
     image_column: Annotated[str | None, _table(help="Paths or URLs of images.")] = None,
     label_column: Annotated[str | None, _table(help="Labels.")] = None,
     id_column: Annotated[str | None, _table(help="Image ids.")] = None,
@@ -173,6 +188,7 @@ def show(
         return
     splits = ", ".join(f"{count:,} {split}" for split, count in facts["splits"].items())
     echo(f"{facts['name']}: {splits}; 100% of the pool is {facts['pool_unit']:,}")
+    echo(precision_line(facts["test"]))
     echo(f"licence {facts['license']}, fingerprint {facts['fingerprint'][:12]}")
     echo(f"made from {facts['source']}")
     table = Table()

@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from semigrid.data.precision import precision_line, precision_of
 from semigrid.grid.commands.console import echo, echo_json, out
 from semigrid.grid.commands.context import OpenStudy, last_text, load, open_study
 from semigrid.grid.commands.options import (
@@ -70,6 +71,10 @@ def show_plan(study: OpenStudy, without_data: bool = False, as_json: bool = Fals
             "experiment": experiment.file.name,
             **counts,
             "weights": {name: each.model_dump() for name, each in experiment.weights.items()},
+            "test": {
+                name: precision_of(dataset.manifest.counts)
+                for name, dataset in experiment.datasets.items()
+            },
             "folder": study.ledger.storage.uri,
             "trainings_by_cell": [asdict(each) for each in trained],
             "change": None if change is None else asdict(change),
@@ -115,6 +120,7 @@ def _lines(study: StudyState, counts: Mapping[str, int], without_data: bool) -> 
                 f"(100% is {experiment.pool_unit(name):,}), {manifest.license}, "
                 f"fingerprint {manifest.fingerprint[:12]}"
             )
+            yield f"dataset {name}: {precision_line(precision_of(manifest.counts))}"
     for name, weights in experiment.weights.items():
         yield f"weights of {name}: {weights.describe()}"
 

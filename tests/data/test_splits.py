@@ -6,11 +6,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from semigrid.data.schema import Split
 from semigrid.data.splits import (
     empty_classes,
     images_at,
     label_subset,
     pool_subset,
+    quota_of_test,
     seeded_order,
     split_labeled,
 )
@@ -46,12 +48,54 @@ def test_split_by_hand() -> None:
     }
 
 
-def test_a_rare_class_keeps_half_of_its_images_out_of_test() -> None:
-    # 10 % of 200 would be 10 a class, but class 1 has only 6 images
-    labels = [0] * 194 + [1] * 6
+def in_test(labels: list[int], splits: list[Split]) -> Counter[int]:
+    return Counter(label for label, split in zip(labels, splits, strict=True) if split == "test")
+
+
+def test_a_rare_class_gives_half_of_its_images_and_no_other_class_fewer() -> None:
+    # 10 % of 200 are 10 a class, but class 1 has only 7 images
+    labels = [0] * 193 + [1] * 7
     splits = split_labeled(labels, [str(i) for i in range(200)], num_classes=2, seed=0)
-    test = Counter(label for label, split in zip(labels, splits, strict=True) if split == "test")
-    assert test == {0: 3, 1: 3}
+    assert in_test(labels, splits) == {0: 10, 1: 3}
+
+
+def test_a_long_tail_of_33_000_images_has_over_six_per_cent_of_them_in_test() -> None:
+    # 30 classes whose sizes fall by a fifth each, from a fifth of the images down to 0.07 %,
+    # and one of two images
+    sizes = [round(33_000 * 0.2057 * 0.822**place) for place in range(30)]
+    assert 0.0006 < sizes[-1] / sum(sizes) < 0.0008
+    sizes.append(2)
+    labels = [name for name, images in enumerate(sizes) for _ in range(images)]
+    splits = split_labeled(labels, [str(i) for i in range(len(labels))], len(sizes), seed=0)
+    test = in_test(labels, splits)
+    per_class = round(0.1 * len(labels) / 31)
+    assert [test[name] for name in range(31)] == [min(per_class, n // 2) for n in sizes]
+    assert sum(test.values()) >= 0.06 * len(labels)
+    val = Counter(label for label, split in zip(labels, splits, strict=True) if split == "val")
+    # val is natural: half up, and of two images one is in test and one in train
+    assert [val[name] for name in range(31)] == [int(0.15 * n + 0.5) for n in sizes[:-1]] + [0]
+
+
+@pytest.mark.parametrize(
+    ("counts", "share", "expected"),
+    [
+        ([80, 20], 0.1, [5, 5]),
+        ([30, 30, 30], 0.15, [5, 5, 5]),  # 4.5, rounded half up
+        ([4, 4], 0.1, [1, 1]),  # never less than one
+        ([100, 3, 2, 1], 0.5, [13, 1, 1, 0]),  # 13.25; halves rounded down
+    ],
+)
+def test_quotas_of_test_by_hand(counts: list[int], share: float, expected: list[int]) -> None:
+    assert quota_of_test(np.array(counts), share).tolist() == expected
+
+
+def test_a_class_whose_groups_are_all_too_large_gives_its_smallest() -> None:
+    # class 1 should give 1 image, and has groups of 4, 3 and 5
+    labels = [0] * 30 + [1] * 12
+    groups = [str(n) for n in range(30)] + ["a"] * 4 + ["b"] * 3 + ["c"] * 5
+    splits = split_labeled(labels, groups, num_classes=2, seed=0, test_share=0.04)
+    assert in_test(labels, splits) == {0: 1, 1: 3}
+    assert splits[34:37] == ["test"] * 3
 
 
 def test_splits_change_with_the_seed_and_not_between_calls() -> None:
@@ -68,37 +112,34 @@ def test_groups_never_straddle_and_test_is_balanced(groups: list[list[int]], see
     labels = [label for group in groups for label in group]
     names = [f"group-{number}" for number, group in enumerate(groups) for _ in group]
     assume(set(labels) == {0, 1, 2})
-    try:
-        splits = split_labeled(labels, names, num_classes=3, seed=seed, test_share=0.2)
-    except ValueError:
-        assume(False)
+    splits = split_labeled(labels, names, num_classes=3, seed=seed, test_share=0.2)
     sides: dict[str, set[str]] = {}
     for name, split in zip(names, splits, strict=True):
         sides.setdefault(name, set()).add(split)
     assert all(len(found) == 1 for found in sides.values())
-    test = Counter(label for label, split in zip(labels, splits, strict=True) if split == "test")
-    assert test[0] == test[1] == test[2] > 0
+    test, counts = in_test(labels, splits), Counter(labels)
+    quota = quota_of_test(np.array([counts[label] for label in range(3)]), 0.2)
+    # groups may leave a quota unfilled; it is only exceeded where a class would have none
+    assert all(test[c] <= quota[c] or min(test.values()) <= 4 for c in range(3))
+    train = {label for label, split in zip(labels, splits, strict=True) if split == "train"}
+    assert train == {0, 1, 2}
     val = Counter(label for label, split in zip(labels, splits, strict=True) if split == "val")
-    counts = Counter(labels)
     assert all(val[label] <= 0.15 * counts[label] + 0.5 for label in counts)
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [
-        [0] * 50 + [1],  # one image of class 1: it cannot be in train and in test
-        [0] * 50,  # none at all
-        [0, 1] * 4,  # 10 % of 8 images are less than one a class
-    ],
-)
-def test_no_balanced_test_set_is_an_error(labels: list[int]) -> None:
-    with pytest.raises(ValueError, match="no class-balanced test set"):
-        split_labeled(labels, [str(i) for i in range(len(labels))], num_classes=2, seed=0)
-
-
-def test_one_group_of_everything_cannot_be_split() -> None:
-    with pytest.raises(ValueError, match="no class-balanced test set"):
-        split_labeled([0, 1] * 50, ["the same product"] * 100, num_classes=2, seed=0)
+@given(sizes=st.lists(st.integers(2, 60), min_size=2, max_size=8), seed=st.integers(0, 9))
+@pytest.mark.parametrize("shares", [(0.15, 0.1), (0.5, 0.5), (0.99, 0.99)])
+def test_without_groups_every_class_fills_its_quota_and_keeps_a_train_image(
+    shares: tuple[float, float], sizes: list[int], seed: int
+) -> None:
+    labels = [name for name, images in enumerate(sizes) for _ in range(images)]
+    names = [str(i) for i in range(len(labels))]
+    splits = split_labeled(labels, names, len(sizes), seed, *shares)
+    test = in_test(labels, splits)
+    quota = quota_of_test(np.array(sizes), shares[1]).tolist()
+    assert [test[label] for label in range(len(sizes))] == quota and min(quota) > 0
+    train = {label for label, split in zip(labels, splits, strict=True) if split == "train"}
+    assert train == {*range(len(sizes))}
 
 
 def test_label_subset_by_hand() -> None:

@@ -78,9 +78,47 @@ def test_classes_may_be_given_and_must_have_images() -> None:
         curate([Facts("u", None, "g", "p")])
 
 
-def test_too_few_images_of_a_class_are_named() -> None:
-    with pytest.raises(InputError, match=r"no class-balanced test set.*fewest first: rare 1, odd"):
-        curate([*many(), Facts("r", "rare", "gr", "pr")])
+def rare(*names: str, group: str | None = None) -> list[Facts]:
+    return [Facts(name, "rare", group or f"g{name}", f"p{name}") for name in names]
+
+
+def test_a_class_that_cannot_be_in_train_and_test_is_named_with_what_to_do() -> None:
+    expected = r"1 of 3 classes have fewer than 2 .*: rare 1 images; .* --rare pool .* --rare drop"
+    with pytest.raises(InputError, match=expected):
+        curate([*many(), *rare("r")])
+    with pytest.raises(InputError, match="all in one group.*rare 3 images"):
+        curate([*many(), *rare("r", "s", "t", group="product")])
+    with pytest.raises(InputError, match="fewer than 3 labelled.*rare 2 images"):
+        curate([*many(), *rare("r", "s")], min_per_class=3)
+    with pytest.raises(InputError, match="fewer than two classes have 50 labelled"):
+        curate([*many(), *rare("r")], min_per_class=50, rare="pool")
+
+
+def test_rare_classes_join_the_pool_or_are_left_out_when_asked() -> None:
+    facts = [*many(), *rare("r", "s")]
+    pooled = curate(facts, min_per_class=3, rare="pool")
+    dropped = curate(facts, min_per_class=3, rare="drop")
+    assert pooled.classes == dropped.classes == ("even", "odd")
+    assert pooled.rare == dropped.rare == {"rare": ["r", "s"]}
+    assert (of(pooled)["r"].split, of(pooled)["r"].label) == ("pool", None)
+    assert not {"r", "s"} & {*of(dropped)} and len(dropped.images) == 80
+
+
+def test_a_class_of_two_images_has_one_in_train_and_one_in_test() -> None:
+    kept = of(curate([*many(), *rare("r", "s")]))
+    assert {kept["r"].split, kept["s"].split} == {"train", "test"}
+
+
+def test_quotas_that_groups_miss_are_said() -> None:
+    result = curate([*many(), *rare("r", "s", group="ga"), *rare("t", "u", group="gb")])
+    # a tenth of 84 images in three classes are 3 each; two of four can be spared, and go whole
+    assert result.missed == {}
+    result = curate([*many(), *rare("r", "s", "v", group="ga"), *rare("t", "u", "w", group="gb")])
+    assert result.missed == {} and sum(image.split == "test" for image in result.images) == 9
+    result = curate([*many(), *rare("r", "s", group="ga"), *rare("t", "u", "w", group="gb")])
+    assert result.missed == {}
+    result = curate([*many(), *rare(*"abcd", group="ga"), *rare(*"efgh", group="gb")])
+    assert result.missed == {"rare": {"quota": 3, "images": 4}}
 
 
 images = st.lists(
@@ -113,4 +151,7 @@ def test_promises(rows: list[tuple[str | None, int, int]], seed: int) -> None:
             by_photograph.setdefault(fact.pixels, set()).add(fact.image_id)
     assert all(len(same) == 1 for same in by_photograph.values())
     test = Counter(image.label for image in result.images if image.split == "test")
-    assert len(set(test.values())) == 1 and set(test) == {"even", "odd"}
+    counts = Counter(image.label for image in result.images if image.label is not None)
+    per_class = int(0.1 * counts.total() / 2 + 0.5)
+    for name in ("even", "odd"):
+        assert test[name] == result.missed.get(name, {"images": per_class})["images"] > 0

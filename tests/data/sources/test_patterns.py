@@ -46,8 +46,8 @@ from semigrid.data.storage import open_storage
 from semigrid.data.storage.in_use import in_use
 
 SMALL = Patterns(images=1500, answered=800, size=16)
-# changes with any image's class, group, slice, votes or split: raise VERSION when it should
-FINGERPRINT = "ae33813b02d7873a2836675231ab608667880289f3d4c1f7ebe253056bb9fe02"
+# changes with any image's class, group, slice or votes (raise VERSION), or split (SPLIT_VERSION)
+FINGERPRINT = "33398f899c9a4305c6f2927ab9f8bbf0c0830f1803922ecf54e856f850468160"
 # mean of the first image of each class, of 255
 BRIGHTNESS = {
     "animal": 191.6,
