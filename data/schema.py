@@ -98,6 +98,12 @@ class Manifest(BaseModel):
         """The columns that not every dataset has."""
         return (*self.slices, *([VOTES] if self.votes else []))
 
+    @property
+    def class_shares(self) -> np.ndarray:
+        """Each class's share among all labelled images, (K,): the *natural* shares."""
+        images = [sum(of.get(name, 0) for of in self.counts.values()) for name in self.classes]
+        return np.array(images) / sum(images)
+
     def shards_of(self, split: str) -> list[Shard]:
         """The split's shards in stored order."""
         return [shard for shard in self.shards if shard.split == split]

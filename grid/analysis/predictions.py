@@ -115,21 +115,26 @@ def read_predictions(storage: Storage, record: Record, manifest: Manifest) -> Pr
     if record.predictions_file not in (None, FileFacts.of(content)):
         raise ValueError("damaged, it is not what was written")
     predictions = decode_predictions(content, images, classes)
+    counted = np.bincount(predictions.labels, minlength=classes).tolist()
+    if counted != [manifest.counts["test"][name] for name in manifest.classes]:
+        raise ValueError("its classes have other numbers of images than those of the dataset")
     names = {"acc1": "Acc@1", "acc5": "Acc@5", "ce": "cross-entropy"}
-    for name, here in predictions.metrics().items():
+    for name, here in predictions.metrics(manifest.class_shares).items():
         in_ledger = record.test[name]
         if not math.isclose(here, in_ledger, abs_tol=1e-6):
-            raise ValueError(f"{names[name]} is {here:.5g} here and {in_ledger:.5g} in the ledger")
+            score, _, natural = name.partition("_")
+            what = f"natural {names[score]}" if natural else names[score]
+            raise ValueError(f"{what} is {here:.5g} here and {in_ledger:.5g} in the ledger")
     return predictions
 
 
-def reduced(predictions: Predictions) -> SeedPredictions:
-    """What the analysis needs of a trial's predictions."""
+def reduced(predictions: Predictions, class_shares: np.ndarray) -> SeedPredictions:
+    """What the analysis needs of a trial's predictions; the shares are a dataset's natural ones."""
     return SeedPredictions(
         chosen=predictions.probabilities.argmax(axis=1).astype(np.int32),
         confidence=predictions.probabilities.max(axis=1).astype(np.float32),
         right=predictions.right,
-        scores=scores(predictions.labels, predictions.probabilities),
+        scores=scores(predictions.labels, predictions.probabilities, class_shares),
     )
 
 
@@ -146,4 +151,4 @@ def _read(storage: Storage, record: Record, manifest: Manifest) -> tuple[TestSet
     except KeyError as error:
         raise ValueError(f"there is no column {error}") from None
     test_set = TestSet(predictions.ids, predictions.labels, manifest.classes, slices)
-    return test_set, reduced(predictions)
+    return test_set, reduced(predictions, manifest.class_shares)

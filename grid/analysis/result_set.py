@@ -18,14 +18,13 @@ from semigrid.grid.analysis.predictions import (
 )
 from semigrid.grid.analysis.statistics import Interval, accuracy_interval, mean, std
 from semigrid.grid.experiment.checks import labeled_images
-from semigrid.grid.study.ledger import COLLAPSED
+from semigrid.grid.study.ledger import COLLAPSED, SCORES
 from semigrid.grid.study.plan import Cell, Plan
 from semigrid.grid.study.state import StudyState
 from semigrid.trainers.execution.progress import add
 from semigrid.trainers.models.weights import Weights
 
 FEW_IMAGES = 30  # with fewer, one image more or less right moves a score by over 3 points
-METRICS = ("acc1", "acc5", "ce")
 
 
 @dataclass(frozen=True)
@@ -73,11 +72,10 @@ class CellResult:
         return accuracy_interval(self.right) if self.has_predictions else None
 
     def scores(self, metric: str) -> list[float]:
-        """One a seed: ``acc1``, ``acc5`` and ``macro`` in per cent, ``ce`` in nats, ``ece``."""
-        if metric in METRICS:
+        """One a seed: those of the ledger's ``SCORES`` in per cent and in nats, or ``ece``."""
+        if metric in SCORES:
             return [seed[metric] for seed in self.test]
-        scale = 100 if metric == "macro" else 1
-        return [scale * float(getattr(seed.scores, metric)) for seed in self.predictions]
+        return [float(getattr(seed.scores, metric)) for seed in self.predictions]
 
     def mean(self, metric: str) -> float | None:
         return mean(self.scores(metric))

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
+from semigrid.trainers.evaluation.scores import Metric
 from semigrid.trainers.methods import MethodName
 from semigrid.trainers.options import TrainOptions
 
@@ -115,6 +116,8 @@ Range = tuple[float, float] | Around | None
 class SearchConfig(Section):
     """How many trials a cell gets, and how they are suggested; the first is the recipe itself.
 
+    ``metric`` says which scores on val choose: trials, the weights of each, the winner's best seed,
+    and who goes on at a rung.
     ``space`` has ranges by method and by model; a model's come before its method's. With
     ``early_stopping``, one of ``reduction_factor`` trials goes on at each rung. With
     ``warm_start``, a cell's first suggestion is the winner of the next smaller label fraction or,
@@ -122,6 +125,7 @@ class SearchConfig(Section):
     """
 
     trials: int = Field(1, gt=0, le=100_000)
+    metric: Metric = "balanced"
     wave: int = Field(4, gt=0, le=1000)
     sampler: Literal["tpe", "gp", "random"] = "tpe"
     space: dict[str, dict[str, Range]] = {}

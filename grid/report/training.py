@@ -12,6 +12,7 @@ from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.search import space_of
 from semigrid.grid.study.state import SearchState
 from semigrid.grid.trackers.optuna_journal import frozen
+from semigrid.trainers.evaluation.choose import score
 
 FEWEST_TRIALS = 8  # fewer say nothing about importance
 MOST_LINES = 2 * len(COLORS)
@@ -50,8 +51,8 @@ def search_history(results: ResultSet, model: str) -> Chart:
         best, points = 0.0, []
         for number, trial in enumerate(state.trials, 1):
             record = results.study.records.get(trial.spec.id)
-            if record is not None and "acc1" in record.val:
-                best = max(best, record.val["acc1"])
+            if record is not None and record.val:
+                best = max(best, record.score[0])
                 points.append((float(number), best))
         if points:
             courses[state.search.name] = points
@@ -111,9 +112,13 @@ def importance(results: ResultSet, model: str) -> Chart:
 def learning(results: ResultSet, model: str) -> Chart:
     """Acc@1 on val over the winners' steps, the better of student and teacher each time."""
     courses, rows = {}, []
+    metric = results.plan.experiment.file.search.metric
     for cell, record in _winners(results, model):
-        courses[cell] = [(e["step"], max(e["student_acc1"], e["ema_acc1"])) for e in record.history]
-        rows.append([cell, f"{record.best_step:,}", f"{record.val['acc1']:.2f}"])
+        courses[cell] = [
+            (e["step"], max(score(e, metric, network)[0] for network in ("student_", "ema_")))
+            for e in record.history
+        ]
+        rows.append([cell, f"{record.best_step:,}", f"{record.score[0]:.2f}"])
     acc1 = "Acc@1 on val, %"
     return Chart(
         f"Learning, {model}",

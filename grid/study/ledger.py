@@ -23,7 +23,8 @@ from semigrid.data.redact import without_secrets
 from semigrid.data.storage import FileFacts, Storage
 from semigrid.data.storage.files import UnusableFileError
 from semigrid.grid.study.layout import LEDGER, log_file, record_file
-from semigrid.trainers.evaluation.choose import course
+from semigrid.trainers.evaluation.choose import course, score
+from semigrid.trainers.evaluation.scores import SUFFIXES
 from semigrid.trainers.layout import predictions_file, weights_file
 from semigrid.trainers.loop.outcome import NetworkName
 from semigrid.trainers.models.weights import Weights
@@ -62,19 +63,22 @@ def _check_numbers(numbers: dict[str, float], *needed: str) -> dict[str, float]:
     for name in (*needed, *numbers):
         if name not in numbers:
             raise ValueError(f"{name} is missing")
-        low, high = _RANGES.get(name.removeprefix("student_").removeprefix("ema_"), _OTHERS)
+        kind = name.removeprefix("student_").removeprefix("ema_").removesuffix("_natural")
+        low, high = _RANGES.get(kind, _OTHERS)
         if not low <= numbers[name] <= high:
             raise ValueError(f"{name} cannot be {numbers[name]}")
     return numbers
 
 
-_EVALUATED = ("step", "student_acc1", "student_ce", "ema_acc1", "ema_ce")
+SCORES = tuple(f"{name}{suffix}" for suffix in SUFFIXES.values() for name in ("acc1", "acc5", "ce"))
+_CHOOSING = [name for name in SCORES if not name.startswith("acc5")]
+_EVALUATED = ["step", *(f"{network}_{s}" for network in ("student", "ema") for s in _CHOOSING)]
 Evaluation = Annotated[
     dict[str, float], AfterValidator(lambda numbers: _check_numbers(numbers, *_EVALUATED))
 ]
 Speed = Annotated[dict[str, float], AfterValidator(lambda numbers: _check_numbers(numbers, "step"))]
 TestScores = Annotated[
-    dict[str, float], AfterValidator(lambda numbers: _check_numbers(numbers, "acc1", "acc5", "ce"))
+    dict[str, float], AfterValidator(lambda numbers: _check_numbers(numbers, *SCORES))
 ]
 
 
@@ -137,7 +141,7 @@ class Record(BaseModel):
             raise ValueError("spec.recipe.steps is missing")
         if self.status == "finished" or self.val:
             try:
-                _check_numbers(self.val, "acc1", "ce")
+                _check_numbers(self.val, *_CHOOSING)
             except ValueError as error:
                 raise ValueError(f"val: {error}") from error
         return self
@@ -149,7 +153,13 @@ class Record(BaseModel):
     @cached_property  # the rules read it at every step for every trial
     def course(self) -> list[tuple[int, float, float]]:
         """``choose.course`` of its evaluations, without the one at which it collapsed."""
-        return course(self.history[:-1] if self.status == "collapsed" else self.history)
+        history = self.history[:-1] if self.status == "collapsed" else self.history
+        return course(history, self.spec.metric)
+
+    @property
+    def score(self) -> tuple[float, float]:
+        """(Acc@1, cross-entropy) on val by which it is compared with other trials."""
+        return score(self.val, self.spec.metric)
 
     @property
     def share_trained(self) -> float:

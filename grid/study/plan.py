@@ -136,6 +136,7 @@ class Plan:
             precision=file.train.precision,
             seed=seed,
             parent=parent_id,
+            metric=file.search.metric,
         )
 
     def place(self, search: Search, folder: str, patience: float | None = None) -> Place:

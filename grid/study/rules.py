@@ -113,8 +113,7 @@ class StudyRules:
             error = study.records[state.trials[0].id].error
             failure = f"every trial diverged or collapsed, the first: {error}"
             return replace(state, stage="failed", failure=failure, hopeless=True)
-        vals = {trial.id: study.records[trial.id].val for trial in finished}
-        best = max(finished, key=lambda trial: rank(vals[trial.id]["acc1"], vals[trial.id]["ce"]))
+        best = max(finished, key=lambda trial: rank(*study.records[trial.id].score))
         if not self._has_weights(study, best.id):
             # an earlier, larger search chose another winner and deleted these weights
             return replace(state, pending=(Job("train", best.spec, state.search),))
@@ -211,7 +210,7 @@ def _tried(study: StudyState, trial: Trial) -> Tried:
     if outcome == "stopped":
         rungs = {step: acc1 for step, acc1, _ in course}
         return Tried(trial.params, course[-1][1], stopped=True, rungs=rungs)
-    acc1 = study.records[trial.id].val["acc1"] if outcome == "finished" else None
+    acc1 = study.records[trial.id].score[0] if outcome == "finished" else None
     return Tried(trial.params, acc1)
 
 

@@ -50,7 +50,7 @@ def find_winner(study: StudyState, name: str) -> tuple[Cell, Record]:
             f"finished: {again}"
         )
     seeds = [study.records[spec.id] for _, spec in sorted(state.by_seed.items())]
-    return cells[name], max(seeds, key=lambda record: rank(record.val["acc1"], record.val["ce"]))
+    return cells[name], max(seeds, key=lambda record: rank(*record.score))
 
 
 def load_winner(plan: Plan, cell: Cell, record: Record, folder: str) -> tuple["nn.Module", Place]:

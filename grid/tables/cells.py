@@ -16,10 +16,11 @@ from semigrid.grid.analysis.numbers import (
     show_points_range,
     show_scores,
 )
-from semigrid.grid.analysis.result_set import FEW_IMAGES, METRICS, CellResult, ResultSet
+from semigrid.grid.analysis.result_set import FEW_IMAGES, CellResult, ResultSet
 from semigrid.grid.analysis.statistics import LEVEL
 from semigrid.grid.experiment.schema import show_percent
 from semigrid.grid.status.show import show_seconds
+from semigrid.grid.study.ledger import SCORES
 from semigrid.grid.tables.table import Column, Table, frame_of, frame_records
 from semigrid.trainers.models.weights import Weights
 
@@ -77,13 +78,13 @@ def score_columns(with_paper: bool) -> CellColumns:
 def _all_columns(results: ResultSet, rows: Sequence[CellResult]) -> CellColumns:
     """For people and for programs, which get the same ones whatever is finished.
 
-    Accuracies are in per cent, ``ce`` in nats, ``ece`` from 0 to 1. ``to_best`` is the difference
+    Accuracies are in per cent, ``ce`` in nats, ``ece`` from 0 to 1. Scores are balanced unless
+    their name ends in ``natural``. ``to_best`` is the difference
     of Acc@1 from the dataset's best cell in points, ``to_best_p`` its p-value, corrected among all
     pairs of the dataset.
     """
     to_best, standing = results.standings.to_best, results.standings.standing
-    all_scores = [seed.scores for row in rows for seed in row.predictions]
-    compared = bool(all_scores)
+    compared = any(row.has_predictions for row in rows)
     return [
         *cell_columns(rows),
         acc1_column(results),
@@ -91,17 +92,15 @@ def _all_columns(results: ResultSet, rows: Sequence[CellResult]) -> CellColumns:
         *score_columns(bool(results.paper_tasks)),
         *(
             Column(metric + suffix, methodcaller(statistic, metric))
-            for metric in METRICS
+            for metric in SCORES
             for suffix, statistic in (("", "mean"), ("_std", "std"))
         ),
         Column("acc1_low", lambda row: row.interval and 100 * row.interval.low),
         Column("acc1_high", lambda row: row.interval and 100 * row.interval.high),
-        Column("macro", methodcaller("mean", "macro")),
         Column(
             None,
-            methodcaller("scores", "macro"),
-            # a test set with as many images of each class has one mean, not two
-            "macro" if any(abs(s.macro - s.acc1) > 1e-11 for s in all_scores) else None,
+            methodcaller("scores", "acc1_natural"),
+            "natural" if compared else None,
             show_scores,
             may_break=True,
             is_spare=True,

@@ -138,7 +138,7 @@ def frozen(record: Record, cutoffs: Cutoffs, space: Space) -> FrozenTrial:
         attributes["error"] = record.error
     made = create_trial(
         state=state,
-        value=record.val["acc1"] if state is TrialState.COMPLETE else None,
+        value=record.score[0] if state is TrialState.COMPLETE else None,
         params=params,
         distributions=distributions,
         user_attrs=attributes,

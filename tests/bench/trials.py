@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 from rich.console import Console
+from tests.helpers.scores import alike
 
 from semigrid.trainers.layout import predictions_file, weights_file
 
@@ -69,9 +70,9 @@ def trivial(config: dict[str, Any]) -> None:
         ledger.write(record)
         recipe = spec.recipe.model_dump()
         score = quality({name: recipe[name] for name in ("base_lr", "weight_decay")})
-        record.val = {"acc1": score, "acc5": 100.0, "ce": 1.0}
-        record.history = [{"step": 100.0, "student_acc1": score, "student_ce": 1.0}]
-        record.history[0] |= {"ema_acc1": score, "ema_ce": 1.0}
+        record.val = alike({"acc1": score, "acc5": 100.0, "ce": 1.0})
+        evaluation = {"step": 100.0, "student_acc1": score, "student_ce": 1.0}
+        record.history = [alike(evaluation | {"ema_acc1": score, "ema_ce": 1.0})]
         place.storage.write(weights_file(spec.id), b"weights")
         record.status, record.finished_at = "finished", time.time()
     ledger.write(record)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from tests.helpers.experiments import SMALL, experiment_text
 from tests.helpers.scheduling import scheduler_of
+from tests.helpers.scores import alike
 
 from semigrid.data.storage import FileFacts, open_storage
 from semigrid.grid.analysis.result_set import ResultSet, read_result_set
@@ -43,6 +44,7 @@ class FinishedGrid:
         self.ids = [ids[i] for i in order]
         self.labels = dataset.column("test", "label").to_numpy()[order]
         self.classes = len(dataset.manifest.classes)
+        self.class_shares = dataset.manifest.class_shares
         columns = {
             name: dataset.column("test", name).to_pylist() for name in dataset.manifest.slices
         }
@@ -68,8 +70,8 @@ class FinishedGrid:
             self.winners[cell, seed] = spec
             record = start_record(spec, cell)
             record.status, record.seconds, record.device_seconds = "finished", 60, {"cpu": 120.0}
-            record.val = {"acc1": 90.0 + seed, "ce": 1.0}
-            record.test = predictions.metrics()
+            record.val = alike({"acc1": 90.0 + seed, "ce": 1.0})
+            record.test = predictions.metrics(self.class_shares)
             content = predictions.encode()
             record.predictions_file = FileFacts.of(content)
             self.ledger.write(record)

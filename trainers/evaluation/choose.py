@@ -1,16 +1,26 @@
 """How evaluations and trials are compared, by their scores on val (docs/methods.md §5)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from semigrid.trainers.evaluation.scores import SUFFIXES, Metric
 
 # The (Acc@1, cross-entropy) that the best evaluation so far must reach at a step to go on.
 Cutoffs = dict[int, tuple[float, float]]
 
 
-def is_better(metrics: dict[str, float], than: dict[str, float]) -> bool:
+def score(metrics: Mapping[str, float], metric: Metric, network: str = "") -> tuple[float, float]:
+    """(Acc@1, cross-entropy) of the metric that chooses, which all comparisons are made by.
+
+    Args:
+        network: ``student_`` or ``ema_`` for an evaluation of both.
+    """
+    suffix = SUFFIXES[metric]
+    return metrics[f"{network}acc1{suffix}"], metrics[f"{network}ce{suffix}"]
+
+
+def is_better(metrics: dict[str, float], than: dict[str, float], metric: Metric) -> bool:
     """Whether Acc@1 is higher, or equal with the lower cross-entropy; true if ``than`` is empty."""
-    if not than:
-        return True
-    return rank(metrics["acc1"], metrics["ce"]) > rank(than["acc1"], than["ce"])
+    return not than or rank(*score(metrics, metric)) > rank(*score(than, metric))
 
 
 def rank(acc1: float, ce: float) -> tuple[float, float]:
@@ -18,7 +28,7 @@ def rank(acc1: float, ce: float) -> tuple[float, float]:
     return acc1, -ce
 
 
-def course(history: Sequence[dict[str, float]]) -> list[tuple[int, float, float]]:
+def course(history: Sequence[dict[str, float]], metric: Metric) -> list[tuple[int, float, float]]:
     """(step, Acc@1, cross-entropy) of the best network so far at each evaluation.
 
     Args:
@@ -27,8 +37,8 @@ def course(history: Sequence[dict[str, float]]) -> list[tuple[int, float, float]
     bests: list[tuple[int, float, float]] = []
     best: tuple[float, float] | None = None
     for evaluation in history:
-        for name in ("student", "ema"):
-            pair = evaluation[f"{name}_acc1"], evaluation[f"{name}_ce"]
+        for network in ("student_", "ema_"):
+            pair = score(evaluation, metric, network)
             if best is None or rank(*pair) > rank(*best):
                 best = pair
         assert best is not None
@@ -44,5 +54,5 @@ def stopped_at(course: Sequence[tuple[int, float, float]], cutoffs: Cutoffs) -> 
     return None
 
 
-def falls_behind(history: Sequence[dict[str, float]], cutoffs: Cutoffs) -> bool:
-    return stopped_at(course(history), cutoffs) is not None
+def falls_behind(history: Sequence[dict[str, float]], cutoffs: Cutoffs, metric: Metric) -> bool:
+    return stopped_at(course(history, metric), cutoffs) is not None

@@ -28,10 +28,18 @@ class Predictions:
     probabilities: np.ndarray
     slices: Mapping[str, list[str | None]] = field(default_factory=dict)
 
-    def metrics(self) -> dict[str, float]:
-        """Acc@1 and Acc@5 in per cent and cross-entropy in nats, as the ledger stores them."""
-        result = scores(self.labels, self.probabilities)
-        return {"acc1": 100 * result.acc1, "acc5": 100 * result.acc5, "ce": result.ce}
+    def metrics(self, class_shares: np.ndarray | None = None) -> dict[str, float]:
+        """Acc@1 and Acc@5 in per cent and cross-entropy in nats, as the ledger stores them.
+
+        ``acc1``, ``acc5`` and ``ce`` are balanced, ``acc1_natural`` and so on natural. The
+        argument is that of ``scores``.
+        """
+        result = scores(self.labels, self.probabilities, class_shares)
+        return {
+            name: round(100 * value, 10) if name.startswith("acc") else value
+            for name, value in vars(result).items()
+            if name != "ece"
+        }
 
     def confident(self, threshold: float) -> dict[str, float]:
         """How good the predictions would be as pseudo labels, as shares from 0 to 1.

@@ -1,54 +1,100 @@
-"""Scores of a classifier, as pure functions of arrays."""
+"""Scores of a classifier, as pure functions of arrays.
+
+Every score is a weighted mean over images: an image of class c weighs w_c / n_c, with n_c images of
+its class. A *balanced* score has the same w_c for every class, a *natural* one the class's share
+among all labelled images. Classes without images are left out, and the others' w_c raised to a sum
+of 1.
+"""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from sklearn.metrics import log_loss, top_k_accuracy_score
 
+Metric = Literal["balanced", "natural"]
+# how the scores of a metric are called: acc1, acc1_natural
+SUFFIXES: dict[Metric, str] = {"balanced": "", "natural": "_natural"}
 ECE_BINS = 15
+_LEAST = np.finfo(np.float64).eps  # no cross-entropy is infinite
 
 
 @dataclass(frozen=True)
 class Scores:
     """Scores of one model on one test set; shares from 0 to 1, ``ce`` in nats.
 
-    ``macro`` is the mean accuracy over the classes that have test images. ``ece`` is the
-    expected calibration error: the gap between confidence and accuracy, averaged over images in
-    15 bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3).
+    Those without a suffix are balanced. ``ece`` is the expected calibration error: the gap between
+    confidence and accuracy, averaged over images in 15 bins of equal width (Guo et al. 2017, arXiv
+    1706.04599, equation 3).
     """
 
     acc1: float
     acc5: float
     ce: float
-    macro: float
+    acc1_natural: float
+    acc5_natural: float
+    ce_natural: float
     ece: float
 
 
-def scores(labels: np.ndarray, probabilities: np.ndarray) -> Scores:
-    """Scores of probabilities (N, K) for true classes (N,). Raises ``ValueError`` if N is 0."""
+def scores(
+    labels: np.ndarray, probabilities: np.ndarray, class_shares: np.ndarray | None = None
+) -> Scores:
+    """Scores of probabilities (N, K) for true classes (N,). Raises ``ValueError`` if N is 0.
+
+    Args:
+        class_shares: the classes' shares (K,) among all labelled images, for the natural scores;
+            those among these images by default.
+    """
     if not len(labels):
         raise ValueError("there are no test images to score")
-    classes = np.arange(probabilities.shape[1])
-    chosen = probabilities.argmax(axis=1)
-    top5 = 1.0
-    if len(classes) > 5:
-        top5 = top_k_accuracy_score(labels, probabilities, k=5, labels=classes)
-    # sklearn refuses a single class
-    ce = float(log_loss(labels, probabilities, labels=classes)) if len(classes) > 1 else 0.0
+    right = probabilities.argmax(axis=1) == labels
+    among_five = in_top_five(labels, probabilities)
+    losses = cross_entropies(labels, probabilities)
+    classes = probabilities.shape[1]
+    if class_shares is None:
+        class_shares = np.bincount(labels, minlength=classes)
+    balanced = image_weights(labels, np.ones(classes))
+    natural = image_weights(labels, class_shares)
     return Scores(
-        acc1=float((chosen == labels).mean()),
-        acc5=float(top5),
-        ce=ce,
-        macro=float(np.nanmean(class_accuracies(labels, chosen == labels, len(classes)))),
-        ece=calibration_error(chosen == labels, probabilities.max(axis=1)),
+        acc1=_share(right, balanced),
+        acc5=_share(among_five, balanced),
+        ce=float(losses @ balanced),
+        acc1_natural=_share(right, natural),
+        acc5_natural=_share(among_five, natural),
+        ce_natural=float(losses @ natural),
+        ece=calibration_error(right, probabilities.max(axis=1)),
     )
 
 
-def class_accuracies(labels: np.ndarray, right: np.ndarray, classes: int) -> np.ndarray:
-    """Accuracy of each class, (K,); NaN for a class without images. Both arguments are (N,)."""
-    images = np.bincount(labels, minlength=classes).astype(float)
-    images[images == 0] = np.nan
-    return np.asarray(np.bincount(labels, right, classes) / images)
+def image_weights(labels: np.ndarray, class_weights: np.ndarray) -> np.ndarray:
+    """What each image counts in a score, (N,), 1 in all.
+
+    Args:
+        labels: class index of each image, (N,).
+        class_weights: what each class counts, (K,), in any unit.
+    """
+    counts = np.bincount(labels, minlength=len(class_weights))
+    weights = np.where(counts > 0, class_weights, 0.0)
+    of_class = weights / weights.sum() / np.maximum(counts, 1)
+    return np.asarray(of_class[labels])
+
+
+def _share(hits: np.ndarray, weights: np.ndarray) -> float:
+    # equal scores must be equal, in whatever order they were added up
+    return round(float(hits @ weights), 12)
+
+
+def in_top_five(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Whether an image's class is among its five most probable ones, (N,)."""
+    # of equal probabilities the class with the higher index counts, as in scikit-learn
+    five = np.argsort(probabilities, axis=1, kind="stable")[:, -5:]
+    return np.asarray((five == labels[:, None]).any(axis=1))
+
+
+def cross_entropies(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Minus the log of the probability of each image's class, (N,), in nats."""
+    own = probabilities[np.arange(len(labels)), labels]
+    return np.asarray(-np.log(np.clip(own, _LEAST, 1.0)))
 
 
 def calibration_bins(right: np.ndarray, confidence: np.ndarray) -> np.ndarray:

@@ -44,7 +44,8 @@ def _run(
     evaluate_at = set(recipe.evaluation_steps)
     started = time.monotonic() - outcome.seconds
     last_report = time.monotonic()
-    if falls_behind(outcome.history, cutoffs):  # the checkpoint is of a run without these cutoffs
+    # the checkpoint may be of a run without these cutoffs
+    if falls_behind(outcome.history, cutoffs, training.metric):
         return "stopped"
     for step, labeled, pool in training.streams.batches(outcome.step, recipe.total_steps):
         training.step(step, labeled, pool)
@@ -59,7 +60,7 @@ def _run(
             training.evaluate()
             outcome.seconds = time.monotonic() - started
             runtime.report(training.position() | outcome.speed[-1] | outcome.history[-1])
-            if falls_behind(outcome.history, cutoffs):
+            if falls_behind(outcome.history, cutoffs, training.metric):
                 return "stopped"  # nothing will resume from here: no checkpoint
         if evaluated or outcome.step % training.options.checkpoint_steps == 0:
             training.save_checkpoint()

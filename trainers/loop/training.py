@@ -14,6 +14,7 @@ from semigrid.data.views.render import Batch
 from semigrid.trainers.evaluation.choose import is_better
 from semigrid.trainers.evaluation.evaluate import evaluate
 from semigrid.trainers.evaluation.predictions import Predictions
+from semigrid.trainers.evaluation.scores import SUFFIXES, Metric
 from semigrid.trainers.execution.checkpoint import NetworkStates, encode_weights
 from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.loop.health import HopelessError, collapse
@@ -42,6 +43,8 @@ class Training:
         model: the student, with the weights that it starts from.
         teacher_state: the weights that the teacher starts from; None for the student's.
         precision: the one of the trial's identity, whatever the options say.
+        class_shares: the classes' natural shares, (K,); those of val by default.
+        metric: which scores on val choose the best evaluation.
     """
 
     def __init__(
@@ -57,10 +60,13 @@ class Training:
         seed: int,
         precision: Precision = "fp32",
         options: TrainOptions = DEFAULT_OPTIONS,
+        class_shares: np.ndarray | None = None,
+        metric: Metric = "balanced",
     ):
         assert recipe.ema_decay is not None, "the recipe is not resolved"
         self.recipe, self.method, self.streams = recipe, METHODS[method], streams
         self.runtime, self.seed, self.options = runtime, seed, options
+        self.class_shares, self.metric = class_shares, metric
         self.autocast_dtype = PRECISIONS[precision]
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=precision == "fp16")
         self.student = model.to(runtime.device)
@@ -149,10 +155,11 @@ class Training:
             "student": self._predict("student", self.student),
             "ema": self._predict("ema", self.teacher.network),
         }
-        metrics = {name: each.metrics() for name, each in predictions.items()}
+        metrics = {name: each.metrics(self.class_shares) for name, each in predictions.items()}
         for name, values in metrics.items():
             record |= {f"{name}_{metric}": value for metric, value in values.items()}
-        record["teacher_gap"] = metrics["ema"]["acc1"] - metrics["student"]["acc1"]
+        acc1 = f"acc1{SUFFIXES[self.metric]}"
+        record["teacher_gap"] = metrics["ema"][acc1] - metrics["student"][acc1]
         if self.method.uses_pseudo_labels:
             record |= predictions["ema"].confident(self.recipe.confidence_threshold)
         self.outcome.history.append(record)
@@ -160,8 +167,9 @@ class Training:
             collapsed = collapse(self.outcome.history, self.recipe, self.natural_entropy)
             if collapsed:
                 raise HopelessError("collapsed", collapsed)
-        better: NetworkName = "ema" if is_better(metrics["ema"], metrics["student"]) else "student"
-        if is_better(metrics[better], self.outcome.best_metrics):
+        ema_is_better = is_better(metrics["ema"], metrics["student"], self.metric)
+        better: NetworkName = "ema" if ema_is_better else "student"
+        if is_better(metrics[better], self.outcome.best_metrics, self.metric):
             self.outcome.best_metrics = metrics[better]
             self.outcome.best_weights, self.outcome.best_step = better, self.outcome.step
             if self.runtime.rank == 0:

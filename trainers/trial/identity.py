@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from semigrid.trainers.evaluation.scores import Metric
 from semigrid.trainers.methods import METHODS, MethodName
 from semigrid.trainers.options import Precision
 from semigrid.trainers.recipe import RECIPE_VERSION, Recipe
@@ -26,6 +27,7 @@ class TrialSpec(BaseModel):
         weights: what the backbone starts from: ``random``, ``timm`` (by its tag) or ``sha256:...``.
         recipe: resolved.
         parent: id of the trial whose weights it starts from.
+        metric: which scores on val choose the weights that it leaves.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +44,7 @@ class TrialSpec(BaseModel):
     precision: Precision
     seed: int
     parent: str | None
+    metric: Metric = "balanced"
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Returns a copy, whose identity differs if the update changes anything."""

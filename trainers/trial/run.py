@@ -50,6 +50,8 @@ def run_trial(job: TrialJob, runtime: Runtime) -> Outcome:
         seed=spec.seed,
         precision=spec.precision,
         options=job.options,
+        class_shares=dataset.manifest.class_shares,
+        metric=spec.metric,
     )
     outcome = train(training, job.cutoffs, job.report_seconds)
     if outcome.status == "finished" and runtime.rank == 0:
@@ -77,7 +79,7 @@ def evaluate_trial(
     predictions = replace(predictions, slices=_slices(dataset, predictions.ids))
     content = predictions.encode()
     job.place.storage.write(predictions_file(spec.id), content)
-    return predictions.metrics(), FileFacts.of(content)
+    return predictions.metrics(dataset.manifest.class_shares), FileFacts.of(content)
 
 
 def _slices(dataset: Dataset, ids: list[str]) -> dict[str, list[str | None]]:

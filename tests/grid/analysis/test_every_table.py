@@ -123,6 +123,7 @@ class Grid:
         changes["counts"] |= {"val": train, "test": counts}
         changed = type(dataset)(dataset.storage, dataset.manifest.model_copy(update=changes))
         plan = Plan(replace(experiment, datasets={"digits": changed}))
+        shares = changed.manifest.class_shares
         where = [None if number % 3 == 2 else "xy"[number % 2] for number in range(len(labels))]
         ids = [str(number) for number in range(len(labels))]
         test_set = analysed.TestSet(ids, labels, names, {"where": where})
@@ -132,14 +133,14 @@ class Grid:
                 state="finished",
                 labeled_images=labeled_images(dataset, cell.labels),
                 pool_images=None if cell.unlabeled is None else int(300 * cell.unlabeled),
-                test=[table.metrics() for table in tables],
+                test=[table.metrics(shares) for table in tables],
                 trials=1,
                 stopped=0,
                 collapsed=0,
                 seconds=1.0,
                 device_seconds={"cpu": 1.0},
                 failure=None,
-                seeds=[analysed.reduced(table) for table in tables],
+                seeds=[analysed.reduced(table, shares) for table in tables],
             )
             for cell, tables in zip(plan.cells, predictions, strict=True)
         ]

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 from tests.helpers.experiments import experiment_text
 from tests.helpers.scheduling import study_of
+from tests.helpers.scores import alike
 
 from semigrid.data.errors import StorageGoneError
 from semigrid.data.storage import Storage, open_storage
@@ -39,8 +40,8 @@ def results(tmp_path: Path) -> ResultSet:
         record = start_record(plan.spec(search, {}, seed, None), search.name)
         record.status = "finished"
         record.seconds = 61
-        record.val = {"acc1": 1.0, "ce": 1.0}
-        record.test = {"acc1": acc1, "acc5": 100.0, "ce": 0.25}
+        record.val = alike({"acc1": 1.0, "ce": 1.0})
+        record.test = alike({"acc1": acc1, "acc5": 100.0, "ce": 0.25})
         records[record.id] = record
     read = read_result_set(study_of(plan, records), open_storage(tmp_path))
     return replace(read, problems=[])  # there are no predictions
@@ -64,8 +65,8 @@ def test_storage_that_is_away_is_not_waited_for_once_for_each_file(tmp_path: Pat
     search, records = plan.searches[0], {}
     for seed in range(60):
         record = start_record(plan.spec(search, {}, seed, None), search.name)
-        record.status, record.val = "finished", {"acc1": 1.0, "ce": 1.0}
-        record.test = {"acc1": 1.0, "acc5": 1.0, "ce": 0.25}
+        record.status, record.val = "finished", alike({"acc1": 1.0, "ce": 1.0})
+        record.test = alike({"acc1": 1.0, "acc5": 1.0, "ce": 0.25})
         records[record.id] = record
     storage = open_storage(tmp_path)
     with pytest.raises(StorageGoneError):

@@ -5,7 +5,12 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    log_loss,
+    top_k_accuracy_score,
+)
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.contingency_tables import mcnemar
@@ -40,27 +45,38 @@ def test_scores_are_those_of_sklearn_and_torchmetrics(images: int, classes: int)
     labels, probabilities = table(images, classes, 100 * images + classes)
     found = scores(labels, probabilities)
     chosen = probabilities.argmax(axis=1)
-    assert found.acc1 == pytest.approx(accuracy_score(labels, chosen))
-    assert found.ce == pytest.approx(log_loss(labels, probabilities, labels=range(classes)))
+    assert found.acc1_natural == pytest.approx(accuracy_score(labels, chosen))
+    own = log_loss(labels, probabilities, labels=range(classes))
+    assert found.ce_natural == pytest.approx(own)
     tensors = torch.tensor(probabilities), torch.tensor(labels)
     top5 = multiclass_accuracy(*tensors, classes, average="micro", top_k=min(5, classes))
-    assert found.acc5 == pytest.approx(float(top5))
+    assert found.acc5_natural == pytest.approx(float(top5))
     ece = multiclass_calibration_error(*tensors, classes, n_bins=ECE_BINS, norm="l1")
     assert found.ece == pytest.approx(float(ece), abs=1e-6)
     if images >= classes:
-        assert found.macro == pytest.approx(balanced_accuracy_score(labels, chosen))
+        assert found.acc1 == pytest.approx(balanced_accuracy_score(labels, chosen))
+        weights = 1 / np.bincount(labels)[labels]
+        ce = log_loss(labels, probabilities, sample_weight=weights, labels=range(classes))
+        assert found.ce == pytest.approx(ce)
+        k = min(5, classes)
+        if k < classes:
+            top5 = top_k_accuracy_score(labels, probabilities, k=k, sample_weight=weights)
+            assert found.acc5 == pytest.approx(top5)
 
 
 def test_scores_of_odd_tables() -> None:
     # one class: nothing can be wrong
     one = scores(np.zeros(3, int), np.ones((3, 1)))
-    assert (one.acc1, one.acc5, one.ce, one.macro, one.ece) == (1, 1, 0, 1, 0)
+    assert (one.acc1, one.acc5, one.ce, one.acc1_natural, one.ece) == (1, 1, 0, 1, 0)
     # all classes tied: the first is chosen, as everywhere in the project
     tied = scores(np.arange(4), np.full((4, 4), 0.25))
-    assert (tied.acc1, tied.macro, tied.ece) == (0.25, 0.25, 0)
+    assert (tied.acc1, tied.acc1_natural, tied.ece) == (0.25, 0.25, 0)
     # a class without test images has no accuracy that could count
     some = scores(np.array([0, 0, 2]), np.eye(3)[[0, 1, 2]] * 0.7 + 0.1)
-    assert some.macro == 0.75
+    assert some.acc1 == 0.75
+    # nor one that could count for what it would be expected to occur
+    some = scores(np.array([0, 0, 2]), np.eye(3)[[0, 1, 2]] * 0.7 + 0.1, np.array([0.3, 0.6, 0.1]))
+    assert some.acc1_natural == pytest.approx((0.3 * 0.5 + 0.1 * 1) / 0.4)
     # sure and right, in the last bin
     assert scores(np.arange(3), np.eye(3)).ece == 0
     with pytest.raises(ValueError, match="no test images"):

@@ -16,6 +16,7 @@ from tests.helpers.experiments import SMALL
 from tests.helpers.finished import FinishedGrid
 from tests.helpers.nasty import bomb
 from tests.helpers.scheduling import start_next
+from tests.helpers.scores import alike
 from tests.helpers.shop import SETTINGS, shop
 
 from semigrid.data.builder.ingest import build_dataset
@@ -155,12 +156,12 @@ def test_what_mattered_is_what_the_score_depends_on(tmp_path: Path) -> None:
         record = start_record(job.spec, job.search.name)
         record.status = "finished"
         # the learning rate decides, nothing else matters
-        record.val = {"acc1": 80 - abs(np.log(job.spec.recipe.base_lr / 0.02)), "ce": 1.0}
+        record.val = alike({"acc1": 80 - abs(np.log(job.spec.recipe.base_lr / 0.02)), "ce": 1.0})
         record.history = [
-            {"step": 6.0, "student_acc1": 1, "student_ce": 1, "ema_acc1": 1, "ema_ce": 1}
+            alike({"step": 6.0, "student_acc1": 1, "student_ce": 1, "ema_acc1": 1, "ema_ce": 1})
         ]
         if job.kind == "evaluate":
-            record.test = {"acc1": 1.0, "acc5": 1.0, "ce": 1.0}
+            record.test = alike({"acc1": 1.0, "acc5": 1.0, "ce": 1.0})
         many.ledger.write(record)
         many.storage.write(f"weights/{job.spec.id}.safetensors", b"")
         scheduler.complete(job, record)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.helpers.experiments import changed, experiment_text, plan_of
 from tests.helpers.played import Trials, finished, has_finished
 from tests.helpers.scheduling import scheduler_of, start_next, study_of
+from tests.helpers.scores import alike
 
 from semigrid.grid.study.halving import cutoffs, rungs
 from semigrid.grid.study.ledger import Record, start_record
@@ -79,7 +80,7 @@ def test_a_course_is_the_best_so_far_of_student_and_teacher() -> None:
         {"step": 2.0, "student_acc1": 45, "student_ce": 2, "ema_acc1": 50, "ema_ce": 1.5},
         {"step": 3.0, "student_acc1": 30, "student_ce": 2, "ema_acc1": 20, "ema_ce": 1},
     ]
-    assert course(history) == [(1, 50, 2), (2, 50, 1.5), (3, 50, 1.5)]
+    assert course(history, "balanced") == [(1, 50, 2), (2, 50, 1.5), (3, 50, 1.5)]
 
 
 def early(**search: Any) -> Plan:
@@ -95,7 +96,10 @@ def early(**search: Any) -> Plan:
 def history_of(course: list[tuple[int, float, float]]) -> list[dict[str, float]]:
     """Evaluations with this course, in which the teacher is as good as the student."""
     return [
-        {"step": step, "student_acc1": acc1, "student_ce": ce, "ema_acc1": acc1, "ema_ce": ce}
+        alike(
+            {"step": step}
+            | {"student_acc1": acc1, "student_ce": ce, "ema_acc1": acc1, "ema_ce": ce}
+        )
         for step, acc1, ce in course
     ]
 
@@ -158,11 +162,11 @@ def test_poor_trials_end_early_and_the_published_recipe_never() -> None:
         outcomes = [scheduler.study.outcome(trial) for trial in state.trials]
         assert len(outcomes) == 16
         assert outcomes[0] == "finished" and state.trials[0].cutoffs == {}
-        assert outcomes.count("stopped") >= 9
+        assert outcomes.count("stopped") >= 6  # of those that had earlier waves
         assert all(trial.cutoffs for trial in state.trials[1:])
     whole: Trials = {}
     play(early(early_stopping=False), whole, 3, 0)
-    assert steps_of(trials) < steps_of(whole) * 0.6
+    assert steps_of(trials) < 0.65 * steps_of(whole)  # half of them, give or take luck
 
 
 def test_switched_off_later_the_stopped_ones_are_trained_to_the_end() -> None:

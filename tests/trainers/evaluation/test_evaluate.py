@@ -16,6 +16,7 @@ from semigrid.data.views.render import decode
 from semigrid.trainers.evaluation.choose import is_better
 from semigrid.trainers.evaluation.evaluate import evaluate
 from semigrid.trainers.evaluation.predictions import Predictions
+from semigrid.trainers.evaluation.scores import Metric
 from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.execution.runtime import Runtime
 
@@ -39,11 +40,17 @@ def test_metrics_by_hand() -> None:
         [0.3, 0.25, 0.2, 0.15, 0.09, 0.01],  # wrong, the truth is sixth of six
         [0.05, 0.05, 0.1, 0.6, 0.1, 0.1],  # right
     ]
-    metrics = predictions([0, 1, 5, 3], rows).metrics()
+    # on four classes of one image each, with 1, 1, 2 and 4 of 8 labels
+    shares = np.array([1, 1, 0, 4, 0, 2]) / 8
+    metrics = predictions([0, 1, 5, 3], rows).metrics(shares)
     assert metrics["acc1"] == 50
     assert metrics["acc5"] == 75
     expected = -(math.log(0.5) + math.log(0.3) + math.log(0.01) + math.log(0.6)) / 4
     assert metrics["ce"] == pytest.approx(expected)
+    assert metrics["acc1_natural"] == pytest.approx(100 * (1 + 4) / 8)
+    assert metrics["acc5_natural"] == pytest.approx(100 * (1 + 1 + 4) / 8)
+    logs = math.log(0.5) + math.log(0.3) + 2 * math.log(0.01) + 4 * math.log(0.6)
+    assert metrics["ce_natural"] == pytest.approx(-logs / 8)
     assert {type(value) for value in metrics.values()} == {float}  # they go into JSON
 
 
@@ -156,10 +163,26 @@ def test_evaluating_does_not_disturb_the_random_generators(
     assert np.random.get_state()[1].tolist() == state[1]
 
 
-def test_what_is_better() -> None:
-    good = {"acc1": 90.0, "ce": 0.5}
-    assert is_better(good, {})
-    assert is_better(good, {"acc1": 80.0, "ce": 0.1})
-    assert is_better(good, {"acc1": 90.0, "ce": 0.6})
-    assert not is_better(good, good)  # the earlier of equal ones stays
-    assert not is_better(good, {"acc1": 90.0, "ce": 0.4})
+def test_equal_scores_are_equal_whatever_was_right() -> None:
+    # three classes of 10 images: 7 + 8 + 9 right are as many as 8 + 8 + 8, to the last digit
+    labels = list(np.arange(30) % 3)
+    found = set()
+    for right in ((7, 8, 9), (8, 8, 8), (10, 10, 4), (4, 10, 10)):
+        chosen = [c if i // 3 < right[c] else (c + 1) % 3 for i, c in enumerate(labels)]
+        found.add(predictions(labels, np.eye(3)[chosen].tolist()).metrics()["acc1"])
+    assert found == {80.0}
+
+
+@pytest.mark.parametrize(("metric", "suffix"), [("balanced", ""), ("natural", "_natural")])
+def test_what_is_better(metric: Metric, suffix: str) -> None:
+    def scored(acc1: float, ce: float) -> dict[str, float]:
+        # of the other metric nothing counts, not even for ties
+        other = "_natural" if metric == "balanced" else ""
+        return {f"acc1{suffix}": acc1, f"ce{suffix}": ce, f"acc1{other}": -acc1, f"ce{other}": -ce}
+
+    good = scored(90.0, 0.5)
+    assert is_better(good, {}, metric)
+    assert is_better(good, scored(80.0, 0.1), metric)
+    assert is_better(good, scored(90.0, 0.6), metric)
+    assert not is_better(good, good, metric)  # the earlier of equal ones stays
+    assert not is_better(good, scored(90.0, 0.4), metric)

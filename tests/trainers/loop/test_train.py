@@ -396,6 +396,35 @@ def test_the_best_weights_are_the_better_of_student_and_teacher(
     assert outcome.best_metrics == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("metric", "better"), [("balanced", "student"), ("natural", "ema")])
+def test_the_metric_of_the_search_chooses_the_weights(
+    digits: Dataset, checkpoints: Checkpoints, metric: Any, better: str
+) -> None:
+    # neither moves; the teacher is better where one class is nearly all that there is
+    still = {"base_lr": 1e-30, "min_lr": 0, "weight_decay": 0, "ema_decay": 1 - 1e-9}
+    recipe = tiny_recipe("finetune", **still)
+    streams = tiny_streams(digits, recipe, "finetune")
+    models = [tiny_model(recipe, seed) for seed in range(8)]
+    student = max(models, key=lambda model: val_metrics(model, streams, checkpoints)["acc1"])
+    teacher = {name: each.clone() for name, each in student.state_dict().items()}
+    teacher["head.weight"].zero_()
+    labels = np.asarray(streams.validation.table.labels)
+    common = int(np.bincount(labels).argmax())
+    teacher["head.bias"].copy_(torch.eye(10)[common])  # takes every image for one of this class
+    shares = np.full(10, 0.01)
+    shares[common] = 0.91
+    runtime = Runtime(checkpoints, device="cpu")
+    how: Any = {"num_classes": 10, "seed": 0, "class_shares": shares, "metric": metric}
+    outcome = train(Training(recipe, "finetune", student, teacher, streams, runtime, **how))
+    assert outcome.best_weights == better
+    found = outcome.history[0]
+    assert found["ema_acc1"] == pytest.approx(100 / len(set(labels.tolist())))
+    assert found["ema_acc1_natural"] > 90
+    suffix = "" if metric == "balanced" else "_natural"
+    gap = found[f"ema_acc1{suffix}"] - found[f"student_acc1{suffix}"]
+    assert found["teacher_gap"] == pytest.approx(gap)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("base_lr", [0.05, 1.0])  # the higher, the less is the last the best
 def test_the_best_evaluation_is_kept_and_its_weights_repeat_it(
