@@ -15,6 +15,7 @@ from semigrid.data.redact import shown
 from semigrid.data.sources.abo import abo_items
 from semigrid.data.sources.archives import parquet_items, webdataset_items
 from semigrid.data.sources.files import folder_items, table_items
+from semigrid.data.sources.given import NAMES, splits_of_files, splits_of_folders
 from semigrid.data.sources.items import Item
 from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.sources.patterns.drawing import pattern_items
@@ -22,9 +23,6 @@ from semigrid.data.sources.patterns.spec import answers_of, gold_of
 from semigrid.data.storage import open_storage
 from semigrid.data.storage.address import suffix_of
 from semigrid.data.tables import SUFFIXES as TABLES
-
-# names of folders that are splits rather than classes
-SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
 
 
 def gather(
@@ -137,6 +135,11 @@ def _source_items(request: BuildRequest, left_out: LeftOut) -> list[Item]:
             )
         return pattern_items(request.patterns)
     kind = request.kind or _kind(request.source)
+    if request.split_column is not None and kind != "table":
+        raise InputError(
+            f"{request.source}: split_column is for tables, and this is of the kind {kind}; its "
+            "folders or files may name splits"
+        )
     label = None if request.answers is not None else request.label_column or "label"
     if kind == "abo":
         if request.product_type is None:
@@ -151,9 +154,9 @@ def _source_items(request: BuildRequest, left_out: LeftOut) -> list[Item]:
             all_images=request.all_images,
         )
     if kind == "webdataset":
-        return webdataset_items(request.source, request.label_column, left_out)
+        return _of_files(request, webdataset_items(request.source, request.label_column, left_out))
     if kind == "parquet":
-        return parquet_items(request.source, request.image_column, label)
+        return _of_files(request, parquet_items(request.source, request.image_column, label))
     if kind == "table":
         return table_items(
             request.source,
@@ -162,16 +165,33 @@ def _source_items(request: BuildRequest, left_out: LeftOut) -> list[Item]:
             image_id=request.id_column,
             group=request.group_column,
             slices=request.slices,
+            split=request.split_column if request.splits == "given" else None,
+            find_split=request.splits == "given",
         )
     if request.answers is not None:
-        return folder_items(request.source, labeled=False, left_out=left_out)
+        items = folder_items(request.source, labeled=False, left_out=left_out)
+        if request.splits == "new":
+            return items
+        return splits_of_folders(request.source, items, labeled=False) or items
     try:
         items = folder_items(request.source, left_out=left_out)
     except InputError as error:
         raise InputError(f"{error}{_tables_in(request.source)}") from error
+    if {item.label for item in items} <= {*(request.classes or [])}:
+        return items  # folders named as splits are classes if they are listed
+    if (given := splits_of_folders(request.source, items, labeled=True)) is not None:
+        return _anew(given) if request.splits == "new" else given
     if request.classes is None:
         _check_class_folders(request.source, items)
     return items
+
+
+def _of_files(request: BuildRequest, items: list[Item]) -> list[Item]:
+    return items if request.splits == "new" else splits_of_files(request.source, items)
+
+
+def _anew(items: list[Item]) -> list[Item]:
+    return [replace(item, split=None) for item in items]
 
 
 def _check_class_folders(source: str, items: Sequence[Item]) -> None:
@@ -179,11 +199,10 @@ def _check_class_folders(source: str, items: Sequence[Item]) -> None:
     classes = sorted({item.label for item in items if item.label is not None})
     if len(classes) < 2:
         problem = f"all images are in the folder {classes[0]!r}, but a classifier needs two classes"
-    elif {name.lower() for name in classes} <= SPLITS:
+    elif {name.lower() for name in classes} <= NAMES.keys():
         problem = (
-            f"the folders {', '.join(classes)} look like splits, not classes; a build splits by "
-            "itself; give one folder with all class folders, or name these as classes in a YAML "
-            "file"
+            f"the folders {', '.join(classes)} look like splits, not classes, and have no class "
+            "folders; give a folder with class folders, or name these as classes in a YAML file"
         )
     else:
         return

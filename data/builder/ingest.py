@@ -133,7 +133,10 @@ def _is_text(name: str | None) -> bool:
 
 
 def _facts(item: Item, pixels: str) -> Facts:
-    return Facts(item.image_id, item.label, item.group or item.image_id, pixels)
+    # what a split leaves unlabelled cannot be evaluated there: it joins the pool
+    label = None if item.split == POOL else item.label
+    given = POOL if item.split is not None and label is None else item.split
+    return Facts(item.image_id, label, item.group or item.image_id, pixels, given=given)
 
 
 def _curation(request: BuildRequest) -> dict[str, Any]:
@@ -249,6 +252,14 @@ def _report(
         "duplicates": curation.duplicates,
         "conflicts": curation.conflicts,
         "beside_labeled": curation.beside_labeled,
+        "given_splits": {
+            "images": dict(Counter(item.split for item in items if item.split is not None)),
+            "unlabeled": dict(
+                Counter(i.split for i in items if i.split in LABELED_SPLITS and i.label is None)
+            ),
+            "drawn": curation.drawn,
+            "across": curation.across,
+        },
         "rare": {"what": request.rare, "classes": curation.rare},
         "test": precision_of(counts) | {"missed": curation.missed},
         "changed": dict(Counter(why for c in cleaned for why in c.changed or ())),

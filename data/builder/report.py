@@ -22,6 +22,7 @@ def report_lines(dataset: Dataset, report: dict[str, Any]) -> list[str]:
     """Sentences about images kept and left out, from the report of ``build_dataset``."""
     splits = ", ".join(f"{count:,} {split}" for split, count in report["splits"].items())
     lines = [f"{report['kept']:,} of {report['images']:,} images kept: {splits}"]
+    lines += _given_lines(report["given_splits"])
     lines.append(precision_line(report["test"]))
     if missed := report["test"]["missed"]:
         name, of = next(iter(missed.items()))
@@ -68,6 +69,28 @@ def report_lines(dataset: Dataset, report: dict[str, Any]) -> list[str]:
         f"per-image details: {dataset.storage.location('report.json')}",
         f"dataset: {dataset.storage.uri}, fingerprint {dataset.manifest.fingerprint[:12]}",
     ]
+
+
+def _given_lines(given: dict[str, Any]) -> list[str]:
+    """Sentences about the splits that the source came with."""
+    if not given["images"]:
+        return []
+    found = ", ".join(f"{count:,} {split}" for split, count in given["images"].items())
+    drawn = f", {' and '.join(given['drawn'])} drawn from train" if given["drawn"] else ""
+    lines = [f"splits kept as the source gives them: {found}{drawn} (--splits new draws all anew)"]
+    lines += [
+        f"{count:,} images of the given {split} have no label and join the pool"
+        for split, count in given["unlabeled"].items()
+    ]
+    if across := given["across"]:
+        first = across[0]
+        same = "shows the same as" if first["why"] == "duplicate" else "is in the group of"
+        lines.append(
+            f"{len(across):,} images lay across given splits and are left out: {first['left_out']} "
+            f"({first['of']}) {same} {first['stays']} ({first['in']})"
+            + (", …" if len(across) > 1 else "")
+        )
+    return lines
 
 
 def answer_lines(audit: dict[str, Any]) -> list[str]:

@@ -33,6 +33,7 @@ class BuildRequest(CleanSettings, Rules):
     label_column: str | None = None
     id_column: str | None = None
     group_column: str | None = None
+    split_column: str | None = None
     slices: list[str] = []
     # crowd answers
     answers: str | None = None
@@ -48,6 +49,8 @@ class BuildRequest(CleanSettings, Rules):
     seed: int = Field(0, ge=-MOST, le=MOST)
     val_share: float = Field(0.15, gt=0, lt=1)
     test_share: float = Field(0.10, gt=0, lt=1)
+    # whether splits that the source comes with are kept, or all are drawn
+    splits: Literal["given", "new"] = "given"
     # classes with fewer labelled images than this cannot be learnt and tested
     min_per_class: int = Field(2, ge=2, le=MOST)
     rare: Rare = "refuse"

@@ -10,12 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from semigrid.data.decoding import FORMATS, HEAD_BYTES, format_of
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.redact import shown
+from semigrid.data.schema import Split
+from semigrid.data.sources.given import NAMES
 from semigrid.data.sources.items import FOREIGN, HEIC, SUFFIXES, Item, readable
 from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.storage import Storage, open_storage
 from semigrid.data.storage.address import beside, ids_in, unique_names
-from semigrid.data.tables import open_table
+from semigrid.data.tables import Table, open_table
 
+FOUND_COLUMN = "split"  # of tables, used without being asked for
 _TYPES = mimetypes.MimeTypes(filenames=())  # without those of the machine
 
 
@@ -105,6 +108,8 @@ def table_items(
     image_id: str | None = None,
     group: str | None = None,
     slices: Sequence[str] = (),
+    split: str | None = None,
+    find_split: bool = False,
 ) -> list[Item]:
     """Lists the images of a CSV or Parquet table with a row per image.
 
@@ -112,14 +117,17 @@ def table_items(
         image: column with paths or URLs. Relative paths start at the table's folder.
         label: column with labels, empty for images without one. None: no image has a label.
         image_id: column with ids; the default is the path, without a URL's signature.
-        group, slices: columns with the group and slices, see ``Item``.
+        group, slices, split: columns with the group, slices and given split, see ``Item``.
+        find_split: use a column named ``split`` if all of its values are splits.
 
     Raises:
-        InputError: the table lacks a column or path, an id occurs twice, no file is there, or a
-            table from elsewhere names a file on this machine.
+        InputError: the table lacks a column or path, an id occurs twice, a split is unknown, no
+            file is there, or a table from elsewhere names a file on this machine.
     """
+    table = open_table(uri)
+    splits = _splits(table, split, find_split)
     names = [name for name in (image, label, image_id, group, *slices) if name is not None]
-    columns = open_table(uri).columns(*names)
+    columns = table.columns(*names)
     paths = columns[image]
     ids = ids_in(uri, paths) if image_id in (None, image) else unique_names(columns[image_id])
     for name in (image, image_id or image):
@@ -137,9 +145,31 @@ def table_items(
             _unless_blank(columns[label][row]) if label is not None else None,
             _unless_blank(shown(columns[group][row])) if group is not None else None,
             {name: shown(of_row[row]) for name, of_row in zip(slices, values, strict=True)},
+            split=splits[row] if splits else None,
         )
         for row in range(len(ids))
     ]
+
+
+def _splits(table: Table, column: str | None, find: bool) -> list[Split | None]:
+    """The given split of each row; empty without a column for it.
+
+    Raises ``InputError`` for a value that is no split.
+    """
+    if column is None and not (find and list(table.names).count(FOUND_COLUMN) == 1):
+        return []
+    values = [
+        v.strip().lower() for v in table.columns(column or FOUND_COLUMN)[column or FOUND_COLUMN]
+    ]
+    bad = next((n for n, value in enumerate(values) if value and value not in NAMES), None)
+    if bad is None:
+        return [NAMES.get(value) for value in values] if column or len({*values}) > 1 else []
+    if column is None:
+        return []
+    raise InputError(
+        f"{table.uri}: row {bad + 1} has the split {values[bad][:80]!r}; allowed are "
+        f"{', '.join(NAMES)}, and blank for images whose split is to be drawn"
+    )
 
 
 def _unless_blank(text: str) -> str | None:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from semigrid.data.parquet import Watched
+from semigrid.data.schema import Split
 from semigrid.data.storage import open_storage
 from semigrid.data.storage.address import WEB
 from semigrid.data.storage.files import UnusableFileError, check_size
@@ -85,7 +86,7 @@ class Item:
     ``image_id`` is unique within the source and does not depend on the source's location. ``uri``
     is the file, and ``inside`` the part of it that holds the image (None: the whole file). Images
     of a ``group`` are in the same split. Results are reported by ``slices``. ``votes`` are
-    the crowd's that count, by label.
+    the crowd's that count, by label. ``split`` is the one that the source gives, if it does.
     """
 
     image_id: str
@@ -95,6 +96,7 @@ class Item:
     slices: Mapping[str, str] = field(default_factory=dict)
     inside: Inside | None = None
     votes: Mapping[str, int] | None = None
+    split: Split | None = None
 
     @property
     def identity(self) -> str | None:

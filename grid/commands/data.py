@@ -66,6 +66,10 @@ def build(
     ] = None,
     processes: Annotated[int, option("N", min=1, help="Processes that clean images.")] = 1,
     as_json: JsonOption = False,
+    splits: Annotated[
+        str | None,
+        _split("WHICH", help="given: keep those the source has (default); new: draw all."),
+    ] = None,
     test_share: Annotated[
         float | None, _split("SHARE", help="Labelled images in test, 0 to 1; default: 0.1.")
     ] = None,
@@ -84,6 +88,9 @@ def build(
     id_column: Annotated[str | None, _table(help="Image ids.")] = None,
     group_column: Annotated[
         str | None, _table(help="Groups; a group stays on one side of a split.")
+    ] = None,
+    split_column: Annotated[
+        str | None, _table(help="Given splits: train, val, test, unlabeled.")
     ] = None,
     slices: Annotated[
         list[str] | None, _table("--slice", help=f"Values to report results by. {REPEAT}")

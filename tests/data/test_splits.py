@@ -60,11 +60,11 @@ def test_a_rare_class_gives_half_of_its_images_and_no_other_class_fewer() -> Non
 
 
 def test_a_long_tail_of_33_000_images_has_over_six_per_cent_of_them_in_test() -> None:
-    # 30 classes whose sizes fall by a fifth each, from a fifth of the images down to 0.07 %,
+    # 30 classes whose sizes fall by a sixth each, from a sixth of the images down to 0.07 %,
     # and one of two images
-    sizes = [round(33_000 * 0.2057 * 0.822**place) for place in range(30)]
-    assert 0.0006 < sizes[-1] / sum(sizes) < 0.0008
-    sizes.append(2)
+    sizes = [round(33_000 * 0.17456 * 0.826**place) for place in range(30)]
+    assert round(100 * sizes[-1] / 33_000, 2) == 0.07
+    sizes = [sizes[0] + 33_000 - sum(sizes) - 2, *sizes[1:], 2]
     labels = [name for name, images in enumerate(sizes) for _ in range(images)]
     splits = split_labeled(labels, [str(i) for i in range(len(labels))], len(sizes), seed=0)
     test = in_test(labels, splits)

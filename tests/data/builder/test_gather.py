@@ -39,10 +39,35 @@ def test_photographs_and_a_table_are_no_class(tmp_path: Path, table: str) -> Non
 
 def test_splits_are_no_classes_unless_they_are_named(tmp_path: Path) -> None:
     images(tmp_path, "train/cats", "train/dogs", "Test/cats", "Test/dogs")
-    with pytest.raises(InputError, match="the folders Test, train look like splits"):
-        gather(BuildRequest(source=str(tmp_path)))
+    items, _ = gather(BuildRequest(source=str(tmp_path)))
+    assert {(item.split, item.label) for item in items} == {
+        (split, label) for split in ("train", "test") for label in ("cats", "dogs")
+    }
+    items, _ = gather(BuildRequest(source=str(tmp_path), splits="new"))
+    assert {(item.split, item.label) for item in items} == {(None, "cats"), (None, "dogs")}
     items, _ = gather(BuildRequest(source=str(tmp_path), classes=["train", "Test"]))
     assert {item.label for item in items} == {"train", "Test"}
+
+
+def test_a_class_called_train_is_a_class(tmp_path: Path) -> None:
+    images(tmp_path, "train/toys", "train/steam", "car/red")
+    items, _ = gather(BuildRequest(source=str(tmp_path)))
+    assert {(item.split, item.label) for item in items} == {(None, "train"), (None, "car")}
+
+
+def test_folders_that_cannot_be_splits_are_named(tmp_path: Path) -> None:
+    images(tmp_path, "a/train", "a/test")
+    with pytest.raises(InputError, match="test, train look like splits, not classes, and have no"):
+        gather(BuildRequest(source=f"{tmp_path}/a"))
+    images(tmp_path, "b/train/cats", "b/train/dogs", "b/valid/cats", "b/extra/cats")
+    with pytest.raises(InputError, match="train, valid look like splits, but 'extra' does not"):
+        gather(BuildRequest(source=f"{tmp_path}/b"))
+    images(tmp_path, "c/train/cats", "c/train/dogs", "c/test/cats")
+    (tmp_path / "c/train/stray.png").write_bytes(tile(99))
+    with pytest.raises(InputError, match="train/stray.png is outside the class folders of the sp"):
+        gather(BuildRequest(source=f"{tmp_path}/c"))
+    with pytest.raises(InputError, match="split_column is for tables, and this is of the kind fol"):
+        gather(BuildRequest(source=f"{tmp_path}/c", split_column="split"))
 
 
 def test_images_that_answers_label_need_no_class_folders(tmp_path: Path) -> None:

@@ -52,6 +52,30 @@ def test_the_nastiest_folder_becomes_a_dataset_that_checks(tmp_path: Path) -> No
     assert again.returncode == 2 and "there is a dataset here already" in again.stderr
 
 
+def test_the_size_of_test_and_classes_that_limit_it_are_said(tmp_path: Path) -> None:
+    source, where = shop(tmp_path / "shop"), str(tmp_path / "set")
+    for name, numbers in {"rare": (60, 61), "once": (62,)}.items():
+        (source / name).mkdir()
+        for number in numbers:
+            (source / name / f"{number}.png").write_bytes(tile(number))
+    refused = semigrid("data", "build", str(source), where)
+    assert refused.returncode == 2 and "cannot be in train and in test: once 1" in refused.stderr
+    options = ["--rare", "drop", "--test-share", "0.3", "--val-share", "0.2", "--splits", "new"]
+    done = semigrid("data", "build", str(source), where, *options)
+    assert done.returncode == 0, done.stderr
+    assert "images of 1 rare classes are left out: once 1" in done.stdout
+    # 30 % of 62 images in three classes are 6 each, and the rare class has one to spare
+    width = 196 / 3 * (0.16 * (1 / 6 + 1 / 6 + 1)) ** 0.5
+    said = "test has 13 images (21.0% of the labelled ones): at 80% in every class, one training's"
+    rest = f"known to ±{width:.1f} points (95%); fewest test images: rare 1"
+    shown = semigrid("data", "show", where)
+    for text in (done.stdout, shown.stdout):
+        assert said in text and rest in text
+    facts = json.loads(semigrid("data", "show", where, "--json").stdout)["test"]
+    assert facts["half_width"] == pytest.approx(width / 100)
+    assert facts["limited_by"] == {"rare": 1}
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_one_flipped_byte_is_found_and_its_shard_named(tmp_path: Path, split: str) -> None:
     where = tmp_path / "set"

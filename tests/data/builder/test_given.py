@@ -1,0 +1,239 @@
+"""Splits that sources come with, through whole builds, image by image."""
+
+import io
+import json
+import tarfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.helpers.shop import tile
+
+from semigrid.data.builder.gather import gather
+from semigrid.data.builder.ingest import build_dataset
+from semigrid.data.builder.report import report_lines
+from semigrid.data.builder.request import BuildRequest
+from semigrid.data.errors import InputError
+from semigrid.data.schema import Dataset
+from semigrid.data.sources.given import split_in_name
+
+# what a source calls each split, ours, and the numbers of its images; odd ones are dots
+NAMES = {"training": "train", "validation": "val", "test": "test", "unlabeled": "pool"}
+PARTS = {"training": range(24), "validation": range(24, 32), "test": range(32, 40)}
+PARTS |= {"unlabeled": range(40, 46)}
+KINDS = ["folder", "table", "parquet", "webdataset"]
+
+
+def label_of(number: int, split: str) -> str:
+    return "" if split == "unlabeled" else ("plain", "dots")[number % 2]
+
+
+def source(folder: Path, kind: str, parts: dict[str, Any]) -> str:
+    """The numbered images of each split as a source of the kind."""
+    folder.mkdir()
+    rows = [(number, split) for split, numbers in parts.items() for number in numbers]
+    if kind in ("folder", "table"):
+        for number, split in rows:
+            path = folder / (split if kind == "folder" else "") / label_of(number, split)
+            path.mkdir(parents=True, exist_ok=True)
+            (path / f"{number}.png").write_bytes(tile(number))
+        if kind == "folder":
+            return str(folder)
+        lines = [f"{label_of(n, s)}/{n}.png,{label_of(n, s)},{s}" for n, s in rows]
+        lines = [line.removeprefix("/") for line in lines]
+        (folder / "images.csv").write_text("\n".join(["image,label,split", *lines]))
+        return str(folder / "images.csv")
+    for split, numbers in parts.items():
+        if kind == "parquet":
+            images = [{"bytes": tile(n), "path": None} for n in numbers]
+            columns = {"image": images, "label": [label_of(n, split) for n in numbers]}
+            for half in (0, 1):
+                at = slice(half, None, 2)
+                file = folder / f"{split}-{half:05d}-of-00002.parquet"
+                table = {name: values[at] for name, values in columns.items()}
+                pq.write_table(pa.table(table), file)
+        else:
+            with tarfile.open(folder / f"shop-{split}-000.tar", "w") as tar:
+                for n in numbers:
+                    files = {"png": tile(n), "cls": label_of(n, split).encode()}
+                    for ending, content in files.items():
+                        member = tarfile.TarInfo(f"{n}.{ending}")
+                        member.size = len(content)
+                        tar.addfile(member, io.BytesIO(content))
+    return str(folder)
+
+
+def build(uri: str, to: Path, **settings: Any) -> tuple[Dataset, dict[str, Any]]:
+    request = BuildRequest(source=uri, **settings)
+    return build_dataset(str(to), gather(request)[0], request)
+
+
+def split_of(dataset: Dataset) -> dict[int, tuple[str, int]]:
+    """Split and class index of each image, by its number."""
+    number_of = {tile(number): number for number in range(60)}
+    found: dict[int, tuple[str, int]] = {}
+    for split in ("train", "val", "test", "pool"):
+        table = dataset.read(split)
+        for image, label in zip(table.images, table.labels, strict=True):
+            found[number_of[image]] = split, int(label)
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_given_splits_survive_a_build_image_by_image(tmp_path: Path, kind: str) -> None:
+    uri = source(tmp_path / "raw", kind, PARTS)
+    dataset, report = build(uri, tmp_path / "set", kind=kind)
+    assert dataset.manifest.classes == ("dots", "plain")
+    assert split_of(dataset) == {
+        number: (NAMES[split], -1 if split == "unlabeled" else 1 - number % 2)
+        for split, numbers in PARTS.items()
+        for number in numbers
+    }
+    assert report["given_splits"] == {
+        "images": {"train": 24, "val": 8, "test": 8, "pool": 6},
+        "unlabeled": {},
+        "drawn": [],
+        "across": [],
+    }
+    (line,) = [line for line in report_lines(dataset, report) if "splits kept" in line]
+    assert line.startswith("splits kept as the source gives them: ")
+    assert line.endswith(" (--splits new draws all anew)")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_new_splits_are_drawn_when_asked(tmp_path: Path, kind: str) -> None:
+    uri = source(tmp_path / "raw", kind, PARTS)
+    dataset, report = build(uri, tmp_path / "set", kind=kind, splits="new")
+    assert report["given_splits"]["images"] == {}
+    # 10 % of 40 labelled images in two classes
+    found = split_of(dataset)
+    assert dataset.manifest.counts["test"] == {"dots": 2, "plain": 2}
+    assert {number for number, (split, _) in found.items() if split == "pool"} == {*range(40, 46)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_val_is_drawn_from_train_where_only_test_is_given(tmp_path: Path, kind: str) -> None:
+    uri = source(tmp_path / "raw", kind, {"train": range(40), "test": range(40, 46)})
+    dataset, report = build(uri, tmp_path / "set", kind=kind)
+    found = split_of(dataset)
+    assert {number for number, (split, _) in found.items() if split == "test"} == {*range(40, 46)}
+    assert dataset.manifest.counts["val"] == {"dots": 3, "plain": 3}  # 15 % of 20 each
+    assert report["given_splits"]["drawn"] == ["val"]
+    assert any(", val drawn from train (" in line for line in report_lines(dataset, report))
+
+
+def test_test_is_drawn_from_train_where_only_val_is_given(tmp_path: Path) -> None:
+    uri = source(tmp_path / "raw", "folder", {"train": range(40), "valid": range(40, 46)})
+    dataset, report = build(uri, tmp_path / "set")
+    found = split_of(dataset)
+    assert {number for number, (split, _) in found.items() if split == "val"} == {*range(40, 46)}
+    assert dataset.manifest.counts["test"] == {"dots": 2, "plain": 2}  # 10 % of 40
+    assert report["given_splits"]["drawn"] == ["test"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_leaking_pair_is_named_and_the_copy_in_test_stays(tmp_path: Path, kind: str) -> None:
+    # 33 is in train and test, 25 in train and val
+    parts = {"train": [*range(24), 33, 25], "val": range(24, 32), "test": range(32, 40)}
+    table = kind == "table"
+    uri = _with_copies(tmp_path) if table else source(tmp_path / "raw", kind, parts)
+    dataset, report = build(uri, tmp_path / "set", kind=kind)
+    found = split_of(dataset)
+    assert found[33][0] == "test" and found[25][0] == "val"
+    assert Counter(split for split, _ in found.values()) == {"train": 24, "val": 8, "test": 8}
+    across = report["given_splits"]["across"]
+    assert {(pair["of"], pair["in"], pair["why"]) for pair in across} == {
+        ("train", "val", "duplicate"),
+        ("train", "test", "duplicate"),
+    }
+    lines = "\n".join(report_lines(dataset, report))
+    assert "2 images lay across given splits and are left out: " in lines
+    assert f"{across[0]['left_out']} (train) shows the same as {across[0]['stays']} (" in lines
+    assert (
+        json.loads((tmp_path / "set/report.json").read_text())["given_splits"]
+        == (report["given_splits"])
+    )
+
+
+def _with_copies(folder: Path) -> str:
+    """A table with copies of two images, as files of their own, in train."""
+    parts = {"train": range(24), "val": range(24, 32), "test": range(32, 40)}
+    table = Path(source(folder / "raw", "table", parts))
+    lines = table.read_text().splitlines()
+    for number in (25, 33):
+        (table.parent / f"copy-{number}.png").write_bytes(tile(number))
+        lines.append(f"copy-{number}.png,dots,train")
+    table.write_text("\n".join(lines))
+    return str(table)
+
+
+def test_groups_across_given_splits_leave_the_training_side(tmp_path: Path) -> None:
+    table = Path(source(tmp_path / "raw", "table", PARTS))
+    product = {0: "p", 2: "p", 26: "p", 32: "p", 4: "q", 27: "q"}
+    header, *rows = table.read_text().splitlines()
+    numbers = [int(Path(row.split(",")[0]).stem) for row in rows]
+    rows = [f"{row},{product.get(n, n)}" for row, n in zip(rows, numbers, strict=True)]
+    table.write_text("\n".join([f"{header},product", *rows]))
+    dataset, report = build(str(table), tmp_path / "set", group_column="product")
+    found = split_of(dataset)
+    assert {*range(46)} - {*found} == {0, 2, 26, 4}
+    assert found[32][0] == "test" and found[27][0] == "val"
+    assert {"left_out": "plain/26.png", "of": "val", "stays": "plain/32.png"}.items() <= next(
+        pair for pair in report["given_splits"]["across"] if pair["of"] == "val"
+    ).items()
+
+
+def test_a_test_split_without_labels_joins_the_pool(tmp_path: Path) -> None:
+    # as competitions give it: class folders in train, and none in test
+    root = Path(source(tmp_path / "raw", "folder", {"train": range(40)}))
+    (root / "test").mkdir()
+    for number in range(40, 46):
+        (root / "test" / f"{number}.png").write_bytes(tile(number))
+    dataset, report = build(str(root), tmp_path / "set")
+    assert dataset.manifest.pool == 6 and report["given_splits"]["drawn"] == ["val", "test"]
+    assert "6 images of the given test have no label and join the pool" in report_lines(
+        dataset, report
+    )
+
+
+def test_a_class_that_a_given_split_lacks_is_named(tmp_path: Path) -> None:
+    even = [n for n in range(24) if n % 2 == 0]
+    lacking = source(tmp_path / "a", "folder", {"train": range(24), "test": range(30, 40, 2)})
+    expected = "none in the given train or test.*: dots 12 images.*--rare pool.*--splits new"
+    with pytest.raises(InputError, match=expected):
+        build(lacking, tmp_path / "set")
+    with pytest.raises(InputError, match=expected.replace("12", "8")):
+        build(source(tmp_path / "b", "folder", {"train": even, "test": range(24, 40)}), tmp_path)
+    with pytest.raises(InputError, match="no labelled image is in train"):
+        build(source(tmp_path / "c", "folder", {"val": even, "test": range(24, 40)}), tmp_path)
+
+
+def test_a_column_of_splits_by_another_name(tmp_path: Path) -> None:
+    table = Path(source(tmp_path / "raw", "table", PARTS))
+    table.write_text(table.read_text().replace("image,label,split", "image,label,part"))
+    drawn, _ = build(str(table), tmp_path / "drawn")
+    assert drawn.manifest.counts["test"] == {"dots": 2, "plain": 2}
+    given, _ = build(str(table), tmp_path / "given", split_column="part")
+    assert given.manifest.counts["test"] == {"dots": 4, "plain": 4}
+    table.write_text(table.read_text().replace(",validation", ",later"))
+    with pytest.raises(InputError, match="row 25 has the split 'later'; allowed are train, train"):
+        build(str(table), tmp_path / "bad", split_column="part")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("train-00000-of-00002.parquet", "train"),
+        ("validation-00000-of-00001.parquet", "val"),
+        ("imagenet1k-train-0003.tar", "train"),
+        ("unlabeled-000.tar", "pool"),
+        ("trains-000.tar", None),
+        ("train-test-000.tar", None),
+        ("shop-0.tar", None),
+    ],
+)
+def test_splits_in_names_of_files(name: str, expected: str | None) -> None:
+    assert split_in_name(name) == expected
