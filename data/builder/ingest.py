@@ -242,6 +242,7 @@ def _report(
     """Numbers of images read and kept, and the reasons for leaving others out."""
     splits = Counter(image.split for image in curation.images)
     images = Counter((image.split, image.label) for image in curation.images)
+    given = Counter(item.split for item in items if item.split is not None)
     counts = {s: {name: images[s, name] for name in curation.classes} for s in LABELED_SPLITS}
     return {
         "images": len(items),
@@ -253,7 +254,7 @@ def _report(
         "conflicts": curation.conflicts,
         "beside_labeled": curation.beside_labeled,
         "given_splits": {
-            "images": dict(Counter(item.split for item in items if item.split is not None)),
+            "images": {s: given[s] for s in (*LABELED_SPLITS, POOL) if given[s]},
             "unlabeled": dict(
                 Counter(i.split for i in items if i.split in LABELED_SPLITS and i.label is None)
             ),

@@ -95,7 +95,11 @@ def test_plan_counts_before_anything_ran(tmp_path: Path) -> None:
         ("digits/semi-vit/100%/100%", 6),
     ]
     assert not (tmp_path / "s").exists()  # planning leaves nothing behind
-    assert "4 cells" in semigrid("plan", str(file)).stdout
+    said = semigrid("plan", str(file)).stdout
+    assert "4 cells" in said
+    # 20 test images of each of ten digits: 196 · √(0.16 / 200)
+    assert facts["test"]["digits"]["half_width"] == pytest.approx(1.96 * (0.16 / 200) ** 0.5)
+    assert "dataset digits: test has 200 images" in said and "±5.5 points" in said
 
 
 def test_the_papers_file_can_be_counted_without_its_datasets() -> None:
