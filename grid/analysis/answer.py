@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from semigrid.grid.analysis.numbers import show_points, show_points_range
 from semigrid.grid.analysis.pool_curve import PoolCurve, pool_curve
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.analysis.statistics import compare
+from semigrid.grid.experiment.label_count import val_labels_for
 from semigrid.grid.experiment.schema import show_percent
 from semigrid.trainers.methods import METHODS
 
@@ -97,10 +99,7 @@ def answer(results: ResultSet, margin: float = MARGIN) -> Answer:
     """
     found = Answer([], [], [], [])
     for match in _matches(results):
-        baseline = {row.labeled_images: row.right for row in match.base}
-        savings = [
-            Saving(row, match.baseline, labels_needed(row.right, baseline)) for row in match.semi
-        ]
+        savings = [Saving(row, match.baseline, _needed(results, match, row)) for row in match.semi]
         pools = _pool_effects(match)
         found.headlines.append(_headline(match, savings, margin))
         found.savings.extend(savings)
@@ -111,6 +110,14 @@ def answer(results: ResultSet, margin: float = MARGIN) -> Answer:
         rare = {each.name: each.right for each in classes if each.train_share < RARE}
         found.claims.append(rare_classes_fail(row.cell.dataset, row.cell.name, rare, RARE))
     return found
+
+
+def _needed(results: ResultSet, match: _Match, row: CellResult) -> Needed | None:
+    """All labels, of train and val, that the baseline needs to reach a cell."""
+    experiment = results.plan.experiment
+    baseline = {row.label_count.train: row.right for row in match.base}
+    needed = labels_needed(row.right, baseline)
+    return needed and needed.with_val(lambda n: val_labels_for(experiment, match.dataset, n))
 
 
 def _matches(results: ResultSet) -> Iterator[_Match]:
@@ -146,13 +153,15 @@ def _headline(match: _Match, savings: list[Saving], margin: float) -> Headline:
     elif labels >= full.labeled_images:
         start = f"{model} saves no labels"
     elif against.interval.low >= -margin:
-        start = f"{share} of the labels are enough"
+        start = f"{share} of the train labels are enough"
     else:
-        start = f"{share} of the labels may be enough, but a loss cannot be excluded"
+        start = f"{share} of the train labels may be enough, but a loss cannot be excluded"
     text = (
-        f"{dataset}: {start}. {model} with {labels:,} labels ({share}) and "
-        f"{shown.row.pool_images:,} unlabelled images is at {shown.acc1:.1%}, {base} with "
-        f"{full.labeled_images:,} ({show_percent(full.cell.labels)}) is at {goal:.1%} "
+        f"{dataset}: {start}. {model} with {labels:,} labels "
+        f"({share}: {shown.row.label_count}) and {shown.row.pool_images:,} unlabelled images is at "
+        f"{shown.acc1:.1%}, {base} with "
+        f"{full.labeled_images:,} ({show_percent(full.cell.labels)}: {full.label_count.train:,} "
+        f"and {full.label_count.val:,}) is at {goal:.1%} "
         f"(difference {show_points(100 * against.difference)} points, 95% interval "
         f"{show_points_range(against.interval)})."
     )
@@ -169,7 +178,7 @@ def _pool_effects(match: _Match) -> list[PoolEffect]:
         rows = [row for row in match.semi if row.cell.labels == fraction]
         curve = pool_curve(_by_pool(rows))
         if curve is not None:
-            name = f"{match.model} with {show_percent(fraction)} of the labels"
+            name = f"{match.model} with {show_percent(fraction)} of the train labels"
             text = curve.text(f"{match.dataset}: {name}")
             effects.append(PoolEffect(match.dataset, name, rows, curve, text))
     return effects
@@ -184,8 +193,13 @@ def _claims(match: _Match, pools: list[PoolEffect], margin: float) -> list[Claim
     # of several pools, the smallest
     semi = {row.cell.labels: row.right for row in reversed(match.semi)}
     base = {row.cell.labels: row.right for row in match.base}
+    used = {row.cell.labels: row.labeled_images for row in [*match.semi, *match.base]}
+
+    def show(fraction: Fraction) -> str:
+        return f"{show_percent(fraction)} ({used[fraction]:,} labels)"
+
     return [
-        beats(*names, semi, base),
-        half_is_enough(*names, semi, base, margin),
+        beats(*names, semi, base, show),
+        half_is_enough(*names, semi, base, margin, show),
         *(more_helps_then_hurts(p.dataset, p.name, p.curve, _by_pool(p.rows)) for p in pools),
     ]

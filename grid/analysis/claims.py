@@ -4,7 +4,7 @@ A claim about several cells holds where it holds for each of them, so each may b
 One of them is enough to refute it, so for that the level is divided among them (Bonferroni).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -30,25 +30,38 @@ class Claim:
     evidence: list[str]
 
 
-def beats(dataset: str, semi: str, base: str, first: ByFraction, second: ByFraction) -> Claim:
-    """Semi-ViT is above ViT at every label fraction."""
+def beats(
+    dataset: str,
+    semi: str,
+    base: str,
+    first: ByFraction,
+    second: ByFraction,
+    show: Callable[[Fraction], str] = show_percent,
+) -> Claim:
+    """Semi-ViT is above ViT at every label fraction; ``show`` names a fraction."""
     text = f"{semi} beats {base} at every label fraction"
     both = sorted(first.keys() & second.keys())
-    pairs = {show_percent(fraction): (first[fraction], second[fraction]) for fraction in both}
+    pairs = {show(fraction): (first[fraction], second[fraction]) for fraction in both}
     return _judge(dataset, text, pairs, 0.0, "no label fraction has both")
 
 
 def half_is_enough(
-    dataset: str, semi: str, base: str, first: ByFraction, second: ByFraction, margin: float
+    dataset: str,
+    semi: str,
+    base: str,
+    first: ByFraction,
+    second: ByFraction,
+    margin: float,
+    show: Callable[[Fraction], str] = show_percent,
 ) -> Claim:
-    """Semi-ViT with a fraction of the labels matches ViT with twice as many.
+    """Semi-ViT with a fraction of the train labels matches ViT with twice as many.
 
     It matches where it is certainly at most ``margin``, a share, below.
     """
     unit = "point" if margin == 0.01 else "points"
-    text = f"{semi} with half the labels matches {base} (within {100 * margin:g} {unit})"
+    text = f"{semi} with half the train labels matches {base} (within {100 * margin:g} {unit})"
     pairs = {
-        f"{show_percent(half)} against {show_percent(2 * half)}": (first[half], second[2 * half])
+        f"{show(half)} against {show(2 * half)}": (first[half], second[2 * half])
         for half in sorted(first)
         if 2 * half in second
     }

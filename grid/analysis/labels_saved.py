@@ -2,11 +2,12 @@
 
 The baseline's accuracy is taken to be a straight line on the scales of ``log(labels)`` and
 ``logit(accuracy)``: the error falls as a power of the number of labels. Beyond the fractions that
-were trained the line is an extrapolation, and is marked as one.
+were trained the line is an extrapolation, and is marked as one. Labels are those of train, from
+which a model learns: val may be the same for all (docs/results.md).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import brentq
@@ -20,11 +21,12 @@ REACH = 16.0  # how far estimates may go beyond the numbers of labels tried, as 
 class Needed:
     """How many labels the baseline needs for the accuracy of a cell.
 
-    ``labels`` is the best estimate, and the interval from ``low`` to ``high`` (95 %) holds all
-    numbers at which the data cannot tell the two apart (Fieller 1954). None stands for a number
-    more than ``REACH`` times beyond those tried; all three are None where it is not certain that
-    the baseline's accuracy rises with labels. An ``extrapolated`` estimate lies outside the
-    numbers of labels that the line was fitted to.
+    Labels are those of train, and ``with_val`` those of train and val. ``labels`` is the best
+    estimate, and the interval from ``low`` to ``high`` (95 %) holds all numbers at which the data
+    cannot tell the two apart (Fieller 1954). None stands for a number more than ``REACH`` times
+    beyond those tried; all three are None where it is not certain that the baseline's accuracy
+    rises with labels. An ``extrapolated`` estimate lies outside the numbers of labels that the line
+    was fitted to.
     """
 
     labels: float | None = None
@@ -40,6 +42,14 @@ class Needed:
         if self.high is None:
             return f"more than {self.low:,.0f}"
         return f"{self.low:,.0f} to {self.high:,.0f}"
+
+    def with_val(self, val: Callable[[float], float]) -> "Needed":
+        """The same in labels of train and val; ``val`` has those of val for a number of train."""
+
+        def total(train: float | None) -> float | None:
+            return None if train is None else train + val(train)
+
+        return replace(self, labels=total(self.labels), low=total(self.low), high=total(self.high))
 
     def text(self, baseline: str, labels: int) -> str:
         """What the baseline would need to reach a cell that has ``labels``, in a sentence."""
@@ -62,13 +72,13 @@ class Needed:
 
 
 def labels_needed(target: np.ndarray, baseline: Mapping[int, np.ndarray]) -> Needed | None:
-    """The number of labels at which a baseline reaches ``target``.
+    """The number of train labels at which a baseline reaches ``target``.
 
     Returns None for a baseline with fewer than two numbers of labels.
 
     Args:
         target: ``right``, (S, N), of the cell to be reached; see ``statistics``.
-        baseline: the same on the same images, by number of labels.
+        baseline: the same on the same images, by number of train labels, from which it learns.
     """
     if len(baseline) < 2:
         return None

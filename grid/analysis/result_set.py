@@ -17,7 +17,7 @@ from semigrid.grid.analysis.predictions import (
     read_study_predictions,
 )
 from semigrid.grid.analysis.statistics import Interval, accuracy_interval, mean, std
-from semigrid.grid.experiment.checks import labeled_images
+from semigrid.grid.experiment.label_count import LabelCount, labels_used
 from semigrid.grid.study.ledger import COLLAPSED, SCORES
 from semigrid.grid.study.plan import Cell, Plan
 from semigrid.grid.study.state import StudyState
@@ -39,7 +39,7 @@ class CellResult:
 
     cell: Cell
     state: str
-    labeled_images: int
+    label_count: LabelCount
     pool_images: int | None
     test: list[dict[str, float]]
     trials: int
@@ -51,6 +51,11 @@ class CellResult:
     weights: Weights | None = None
     seeds: Sequence[SeedPredictions | None] = ()
     paper: float | None = None
+
+    @property
+    def labeled_images(self) -> int:
+        """All labels that the cell uses: train and val."""
+        return self.label_count.total
 
     @property
     def predictions(self) -> list[SeedPredictions]:
@@ -162,7 +167,7 @@ def _cell_result(
     return CellResult(
         cell=cell,
         state=search.stage,
-        labeled_images=labeled_images(experiment.datasets[cell.dataset], cell.labels),
+        label_count=labels_used(experiment, cell.dataset, cell.labels),
         pool_images=study.plan.pool_images(search.search),
         test=[test for test in tests if test is not None],
         trials=sum(outcome is not None for outcome in outcomes),

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from fractions import Fraction
 from typing import Annotated
 
 import typer
@@ -20,6 +21,7 @@ from semigrid.grid.commands.options import (
     Source,
     StorageOption,
 )
+from semigrid.grid.experiment.label_count import labels_used
 from semigrid.grid.status.change import Change, compare
 from semigrid.grid.status.cost import Cost, estimate, spent
 from semigrid.grid.status.lengths import CellLength, lengths, lengths_parts
@@ -79,6 +81,7 @@ def show_plan(study: OpenStudy, without_data: bool = False, as_json: bool = Fals
             "trainings_by_cell": [asdict(each) for each in trained],
             "change": None if change is None else asdict(change),
             "cost": cost.as_json(),
+            "labels": {} if without_data else _labels(state),
         }
         echo_json(facts)
         return
@@ -115,7 +118,7 @@ def _lines(study: StudyState, counts: Mapping[str, int], without_data: bool) -> 
         for name, dataset in experiment.datasets.items():
             manifest = dataset.manifest
             yield (
-                f"dataset {name}: {sum(manifest.counts['train'].values()):,} training images of "
+                f"dataset {name}: {labels_used(experiment, name, Fraction(1))} (train and val), "
                 f"{len(manifest.classes)} classes, pool {manifest.pool:,} "
                 f"(100% is {experiment.pool_unit(name):,}), {manifest.license}, "
                 f"fingerprint {manifest.fingerprint[:12]}"
@@ -123,6 +126,15 @@ def _lines(study: StudyState, counts: Mapping[str, int], without_data: bool) -> 
             yield f"dataset {name}: {precision_line(precision_of(manifest.counts))}"
     for name, weights in experiment.weights.items():
         yield f"weights of {name}: {weights.describe()}"
+
+
+def _labels(study: StudyState) -> dict[str, dict[str, int]]:
+    """The labels that each cell uses, by its name."""
+    used = {
+        cell.name: labels_used(study.plan.experiment, cell.dataset, cell.labels)
+        for cell in study.plan.cells
+    }
+    return {name: {**asdict(count), "total": count.total} for name, count in used.items()}
 
 
 def _change_parts(change: Change) -> Iterator[Text | Table]:

@@ -37,7 +37,10 @@ _OF_BACKBONES = ("backbone", "backbone_args", "pretrained", "weights_license", "
 
 
 def labeled_images(dataset: Dataset, fraction: Fraction) -> int:
-    """How many training images a label fraction takes."""
+    """How many training images a label fraction takes: the number that decides steps.
+
+    ``label_count.labels_used`` has the labels that a cell costs, those of val included.
+    """
     counts = dataset.manifest.counts["train"]
     return sum(images_at(fraction, images) for images in counts.values())
 

@@ -29,7 +29,7 @@ MOST_CLASSES = 60  # classes in a confusion matrix
 
 
 def accuracy_by_labels(results: ResultSet, dataset: str) -> Chart:
-    """Accuracy over the number of labels, a line for each model with its smallest pool."""
+    """Accuracy over labels of train and val, a line for each model with its smallest pool."""
     title = f"Accuracy by labels, {dataset}"
     rows = [row for row in results.rows if row.cell.dataset == dataset and row.has_predictions]
     if not rows:
@@ -57,12 +57,20 @@ def accuracy_by_labels(results: ResultSet, dataset: str) -> Chart:
     return Chart(
         title,
         "bars: 95 % intervals over test images and, with several seeds, trainings",
-        lines([*joined, *larger], "labelled training images", ACC1, log_x=True, x_ticks=ticks),
-        f"Acc@1 on the test images of {dataset} over {ends} labelled images, for "
+        lines([*joined, *larger], "labels, of train and val", ACC1, log_x=True, x_ticks=ticks),
+        f"Acc@1 on the test images of {dataset} over {ends} labels, of train and val, for "
         f"{', '.join(each.name for each in joined)}. The highest is {best.cell.name} with "
         f"{show_scores(best.scores('acc1'))} %.",
-        ["cell", "labelled images", *SCORES],
-        [[row.cell.name, f"{row.labeled_images:,}", *_scores(row)] for row in rows],
+        ["cell", "labels", "of train", "of val", *SCORES],
+        [
+            [
+                row.cell.name,
+                *(f"{n:,}" for n in (row.labeled_images, row.label_count.train)),
+                f"{row.label_count.val:,}",
+                *_scores(row),
+            ]
+            for row in rows
+        ],
     )
 
 

@@ -8,6 +8,7 @@ from semigrid.grid.analysis.claims import Claim
 from semigrid.grid.analysis.labels_saved import Needed
 from semigrid.grid.analysis.numbers import NONE, show_count, show_interval, show_number
 from semigrid.grid.analysis.statistics import LEVEL
+from semigrid.grid.tables.cells import label_count_columns, label_notes
 from semigrid.grid.tables.table import Column, Table, frame_records
 
 
@@ -41,7 +42,7 @@ def _show_needed(needed: Needed) -> str:
 _SAVING_COLUMNS: list[Column[Saving]] = [
     Column("dataset", lambda saving: saving.row.cell.dataset),
     Column("cell", lambda saving: saving.row.cell.name, "cell", is_name=True),
-    Column("labeled_images", lambda saving: saving.row.labeled_images, "labels", show_count),
+    *label_count_columns("labels", lambda saving: saving.row.label_count, show_count),
     Column("pool_images", lambda saving: saving.row.pool_images, "pool", show_count),
     Column("acc1", lambda saving: 100 * saving.acc1, "Acc@1", show_number),
     Column("acc1_low", lambda saving: saving.row.interval and 100 * saving.row.interval.low),
@@ -69,8 +70,10 @@ _CLAIM_COLUMNS: list[Column[Claim]] = [
 def savings_table(answer: Answer) -> Table[Saving]:
     """How many labels the baseline would need to reach each semi-supervised cell."""
     extrapolated = any(each.needed and each.needed.extrapolated for each in answer.savings)
-    note = "* extrapolated beyond the numbers of labels that were tried"
-    return Table("Labels saved", _SAVING_COLUMNS, answer.savings, [note] if extrapolated else [])
+    notes = label_notes("labels, needs and saved", [each.row for each in answer.savings])
+    if extrapolated:
+        notes.append("* extrapolated beyond the numbers of labels that were tried")
+    return Table("Labels saved", _SAVING_COLUMNS, answer.savings, notes)
 
 
 def claims_table(answer: Answer) -> Table[Claim]:

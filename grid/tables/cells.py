@@ -1,9 +1,9 @@
 """The tables of cells and of their pairs, and the columns that other tables of cells share."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from operator import methodcaller
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -18,12 +18,14 @@ from semigrid.grid.analysis.numbers import (
 )
 from semigrid.grid.analysis.result_set import FEW_IMAGES, CellResult, ResultSet
 from semigrid.grid.analysis.statistics import LEVEL
+from semigrid.grid.experiment.label_count import LabelCount
 from semigrid.grid.experiment.schema import show_percent
 from semigrid.grid.status.show import show_seconds
 from semigrid.grid.study.ledger import SCORES
 from semigrid.grid.tables.table import Column, Table, frame_of, frame_records
 from semigrid.trainers.models.weights import Weights
 
+T = TypeVar("T")
 CellColumns = list[Column[CellResult]]
 
 _show_thousandths = partial(show_number, digits=3)
@@ -38,7 +40,7 @@ def cell_columns(rows: Sequence[CellResult]) -> CellColumns:
         Column("dataset", lambda row: row.cell.dataset, dataset, is_name=True),
         Column("model", lambda row: row.cell.model, "model", is_name=True),
         Column("labels", lambda row: show_percent(row.cell.labels), "labels"),
-        Column("labeled_images", lambda row: row.labeled_images, "images"),
+        *label_count_columns("images", lambda row: row.label_count),
         Column(
             "unlabeled",
             lambda row: show_percent(row.cell.unlabeled) if row.cell.unlabeled else None,
@@ -47,6 +49,29 @@ def cell_columns(rows: Sequence[CellResult]) -> CellColumns:
         Column("pool_images", lambda row: row.pool_images),
         Column("state", lambda row: row.state),
     ]
+
+
+def label_count_columns(
+    header: str, count_of: Callable[[T], LabelCount], show: Callable[[Any], str] = str
+) -> list[Column[T]]:
+    """The labels that a cell uses, and how many of them are of train and of val."""
+    return [
+        Column("labeled_images", lambda row: count_of(row).total, header, show),
+        Column("train_images", lambda row: count_of(row).train),
+        Column("val_images", lambda row: count_of(row).val),
+    ]
+
+
+def label_notes(header: str, rows: Sequence[CellResult]) -> list[str]:
+    """What the numbers of labels below a header count, by the smallest fraction of each dataset."""
+    smallest: dict[str, CellResult] = {}
+    for row in sorted(rows, key=lambda row: row.labeled_images):
+        smallest.setdefault(row.cell.dataset, row)
+    examples = [
+        f"{show_percent(row.cell.labels)} of {dataset} is {row.label_count}"
+        for dataset, row in smallest.items()
+    ]
+    return [f"{header}: all labels used, of train and val: {'; '.join(examples)}"] if rows else []
 
 
 def acc1_column(results: ResultSet) -> Column[CellResult]:
@@ -159,7 +184,11 @@ def cells_table(results: ResultSet) -> Table[CellResult]:
         "Results",
         _all_columns(results, results.rows),
         results.rows,
-        [*results.standings.notes(), *weights_notes(results.rows)],
+        [
+            *label_notes("images", results.rows),
+            *results.standings.notes(),
+            *weights_notes(results.rows),
+        ],
         results.problems,
         records=cell_records(results),
         is_dim=is_unfinished,

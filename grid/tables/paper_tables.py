@@ -12,6 +12,7 @@ from semigrid.grid.tables.cells import (
     cell_columns,
     cells_frame,
     interval_column,
+    label_notes,
     score_columns,
     weights_notes,
 )
@@ -103,6 +104,6 @@ def pool_table(results: ResultSet) -> Table[CellResult]:
         ],
         rows,
         data=cells_frame(results, rows),
-        notes=weights_notes(rows),
+        notes=[*label_notes("images", rows), *weights_notes(rows)],
         problems=results.problems,
     )

@@ -19,6 +19,7 @@ from semigrid.grid.tables.cells import (
     cell_records,
     few_notes,
     is_unfinished,
+    label_notes,
     weights_notes,
 )
 from semigrid.grid.tables.table import Column, Table, typed
@@ -125,7 +126,7 @@ def slices_table(results: ResultSet, name: str) -> Table[CellResult]:
         f"Acc@1 by {name}",
         [*first, *slice_columns(results.rows, by_cell)],
         results.rows,
-        [*notes, *weights_notes(results.rows)],
+        [*notes, *label_notes("images", results.rows), *weights_notes(results.rows)],
         results.problems,
         data=_slice_frame(results.rows, name, by_cell),
         records=records,

@@ -21,7 +21,7 @@ from semigrid.grid.analysis.labels_saved import labels_needed
 from semigrid.grid.analysis.pool_curve import pool_curve
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.analysis.statistics import accuracy_interval, compare, contrast
-from semigrid.grid.experiment.checks import labeled_images
+from semigrid.grid.experiment.label_count import LabelCount
 from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.report import accuracy
 from semigrid.grid.study.plan import Plan
@@ -131,7 +131,7 @@ class Grid:
             CellResult(
                 cell=cell,
                 state="finished",
-                labeled_images=labeled_images(dataset, cell.labels),
+                label_count=LabelCount(train=int(1000 * cell.labels), val=151),
                 pool_images=None if cell.unlabeled is None else int(300 * cell.unlabeled),
                 test=[table.metrics(shares) for table in tables],
                 trials=1,

@@ -85,3 +85,18 @@ def test_the_truth_is_within_the_interval(seeds: int, scatter: float) -> None:
         held += (found.low or 0) <= truth <= (found.high or np.inf)
     assert said > 450
     assert 0.9 <= held / 500 < 0.995
+
+
+def test_what_is_said_has_the_val_labels_too() -> None:
+    needed = labels_needed(share(odds(4)), LINE)
+    assert needed is not None and needed.labels is not None
+    fixed, alike = needed.with_val(lambda train: 50), needed.with_val(lambda train: train / 4)
+    assert fixed.labels == pytest.approx(450, rel=0.02)
+    assert alike.labels == pytest.approx(500, rel=0.02)
+    assert fixed.low == needed.low + 50 and fixed.high == needed.high + 50
+    assert fixed.extrapolated is needed.extrapolated
+    # a cell with 200 of train: what it saves is the same while val is
+    assert "about 450 labels" in fixed.text("vit", 250) and ": 200 saved" in fixed.text("vit", 250)
+    assert (
+        labels_needed(share(700), {n: share(700) for n in (100, 200)}).with_val(float).low is None
+    )

@@ -79,13 +79,19 @@ def test_mean_and_spread_over_seeds(rows: list[CellResult]) -> None:
     assert rows[0].mean("acc1") == 91.5
     # the sample standard deviation of 90 and 93: 3 / sqrt(2)
     assert rows[0].std("acc1") == pytest.approx(3 / 2**0.5)
-    assert (rows[0].trials, rows[0].seconds, rows[0].labeled_images) == (1, 122, 126)
+    assert (rows[0].trials, rows[0].seconds, rows[0].labeled_images) == (1, 122, 126 + 151)
 
 
 def test_a_missing_score_is_a_dash_in_print_and_missing_as_data(results: ResultSet) -> None:
     table = cells_table(results)
     lines = render.to_markdown(table).splitlines()
-    assert len(lines) == 2 + 4
+    assert len(lines) == 2 + 4 + 2
+    # the images to train are half of 246, class by class; val has 151 for every fraction
+    assert lines[2].startswith("| vit | 50% | 277 |") and lines[3].startswith(
+        "| vit | 100% | 397 |"
+    )
+    counted = "50% of digits is 126 to train and 151 to choose"
+    assert lines[-1] == f"images: all labels used, of train and val: {counted}"
     assert "| 91.50 ± 2.12 | 100.00 ± 0.00 | 0.250 ± 0.000 | 1 | 2:02 |" in lines[2]
     assert lines[3].split(" | ")[4:7] == ["—", "—", "—"]
     read = pd.read_csv(io.StringIO(render.render(table, Format.csv).decode()))
@@ -94,6 +100,9 @@ def test_a_missing_score_is_a_dash_in_print_and_missing_as_data(results: ResultS
     loaded = json.loads(render.render(table, Format.json))
     assert loaded[0]["test_per_seed"][1]["acc1"] == 93.0
     assert loaded[1]["acc1"] is None
+    names = "labeled_images", "train_images", "val_images"
+    assert [loaded[0][name] for name in names] == [277, 126, 151]
+    assert read[[*names]].iloc[0].tolist() == [277, 126, 151]
     latex = render.to_latex(table)
     assert latex.count("&") == 8 * 5 and latex.count("---") == 3 * 3 + 2
     parquet = pd.read_parquet(io.BytesIO(render.render(table, Format.parquet)))
@@ -121,15 +130,15 @@ def test_the_terminal_table_shows_every_cell(results: ResultSet) -> None:
 
 
 def test_weights_and_their_licence_stand_under_the_table(results: ResultSet) -> None:
-    assert cells_table(results).notes == []  # random weights need no licence
+    assert len(cells_table(results).notes) == 1  # of labels: random weights need no licence
     known = Weights(source="timm/mae", license="cc-by-nc-4.0", sha256="ab" * 32)
     table = cells_table(
         replace(results, rows=[replace(row, weights=known) for row in results.rows])
     )
     note = "weights of vit, semi-vit: timm/mae, licence cc-by-nc-4.0 (not for commercial use), "
-    assert table.notes == [note + "sha256 abababababab"]
-    assert render.to_markdown(table).endswith(table.notes[0])
-    assert render.to_latex(table).endswith("% " + table.notes[0])
+    assert table.notes[1:] == [note + "sha256 abababababab"]
+    assert render.to_markdown(table).endswith(table.notes[1])
+    assert render.to_latex(table).endswith("% " + table.notes[1])
     assert json.loads(render.render(table, Format.json))[0]["weights"]["sha256"] == "ab" * 32
 
 

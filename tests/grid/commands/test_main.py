@@ -88,6 +88,9 @@ def test_plan_counts_before_anything_ran(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert (facts["cells"], facts["trainings"], facts["trainings_remaining"]) == (4, 12, 12)
     assert facts["trainings_unshared"] == 18
+    # half of the digits' 246 train images, class by class, and all 151 of val
+    assert facts["labels"]["digits/vit/50%"] == {"train": 126, "val": 151, "total": 277}
+    assert facts["labels"]["digits/vit/100%"] == {"train": 246, "val": 151, "total": 397}
     assert [(each["cell"], each["steps"]) for each in facts["trainings_by_cell"]] == [
         ("digits/vit/50%", 6),
         ("digits/vit/100%", 6),

@@ -138,7 +138,7 @@ def test_classes_and_confusions_are_counted_as_by_sklearn(tmp_path: Path) -> Non
         )
     lines = class_results(results, row)
     assert sum(line.train_share for line in lines) == pytest.approx(1)
-    assert sum(line.train_images for line in lines) == row.labeled_images
+    assert sum(line.train_images for line in lines) == row.label_count.train
     means = [np.mean(line.acc1) for line in lines]
     assert means == sorted(means)  # the weakest first
     found = confusions(results, row)
@@ -273,7 +273,7 @@ def test_a_failed_cell_is_a_dash_everywhere(finished: FinishedGrid) -> None:
     assert states["digits/vit/100%"] == "failed"
     assert states["digits/semi-vit/100%/100%"] == "blocked"  # it starts from there
     for text in (render.to_markdown(table), render.render(table, Format.terminal).decode()):
-        (line,) = [x for x in text.splitlines() if re.search(r"vit\W+100%\W+246\W+—", x)]
+        (line,) = [x for x in text.splitlines() if re.search(r"vit\W+100%\W+397\W+—", x)]
         assert line.count("—") >= 6 and "nan" not in line
     row = table.frame.set_index("cell").loc["digits/vit/100%"]
     assert row[["acc1", "ce", "ece", "acc1_low", "to_best"]].isna().all()

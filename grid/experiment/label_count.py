@@ -1,0 +1,37 @@
+"""How many labels a cell uses: those that it trains on, and those of val that choose it."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from semigrid.grid.experiment.checks import labeled_images
+from semigrid.grid.experiment.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class LabelCount:
+    """Labelled images of a cell: ``train`` it learns from, ``val`` choose its winner.
+
+    Trainings, checkpoints and early stopping are all chosen on val, so its labels had to be there.
+    """
+
+    train: int
+    val: int
+
+    @property
+    def total(self) -> int:
+        return self.train + self.val
+
+    def __str__(self) -> str:
+        return f"{self.train:,} to train and {self.val:,} to choose"
+
+
+def labels_used(experiment: Experiment, dataset: str, fraction: Fraction) -> LabelCount:
+    """The labels that a cell at a label fraction uses."""
+    opened = experiment.datasets[dataset]
+    return LabelCount(labeled_images(opened, fraction), sum(opened.manifest.counts["val"].values()))
+
+
+def val_labels_for(experiment: Experiment, dataset: str, train: float) -> int:
+    """Val labels of the label fraction with so many train labels; it may lie above 100 %."""
+    of_train = sum(experiment.datasets[dataset].manifest.counts["train"].values())
+    return labels_used(experiment, dataset, Fraction(train / of_train)).val
