@@ -1,12 +1,15 @@
 import random
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
+import hypothesis
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from semigrid.data.builder.curate import Curation, Facts, curate
 from semigrid.data.errors import InputError
+from semigrid.data.schema import Split
 
 
 def many(images: int = 80) -> list[Facts]:
@@ -121,13 +124,63 @@ def test_quotas_that_groups_miss_are_said() -> None:
     assert result.missed == {"rare": {"quota": 3, "images": 4}}
 
 
+def given(*splits: Split, images: int = 80) -> list[Facts]:
+    """The images of ``many`` in these splits, pairs of them by turns."""
+    return [
+        replace(fact, given=splits[n // 2 % len(splits)]) for n, fact in enumerate(many(images))
+    ]
+
+
+def test_a_copy_with_another_label_changes_nothing_in_test() -> None:
+    facts = given("train", "val", "test")  # i004 is even, and in test
+    result = curate([*facts, Facts("a", "odd", "ga", "p4", given="train")])
+    kept = of(result)["i004"]
+    assert (kept.label, kept.split) == ("even", "test") and result.conflicts == []
+    pair = {"left_out": "a", "of": "train", "stays": "i004", "in": "test", "why": "duplicate"}
+    assert result.across == [pair]
+    # two labels within test leave none
+    result = curate([*facts, Facts("a", "odd", "ga", "p4", given="test")])
+    assert result.conflicts == [{"a": "odd", "i004": "even"}] and of(result)["a"].split == "pool"
+
+
+def test_images_without_a_split_follow_their_group() -> None:
+    facts = [*given("train", "val", "test"), Facts("a", "odd", "g004", "pa")]
+    assert of(curate(facts))["a"].split == "test"
+
+
+sides = st.sampled_from([None, "train", "val", "test", "pool"])
+
+
+@hypothesis.given(
+    rows=st.lists(st.tuples(sides, st.integers(0, 9), st.integers(0, 40)), max_size=40)
+)
+def test_given_splits_are_kept_or_it_is_said_why(rows: list[Any]) -> None:
+    facts = given("train", "val", "test") + [
+        Facts(f"x{n:02d}", None if side == "pool" else "odd", f"h{group}", f"q{pixels}", given=side)
+        for n, (side, group, pixels) in enumerate(rows)
+    ]
+    result = curate(facts)
+    kept = of(result)
+    said = {pair["left_out"] for pair in result.across}
+    for fact in facts:
+        if fact.image_id in kept:
+            assert fact.given in (None, kept[fact.image_id].split)
+        else:
+            assert fact.image_id in {*said, *result.duplicates, *result.beside_labeled}
+    assert {f.image_id for f in facts if f.given == "test"} - {*result.duplicates} <= {*kept}
+    splits: dict[str, set[str]] = {}
+    for image in result.images:
+        splits.setdefault(image.group, set()).add(image.split)
+    assert all(len(found) == 1 for found in splits.values())
+
+
 images = st.lists(
     st.tuples(st.sampled_from(["even", "odd", None]), st.integers(0, 25), st.integers(0, 60)),
     max_size=50,
 )
 
 
-@given(rows=images, seed=st.integers(0, 3))
+@hypothesis.given(rows=images, seed=st.integers(0, 3))
 def test_promises(rows: list[tuple[str | None, int, int]], seed: int) -> None:
     facts = many() + [
         Facts(f"x{n:02d}", label, f"h{group}", f"q{pixels}")
