@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: install wheel quickstart test thorough hostile lint bench chaos cluster-test restart-test bucket-test hosts-test scale-test picture clean
+.PHONY: install wheel quickstart test thorough hostile lint bench chaos cluster-test restart-test bucket-test hosts-test scale-test picture accuracy clean
 .DELETE_ON_ERROR:
 
 install: $(READY)
@@ -81,6 +81,10 @@ scale-test: $(READY)
 # The README's picture of the report that the quickstart left, by Chromium.
 picture: $(READY)
 	$(BIN)/python -m tests.picture results/quickstart/report.html docs/report.png
+
+# Three real sets from packages, with and without their pools: hours on two cores; resumable.
+accuracy: $(READY)
+	$(BIN)/python -m tests.accuracy
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Real image sets, pretrained weights, and what semigrid makes of them."""

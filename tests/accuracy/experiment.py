@@ -1,0 +1,50 @@
+"""The experiment file of a set: Lite0 on the labels, its control, and with the pool."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tests.accuracy.sets import SETS
+from tests.accuracy.weights import BACKBONE, LICENSE
+
+
+def experiment(
+    name: str,
+    dataset: Path | str,
+    weights: Path,
+    folder: Path,
+    *,
+    labels: Sequence[str],
+    seeds: int,
+    img_size: int,
+    steps: int | None = None,
+    controls: bool = True,
+) -> str:
+    """YAML; batch size and steps are left to the rule of docs/recipes.md, unless ``steps``."""
+    recipe = {"img_size": img_size, "evaluations": 5, **SETS[name].recipe}
+    if steps is not None:
+        recipe["steps"] = steps
+    file: dict[str, Any] = {
+        "name": name,
+        "datasets": {name: str(dataset)},
+        "models": {
+            "lite0": {
+                "backbone": BACKBONE,
+                "pretrained": str(weights),
+                "weights_license": LICENSE,
+                "method": "finetune",
+                "recipe": recipe,
+            },
+            "semi-lite0": {"from": "lite0", "method": "semi", "recipe": recipe},
+        },
+        "grid": [
+            {"model": "lite0", "labels": list(labels)},
+            {"model": "semi-lite0", "labels": list(labels)},
+        ],
+        "seeds": seeds,
+        "storage": str(folder),
+    }
+    if controls:
+        file["controls"] = ["compute"]
+    return yaml.safe_dump(file, sort_keys=False)
