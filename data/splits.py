@@ -108,9 +108,12 @@ def _fill(
     return taken
 
 
-def images_at(fraction: Fraction, images: int) -> int:
-    """Number of a class's images in a label fraction: ``fraction · images``, rounded half up."""
-    return int(fraction * images + Fraction(1, 2))
+def images_at(fraction: Fraction, images: int, least: int = 0) -> int:
+    """Number of a class's images in a label fraction: ``fraction · images``, rounded half up.
+
+    It is not below ``least``, where the class has as many.
+    """
+    return max(min(least, images), int(fraction * images + Fraction(1, 2)))
 
 
 def empty_classes(fraction: Fraction, counts: dict[str, int]) -> list[str]:
@@ -118,14 +121,15 @@ def empty_classes(fraction: Fraction, counts: dict[str, int]) -> list[str]:
     return [name for name, images in counts.items() if images_at(fraction, images) == 0]
 
 
-def label_subset(labels: np.ndarray, fraction: Fraction) -> np.ndarray:
+def label_subset(labels: np.ndarray, fraction: Fraction, least: int = 0) -> np.ndarray:
     """Sorted rows of a label fraction: the first rows of each class in stored order.
 
-    Subsets are nested: a larger fraction contains the rows of every smaller one. Callers refuse
-    fractions that leave a class without images (``empty_classes``).
+    Subsets are nested: a larger fraction contains the rows of every smaller one. Callers for
+    train refuse fractions that leave a class without images (``empty_classes``); for val, ``least``
+    is 1, so that no class is lost that has an image.
     """
     rows = [
-        np.flatnonzero(labels == c)[: images_at(fraction, int((labels == c).sum()))]
+        np.flatnonzero(labels == c)[: images_at(fraction, int((labels == c).sum()), least)]
         for c in np.unique(labels)
     ]
     return np.sort(np.concatenate(rows)) if rows else np.empty(0, dtype=np.int64)

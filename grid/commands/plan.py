@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from semigrid.data.precision import precision_line, precision_of
+from semigrid.data.precision import ASSUMED_ACCURACY, half_width, precision_line, precision_of
 from semigrid.grid.commands.console import echo, echo_json, out
 from semigrid.grid.commands.context import OpenStudy, last_text, load, open_study
 from semigrid.grid.commands.options import (
@@ -21,13 +21,15 @@ from semigrid.grid.commands.options import (
     Source,
     StorageOption,
 )
-from semigrid.grid.experiment.label_count import labels_used
+from semigrid.grid.experiment.label_count import labels_used, val_counts
+from semigrid.grid.experiment.schema import show_percent
 from semigrid.grid.status.change import Change, compare
 from semigrid.grid.status.cost import Cost, estimate, spent
 from semigrid.grid.status.lengths import CellLength, lengths, lengths_parts
 from semigrid.grid.status.show import cost_parts
 from semigrid.grid.study.state import StudyState
 
+WIDE_VAL = 0.08  # half a 95 % interval, as a share: what some 100 images give
 _STYLES = {"new": "cyan", "continued": "cyan", "anew": "yellow", "failed": "red", "blocked": "red"}
 
 
@@ -124,8 +126,26 @@ def _lines(study: StudyState, counts: Mapping[str, int], without_data: bool) -> 
                 f"fingerprint {manifest.fingerprint[:12]}"
             )
             yield f"dataset {name}: {precision_line(precision_of(manifest.counts))}"
+        yield from _small_vals(study)
     for name, weights in experiment.weights.items():
         yield f"weights of {name}: {weights.describe()}"
+
+
+def _small_vals(study: StudyState) -> Iterator[str]:
+    """Warnings about vals that are too small to tell trials apart."""
+    experiment = study.plan.experiment
+    searched = dict.fromkeys((s.cell.dataset, s.cell.labels) for s in study.plan.searches)
+    for name, fraction in searched:
+        counts = [n for n in val_counts(experiment, name, fraction).values() if n]
+        width = half_width(counts)
+        if width is not None and width > WIDE_VAL:
+            nested = experiment.file.validation == "nested"
+            remedy = "validation: fixed" if nested else "data build --val-share"
+            yield (
+                f"warning: val of {name} at {show_percent(fraction)} has {sum(counts):,} images, "
+                f"few to choose trials on: at {ASSUMED_ACCURACY:.0%} in every class balanced "
+                f"accuracy is known to ±{100 * width:.1f} points (95%); {remedy} gives more"
+            )
 
 
 def _labels(study: StudyState) -> dict[str, dict[str, int]]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
+from semigrid.data.splits import images_at
 from semigrid.grid.experiment.checks import labeled_images
 from semigrid.grid.experiment.experiment import Experiment
 
@@ -28,7 +29,22 @@ class LabelCount:
 def labels_used(experiment: Experiment, dataset: str, fraction: Fraction) -> LabelCount:
     """The labels that a cell at a label fraction uses."""
     opened = experiment.datasets[dataset]
-    return LabelCount(labeled_images(opened, fraction), sum(opened.manifest.counts["val"].values()))
+    return LabelCount(
+        labeled_images(opened, fraction), sum(val_counts(experiment, dataset, fraction).values())
+    )
+
+
+def val_counts(experiment: Experiment, dataset: str, fraction: Fraction) -> dict[str, int]:
+    """The val images by class that choose at a label fraction."""
+    share = fraction if experiment.file.validation == "nested" else Fraction(1)
+    counts = experiment.datasets[dataset].manifest.counts["val"]
+    return {name: images_at(share, images, least=1) for name, images in counts.items()}
+
+
+def val_fraction(experiment: Experiment, dataset: str, fraction: Fraction) -> Fraction:
+    """The share of each class's val images that choose; 1 wherever that is all of them."""
+    kept = val_counts(experiment, dataset, fraction)
+    return Fraction(1) if kept == experiment.datasets[dataset].manifest.counts["val"] else fraction
 
 
 def val_labels_for(experiment: Experiment, dataset: str, train: float) -> int:

@@ -137,7 +137,9 @@ class SearchConfig(Section):
 class ExperimentFile(Section):
     """The file as written; ``load_experiment`` turns it into an ``Experiment``.
 
-    ``prices`` are per device-hour, in any currency, by the device's name in the ledger.
+    With ``validation: nested``, val shrinks with the label fraction as train does, class by class;
+    ``fixed`` is the paper's: the whole of val chooses at every fraction. ``prices`` are per
+    device-hour, in any currency, by the device's name in the ledger.
     """
 
     name: Name
@@ -145,6 +147,7 @@ class ExperimentFile(Section):
     models: dict[Name, ModelConfig] = Field(min_length=1)
     grid: list[GridEntry] = Field(min_length=1)
     search: SearchConfig = SearchConfig()
+    validation: Literal["fixed", "nested"] = "fixed"
     seeds: int = Field(1, gt=0, le=1000)
     train: TrainOptions = TrainOptions()
     trackers: list[Literal["optuna", "tensorboard", "mlflow", "wandb"]] = ["optuna", "tensorboard"]

@@ -10,6 +10,7 @@ from semigrid.data.errors import InputError
 from semigrid.data.splits import pool_subset
 from semigrid.grid.experiment.checks import labeled_images
 from semigrid.grid.experiment.experiment import Experiment
+from semigrid.grid.experiment.label_count import val_fraction
 from semigrid.grid.experiment.messages import nearest
 from semigrid.grid.experiment.schema import show_percent
 from semigrid.trainers.methods import METHODS, resolve
@@ -137,6 +138,7 @@ class Plan:
             seed=seed,
             parent=parent_id,
             metric=file.search.metric,
+            validation=str(val_fraction(self.experiment, cell.dataset, cell.labels)),
         )
 
     def place(self, search: Search, folder: str, patience: float | None = None) -> Place:

@@ -177,3 +177,11 @@ def test_multipliers_are_nested_prefixes(unit: int) -> None:
     sizes = [pool_subset(unit, Fraction(m)) for m in (1, 2, 3, 4)]
     assert sizes == [unit, 2 * unit, 3 * unit, 4 * unit]
     assert pool_subset(unit, Fraction(1, 3)) <= unit / 3
+
+
+def test_a_nested_val_keeps_one_image_of_each_class() -> None:
+    labels = np.array([0, 1, 0, 0, 0, 2, 2, 2])
+    # a quarter of 4 is 1, of 1 and of 3 (0.25 and 0.75) would be 0 and 1; class 3 has none
+    assert label_subset(labels, Fraction(1, 4), least=1).tolist() == [0, 1, 5]
+    assert label_subset(labels, Fraction(1, 2), least=1).tolist() == [0, 1, 2, 5, 6]
+    assert [images_at(Fraction(1, 4), n, least=1) for n in (0, 1, 2, 6)] == [0, 1, 1, 2]

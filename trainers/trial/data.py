@@ -4,6 +4,8 @@ from dataclasses import fields, replace
 from fractions import Fraction
 from functools import lru_cache
 
+import numpy as np
+
 from semigrid.data.batches import EvalBatches, MemoryBatches
 from semigrid.data.catalog import open_dataset
 from semigrid.data.order import Share, StreamOrder
@@ -38,8 +40,12 @@ def _open(uri: str, fingerprint: str) -> Dataset:
 
 
 @lru_cache(maxsize=4)
-def _table(dataset: Dataset, split: str) -> ImageTable:
-    return dataset.read(split)
+def _table(dataset: Dataset, split: str, fraction: Fraction = Fraction(1)) -> ImageTable:
+    """A split, or the first images of each of its classes, at least one."""
+    if fraction == 1:
+        return dataset.read(split)
+    labels = np.asarray(dataset.column(split, "label"), dtype=np.int64)
+    return dataset.read(split, label_subset(labels, fraction, least=1))
 
 
 def view_settings(recipe: Recipe, statistics: tuple[Rgb, Rgb]) -> ViewSettings:
@@ -50,20 +56,32 @@ def view_settings(recipe: Recipe, statistics: tuple[Rgb, Rgb]) -> ViewSettings:
 
 
 def evaluation_batches(
-    dataset: Dataset, split: str, views: ViewSettings, runtime: Runtime
+    dataset: Dataset,
+    split: str,
+    views: ViewSettings,
+    runtime: Runtime,
+    fraction: Fraction = Fraction(1),
 ) -> EvalBatches:
-    """This rank's batches of a split, kept for the next trial of this process with equal views."""
+    """This rank's batches of a split, kept for the next trial of this process with equal views.
+
+    Below 1, ``fraction`` takes the first images of each class.
+    """
     # only the settings that an evaluation view depends on, or no other trial would share them
     names = ("img_size", "interpolation", "mean", "std")
     settings = ViewSettings(**{name: getattr(views, name) for name in names})
-    return _evaluation_batches(dataset, split, settings, runtime.rank, runtime.world_size)
+    return _evaluation_batches(dataset, split, settings, runtime.rank, runtime.world_size, fraction)
 
 
 @lru_cache(maxsize=4)
 def _evaluation_batches(
-    dataset: Dataset, split: str, views: ViewSettings, rank: int, world_size: int
+    dataset: Dataset,
+    split: str,
+    views: ViewSettings,
+    rank: int,
+    world_size: int,
+    fraction: Fraction,
 ) -> EvalBatches:
-    return EvalBatches(_table(dataset, split), views, EVALUATION_BATCH, rank, world_size)
+    return EvalBatches(_table(dataset, split, fraction), views, EVALUATION_BATCH, rank, world_size)
 
 
 def open_streams(job: TrialJob, views: ViewSettings, runtime: Runtime) -> Streams:
@@ -82,7 +100,8 @@ def open_streams(job: TrialJob, views: ViewSettings, runtime: Runtime) -> Stream
     pool = None
     if spec.pool_images is not None:
         pool = _pool(job, dataset, spec.pool_images, views, runtime)
-    return Streams(labeled, pool, evaluation_batches(dataset, "val", views, runtime), views)
+    validation = evaluation_batches(dataset, "val", views, runtime, Fraction(spec.validation))
+    return Streams(labeled, pool, validation, views)
 
 
 def _pool(

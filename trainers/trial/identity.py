@@ -23,6 +23,7 @@ class TrialSpec(BaseModel):
     Attributes:
         dataset: the dataset's fingerprint.
         labels: label fraction as a ratio, ``1/4``.
+        validation: share of each class's val images that choose the weights, as a ratio.
         pool_images: how many images of the pool are used, from its start; None without a pool.
         weights: what the backbone starts from: ``random``, ``timm`` (by its tag) or ``sha256:...``.
         recipe: resolved.
@@ -45,6 +46,7 @@ class TrialSpec(BaseModel):
     seed: int
     parent: str | None
     metric: Metric = "balanced"
+    validation: str = "1"
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Returns a copy, whose identity differs if the update changes anything."""

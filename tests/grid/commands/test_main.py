@@ -105,6 +105,23 @@ def test_plan_counts_before_anything_ran(tmp_path: Path) -> None:
     assert "dataset digits: test has 200 images" in said and "±5.5 points" in said
 
 
+def test_plan_counts_a_nested_val_and_warns_where_it_is_small(tmp_path: Path) -> None:
+    file = tmp_path / "good.yaml"
+    file.write_text(experiment_text(validation="nested"))
+    storage = "--storage", str(tmp_path / "s")
+    done = semigrid("plan", str(file), *storage, "--json")
+    # of 15, 16, 13, 16, 15, 13, 19, 14, 12 and 18 images of val:
+    # 8 + 8 + 7 + 8 + 8 + 7 + 10 + 7 + 6 + 9
+    labels = json.loads(done.stdout)["labels"]["digits/vit/50%"]
+    assert labels == {"train": 126, "val": 78, "total": 204}
+    text = " ".join(semigrid("plan", str(file), *storage).stdout.split())
+    # 1.96 · √(0.8 · 0.2 · (4/8 + 3/7 + 1/10 + 1/6 + 1/9)) / 10
+    assert "warning: val of digits at 50% has 78 images" in text and "±9.0 points" in text
+    assert text.count("warning: val") == 1
+    file.write_text(experiment_text())
+    assert "warning: val" not in semigrid("plan", str(file), *storage).stdout
+
+
 def test_the_papers_file_can_be_counted_without_its_datasets() -> None:
     paper = Path(__file__).parents[3] / "grid/experiments/paper.yaml"
     done = semigrid("plan", str(paper), "--without-data")

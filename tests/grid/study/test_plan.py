@@ -122,10 +122,10 @@ def test_identity_does_not_drift() -> None:
     # a new value here means that every user's finished trials train again: raise RECIPE_VERSION
     # on purpose, or find out why it moved
     assert ids(experiment_text()) == {
-        "digits/vit/50%": "29e03c0f5d665e0d30ec",
-        "digits/vit/100%": "4e67a650a6e364cdbd08",
-        "digits/semi-vit/50%/100%": "d3e1cfd1728a40958823",
-        "digits/semi-vit/100%/100%": "7cb07573a837385c163d",
+        "digits/vit/50%": "af35a0378bcf2a68feb6",
+        "digits/vit/100%": "659cf2c7099057b59379",
+        "digits/semi-vit/50%/100%": "5dea27071f5df6292641",
+        "digits/semi-vit/100%/100%": "b89dcbf17476b2b6018f",
     }
 
 
@@ -137,3 +137,18 @@ def test_parents_of_the_longest_chains_come_first() -> None:
     # too, after 8 images in 6 steps; a backward counts as two forwards
     assert priorities["digits/semi-vit/50%/100%"] == (3 * (4 + 8) + 8) * 6
     assert priorities["digits/vit/50%"] == (3 * (4 + 8) + 8) * 6 + 3 * 8 * 6
+
+
+def test_a_nested_val_is_another_training_only_where_it_is_smaller() -> None:
+    fixed, nested = ids(experiment_text()), ids(experiment_text(validation="nested"))
+    assert {name for name in fixed if fixed[name] == nested[name]} == {
+        "digits/vit/100%",
+        "digits/semi-vit/100%/100%",
+    }
+    plan = plan_of(experiment_text(validation="nested"))
+    assert {s.name: plan.spec(s, {}, 0, None).validation for s in plan.searches} == {
+        "digits/vit/50%": "1/2",
+        "digits/semi-vit/50%/100%": "1/2",
+        "digits/vit/100%": "1",
+        "digits/semi-vit/100%/100%": "1",
+    }
