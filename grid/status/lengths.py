@@ -10,7 +10,6 @@ from rich.text import Text
 from semigrid.grid.experiment.checks import labeled_images
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.trainers.methods import METHODS, epochs_of, resolve
-from semigrid.trainers.recipe import Recipe
 
 _FITTED = ("batch_size", "steps", "warmup_steps", "ema_decay")
 
@@ -49,7 +48,9 @@ def _length(plan: Plan, search: Search) -> CellLength:
     spec = plan.spec(search, {}, 0, "a parent" if search.parent else None)
     recipe, dataset = spec.recipe, plan.experiment.datasets[search.cell.dataset]
     sizes = labeled_images(dataset, search.cell.labels), spec.pool_images or 0
-    unfitted = resolve(plan.recipe(search), spec.method, *sizes, fit=False)
+    fitted, unfitted = (
+        resolve(plan.recipe(search), spec.method, *sizes, fit=fit) for fit in (True, False)
+    )
     return CellLength(
         cell=search.name,
         steps=recipe.total_steps,
@@ -58,13 +59,13 @@ def _length(plan: Plan, search: Search) -> CellLength:
         pool_batch_size=recipe.pool_batch_size if METHODS[spec.method].needs_pool else None,
         epochs=epochs_of(recipe, spec.method, *sizes),
         ema_decay=recipe.ema_decay or 0.0,
-        published=_differences(unfitted, recipe),
+        published={
+            name: getattr(unfitted, name)
+            for name in _FITTED
+            # what other cells decide, such as a control's steps, was not fitted to this one
+            if getattr(unfitted, name) != getattr(fitted, name) == getattr(recipe, name)
+        },
     )
-
-
-def _differences(unfitted: Recipe, recipe: Recipe) -> dict[str, float]:
-    pairs = ((name, getattr(unfitted, name)) for name in _FITTED)
-    return {name: value for name, value in pairs if value != getattr(recipe, name)}
 
 
 def lengths_parts(found: list[CellLength]) -> Iterator[Table | Text]:
