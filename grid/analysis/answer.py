@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-import numpy as np
-
 from semigrid.grid.analysis.claims import (
     Claim,
     beats,
@@ -18,7 +16,7 @@ from semigrid.grid.analysis.labels_saved import Needed, labels_needed
 from semigrid.grid.analysis.numbers import show_points, show_points_range
 from semigrid.grid.analysis.pool_curve import PoolCurve, pool_curve
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
-from semigrid.grid.analysis.statistics import compare
+from semigrid.grid.analysis.statistics import Right, compare
 from semigrid.grid.experiment.label_count import val_labels_for
 from semigrid.grid.experiment.schema import show_percent
 from semigrid.trainers.methods import METHODS
@@ -37,7 +35,7 @@ class Saving:
     @property
     def acc1(self) -> float:
         """A share."""
-        return float(self.row.right.mean())
+        return float(self.row.balanced.mean())
 
     @property
     def saved(self) -> float | None:
@@ -115,8 +113,8 @@ def answer(results: ResultSet, margin: float = MARGIN) -> Answer:
 def _needed(results: ResultSet, match: _Match, row: CellResult) -> Needed | None:
     """All labels, of train and val, that the baseline needs to reach a cell."""
     experiment = results.plan.experiment
-    baseline = {row.label_count.train: row.right for row in match.base}
-    needed = labels_needed(row.right, baseline)
+    baseline = {row.label_count.train: row.balanced for row in match.base}
+    needed = labels_needed(row.balanced, baseline)
     return needed and needed.with_val(lambda n: val_labels_for(experiment, match.dataset, n))
 
 
@@ -142,11 +140,11 @@ def _headline(match: _Match, savings: list[Saving], margin: float) -> Headline:
         text = f"{dataset}: no answer yet: no cell of {lacking} is finished"
         return Headline(dataset, model, text, is_answer=False)
     full = match.base[-1]
-    goal = float(full.right.mean())
+    goal = float(full.balanced.mean())
     reached = next((saving for saving in savings if saving.acc1 >= goal), None)
     shown = reached or max(savings, key=lambda saving: saving.acc1)
     labels = shown.row.labeled_images
-    against = compare(shown.row.right, full.right)
+    against = compare(shown.row.balanced, full.balanced)
     share = show_percent(shown.row.cell.labels)
     if reached is None:
         start = f"{model} replaces no labels here"
@@ -184,15 +182,15 @@ def _pool_effects(match: _Match) -> list[PoolEffect]:
     return effects
 
 
-def _by_pool(rows: list[CellResult]) -> dict[int, np.ndarray]:
-    return {row.pool_images or 0: row.right for row in rows}
+def _by_pool(rows: list[CellResult]) -> dict[int, Right]:
+    return {row.pool_images or 0: row.balanced for row in rows}
 
 
 def _claims(match: _Match, pools: list[PoolEffect], margin: float) -> list[Claim]:
     names = match.dataset, match.model, match.baseline
     # of several pools, the smallest
-    semi = {row.cell.labels: row.right for row in reversed(match.semi)}
-    base = {row.cell.labels: row.right for row in match.base}
+    semi = {row.cell.labels: row.balanced for row in reversed(match.semi)}
+    base = {row.cell.labels: row.balanced for row in match.base}
     used = {row.cell.labels: row.labeled_images for row in [*match.semi, *match.base]}
 
     def show(fraction: Fraction) -> str:

@@ -13,11 +13,11 @@ import numpy as np
 
 from semigrid.grid.analysis.numbers import show_difference
 from semigrid.grid.analysis.pool_curve import PoolCurve
-from semigrid.grid.analysis.statistics import LEVEL, Comparison, accuracy_interval, compare
+from semigrid.grid.analysis.statistics import LEVEL, Comparison, Right, accuracy_interval, compare
 from semigrid.grid.experiment.schema import show_percent
 
 Verdict = Literal["held", "refuted", "undecided", "not tested"]
-ByFraction = Mapping[Fraction, np.ndarray]  # ``right``, (S, N), of cells by label fraction
+ByFraction = Mapping[Fraction, Right]  # cells by label fraction
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def half_is_enough(
 def _judge(
     dataset: str,
     text: str,
-    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    pairs: Mapping[str, tuple[Right, Right]],
     threshold: float,
     missing: str,
 ) -> Claim:
@@ -96,7 +96,7 @@ def _is_above(comparison: Comparison, threshold: float) -> bool:
 
 
 def more_helps_then_hurts(
-    dataset: str, name: str, curve: PoolCurve, cells: Mapping[int, np.ndarray]
+    dataset: str, name: str, curve: PoolCurve, cells: Mapping[int, Right]
 ) -> Claim:
     """More unlabelled images help up to a point, then hurt.
 

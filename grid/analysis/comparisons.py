@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
-import numpy as np
-
-from semigrid.grid.analysis.statistics import LEVEL, Comparison, compare, holm
+from semigrid.grid.analysis.statistics import LEVEL, Comparison, Right, compare, holm
 from semigrid.grid.study.plan import Cell
 
 NOT_SEPARABLE = "not separable"
@@ -32,7 +30,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Standings:
-    """All pairs of each dataset's cells with predictions, and each dataset's best cell by Acc@1."""
+    """All pairs of each dataset's cells with predictions, and its best cell by balanced Acc@1."""
 
     pairs: dict[str, list[Pair]]
     best: dict[str, Cell]
@@ -79,12 +77,11 @@ class Standings:
         return notes
 
 
-def compare_all(rights: Mapping[Cell, np.ndarray]) -> Standings:
+def compare_all(rights: Mapping[Cell, Right]) -> Standings:
     """Compares every pair of cells of each dataset.
 
     Args:
-        rights: which images each seed of a cell put into their class, (S, N), in the order in
-            which cells that are equally good are ranked.
+        rights: each cell's ``Right``, in the order in which cells that are equally good are ranked.
     """
     pairs: dict[str, list[Pair]] = {}
     best: dict[str, Cell] = {}

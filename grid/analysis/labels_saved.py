@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import brentq
 
-from semigrid.grid.analysis.statistics import combine, quantile
+from semigrid.grid.analysis.statistics import Right, combine, quantile, weighted
 
 REACH = 16.0  # how far estimates may go beyond the numbers of labels tried, as a factor
 
@@ -71,13 +71,13 @@ class Needed:
         )
 
 
-def labels_needed(target: np.ndarray, baseline: Mapping[int, np.ndarray]) -> Needed | None:
+def labels_needed(target: Right, baseline: Mapping[int, Right]) -> Needed | None:
     """The number of train labels at which a baseline reaches ``target``.
 
     Returns None for a baseline with fewer than two numbers of labels.
 
     Args:
-        target: ``right``, (S, N), of the cell to be reached; see ``statistics``.
+        target: the ``Right`` of the cell to be reached; see ``statistics``.
         baseline: the same on the same images, by number of train labels, from which it learns.
     """
     if len(baseline) < 2:
@@ -87,7 +87,8 @@ def labels_needed(target: np.ndarray, baseline: Mapping[int, np.ndarray]) -> Nee
     x = np.log(np.array(numbers, float))
     y, slopes = np.array([_logit(right) for right in cells]).T
     goal, goal_slope = _logit(target)
-    weights = 1 / (slopes / target.shape[1])  # the inverse of each variance by chance on the images
+    # the inverse of each variance by chance on the images
+    weights = 1 / (slopes / weighted(target).images)
     middle = float(np.average(x, weights=weights))
     spread = float((weights * (x - middle) ** 2).sum())
     # weighted least squares: each cell's part in the line's slope and in its height at the middle
@@ -120,12 +121,12 @@ def labels_needed(target: np.ndarray, baseline: Mapping[int, np.ndarray]) -> Nee
     )
 
 
-def _logit(right: np.ndarray) -> tuple[float, float]:
+def _logit(right: Right) -> tuple[float, float]:
     """The log odds of a cell's accuracy, and their derivative with respect to it.
 
     Half an image is added to the right and to the wrong ones: the log odds of a cell that is
     always right would be infinite.
     """
-    images = right.shape[1]
+    images = weighted(right).images
     share = (float(right.mean()) * images + 0.5) / (images + 1)
     return float(np.log(share / (1 - share))), 1 / (share * (1 - share))

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from semigrid.grid.analysis.numbers import show_difference
-from semigrid.grid.analysis.statistics import LEVEL, Comparison, contrast
+from semigrid.grid.analysis.statistics import LEVEL, Comparison, Right, contrast
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class PoolCurve:
         )
 
 
-def pool_curve(cells: Mapping[int, np.ndarray]) -> PoolCurve | None:
+def pool_curve(cells: Mapping[int, Right]) -> PoolCurve | None:
     """The curve through cells that differ in their pool only; None with fewer than two.
 
     Args:
-        cells: ``right``, (S, N), of each cell on the same test images, by images in its pool.
+        cells: of each cell the ``Right`` on the same test images, by images in its pool.
     """
     if len(cells) < 2:
         return None

@@ -25,7 +25,7 @@ from semigrid.trainers.evaluation.predictions import (
     decode_predictions,
     most_bytes,
 )
-from semigrid.trainers.evaluation.scores import Scores, scores
+from semigrid.trainers.evaluation.scores import Scores, in_top_five, scores
 from semigrid.trainers.layout import predictions_file
 
 READERS = 8  # files read at a time; in a bucket each one is a request
@@ -33,12 +33,16 @@ READERS = 8  # files read at a time; in a bucket each one is a request
 
 @dataclass(frozen=True)
 class TestSet:
-    """A dataset's test images: ids, true classes (N,), class names, and each slice's values."""
+    """A dataset's test images: ids, true classes (N,), class names, and each slice's values.
+
+    ``class_shares`` (K,) are the natural ones, among all labelled images.
+    """
 
     ids: list[str]
     labels: np.ndarray
     classes: tuple[str, ...]
     slices: dict[str, list[str | None]]
+    class_shares: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,14 @@ class SeedPredictions:
     """What a cell predicts for its test set on one seed, with its scores.
 
     ``chosen`` (N,) are the classes it chose, ``confidence`` (N,) their probabilities, and
-    ``right`` (N,) tells which are the true ones.
+    ``right`` (N,) tells which are the true ones, ``among_five`` (N,) whether the true one is among
+    the five most probable.
     """
 
     chosen: np.ndarray
     confidence: np.ndarray
     right: np.ndarray
+    among_five: np.ndarray
     scores: Scores
 
 
@@ -134,6 +140,7 @@ def reduced(predictions: Predictions, class_shares: np.ndarray) -> SeedPredictio
         chosen=predictions.probabilities.argmax(axis=1).astype(np.int32),
         confidence=predictions.probabilities.max(axis=1).astype(np.float32),
         right=predictions.right,
+        among_five=in_top_five(predictions.labels, predictions.probabilities),
         scores=scores(predictions.labels, predictions.probabilities, class_shares),
     )
 
@@ -150,5 +157,7 @@ def _read(storage: Storage, record: Record, manifest: Manifest) -> tuple[TestSet
         raise ValueError("there is no such file") from None
     except KeyError as error:
         raise ValueError(f"there is no column {error}") from None
-    test_set = TestSet(predictions.ids, predictions.labels, manifest.classes, slices)
+    test_set = TestSet(
+        predictions.ids, predictions.labels, manifest.classes, slices, manifest.class_shares
+    )
     return test_set, reduced(predictions, manifest.class_shares)

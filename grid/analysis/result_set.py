@@ -1,7 +1,7 @@
 """The result set: study state and predictions, from which tables, reports and answers are made."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 
 import numpy as np
@@ -16,11 +16,12 @@ from semigrid.grid.analysis.predictions import (
     TestSet,
     read_study_predictions,
 )
-from semigrid.grid.analysis.statistics import Interval, accuracy_interval, mean, std
+from semigrid.grid.analysis.statistics import Interval, Weighted, accuracy_interval, mean, std
 from semigrid.grid.experiment.label_count import LabelCount, labels_used
 from semigrid.grid.study.ledger import COLLAPSED, SCORES
 from semigrid.grid.study.plan import Cell, Plan
 from semigrid.grid.study.state import StudyState
+from semigrid.trainers.evaluation.scores import SUFFIXES, Metric
 from semigrid.trainers.execution.progress import add
 from semigrid.trainers.models.weights import Weights
 
@@ -34,7 +35,8 @@ class CellResult:
     ``seeds`` are the winner's predictions, None for a seed whose predictions cannot be used.
     ``stopped`` counts trials that early stopping ended, ``collapsed`` trainings that collapsed;
     ``seconds`` and ``device_seconds`` add up all its trainings, without the parent's. ``paper`` is
-    the Acc@1 that the paper has for such a cell, in per cent.
+    the Acc@1 that the paper has for such a cell, in per cent. With predictions there is a
+    ``test_set``.
     """
 
     cell: Cell
@@ -51,6 +53,7 @@ class CellResult:
     weights: Weights | None = None
     seeds: Sequence[SeedPredictions | None] = ()
     paper: float | None = None
+    test_set: TestSet | None = None
 
     @property
     def labeled_images(self) -> int:
@@ -71,10 +74,34 @@ class CellResult:
         """Which images each seed put into their class, (S, N); only with predictions."""
         return np.stack([seed.right for seed in self.predictions])
 
+    def weighted(self, hits: np.ndarray, metric: Metric) -> Weighted:
+        """``hits`` (S, N), weighted for the metric; only with predictions."""
+        assert self.test_set is not None
+        shares = self.test_set.class_shares
+        weights = np.ones(len(shares)) if metric == "balanced" else shares
+        return Weighted(hits, self.test_set.labels, weights)
+
     @cached_property
+    def balanced(self) -> Weighted:
+        """``right``, whose mean is the balanced Acc@1: what cells are compared by."""
+        return self.weighted(self.right, "balanced")
+
+    @cached_property
+    def intervals(self) -> Mapping[str, Interval]:
+        """The intervals, as shares, of ``acc1``, ``acc5`` and so on; none without predictions."""
+        if not self.has_predictions:
+            return {}
+        five = np.stack([seed.among_five for seed in self.predictions])
+        return {
+            f"{name}{suffix}": accuracy_interval(self.weighted(hits, metric))
+            for metric, suffix in SUFFIXES.items()
+            for name, hits in (("acc1", self.right), ("acc5", five))
+        }
+
+    @property
     def interval(self) -> Interval | None:
-        """The interval of Acc@1 as a share; None without predictions."""
-        return accuracy_interval(self.right) if self.has_predictions else None
+        """The interval of balanced Acc@1 as a share; None without predictions."""
+        return self.intervals.get("acc1")
 
     def scores(self, metric: str) -> list[float]:
         """One a seed: those of the ledger's ``SCORES`` in per cent and in nats, or ``ece``."""
@@ -147,9 +174,13 @@ def read_result_set(
     cells = [cell for cell in study.plan.cells if only is None or cell.name in only]
     test_sets, seeds, problems = read_study_predictions(study, storage, cells)
     rows = [
-        _cell_result(study, cell, seeds.get(cell, ()), tasks.get(cell.dataset)) for cell in cells
+        replace(
+            _cell_result(study, cell, seeds.get(cell, ()), tasks.get(cell.dataset)),
+            test_set=test_sets.get(cell.dataset),
+        )
+        for cell in cells
     ]
-    standings = compare_all({row.cell: row.right for row in rows if row.has_predictions})
+    standings = compare_all({row.cell: row.balanced for row in rows if row.has_predictions})
     return ResultSet(study, test_sets, rows, standings, problems, tasks)
 
 

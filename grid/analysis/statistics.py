@@ -1,7 +1,8 @@
 """Intervals and comparisons of accuracies. Pure: arrays in, numbers out.
 
 Accuracies are shares from 0 to 1. A cell has been trained on S seeds and evaluated on the same N
-test images each time: ``right``, (S, N), tells whether seed s put image i into its class.
+test images each time: ``right``, (S, N), tells whether seed s put image i into its class. Alone,
+such an array stands for its plain mean; with classes and their weights it is a ``Weighted``.
 Intervals and tests refer to another sample of test images and, with two seeds or more, to another
 training too. One seed does not show how much trainings scatter: there they refer to the trained
 model.
@@ -9,11 +10,16 @@ model.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import stats
 
+from semigrid.trainers.evaluation.scores import image_weights
+
 LEVEL = 0.95
+# images of all classes together that are added to each class, when its own variance is estimated
+_BORROWED = 2
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,60 @@ class Comparison:
     p: float
 
 
+@dataclass(frozen=True)
+class Weighted:
+    """``right``, (S, N), whose mean is a balanced or a natural accuracy.
+
+    Args:
+        labels: class index of each image, (N,).
+        class_weights: what each class counts, (K,), in any unit; see ``image_weights``.
+    """
+
+    right: np.ndarray
+    labels: np.ndarray
+    class_weights: np.ndarray
+
+    def __len__(self) -> int:
+        """The number of seeds."""
+        return len(self.right)
+
+    def mean(self) -> float:
+        """The score, a mean over seeds."""
+        return round(float(self.right.mean(axis=0) @ self.weights), 12)
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """What each image counts, (N,), 1 in all."""
+        return image_weights(self.labels, self.class_weights)
+
+    @cached_property
+    def images(self) -> float:
+        """As many images of equal weight vary as much by chance (Kish 1965)."""
+        return float(1 / (self.weights**2).sum())
+
+    @cached_property
+    def strata(self) -> np.ndarray:
+        """The class of each image, (N,), counted from 0; one for all where weights are equal."""
+        if self.is_plain:
+            return np.zeros(len(self.labels), int)
+        return np.unique(self.labels, return_inverse=True)[1]
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether all images count the same."""
+        return bool(np.ptp(self.weights) <= 1e-9 * self.weights[0])
+
+
+Right = np.ndarray | Weighted
+
+
+def weighted(right: Right) -> Weighted:
+    """An array as what it stands for: images of equal weight."""
+    if isinstance(right, Weighted):
+        return right
+    return Weighted(right, np.zeros(right.shape[1], int), np.ones(1))
+
+
 def mean(scores: Sequence[float]) -> float | None:
     """The mean over seeds; None without any."""
     return sum(scores) / len(scores) if scores else None
@@ -46,47 +106,81 @@ def std(scores: Sequence[float]) -> float | None:
     return float(np.std(scores, ddof=1)) if len(scores) > 1 else None
 
 
-def accuracy_interval(right: np.ndarray, level: float = LEVEL) -> Interval:
+def accuracy_interval(right: Right, level: float = LEVEL) -> Interval:
     """Wilson's interval of a cell's accuracy, from ``right`` (S, N).
 
-    With several seeds it is that of the number of images that would vary as much by themselves as
-    images and seeds do together, see ``combine``. That is at most S·N: in an array whose rows and
-    columns could be exchanged, two results of one seed, or of one image, are never negatively
-    correlated (Aldous 1981), so no S·N results tell more than as many independent ones.
+    With several seeds, or images of unequal weight, it is that of the number of images that would
+    vary as much by themselves as images and seeds do together, see ``combine``. That is at most
+    S·N: in an array whose rows and columns could be exchanged, two results of one seed, or of one
+    image, are never negatively correlated (Aldous 1981), so no S·N results tell more than as many
+    independent ones.
     """
-    seeds, images = right.shape
-    share = float(right.mean())
-    if seeds == 1 or share in (0.0, 1.0):
-        return _wilson(share, images, _normal(level))
-    _, variance, freedom = combine([1.0], [right])
-    alike = min(share * (1 - share) / variance, right.size)
+    cell = weighted(right)
+    seeds, share = len(cell), cell.mean()
+    if share in (0.0, 1.0) or (seeds == 1 and cell.is_plain):
+        return _wilson(share, cell.images, _normal(level))
+    _, variance, freedom = combine([1.0], [cell])
+    alike = min(share * (1 - share) / variance, cell.right.size)
     return _wilson(share, alike, quantile(freedom, level))
 
 
-def compare(first: np.ndarray, second: np.ndarray, level: float = LEVEL) -> Comparison:
+def compare(first: Right, second: Right, level: float = LEVEL) -> Comparison:
     """Whether two cells differ, image by image, from (S, N) and (S', N) of the same N images.
 
-    With one seed each: McNemar's exact test, and the interval of Agresti and Min (2005), which
-    adds half an image to each kind of pair. With more: a t-test of the difference with the variance
-    from ``combine``; a cell with one seed is taken to scatter as the other does.
+    With one seed each: an exact test, see ``_exact_p``, and the interval of Agresti and Min (2005),
+    which adds half an image to each kind of pair. With more: a t-test of the difference with the
+    variance from ``combine``; a cell with one seed is taken to scatter as the other does.
     """
     if len(first) == len(second) == 1:
-        by_image = first.mean(axis=0) - second.mean(axis=0)
-        won, lost = int((by_image > 0).sum()), int((by_image < 0).sum())
-        p = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
-        total = len(by_image) + 2
-        middle = (won - lost) / total
-        half = _normal(level) * (won + lost + 1 - (won - lost) ** 2 / total) ** 0.5
-        interval = Interval(max(-1.0, middle - half / total), min(1.0, middle + half / total))
-        return Comparison(float(by_image.mean()), interval, p)
+        return _compare_pairs(weighted(first), weighted(second), level)
     free = contrast([1.0, -1.0], [first, second], level)
     interval = Interval(max(-1.0, free.interval.low), min(1.0, free.interval.high))
     return Comparison(free.difference, interval, free.p)
 
 
-def contrast(
-    weights: Sequence[float], cells: Sequence[np.ndarray], level: float = LEVEL
-) -> Comparison:
+def _compare_pairs(first: Weighted, second: Weighted, level: float) -> Comparison:
+    """``compare`` for one seed each."""
+    pairs = first.right[0].astype(float) - second.right[0]
+    images, total = first.images, first.images + 2
+    difference = round(float(pairs @ first.weights), 12)
+    # with equal weights exactly what Agresti and Min have: the variance, two images added
+    own = _variance_of_images(pairs, first, ddof=0)
+    variance = (images**2 * own + 2 * images * difference**2 / total + 1) / total**2
+    middle, half = difference * images / total, _normal(level) * variance**0.5
+    interval = Interval(max(-1.0, middle - half), min(1.0, middle + half))
+    return Comparison(difference, interval, _exact_p(pairs, first))
+
+
+def _exact_p(pairs: np.ndarray, cell: Weighted) -> float:
+    """The two-sided p-value of the sum of weighted pairs, each −1, 0 or 1, (N,).
+
+    If two models are equally good, each image that only one of them has right could as well be the
+    other's: the p-value is the share of all 2^m ways to hand them out in which the sum is as far
+    from 0. With equal weights this is McNemar's exact test. Otherwise weights are rounded to whole
+    numbers, at least 16 of them for the mean one, and the sums counted by their characteristic
+    function.
+    """
+    apart = pairs != 0
+    won, lost = int((pairs > 0).sum()), int((pairs < 0).sum())
+    if not won + lost:
+        return 1.0
+    if cell.is_plain:
+        return float(stats.binomtest(won, won + lost).pvalue)
+    weights = cell.weights[apart]
+    steps = np.rint(weights / weights.sum() * max(4096, 16 * len(weights))).astype(int)
+    size = 2 * int(steps.sum()) + 1
+    angles = 2 * np.pi * np.arange(size) / size
+    transform = np.ones(size)
+    for step, count in zip(*np.unique(steps, return_counts=True), strict=True):
+        transform *= np.cos(angles * step) ** count
+    chances = np.fft.fft(transform).real / size  # of each sum, negative ones at the end
+    sums = np.arange(size)
+    sums[size // 2 + 1 :] -= size
+    found = abs(int(np.sign(pairs[apart]) @ steps))
+    return float(np.clip(chances[np.abs(sums) >= found].sum(), 0.0, 1.0))
+
+
+def contrast(weights: Sequence[float], cells: Sequence[Right], level: float = LEVEL) -> Comparison:
     """A weighted sum of cells' accuracies compared with zero by a t-test; see ``combine``."""
     value, variance, freedom = combine(weights, cells)
     half = float(quantile(freedom, level) * variance**0.5)
@@ -111,36 +205,37 @@ def _wilson(share: float, images: float, z: float) -> Interval:
     return Interval(max(0.0, middle - half), min(1.0, middle + half))
 
 
-def combine(weights: Sequence[float], cells: Sequence[np.ndarray]) -> tuple[float, float, float]:
+def combine(weights: Sequence[float], cells: Sequence[Right]) -> tuple[float, float, float]:
     """A weighted sum of cells' accuracies, its variance, and the degrees of freedom of that.
 
-    Each cell is a ``right``, (S, N), with its own number of seeds and the same N images. Seeds and
-    images are both random, as readers and cases are in the studies for which Hillis (2007,
-    Statistics in Medicine 26:596) derives the degrees of freedom. The scatter of seeds is pooled
-    over the cells. It contains the chance on these images, which is therefore subtracted from the
-    images' part, of which as in Hillis' equations no less than nothing is left.
+    Each cell is a ``right``, (S, N), with its own number of seeds and the same N images, and all
+    are of one score. Seeds and images are both random, as readers and cases are in the studies for
+    which Hillis (2007, Statistics in Medicine 26:596) derives the degrees of freedom. The scatter
+    of seeds is pooled over the cells. It contains the chance on these images, which is therefore
+    subtracted from the images' part, of which as in Hillis' equations no less than nothing is left.
 
     The variance is never 0, however equal the results are: see ``_least_variance``.
     """
-    images = cells[0].shape[1]
-    by_image = np.zeros(images)
+    whole = [weighted(cell) for cell in cells]
+    score = whole[0]
+    by_image = np.zeros(len(score.labels))
     scatter = of_seeds = chance = 0.0
     freedom = 0
-    for weight, right in zip(weights, cells, strict=True):
-        seeds, by_seed = len(right), right.mean(axis=1)
-        by_image += weight * right.mean(axis=0)
+    for weight, cell in zip(weights, whole, strict=True):
+        seeds, by_seed = len(cell), cell.right @ score.weights
+        by_image += weight * cell.right.mean(axis=0)
         of_seeds += weight**2 / seeds
         if seeds > 1:
-            left = right - by_seed[:, None] - right.mean(axis=0) + right.mean()
             # equal seeds have no scatter at all, not even one by rounding
-            scatter += float((by_seed - by_seed[0]).var(ddof=1)) * (seeds - 1)
-            chance += float((left**2).sum()) / max(1, images - 1) / images
+            differences = np.round(by_seed - by_seed[0], 12)
+            scatter += float(differences.var(ddof=1)) * (seeds - 1)
+            chance += _chance_of_seeds(cell.right, score)
             freedom += seeds - 1
-    value = float(by_image.mean())
-    of_images = float(by_image.var(ddof=1)) / images if images > 1 else 0.25
-    of_images = max(of_images, _least_variance(weights, value, images))
+    value = round(float(by_image @ score.weights), 12)
+    of_images = _variance_of_images(by_image, score) if len(by_image) > 1 else 0.25
+    of_images = max(of_images, _least_variance(weights, value, score.images))
     if scatter == 0:
-        return value, of_images, float(max(1, images - 1))
+        return value, of_images, max(1.0, score.images - 1)
     chance *= of_seeds / freedom
     of_seeds *= scatter / freedom
     # never below the images' own variance: seeds that agree by luck prove nothing
@@ -148,7 +243,37 @@ def combine(weights: Sequence[float], cells: Sequence[np.ndarray]) -> tuple[floa
     return value, variance, freedom * (variance / of_seeds) ** 2
 
 
-def _least_variance(weights: Sequence[float], value: float, images: int) -> float:
+def _variance_of_images(values: np.ndarray, score: Weighted, ddof: int = 1) -> float:
+    """The variance, by the choice of images, of a score of values (N,): Σ w_c² s_c² / n_c.
+
+    A class with one image has no variance of its own, and one with few may have none by luck: each
+    borrows ``_BORROWED`` images that are as the score's mean image is.
+    """
+    counts = np.bincount(score.strata)
+    of_class = np.bincount(score.strata, score.weights)
+    borrowed = _BORROWED if len(counts) > 1 else 0
+    total = counts + borrowed
+    middle = np.bincount(score.strata, values) + borrowed * float(values @ score.weights)
+    squares = np.bincount(score.strata, values**2) + borrowed * float(values**2 @ score.weights)
+    variances = (squares - middle**2 / total) / np.maximum(1, total - ddof)
+    return float((of_class**2 * np.maximum(0.0, variances) / counts).sum())
+
+
+def _chance_of_seeds(right: np.ndarray, score: Weighted) -> float:
+    """S−1 times the variance of a seed's score by chance on given images, from (S, N)."""
+    counts = np.bincount(score.strata)
+    of_class = np.bincount(score.strata, score.weights)
+    inside = (score.strata == np.arange(len(counts))[:, None]).astype(float)
+    means = right @ inside.T / counts
+    left = right - means[:, score.strata] - right.mean(axis=0) + means.mean(axis=0)[score.strata]
+    squares = np.bincount(score.strata, (left**2).sum(axis=0))
+    borrowed = _BORROWED if len(counts) > 1 else 0
+    pooled = squares.sum() / max(1, (counts - 1).sum())
+    variances = (squares + borrowed * pooled) / np.maximum(1, counts - 1 + borrowed)
+    return float((of_class**2 * variances / counts).sum())
+
+
+def _least_variance(weights: Sequence[float], value: float, images: float) -> float:
     """The variance of a weighted sum that is ``value`` on each of N images.
 
     Two images are added on which each cell is right by the toss of a coin, so that no agreement is

@@ -22,7 +22,7 @@ from semigrid.data.splits import images_at
 from semigrid.grid.analysis.classes import class_results, confusions
 from semigrid.grid.analysis.numbers import show_interval
 from semigrid.grid.analysis.result_set import FEW_IMAGES, CellResult, ResultSet
-from semigrid.grid.analysis.statistics import LEVEL, accuracy_interval
+from semigrid.grid.analysis.statistics import LEVEL
 from semigrid.grid.experiment.schema import show_percent
 from semigrid.grid.export.check import Check, show_difference
 from semigrid.grid.status.show import show_seconds
@@ -65,9 +65,6 @@ def model_card(
     tested = {each.name for each in classes}
     train = manifest.counts["train"]
     device_seconds: DeviceSeconds = reduce(add, (each.device_seconds for each in chain), {})
-    images = len(predictions.ids)
-    # an interval depends on how many are right, not on which
-    among_five = np.arange(images)[None, :] < round(seed.scores.acc5 * images)
     environment = Environment(
         loader=PackageLoader("semigrid.grid", "export"),
         autoescape=True,  # marks the template's own text as Markdown
@@ -102,7 +99,7 @@ def model_card(
         parameters=parameters,
         check=check,
         scores=seed.scores,
-        acc5_interval=accuracy_interval(among_five),
+        intervals=row.intervals,
         ce_interval=_ce_interval(predictions),
         overconfidence=float(predictions.probabilities.max(axis=1).mean() - row.right.mean()),
         classes=classes,

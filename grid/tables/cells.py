@@ -120,8 +120,12 @@ def _all_columns(results: ResultSet, rows: Sequence[CellResult]) -> CellColumns:
             for metric in SCORES
             for suffix, statistic in (("", "mean"), ("_std", "std"))
         ),
-        Column("acc1_low", lambda row: row.interval and 100 * row.interval.low),
-        Column("acc1_high", lambda row: row.interval and 100 * row.interval.high),
+        *(
+            Column(f"{metric}_{end}", partial(_end, metric=metric, end=end))
+            for metric in SCORES
+            if metric.startswith("acc")
+            for end in ("low", "high")
+        ),
         Column(
             None,
             methodcaller("scores", "acc1_natural"),
@@ -155,6 +159,12 @@ def _all_columns(results: ResultSet, rows: Sequence[CellResult]) -> CellColumns:
         Column(None, _show_trials, "trials"),
         Column(None, lambda row: row.seconds, "time", show_seconds),
     ]
+
+
+def _end(row: CellResult, metric: str, end: str) -> float | None:
+    """An end of a score's interval, in per cent."""
+    interval = row.intervals.get(metric)
+    return None if interval is None else 100 * float(getattr(interval, end))
 
 
 def cells_frame(results: ResultSet, rows: Sequence[CellResult]) -> pd.DataFrame:

@@ -1,4 +1,8 @@
-"""Acc@1 by slice: a score for each value of a column, from the winners' predictions."""
+"""Acc@1 by slice: a score for each value of a column, from the winners' predictions.
+
+It is the share of a slice's images that are right: a slice need not have every class, and classes
+with an image or two in it would decide a balanced score.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -118,7 +122,10 @@ def slices_table(results: ResultSet, name: str) -> Table[CellResult]:
     if not all_results and not results.problems:
         notes.append(f"no cell is finished yet, so there is no accuracy by {name}")
     if any(result.interval for result in all_results):
-        notes.append(f"in brackets: {LEVEL:.0%} intervals")
+        notes.append(
+            f"by {name}: the share of the slice's images that are right, whatever their class; in "
+            f"brackets: {LEVEL:.0%} intervals"
+        )
     records = cell_records(results)
     for record, values in zip(records, by_cell.values(), strict=True):
         record["slices"] = {name: {value: result.facts for value, result in values.items()}}

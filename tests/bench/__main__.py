@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from tests.bench.bucket import DELAY_SECONDS, looking_from_afar
+from tests.bench.coverage import EXPERIMENTS, coverage
 from tests.bench.results import SEEDS, results_speed
 from tests.bench.saving import steps_while_saving
 from tests.bench.scale import GPUS, scale
@@ -120,7 +121,7 @@ def against_goals(title: str, rows: Iterable[tuple[str, str, str]]) -> Table:
 
 
 PARTS = ["steps", "mixing", "saving", "stream", "memory", "trials", "scale", "results", "bucket"]
-PARTS += ["stopping"]
+PARTS += ["stopping", "coverage"]
 
 
 def main() -> None:
@@ -163,6 +164,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="semigrid-bench-") as temporary:
             folder = Path(options.folder or temporary)
             console.print(against_goals("early stopping on digits", early_stopping(folder)))
+    if options.only == "coverage":  # some minutes
+        title = f"95 % intervals and tests at 5 %, {EXPERIMENTS:,} made-up test sets each"
+        console.print(against_goals(title, coverage()))
 
 
 if __name__ == "__main__":

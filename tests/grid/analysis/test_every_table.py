@@ -20,7 +20,13 @@ from semigrid.grid.analysis.comparisons import compare_all
 from semigrid.grid.analysis.labels_saved import labels_needed
 from semigrid.grid.analysis.pool_curve import pool_curve
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
-from semigrid.grid.analysis.statistics import accuracy_interval, compare, contrast
+from semigrid.grid.analysis.statistics import (
+    Right,
+    Weighted,
+    accuracy_interval,
+    compare,
+    contrast,
+)
 from semigrid.grid.experiment.label_count import LabelCount
 from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.report import accuracy
@@ -41,7 +47,7 @@ GRID = [
 ]
 
 
-def check(first: np.ndarray, second: np.ndarray) -> None:
+def check(first: Right, second: Right) -> None:
     """Intervals are within bounds and hold the estimate; p-values are probabilities."""
     for right in (first, second):
         interval, share = accuracy_interval(right), right.mean()
@@ -54,6 +60,22 @@ def check(first: np.ndarray, second: np.ndarray) -> None:
     assert 0 <= found.p <= 1 and found.p == pytest.approx(other.p)
     assert found.interval.high - found.interval.low > 0.1
     assert found.interval.low == pytest.approx(-other.interval.high)
+
+
+@given(
+    seeds=st.integers(1, 4), classes=st.integers(1, 3), natural=st.booleans(), number=st.integers(0)
+)
+def test_weighted_tables_of_all_shapes(
+    seeds: int, classes: int, natural: bool, number: int
+) -> None:
+    draw = np.random.default_rng(number)
+    labels = draw.integers(classes, size=draw.integers(1, 7))
+    shares = draw.random(classes) ** 4 + 1e-3 if natural else np.ones(classes)
+    likely = draw.choice([0.0, 0.5, 0.9, 1.0], 2)
+    check(
+        Weighted(draw.random((seeds, len(labels))) < likely[0], labels, shares),
+        Weighted(draw.random((draw.integers(1, 5), len(labels))) < likely[1], labels, shares),
+    )
 
 
 def finite(*numbers: float | None) -> None:
@@ -126,7 +148,7 @@ class Grid:
         shares = changed.manifest.class_shares
         where = [None if number % 3 == 2 else "xy"[number % 2] for number in range(len(labels))]
         ids = [str(number) for number in range(len(labels))]
-        test_set = analysed.TestSet(ids, labels, names, {"where": where})
+        test_set = analysed.TestSet(ids, labels, names, {"where": where}, shares)
         rows = [
             CellResult(
                 cell=cell,
@@ -141,10 +163,11 @@ class Grid:
                 device_seconds={"cpu": 1.0},
                 failure=None,
                 seeds=[analysed.reduced(table, shares) for table in tables],
+                test_set=test_set,
             )
             for cell, tables in zip(plan.cells, predictions, strict=True)
         ]
-        standings = compare_all({row.cell: row.right for row in rows})
+        standings = compare_all({row.cell: row.balanced for row in rows})
         return ResultSet(
             replace(self.study, plan=plan), {"digits": test_set}, rows, standings, [], {}
         )
