@@ -118,10 +118,10 @@ def _lines(study: StudyState, counts: Mapping[str, int], without_data: bool) -> 
     else:
         yield f"{counts['forwards']:,} forwards of an image in all; a backward counts as two"
         for name, dataset in experiment.datasets.items():
-            manifest = dataset.manifest
+            manifest, used = dataset.manifest, labels_used(experiment, name, Fraction(1))
             yield (
-                f"dataset {name}: {labels_used(experiment, name, Fraction(1))} (train and val), "
-                f"{len(manifest.classes)} classes, pool {manifest.pool:,} "
+                f"dataset {name}: {used.total:,} labels ({used}), {len(manifest.classes)} "
+                f"classes, pool {manifest.pool:,} "
                 f"(100% is {experiment.pool_unit(name):,}), {manifest.license}, "
                 f"fingerprint {manifest.fingerprint[:12]}"
             )

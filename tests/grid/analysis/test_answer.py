@@ -247,3 +247,19 @@ def test_an_experiment_without_unlabelled_images_has_no_answer(tmp_path: Path) -
     grid.finish("digits/vit/100%", 150)
     assert answer(grid.results()).headlines == []
     assert "no model of this experiment" in semigrid("answer", str(grid.file)).stdout
+
+
+def test_a_nested_val_counts_less_and_grows_with_what_is_needed(tmp_path: Path) -> None:
+    grid = FinishedGrid(tmp_path, validation="nested")
+    for fraction, vit, semi in (("25%", 100, 133), ("100%", 160, 178)):
+        grid.finish(f"digits/vit/{fraction}", vit)
+        grid.finish(f"digits/semi-vit/{fraction}/100%", semi)
+    found = {saving.row.cell.name: saving for saving in answer(grid.results()).savings}
+    quarter = found["digits/semi-vit/25%/100%"]
+    # of 15, 16, 13, 16, 15, 13, 19, 14, 12, 18: 4 + 4 + 3 + 4 + 4 + 3 + 5 + 4 + 3 + 5
+    assert (quarter.row.label_count.train, quarter.row.label_count.val) == (63, 39)
+    # ViT's odds go from 1 to 4 over 63 to 246 labels of train, and are 1.985 about half way there:
+    # 63 · (246 / 63) ** (log 1.985 / log 4) = 124, with half of val, which is 78
+    assert quarter.needed is not None
+    assert quarter.needed.labels == pytest.approx(124 + 78, rel=0.05)
+    assert quarter.saved == quarter.needed.labels - (63 + 39)
