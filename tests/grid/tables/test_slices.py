@@ -173,7 +173,11 @@ def test_mean_and_spread_over_seeds_largest_slices_first(aprons: Finished) -> No
     )
     assert full.endswith("| 54 | — | — | — | — | — | — |")
     note = "* fewer than 30 test images: take these scores as a hint"
-    assert table.all_notes[:-1] == [note, "in brackets: 95% intervals"]
+    assert table.all_notes[:-1] == [
+        note,
+        "by marketplace: the share of the slice's images that are right, whatever their class; in "
+        "brackets: 95% intervals",
+    ]
     assert to_markdown(table).splitlines()[5] == "\\" + note
     assert "north (40)" in aprons.printed(80) and "77.50 ± 3.54" in aprons.printed(80)
 
