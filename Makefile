@@ -28,7 +28,7 @@ wheel: $(READY)
 	@$(BIN)/uv build --quiet --wheel --out-dir dist
 	@ls dist/*.whl
 
-# The paper's grid on real handwritten digits: 12 cells, no download, results in results/.
+# The paper's grid on real handwritten digits: 12 cells, 4 controls, no download, results in results/.
 quickstart: $(READY)
 	$(BIN)/semigrid run grid/experiments/quickstart.yaml
 

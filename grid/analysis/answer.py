@@ -103,7 +103,7 @@ def answer(results: ResultSet, margin: float = MARGIN) -> Answer:
         found.savings.extend(savings)
         found.pools.extend(pools)
         found.claims.extend(_claims(match, pools, margin))
-    for row in results.best:
+    for row in _best_without_controls(results):
         classes = class_results(results, row)
         rare = {each.name: each.right for each in classes if each.train_share < RARE}
         found.claims.append(rare_classes_fail(row.cell.dataset, row.cell.name, rare, RARE))
@@ -119,18 +119,29 @@ def _needed(results: ResultSet, match: _Match, row: CellResult) -> Needed | None
 
 
 def _matches(results: ResultSet) -> Iterator[_Match]:
+    cells = [row for row in results.rows if row.cell.control is None]
+
     def finished(dataset: str, model: str) -> list[CellResult]:
-        of_dataset = [row for row in results.rows if row.cell.dataset == dataset]
+        of_dataset = [row for row in cells if row.cell.dataset == dataset]
         rows = [row for row in of_dataset if row.cell.model == model and row.has_predictions]
         return sorted(rows, key=lambda row: (row.labeled_images, row.pool_images or 0))
 
-    asked = {(row.cell.dataset, row.cell.model) for row in results.rows}
+    asked = {(row.cell.dataset, row.cell.model) for row in cells}
     for dataset in results.datasets:
         for model, config in results.plan.experiment.file.models.items():
             has_pool = METHODS[config.method].needs_pool
             if config.from_ is not None and has_pool and (dataset, model) in asked:
                 semi, base = finished(dataset, model), finished(dataset, config.from_)
                 yield _Match(dataset, model, config.from_, semi, base)
+
+
+def _best_without_controls(results: ResultSet) -> Iterator[CellResult]:
+    """The best cell of each dataset that has a finished one, controls aside."""
+    cells = [row for row in results.rows if row.cell.control is None and row.has_predictions]
+    for dataset in results.datasets:
+        of_dataset = [row for row in cells if row.cell.dataset == dataset]
+        if of_dataset:
+            yield max(of_dataset, key=lambda row: row.balanced.mean())
 
 
 def _headline(match: _Match, savings: list[Saving], margin: float) -> Headline:

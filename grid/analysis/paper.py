@@ -61,6 +61,8 @@ def paper_tasks(asked: Sequence[str], experiment: Experiment) -> dict[str, str]:
 
 def paper_acc1(cell: Cell, task: str, experiment: Experiment) -> float | None:
     """The paper's value for such a cell, in per cent; None where it has none."""
+    if cell.control is not None:
+        return None
     if cell.unlabeled is not None and cell.unlabeled != 1:
         of_aprons = task == "apron-food-bib-pattern" and cell.labels == Fraction(1, 2)
         return _BY_POOL.get(cell.unlabeled) if of_aprons else None

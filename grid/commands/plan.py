@@ -98,12 +98,11 @@ def show_plan(study: OpenStudy, without_data: bool = False, as_json: bool = Fals
 def _lines(study: StudyState, counts: Mapping[str, int], without_data: bool) -> Iterator[str]:
     """Cells, trainings, datasets and weights."""
     experiment = study.plan.experiment
-    parents, seeds = counts["searches"] - counts["cells"], counts["seeds"]
+    cells, controls, seeds = counts["cells"], counts["controls"], counts["seeds"]
+    parents = counts["searches"] - cells - controls
+    shown = f"{cells} cells" + (f" and {controls} controls" if controls else "")
     extra = f" and {parents} searches that cells start from" if parents else ""
-    yield (
-        f"{experiment.file.name}: {counts['cells']} cells{extra}, {counts['cells_finished']} "
-        "finished"
-    )
+    yield (f"{experiment.file.name}: {shown}{extra}, {counts['cells_finished']} finished")
     yield (
         f"{counts['trainings']:,} trainings: {counts['trials_per_search']} trials per cell"
         + (f", winners on {seeds} seeds" if seeds > 1 else "")

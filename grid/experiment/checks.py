@@ -60,6 +60,7 @@ def problems_of(experiment: Experiment) -> list[str]:
             except InputError as error:
                 problems.append(f"models.{name}.recipe.{error}")
     problems += space_problems(file, recipes)
+    problems += _control_problems(file)
     for number, entry in enumerate(file.grid):
         for name in entry.datasets or file.datasets:
             if name in experiment.datasets:  # else it could not be opened, or is misspelt
@@ -149,6 +150,22 @@ def _grid_problems(file: ExperimentFile) -> Iterator[str]:
             seen.add(cell)
 
 
+def _control_problems(file: ExperimentFile) -> Iterator[str]:
+    """Controls of nothing, and controls of trainings whose length is searched."""
+    asked = dict.fromkeys(entry.model for entry in file.grid if entry.model in file.models)
+    with_pool = [name for name in asked if METHODS[file.models[name].method].needs_pool]
+    if file.controls and not with_pool:
+        yield "controls: no model of grid uses unlabelled images; take this key out"
+    if "compute" in file.controls:
+        for name in with_pool:
+            for key in (name, file.models[name].method):
+                if file.search.space.get(key, {}).get("epochs") is not None:
+                    yield (
+                        f"search.space.{key}.epochs: take it out, or compute out of controls: a "
+                        "compute control is as long as the recipe says, not as its best trial"
+                    )
+
+
 def _size_problems(experiment: Experiment, number: int, name: str) -> Iterator[str]:
     """Label fractions and multipliers of a grid entry that are too small or large for a dataset."""
     entry, manifest = experiment.file.grid[number], experiment.datasets[name].manifest
@@ -179,7 +196,6 @@ def _schedule_problems(
     """What is wrong with the resolved recipes of an entry's cells and of those they start from."""
     config = experiment.file.models.get(entry.model)
     parent = None if config is None else config.from_
-    unit = experiment.pool_unit(name)
     for model in (entry.model, parent):
         if model not in recipes:
             continue
@@ -188,19 +204,25 @@ def _schedule_problems(
         try:
             for fraction, multiplier in product(entry.labels, multipliers or [Fraction(1)]):
                 images = labeled_images(experiment.datasets[name], fraction)
-                pool = pool_subset(unit, multiplier)
+                pool = experiment.epoch_pool(name, multiplier)
                 resolved = resolve(recipe, method, max(1, images), max(1, pool))
                 yield from _worker_problems(experiment, model, resolved)
+                if "compute" in experiment.file.controls and model != entry.model:
+                    yield from _worker_problems(experiment, entry.model, resolved, model)
         except ValueError as error:
             yield f"models.{model}.recipe: {error}"
 
 
-def _worker_problems(experiment: Experiment, model: str, resolved: Recipe) -> Iterator[str]:
+def _worker_problems(
+    experiment: Experiment, model: str, resolved: Recipe, start: str | None = None
+) -> Iterator[str]:
+    """Workers of a model that cannot share its batch or, in its control, that of its ``start``."""
     workers = experiment.train_of(model).workers
     if resolved.batch_size % workers:
         own = experiment.file.models[model].train
         key = f"models.{model}.train" if own and "workers" in own.model_fields_set else "train"
+        whose = model if start is None else f"{model}'s compute control, as of {start},"
         yield (
-            f"{key}.workers: {workers}: the global batch of {model} is {resolved.batch_size} "
+            f"{key}.workers: {workers}: the global batch of {whose} is {resolved.batch_size} "
             "images, which must divide by the number of workers; change it, or recipe.batch_size"
         )

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from semigrid.data.schema import Dataset
+from semigrid.data.splits import pool_subset
 from semigrid.data.storage import open_storage
 from semigrid.grid.experiment.schema import ExperimentFile, ModelConfig
 from semigrid.trainers.methods import published
@@ -44,6 +46,11 @@ class Experiment:
     def pool_unit(self, name: str) -> int:
         """Pool images that the multiplier 100 % means."""
         return self.file.datasets[name].pool_unit or self.datasets[name].manifest.pool_unit
+
+    def epoch_pool(self, name: str, multiplier: Fraction) -> int:
+        """Pool images that make an epoch: those of 100 %, unless ``steps_follow_pool``."""
+        followed = multiplier if self.file.steps_follow_pool else Fraction(1)
+        return pool_subset(self.pool_unit(name), followed)
 
     def backbone_of(self, model: str) -> ModelConfig:
         """The model that gives a model its backbone: itself, or the one it comes ``from``."""

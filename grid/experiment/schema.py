@@ -38,6 +38,8 @@ LabelFraction = Annotated[Fraction, BeforeValidator(_percent), AfterValidator(_f
 Multiplier = Annotated[Fraction, BeforeValidator(_percent), AfterValidator(_multiplier)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Trainings beside a cell with a pool that show what of its score is not the pool's doing.
+Control = Literal["compute", "labeled-pool"]
 
 
 def show_percent(value: Fraction) -> str:
@@ -140,6 +142,12 @@ class ExperimentFile(Section):
     With ``validation: nested``, val shrinks with the label fraction as train does, class by class;
     ``fixed`` is the paper's: the whole of val chooses at every fraction. ``prices`` are per
     device-hour, in any currency, by the device's name in the ledger.
+
+    ``controls`` adds cells beside each cell that learns from a pool: ``compute`` fine-tunes the
+    same start on the labelled images alone for as many forwards, ``labeled-pool`` is the same
+    training with its own labelled images as the pool. With ``steps_follow_pool`` a training with
+    300 % of the pool takes three times the steps, as in the paper; by default it takes those of
+    100 %, so that cells differ in their pool only.
     """
 
     name: Name
@@ -149,6 +157,8 @@ class ExperimentFile(Section):
     search: SearchConfig = SearchConfig()
     validation: Literal["fixed", "nested"] = "fixed"
     seeds: int = Field(1, gt=0, le=1000)
+    controls: list[Control] = []
+    steps_follow_pool: bool = False
     train: TrainOptions = TrainOptions()
     trackers: list[Literal["optuna", "tensorboard", "mlflow", "wandb"]] = ["optuna", "tensorboard"]
     prices: dict[str, Price] = {}

@@ -1,6 +1,8 @@
 """Charts of accuracy: over labels, over the pool, by class and slice, calibration, confusions."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import get_args
 
 import numpy as np
 
@@ -9,6 +11,7 @@ from semigrid.grid.analysis.classes import class_results, confusion_matrix, conf
 from semigrid.grid.analysis.numbers import show_interval, show_scores
 from semigrid.grid.analysis.result_set import FEW_IMAGES, CellResult, ResultSet
 from semigrid.grid.analysis.statistics import mean
+from semigrid.grid.experiment.schema import Control
 from semigrid.grid.report.charts import (
     COLORS,
     Chart,
@@ -36,20 +39,23 @@ def accuracy_by_labels(results: ResultSet, dataset: str) -> Chart:
         return Chart(title, "no cell is finished yet")
     joined: list[Series] = []
     larger: list[Series] = []
-    for model in results.plan.experiment.file.models:
+    models, kinds = results.plan.experiment.file.models, (None, *get_args(Control))
+    for model, control in product(models, kinds):
         of_model = sorted(
-            (row for row in rows if row.cell.model == model),
+            (row for row in rows if (row.cell.model, row.cell.control) == (model, control)),
             key=lambda row: (row.labeled_images, row.pool_images or 0),
         )
         smallest = {row.cell.labels: row for row in reversed(of_model)}
         line = [row for row in of_model if row is smallest[row.cell.labels]]
         rest = [row for row in of_model if row is not smallest[row.cell.labels]]
         color = len(joined)
+        name = model if control is None else f"{model}, control: {control}"
         if line:
-            joined.append(_over("labeled_images", model, line, color))
+            joined.append(_over("labeled_images", name, line, color))
         if rest:
-            name = f"{model}, larger pools"
-            larger.append(_over("labeled_images", name, rest, color, joined=False))
+            larger.append(
+                _over("labeled_images", f"{name}, larger pools", rest, color, joined=False)
+            )
     numbers = sorted({row.labeled_images for row in rows})
     ends = f"{numbers[0]:,} to {numbers[-1]:,}" if len(numbers) > 1 else f"{numbers[0]:,}"
     best = max(rows, key=lambda row: row.mean("acc1") or 0)

@@ -80,6 +80,8 @@ def importance(results: ResultSet, model: str) -> Chart:
     by_cell: list[dict[str, float]] = []
     most = 0
     for state in _states(results, model):
+        if state.search.cell.control is not None:  # another method's, or another pool's
+            continue
         space = space_of(results.plan, state.search)
         trials = [
             frozen(record, trial.cutoffs, space)

@@ -154,7 +154,7 @@ def _differences(before: TrialSpec, after: TrialSpec) -> list[KeyChange]:
 
 
 def _key_changes(before: Experiment, after: Experiment) -> list[KeyChange]:
-    """Keys in which two files differ, apart from the grid; defaults and recipes are filled in."""
+    """Keys in which two files differ, but for the cells; defaults and recipes are filled in."""
     one, other = _effective(before), _effective(after)
     for part in ("models", "datasets"):  # a new or removed one is a line, not all its defaults
         for name in one[part].keys() ^ other[part].keys():
@@ -174,7 +174,8 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[KeyChange]:
 
 
 def _effective(experiment: Experiment) -> dict[str, Any]:
-    content = experiment.file.model_dump(mode="json", by_alias=True, exclude={"grid", "storage"})
+    left_out = {"grid", "controls", "storage"}
+    content = experiment.file.model_dump(mode="json", by_alias=True, exclude=left_out)
     for name, model in content["models"].items():
         own = experiment.file.models[name].train
         model["train"] = {} if own is None else own.model_dump(mode="json", exclude_unset=True)

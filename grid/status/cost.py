@@ -33,7 +33,10 @@ ASSUMPTION = (
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the remaining trainings of one model take; ``device_seconds`` is None if unknown."""
+    """What the remaining trainings of one model, or of its controls of one kind, take.
+
+    ``device_seconds`` is None if unknown.
+    """
 
     model: str
     trainings: Count
@@ -79,17 +82,21 @@ def estimate(study: StudyState, count_flops: bool) -> list[Estimate]:
         if trainings := study.trainings_left(search.name):
             # the parent's identity changes no cost
             spec = study.plan.spec(search, {}, 0, "a parent" if search.parent else None)
-            left.setdefault(search.cell.model, []).append((search, spec, trainings))
-    models = study.plan.experiment.file.models
-    return [_of_model(study, m, left[m], count_flops) for m in models if m in left]
+            # controls of one kind cost alike, and not as the cells beside them
+            cell = search.cell
+            name = cell.model if cell.control is None else f"{cell.model}, {cell.control}"
+            left.setdefault(name, []).append((search, spec, trainings))
+    order = list(study.plan.experiment.file.models)
+    names = sorted(left, key=lambda name: order.index(left[name][0][0].cell.model))
+    return [_of_model(study, name, left[name], count_flops) for name in names]
 
 
 def _of_model(
-    study: StudyState, model: str, left: list[tuple[Search, TrialSpec, int]], count_flops: bool
+    study: StudyState, name: str, left: list[tuple[Search, TrialSpec, int]], count_flops: bool
 ) -> Estimate:
     """The estimate of ``left``: searches, one trial of each, and how many trainings remain."""
     experiment, (search, first, _) = study.plan.experiment, left[0]
-    on_gpus = experiment.train_of(model).gpus_per_worker > 0
+    on_gpus = experiment.train_of(search.cell.model).gpus_per_worker > 0
     kind = _kind(first)
     samples = [
         record
@@ -114,14 +121,14 @@ def _of_model(
         per_step = {} if on_gpus else {"cpu": STEP_CORE_SECONDS}
     else:
         why = "no trial has finished yet; semigrid plan estimates from FLOPs"
-        return Estimate(model, count, None, why)
+        return Estimate(name, count, None, why)
     if per_forward is None:
-        return Estimate(model, count, None, "its FLOPs cannot be counted")
+        return Estimate(name, count, None, "its FLOPs cannot be counted")
     passes = sum(share * n * spec.forwards for _, spec, n in left)
     steps = sum(share * n * spec.recipe.total_steps for _, spec, n in left)
     seconds = {kind: passes * each for kind, each in per_forward.items()}
     seconds = add(seconds, {kind: steps * each for kind, each in per_step.items()})
-    return Estimate(model, count, seconds, basis)
+    return Estimate(name, count, seconds, basis)
 
 
 def _kind(spec: TrialSpec) -> tuple[Any, ...]:

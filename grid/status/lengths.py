@@ -7,7 +7,6 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from semigrid.grid.experiment.checks import labeled_images
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.trainers.methods import METHODS, epochs_of, resolve
 
@@ -22,7 +21,7 @@ class CellLength:
         cell: the cell's name.
         batch_size: labelled images in a step, over all workers.
         pool_batch_size: unlabelled images in a step; None for methods without a pool.
-        epochs: passes over the labelled set, or over the pool.
+        epochs: passes over the labelled set, or over the cell's own pool.
         published: of ``batch_size``, ``steps``, ``warmup_steps`` and ``ema_decay``, the published
             values that were fitted to a small set (docs/recipes.md).
     """
@@ -46,10 +45,11 @@ def lengths(plan: Plan) -> list[CellLength]:
 
 def _length(plan: Plan, search: Search) -> CellLength:
     spec = plan.spec(search, {}, 0, "a parent" if search.parent else None)
-    recipe, dataset = spec.recipe, plan.experiment.datasets[search.cell.dataset]
-    sizes = labeled_images(dataset, search.cell.labels), spec.pool_images or 0
+    recipe = spec.recipe
+    images, epoch_pool = plan.labeled(search.cell), plan.epoch_pool(search.cell)
     fitted, unfitted = (
-        resolve(plan.recipe(search), spec.method, *sizes, fit=fit) for fit in (True, False)
+        resolve(plan.recipe(search), spec.method, images, epoch_pool, fit=fit)
+        for fit in (True, False)
     )
     return CellLength(
         cell=search.name,
@@ -57,7 +57,7 @@ def _length(plan: Plan, search: Search) -> CellLength:
         warmup_steps=recipe.warmup_steps or 0,
         batch_size=recipe.batch_size,
         pool_batch_size=recipe.pool_batch_size if METHODS[spec.method].needs_pool else None,
-        epochs=epochs_of(recipe, spec.method, *sizes),
+        epochs=epochs_of(recipe, spec.method, images, spec.pool_images or 0),
         ema_decay=recipe.ema_decay or 0.0,
         published={
             name: getattr(unfitted, name)

@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 
@@ -12,8 +12,8 @@ from semigrid.grid.experiment.checks import labeled_images
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.experiment.label_count import val_fraction
 from semigrid.grid.experiment.messages import nearest
-from semigrid.grid.experiment.schema import show_percent
-from semigrid.trainers.methods import METHODS, resolve
+from semigrid.grid.experiment.schema import Control, show_percent
+from semigrid.trainers.methods import METHODS, MethodName, lengthened, resolve
 from semigrid.trainers.options import uses_ray_stream
 from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.trial.identity import TrialSpec
@@ -22,19 +22,25 @@ from semigrid.trainers.trial.job import Place
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of the results table: dataset × model × label fraction × unlabelled multiplier."""
+    """One row of the results table: dataset × model × label fraction × unlabelled multiplier.
+
+    A control has the model, fraction and multiplier of the cell that it is a control of.
+    """
 
     dataset: str
     model: str
     labels: Fraction
     unlabeled: Fraction | None  # None for finetune
+    control: Control | None = None
 
     @property
     def name(self) -> str:
-        """``aprons/semi-vit/50%/300%``."""
+        """``aprons/semi-vit/50%/300%``; of a control ``aprons/semi-vit/50%/300%/compute``."""
         parts = [self.dataset, self.model, show_percent(self.labels)]
         if self.unlabeled is not None:
             parts.append(show_percent(self.unlabeled))
+        if self.control is not None:
+            parts.append(self.control)
         return "/".join(parts)
 
 
@@ -46,7 +52,7 @@ class Search:
         parent: the search whose winner its trials start from.
         in_table: whether the file's grid has this cell; False for one that only others start from.
         neighbor: name of the search with the next smaller label fraction or, at the smallest, with
-            the next smaller pool.
+            the next smaller pool; of a control, among controls of its kind.
     """
 
     cell: Cell
@@ -99,40 +105,92 @@ class Plan:
         file = self.experiment.file
         return {name: self.experiment.recipe_of(name) for name in file.models}
 
+    @cached_property
+    def _longer(self) -> dict[Cell, Recipe]:
+        """The recipes of compute controls, as long as the semi-supervised ones beside them."""
+        return {cell: self._longer_recipe(cell) for cell in self.cells if cell.control == "compute"}
+
+    def _longer_recipe(self, cell: Cell) -> Recipe:
+        model = self.source_model(cell)
+        method = self.experiment.file.models[cell.model].method
+        beside = self._resolved(cell, method, self._recipes[cell.model])
+        forwards = METHODS[method].forwards_per_step(beside) * beside.total_steps
+        return lengthened(self._recipes[model], self.method(cell), self.labeled(cell), forwards)
+
+    def control_of(self, cell: Cell, control: Control) -> Cell | None:
+        """The control of this kind that stands beside a cell; None if there is none.
+
+        Cells that take the same steps on the same labels share theirs, whatever their pools.
+        """
+        alike = (cell.dataset, cell.model, cell.labels)
+        found = [
+            each
+            for each in self.cells
+            if each.control == control and (each.dataset, each.model, each.labels) == alike
+        ]
+        exact = [each for each in found if each.unlabeled == cell.unlabeled]
+        return next(iter(exact or found), None)
+
+    def source_model(self, cell: Cell) -> str:
+        """The model whose method, recipe and search space a cell has.
+
+        Its own or, for a compute control, the one that its own starts from.
+        """
+        start = self.experiment.file.models[cell.model].from_
+        return start if cell.control == "compute" and start is not None else cell.model
+
+    def method(self, cell: Cell) -> MethodName:
+        """The method of a cell's trainings."""
+        return self.experiment.file.models[self.source_model(cell)].method
+
+    def labeled(self, cell: Cell) -> int:
+        """How many labelled images a cell trains on."""
+        return labeled_images(self.experiment.datasets[cell.dataset], cell.labels)
+
     def recipe(self, search: Search) -> Recipe:
-        """The model's recipe, which the search varies; not resolved."""
+        """The recipe which the search varies; not resolved."""
+        if search.cell.control == "compute":
+            return self._longer[search.cell]
         return self._recipes[search.cell.model]
 
     def pool_images(self, search: Search) -> int | None:
-        if search.cell.unlabeled is None:
+        """How many unlabelled images the search's trainings see; None where they see none."""
+        cell = search.cell
+        if cell.unlabeled is None or cell.control == "compute":
             return None
-        return pool_subset(self.experiment.pool_unit(search.cell.dataset), search.cell.unlabeled)
+        if cell.control == "labeled-pool":
+            return self.labeled(cell)
+        return pool_subset(self.experiment.pool_unit(cell.dataset), cell.unlabeled)
+
+    def epoch_pool(self, cell: Cell) -> int:
+        """Pool images by which an epoch is counted; those of the cell beside, for a control."""
+        if cell.unlabeled is None:
+            return 0
+        return self.experiment.epoch_pool(cell.dataset, cell.unlabeled)
+
+    def _resolved(self, cell: Cell, method: MethodName, recipe: Recipe) -> Recipe:
+        return resolve(recipe, method, self.labeled(cell), self.epoch_pool(cell))
 
     def spec(
         self, search: Search, params: dict[str, float], seed: int, parent_id: str | None
     ) -> TrialSpec:
         """The trial with these hyper-parameters over the search's recipe."""
         file, cell = self.experiment.file, search.cell
-        model, backbone = file.models[cell.model], self.experiment.backbone_of(cell.model)
+        method, backbone = self.method(cell), self.experiment.backbone_of(cell.model)
         dataset = self.experiment.datasets[cell.dataset]
-        pool_images = self.pool_images(search)
-        recipe = resolve(
-            self.recipe(search).model_copy(update=params),
-            model.method,
-            labeled_images(dataset, cell.labels),
-            pool_images or 0,
-        )
+        recipe = self._resolved(cell, method, self.recipe(search).model_copy(update=params))
         weights = self.experiment.weights_of(cell.model)
         start = "timm" if backbone.pretrained is True else f"sha256:{weights and weights.sha256}"
         assert backbone.backbone is not None
         return TrialSpec(
             dataset=dataset.manifest.fingerprint,
             labels=str(cell.labels),
-            pool_images=pool_images,
+            pool="labeled" if cell.control == "labeled-pool" else "unlabeled",
+            pool_images=self.pool_images(search),
             backbone=backbone.backbone,
             backbone_args=backbone.backbone_args,
             weights="random" if weights is None else start,
-            method=model.method,
+            method=method,
             recipe=recipe,
             precision=file.train.precision,
             seed=seed,
@@ -164,7 +222,8 @@ class Plan:
     def streams_pool(self) -> bool:
         """Whether Ray Data streams the pool of any cell."""
         stream = self.experiment.file.train.stream
-        names = {s.cell.dataset for s in self.searches if s.cell.unlabeled is not None}
+        cells = [s.cell for s in self.searches if s.cell.control is None]
+        names = {cell.dataset for cell in cells if cell.unlabeled is not None}
         return any(uses_ray_stream(stream, self.experiment.datasets[name]) for name in names)
 
     def priorities(self) -> dict[str, int]:
@@ -179,8 +238,10 @@ class Plan:
     def counts(self) -> dict[str, int]:
         """Counts for ``semigrid plan``; ``trainings_unshared`` if every cell trained its parent."""
         each, rows = self.trainings_per_search, [s for s in self.searches if s.in_table]
+        controls = sum(cell.control is not None for cell in self.cells)
         return {
-            "cells": len(self.cells),
+            "cells": len(self.cells) - controls,
+            "controls": controls,
             "searches": len(self.searches),
             "trials_per_search": self.trials,
             "seeds": self.experiment.file.seeds,
@@ -202,7 +263,21 @@ def _cells(experiment: Experiment) -> list[Cell]:
                 for fraction in entry.labels
                 for multiplier in multipliers
             ]
-    return cells
+    return [each for cell in cells for each in (cell, *_controls(experiment, cell, cells))]
+
+
+def _controls(experiment: Experiment, cell: Cell, cells: list[Cell]) -> list[Cell]:
+    """The controls of a cell, without those that cells with a smaller pool have already.
+
+    Neither control sees the pool: they differ between two pools only where their steps do.
+    """
+    file = experiment.file
+    if cell.unlabeled is None:
+        return []
+    alike = [c for c in cells if replace(c, unlabeled=cell.unlabeled) == cell]
+    if not file.steps_follow_pool and any((c.unlabeled or 0) < cell.unlabeled for c in alike):
+        return []
+    return [replace(cell, control=control) for control in dict.fromkeys(file.controls)]
 
 
 def _searches(experiment: Experiment, cells: list[Cell]) -> list[Search]:
@@ -213,7 +288,7 @@ def _searches(experiment: Experiment, cells: list[Cell]) -> list[Search]:
     in_table = set(cells)
     pairs = [each for cell in cells for each in (parent_of(cell), cell)]
     wanted = list(dict.fromkeys(cell for cell in pairs if cell is not None))
-    # no parent has a parent of its own
+    # no parent has a parent of its own (experiment.checks)
     wanted.sort(key=lambda c: (parent_of(c) is not None, c.labels, c.unlabeled or Fraction(0)))
     searches: dict[Cell | None, Search] = {}
     for cell in wanted:
@@ -223,7 +298,10 @@ def _searches(experiment: Experiment, cells: list[Cell]) -> list[Search]:
 
 
 def _neighbor(cell: Cell, cells: list[Cell]) -> str | None:
-    alike = [c for c in cells if (c.dataset, c.model) == (cell.dataset, cell.model)]
+    def series(each: Cell) -> tuple[str, str, Control | None]:
+        return each.dataset, each.model, each.control
+
+    alike = [c for c in cells if series(c) == series(cell)]
     fewer = [c for c in alike if c.unlabeled == cell.unlabeled and c.labels < cell.labels]
     if fewer:
         return max(fewer, key=lambda c: c.labels).name

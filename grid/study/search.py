@@ -77,8 +77,8 @@ def search_space(method: MethodName, recipe: Recipe, ranges: Mapping[str, Range]
 
 def space_of(plan: Plan, search: Search) -> Space:
     """The space that a search's trials are drawn from."""
-    file, model = plan.experiment.file, search.cell.model
-    method, by_name = file.models[model].method, file.search.space
+    model, by_name = plan.source_model(search.cell), plan.experiment.file.search.space
+    method = plan.method(search.cell)
     ranges = {**by_name.get(method, {}), **by_name.get(model, {})}
     return search_space(method, plan.recipe(search), ranges)
 

@@ -41,10 +41,11 @@ def cell_columns(rows: Sequence[CellResult]) -> CellColumns:
         Column("model", lambda row: row.cell.model, "model", is_name=True),
         Column("labels", lambda row: show_percent(row.cell.labels), "labels"),
         *label_count_columns("images", lambda row: row.label_count),
+        Column("unlabeled", _unlabeled, "unlabelled"),
         Column(
-            "unlabeled",
-            lambda row: show_percent(row.cell.unlabeled) if row.cell.unlabeled else None,
-            "unlabelled",
+            "control",
+            lambda row: row.cell.control,
+            "control" if any(row.cell.control for row in rows) else None,
         ),
         Column("pool_images", lambda row: row.pool_images),
         Column("state", lambda row: row.state),
@@ -72,6 +73,13 @@ def label_notes(header: str, rows: Sequence[CellResult]) -> list[str]:
         for dataset, row in smallest.items()
     ]
     return [f"{header}: all labels used, of train and val: {'; '.join(examples)}"] if rows else []
+
+
+def _unlabeled(row: CellResult) -> str | None:
+    """The multiplier; None for a control, which sees none of the pool."""
+    if row.cell.unlabeled is None or row.cell.control is not None:
+        return None
+    return show_percent(row.cell.unlabeled)
 
 
 def acc1_column(results: ResultSet) -> Column[CellResult]:

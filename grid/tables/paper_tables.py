@@ -27,7 +27,8 @@ def labels_table(results: ResultSet) -> Table[LabelsRow]:
     Where cells differ in their pool only, the one with the smallest is shown.
     """
     rows: dict[tuple[str, Fraction], LabelsRow] = {}
-    for row in sorted(results.rows, key=lambda row: row.cell.unlabeled or 0):
+    cells = [row for row in results.rows if row.cell.control is None]
+    for row in sorted(cells, key=lambda row: row.cell.unlabeled or 0):
         of_model = rows.setdefault((row.cell.model, row.cell.labels), {})
         of_model.setdefault(row.cell.dataset, row)
     models = list(results.plan.experiment.file.models)
@@ -78,7 +79,7 @@ def pool_table(results: ResultSet) -> Table[CellResult]:
     """
     groups: dict[tuple[str, str, Fraction], list[CellResult]] = {}
     for row in results.rows:
-        if row.cell.unlabeled is not None:
+        if row.cell.unlabeled is not None and row.cell.control is None:
             key = row.cell.dataset, row.cell.model, row.cell.labels
             groups.setdefault(key, []).append(row)
     rows = [

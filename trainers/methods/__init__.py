@@ -22,6 +22,7 @@ __all__ = [
     "MethodName",
     "Space",
     "epochs_of",
+    "lengthened",
     "published",
     "resolve",
     "why_unused",
@@ -121,6 +122,25 @@ def _epoch(
     if METHODS[method].needs_pool:
         return pool_images, recipe.unlabeled_ratio
     return labeled_images, 1
+
+
+def lengthened(recipe: Recipe, method: MethodName, labeled_images: int, forwards: int) -> Recipe:
+    """The recipe with the number of steps that costs ``forwards``, rounded, and one at least.
+
+    A method without a pool; the warm-up keeps its share of the steps. Raises ``ValueError`` as
+    ``resolve`` does.
+
+    Args:
+        labeled_images: size of the labelled set.
+        forwards: of one image, a backward counting two; see ``Method.forwards_per_step``.
+    """
+    usual = resolve(recipe, method, labeled_images, 0)
+    steps = max(1, round(forwards / METHODS[method].forwards_per_step(usual)))
+    share = recipe.warmup_epochs / recipe.epochs
+    if recipe.warmup_steps is not None:
+        share = recipe.warmup_steps / usual.total_steps
+    warmup = min(steps - 1, round(steps * share))
+    return recipe.model_copy(update={"steps": steps, "warmup_steps": warmup})
 
 
 def why_unused(setting: str, recipe: Recipe, method: MethodName) -> str | None:

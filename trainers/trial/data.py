@@ -14,6 +14,7 @@ from semigrid.data.splits import label_subset
 from semigrid.data.views.augment import ViewName, ViewSettings
 from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.loop.streams import BatchSource, Streams
+from semigrid.trainers.loop.training import step_seed
 from semigrid.trainers.models.create import Rgb
 from semigrid.trainers.options import uses_ray_stream
 from semigrid.trainers.recipe import Recipe
@@ -98,7 +99,9 @@ def open_streams(job: TrialJob, views: ViewSettings, runtime: Runtime) -> Stream
         job.options.loader_workers,
     )
     pool = None
-    if spec.pool_images is not None:
+    if spec.pool_images is not None and spec.pool == "labeled":
+        pool = _labeled_pool(job, table, views, runtime)
+    elif spec.pool_images is not None:
         pool = _pool(job, dataset, spec.pool_images, views, runtime)
     validation = evaluation_batches(dataset, "val", views, runtime, Fraction(spec.validation))
     return Streams(labeled, pool, validation, views)
@@ -118,6 +121,22 @@ def _pool(
 
         return RayBatches(dataset.storage, units, *how, placement)
     return MemoryBatches(_table(dataset, "pool"), *how, job.options.loader_workers)
+
+
+def _labeled_pool(
+    job: TrialJob, table: ImageTable, views: ViewSettings, runtime: Runtime
+) -> BatchSource:
+    """The labelled images as a pool, in memory as they are, without their labels.
+
+    Seeded for itself: with the trial's own seed, each step's pool would begin with the labelled
+    images of that step, in the views that they have there.
+    """
+    unlabeled = replace(table, labels=np.full(len(table), -1))
+    seed = step_seed(job.spec.seed, 0, "labeled pool")
+    share = Share(job.spec.recipe.pool_batch_size, runtime.rank, runtime.world_size)
+    both: tuple[ViewName, ...] = ("weak", "strong")
+    order = StreamOrder([len(table)], seed)
+    return MemoryBatches(unlabeled, order, share, views, both, seed, job.options.loader_workers)
 
 
 def pool_units(dataset: Dataset, rows: int) -> list[RowGroup]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -24,6 +24,8 @@ class TrialSpec(BaseModel):
         dataset: the dataset's fingerprint.
         labels: label fraction as a ratio, ``1/4``.
         validation: share of each class's val images that choose the weights, as a ratio.
+        pool: what unlabelled images there are: the dataset's, or the trial's own labelled ones,
+            whose labels the pool does not have.
         pool_images: how many images of the pool are used, from its start; None without a pool.
         weights: what the backbone starts from: ``random``, ``timm`` (by its tag) or ``sha256:...``.
         recipe: resolved.
@@ -36,6 +38,7 @@ class TrialSpec(BaseModel):
     recipe_version: int = RECIPE_VERSION
     dataset: str
     labels: str
+    pool: Literal["unlabeled", "labeled"] = "unlabeled"
     pool_images: int | None
     backbone: str
     backbone_args: dict[str, Any]

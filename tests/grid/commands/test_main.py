@@ -126,7 +126,8 @@ def test_the_papers_file_can_be_counted_without_its_datasets() -> None:
     paper = Path(__file__).parents[3] / "grid/experiments/paper.yaml"
     done = semigrid("plan", str(paper), "--without-data")
     assert done.returncode == 0
-    assert "30 cells" in done.stdout and "480 trainings remain" in done.stdout
+    assert "30 cells and 15 controls" in done.stdout
+    assert "720 trainings remain" in done.stdout  # 16 of each
     assert semigrid("plan", str(paper)).returncode == 2
 
 

@@ -1,0 +1,248 @@
+"""Controls: their cells, their length, their pool, and what they are left out of."""
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.helpers.experiments import SMALL, experiment_text, plan_of
+from tests.helpers.finished import FinishedGrid
+from tests.helpers.played import play
+
+from semigrid.data.errors import InputError
+from semigrid.grid.analysis.answer import answer
+from semigrid.grid.analysis.paper import paper_acc1
+from semigrid.grid.experiment.load import load_experiment
+from semigrid.grid.study.plan import Cell, Plan
+from semigrid.grid.study.search import space_of
+from semigrid.grid.tables.cells import cells_frame
+from semigrid.grid.tables.paper_tables import labels_table, pool_table
+
+BOTH = ["compute", "labeled-pool"]
+POOLS = [{"model": "semi-vit", "labels": ["50%"], "unlabeled": ["200%", "100%", "400%"]}]
+
+
+def with_controls(controls: Any = BOTH, **changes: Any) -> Plan:
+    return plan_of(experiment_text(controls=controls, **changes))
+
+
+def spec_of(plan: Plan, name: str) -> Any:
+    search = next(search for search in plan.searches if search.name == name)
+    return plan.spec(search, {}, 0, "p" if search.parent else None)
+
+
+def models(finetune: dict[str, Any], semi: dict[str, Any]) -> dict[str, Any]:
+    vit = SMALL["models"]["vit"]
+    return {
+        "vit": vit | {"recipe": vit["recipe"] | finetune},
+        "semi-vit": SMALL["models"]["semi-vit"]
+        | {"recipe": SMALL["models"]["semi-vit"]["recipe"] | semi},
+    }
+
+
+def test_each_cell_with_a_pool_has_its_controls_beside_it() -> None:
+    plan = with_controls()
+    assert [cell.name for cell in plan.cells] == [
+        "digits/vit/50%",
+        "digits/vit/100%",
+        "digits/semi-vit/50%/100%",
+        "digits/semi-vit/50%/100%/compute",
+        "digits/semi-vit/50%/100%/labeled-pool",
+        "digits/semi-vit/100%/100%",
+        "digits/semi-vit/100%/100%/compute",
+        "digits/semi-vit/100%/100%/labeled-pool",
+    ]
+    counts = plan.counts()
+    assert (counts["cells"], counts["controls"], counts["searches"]) == (4, 4, 8)
+    for search in plan.searches:
+        if search.cell.control is not None:  # the start of the cell beside it
+            assert search.parent is not None
+            assert search.parent.name == f"digits/vit/{search.name.split('/')[2]}"
+    assert plan.matching(["*/compute"]) == [c.name for c in plan.cells if c.control == "compute"]
+    assert plan_of(experiment_text()).counts()["controls"] == 0
+
+
+@pytest.mark.parametrize(
+    ("finetune", "semi", "steps", "warmup"),
+    [
+        # semi: 3·4 + 4·8 = 44 forwards a step, 6 steps: 264; finetune: 3·8 = 24 a step
+        ({}, {}, 11, 1),
+        # B = 8, μ = 5: 3·8 + 4·40 = 184 a step, 100 steps: 18,400; 3·32 = 96 a step: 191.7
+        (
+            {"batch_size": 32, "steps": 50, "warmup_steps": 5},
+            {"batch_size": 8, "unlabeled_ratio": 5, "steps": 100},
+            192,
+            19,
+        ),
+        # longer alone: 44 a step, 6 steps, over 3·100 a step
+        ({"batch_size": 100}, {}, 1, 0),
+    ],
+)
+def test_a_compute_control_costs_what_the_cell_beside_it_does(
+    finetune: dict[str, Any], semi: dict[str, Any], steps: int, warmup: int
+) -> None:
+    plan = with_controls(["compute"], models=models(finetune, semi))
+    spec = spec_of(plan, "digits/semi-vit/50%/100%/compute")
+    start, beside = spec_of(plan, "digits/vit/50%"), spec_of(plan, "digits/semi-vit/50%/100%")
+    assert (spec.recipe.total_steps, spec.recipe.warmup_steps) == (steps, warmup)
+    assert (spec.method, spec.parent, spec.pool_images) == ("finetune", "p", None)
+    changed = {"steps", "warmup_steps", "ema_decay"}
+    assert spec.recipe.model_dump(exclude=changed) == start.recipe.model_dump(exclude=changed)
+    half_a_step = 3 * spec.recipe.batch_size / 2
+    assert steps == 1 or abs(spec.forwards - beside.forwards) <= half_a_step
+
+
+def test_a_control_is_searched_as_the_method_that_it_has() -> None:
+    plan = with_controls(search={"space": {"finetune": {"layer_decay": [0.5, 0.9]}}})
+    spaces = {s.cell.control: space_of(plan, s) for s in plan.searches if s.cell.unlabeled}
+    assert set(spaces["compute"]) == {"base_lr", "weight_decay", "layer_decay"}
+    assert spaces["compute"]["base_lr"] == (0.015, 0.06)
+    assert spaces["labeled-pool"] == spaces[None]
+
+
+def test_the_pool_of_a_labeled_pool_control_is_its_labeled_images() -> None:
+    plan = with_controls()
+    beside = spec_of(plan, "digits/semi-vit/50%/100%")
+    control = spec_of(plan, "digits/semi-vit/50%/100%/labeled-pool")
+    assert (control.pool, control.pool_images) == ("labeled", 126)  # half of 246, class by class
+    assert (beside.pool, beside.pool_images) == ("unlabeled", 300)
+    same = beside.model_copy(update={"pool": "labeled", "pool_images": 126})
+    assert control == same and control.id != beside.id
+    assert control.forwards == beside.forwards
+
+
+def test_cells_that_differ_in_their_pool_share_their_controls() -> None:
+    plan = with_controls(grid=POOLS)
+    # steps do not follow the pool, and a control sees none of it
+    assert [cell.name for cell in plan.cells if cell.control] == [
+        "digits/semi-vit/50%/100%/compute",
+        "digits/semi-vit/50%/100%/labeled-pool",
+    ]
+    largest = Cell("digits", "semi-vit", Fraction(1, 2), Fraction(4))
+    shared = plan.control_of(largest, "compute")
+    assert shared is not None and shared.name == "digits/semi-vit/50%/100%/compute"
+    follow = with_controls(grid=POOLS, steps_follow_pool=True)
+    assert sum(cell.control is not None for cell in follow.cells) == 6
+    own = follow.control_of(largest, "compute")
+    assert own is not None and own.unlabeled == 4
+    assert plan_of(experiment_text()).control_of(largest, "compute") is None
+
+
+def test_more_of_the_pool_takes_no_more_steps_unless_it_is_asked_for() -> None:
+    short = {"steps": None, "warmup_steps": None, "epochs": 3, "warmup_epochs": 1}
+    grid = [{"model": "semi-vit", "labels": ["50%"], "unlabeled": ["50%", "100%", "400%"]}]
+    by_pool = {}
+    for follow in (False, True):
+        plan = plan_of(
+            experiment_text(models=models({}, short), grid=grid, steps_follow_pool=follow)
+        )
+        by_pool[follow] = {
+            s.cell.unlabeled: plan.spec(s, {}, 0, "p").recipe.total_steps
+            for s in plan.searches
+            if s.cell.unlabeled
+        }
+    # 3 passes over 300 images, 8 a step; 150 and 1,200 images where the steps follow the pool
+    half, whole, four = Fraction(1, 2), Fraction(1), Fraction(4)
+    assert by_pool[False] == {half: 112, whole: 112, four: 112}
+    assert by_pool[True] == {half: 56, whole: 112, four: 450}
+
+
+def test_a_warm_start_comes_from_a_control_of_the_same_kind() -> None:
+    plan = with_controls(grid=[{"model": "semi-vit", "labels": ["50%", "100%"]}])
+    neighbors = {search.name: search.neighbor for search in plan.searches if search.neighbor}
+    assert neighbors == {
+        "digits/vit/100%": "digits/vit/50%",
+        **{
+            f"digits/semi-vit/100%/100%{last}": f"digits/semi-vit/50%/100%{last}"
+            for last in ("", "/compute", "/labeled-pool")
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"trials": 2},
+        {"trials": 2, "warm_start": True},
+        {"trials": 2, "wave": 1, "early_stopping": True},
+    ],
+)
+def test_a_grid_with_controls_is_searched_to_its_end_and_goes_on_when_it_is_killed(
+    search: dict[str, Any],
+) -> None:
+    plan = with_controls(search=search, seeds=2)
+    whole: dict[str, Any] = {}
+    scheduler, _ = play(plan, whole, slots=3)
+    assert {state.stage for state in scheduler.study.searches.values()} == {"finished"}
+    killed: dict[str, Any] = {}
+    play(plan, killed, slots=2, seed=1, jobs=9)
+    play(plan, killed, slots=2, seed=2)
+    assert killed.keys() == whole.keys()
+    by_control = {record.cell.split("/")[-1] for record in whole.values()}
+    assert {"compute", "labeled-pool"} <= by_control
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"controls": ["compute"], "grid": SMALL["grid"][:1]}, "controls: no model of grid uses"),
+        ({"controls": ["cmpute"]}, "controls.0: 'cmpute'"),
+        (
+            {"controls": ["compute"], "search": {"space": {"semi": {"epochs": [1, 9]}}}},
+            "search.space.semi.epochs: take it out, or compute out of controls",
+        ),
+        (
+            {
+                "controls": ["compute"],
+                "models": models({"batch_size": 9}, {})
+                | {"semi-vit": SMALL["models"]["semi-vit"] | {"train": {"workers": 2}}},
+            },
+            "the global batch of semi-vit's compute control, as of vit, is 9 images",
+        ),
+    ],
+)
+def test_controls_that_cannot_be(changes: dict[str, Any], expected: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_experiment("file.yaml", text=experiment_text(**changes))
+    assert any(expected in problem for problem in caught.value.problems), caught.value.problems
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> FinishedGrid:
+    """Compute controls that are better than every cell, and labelled pools that are worse."""
+    grid = FinishedGrid(tmp_path, controls=BOTH)
+    for fraction, vit, semi in (("25%", 100, 160), ("50%", 133, 178), ("100%", 160, 190)):
+        grid.finish(f"digits/vit/{fraction}", vit)
+        grid.finish(f"digits/semi-vit/{fraction}/100%", semi)
+        grid.finish(f"digits/semi-vit/{fraction}/100%/compute", 195)
+        grid.finish(f"digits/semi-vit/{fraction}/100%/labeled-pool", 20)
+    grid.finish("digits/semi-vit/50%/200%", 188)
+    grid.finish("digits/semi-vit/50%/400%", 170)
+    return grid
+
+
+def test_no_control_takes_the_place_of_a_cell(finished: FinishedGrid) -> None:
+    results = finished.results()
+    cells = [row.cell.name for row in results.rows if row.cell.control is None]
+    assert len(results.rows) == 14 and len(cells) == 8
+    with_all, without = answer(results), answer(finished.results(cells))
+    assert [h.text for h in with_all.headlines] == [h.text for h in without.headlines]
+    assert [s.row.cell.name for s in with_all.savings] == [s.row.cell.name for s in without.savings]
+    assert with_all.claims == without.claims
+    rare = [claim.text for claim in with_all.claims if "under 1%" in claim.text]
+    assert rare and "digits/semi-vit/100%/100%)" in rare[0]  # not the control, which is better
+    (pool,) = with_all.pools
+    assert [row.cell.name.split("/")[3] for row in pool.rows] == ["100%", "200%", "400%"]
+    # they stand in the table and in the standings, and nowhere in the paper's views
+    assert results.standings.best["digits"].control == "compute"
+    data = cells_frame(results, results.rows)
+    assert list(data["control"].dropna()) == BOTH * 3
+    assert data["unlabeled"].isna().sum() == 3 + 6 and np.isclose(data["acc1"].max(), 97.5)
+    shown = [cell.cell for row in labels_table(results).rows for cell in row.values()]
+    shown += [row.cell for row in pool_table(results).rows]
+    assert {cell.control for cell in shown} == {None}
+    experiment = results.plan.experiment
+    for row in results.rows:
+        if row.cell.control:
+            assert paper_acc1(row.cell, "apron-food-bib-pattern", experiment) is None
