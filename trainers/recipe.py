@@ -74,7 +74,6 @@ class Recipe(BaseModel):
     )
     # when a training counts as collapsed
     collapse_evaluations: int = Field(3, ge=0, description="number in a row; 0: never")
-    min_mask_rate: Probability = 0.01
     min_pseudo_entropy: Probability = Field(0.1, description="as a share of that of val's classes")
 
     @model_validator(mode="after")

@@ -36,7 +36,7 @@ class CellResult:
     ``stopped`` counts trials that early stopping ended, ``collapsed`` trainings that collapsed;
     ``seconds`` and ``device_seconds`` add up all its trainings, without the parent's. ``paper`` is
     the Acc@1 that the paper has for such a cell, in per cent. With predictions there is a
-    ``test_set``.
+    ``test_set``. ``pool_unused`` counts the winner's seeds that learnt nothing from their pool.
     """
 
     cell: Cell
@@ -54,6 +54,7 @@ class CellResult:
     seeds: Sequence[SeedPredictions | None] = ()
     paper: float | None = None
     test_set: TestSet | None = None
+    pool_unused: int = 0
 
     @property
     def labeled_images(self) -> int:
@@ -209,5 +210,6 @@ def _cell_result(
         failure=search.failure,
         weights=next((record.weights for record in trained if record.weights is not None), None),
         seeds=seeds,
+        pool_unused=study.pool_unused(cell.name),
         paper=None if task is None else paper_acc1(cell, task, experiment),
     )

@@ -106,7 +106,10 @@ def cells_table(cells: dict[str, CellProgress], rows: int | None = None) -> Tabl
     for name, cell in cells.items():
         if name in shown:
             done = f"{cell.trials_done} of {cell.trials}"
-            table.add_row(name, Text(cell.state, style=_STYLES.get(cell.state, "")), done)
+            state = Text(cell.state, style=_STYLES.get(cell.state, ""))
+            if cell.pool_unused:
+                state.append(", pool unused", style="yellow")
+            table.add_row(name, state, done)
     rest = Counter(cell.state for name, cell in cells.items() if name not in shown)
     if rest:
         table.add_row("… and " + ", ".join(f"{count} {state}" for state, count in rest.items()))

@@ -23,12 +23,16 @@ MOST_BYTES = 64 * 2**20  # of a snapshot
 
 
 class CellProgress(BaseModel):
-    """A cell's stage, and how many of its trainings have ended."""
+    """A cell's stage, and how many of its trainings have ended.
+
+    ``pool_unused``: a winner of the cell learnt next to nothing from its pool.
+    """
 
     state: Stage
     trials_done: Count
     trials: Count
     failure: str | None = None
+    pool_unused: bool = False
 
 
 class RunningTrial(BaseModel):
@@ -148,6 +152,7 @@ def cells_progress(study: StudyState) -> dict[str, CellProgress]:
             trials_done=study.trainings_done(cell.name),
             trials=study.plan.trainings_per_search,
             failure=study.searches[cell.name].failure,
+            pool_unused=study.pool_unused(cell.name) > 0,
         )
         for cell in study.plan.cells
         if study.is_asked(cell.name)

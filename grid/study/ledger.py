@@ -26,6 +26,7 @@ from semigrid.grid.study.layout import LEDGER, log_file, record_file
 from semigrid.trainers.evaluation.choose import course, score
 from semigrid.trainers.evaluation.scores import SUFFIXES
 from semigrid.trainers.layout import predictions_file, weights_file
+from semigrid.trainers.loop.health import pool_unused
 from semigrid.trainers.loop.outcome import NetworkName
 from semigrid.trainers.models.weights import Weights
 from semigrid.trainers.trial.identity import TrialSpec
@@ -160,6 +161,11 @@ class Record(BaseModel):
     def score(self) -> tuple[float, float]:
         """(Acc@1, cross-entropy) on val by which it is compared with other trials."""
         return score(self.val, self.spec.metric)
+
+    @property
+    def pool_unused(self) -> bool:
+        """Whether next to nothing was learnt from the pool; see ``health.pool_unused``."""
+        return pool_unused(self.history)
 
     @property
     def share_trained(self) -> float:

@@ -147,6 +147,11 @@ class StudyState:
         """Whether this run has anything to do now."""
         return any(self.jobs(name) for name in self.searches)
 
+    def pool_unused(self, name: str) -> int:
+        """On how many seeds the search's winner learnt next to nothing from its pool."""
+        specs = self.searches[name].by_seed.values()
+        return sum(self.records[spec.id].pool_unused for spec in specs)
+
     def trainings_done(self, name: str) -> int:
         """How many trainings of the search have ended."""
         return sum(self.has_ended(spec.id) for spec in self.searches[name].specs)

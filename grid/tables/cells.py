@@ -23,6 +23,7 @@ from semigrid.grid.experiment.schema import show_percent
 from semigrid.grid.status.show import show_seconds
 from semigrid.grid.study.ledger import SCORES
 from semigrid.grid.tables.table import Column, Table, frame_of, frame_records
+from semigrid.trainers.loop.health import UNUSED_SHARE
 from semigrid.trainers.models.weights import Weights
 
 T = TypeVar("T")
@@ -163,6 +164,7 @@ def _all_columns(results: ResultSet, rows: Sequence[CellResult]) -> CellColumns:
         Column("trials", lambda row: row.trials),
         Column("stopped", lambda row: row.stopped),
         Column("collapsed", lambda row: row.collapsed),
+        Column("pool_unused", lambda row: row.pool_unused),
         Column("training_seconds", lambda row: round(row.seconds, 1)),
         Column(None, _show_trials, "trials"),
         Column(None, lambda row: row.seconds, "time", show_seconds),
@@ -205,6 +207,7 @@ def cells_table(results: ResultSet) -> Table[CellResult]:
         [
             *label_notes("images", results.rows),
             *results.standings.notes(),
+            *pool_notes(results.rows),
             *weights_notes(results.rows),
         ],
         results.problems,
@@ -235,6 +238,23 @@ def few_notes(images: Iterable[int]) -> list[str]:
     if any(number < FEW_IMAGES for number in images):
         return [f"* fewer than {FEW_IMAGES} test images: take these scores as a hint"]
     return []
+
+
+def pool_notes(rows: Sequence[CellResult]) -> list[str]:
+    """Which cells have a pool that did nothing, so that their scores say nothing of it."""
+    unused = [
+        row.cell.name
+        + (f" ({row.pool_unused} of {len(row.test)} seeds)" if len(row.test) > 1 else "")
+        for row in rows
+        if row.pool_unused
+    ]
+    if not unused:
+        return []
+    return [
+        f"pool unused: {', '.join(unused)}: at every evaluation under {UNUSED_SHARE:.0%} of the "
+        "pool had reached the confidence threshold, so the labelled images alone made these "
+        "scores; lower confidence_threshold"
+    ]
 
 
 def weights_notes(rows: Sequence[CellResult]) -> list[str]:

@@ -18,11 +18,26 @@ class HopelessError(RuntimeError):
         self.status = status
 
 
+# A pool of which a smaller share reached the confidence threshold has taught nothing.
+UNUSED_SHARE = 0.01
+
+
+def pool_unused(history: Sequence[dict[str, float]]) -> bool:
+    """Whether a training with pseudo labels has learnt next to nothing from its pool.
+
+    At each evaluation fewer than ``UNUSED_SHARE`` of the images since the one before had reached
+    the confidence threshold. Such a training is not stopped: it is fine-tuning on its labelled
+    images, and can be compared with other cells only if its schedule comes to its end.
+    """
+    rates = [record.get("mask_rate") for record in history]
+    return bool(rates) and all(rate is not None and rate < UNUSED_SHARE for rate in rates)
+
+
 def collapse(history: Sequence[dict[str, float]], recipe: Recipe, natural: float) -> str | None:
     """Why a training with pseudo labels has collapsed; None if it has not.
 
-    It has when, for ``collapse_evaluations`` evaluations in a row, hardly any image reaches the
-    confidence threshold, or almost all pseudo labels are of one class (docs/methods.md §6).
+    It has when, for ``collapse_evaluations`` evaluations in a row, almost all pseudo labels are of
+    one class (docs/methods.md §6).
 
     Args:
         natural: entropy in nats of the classes of val, to compare the pseudo labels' with.
@@ -32,12 +47,6 @@ def collapse(history: Sequence[dict[str, float]], recipe: Recipe, natural: float
     if not recent or len(recent) < count:
         return None
     after = f"at {count} evaluations in a row, the last at step {recent[-1]['step']:g}, "
-    if all(record["mask_rate"] < recipe.min_mask_rate for record in recent):
-        return (
-            f"{after}fewer than {recipe.min_mask_rate:.1%} of the unlabelled images reached the "
-            f"confidence threshold ({recipe.confidence_threshold:g}): nothing is learnt from "
-            "them; lower confidence_threshold"
-        )
     floor = recipe.min_pseudo_entropy * natural
     if all(record["pseudo_entropy"] < floor for record in recent):
         return (

@@ -108,7 +108,6 @@ SEMI = Method(
             "unlabeled_loss_weight",
             "unlabeled_ratio",
             "skip_masked",
-            "min_mask_rate",
             "min_pseudo_entropy",
         )
     ),

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console, RenderableType
 from tests.helpers.command import semigrid
 from tests.helpers.experiments import experiment_text, plan_of
+from tests.helpers.finished import FinishedGrid
 from tests.helpers.scheduling import scheduler_of, start_next
 from tests.helpers.scores import alike
 
@@ -28,6 +29,7 @@ from semigrid.grid.study.layout import SNAPSHOT
 from semigrid.grid.study.ledger import start_record
 from semigrid.grid.study.lock import Holder, RunLock, holder_of
 from semigrid.grid.study.scheduler import Scheduler
+from semigrid.grid.tables.cells import cells_table
 from semigrid.trainers.execution.progress import Meter
 
 
@@ -291,7 +293,7 @@ def test_status_as_json_has_cells_cost_and_the_run(scheduler: Scheduler, tmp_pat
     assert facts["run"]["running"][0]["step"] == 1 and facts["run"]["dead"] is False
     assert facts["run"]["silent_seconds"] < 60
     assert facts["cells"]["digits/vit/50%"] == {
-        "state": "searching", "trials_done": 0, "trials": 3, "failure": None
+        "state": "searching", "trials_done": 0, "trials": 3, "failure": None, "pool_unused": False
     }  # fmt: skip
     assert re.search("seed 0 +1/6", semigrid("status", str(file)).stdout)
 
@@ -386,3 +388,26 @@ def test_a_lock_that_no_run_writes_is_no_holder(tmp_path: Path) -> None:
     (tmp_path / "lock.json").unlink()
     os.mkfifo(tmp_path / "lock.json")
     assert holder_of(storage) is None
+
+
+def test_a_pool_that_was_never_used_is_a_result_and_is_said(tmp_path: Path) -> None:
+    grid = FinishedGrid(tmp_path, grid=[{"model": "semi-vit", "labels": ["50%", "100%"]}])
+    for fraction, mask_rate in (("50%", 0.002), ("100%", 0.4)):
+        grid.finish(f"digits/vit/{fraction}", 100)
+        grid.finish(f"digits/semi-vit/{fraction}/100%", 120)
+        record = grid.ledger.read(grid.winners[f"digits/semi-vit/{fraction}/100%", 0].id)
+        assert record is not None
+        scores = {f"{net}_{name}": 50.0 for net in ("student", "ema") for name in ("acc1", "acc5")}
+        scores |= {f"{net}_ce": 1.0 for net in ("student", "ema")}
+        natural = {f"{name}_natural": value for name, value in scores.items()}
+        record.history = [{"step": 6, "mask_rate": mask_rate} | scores | natural]
+        grid.ledger.write(record)
+    shown = snapshot.cells_progress(grid.scheduler().study)
+    assert {name: (each.state, each.pool_unused) for name, each in shown.items()} == {
+        "digits/semi-vit/50%/100%": ("finished", True),
+        "digits/semi-vit/100%/100%": ("finished", False),
+    }
+    status = semigrid("status", str(grid.file)).stdout
+    assert status.count("finished, pool unused") == 1
+    (note,) = (n for n in cells_table(grid.results()).notes if n.startswith("pool unused"))
+    assert note.startswith("pool unused: digits/semi-vit/50%/100%: at every evaluation under 1%")

@@ -215,6 +215,8 @@ def test_a_record_of_other_cutoffs_is_trained_again_only_if_it_ends_too_soon() -
 
 def test_a_cell_starts_with_the_winner_of_the_next_smaller_fraction() -> None:
     text = changed("grid.0.labels", ["100%", "25%", "50%"])
+    # of eight trials, the published recipe seldom wins
+    text = text.replace("trials: 3", "trials: 8")
     plan = plan_of(text.replace("wave: 2", "wave: 2\n  warm_start: true"))
     trials: Trials = {}
     jobs = play(plan, trials, 4, 1)

@@ -1,10 +1,9 @@
 import math
 from typing import Any
 
-import pytest
 from tests.helpers.tiny import tiny_recipe
 
-from semigrid.trainers.loop.health import collapse
+from semigrid.trainers.loop.health import collapse, pool_unused
 
 NATURAL = math.log(10)
 
@@ -29,29 +28,28 @@ def test_a_healthy_run_goes_on() -> None:
     assert found(WELL, WELL, WELL, WELL) is None
 
 
-@pytest.mark.parametrize(
-    ("sick", "reason"), [(MASKED, "nothing is learnt"), (ONE_CLASS, "has collapsed")]
-)
-def test_three_sick_evaluations_in_a_row_are_a_collapse(
-    sick: tuple[float, float], reason: str
-) -> None:
-    assert found(sick, sick) is None
-    assert found(sick, sick, WELL, sick, sick) is None
-    message = found(WELL, sick, sick, sick)
-    assert message is not None and reason in message and "the last at step 40" in message
+def test_three_sick_evaluations_in_a_row_are_a_collapse() -> None:
+    assert found(ONE_CLASS, ONE_CLASS) is None
+    assert found(ONE_CLASS, ONE_CLASS, WELL, ONE_CLASS, ONE_CLASS) is None
+    message = found(WELL, *[ONE_CLASS] * 3)
+    assert message is not None and "has collapsed" in message and "the last at step 40" in message
 
 
-def test_two_different_signs_do_not_add_up() -> None:
-    assert found(MASKED, ONE_CLASS, MASKED) is None
-
-
-def test_the_floors_and_the_count_are_the_recipes() -> None:
-    assert found(MASKED, MASKED, collapse_evaluations=2) is not None
-    assert found(MASKED, MASKED, MASKED, collapse_evaluations=0) is None
-    assert found(*[MASKED] * 3, min_mask_rate=0.0001) is None
+def test_the_floor_and_the_count_are_the_recipes() -> None:
+    assert found(ONE_CLASS, ONE_CLASS, collapse_evaluations=2) is not None
+    assert found(*[ONE_CLASS] * 3, collapse_evaluations=0) is None
     assert found(*[ONE_CLASS] * 3, min_pseudo_entropy=0.04) is None
     # a run of two evaluations is watched for two
-    assert found(MASKED, MASKED, evaluations=2) is not None
+    assert found(ONE_CLASS, ONE_CLASS, evaluations=2) is not None
+
+
+def test_a_pool_that_is_never_used_is_no_collapse() -> None:
+    assert found(*[MASKED] * 5) is None
+    assert pool_unused(history(*[MASKED] * 5))
+    assert not pool_unused(history(*[MASKED] * 4, WELL))  # once is enough
+    assert not pool_unused(history((0.01, 2.0)))  # the limit itself
+    assert not pool_unused([])
+    assert not pool_unused([{"step": 1, "loss": 0.5}])  # a method without a pool
 
 
 def test_labels_that_are_nearly_all_of_one_class_by_nature_are_no_collapse() -> None:

@@ -34,6 +34,7 @@ from semigrid.trainers.evaluation.evaluate import evaluate
 from semigrid.trainers.execution.checkpoint import Checkpoints, decode_weights
 from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.layout import LATEST_CHECKPOINT
+from semigrid.trainers.loop.health import pool_unused
 from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.loop.stepper import OutOfMemoryError
 from semigrid.trainers.loop.streams import Streams
@@ -585,13 +586,15 @@ def test_a_collapsing_run_is_stopped_and_named(digits: Dataset, checkpoints: Che
     assert run_tiny(digits, "semi", ignored, checkpoints).status == "finished"
 
 
-def test_a_run_that_learns_from_no_image_is_stopped_and_named(
+def test_a_run_that_uses_no_pool_image_goes_on_and_still_learns_from_its_labels(
     digits: Dataset, checkpoints: Checkpoints
 ) -> None:
-    recipe = tiny_recipe("semi", confidence_threshold=1, collapse_evaluations=2, evaluations=8)
+    recipe = tiny_recipe("semi", confidence_threshold=1, collapse_evaluations=2, steps=16)
     outcome = run_tiny(digits, "semi", recipe, checkpoints)
-    assert outcome.status == "collapsed"
-    assert "at 2 evaluations in a row, the last at step 2, few" in str(outcome.error)
+    assert (outcome.status, outcome.error, outcome.step) == ("finished", None, 16)
+    assert pool_unused(outcome.history)
+    assert all(record["unlabeled_loss"] == 0 for record in outcome.history)
+    assert outcome.history[-1]["labeled_loss"] < outcome.history[0]["labeled_loss"]
 
 
 def test_the_recorded_loss_is_the_mean_since_the_last_evaluation(
