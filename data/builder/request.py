@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from semigrid.data.builder.clean import CleanSettings
 from semigrid.data.builder.curate import Rare
@@ -66,6 +66,17 @@ class BuildRequest(CleanSettings, Rules):
         if twice := [name for name, n in Counter(classes or []).items() if n > 1]:
             raise ValueError(f"the class {twice[0]!r} is given twice")
         return classes
+
+    @field_validator("test_share")
+    @classmethod
+    def _leaves_some_to_train(cls, test_share: float, others: ValidationInfo) -> float:
+        val_share = others.data.get("val_share", 0.0)
+        if val_share + test_share >= 1:
+            raise ValueError(
+                f"{test_share:g} and val_share {val_share:g} leave nothing to train on; give "
+                "shares of less than 1 together"
+            )
+        return test_share
 
     @property
     def patterns(self) -> Patterns | None:

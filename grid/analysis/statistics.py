@@ -124,6 +124,14 @@ def accuracy_interval(right: Right, level: float = LEVEL) -> Interval:
     return _wilson(share, alike, quantile(freedom, level))
 
 
+def mean_interval(values: np.ndarray, score: Weighted, level: float = LEVEL) -> Interval:
+    """Student's interval of the mean of any values of images, (N,), weighted as a score is."""
+    freedom = max(1, len(values) - 1)
+    middle = float(values @ score.weights)
+    half = quantile(freedom, level) * _variance_of_images(values, score) ** 0.5
+    return Interval(middle - half, middle + half)
+
+
 def compare(first: Right, second: Right, level: float = LEVEL) -> Comparison:
     """Whether two cells differ, image by image, from (S, N) and (S', N) of the same N images.
 

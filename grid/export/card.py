@@ -13,7 +13,6 @@ import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from scipy import stats
 
 from semigrid.data.escape import markdown, visible
 from semigrid.data.plausible import DeviceSeconds
@@ -22,13 +21,14 @@ from semigrid.data.splits import images_at
 from semigrid.grid.analysis.classes import class_results, confusions
 from semigrid.grid.analysis.numbers import show_interval
 from semigrid.grid.analysis.result_set import FEW_IMAGES, CellResult, ResultSet
-from semigrid.grid.analysis.statistics import LEVEL
+from semigrid.grid.analysis.statistics import Weighted, mean_interval
 from semigrid.grid.experiment.schema import show_percent
 from semigrid.grid.export.check import Check, show_difference
 from semigrid.grid.status.show import show_seconds
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.tables.slices import slice_results
 from semigrid.trainers.evaluation.predictions import Predictions
+from semigrid.trainers.evaluation.scores import cross_entropies
 from semigrid.trainers.execution.progress import add
 from semigrid.trainers.methods import METHODS, why_unused
 from semigrid.trainers.models.weights import UNSTATED, Weights, is_non_commercial
@@ -126,14 +126,14 @@ def _hyper_parameters(spec: TrialSpec) -> dict[str, Any]:
 
 
 def _ce_interval(predictions: Predictions) -> tuple[float, float] | None:
-    """Student's interval of the mean cross-entropy, in nats; None for a single image."""
-    images = len(predictions.ids)
-    if images < 2:
+    """The interval of the balanced cross-entropy, in nats; None for a single image."""
+    if len(predictions.ids) < 2:
         return None
-    own = predictions.probabilities[np.arange(images), predictions.labels]
-    losses = -np.log(np.maximum(own, np.finfo(np.float64).eps))
-    low, high = stats.t.interval(LEVEL, images - 1, losses.mean(), stats.sem(losses))
-    return max(0.0, low), high
+    classes = predictions.probabilities.shape[1]
+    balanced = Weighted(predictions.right[None], predictions.labels, np.ones(classes))
+    losses = cross_entropies(predictions.labels, predictions.probabilities)
+    interval = mean_interval(losses, balanced)
+    return max(0.0, interval.low), interval.high
 
 
 def card_license(weights: Weights | None, data_license: str) -> str:

@@ -100,12 +100,19 @@ def interval_column(is_spare: bool = False) -> Column[CellResult]:
 
 def score_columns(with_paper: bool) -> CellColumns:
     """What stands beside Acc@1: the paper's value, Acc@5, and cross-entropy."""
+    return [*_paper_column(with_paper), *_other_scores()]
+
+
+def _paper_column(with_paper: bool) -> CellColumns:
+    return [Column(None, lambda row: row.paper, "paper", _show_thousandths)] if with_paper else []
+
+
+def _other_scores(is_spare: bool = False) -> CellColumns:
     show_ce = partial(show_scores, digits=3)
-    paper: Column[CellResult] = Column(None, lambda row: row.paper, "paper", _show_thousandths)
+    acc5, ce = methodcaller("scores", "acc5"), methodcaller("scores", "ce")
     return [
-        *([paper] if with_paper else []),
-        Column(None, methodcaller("scores", "acc5"), "Acc@5", show_scores, may_break=True),
-        Column(None, methodcaller("scores", "ce"), "CE", show_ce, may_break=True),
+        Column(None, acc5, "Acc@5", show_scores, may_break=True, is_spare=is_spare),
+        Column(None, ce, "CE", show_ce, may_break=True, is_spare=is_spare),
     ]
 
 
@@ -113,9 +120,9 @@ def _all_columns(results: ResultSet, rows: Sequence[CellResult]) -> CellColumns:
     """For people and for programs, which get the same ones whatever is finished.
 
     Accuracies are in per cent, ``ce`` in nats, ``ece`` from 0 to 1. Scores are balanced unless
-    their name ends in ``natural``. ``to_best`` is the difference
-    of Acc@1 from the dataset's best cell in points, ``to_best_p`` its p-value, corrected among all
-    pairs of the dataset.
+    their name ends in ``natural``. ``to_best`` is the difference of Acc@1 from the dataset's best
+    cell in points, ``to_best_p`` its p-value, corrected among all pairs of the dataset. A narrow
+    terminal drops spare columns from the right.
     """
     to_best, standing = results.standings.to_best, results.standings.standing
     compared = any(row.has_predictions for row in rows)
@@ -123,18 +130,7 @@ def _all_columns(results: ResultSet, rows: Sequence[CellResult]) -> CellColumns:
         *cell_columns(rows),
         acc1_column(results),
         *([interval_column(is_spare=True)] if compared else []),
-        *score_columns(bool(results.paper_tasks)),
-        *(
-            Column(metric + suffix, methodcaller(statistic, metric))
-            for metric in SCORES
-            for suffix, statistic in (("", "mean"), ("_std", "std"))
-        ),
-        *(
-            Column(f"{metric}_{end}", partial(_end, metric=metric, end=end))
-            for metric in SCORES
-            if metric.startswith("acc")
-            for end in ("low", "high")
-        ),
+        *_paper_column(bool(results.paper_tasks)),
         Column(
             None,
             methodcaller("scores", "acc1_natural"),
@@ -148,6 +144,18 @@ def _all_columns(results: ResultSet, rows: Sequence[CellResult]) -> CellColumns:
             lambda row: _show_standing(results, row),
             "vs best" if compared else None,
             is_spare=True,
+        ),
+        *_other_scores(is_spare=True),
+        *(
+            Column(metric + suffix, methodcaller(statistic, metric))
+            for metric in SCORES
+            for suffix, statistic in (("", "mean"), ("_std", "std"))
+        ),
+        *(
+            Column(f"{metric}_{end}", partial(_end, metric=metric, end=end))
+            for metric in SCORES
+            if metric.startswith("acc")
+            for end in ("low", "high")
         ),
         Column(
             "ece",
@@ -166,7 +174,7 @@ def _all_columns(results: ResultSet, rows: Sequence[CellResult]) -> CellColumns:
         Column("collapsed", lambda row: row.collapsed),
         Column("pool_unused", lambda row: row.pool_unused),
         Column("training_seconds", lambda row: round(row.seconds, 1)),
-        Column(None, _show_trials, "trials"),
+        Column(None, _show_trials, "trials", is_spare=True),
         Column(None, lambda row: row.seconds, "time", show_seconds),
     ]
 

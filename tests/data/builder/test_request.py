@@ -15,6 +15,7 @@ from semigrid.data.errors import InputError
         ({"classes": ["a"]}, "classes: "),
         ({"val_share": float("nan")}, "val_share: "),
         ({"val_share": 1}, "val_share: "),
+        ({"val_share": 0.5, "test_share": 0.5}, "test_share: .* leave nothing to train on"),
         ({"max_pixels": 0}, "max_pixels: "),
         ({"sources": "x"}, "sources: unknown key; allowed are "),
         ({"pool": "x"}, "pool: "),
