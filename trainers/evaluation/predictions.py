@@ -92,7 +92,7 @@ def decode_predictions(content: bytes, images: int, classes: int) -> Predictions
         # one value may stand for all rows, and would be repeated for each
         texts = [field.name for field in schema if field.type in _TEXT]
         file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
-        problem = _schema_problem(schema, classes) or _size_problem(file.metadata, images, classes)
+        problem = _schema_problem(schema, classes) or _size_problem(file, images, classes)
         if problem is not None:
             raise ValueError(problem)
         table = file.read()
@@ -157,14 +157,17 @@ def _schema_problem(schema: pa.Schema, classes: int) -> str | None:
     return None
 
 
-def _size_problem(metadata: pq.FileMetaData, images: int, classes: int) -> str | None:
+def _size_problem(file: pq.ParquetFile, images: int, classes: int) -> str | None:
     """What is wrong with the sizes that a file's footer promises; None if nothing is."""
+    metadata = file.metadata
     if metadata.num_rows != images:
         return f"{metadata.num_rows:,} rows, but there are {images:,} test images"
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     unpacked = sum(group.total_byte_size for group in groups)
     if not 0 <= unpacked <= most_bytes(images, classes):
         return f"{unpacked:,} bytes for {images:,} images"
+    # a column's own damage is an error here; where it is asked for below, it ends the process
+    file.scan_contents()
     columns = [group.column(number) for group in groups for number in range(group.num_columns)]
     if any(column.num_values > images * max(1, classes) for column in columns):
         return f"more values than {images:,} images and {classes:,} classes have"
