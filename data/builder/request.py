@@ -102,7 +102,7 @@ def load_request(source: str, options: dict[str, Any]) -> BuildRequest:
         raise InputError(
             *(
                 f"{source}: {'.'.join(map(str, problem['loc']))}: "
-                f"{unknown if problem['type'] == 'extra_forbidden' else problem['msg']}"
+                f"{unknown if problem['type'] == 'extra_forbidden' else problem['msg'].removeprefix('Value error, ')}"
                 for problem in error.errors()
             )
         ) from error
