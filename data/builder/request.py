@@ -99,13 +99,13 @@ def load_request(source: str, options: dict[str, Any]) -> BuildRequest:
         request = BuildRequest.model_validate(content | options)
     except ValidationError as error:
         unknown = f"unknown key; allowed are {', '.join(BuildRequest.model_fields)}"
-        raise InputError(
-            *(
-                f"{source}: {'.'.join(map(str, problem['loc']))}: "
-                f"{unknown if problem['type'] == 'extra_forbidden' else problem['msg'].removeprefix('Value error, ')}"
-                for problem in error.errors()
-            )
-        ) from error
+        problems = []
+        for problem in error.errors():
+            words = problem["msg"].removeprefix("Value error, ")
+            key = ".".join(map(str, problem["loc"]))
+            is_unknown = problem["type"] == "extra_forbidden"
+            problems.append(f"{source}: {key}: {unknown if is_unknown else words}")
+        raise InputError(*problems) from error
     if not is_local(source) and is_yaml:
         for key in {"source", "answers", "gold", "pool"} & content.keys() - options.keys():
             value = getattr(request, key)
