@@ -1,6 +1,6 @@
-"""Which cells of a dataset can be told apart: every pair is tested, corrected for their number."""
+"""Which cells of a dataset can be told apart: all pairs, and the few that were planned."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -75,6 +75,48 @@ class Standings:
                     f"same test images, at {LEVEL:.0%} for all {len(pairs)} pairs together)"
                 )
         return notes
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell minus its baseline on the same test images: a pair that is known before any score.
+
+    ``p`` is corrected among the planned pairs of the dataset only (Holm): they are few, and no
+    score has chosen them.
+    """
+
+    cell: Cell
+    baseline: Cell
+    comparison: Comparison
+    p: float
+
+    @property
+    def separable(self) -> bool:
+        return self.p < 1 - LEVEL
+
+
+def compare_planned(
+    rights: Mapping[Cell, Right], baseline_of: Callable[[Cell], Cell | None]
+) -> dict[Cell, Planned]:
+    """Compares each cell with its baseline, where there are scores of both.
+
+    Args:
+        rights: each cell's ``Right``.
+        baseline_of: as ``Plan.baseline_of``.
+    """
+    planned: dict[Cell, Planned] = {}
+    for dataset in dict.fromkeys(cell.dataset for cell in rights):
+        pairs = [
+            (cell, baseline)
+            for cell in rights
+            if cell.dataset == dataset
+            if (baseline := baseline_of(cell)) is not None and baseline in rights
+        ]
+        comparisons = [compare(rights[cell], rights[baseline]) for cell, baseline in pairs]
+        corrected = holm([comparison.p for comparison in comparisons])
+        for (cell, baseline), comparison, p in zip(pairs, comparisons, corrected, strict=True):
+            planned[cell] = Planned(cell, baseline, comparison, p)
+    return planned
 
 
 def compare_all(rights: Mapping[Cell, Right]) -> Standings:

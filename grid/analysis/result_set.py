@@ -9,7 +9,12 @@ import numpy as np
 from semigrid.data.errors import InputError
 from semigrid.data.plausible import DeviceSeconds
 from semigrid.data.storage import Storage
-from semigrid.grid.analysis.comparisons import Standings, compare_all
+from semigrid.grid.analysis.comparisons import (
+    Planned,
+    Standings,
+    compare_all,
+    compare_planned,
+)
 from semigrid.grid.analysis.paper import paper_acc1
 from semigrid.grid.analysis.predictions import (
     SeedPredictions,
@@ -141,6 +146,12 @@ class ResultSet:
     def datasets(self) -> list[str]:
         """Those of the rows, in the file's order."""
         return list(dict.fromkeys(row.cell.dataset for row in self.rows))
+
+    @cached_property
+    def planned(self) -> Mapping[Cell, Planned]:
+        """Each row's comparison with its baseline, where both have predictions."""
+        rights = {row.cell: row.balanced for row in self.rows if row.has_predictions}
+        return compare_planned(rights, self.plan.baseline_of)
 
     @property
     def best(self) -> list[CellResult]:

@@ -131,6 +131,15 @@ class Plan:
         exact = [each for each in found if each.unlabeled == cell.unlabeled]
         return next(iter(exact or found), None)
 
+    def baseline_of(self, cell: Cell) -> Cell | None:
+        """The cell that a cell was planned to be compared with; None where there is none.
+
+        Of a cell with a pool it is its compute control: the difference is what the pool is worth.
+        Of a control, and of a cell without one, it is the cell whose winner it starts from.
+        """
+        control = self.control_of(cell, "compute") if cell.control is None else None
+        return control or _parent_of(self.experiment, cell)
+
     def source_model(self, cell: Cell) -> str:
         """The model whose method, recipe and search space a cell has.
 
@@ -280,10 +289,15 @@ def _controls(experiment: Experiment, cell: Cell, cells: list[Cell]) -> list[Cel
     return [replace(cell, control=control) for control in dict.fromkeys(file.controls)]
 
 
+def _parent_of(experiment: Experiment, cell: Cell) -> Cell | None:
+    """The cell whose winner a cell starts from."""
+    model = experiment.file.models[cell.model].from_
+    return None if model is None else Cell(cell.dataset, model, cell.labels, None)
+
+
 def _searches(experiment: Experiment, cells: list[Cell]) -> list[Search]:
     def parent_of(cell: Cell) -> Cell | None:
-        model = experiment.file.models[cell.model].from_
-        return None if model is None else Cell(cell.dataset, model, cell.labels, None)
+        return _parent_of(experiment, cell)
 
     in_table = set(cells)
     pairs = [each for cell in cells for each in (parent_of(cell), cell)]

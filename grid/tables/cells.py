@@ -1,5 +1,6 @@
 """The tables of cells and of their pairs, and the columns that other tables of cells share."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from operator import methodcaller
@@ -7,7 +8,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from semigrid.grid.analysis.comparisons import NOT_SEPARABLE, Pair
+from semigrid.grid.analysis.comparisons import NOT_SEPARABLE, Pair, Planned
 from semigrid.grid.analysis.numbers import (
     show_interval,
     show_number,
@@ -41,7 +42,7 @@ def cell_columns(rows: Sequence[CellResult]) -> CellColumns:
         Column("dataset", lambda row: row.cell.dataset, dataset, is_name=True),
         Column("model", lambda row: row.cell.model, "model", is_name=True),
         Column("labels", lambda row: show_percent(row.cell.labels), "labels"),
-        *label_count_columns("images", lambda row: row.label_count),
+        *label_count_columns("images", lambda row: row.label_count, is_spare=True),
         Column("unlabeled", _unlabeled, "unlabelled"),
         Column(
             "control",
@@ -54,11 +55,14 @@ def cell_columns(rows: Sequence[CellResult]) -> CellColumns:
 
 
 def label_count_columns(
-    header: str, count_of: Callable[[T], LabelCount], show: Callable[[Any], str] = str
+    header: str,
+    count_of: Callable[[T], LabelCount],
+    show: Callable[[Any], str] = str,
+    is_spare: bool = False,
 ) -> list[Column[T]]:
     """The labels that a cell uses, and how many of them are of train and of val."""
     return [
-        Column("labeled_images", lambda row: count_of(row).total, header, show),
+        Column("labeled_images", lambda row: count_of(row).total, header, show, is_spare=is_spare),
         Column("train_images", lambda row: count_of(row).train),
         Column("val_images", lambda row: count_of(row).val),
     ]
@@ -121,10 +125,12 @@ def _all_columns(results: ResultSet, rows: Sequence[CellResult]) -> CellColumns:
 
     Accuracies are in per cent, ``ce`` in nats, ``ece`` from 0 to 1. Scores are balanced unless
     their name ends in ``natural``. ``to_best`` is the difference of Acc@1 from the dataset's best
-    cell in points, ``to_best_p`` its p-value, corrected among all pairs of the dataset. A narrow
-    terminal drops spare columns from the right.
+    cell in points, ``to_best_p`` its p-value, corrected among all pairs of the dataset.
+    ``to_baseline`` is the difference from ``baseline``, ``to_baseline_p`` its p-value, corrected
+    among these pairs. A narrow terminal drops spare columns from the right.
     """
     to_best, standing = results.standings.to_best, results.standings.standing
+    planned = results.planned.get
     compared = any(row.has_predictions for row in rows)
     return [
         *cell_columns(rows),
@@ -138,6 +144,14 @@ def _all_columns(results: ResultSet, rows: Sequence[CellResult]) -> CellColumns:
             show_scores,
             may_break=True,
             is_spare=True,
+        ),
+        Column(
+            None,
+            lambda row: planned(row.cell),
+            "vs baseline" if results.planned else None,
+            _show_planned,
+            is_spare=True,
+            note=_baseline_note(results),
         ),
         Column(
             None,
@@ -167,6 +181,9 @@ def _all_columns(results: ResultSet, rows: Sequence[CellResult]) -> CellColumns:
         Column("standing", lambda row: standing(row.cell)),
         Column("to_best", lambda row: _to_best(results, row)),
         Column("to_best_p", lambda row: (pair := to_best(row.cell)) and pair.p),
+        Column("baseline", lambda row: (pair := planned(row.cell)) and pair.baseline.name),
+        Column("to_baseline", lambda row: (pair := planned(row.cell)) and _points(pair)),
+        Column("to_baseline_p", lambda row: (pair := planned(row.cell)) and pair.p),
         Column("paper_acc1", lambda row: row.paper),
         Column("seeds", lambda row: len(row.test)),
         Column("trials", lambda row: row.trials),
@@ -175,7 +192,7 @@ def _all_columns(results: ResultSet, rows: Sequence[CellResult]) -> CellColumns:
         Column("pool_unused", lambda row: row.pool_unused),
         Column("training_seconds", lambda row: round(row.seconds, 1)),
         Column(None, _show_trials, "trials", is_spare=True),
-        Column(None, lambda row: row.seconds, "time", show_seconds),
+        Column(None, lambda row: row.seconds, "time", show_seconds, is_spare=True),
     ]
 
 
@@ -193,6 +210,29 @@ def cells_frame(results: ResultSet, rows: Sequence[CellResult]) -> pd.DataFrame:
 def _to_best(results: ResultSet, row: CellResult) -> float | None:
     pair = results.standings.to_best(row.cell)
     return None if pair is None else -100 * pair.comparison.difference
+
+
+def _points(pair: Planned) -> float:
+    return 100 * pair.comparison.difference
+
+
+def _show_planned(pair: Planned) -> str:
+    """``+2.51 (p 0.031)``."""
+    return f"{show_points(_points(pair))} (p {show_p(pair.p)})"
+
+
+def _baseline_note(results: ResultSet) -> str:
+    """What the baselines are, and how many pairs share the level."""
+    pairs = Counter(cell.dataset for cell in results.planned)
+    numbers = " and ".join(f"the {count} of {dataset}" for dataset, count in pairs.items())
+    start = "the cell that it starts from"
+    above = start
+    if any(pair.baseline.control for pair in results.planned.values()):
+        above = f"its compute control (a control, and a cell without one: above {start})"
+    return (
+        f"vs baseline: points of Acc@1 above {above}; only these pairs were planned, and p-values "
+        f"are corrected for {numbers}"
+    )
 
 
 def cell_records(results: ResultSet) -> list[dict[str, Any]]:

@@ -45,14 +45,16 @@ def _csv(frame: pd.DataFrame) -> str:
 
 def show(table: Table[Any], console: Terminal) -> None:
     """Prints the table, as narrow as the console, and its notes."""
-    for part in _parts(table, console):
-        console.print(part)
-    for note in table.all_notes:
+    parts = _parts(table, console)
+    for part in parts:
+        console.print(_rich_table(table, part, console.encoding))
+    shown = dict.fromkeys(column for part in parts for column in part)
+    for note in table.notes_of(shown):
         console.print(note, soft_wrap=True)
 
 
-def _parts(table: Table[Any], console: Terminal) -> list[RichTable]:
-    """One table, or as many as it takes to hold all columns."""
+def _parts(table: Table[Any], console: Terminal) -> list[list[Column[Any]]]:
+    """The columns of one table, or of as many as it takes to hold all columns."""
     boundless = console.options.update(max_width=10**6)
 
     def fits(columns: Sequence[Column[Any]]) -> bool:
@@ -60,18 +62,18 @@ def _parts(table: Table[Any], console: Terminal) -> list[RichTable]:
         return Measurement.get(console, boundless, whole).maximum <= console.width
 
     columns = list(table.columns)
-    for spare in [column for column in reversed(columns) if column.is_spare]:
-        if not fits(columns):
-            columns.remove(spare)
     if table.repeated is None:
-        return [_rich_table(table, columns, console.encoding)]
+        for spare in [column for column in reversed(columns) if column.is_spare]:
+            if not fits(columns):
+                columns.remove(spare)
+        return [columns]
     first, rest = columns[: table.repeated], columns[table.repeated :]
     parts: list[list[Column[Any]]] = [[]]
     for column in rest:
         if parts[-1] and not fits([*first, *parts[-1], column]):
             parts.append([])
         parts[-1].append(column)
-    return [_rich_table(table, [*first, *part], console.encoding) for part in parts]
+    return [[*first, *part] for part in parts]
 
 
 def _rich_table(table: Table[Any], columns: Sequence[Column[Any]], encoding: str) -> RichTable:

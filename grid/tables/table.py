@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 _WHOLE = ("pool_images", "test_images", "train_images")  # columns of whole numbers, or missing
 # types of columns in which everything may be missing; all others are numbers
-_TYPES = dict.fromkeys(("unlabeled", "standing", "value"), pd.Series([""]).dtype)
+_TYPES = dict.fromkeys(("unlabeled", "standing", "baseline", "value"), pd.Series([""]).dtype)
 _TYPES["extrapolated"] = np.dtype(object)
 
 
@@ -25,7 +25,7 @@ class Column(Generic[T]):
     Without a name or a header it is left out there. ``show`` makes the text of a value that is not
     missing. A column with ``is_name`` is aligned to the left, any other to the right. Scores and
     sentences ``may_break`` into lines, names may not. A ``spare`` column is left out where a
-    terminal is too narrow, the last one first.
+    terminal is too narrow, the last one first, and its ``note`` with it.
     """
 
     name: str | None
@@ -35,6 +35,7 @@ class Column(Generic[T]):
     is_name: bool = False
     may_break: bool = False
     is_spare: bool = False
+    note: str | None = None
     is_bold: Callable[[T], bool] = field(default=lambda row: False)
 
     def text(self, row: T) -> str:
@@ -72,7 +73,11 @@ class Table(Generic[T]):
 
     @property
     def all_notes(self) -> list[str]:
-        return [*self.notes, *self.problems]
+        return self.notes_of(self.columns)
+
+    def notes_of(self, columns: Iterable[Column[T]]) -> list[str]:
+        """The notes where people see only some of the columns."""
+        return [*(c.note for c in columns if c.note), *self.notes, *self.problems]
 
 
 def frame_of(columns: Iterable[Column[T]], rows: Iterable[T]) -> pd.DataFrame:

@@ -220,6 +220,8 @@ def test_all_of_the_analysis_is_defined_for_every_table(
             json.dumps(records, allow_nan=False)
         assert "nan" not in render(shown[0], Format.markdown).decode().lower()
     (best,) = results.best
+    assert len(results.planned) == 4
+    finite(*(pair.p for pair in results.planned.values()))
     for values in slice_results(results, "where").values():
         assert sum(result.images for result in values.values()) == len(drawn[1])
     for needed in (saving.needed for saving in answered.savings):
