@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.text import Text
 
 from semigrid.data.storage import Storage
 from semigrid.grid.status import show, snapshot
@@ -56,7 +55,7 @@ class LiveView:
             )
             self._live.start()
         else:
-            self.console.print(f"{self._counts()}; training")
+            self._say(f"{self._counts()}; training")
         self._writer.start()
         return self
 
@@ -80,11 +79,11 @@ class LiveView:
 
     def asked(self, machines: str) -> None:
         if machines and not self._asked and not self.console.is_terminal:
-            self.console.print(Text(f"asked the cluster for {machines}"))
+            self._say(f"asked the cluster for {machines}")
         self._asked = machines
 
     def noted(self, words: str) -> None:
-        self.console.print(Text(words, style="red"), soft_wrap=True)
+        self._say(words, "red")
 
     def progress(self, job: Job, facts: dict[str, Any]) -> None:
         if job.key in self._running:
@@ -94,7 +93,7 @@ class LiveView:
         self._running.pop(job.key, None)
         if not waited:
             what = "a process died; its trial continues from its last checkpoint"
-            self.console.print(Text(f"{job.search.name}: {what}"))
+            self._say(f"{job.search.name}: {what}")
 
     def completed(
         self, study: StudyState, job: Job, record: Record | None, problem: str | None
@@ -102,15 +101,19 @@ class LiveView:
         before, self.study = self.study, study
         self._running.pop(job.key, None)
         for damage in record.damaged if record is not None and job.kind == "train" else ():
-            self.console.print(Text(f"{job.search.name}: {damage}"))
+            self._say(f"{job.search.name}: {damage}")
         if problem is not None:
             failed = "failed: " if job.spec.id in study.failed else ""
-            self.console.print(Text(f"{failed}{job.search.name}: {problem}", style="red"))
+            self._say(f"{failed}{job.search.name}: {problem}", "red")
         for cell in study.plan.cells:
             if study.searches[cell.name].stage == "finished" != before.searches[cell.name].stage:
                 left = self._seconds_left()
                 shown = "" if left is None else f", about {show.show_seconds(left)} left"
-                self.console.print(f"{cell.name} finished; {self._counts()}{shown}")
+                self._say(f"{cell.name} finished; {self._counts()}{shown}")
+
+    def _say(self, text: str, style: str = "") -> None:
+        """A line for each event, however long: a log has no width."""
+        self.console.print(text, style=style, soft_wrap=True)
 
     def snapshot(self) -> Snapshot:
         """How the run stands now, with the last report of each running trial."""

@@ -195,6 +195,18 @@ def test_what_the_cluster_is_asked_for_is_shown_until_it_is_there(
     assert said == ["asked the cluster for 2 × g5", "asked the cluster for 1 × g5"]
 
 
+def test_an_event_is_a_line_however_narrow_the_log(scheduler: Scheduler, tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=40)
+    view = LiveView(console, scheduler.study, open_storage(tmp_path))
+    job = start_next(scheduler)
+    assert job is not None
+    view.started(job)
+    view.died(job)
+    assert isinstance(console.file, io.StringIO)
+    (line,) = console.file.getvalue().splitlines()
+    assert line.endswith("a process died; its trial continues from its last checkpoint")
+
+
 def read_running(storage: Storage, step: int) -> Snapshot | None:
     found = snapshot.read(storage)
     return found if found and [t.step for t in found.running] == [step] else None
