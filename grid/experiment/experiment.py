@@ -55,7 +55,9 @@ class Experiment:
     def backbone_of(self, model: str) -> ModelConfig:
         """The model that gives a model its backbone: itself, or the one it comes ``from``."""
         config = self.file.models[model]
-        return config if config.from_ is None else self.backbone_of(config.from_)
+        # no further: none starts from one that starts from another (checks), and in a file that
+        # was never checked, such as the copy of an earlier run, they may go round in a circle
+        return config if config.from_ is None else self.file.models[config.from_]
 
     def train_of(self, model: str) -> TrainOptions:
         """How a model's trainings run: the file's ``train``, overridden by the model's own."""

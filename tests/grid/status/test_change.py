@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.helpers.experiments import changed, experiment_text, plan_of
+from tests.helpers.experiments import SMALL, changed, experiment_text, plan_of
 from tests.helpers.played import finished, ran
 from tests.helpers.scheduling import scheduler_of, start_next, study_of
 
@@ -240,3 +240,15 @@ def test_trainings_left_is_what_is_then_trained() -> None:
             study = scheduler.study
             assert sum(study.trainings_left(name) for name in study.searches) == left
         assert left == 0
+
+
+@pytest.mark.parametrize("vit", [{"from": "semi-vit"}, {"from": "vit"}, {"from": "nobody"}])
+def test_models_that_start_from_each_other_in_the_copy_of_a_run_are_a_change(
+    vit: dict[str, str],
+) -> None:
+    models = {"vit": {**vit, "method": "finetune"}, "semi-vit": SMALL["models"]["semi-vit"]}
+    found = compare(study_of(plan_of(experiment_text())), experiment_text(models=models))
+    expected = ["semi-vit", "vit"]  # one that names no model is no experiment of any version
+    assert [k.before for k in found.keys if k.key == "models.vit.from"] == [
+        name for name in expected if name == vit["from"]
+    ]
