@@ -146,7 +146,8 @@ def described(spec: TrialSpec, cell: str) -> tuple[str, dict[str, Any], dict[str
         name: value if value is None or isinstance(value, int | float | str) else str(value)
         for name, value in spec.recipe.model_dump(mode="json").items()
     }
-    values |= {"backbone": spec.backbone, "labels": spec.labels, "seed": spec.seed}
+    names = ("backbone", "method", "labels", "validation", "pool", "pool_images", "metric", "seed")
+    values |= {name: getattr(spec, name) for name in names}
     tags = {"cell": cell, "trial": spec.id, "seed": str(spec.seed), "parent": spec.parent or ""}
     return f"{cell} seed {spec.seed} {spec.id[:8]}", values, tags
 

@@ -435,6 +435,8 @@ def test_mlflow_gets_one_run_a_trial_also_when_it_is_told_again(
         history = client.get_metric_history(run.info.run_id, "ema_acc1")
         assert [point.step for point in history] == [int(e["step"]) for e in record.history]
         assert float(run.data.params["base_lr"]) == record.spec.recipe.base_lr
+        for name in ("method", "labels", "validation", "pool", "metric"):
+            assert run.data.params[name] == getattr(record.spec, name)
     again = create_trackers(study, open_storage(tmp_path), said.append)
     again.evaluated(job_of(left, records[0]), records[0].history[0])  # it is trained once more
     again.close()
