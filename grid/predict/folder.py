@@ -7,6 +7,7 @@ resumes it.
 import io
 import json
 from dataclasses import asdict
+from fractions import Fraction
 from hashlib import sha256
 from typing import Any
 
@@ -17,14 +18,17 @@ import pyarrow.parquet as pq
 
 from semigrid.data.errors import InputError
 from semigrid.data.json_text import json_text
+from semigrid.data.schema import Dataset, Split
+from semigrid.data.splits import label_subset
 from semigrid.data.storage import open_storage
 from semigrid.data.storage.in_use import remove_unfinished
-from semigrid.grid.predict.abstain import Calibration
+from semigrid.grid.predict.abstain import Calibration, at_threshold, calibrate
 from semigrid.grid.predict.images import ImageRange, Images
 from semigrid.grid.predict.inference import Block, WinnerModel
 
 STARTED, SUMMARY, PARTS = "started.json", "predictions.json", "parts"
 ANSWER_COLUMNS = ["image_id", "abstain", "error"]
+CALIBRATION: Split = "val"
 # The content of ``predictions.json``.
 Summary = dict[str, Any]
 
@@ -32,8 +36,8 @@ Summary = dict[str, Any]
 class PredictionFolder:
     """The files of one prediction, with either an ``accuracy`` to promise or a ``threshold``.
 
-    ``calibration`` is None until ``start`` was called by this or an earlier process. Raises
-    ``InputError`` where the folder holds another prediction, or something else.
+    ``calibration`` is None until ``start`` or ``calibrate`` was called by this or an earlier
+    process. Raises ``InputError`` where the folder holds another prediction, or something else.
     """
 
     def __init__(
@@ -131,6 +135,23 @@ class PredictionFolder:
     def remove_unfinished(self) -> None:
         """Removes what a killed process of this prediction left half written."""
         remove_unfinished(self.storage, "", PARTS)
+
+    def calibrate(self, dataset: Dataset, predicted: Block) -> None:
+        """Starts with what the model's answers on all of val say.
+
+        Those of a cell with ``validation: nested`` say it on the images that chose its model: more
+        labels of val it does not count.
+        """
+        labels = dataset.column(CALIBRATION, "label").to_numpy()
+        own = label_subset(labels, Fraction(self.model.spec.validation), least=1)
+        rows = own[[predicted.errors[row] is None for row in own]]
+        probabilities = predicted.rows[rows]
+        confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels[rows]
+        if self.threshold is not None:
+            self.start(at_threshold(confidence, right, self.threshold))
+        else:
+            assert self.accuracy is not None
+            self.start(calibrate(confidence, right, self.accuracy))
 
     def start(self, calibration: Calibration) -> None:
         """Claims the folder: parts written from now on belong to this prediction."""

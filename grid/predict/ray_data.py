@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 
-import numpy as np
 import ray
 import ray.data
 
@@ -16,8 +15,7 @@ from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
 from semigrid.data.views.augment import ViewSettings
 from semigrid.grid.cluster.machines import Demand, take_room
-from semigrid.grid.predict.abstain import at_threshold, calibrate
-from semigrid.grid.predict.folder import PredictionFolder, Summary
+from semigrid.grid.predict.folder import CALIBRATION, PredictionFolder, Summary
 from semigrid.grid.predict.images import ImageRange, dataset_images
 from semigrid.grid.predict.inference import Block, WinnerModel, make_views
 from semigrid.grid.run.room import joined_machines
@@ -33,7 +31,6 @@ MAX_TASKS = 500
 # Times that a task whose process died is done again; Ray's default, for ever, never ends with an
 # image that kills its decoder.
 RETRIES = 3
-VAL = "val"
 
 
 class PredictionError(RuntimeError):
@@ -60,7 +57,7 @@ def predict_images(
     Raises ``InputError`` for workers that do not fit, ``PredictionError`` when processes die.
     """
     missing = folder.missing()
-    val = {} if folder.calibration else dataset_images(dataset, [VAL]).parts
+    val = {} if folder.calibration else dataset_images(dataset, [CALIBRATION]).parts
     wanted = [*val.values(), *missing.values()]
     total = sum(images.count for images in [*val.values(), *folder.images.parts.values()])
     done = total - sum(images.count for images in wanted)
@@ -82,22 +79,10 @@ def predict_images(
             # one stream for all: a process that holds the model starts once
             blocks = predict_ranges(wanted, folder.model, _fitting(workers, each))
             if val:
-                _calibrate(folder, dataset, Block.joined(list(map(predicted, val.values()))))
+                folder.calibrate(dataset, Block.joined(list(map(predicted, val.values()))))
             for file, images in missing.items():
                 folder.write(file, predicted(images))
     return folder.finish()
-
-
-def _calibrate(folder: PredictionFolder, dataset: Dataset, predicted: Block) -> None:
-    readable = np.array([error is None for error in predicted.errors], dtype=bool)
-    labels = dataset.column(VAL, "label").to_numpy()[readable]
-    probabilities = predicted.rows[readable]
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    if folder.threshold is not None:
-        folder.start(at_threshold(confidence, right, folder.threshold))
-    else:
-        assert folder.accuracy is not None
-        folder.start(calibrate(confidence, right, folder.accuracy))
 
 
 def predict_ranges(

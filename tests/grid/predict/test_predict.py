@@ -276,6 +276,32 @@ def test_a_prediction_goes_on_with_what_is_missing(
     assert {file: (tmp_path / "parts" / file).read_bytes() for file in files} == contents
 
 
+@pytest.mark.parametrize("asked", [{"threshold": 0.1}, {"threshold": None, "accuracy": 0.02}])
+def test_a_nested_cell_is_calibrated_on_the_val_images_that_it_counts(
+    trained: Trained, digits: Dataset, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    (val,) = dataset_images(digits, ["val"]).parts.values()
+    views = make_views(val, trained.model.views)
+    block, labels = trained.model.predict(views), digits.column("val", "label").to_numpy()
+    # one image cannot be read, the very first, which any val would have
+    block = replace(block, errors=["broken", *block.errors[1:]])
+    images = dataset_images(digits, ["test"])
+    for validation, share, usable in (("1", 1.0, 150), ("1/4", 0.25, 38)):
+        spec = trained.model.spec.model_copy(update={"validation": validation})
+        nested = replace(trained, model=replace(trained.model, spec=spec))
+        folder = open_folder(tmp_path / f"{share}", nested, images, **asked)
+        folder.calibrate(digits, block)
+        # by hand: the first images of each class, rounded half up, less the broken one
+        classes = [np.flatnonzero(labels == label) for label in range(10)]
+        own = np.concatenate([of[: int(share * len(of) + 0.5)] for of in classes])
+        own = own[own != 0]
+        found = folder.calibration
+        assert found is not None and found.images == len(own) == usable
+        sure = block.rows[own].max(axis=1) >= (found.threshold or 0)
+        right = block.rows[own].argmax(axis=1) == labels[own]
+        assert (found.answered, found.right) == (sure.sum(), (sure & right).sum())
+
+
 def test_a_folder_of_something_else_is_refused(
     trained: Trained, digits: Dataset, tmp_path: Path
 ) -> None:
