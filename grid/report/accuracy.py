@@ -197,11 +197,13 @@ def calibration(results: ResultSet, dataset: str) -> Chart:
         row = max(of_model, key=lambda row: row.mean("acc1") or 0)
         right = np.concatenate([seed.right for seed in row.predictions])
         confidence = np.concatenate([seed.confidence for seed in row.predictions])
-        bins[row.cell.name.removeprefix(f"{dataset}/")] = calibration_bins(right, confidence)
-        error = calibration_error(right, confidence)
-        rows.append(
-            [row.cell.name, f"{right.mean():.1%}", f"{confidence.mean():.1%}", f"{error:.3f}"]
-        )
+        seeds = len(row.predictions)
+        all_seeds = right, confidence, np.tile(row.balanced.weights, seeds) / seeds
+        counted = calibration_bins(*all_seeds)
+        bins[row.cell.name.removeprefix(f"{dataset}/")] = counted
+        _, hits, believed = counted.sum(axis=0)
+        error = calibration_error(*all_seeds)
+        rows.append([row.cell.name, f"{hits:.1%}", f"{believed:.1%}", f"{error:.3f}"])
     name, accuracy, sureness, _ = rows[0]
     side = "above" if float(accuracy[:-1]) > float(sureness[:-1]) else "below"
     return Chart(
@@ -210,8 +212,8 @@ def calibration(results: ResultSet, dataset: str) -> Chart:
         "images",
         reliability(bins),
         f"Accuracy over confidence of each model's best cell on {dataset}. {name} is right "
-        f"on {accuracy} of the images and {sureness} sure on average: its accuracy is {side} "
-        "its confidence.",
+        f"on {accuracy} of the images and {sureness} sure on average, each class counting the "
+        f"same: its accuracy is {side} its confidence.",
         ["cell", "accuracy", "mean confidence", "calibration error"],
         rows,
     )

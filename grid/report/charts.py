@@ -236,7 +236,7 @@ def reliability(bins: Mapping[str, np.ndarray]) -> str:
         images, right, believed = counted[counted[:, 0] > 0].T
         x, y, color = believed / images, right / images, COLORS[number % len(COLORS)]
         axes.plot(x, y, color=color, linewidth=1.2, label=short(name))
-        # the more images, the larger the mark
+        # the more images, by their weights, the larger the mark
         axes.scatter(x, y, s=8 + 80 * images / images.sum(), color=color)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
     _legend(axes, len(bins))

@@ -24,7 +24,7 @@ class Scores:
 
     Those without a suffix are balanced. ``ece`` is the expected calibration error: the gap between
     confidence and accuracy, averaged over images in 15 bins of equal width (Guo et al. 2017, arXiv
-    1706.04599, equation 3).
+    1706.04599, equation 3), of which each counts what it does in a balanced score.
     """
 
     acc1: float
@@ -62,7 +62,7 @@ def scores(
         acc1_natural=_share(right, natural),
         acc5_natural=_share(among_five, natural),
         ce_natural=float(losses @ natural),
-        ece=calibration_error(right, probabilities.max(axis=1)),
+        ece=calibration_error(right, probabilities.max(axis=1), balanced),
     )
 
 
@@ -97,17 +97,17 @@ def cross_entropies(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray
     return np.asarray(-np.log(np.clip(own, _LEAST, 1.0)))
 
 
-def calibration_bins(right: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """Images, right ones and summed confidence in bins of equal width, (15, 3).
+def calibration_bins(right: np.ndarray, confidence: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Images, right ones and confidence in bins of equal width, (15, 3), summed by their weights.
 
-    Both arguments are (N,).
+    All arguments are (N,); ``weights`` are as ``image_weights`` returns.
     """
     bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-    sums = [np.bincount(bins, weights, ECE_BINS) for weights in (None, right, confidence)]
-    return np.stack(sums, axis=1).astype(float)
+    summed = (weights, weights * right, weights * confidence)
+    return np.stack([np.bincount(bins, each, ECE_BINS) for each in summed], axis=1)
 
 
-def calibration_error(right: np.ndarray, confidence: np.ndarray) -> float:
-    """The expected calibration error, see ``Scores``; both arguments are (N,)."""
-    _, hits, believed = calibration_bins(right, confidence).T
-    return float(np.abs(hits - believed).sum() / len(right))
+def calibration_error(right: np.ndarray, confidence: np.ndarray, weights: np.ndarray) -> float:
+    """The expected calibration error, see ``Scores``; arguments as of ``calibration_bins``."""
+    images, hits, believed = calibration_bins(right, confidence, weights).T
+    return float(np.abs(hits - believed).sum() / images.sum())
