@@ -56,6 +56,7 @@ def _show_status(study: OpenStudy, as_json: bool) -> None:
         echo_json(facts)
         return
     out.print(show.cells_table(now.cells))
+    echo(show.counts(now.cells))
     for name, cell in now.cells.items():
         if cell.failure:
             say_problem(f"{name}: {cell.failure}")

@@ -17,6 +17,7 @@ from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.report import accuracy, training
 from semigrid.grid.report.mistakes import confident_mistakes
 from semigrid.grid.report.provenance import facts, recipes
+from semigrid.grid.status.show import finished_of
 from semigrid.grid.tables.answer import claims_table, savings_table
 from semigrid.grid.tables.cells import cells_table, comparisons_table
 from semigrid.grid.tables.classes import classes_table, confusions_table
@@ -45,8 +46,7 @@ def report(results: ResultSet) -> str:
             name=experiment.file.name,
             version=version("semigrid"),
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            finished=sum(row.state == "finished" for row in results.rows),
-            cells=len(results.rows),
+            finished=finished_of((row.cell.control, row.state) for row in results.rows),
             answer=the_answer,
             answer_figures=[*by_labels, *map(accuracy.accuracy_by_pool, the_answer.pools)],
             answer_tables=[

@@ -74,6 +74,7 @@ class LiveView:
             kind=job.kind,
             trial=job.spec.id,
             seed=job.spec.seed,
+            metric=job.spec.metric,
             started_at=time.time(),
         )
 

@@ -1,6 +1,7 @@
 """How a run looks on a terminal: the parts of its live view and of ``status``."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -8,6 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from semigrid.grid.experiment.schema import Control
 from semigrid.grid.status.cost import (
     ASSUMPTION,
     FROM_FLOPS,
@@ -39,10 +41,23 @@ def show_seconds(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def finished_of(cells: Iterable[tuple[Control | None, str]]) -> str:
+    """``3 of 12 cells finished``, with controls ``3 of 12 cells and 1 of 4 controls finished``.
+
+    Args:
+        cells: which control each is, and its state.
+    """
+    finished: dict[str, list[bool]] = {"cells": [], "controls": []}
+    for control, state in cells:
+        finished["cells" if control is None else "controls"].append(state == "finished")
+    shown = [f"{sum(of)} of {len(of)} {kind}" for kind, of in finished.items() if of]
+    return f"{' and '.join(shown)} finished"
+
+
 def counts(cells: dict[str, CellProgress]) -> str:
-    """``3 of 12 cells finished, 1 failed``."""
+    """``3 of 12 cells finished, 1 failed``; see ``finished_of``."""
     count = Counter(cell.state for cell in cells.values())
-    shown = [f"{count['finished']} of {len(cells)} cells finished"]
+    shown = [finished_of((cell.control, cell.state) for cell in cells.values())]
     shown += [f"{count[state]} {state}" for state in ("failed", "blocked") if count[state]]
     return ", ".join(shown)
 
@@ -68,7 +83,7 @@ def live(snapshot: Snapshot, now: float) -> RenderableType:
 
 def watch(snapshot: Snapshot, rows: int) -> RenderableType:
     """A run seen from elsewhere, on a terminal of ``rows`` lines: also its cells and its cost."""
-    room = max(4, rows - len(snapshot.running) - len(snapshot.cost.estimates) - 14)
+    room = max(4, rows - len(snapshot.running) - len(snapshot.cost.estimates) - 15)
     return Group(
         live(snapshot, snapshot.written_at + snapshot.age),
         cells_table(snapshot.cells, room),
@@ -117,9 +132,10 @@ def cells_table(cells: dict[str, CellProgress], rows: int | None = None) -> Tabl
 
 
 def running_table(running: list[RunningTrial], now: float) -> Table:
-    """Running trials; Acc@1 is on val, ``heard`` is the last sign of life."""
+    """Running trials; Acc@1 is the one on val that chooses, ``heard`` the last sign of life."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for column in ("running", "step", "loss", "Acc@1", "images/s", "left", "heard"):
+    acc1 = f"{running[0].metric}\nAcc@1"
+    for column in ("running", "step", "loss", acc1, "images/s", "left", "heard"):
         table.add_column(column, justify="left" if column == "running" else "right")
     for trial in running:
         table.add_row(*_running_row(trial, now))

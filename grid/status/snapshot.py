@@ -10,10 +10,12 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from semigrid.data.plausible import Count, DeviceSeconds, Moment, Seconds, first_problem
 from semigrid.data.storage import Storage
 from semigrid.data.storage.files import UnusableFileError
+from semigrid.grid.experiment.schema import Control
 from semigrid.grid.status.cost import Cost, Estimate, estimate, spent
 from semigrid.grid.study.layout import SNAPSHOT
 from semigrid.grid.study.lock import Holder
 from semigrid.grid.study.state import Stage, StudyState
+from semigrid.trainers.evaluation.scores import SUFFIXES, Metric
 from semigrid.trainers.trial.job import JobKind
 
 WRITE_SECONDS = 3.0
@@ -23,7 +25,7 @@ MOST_BYTES = 64 * 2**20  # of a snapshot
 
 
 class CellProgress(BaseModel):
-    """A cell's stage, and how many of its trainings have ended.
+    """A cell's stage, whether it is a control, and how many of its trainings have ended.
 
     ``pool_unused``: a winner of the cell learnt next to nothing from its pool.
     """
@@ -33,10 +35,14 @@ class CellProgress(BaseModel):
     trials: Count
     failure: str | None = None
     pool_unused: bool = False
+    control: Control | None = None
 
 
 class RunningTrial(BaseModel):
-    """A trial at work; values are None while unknown. ``heard_at`` is its last sign of life."""
+    """A trial at work; values are None while unknown. ``heard_at`` is its last sign of life.
+
+    ``acc1`` is on val, by the ``metric`` that chooses, of student or teacher.
+    """
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -44,6 +50,7 @@ class RunningTrial(BaseModel):
     kind: JobKind
     trial: str
     seed: Count
+    metric: Metric = "balanced"
     started_at: Moment
     heard_at: Moment | None = None
     step: Count | None = None
@@ -60,8 +67,8 @@ class RunningTrial(BaseModel):
         for name in ("step", "total_steps", "loss", "images_per_s", "device_seconds"):
             if name in report:
                 setattr(self, name, report[name])
-        scores = [report[name] for name in ("student_acc1", "ema_acc1") if name in report]
-        self.acc1 = max(scores, default=self.acc1)
+        names = [f"{network}_acc1{SUFFIXES[self.metric]}" for network in ("student", "ema")]
+        self.acc1 = max((report[name] for name in names if name in report), default=self.acc1)
         self.heard_at = at
 
     @property
@@ -153,6 +160,7 @@ def cells_progress(study: StudyState) -> dict[str, CellProgress]:
             trials=study.plan.trainings_per_search,
             failure=study.searches[cell.name].failure,
             pool_unused=study.pool_unused(cell.name) > 0,
+            control=cell.control,
         )
         for cell in study.plan.cells
         if study.is_asked(cell.name)

@@ -134,7 +134,9 @@ class _Progress(BaseModel):
     loss: float = 0.0
     images_per_s: float = 0.0
     student_acc1: float = 0.0
+    student_acc1_natural: float = 0.0
     ema_acc1: float = 0.0
+    ema_acc1_natural: float = 0.0
 
 
 def read_progress(storage: Storage) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from tests.helpers.scheduling import scheduler_of, start_next
 from tests.helpers.scores import alike
 
 from semigrid.data.storage import Storage, open_storage
+from semigrid.grid.report.page import report
 from semigrid.grid.status import show, snapshot
 from semigrid.grid.status.cost import Cost, Estimate
 from semigrid.grid.status.live import LiveView
@@ -73,7 +74,9 @@ def test_a_running_trial_says_how_far_it_is_and_how_long_it_takes() -> None:
     # 100 steps in 50 seconds, and 8 seconds since: 150 steps are 75 seconds away, less those 8
     facts = {"step": 100, "total_steps": 250, "loss": 0.12345, "images_per_s": 1234.5}
     shown = printed(show.running_table([running(heard_at=150.0, acc1=87.54, **facts)], now=158.0))
-    row = shown.splitlines()[1].split()
+    head, more, *rows = shown.splitlines()
+    assert head.split() == ["balanced"] and "Acc@1" in more
+    row = rows[0].split()
     assert row == [
         "digits/vit/50%,",
         "seed",
@@ -86,6 +89,40 @@ def test_a_running_trial_says_how_far_it_is_and_how_long_it_takes() -> None:
         "0:08",
         "ago",
     ]
+
+
+def test_the_accuracy_of_a_running_trial_is_the_one_that_chooses(tmp_path: Path) -> None:
+    scores = {"student_acc1": 90.0, "ema_acc1": 70.0}
+    scores |= {"student_acc1_natural": 50.0, "ema_acc1_natural": 60.0}
+    for metric, expected in (("balanced", 90.0), ("natural", 60.0)):
+        scheduler = scheduler_of(plan_of(experiment_text(search={"trials": 1, "metric": metric})))
+        view, job = (
+            LiveView(quiet(), scheduler.study, open_storage(tmp_path)),
+            start_next(scheduler),
+        )
+        assert job is not None
+        view.started(job)
+        view.progress(job, scores)
+        view.progress(job, {"step": 3})  # a report between evaluations keeps it
+        found = Snapshot.model_validate_json(view.snapshot().model_dump_json())
+        assert found.running[0].acc1 == expected
+        head, more, row, *_ = printed(show.running_table(found.running, now=0.0)).splitlines()
+        assert head.split()[-1] == metric and "Acc@1" in more and f"{expected}" in row
+
+
+def test_controls_are_counted_by_themselves(tmp_path: Path) -> None:
+    grid = FinishedGrid(tmp_path, controls=["compute"])
+    for cell in ("vit/25%", "vit/50%", "semi-vit/25%/100%/compute"):
+        grid.finish(f"digits/{cell}", 100)
+    said = "2 of 8 cells and 1 of 3 controls finished"
+    cells = snapshot.cells_progress(grid.scheduler().study)
+    assert show.counts(cells) == said
+    assert cells["digits/semi-vit/25%/100%/compute"].control == "compute"
+    shown = semigrid("status", str(grid.file)).stdout
+    assert f"\n{said}\ntrials: 3 finished\n" in shown
+    assert f"{said} · made " in report(grid.results())
+    only = {name: cell for name, cell in cells.items() if cell.control}
+    assert show.counts(only) == "1 of 3 controls finished"
 
 
 def test_a_trial_that_has_not_spoken_yet_and_a_measurement() -> None:
@@ -305,7 +342,8 @@ def test_status_as_json_has_cells_cost_and_the_run(scheduler: Scheduler, tmp_pat
     assert facts["run"]["running"][0]["step"] == 1 and facts["run"]["dead"] is False
     assert facts["run"]["silent_seconds"] < 60
     assert facts["cells"]["digits/vit/50%"] == {
-        "state": "searching", "trials_done": 0, "trials": 3, "failure": None, "pool_unused": False
+        "state": "searching", "trials_done": 0, "trials": 3, "failure": None, "pool_unused": False,
+        "control": None,
     }  # fmt: skip
     assert re.search("seed 0 +1/6", semigrid("status", str(file)).stdout)
 
