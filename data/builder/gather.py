@@ -15,7 +15,7 @@ from semigrid.data.redact import shown
 from semigrid.data.sources.abo import abo_items
 from semigrid.data.sources.archives import parquet_items, webdataset_items
 from semigrid.data.sources.files import folder_items, table_items
-from semigrid.data.sources.given import NAMES, splits_of_files, splits_of_folders
+from semigrid.data.sources.given import splits_in, splits_of_files, splits_of_folders
 from semigrid.data.sources.items import Item
 from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.sources.patterns.drawing import pattern_items
@@ -154,9 +154,11 @@ def _source_items(request: BuildRequest, left_out: LeftOut) -> list[Item]:
             all_images=request.all_images,
         )
     if kind == "webdataset":
-        return _of_files(request, webdataset_items(request.source, request.label_column, left_out))
+        items = webdataset_items(request.source, request.label_column, left_out)
+        return _of_files(request, items, left_out)
     if kind == "parquet":
-        return _of_files(request, parquet_items(request.source, request.image_column, label))
+        items = parquet_items(request.source, request.image_column, label)
+        return _of_files(request, items, left_out)
     if kind == "table":
         return table_items(
             request.source,
@@ -167,31 +169,29 @@ def _source_items(request: BuildRequest, left_out: LeftOut) -> list[Item]:
             slices=request.slices,
             split=request.split_column if request.splits == "given" else None,
             find_split=request.splits == "given",
+            left_out=left_out,
         )
     if request.answers is not None:
         items = folder_items(request.source, labeled=False, left_out=left_out)
         if request.splits == "new":
             return items
-        return splits_of_folders(request.source, items, labeled=False) or items
+        return splits_of_folders(request.source, items, left_out, labeled=False) or items
     try:
         items = folder_items(request.source, left_out=left_out)
     except InputError as error:
         raise InputError(f"{error}{_tables_in(request.source)}") from error
     if {item.label for item in items} <= {*(request.classes or [])}:
         return items  # folders named as splits are classes if they are listed
-    if (given := splits_of_folders(request.source, items, labeled=True)) is not None:
-        return _anew(given) if request.splits == "new" else given
+    if (given := splits_of_folders(request.source, items, left_out, labeled=True)) is not None:
+        anew = request.splits == "new"
+        return [replace(item, split=None) for item in given] if anew else given
     if request.classes is None:
         _check_class_folders(request.source, items)
     return items
 
 
-def _of_files(request: BuildRequest, items: list[Item]) -> list[Item]:
-    return items if request.splits == "new" else splits_of_files(request.source, items)
-
-
-def _anew(items: list[Item]) -> list[Item]:
-    return [replace(item, split=None) for item in items]
+def _of_files(request: BuildRequest, items: list[Item], left_out: LeftOut) -> list[Item]:
+    return items if request.splits == "new" else splits_of_files(request.source, items, left_out)
 
 
 def _check_class_folders(source: str, items: Sequence[Item]) -> None:
@@ -199,17 +199,16 @@ def _check_class_folders(source: str, items: Sequence[Item]) -> None:
     classes = sorted({item.label for item in items if item.label is not None})
     if len(classes) < 2:
         problem = f"all images are in the folder {classes[0]!r}, but a classifier needs two classes"
-    elif {name.lower() for name in classes} <= NAMES.keys():
+    elif None not in splits_in(classes).values():
         problem = (
             f"the folders {', '.join(classes)} look like splits, not classes, and have no class "
             "folders; give a folder with class folders, or name these as classes in a YAML file"
         )
     else:
         return
-    # below folders that stand alone, and below each split
+    # below folders that stand alone
     parts = [item.image_id.split("/")[:-1] for item in items]
-    start = 0 if len(classes) < 2 else 1
-    depth = start
+    depth = 0
     while len(folders := {part[depth] for part in parts if len(part) > depth}) == 1:
         depth += 1
     if folders and depth:

@@ -26,6 +26,7 @@ from semigrid.data.sources.items import (
 )
 from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.storage import open_storage
+from semigrid.data.storage.address import common_folder
 from semigrid.data.storage.files import UnusableFileError, is_hidden
 from semigrid.data.tables import check_columns
 
@@ -68,7 +69,12 @@ def matching_files(uri: str, suffix: str) -> list[str]:
         readable = [name for name, problem in storage.walk().items() if problem is None]
         names = [name for name in readable if _matches(name.split("/"), pattern.split("/"))]
     elif storage.is_folder():
-        names = storage.names(suffix=suffix)
+        # or at any depth, as in folders named as splits, where there is none directly in it
+        names = storage.names(suffix=suffix) or [
+            name
+            for name, problem in storage.walk().items()
+            if not problem and name.endswith(suffix)
+        ]
     else:
         names = [""] if storage.exists() else []
     if not names:
@@ -83,6 +89,12 @@ def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
     if patterns[0] == "**":
         return any(_matches(names[n:], patterns[1:] or names[n:]) for n in range(len(names) + 1))
     return bool(names) and fnmatchcase(names[0], patterns[0]) and _matches(names[1:], patterns[1:])
+
+
+def _names(paths: Sequence[str]) -> list[str]:
+    """The files' names for ids: their paths below the folder that all of them share."""
+    folder = common_folder(paths)
+    return [readable(path.removeprefix(f"{folder}/")) for path in paths]
 
 
 def webdataset_items(
@@ -101,14 +113,14 @@ def webdataset_items(
     """
     items = []
     left_out = LeftOut() if left_out is None else left_out
-    for path in matching_files(uri, ".tar"):
+    paths = matching_files(uri, ".tar")
+    for path, name in zip(paths, _names(paths), strict=True):
         images, class_names = _members(path, label, left_out)
         for key, parts in images.items():
             if len(parts) > 1:
                 raise InputError(f"{path}: the sample {key!r} has {len(parts)} images")
             (extent,) = parts.values()
-            name = f"{readable(posixpath.basename(path))}/{key}"
-            items.append(Item(name, path, class_names.get(key), inside=extent))
+            items.append(Item(f"{name}/{key}", path, class_names.get(key), inside=extent))
     if not items:
         raise InputError(
             f"{uri}: no sample has an image ({', '.join(SUFFIXES[:5])}, …)", *left_out.lines()
@@ -182,7 +194,8 @@ def parquet_items(uri: str, image: str = "image", label: str | None = "label") -
         InputError: a file is not Parquet, or lacks a column or class.
     """
     items: list[Item] = []
-    for path in matching_files(uri, ".parquet"):
+    paths = matching_files(uri, ".parquet")
+    for path, name in zip(paths, _names(paths), strict=True):
         with ExitStack() as stack:
             try:
                 opened = stack.enter_context(open_storage(path).open())
@@ -202,8 +215,8 @@ def parquet_items(uri: str, image: str = "image", label: str | None = "label") -
                 labels = _labels(path, file, label)
             rows = [(g, row) for g in groups for row in range(file.metadata.row_group(g).num_rows)]
             for class_name, (group, row) in zip(labels, rows, strict=True):
-                image_id = f"{readable(posixpath.basename(path))}/{group:05d}/{row:07d}"
                 inside = ParquetRow(image, group, row)
+                image_id = f"{name}/{group:05d}/{row:07d}"
                 items.append(Item(image_id, path, class_name, inside=inside))
     return items
 

@@ -11,14 +11,14 @@ from semigrid.data.decoding import FORMATS, HEAD_BYTES, format_of
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.redact import shown
 from semigrid.data.schema import Split
-from semigrid.data.sources.given import NAMES
+from semigrid.data.sources.given import NAMES, splits_in
 from semigrid.data.sources.items import FOREIGN, HEIC, SUFFIXES, Item, readable
 from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.storage import Storage, open_storage
 from semigrid.data.storage.address import beside, ids_in, unique_names
 from semigrid.data.tables import Table, open_table
 
-FOUND_COLUMN = "split"  # of tables, used without being asked for
+FOUND_COLUMN = "split"  # of tables, in any case, used without being asked for
 _TYPES = mimetypes.MimeTypes(filenames=())  # without those of the machine
 
 
@@ -110,6 +110,7 @@ def table_items(
     slices: Sequence[str] = (),
     split: str | None = None,
     find_split: bool = False,
+    left_out: LeftOut | None = None,
 ) -> list[Item]:
     """Lists the images of a CSV or Parquet table with a row per image.
 
@@ -118,14 +119,18 @@ def table_items(
         label: column with labels, empty for images without one. None: no image has a label.
         image_id: column with ids; the default is the path, without a URL's signature.
         group, slices, split: columns with the group, slices and given split, see ``Item``.
-        find_split: use a column named ``split`` if all of its values are splits.
+        find_split: use a column named ``split`` if it names two splits.
+        left_out: receives a column named ``split`` that is not used.
 
     Raises:
         InputError: the table lacks a column or path, an id occurs twice, a split is unknown, no
             file is there, or a table from elsewhere names a file on this machine.
     """
     table = open_table(uri)
-    splits = _splits(table, split, find_split)
+    if split is not None:
+        splits = _splits(table, split)
+    else:
+        splits = _splits_found(table, left_out or LeftOut()) if find_split else []
     names = [name for name in (image, label, image_id, group, *slices) if name is not None]
     columns = table.columns(*names)
     paths = columns[image]
@@ -151,25 +156,40 @@ def table_items(
     ]
 
 
-def _splits(table: Table, column: str | None, find: bool) -> list[Split | None]:
-    """The given split of each row; empty without a column for it.
+def _splits(table: Table, column: str) -> list[Split | None]:
+    """The given split of each row. Raises ``InputError`` for a value that is no split."""
+    values = [value.strip() for value in table.columns(column)[column]]
+    found = splits_in({*values} - {""})
+    for row, value in enumerate(values, 1):
+        if value and found[value] is None:
+            raise InputError(
+                f"{table.uri}: row {row} has the split {value[:80]!r}; allowed are "
+                f"{', '.join(NAMES)}, and blank for images whose split is to be drawn; correct it, "
+                "or draw all splits anew with --splits new"
+            )
+    return [found.get(value) for value in values]
 
-    Raises ``InputError`` for a value that is no split.
+
+def _splits_found(table: Table, left_out: LeftOut) -> list[Split | None]:
+    """The splits that a column named ``split`` gives; empty where it names fewer than two.
+
+    Raises ``InputError`` where it names two, and others of its values are none.
     """
-    if column is None and not (find and list(table.names).count(FOUND_COLUMN) == 1):
+    columns = [name for name in table.names if name.strip().lower() == FOUND_COLUMN]
+    if len(columns) != 1:
         return []
-    values = [
-        v.strip().lower() for v in table.columns(column or FOUND_COLUMN)[column or FOUND_COLUMN]
-    ]
-    bad = next((n for n, value in enumerate(values) if value and value not in NAMES), None)
-    if bad is None:
-        return [NAMES.get(value) for value in values] if column or len({*values}) > 1 else []
-    if column is None:
-        return []
-    raise InputError(
-        f"{table.uri}: row {bad + 1} has the split {values[bad][:80]!r}; allowed are "
-        f"{', '.join(NAMES)}, and blank for images whose split is to be drawn"
+    (column,) = columns
+    values = {value.strip() for value in table.columns(column)[column]}
+    found = splits_in(sorted(values - {""}))
+    named = {split for split in found.values() if split is not None}
+    if len(named) > 1 or None not in found.values():
+        return _splits(table, column) if len(values) > 1 else []
+    odd = next(value for value, split in found.items() if split is None)
+    left_out.notes.append(
+        f"all splits are drawn: the column {column!r} does not hold splits, but {odd[:80]!r}"
+        + "".join(f" beside {split}" for split in named)
     )
+    return []
 
 
 def _unless_blank(text: str) -> str | None:

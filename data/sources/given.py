@@ -1,67 +1,111 @@
 """Splits that a source comes with: folders, files and columns that name train, val and test."""
 
-import posixpath
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
+from operator import and_
 
 from semigrid.data.errors import InputError
 from semigrid.data.schema import POOL, Split
 from semigrid.data.sources.items import Item
+from semigrid.data.sources.left_out import LeftOut
+from semigrid.data.storage.address import common_folder
 
-# what people call the splits, in lower case
+# what people call the splits, in lower case; val is drawn from trainval
 NAMES: dict[str, Split] = {
-    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("train", "training", "trainval"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("unlabeled", "unlabelled", "unsupervised", "pool"), POOL),
 }
 
 
-def split_in_name(name: str) -> Split | None:
-    """The split in a file's name such as ``imagenet-train-0003.tar``, if it names just one."""
-    words = re.split(r"[^a-z]+", name.lower())
-    found = {NAMES[word] for word in words if word in NAMES}
-    return found.pop() if len(found) == 1 else None
+def splits_in_words(names: Iterable[str]) -> dict[str, Split | None]:
+    """The split that each name has among its words, if it has just one: ``shop-train-0003.tar``.
 
-
-def splits_named(
-    uri: str, names: Iterable[str], split_of: Callable[[str], Split | None], what: str, advice: str
-) -> dict[str, Split]:
-    """The split of each name; empty unless at least two splits are named.
-
-    Raises ``InputError`` where two splits are named, and others of the names are none.
+    Words that all of the names have do not count: they are the data's name, as in
+    ``dev-kit-train`` beside ``dev-kit-test``.
     """
-    found = {name: split_of(name) for name in sorted({*names})}
+    words = {name: Counter(re.split(r"[^a-z]+", name.lower())) for name in names}
+    shared: Counter[str] = reduce(and_, words.values()) if words else Counter()
+    named = {n: {NAMES[w] for w in found - shared if w in NAMES} for n, found in words.items()}
+    return {name: found.pop() if len(found) == 1 else None for name, found in named.items()}
+
+
+def splits_in(names: Iterable[str]) -> dict[str, Split | None]:
+    """The split that each name of a folder, or value of a column, is, or has among its words.
+
+    Words count only where every name has one, as in ``train2017`` and ``test2017``: those of some
+    names may be a class's, as in ``training shoes``.
+    """
+    in_words = splits_in_words(names)
+    if None not in in_words.values():
+        return in_words
+    return {name: NAMES.get(name.lower()) for name in in_words}
+
+
+def kept_splits(
+    uri: str, found: Mapping[str, Split | None], what: str, advice: str, left_out: LeftOut
+) -> dict[str, Split]:
+    """The split of each name if at least two splits are ``found``, or else none.
+
+    ``left_out`` receives a name that looks like a split and is none. Raises ``InputError`` where
+    two splits are found, and others of the names are none.
+    """
     splits = {name: split for name, split in found.items() if split is not None}
-    if len({*splits.values()}) < 2:
-        return {}
-    if others := [name for name in found if name not in splits]:
+    others = [name for name in found if name not in splits]
+    if len({*splits.values()}) > 1 and others:
         raise InputError(
             f"{uri}: the {what} {', '.join([*splits][:4])} look like splits, but {others[0]!r} "
-            f"does not; move it away, {advice}"
+            f"does not; {advice}"
         )
-    return splits
+    if len({*splits.values()}) > 1:
+        return splits
+    in_words = splits_in_words(found)
+    alike = [name for name, split in in_words.items() if split is not None]
+    if alike and len(alike) < len(found):
+        other = next(name for name in found if name not in alike)
+        left_out.notes.append(
+            f"all splits are drawn: of the {what} {alike[0]!r} looks like a split, but {other!r} "
+            "does not"
+        )
+    return {}
 
 
-def splits_of_files(uri: str, items: Sequence[Item]) -> list[Item]:
-    """The images with the splits that the names of their tars or Parquet files give."""
-    file = {item.uri: posixpath.basename(item.uri) for item in items}
-    advice = "or draw all splits anew with --splits new"
-    splits = splits_named(uri, file.values(), split_in_name, "files", advice)
-    return [replace(item, split=splits.get(file[item.uri])) for item in items]
+def splits_of_files(uri: str, items: Sequence[Item], left_out: LeftOut) -> list[Item]:
+    """The images with the splits that the names of their tars or Parquet files give.
+
+    Where the files' names give none, those of their folders do, at any depth below the folder that
+    all files share. ``left_out`` receives a name that looks like a split and is none. Raises
+    ``InputError`` where some files are in no split.
+    """
+    parts = {item.uri: item.uri.split("/") for item in items}
+    depth = len(common_folder(parts).split("/"))
+    levels = [-1, *range(depth, min(map(len, parts.values())) - 1)]
+    found = {level: splits_in_words(sorted({p[level] for p in parts.values()})) for level in levels}
+    level = next((n for n in levels if len({*found[n].values()} - {None}) > 1), -1)
+    what = "files" if level == -1 else "folders"
+    advice = "move it away, or draw all splits anew with --splits new"
+    splits = kept_splits(uri, found[level], what, advice, left_out)
+    return [replace(item, split=splits.get(parts[item.uri][level])) for item in items]
 
 
-def splits_of_folders(uri: str, items: Sequence[Item], *, labeled: bool) -> list[Item] | None:
+def splits_of_folders(
+    uri: str, items: Sequence[Item], left_out: LeftOut, *, labeled: bool
+) -> list[Item] | None:
     """The images with the splits that folders above the class folders give, or None without any.
 
     With ``labeled``, labels are the names of the second folders; a split without class folders has
-    none. Raises ``InputError`` for a labelled split's image outside its class folders.
+    none. ``left_out`` receives a folder that looks like a split and is none. Raises ``InputError``
+    for a labelled split's image outside its class folders.
     """
     parts = [item.image_id.split("/") for item in items]
-    advice = "or name all of them as classes in a YAML file"
-    advice = advice if labeled else "or draw all splits anew with --splits new"
-    splits = splits_named(uri, (p[0] for p in parts if p[1:]), _of_folder, "folders", advice)
+    advice = "move it away, or name all of them as classes in a YAML file"
+    advice = advice if labeled else "move it away, or draw all splits anew with --splits new"
+    found = splits_in(sorted({p[0] for p in parts if p[1:]}))
+    splits = kept_splits(uri, found, "folders", advice, left_out)
     if not splits:
         return None
     if not labeled:
@@ -69,7 +113,7 @@ def splits_of_folders(uri: str, items: Sequence[Item], *, labeled: bool) -> list
     with_classes = {p[0] for p in parts if len(p) > 2 and splits[p[0]] != POOL}
     if not with_classes:
         return None
-    found = []
+    given = []
     for item, (top, *rest) in zip(items, parts, strict=True):
         if top in with_classes and len(rest) < 2:
             raise InputError(
@@ -77,9 +121,5 @@ def splits_of_folders(uri: str, items: Sequence[Item], *, labeled: bool) -> list
                 f"into {uri}/{top}/<class>/, or into {uri}/unlabeled/ if it has no label"
             )
         label = rest[0] if top in with_classes else None
-        found.append(replace(item, label=label, split=splits[top]))
-    return found
-
-
-def _of_folder(name: str) -> Split | None:
-    return NAMES.get(name.lower())
+        given.append(replace(item, label=label, split=splits[top]))
+    return given

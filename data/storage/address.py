@@ -7,7 +7,7 @@ An address is a path on this machine, or begins with one of ``SCHEMES``. The cha
 import os
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
 from semigrid.data.errors import InputError
@@ -84,6 +84,11 @@ def base_name(address: str) -> str:
 def suffix_of(address: str) -> str:
     """The lower-case ending of an address (``.csv``), without a web address's parameters."""
     return posixpath.splitext(_path(address))[1].lower()
+
+
+def common_folder(addresses: Iterable[str]) -> str:
+    """The deepest folder that all of these files share, without a slash at its end."""
+    return "/".join(os.path.commonprefix([each.split("/")[:-1] for each in addresses]))
 
 
 def unique_names(addresses: Sequence[str]) -> list[str]:

@@ -18,7 +18,8 @@ from semigrid.data.builder.report import report_lines
 from semigrid.data.builder.request import BuildRequest
 from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
-from semigrid.data.sources.given import split_in_name
+from semigrid.data.sources.items import Item
+from semigrid.data.sources.left_out import LeftOut
 
 # what a source calls each split, ours, and the numbers of its images; odd ones are dots
 NAMES = {"training": "train", "validation": "val", "test": "test", "unlabeled": "pool"}
@@ -223,17 +224,150 @@ def test_a_column_of_splits_by_another_name(tmp_path: Path) -> None:
         build(str(table), tmp_path / "bad", split_column="part")
 
 
+def test_a_found_column_is_kept_whatever_its_case_and_an_odd_value_is_an_error(
+    tmp_path: Path,
+) -> None:
+    table = Path(source(tmp_path / "raw", "table", PARTS))
+    table.write_text(table.read_text().replace("label,split", "label,Split"))
+    assert Counter(item.split for item in items_of(str(table))[0]) == {
+        "train": 24,
+        "val": 8,
+        "test": 8,
+        "pool": 6,
+    }
+    for odd in ("holdout", "N/A"):
+        lines = table.read_text().splitlines()
+        lines[7] = f"{lines[7].rpartition(',')[0]},{odd}"
+        (table.parent / "odd.csv").write_text("\n".join(lines))
+        with pytest.raises(InputError, match=f"row 7 has the split '{odd}'; .*--splits new"):
+            items_of(str(table.parent / "odd.csv"))
+        assert {i.split for i in items_of(str(table.parent / "odd.csv"), splits="new")[0]} == {None}
+
+
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("values", "note"),
     [
-        ("train-00000-of-00002.parquet", "train"),
-        ("validation-00000-of-00001.parquet", "val"),
-        ("imagenet1k-train-0003.tar", "train"),
-        ("unlabeled-000.tar", "pool"),
-        ("trains-000.tar", None),
-        ("train-test-000.tar", None),
-        ("shop-0.tar", None),
+        (("test", "5"), "the column 'split' does not hold splits, but '5' beside test"),
+        (("0", "1"), "the column 'split' does not hold splits, but '0'"),
+        (("train", ""), None),  # those of the others are drawn
+        (("train", "train"), None),
     ],
 )
-def test_splits_in_names_of_files(name: str, expected: str | None) -> None:
-    assert split_in_name(name) == expected
+def test_a_found_column_that_is_not_used_is_said(
+    tmp_path: Path, values: tuple[str, str], note: str | None
+) -> None:
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes(tile(number))
+    rows = [f"{n}.png,{'ab'[n % 2]},{values[n % 2]}" for n in range(4)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,label,split", *rows]))
+    items, lines = items_of(str(tmp_path / "t.csv"))
+    assert lines == ([] if note is None else [f"all splits are drawn: {note}"])
+    assert {item.split for item in items} == ({"train", None} if "" in values else {None})
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["train-00000-of-00002", "validation-00000-of-00001"], ["train", "val"]),
+        (["imagenet1k-train-0003", "imagenet1k-Test-1"], ["train", "test"]),
+        (["trainval", "test", "unlabeled-000"], ["train", "test", "pool"]),
+        # words of the data's own name
+        (["dev-shop-train-0", "dev-shop-test-0", "dev-shop-dev-0"], ["train", "test", "val"]),
+        (["pool-tables-train", "pool-tables-test"], ["train", "test"]),
+        # folders, at any depth and whatever lies above
+        (["train/0", "test/1"], ["train", "test"]),
+        (["train/0", "test/0"], ["train", "test"]),
+        (["shirts/train2017/0", "vests/test2017/0"], ["train", "test"]),
+        (["train/part-0", "train/part-1", "valid/part-0"], ["train", "train", "val"]),
+        # one split, or none
+        (["train-0", "train-1"], [None, None]),
+        (["trains-0", "shop-1"], [None, None]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["webdataset", "parquet"])
+def test_splits_in_names_of_files_and_folders(
+    tmp_path: Path, kind: str, files: list[str], expected: list[str | None]
+) -> None:
+    ending = "tar" if kind == "webdataset" else "parquet"
+    for number, name in enumerate(files):
+        write_one(tmp_path / f"{name}.{ending}", number)
+    found, lines = items_of(str(tmp_path), kind=kind)
+    splits = {item.image_id.partition(f".{ending}/")[0]: item.split for item in found}
+    assert splits == dict(zip(files, expected, strict=True)) and lines == []
+    if "/" in files[0]:  # as a pattern
+        stars = "/*" * files[0].count("/")
+        again, _ = items_of(f"{tmp_path}{stars}/*.{ending}", kind=kind)
+        assert again == found
+
+
+def test_files_of_one_split_beside_others_are_said(tmp_path: Path) -> None:
+    for number, name in enumerate(["train-0.tar", "extra.tar"]):
+        write_one(tmp_path / name, number)
+    items, lines = items_of(str(tmp_path), kind="webdataset")
+    assert {item.split for item in items} == {None}
+    assert lines == [
+        "all splits are drawn: of the files 'train-0.tar' looks like a split, but 'extra.tar' does "
+        "not"
+    ]
+    write_one(tmp_path / "test.tar", 2)
+    with pytest.raises(InputError, match="look like splits, but 'extra.tar' does not; move it"):
+        items_of(str(tmp_path), kind="webdataset")
+
+
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [
+        (["trainval", "test"], {"train": 2, "test": 2}),
+        (["training_set", "test_set"], {"train": 2, "test": 2}),
+        (["train2017", "val2017", "test2017"], {"train": 2, "val": 2, "test": 2}),
+    ],
+)
+def test_folders_named_as_splits(
+    tmp_path: Path, folders: list[str], expected: dict[str | None, int]
+) -> None:
+    for folder in folders:
+        for label in ("plain", "dots"):
+            (tmp_path / folder / label).mkdir(parents=True)
+            (tmp_path / folder / label / "0.png").write_bytes(tile(0))
+    items, lines = items_of(str(tmp_path))
+    assert Counter(item.split for item in items) == expected and lines == []
+    assert {item.label for item in items} == {"plain", "dots"}
+
+
+@pytest.mark.parametrize(
+    ("folders", "alike"),
+    [
+        (["bus", "train"], "'train'"),
+        (["dresses", "test-tubes", "training-shoes"], "'test-tubes'"),
+        (["bus", "dress"], None),
+    ],
+)
+def test_classes_that_look_like_splits_are_said(
+    tmp_path: Path, folders: list[str], alike: str | None
+) -> None:
+    for folder in folders:
+        (tmp_path / folder / "new").mkdir(parents=True)
+        (tmp_path / folder / "new/0.png").write_bytes(tile(0))
+    items, lines = items_of(str(tmp_path))
+    assert {(item.label, item.split) for item in items} == {(name, None) for name in folders}
+    said = f"of the folders {alike} looks like a split, but {folders[0]!r} does not"
+    assert lines == ([] if alike is None else [f"all splits are drawn: {said}"])
+
+
+def items_of(uri: str, **settings: Any) -> tuple[list[Item], list[str]]:
+    """The images of a source, and what is said of the rest."""
+    left_out = LeftOut()
+    return gather(BuildRequest(source=uri, **settings), left_out)[0], left_out.lines()
+
+
+def write_one(path: Path, number: int) -> None:
+    """A tar or Parquet file with an image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        images = [{"bytes": tile(number), "path": None}]
+        pq.write_table(pa.table({"image": images, "label": ["plain"]}), path)
+        return
+    with tarfile.open(path, "w") as tar:
+        member = tarfile.TarInfo("0.png")
+        member.size = len(tile(number))
+        tar.addfile(member, io.BytesIO(tile(number)))
