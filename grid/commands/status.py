@@ -35,11 +35,11 @@ def status(
         raise InputError("--watch and --json: give one of them; --json prints the state once")
     experiment = load(source, storage, seeds)
     died = watch and not follow(open_storage(experiment.folder), out)
-    _show_status(open_study(experiment, only), as_json)
+    show_status(open_study(experiment, only), as_json)
     raise typer.Exit(SOME_FAILED if died else OK)
 
 
-def _show_status(study: OpenStudy, as_json: bool) -> None:
+def show_status(study: OpenStudy, as_json: bool) -> None:
     now = snapshot.take(study.state)
     run = snapshot.read(study.ledger.storage, say)
     if as_json:

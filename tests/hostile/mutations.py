@@ -192,7 +192,20 @@ def parquet_files(draw: st.DrawFn, valid: pa.Table, metadata: st.SearchStrategy[
     sink = io.BytesIO()
     pq.write_table(table, sink, row_group_size=draw(st.sampled_from([2, 1000])))
     content = sink.getvalue()
-    return draw(edited(st.just(content))) if draw(st.integers(0, 3)) == 0 else content
+    damage = draw(st.integers(0, 3))
+    if damage == 0:
+        return draw(edited(st.just(content)))
+    return _with_other_footer(draw, content) if damage == 1 else content
+
+
+def _with_other_footer(draw: st.DrawFn, content: bytes) -> bytes:
+    """The file with some bytes of its footer replaced: those that are believed."""
+    damaged = bytearray(content)
+    length = int.from_bytes(content[-8:-4], "little")
+    for _ in range(draw(st.integers(1, 3))):
+        at = len(content) - 9 - draw(_POSITION) * (length - 1) // _PARTS
+        damaged[at] = draw(st.integers(0, 255))
+    return bytes(damaged)
 
 
 @st.composite

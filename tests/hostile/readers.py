@@ -1,8 +1,6 @@
 """Every reader of files that may come from others, with the files that it is tried on."""
 
-import atexit
 import gzip
-import io
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +13,7 @@ import pyarrow as pa
 import yaml
 from hypothesis import strategies as st
 from tests.helpers import nasty
+from tests.hostile import runs
 from tests.hostile.mutations import (
     NAMES,
     any_bytes,
@@ -26,7 +25,6 @@ from tests.hostile.mutations import (
     parquet_files,
     tars,
 )
-from tests.hostile.outcome import UNFORESEEN
 
 from semigrid.data.builder.clean import CleanSettings, clean_image
 from semigrid.data.builder.gather import gather
@@ -176,80 +174,6 @@ def _experiments() -> st.SearchStrategy[bytes]:
     return st.one_of(documents([SMALL]).map(as_yaml), edited(st.just(text)))
 
 
-VIEWS = ("status --json", "status", "table --format json", "answer --json")
-WRITTEN = ("table --format csv", "table --view classes --format latex", "report")
-SNAPSHOT = {
-    "experiment": "small",
-    "cells": {},
-    "trials": {},
-    "cost": {"spent": {"cpu": 1.0}},
-    "running": [
-        {
-            "cell": "digits/vit/50%",
-            "kind": "train",
-            "trial": "x",
-            "seed": 0,
-            "started_at": 1.7e9,
-            "heard_at": 1.7e9,
-            "step": 3,
-            "total_steps": 10,
-            "loss": 0.3,
-        }
-    ],
-    "written_at": 1.7e9,
-    "started_at": 1.7e9,
-    "seconds_left": 3.0,
-    "share_done": 0.3,
-    "activity": "x",
-    "host": "elsewhere",
-    "pid": 1,
-}
-
-
-@cache
-def _run() -> Path:
-    """The folder of a finished run of two cells, two seeds each."""
-    import tempfile
-
-    from tests.helpers.finished import FinishedGrid
-
-    folder = Path(tempfile.mkdtemp(prefix="semigrid-hostile-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    grid = [{"model": "vit", "labels": ["50%", "100%"]}]
-    run = FinishedGrid(folder, seeds=2, grid=grid)
-    run.finish("digits/vit/50%", 100, 120)
-    run.finish("digits/vit/100%", 150, 150)
-    made = Path(run.plan.experiment.folder)
-    (made / "experiment.yaml").write_text(run.plan.experiment.text)
-    (made / "live.json").write_text(json.dumps(SNAPSHOT))
-    return made
-
-
-def _in_run(place: str, *commands: str) -> Callable[[Path, bytes], None]:
-    """What commands say of a run's folder with this file in the place of its own."""
-
-    def read(folder: Path, content: bytes) -> None:
-        from tests.helpers.command import semigrid
-
-        run = folder / "small"
-        shutil.copytree(_run(), run)
-        file = next(iter(sorted(run.glob(place))), run / place)
-        file.write_bytes(content)
-        for command in commands:
-            name, *options = command.split()
-            done = semigrid(name, str(run), *options)
-            if done.returncode not in (0, 1, 2) or UNFORESEEN.search(done.stderr):
-                raise AssertionError(f"{command}: exit code {done.returncode}: {done.stderr}")
-            if "json" in command and done.returncode < 2:
-                json.loads(done.stdout, parse_constant=_no_number)
-
-    return read
-
-
-def _no_number(text: str) -> None:
-    raise AssertionError(f"{text} is no JSON")
-
-
 def _members() -> Sequence[tuple[str, bytes]]:
     return [
         ("a.png", PNG),
@@ -311,18 +235,6 @@ def _requests() -> st.SearchStrategy[bytes]:
     )
 
 
-def _json_in(place: str) -> st.SearchStrategy[bytes]:
-    valid = json.loads(next(iter(sorted(_run().glob(place)))).read_text())
-    return st.one_of(documents([valid]).map(as_json), edited(st.just(as_json(valid))))
-
-
-def _predictions() -> st.SearchStrategy[bytes]:
-    import pyarrow.parquet as pq
-
-    file = next(iter(sorted(_run().glob("predictions/*.parquet"))))
-    return parquet_files(pq.read_table(io.BytesIO(file.read_bytes())), documents([{}]))
-
-
 def readers() -> list[Reader]:
     """All of them, those that need no PyTorch first."""
     import matplotlib.font_manager  # noqa: F401  # asks for this machine's fonts, once
@@ -342,8 +254,9 @@ def readers() -> list[Reader]:
         Reader("build-yaml", _requests(), _request, 5),
         Reader("manifest", _manifests(), _manifest, 4),
         Reader("experiment", _experiments(), _experiment, 0.5),
-        Reader("record", _json_in("ledger/*.json"), _in_run("ledger/*.json", *VIEWS), 0.1),
-        Reader("predictions", _predictions(), _in_run("predictions/*.parquet", *VIEWS[1:]), 0.1),
-        Reader("written", _json_in("ledger/*.json"), _in_run("ledger/*.json", *WRITTEN), 0.03),
-        Reader("live", _json_in("live.json"), _in_run("live.json", *VIEWS[:2]), 0.2),
+        Reader("record", runs.json_in(runs.RECORDS), runs.read_record, 1.5),
+        Reader("predictions", runs.prediction_tables(), runs.read_table, 3),
+        Reader("live", runs.json_in(runs.LIVE), runs.by_commands(runs.LIVE, *runs.STATUS), 0.2),
+        Reader("record-in-run", runs.json_in(runs.RECORDS), runs.by_commands(runs.RECORDS), 0.03),
+        Reader("table-in-run", runs.prediction_tables(), runs.by_commands(runs.TABLES), 0.03),
     ]
