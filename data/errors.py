@@ -34,6 +34,12 @@ class StorageGoneError(OSError):
         super().__init__(without_secrets(message))
 
 
+class ServerBusyError(StorageGoneError):
+    """A web server kept answering that it is busy, with the HTTP ``status`` 429 or 503."""
+
+    status = 0
+
+
 def _short(problem: str) -> str:
     """A problem whose middle is left out if it is long; its end says what to do."""
     if len(problem) <= LONGEST:

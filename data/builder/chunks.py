@@ -24,7 +24,7 @@ from PIL import __version__ as PILLOW
 from semigrid.data.builder.clean import CLEAN_VERSION, JPEG_QUALITY, CleanSettings, clean_image
 from semigrid.data.builder.request import BuildRequest
 from semigrid.data.decoding import UnusableImageError
-from semigrid.data.errors import InputError, RefusedError, StorageGoneError
+from semigrid.data.errors import InputError, RefusedError, ServerBusyError, StorageGoneError
 from semigrid.data.redact import shown, without_secrets
 from semigrid.data.schema import is_damage
 from semigrid.data.sources.items import Item, readable
@@ -53,6 +53,7 @@ _SCHEMA = pa.schema(
         ("pixels", pa.string()),
         ("changed", pa.list_(pa.string())),
         ("problem", pa.string()),
+        ("busy", pa.int64()),
         ("content", pa.binary()),
     ]
 )
@@ -63,7 +64,8 @@ class Cleaned:
     """The item ``number`` after cleaning; ``problem`` is the reason if there is no content.
 
     ``source`` is the SHA-256 of the source's bytes, or of the item's identity if it has one;
-    ``pixels`` and ``changed`` are those of ``CleanImage``.
+    ``pixels`` and ``changed`` are those of ``CleanImage``. ``busy`` is the HTTP status of a server
+    that was too busy to send it.
     """
 
     number: int
@@ -71,6 +73,7 @@ class Cleaned:
     pixels: str
     changed: Sequence[str] | None
     problem: str | None
+    busy: int | None = None
     content: bytes = b""
 
 
@@ -291,8 +294,10 @@ def clean_chunk(chunk: Chunk) -> None:
             hashed = content if item.identity is None else item.identity.encode()
             row["source"] = hashlib.sha256(hashed).hexdigest()
             row |= vars(clean_image(content, chunk.request))
-        except UnusableImageError as error:
+        except (UnusableImageError, ServerBusyError) as error:
             row["problem"] = readable(str(error))  # it may quote the name of a file
+            if isinstance(error, ServerBusyError):
+                row |= {"problem": f"cannot be read: {error}", "busy": error.status}
             if "source" not in row:  # a failure to read, which is not remembered
                 row["version"] = versions[index] = None
     buffer = io.BytesIO()

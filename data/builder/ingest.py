@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from http import HTTPStatus
 from typing import Any
 
 from semigrid.data.builder.chunks import (
@@ -26,7 +27,7 @@ from semigrid.data.builder.report import problem_kind
 from semigrid.data.builder.request import BuildRequest
 from semigrid.data.builder.write import ROWS_PER_GROUP, StoredImage, shard_names, write_in_order
 from semigrid.data.crowd.consensus import Audit
-from semigrid.data.errors import InputError
+from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.json_text import json_text
 from semigrid.data.precision import precision_of
 from semigrid.data.redact import shown
@@ -36,7 +37,9 @@ from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.sources.patterns.spec import LICENSE
 from semigrid.data.splits import order_key
 from semigrid.data.storage import open_storage
-from semigrid.data.storage.address import base_name
+from semigrid.data.storage.address import WEB, base_name
+from semigrid.data.storage.storage import PATIENCE
+from semigrid.data.storage.web import host_of
 
 
 def build_dataset(
@@ -58,6 +61,7 @@ def build_dataset(
         progress: gets the number of images cleaned and the number of all images.
 
     Raises:
+        StorageGoneError: storage stays away, or a web server busy, for longer than is waited.
         InputError: ``uri`` is neither new nor empty nor that of an unfinished build, another build
             is at work there, or the images cannot form a dataset.
     """
@@ -82,6 +86,7 @@ def build_dataset(
 
         files = run_chunks(chunks, processes, cleaned_so_far)
         cleaned = sorted(read_without_content(files), key=lambda c: c.number)
+        _check_not_busy(items, cleaned)
         _check_usable(items, cleaned, classes)
         pairs = zip(items, cleaned, strict=True)
         curation = curate(
@@ -142,6 +147,35 @@ def _facts(item: Item, pixels: str) -> Facts:
 def _curation(request: BuildRequest) -> dict[str, Any]:
     keys = {"seed", "val_share", "test_share", "classes", "min_per_class", "rare"}
     return request.model_dump(include=keys)
+
+
+def _check_not_busy(items: Sequence[Item], cleaned: Sequence[Cleaned]) -> None:
+    """Raises ``StorageGoneError`` if servers were too busy for some of their images.
+
+    A server that answers 503 to every request is one of the dead ones that lists contain.
+    """
+    busy = [c for c in cleaned if c.busy is not None]
+    alive = {_host(items[c.number]) for c in cleaned if c.source is not None} if busy else set()
+    missing = [
+        items[c.number]
+        for c in busy
+        if c.busy == HTTPStatus.TOO_MANY_REQUESTS or _host(items[c.number]) in alive
+    ]
+    if not missing:
+        return
+    of_host = Counter(map(_host, missing)).most_common()
+    hosts = ", ".join(f"{host} ({count:,})" for host, count in of_host[:5])
+    more = f" and {len(of_host) - 5:,} others" if len(of_host) > 5 else ""
+    raise StorageGoneError(
+        f"{len(missing):,} of {len(items):,} images are missing, since their servers were busy: "
+        f"{hosts}{more}; the first is {missing[0].image_id}; what was read is kept: run the same "
+        f"command again later ({PATIENCE} sets how long to wait)"
+    )
+
+
+def _host(item: Item) -> str | None:
+    is_web = item.uri.partition("://")[0].lower() in WEB
+    return host_of(item.uri) if is_web else None
 
 
 def _check_usable(

@@ -79,7 +79,7 @@ class BucketFiles:
         self._is_s3 = S3[0] in fs.protocol
         self.root, self.home = root, self.uri(root)
 
-    def __reduce__(self) -> tuple[Callable[[str], "BucketFiles"], tuple[str]]:
+    def __reduce__(self) -> tuple[Callable[..., "BucketFiles"], tuple[Any, ...]]:
         return bucket_files, (self.home,)
 
     def uri(self, path: str) -> str:

@@ -48,9 +48,9 @@ def open_storage(uri: str | Path, patience: float | None = None) -> "Storage":
     Args:
         patience: seconds to wait for a local folder that vanished. The folder counts as away while
             it is missing or empty, so make it and give it a file first. Buckets are always waited
-            for, by default for ``storage_patience()`` seconds; web addresses never, since lists of
-            them contain dead ones: only a server that answered before, and now keeps silent, counts
-            as gone.
+            for, by default for ``storage_patience()`` seconds; web addresses only while a server
+            says that it is busy, since lists of them contain dead ones: one that answered before,
+            and now keeps silent, counts as gone.
 
     Raises:
         InputError: a URI that is not opened (see ``address``), or one with credentials in it other
@@ -67,19 +67,16 @@ def open_storage(uri: str | Path, patience: float | None = None) -> "Storage":
             f"{uri}: credentials in a URI would be written into files and logs; leave them out and "
             f"{CREDENTIALS}"
         )
+    seconds = storage_patience() if patience is None else patience
     try:
-        files: BucketFiles = web_files(uri) if scheme in WEB else bucket_files(uri)
+        files: BucketFiles = web_files(uri, seconds) if scheme in WEB else bucket_files(uri)
     except (ValueError, ImportError) as error:  # a missing package, or parts that make no sense
         needs = "; pip install 'semigrid[aws]'" if scheme in S3 else ""
         raise InputError(f"{uri}: not a URI that can be opened: {error}{needs}") from error
-    if scheme in WEB:
-        patience = None
-    elif patience is None:
-        patience = storage_patience()
     return Storage(
         files,
         files.root.rstrip("/") or "/",
-        patience,
+        None if scheme in WEB else seconds,
         ReadOnly(uri) if scheme in READ_ONLY else always,
     )
 

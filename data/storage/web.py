@@ -8,12 +8,14 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
 from io import BufferedReader
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from semigrid.data.errors import InputError, StorageGoneError
+from semigrid.data.escape import visible
 from semigrid.data.redact import shown, without_secrets
 from semigrid.data.storage.bucket import (
     CONNECT_SECONDS,
@@ -23,6 +25,7 @@ from semigrid.data.storage.bucket import (
     open_filesystem,
     version_of,
 )
+from semigrid.data.storage.busy import BUSY, BusyAnswerError, seconds_to_wait, while_busy
 from semigrid.data.storage.files import FileStatus, UnusableFileError, check_size
 
 # Longest time for a request with its answer, in seconds, beside the time that its size allows for.
@@ -40,6 +43,8 @@ VERSION_HEADERS = ("ETag", "Last-Modified", "Content-MD5", "Digest")
 _vain: Counter[str] = Counter()
 _answered: set[str] = set()
 
+T = TypeVar("T")
+
 
 def host_of(uri: str) -> str:
     """The host of a web address, with its port."""
@@ -56,22 +61,35 @@ def remember_answered(hosts: Iterable[str]) -> None:
     _answered.update(hosts)
 
 
-def web_files(uri: str) -> "WebFiles":
-    """The file at a web address. Raises ``ValueError`` and ``ImportError``."""
-    return WebFiles(*open_filesystem(uri, client_kwargs={"timeout": _timeout(0)}))
+def web_files(uri: str, patience: float) -> "WebFiles":
+    """The file at a web address. Raises ``ValueError`` and ``ImportError``.
+
+    ``patience`` is how many seconds a server is waited for that says that it is busy.
+    """
+    files = WebFiles(*open_filesystem(uri, client_kwargs={"timeout": _timeout(0)}))
+    files.patience = patience
+    return files
 
 
 class WebFiles(BucketFiles):
-    """Files by their web addresses. Every error is an ``OSError`` that shows no secret."""
+    """Files by their web addresses. Every error is an ``OSError`` that shows no secret.
 
-    def __reduce__(self) -> tuple[Callable[[str], "WebFiles"], tuple[str]]:
-        return web_files, (self.home,)
+    Reading raises ``ServerBusyError`` where a server stays busy.
+    """
+
+    patience = 0.0
+
+    def __reduce__(self) -> tuple[Callable[..., "WebFiles"], tuple[str, float]]:
+        return web_files, (self.home, self.patience)
 
     def read(self, path: str, limit: int | None = None) -> bytes:
         return self.read_with_version(path, limit)[0]
 
     def read_with_version(self, path: str, limit: int | None = None) -> tuple[bytes, str]:
         """A file's content, and its version as of ``status``, which would take a second request."""
+        return self._while_busy(path, partial(self._read, path, limit))
+
+    def _read(self, path: str, limit: int | None) -> tuple[bytes, str]:
         content = bytearray()
         # as it is stored, since other encodings have other versions
         how = {"timeout": _timeout(limit or 0), "headers": {"Accept-Encoding": "identity"}}
@@ -89,19 +107,29 @@ class WebFiles(BucketFiles):
         return bytes(content), version_of(facts, None if length is None else int(length))
 
     def open(self, path: str, ahead: bool, do: Callable[..., Any]) -> BufferedReader:
-        def ask(work: Callable[..., Any], *args: Any) -> Any:
+        def asked(work: Callable[..., Any], *args: Any) -> Any:
             with _asking(path):
-                return do(work, *args)
+                return work(*args)
 
-        with _asking(path):
-            file = super().open(path, ahead, ask)
+        def ask(*args: Any) -> Any:
+            return self._while_busy(path, partial(asked, do, *args))
+
+        file: BufferedReader = self._while_busy(
+            path, partial(asked, super().open, path, ahead, ask)
+        )
         if file.size is None:  # type: ignore[attr-defined]  # fsspec's
             raise OSError("the server sends this file only as a whole; download it first")
         return file
 
     def status(self, path: str) -> FileStatus:
+        return self._while_busy(path, partial(self._status, path))
+
+    def _status(self, path: str) -> FileStatus:
         with _asking(path, weight=1):
             return super().status(path)
+
+    def _while_busy(self, path: str, work: Callable[[], T]) -> T:
+        return while_busy(host_of(path), self.patience, work)
 
     def entries(self, folder: str) -> dict[str, FileStatus]:
         raise self._unlisted(folder)
@@ -161,7 +189,10 @@ def _asking(uri: str, size: int = 0, weight: int = QUESTIONS) -> Iterator[None]:
         if isinstance(cause, UnusableFileError):
             raise
         if answered:
-            said = f"HTTP {answered} {getattr(cause, 'message', '')}".rstrip()
+            said = visible(f"HTTP {answered} {getattr(cause, 'message', '')}".rstrip()[:200])
+            if answered in BUSY:
+                wait = seconds_to_wait(getattr(cause, "headers", None))
+                raise BusyAnswerError(answered, said, wait) from error
             raise OSError(f"{host} answered {said}") from error
         problem = _problem(host, cause, size)
         # a dead host that never answered says so at once, and is not waited for

@@ -75,6 +75,23 @@ def status(number: int) -> Answer:
 not_found = status(404)
 
 
+def busy_for(times: int, number: int, content: bytes, retry_after: str = "") -> Answer:
+    """Answers so many requests with a number, and perhaps when to come again, then as it should."""
+    left = iter(range(times))
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        if next(left, None) is None:
+            send(handler, content)
+            return
+        handler.send_response(number)
+        if retry_after:
+            handler.send_header("Retry-After", retry_after)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    return answer
+
+
 def redirect(to: str) -> Answer:
     """Answers that the file is elsewhere."""
 

@@ -1,18 +1,21 @@
 """Tables of strangers with web addresses: what is asked for, what is kept and what is refused."""
 
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.helpers.shop import tile
-from tests.helpers.web import Web, status, web_server
+from tests.helpers.web import Web, busy_for, status, web_server
 
 from semigrid.data.builder.gather import gather
 from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.builder.request import BuildRequest, load_request
-from semigrid.data.errors import InputError
+from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.schema import Dataset
+from semigrid.data.storage.storage import PATIENCE
 
 
 @pytest.fixture
@@ -108,3 +111,61 @@ def test_a_table_from_elsewhere_names_no_files_here(web: Web, tmp_path: Path) ->
     web.answers["/t.csv"] = f"image,label\n{tmp_path / 'x.png'},a\n".encode()
     with pytest.raises(InputError, match=r"t.csv: names .*/x.png, a file on this machine"):
         build(f"{web.url}/t.csv", tmp_path / "out")
+
+
+def test_a_build_ends_while_a_server_is_busy_and_goes_on_later(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PATIENCE, "0.2")
+    fill(web, "SECRET")
+    web.answers["/broken.png"] = tile(40)
+    rows = web.answers["/t.csv"].decode().splitlines()[:-3]  # type: ignore[union-attr]
+    web.answers["/t.csv"] = "\n".join(rows).encode()
+    for number in range(10, 20):
+        web.answers[f"/{number}.png"] = busy_for(10**6, 503, b"")
+
+    def again() -> dict[str, Any]:
+        request = BuildRequest(
+            source=f"{web.url}/t.csv", kind="table", chunk_images=7, val_share=0.2, test_share=0.2
+        )
+        items, _ = gather(request)
+        web.asked.clear()
+        return build_dataset(str(tmp_path / "set"), items, request)[1]
+
+    with pytest.raises(StorageGoneError) as raised:
+        again()
+    missing = re.fullmatch(
+        rf"(\d+) of 41 images are missing, since their servers were busy: {web.host} \((\d+)\); "
+        r"the first is .*1\d\.png.*run the same command again later.*",
+        str(raised.value),
+    )
+    assert missing and missing[1] == missing[2] and 10 <= int(missing[1]) < 41
+    assert "SECRET" not in str(raised.value)
+    time.sleep(0.3)
+    for number in range(10, 20):
+        web.answers[f"/{number}.png"] = tile(number)
+    report = again()
+    assert (report["images"], report["kept"], report["quarantined"]) == (41, 41, {})
+    read = [path for path, _ in web.asked if not path.startswith("/t.csv")]
+    assert len({*read}) == 41
+
+
+def test_a_dead_server_that_says_that_it_is_busy_is_set_aside(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PATIENCE, "0.2")
+    fill(web, "SECRET")
+    with web_server() as dead:
+        web.answers["/t.csv"] += f"\n{dead.url}/a.png,a,\n{dead.url}/b.png,b,".encode()  # type: ignore[operator]
+        for name in "ab":
+            dead.answers[f"/{name}.png"] = busy_for(10**6, 503, b"")
+        _, report = build(f"{web.url}/t.csv", tmp_path / "set")
+        assert report["kept"] == 40
+        assert "HTTP 503" in report["quarantined"][f"{dead.url}/a.png"]
+        assert len(dead.asked) < 6  # once for both images, and not for long
+        # one that counts our requests lives
+        for name in "ab":
+            dead.answers[f"/{name}.png"] = busy_for(10**6, 429, b"")
+        time.sleep(0.3)
+        with pytest.raises(StorageGoneError, match=rf"2 of 46 images .* {dead.host} \(2\)"):
+            build(f"{web.url}/t.csv", tmp_path / "other")

@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.helpers.web import Web, endless, redirect, status, web_server
+from tests.helpers.web import Web, busy_for, endless, redirect, status, web_server
 
-from semigrid.data.errors import InputError, StorageGoneError
-from semigrid.data.storage import open_storage, web
+from semigrid.data.errors import InputError, ServerBusyError, StorageGoneError
+from semigrid.data.storage import busy, open_storage, web
 
 
 @pytest.fixture
@@ -29,6 +29,8 @@ def strangers(monkeypatch: pytest.MonkeyPatch) -> None:
     """No host has been asked yet: ports are used again."""
     monkeypatch.setattr(web, "_vain", Counter())
     monkeypatch.setattr(web, "_answered", set())
+    monkeypatch.setattr(busy, "_busy_since", {})
+    monkeypatch.setattr(busy, "_left_alone", {})
 
 
 @pytest.fixture
@@ -160,6 +162,35 @@ def test_a_host_that_answered_another_process_is_no_dead_one(
     web.remember_answered([server.host])
     with pytest.raises(StorageGoneError):
         open_storage(f"{server.url}/b").read()
+
+
+def test_a_busy_server_is_waited_for(server: Web) -> None:
+    storage = open_storage(f"{server.url}/a?sig=SECRET", patience=20)
+    for work in (storage.read, storage.version, lambda: storage.open().read()):
+        server.answers["/a"] = busy_for(2, 503, b"content")
+        work()
+    server.answers["/a"] = busy_for(1, 429, b"content", "1")
+    started = time.monotonic()
+    assert storage.read() == b"content"
+    assert 1 <= time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("wish", ["soon", "3600", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_server_that_stays_busy_is_left_alone(wish: str, server: Web) -> None:
+    server.answers |= {"/a": busy_for(10**6, 429, b"", wish), "/b": b"content"}
+    started = time.monotonic()
+    with pytest.raises(ServerBusyError, match=rf"{server.host} is busy: it answers HTTP 429") as e:
+        open_storage(f"{server.url}/a?sig=SECRET", patience=0.3).read()
+    assert time.monotonic() - started < 0.4
+    assert "SECRET" not in str(e.value)
+    assert ("asks to wait" in str(e.value)) == (wish != "soon")
+    assert pickle.loads(pickle.dumps(e.value)).status == 429
+    asked = len(server.asked)
+    with pytest.raises(ServerBusyError):
+        open_storage(f"{server.url}/b", patience=0.3).read()
+    assert len(server.asked) == asked
+    time.sleep(0.3)
+    assert open_storage(f"{server.url}/b", patience=0.3).read() == b"content"
 
 
 def test_a_large_file_may_take_longer(
