@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 from scipy import stats
 
+from semigrid.grid.analysis.flips import flips_p
 from semigrid.trainers.evaluation.scores import image_weights
 
 LEVEL = 0.95
@@ -85,6 +86,21 @@ class Weighted:
         """Whether all images count the same."""
         return bool(np.ptp(self.weights) <= 1e-9 * self.weights[0])
 
+    @cached_property
+    def chance_of_seeds(self) -> float:
+        """S−1 times the variance of a seed's score by chance on given images."""
+        counts = np.bincount(self.strata)
+        of_class = np.bincount(self.strata, self.weights)
+        inside = (self.strata == np.arange(len(counts))[:, None]).astype(float)
+        means = self.right @ inside.T / counts
+        by_class = means[:, self.strata] - means.mean(axis=0)[self.strata]
+        left = self.right - self.right.mean(axis=0) - by_class
+        squares = np.bincount(self.strata, (left**2).sum(axis=0))
+        borrowed = _BORROWED if len(counts) > 1 else 0
+        pooled = squares.sum() / max(1, (counts - 1).sum())
+        variances = (squares + borrowed * pooled) / np.maximum(1, counts - 1 + borrowed)
+        return float((of_class**2 * variances / counts).sum())
+
 
 Right = np.ndarray | Weighted
 
@@ -135,7 +151,7 @@ def mean_interval(values: np.ndarray, score: Weighted, level: float = LEVEL) -> 
 def compare(first: Right, second: Right, level: float = LEVEL) -> Comparison:
     """Whether two cells differ, image by image, from (S, N) and (S', N) of the same N images.
 
-    With one seed each: an exact test, see ``_exact_p``, and the interval of Agresti and Min (2005),
+    With one seed each: an exact test, see ``flips``, and the interval of Agresti and Min (2005),
     which adds half an image to each kind of pair. With more: a t-test of the difference with the
     variance from ``combine``; a cell with one seed is taken to scatter as the other does.
     """
@@ -160,32 +176,13 @@ def _compare_pairs(first: Weighted, second: Weighted, level: float) -> Compariso
 
 
 def _exact_p(pairs: np.ndarray, cell: Weighted) -> float:
-    """The two-sided p-value of the sum of weighted pairs, each −1, 0 or 1, (N,).
-
-    If two models are equally good, each image that only one of them has right could as well be the
-    other's: the p-value is the share of all 2^m ways to hand them out in which the sum is as far
-    from 0. With equal weights this is McNemar's exact test. Otherwise weights are rounded to whole
-    numbers, at least 16 of them for the mean one, and the sums counted by their characteristic
-    function.
-    """
-    apart = pairs != 0
-    won, lost = int((pairs > 0).sum()), int((pairs < 0).sum())
-    if not won + lost:
-        return 1.0
-    if cell.is_plain:
-        return float(stats.binomtest(won, won + lost).pvalue)
-    weights = cell.weights[apart]
-    steps = np.rint(weights / weights.sum() * max(4096, 16 * len(weights))).astype(int)
-    size = 2 * int(steps.sum()) + 1
-    angles = 2 * np.pi * np.arange(size) / size
-    transform = np.ones(size)
-    for step, count in zip(*np.unique(steps, return_counts=True), strict=True):
-        transform *= np.cos(angles * step) ** count
-    chances = np.fft.fft(transform).real / size  # of each sum, negative ones at the end
-    sums = np.arange(size)
-    sums[size // 2 + 1 :] -= size
-    found = abs(int(np.sign(pairs[apart]) @ steps))
-    return float(np.clip(chances[np.abs(sums) >= found].sum(), 0.0, 1.0))
+    """The two-sided p-value of the sum of weighted pairs, each −1, 0 or 1, (N,); see ``flips``."""
+    apart = np.bincount(cell.labels, pairs != 0)  # by class, in which all images weigh the same
+    of_class = np.zeros(len(apart))
+    of_class[cell.labels] = cell.weights
+    weights, group = np.unique(of_class[apart > 0], return_inverse=True)
+    counts = np.bincount(group, apart[apart > 0]).astype(int)
+    return flips_p(float(pairs @ cell.weights), weights, counts)
 
 
 def contrast(weights: Sequence[float], cells: Sequence[Right], level: float = LEVEL) -> Comparison:
@@ -237,7 +234,7 @@ def combine(weights: Sequence[float], cells: Sequence[Right]) -> tuple[float, fl
             # equal seeds have no scatter at all, not even one by rounding
             differences = np.round(by_seed - by_seed[0], 12)
             scatter += float(differences.var(ddof=1)) * (seeds - 1)
-            chance += _chance_of_seeds(cell.right, score)
+            chance += cell.chance_of_seeds
             freedom += seeds - 1
     value = round(float(by_image @ score.weights), 12)
     of_images = _variance_of_images(by_image, score) if len(by_image) > 1 else 0.25
@@ -265,20 +262,6 @@ def _variance_of_images(values: np.ndarray, score: Weighted, ddof: int = 1) -> f
     squares = np.bincount(score.strata, values**2) + borrowed * float(values**2 @ score.weights)
     variances = (squares - middle**2 / total) / np.maximum(1, total - ddof)
     return float((of_class**2 * np.maximum(0.0, variances) / counts).sum())
-
-
-def _chance_of_seeds(right: np.ndarray, score: Weighted) -> float:
-    """S−1 times the variance of a seed's score by chance on given images, from (S, N)."""
-    counts = np.bincount(score.strata)
-    of_class = np.bincount(score.strata, score.weights)
-    inside = (score.strata == np.arange(len(counts))[:, None]).astype(float)
-    means = right @ inside.T / counts
-    left = right - means[:, score.strata] - right.mean(axis=0) + means.mean(axis=0)[score.strata]
-    squares = np.bincount(score.strata, (left**2).sum(axis=0))
-    borrowed = _BORROWED if len(counts) > 1 else 0
-    pooled = squares.sum() / max(1, (counts - 1).sum())
-    variances = (squares + borrowed * pooled) / np.maximum(1, counts - 1 + borrowed)
-    return float((of_class**2 * variances / counts).sum())
 
 
 def _least_variance(weights: Sequence[float], value: float, images: float) -> float:
