@@ -299,9 +299,9 @@ def pool_notes(rows: Sequence[CellResult]) -> list[str]:
     if not unused:
         return []
     return [
-        f"pool unused: {', '.join(unused)}: at every evaluation under {UNUSED_SHARE:.0%} of the "
-        "pool had reached the confidence threshold, so the labelled images alone made these "
-        "scores; lower confidence_threshold"
+        f"pool unused: {', '.join(unused)}: under {UNUSED_SHARE:.0%} of the pool's images reached "
+        "the confidence threshold, so the labelled images alone made these scores; lower "
+        "confidence_threshold"
     ]
 
 

@@ -460,4 +460,4 @@ def test_a_pool_that_was_never_used_is_a_result_and_is_said(tmp_path: Path) -> N
     status = semigrid("status", str(grid.file)).stdout
     assert status.count("finished, pool unused") == 1
     (note,) = (n for n in cells_table(grid.results()).notes if n.startswith("pool unused"))
-    assert note.startswith("pool unused: digits/semi-vit/50%/100%: at every evaluation under 1%")
+    assert note.startswith("pool unused: digits/semi-vit/50%/100%: under 1% of")

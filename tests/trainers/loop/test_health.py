@@ -1,6 +1,7 @@
 import math
 from typing import Any
 
+import pytest
 from tests.helpers.tiny import tiny_recipe
 
 from semigrid.trainers.loop.health import collapse, pool_unused
@@ -22,6 +23,7 @@ def found(*pairs: tuple[float, float], **settings: Any) -> str | None:
 
 
 WELL, MASKED, ONE_CLASS = (0.5, 2.0), (0.001, 2.0), (0.5, 0.1)
+MASKED_ONE_CLASS = (0.001, 0.1)
 
 
 def test_a_healthy_run_goes_on() -> None:
@@ -43,9 +45,37 @@ def test_the_floor_and_the_count_are_the_recipes() -> None:
     assert found(ONE_CLASS, ONE_CLASS, evaluations=2) is not None
 
 
-def test_a_pool_that_is_never_used_is_no_collapse() -> None:
-    assert found(*[MASKED] * 5) is None
-    assert pool_unused(history(*[MASKED] * 5))
+def test_confidence_that_falls_to_nothing_is_a_collapse() -> None:
+    rates = [0.6, 0.001, 0.0005, 0, 0, 0]
+    falling = [(rate, 2.0) for rate in rates]
+    assert [found(*falling[:count]) is not None for count in range(1, 7)] == 3 * [False] + 3 * [
+        True
+    ]
+    message = found(*falling[:4])
+    assert message is not None and "the last at step 40, fewer than 1% of the pool's" in message
+    assert not pool_unused(history(*falling))
+    assert found(*falling, collapse_evaluations=0) is None
+    # it comes back within three evaluations
+    assert found(WELL, MASKED, MASKED, WELL, MASKED, MASKED) is None
+    # at the limit it is still used
+    assert found(WELL, *[(0.01, 2.0)] * 5) is None
+
+
+def test_two_different_signs_do_not_add_up() -> None:
+    assert found(WELL, MASKED, ONE_CLASS, MASKED) is None
+
+
+@pytest.mark.parametrize("never", [MASKED, MASKED_ONE_CLASS])
+def test_a_pool_that_is_never_used_is_no_collapse(never: tuple[float, float]) -> None:
+    assert found(*[never] * 5) is None
+    assert pool_unused(history(*[never] * 5))
+    # few images at the start, 3 % of a tenth of the pool, have taught nothing either
+    assert found((0.03, never[1]), *[never] * 9, evaluations=10) is None
+    assert pool_unused(history((0.03, never[1]), *[never] * 9))
+    assert found(*[ONE_CLASS] * 3) is not None  # as soon as they are learnt from
+
+
+def test_how_much_of_the_pool_must_be_used() -> None:
     assert not pool_unused(history(*[MASKED] * 4, WELL))  # once is enough
     assert not pool_unused(history((0.01, 2.0)))  # the limit itself
     assert not pool_unused([])
