@@ -135,11 +135,13 @@ def _source_items(request: BuildRequest, left_out: LeftOut) -> list[Item]:
             )
         return pattern_items(request.patterns)
     kind = request.kind or _kind(request.source)
-    if request.split_column is not None and kind != "table":
+    if request.split_column is not None and kind not in ("table", "parquet"):
         raise InputError(
-            f"{request.source}: split_column is for tables, and this is of the kind {kind}; its "
-            "folders or files may name splits"
+            f"{request.source}: split_column is for tables and image Parquet, and this is of the "
+            f"kind {kind}; its folders or files may name splits"
         )
+    find_split = request.splits == "given"
+    split = request.split_column if find_split else None
     label = None if request.answers is not None else request.label_column or "label"
     if kind == "abo":
         if request.product_type is None:
@@ -157,8 +159,14 @@ def _source_items(request: BuildRequest, left_out: LeftOut) -> list[Item]:
         items = webdataset_items(request.source, request.label_column, left_out)
         return _of_files(request, items, left_out)
     if kind == "parquet":
-        items = parquet_items(request.source, request.image_column, label)
-        return _of_files(request, items, left_out)
+        unused = LeftOut()
+        images = request.source, request.image_column, label
+        items = parquet_items(*images, split, find_split, unused)
+        if split is None and all(item.split is None for item in items):
+            items = _of_files(request, items, left_out)
+        if all(item.split is None for item in items):
+            left_out.notes += unused.notes
+        return items
     if kind == "table":
         return table_items(
             request.source,
@@ -167,8 +175,8 @@ def _source_items(request: BuildRequest, left_out: LeftOut) -> list[Item]:
             image_id=request.id_column,
             group=request.group_column,
             slices=request.slices,
-            split=request.split_column if request.splits == "given" else None,
-            find_split=request.splits == "given",
+            split=split,
+            find_split=find_split,
             left_out=left_out,
         )
     if request.answers is not None:

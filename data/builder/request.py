@@ -28,7 +28,8 @@ class BuildRequest(CleanSettings, Rules):
     attribute: str = "pattern"
     slice: str | None = "country"
     all_images: bool = False
-    # tables; Hugging Face Parquet uses the first two, and WebDataset label_column as a .json key
+    # tables; Hugging Face Parquet uses the first two and split_column, and WebDataset label_column
+    # as a .json key
     image_column: str = "image"
     label_column: str | None = None
     id_column: str | None = None

@@ -4,6 +4,7 @@ import posixpath
 import tarfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,7 +14,14 @@ from pydantic import BaseModel, RootModel
 
 from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.parquet import column_texts, open_parquet
+from semigrid.data.schema import Split
 from semigrid.data.shapes import of_shape, parse_json
+from semigrid.data.sources.given import (
+    FOUND_COLUMN,
+    found_column,
+    splits_found,
+    splits_of_column,
+)
 from semigrid.data.sources.guarded_tar import TEXT_BYTES, GuardedTar
 from semigrid.data.sources.items import (
     FOREIGN,
@@ -181,7 +189,14 @@ def _class_name(path: str, key: str, label: str | None, text: bytes) -> str | No
     return None if found is None or not str(found).strip() else readable(str(found))
 
 
-def parquet_items(uri: str, image: str = "image", label: str | None = "label") -> list[Item]:
+def parquet_items(
+    uri: str,
+    image: str = "image",
+    label: str | None = "label",
+    split: str | None = None,
+    find_split: bool = False,
+    left_out: LeftOut | None = None,
+) -> list[Item]:
     """Lists the rows of Parquet files with a Hugging Face image column, ``struct<bytes, path>``.
 
     Class names come from the features stored in the files. A row without a label joins the pool.
@@ -189,11 +204,15 @@ def parquet_items(uri: str, image: str = "image", label: str | None = "label") -
     Args:
         uri: a file, a folder of files, or a pattern.
         image, label: columns; without ``label`` no image has a label.
+        split: column with the given split, see ``Item``.
+        find_split: use a column named ``split`` if all files have it and it names two splits.
+        left_out: receives a column named ``split`` that is not used.
 
     Raises:
-        InputError: a file is not Parquet, or lacks a column or class.
+        InputError: a file is not Parquet, lacks a column or class, or a split is unknown.
     """
     items: list[Item] = []
+    splits: dict[str, list[str]] = {}  # as the files have them
     paths = matching_files(uri, ".parquet")
     for path, name in zip(paths, _names(paths), strict=True):
         with ExitStack() as stack:
@@ -203,7 +222,7 @@ def parquet_items(uri: str, image: str = "image", label: str | None = "label") -
                 raise InputError(f"{path}: {error}") from error
             file = open_parquet(path, opened)
             schema, groups = file.schema_arrow, range(file.num_row_groups)
-            check_columns(path, schema.names, [image, label] if label else [image])
+            check_columns(path, schema.names, [name for name in (image, label, split) if name])
             kind = schema.field(image).type
             if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
                 raise InputError(f"{path}: the column {image!r} is {kind}, not struct<bytes, path>")
@@ -218,7 +237,17 @@ def parquet_items(uri: str, image: str = "image", label: str | None = "label") -
                 inside = ParquetRow(image, group, row)
                 image_id = f"{name}/{group:05d}/{row:07d}"
                 items.append(Item(image_id, path, class_name, inside=inside))
-    return items
+            column = split or (found_column(schema.names) if find_split else None)
+            if column is not None:
+                splits[path] = [value or "" for value in _labels(path, file, column)]
+    found: list[Split | None] = []
+    if split is not None:
+        found = splits_of_column(splits)
+    elif len(splits) == len(paths):
+        found = splits_found(splits, FOUND_COLUMN, left_out or LeftOut())
+    if not found:
+        return items
+    return [replace(item, split=of_row) for item, of_row in zip(items, found, strict=True)]
 
 
 def _labels(path: str, file: pq.ParquetFile, label: str) -> list[str | None]:

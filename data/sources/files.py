@@ -11,14 +11,13 @@ from semigrid.data.decoding import FORMATS, HEAD_BYTES, format_of
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.redact import shown
 from semigrid.data.schema import Split
-from semigrid.data.sources.given import NAMES, splits_in
+from semigrid.data.sources.given import found_column, splits_found, splits_of_column
 from semigrid.data.sources.items import FOREIGN, HEIC, SUFFIXES, Item, readable
 from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.storage import Storage, open_storage
 from semigrid.data.storage.address import beside, ids_in, unique_names
-from semigrid.data.tables import Table, open_table
+from semigrid.data.tables import open_table
 
-FOUND_COLUMN = "split"  # of tables, in any case, used without being asked for
 _TYPES = mimetypes.MimeTypes(filenames=())  # without those of the machine
 
 
@@ -127,10 +126,12 @@ def table_items(
             file is there, or a table from elsewhere names a file on this machine.
     """
     table = open_table(uri)
+    splits: list[Split | None] = []
     if split is not None:
-        splits = _splits(table, split)
-    else:
-        splits = _splits_found(table, left_out or LeftOut()) if find_split else []
+        splits = splits_of_column({uri: table.columns(split)[split]})
+    elif find_split and (column := found_column(table.names)) is not None:
+        of_column = {uri: table.columns(column)[column]}
+        splits = splits_found(of_column, column, left_out or LeftOut())
     names = [name for name in (image, label, image_id, group, *slices) if name is not None]
     columns = table.columns(*names)
     paths = columns[image]
@@ -154,42 +155,6 @@ def table_items(
         )
         for row in range(len(ids))
     ]
-
-
-def _splits(table: Table, column: str) -> list[Split | None]:
-    """The given split of each row. Raises ``InputError`` for a value that is no split."""
-    values = [value.strip() for value in table.columns(column)[column]]
-    found = splits_in({*values} - {""})
-    for row, value in enumerate(values, 1):
-        if value and found[value] is None:
-            raise InputError(
-                f"{table.uri}: row {row} has the split {value[:80]!r}; allowed are "
-                f"{', '.join(NAMES)}, and blank for images whose split is to be drawn; correct it, "
-                "or draw all splits anew with --splits new"
-            )
-    return [found.get(value) for value in values]
-
-
-def _splits_found(table: Table, left_out: LeftOut) -> list[Split | None]:
-    """The splits that a column named ``split`` gives; empty where it names fewer than two.
-
-    Raises ``InputError`` where it names two, and others of its values are none.
-    """
-    columns = [name for name in table.names if name.strip().lower() == FOUND_COLUMN]
-    if len(columns) != 1:
-        return []
-    (column,) = columns
-    values = {value.strip() for value in table.columns(column)[column]}
-    found = splits_in(sorted(values - {""}))
-    named = {split for split in found.values() if split is not None}
-    if len(named) > 1 or None not in found.values():
-        return _splits(table, column) if len(values) > 1 else []
-    odd = next(value for value, split in found.items() if split is None)
-    left_out.notes.append(
-        f"all splits are drawn: the column {column!r} does not hold splits, but {odd[:80]!r}"
-        + "".join(f" beside {split}" for split in named)
-    )
-    return []
 
 
 def _unless_blank(text: str) -> str | None:

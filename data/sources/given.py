@@ -20,6 +20,7 @@ NAMES: dict[str, Split] = {
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("unlabeled", "unlabelled", "unsupervised", "pool"), POOL),
 }
+FOUND_COLUMN = "split"  # of tables and image Parquet, in any case
 
 
 def splits_in_words(names: Iterable[str]) -> dict[str, Split | None]:
@@ -72,6 +73,53 @@ def kept_splits(
             "does not"
         )
     return {}
+
+
+def found_column(names: Iterable[str]) -> str | None:
+    """The column that is used without being asked for, if there is just one of this name."""
+    columns = [name for name in names if name.strip().lower() == FOUND_COLUMN]
+    return columns[0] if len(columns) == 1 else None
+
+
+def splits_of_column(values: Mapping[str, Sequence[str]]) -> list[Split | None]:
+    """The split of each row, one file after the other; None where the value is blank.
+
+    Args:
+        values: those of the column, by file.
+
+    Raises ``InputError`` for a value that is no split.
+    """
+    found = splits_in({value.strip() for of_file in values.values() for value in of_file} - {""})
+    for uri, of_file in values.items():
+        for row, value in enumerate(map(str.strip, of_file), 1):
+            if value and found[value] is None:
+                raise InputError(
+                    f"{uri}: row {row} has the split {value[:80]!r}; allowed are "
+                    f"{', '.join(NAMES)}, and blank for images whose split is to be drawn; correct "
+                    "it, or draw all splits anew with --splits new"
+                )
+    return [found.get(value.strip()) for of_file in values.values() for value in of_file]
+
+
+def splits_found(
+    values: Mapping[str, Sequence[str]], column: str, left_out: LeftOut
+) -> list[Split | None]:
+    """The splits of a column that was found; empty where it names fewer than two.
+
+    ``left_out`` receives a column that is not used. Raises ``InputError`` where it names two, and
+    others of its values are none.
+    """
+    distinct = {value.strip() for of_file in values.values() for value in of_file}
+    found = splits_in(sorted(distinct - {""}))
+    named = {split for split in found.values() if split is not None}
+    if len(named) > 1 or None not in found.values():
+        return splits_of_column(values) if len(distinct) > 1 else []
+    odd = next(value for value, split in found.items() if split is None)
+    left_out.notes.append(
+        f"all splits are drawn: the column {column!r} does not hold splits, but {odd[:80]!r}"
+        + "".join(f" beside {split}" for split in named)
+    )
+    return []
 
 
 def splits_of_files(uri: str, items: Sequence[Item], left_out: LeftOut) -> list[Item]:

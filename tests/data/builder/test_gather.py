@@ -66,7 +66,7 @@ def test_folders_that_cannot_be_splits_are_named(tmp_path: Path) -> None:
     (tmp_path / "c/train/stray.png").write_bytes(tile(99))
     with pytest.raises(InputError, match="train/stray.png is outside the class folders of the sp"):
         gather(BuildRequest(source=f"{tmp_path}/c"))
-    with pytest.raises(InputError, match="split_column is for tables, and this is of the kind fol"):
+    with pytest.raises(InputError, match="split_column is for tables and image Parquet, and"):
         gather(BuildRequest(source=f"{tmp_path}/c", split_column="split"))
 
 

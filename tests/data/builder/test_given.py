@@ -25,7 +25,8 @@ from semigrid.data.sources.left_out import LeftOut
 NAMES = {"training": "train", "validation": "val", "test": "test", "unlabeled": "pool"}
 PARTS = {"training": range(24), "validation": range(24, 32), "test": range(32, 40)}
 PARTS |= {"unlabeled": range(40, 46)}
-KINDS = ["folder", "table", "parquet", "webdataset"]
+# two of Parquet have their splits in a column, or in the names of folders
+KINDS = ["folder", "table", "parquet", "parquet column", "parquet folders", "webdataset"]
 
 
 def label_of(number: int, split: str) -> str:
@@ -47,15 +48,22 @@ def source(folder: Path, kind: str, parts: dict[str, Any]) -> str:
         lines = [line.removeprefix("/") for line in lines]
         (folder / "images.csv").write_text("\n".join(["image,label,split", *lines]))
         return str(folder / "images.csv")
+    if kind == "parquet column":
+        for half in (0, 1):  # each file has some of every split
+            own = rows[half::2]
+            columns = image_columns(*own)
+            columns["Split"] = [split for _, split in own]
+            pq.write_table(pa.table(columns), folder / f"part-{half}.parquet", row_group_size=5)
+        return str(folder)
     for split, numbers in parts.items():
-        if kind == "parquet":
-            images = [{"bytes": tile(n), "path": None} for n in numbers]
-            columns = {"image": images, "label": [label_of(n, split) for n in numbers]}
+        if kind.startswith("parquet"):
             for half in (0, 1):
-                at = slice(half, None, 2)
                 file = folder / f"{split}-{half:05d}-of-00002.parquet"
-                table = {name: values[at] for name, values in columns.items()}
-                pq.write_table(pa.table(table), file)
+                if kind == "parquet folders":
+                    file = folder / split / f"{half:04d}.parquet"
+                    file.parent.mkdir(exist_ok=True)
+                columns = image_columns(*((number, split) for number in numbers[half::2]))
+                pq.write_table(pa.table(columns), file)
         else:
             with tarfile.open(folder / f"shop-{split}-000.tar", "w") as tar:
                 for n in numbers:
@@ -65,6 +73,14 @@ def source(folder: Path, kind: str, parts: dict[str, Any]) -> str:
                         member.size = len(content)
                         tar.addfile(member, io.BytesIO(content))
     return str(folder)
+
+
+def image_columns(*images: tuple[int, str]) -> dict[str, list[Any]]:
+    """The columns of Hugging Face's image Parquet, of numbered images and their splits."""
+    return {
+        "image": [{"bytes": tile(number), "path": None} for number, _ in images],
+        "label": [label_of(number, split) for number, split in images],
+    }
 
 
 def build(uri: str, to: Path, **settings: Any) -> tuple[Dataset, dict[str, Any]]:
@@ -86,7 +102,7 @@ def split_of(dataset: Dataset) -> dict[int, tuple[str, int]]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_given_splits_survive_a_build_image_by_image(tmp_path: Path, kind: str) -> None:
     uri = source(tmp_path / "raw", kind, PARTS)
-    dataset, report = build(uri, tmp_path / "set", kind=kind)
+    dataset, report = build(uri, tmp_path / "set", kind=kind.split()[0])
     assert dataset.manifest.classes == ("dots", "plain")
     assert split_of(dataset) == {
         number: (NAMES[split], -1 if split == "unlabeled" else 1 - number % 2)
@@ -107,7 +123,7 @@ def test_given_splits_survive_a_build_image_by_image(tmp_path: Path, kind: str) 
 @pytest.mark.parametrize("kind", KINDS)
 def test_new_splits_are_drawn_when_asked(tmp_path: Path, kind: str) -> None:
     uri = source(tmp_path / "raw", kind, PARTS)
-    dataset, report = build(uri, tmp_path / "set", kind=kind, splits="new")
+    dataset, report = build(uri, tmp_path / "set", kind=kind.split()[0], splits="new")
     assert report["given_splits"]["images"] == {}
     # 10 % of 40 labelled images in two classes
     found = split_of(dataset)
@@ -118,7 +134,7 @@ def test_new_splits_are_drawn_when_asked(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_val_is_drawn_from_train_where_only_test_is_given(tmp_path: Path, kind: str) -> None:
     uri = source(tmp_path / "raw", kind, {"train": range(40), "test": range(40, 46)})
-    dataset, report = build(uri, tmp_path / "set", kind=kind)
+    dataset, report = build(uri, tmp_path / "set", kind=kind.split()[0])
     found = split_of(dataset)
     assert {number for number, (split, _) in found.items() if split == "test"} == {*range(40, 46)}
     assert dataset.manifest.counts["val"] == {"dots": 3, "plain": 3}  # 15 % of 20 each
@@ -141,7 +157,7 @@ def test_a_leaking_pair_is_named_and_the_copy_in_test_stays(tmp_path: Path, kind
     parts = {"train": [*range(24), 33, 25], "val": range(24, 32), "test": range(32, 40)}
     table = kind == "table"
     uri = _with_copies(tmp_path) if table else source(tmp_path / "raw", kind, parts)
-    dataset, report = build(uri, tmp_path / "set", kind=kind)
+    dataset, report = build(uri, tmp_path / "set", kind=kind.split()[0])
     found = split_of(dataset)
     assert found[33][0] == "test" and found[25][0] == "val"
     assert Counter(split for split, _ in found.values()) == {"train": 24, "val": 8, "test": 8}
@@ -352,6 +368,46 @@ def test_classes_that_look_like_splits_are_said(
     assert {(item.label, item.split) for item in items} == {(name, None) for name in folders}
     said = f"of the folders {alike} looks like a split, but {folders[0]!r} does not"
     assert lines == ([] if alike is None else [f"all splits are drawn: {said}"])
+
+
+def test_a_column_of_image_parquet(tmp_path: Path) -> None:
+    def found(folder: str, **settings: Any) -> tuple[list[str | None], list[str]]:
+        items, lines = items_of(str(tmp_path / folder), kind="parquet", **settings)
+        return [item.split for item in items], lines
+
+    def write(file: str, metadata: Any = None, **column: list[Any]) -> None:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        rows = len(next(iter(column.values())))
+        columns = image_columns(*((number, "") for number in range(rows))) | column
+        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), tmp_path / file)
+
+    # a column of one split says no more than none; the names of the files do
+    write("names/train.parquet", split=["train"] * 2)
+    write("names/test.parquet", split=["train"])
+    assert found("names") == (["test", "train", "train"], [])
+    # a column that only some files have, or of something else, is none, which is said
+    write("some/a.parquet", split=["train", "test"])
+    write("some/b.parquet", part=["train"])
+    assert found("some") == ([None] * 3, [])
+    write("other/a.parquet", split=["0", "1"])
+    said = "all splits are drawn: the column 'split' does not hold splits, but '0'"
+    assert found("other") == ([None] * 2, [said])
+    write("odd/a.parquet", split=["train", "test"])
+    write("odd/b.parquet", split=["train", "holdout"])
+    with pytest.raises(InputError, match="odd/b.parquet: row 2 has the split 'holdout'; allowed"):
+        found("odd")
+    assert found("odd", splits="new") == ([None] * 4, [])
+    # one of another name must be asked for, and be in every file
+    write("asked/a.parquet", part=["dev", "", "Test"])
+    assert found("asked") == ([None] * 3, [])
+    assert found("asked", split_column="part") == (["val", None, "test"], [])
+    with pytest.raises(InputError, match="some/a.parquet: there is no column 'part'; there are"):
+        found("some", split_column="part")
+    # Hugging Face's numbers, with names in the schema
+    feature = {"split": {"names": ["train", "validation"], "_type": "ClassLabel"}}
+    names = {"huggingface": json.dumps({"info": {"features": feature}})}
+    write("numbers/a.parquet", names, split=[1, 0, -1])
+    assert found("numbers") == (["val", "train", None], [])
 
 
 def items_of(uri: str, **settings: Any) -> tuple[list[Item], list[str]]:
