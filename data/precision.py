@@ -1,6 +1,7 @@
 """How precisely a test set can measure, and which classes limit it."""
 
 from collections.abc import Mapping, Sequence
+from statistics import median_high
 from typing import Any
 
 import numpy as np
@@ -28,17 +29,19 @@ def precision_of(counts: Mapping[Any, Mapping[str, int]]) -> dict[str, Any]:
 
     ``images`` and ``share`` say how many of the labelled images it has, ``half_width`` (a share)
     how precise a cell's balanced accuracy will be where every class has ``assumed_accuracy``, and
-    ``limited_by`` which classes have fewer test images than others, the rarest first.
+    ``limited_by`` which classes have fewer test images than is usual, the rarest first: than the
+    median of classes that could spare more. Groups may have given some of these too many.
     """
     test = counts["test"]
-    labeled = sum(sum(images.values()) for images in counts.values())
-    fewer = sorted((images, name) for name, images in test.items() if images < max(test.values()))
+    labeled = {name: sum(images[name] for images in counts.values()) for name in test}
+    usual = median_high([n for name, n in test.items() if n < labeled[name] // 2] or test.values())
+    fewer = sorted((n, labeled[name], name) for name, n in test.items() if n < usual)
     return {
         "images": sum(test.values()),
-        "share": sum(test.values()) / labeled,
+        "share": sum(test.values()) / sum(labeled.values()),
         "half_width": half_width([*test.values()]),
         "assumed_accuracy": ASSUMED_ACCURACY,
-        "limited_by": {name: images for images, name in fewer},
+        "limited_by": {name: images for images, _, name in fewer},
     }
 
 
@@ -53,6 +56,24 @@ def precision_line(facts: Mapping[str, Any]) -> str:
     if not (fewer := facts["limited_by"]):
         return line
     return f"{line}; fewest test images: {few_names(fewer)}"
+
+
+def val_lines(counts: Mapping[Any, Mapping[str, int]]) -> list[str]:
+    """A sentence if val lacks classes, from a manifest's images by split and class."""
+    train, val = counts["train"], counts["val"]
+    if not (lacks := classes_without_val(counts)):
+        return []
+    few = few_names({name: train[name] for name in lacks})
+    return [
+        f"val has no image of {len(lacks):,} of {len(val):,} classes, so trainings are chosen by "
+        f"the others; images in train: {few}"
+    ]
+
+
+def classes_without_val(counts: Mapping[Any, Mapping[str, int]]) -> list[str]:
+    """The classes that val lacks, those with most images in train first."""
+    lacks = (name for name, images in counts["val"].items() if not images)
+    return sorted(lacks, key=lambda name: (-counts["train"][name], name))
 
 
 def few_names(numbers: Mapping[str, int]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from semigrid.data.precision import precision_of
+from semigrid.data.precision import classes_without_val, precision_of
 from semigrid.data.schema import LABELED_SPLITS, POOL, Dataset
 from semigrid.data.views.render import BrokenImageError, decode
 
@@ -30,6 +30,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     return {
         **manifest.model_dump(include={"name", "license", "source", "fingerprint", "pool_unit"}),
         "test": precision_of(manifest.counts),
+        "without_val": classes_without_val(manifest.counts),
         "splits": {split: dataset.rows_in(split) for split in splits},
         "classes": classes.to_dict("records"),
         "slices": slices,

@@ -108,28 +108,22 @@ def _fill(
     return taken
 
 
-def images_at(fraction: Fraction, images: int, least: int = 0) -> int:
+def images_at(fraction: Fraction, images: int) -> int:
     """Number of a class's images in a label fraction: ``fraction · images``, rounded half up.
 
-    It is not below ``least``, where the class has as many.
+    It is at least one, where the class has any.
     """
-    return max(min(least, images), int(fraction * images + Fraction(1, 2)))
+    return max(min(1, images), int(fraction * images + Fraction(1, 2)))
 
 
-def empty_classes(fraction: Fraction, counts: dict[str, int]) -> list[str]:
-    """Classes with no training image at a label fraction; ``counts`` has images by class."""
-    return [name for name, images in counts.items() if images_at(fraction, images) == 0]
-
-
-def label_subset(labels: np.ndarray, fraction: Fraction, least: int = 0) -> np.ndarray:
+def label_subset(labels: np.ndarray, fraction: Fraction) -> np.ndarray:
     """Sorted rows of a label fraction: the first rows of each class in stored order.
 
-    Subsets are nested: a larger fraction contains the rows of every smaller one. Callers for
-    train refuse fractions that leave a class without images (``empty_classes``); for val, ``least``
-    is 1, so that no class is lost that has an image.
+    Subsets are nested: a larger fraction contains the rows of every smaller one. Each class of the
+    rows has at least one.
     """
     rows = [
-        np.flatnonzero(labels == c)[: images_at(fraction, int((labels == c).sum()), least)]
+        np.flatnonzero(labels == c)[: images_at(fraction, int((labels == c).sum()))]
         for c in np.unique(labels)
     ]
     return np.sort(np.concatenate(rows)) if rows else np.empty(0, dtype=np.int64)

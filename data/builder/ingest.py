@@ -29,7 +29,7 @@ from semigrid.data.builder.write import ROWS_PER_GROUP, StoredImage, shard_names
 from semigrid.data.crowd.consensus import Audit
 from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.json_text import json_text
-from semigrid.data.precision import precision_of
+from semigrid.data.precision import classes_without_val, precision_of
 from semigrid.data.redact import shown
 from semigrid.data.schema import FORMAT, LABELED_SPLITS, POOL, VOTES, Dataset, columns_of
 from semigrid.data.sources.items import Item, readable
@@ -297,6 +297,7 @@ def _report(
         },
         "rare": {"what": request.rare, "classes": curation.rare},
         "test": precision_of(counts) | {"missed": curation.missed},
+        "without_val": classes_without_val(counts),
         "changed": dict(Counter(why for c in cleaned for why in c.changed or ())),
         "answers": None if audit is None else asdict(audit),
     }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from semigrid.data.crowd.consensus import spellings_of
-from semigrid.data.precision import few_names, precision_line
+from semigrid.data.precision import few_names, precision_line, val_lines
 from semigrid.data.schema import Dataset
 
 MOST_SPELLINGS = 5  # that are listed
@@ -23,7 +23,7 @@ def report_lines(dataset: Dataset, report: dict[str, Any]) -> list[str]:
     splits = ", ".join(f"{count:,} {split}" for split, count in report["splits"].items())
     lines = [f"{report['kept']:,} of {report['images']:,} images kept: {splits}"]
     lines += _given_lines(report["given_splits"])
-    lines.append(precision_line(report["test"]))
+    lines += [precision_line(report["test"]), *val_lines(dataset.manifest.counts)]
     if missed := report["test"]["missed"]:
         name, of = next(iter(missed.items()))
         lines.append(

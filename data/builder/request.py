@@ -49,7 +49,8 @@ class BuildRequest(CleanSettings, Rules):
     classes: list[str] | None = Field(None, min_length=2)
     seed: int = Field(0, ge=-MOST, le=MOST)
     val_share: float = Field(0.15, gt=0, lt=1)
-    test_share: float = Field(0.10, gt=0, lt=1)
+    # its default, too, may leave nothing to train on beside a large val
+    test_share: float = Field(0.10, gt=0, lt=1, validate_default=True)
     # whether splits that the source comes with are kept, or all are drawn
     splits: Literal["given", "new"] = "given"
     # classes with fewer labelled images than this cannot be learnt and tested

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from semigrid.data.catalog import open_dataset
 from semigrid.data.escape import visible
-from semigrid.data.precision import precision_line
+from semigrid.data.precision import precision_line, val_lines
 from semigrid.data.storage import open_storage
 from semigrid.grid.commands.console import (
     INTERRUPTED,
@@ -195,7 +195,8 @@ def show(
         return
     splits = ", ".join(f"{count:,} {split}" for split, count in facts["splits"].items())
     echo(f"{facts['name']}: {splits}; 100% of the pool is {facts['pool_unit']:,}")
-    echo(precision_line(facts["test"]))
+    for line in (precision_line(facts["test"]), *val_lines(opened.manifest.counts)):
+        echo(line)
     echo(f"licence {facts['license']}, fingerprint {facts['fingerprint'][:12]}")
     echo(f"made from {facts['source']}")
     table = Table()

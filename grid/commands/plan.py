@@ -11,7 +11,14 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from semigrid.data.precision import ASSUMED_ACCURACY, half_width, precision_line, precision_of
+from semigrid.data.precision import (
+    ASSUMED_ACCURACY,
+    classes_without_val,
+    half_width,
+    precision_line,
+    precision_of,
+    val_lines,
+)
 from semigrid.grid.commands.console import echo, echo_json, out
 from semigrid.grid.commands.context import OpenStudy, last_text, load, open_study
 from semigrid.grid.commands.options import (
@@ -30,6 +37,7 @@ from semigrid.grid.status.show import cost_parts
 from semigrid.grid.study.state import StudyState
 
 WIDE_VAL = 0.08  # half a 95 % interval, as a share: what some 100 images give
+_WITHOUT_DATA: dict[str, object] = {"forwards": None, "test": {}, "without_val": {}, "labels": {}}
 _STYLES = {"new": "cyan", "continued": "cyan", "anew": "yellow", "failed": "red", "blocked": "red"}
 
 
@@ -75,15 +83,11 @@ def show_plan(study: OpenStudy, without_data: bool = False, as_json: bool = Fals
             "experiment": experiment.file.name,
             **counts,
             "weights": {name: each.model_dump() for name, each in experiment.weights.items()},
-            "test": {
-                name: precision_of(dataset.manifest.counts)
-                for name, dataset in experiment.datasets.items()
-            },
+            **(_WITHOUT_DATA if without_data else _of_data(state)),
             "folder": study.ledger.storage.uri,
             "trainings_by_cell": [asdict(each) for each in trained],
             "change": None if change is None else asdict(change),
             "cost": cost.as_json(),
-            "labels": {} if without_data else _labels(state),
         }
         echo_json(facts)
         return
@@ -124,7 +128,9 @@ def _lines(study: StudyState, counts: Mapping[str, int], without_data: bool) -> 
                 f"(100% is {experiment.pool_unit(name):,}), {manifest.license}, "
                 f"fingerprint {manifest.fingerprint[:12]}"
             )
-            yield f"dataset {name}: {precision_line(precision_of(manifest.counts))}"
+            of_test = precision_line(precision_of(manifest.counts))
+            for line in (of_test, *val_lines(manifest.counts)):
+                yield f"dataset {name}: {line}"
         yield from _small_vals(study)
     for name, weights in experiment.weights.items():
         yield f"weights of {name}: {weights.describe()}"
@@ -147,13 +153,17 @@ def _small_vals(study: StudyState) -> Iterator[str]:
             )
 
 
-def _labels(study: StudyState) -> dict[str, dict[str, int]]:
-    """The labels that each cell uses, by its name."""
+def _of_data(study: StudyState) -> dict[str, object]:
+    """What only the datasets tell: each one's test and val, and the labels that each cell uses."""
+    experiment, datasets = study.plan.experiment, study.plan.experiment.datasets
     used = {
-        cell.name: labels_used(study.plan.experiment, cell.dataset, cell.labels)
-        for cell in study.plan.cells
+        cell.name: labels_used(experiment, cell.dataset, cell.labels) for cell in study.plan.cells
     }
-    return {name: {**asdict(count), "total": count.total} for name, count in used.items()}
+    return {
+        "test": {name: precision_of(each.manifest.counts) for name, each in datasets.items()},
+        "without_val": {n: classes_without_val(d.manifest.counts) for n, d in datasets.items()},
+        "labels": {name: {**asdict(count), "total": count.total} for name, count in used.items()},
+    }
 
 
 def _change_parts(change: Change) -> Iterator[Text | Table]:

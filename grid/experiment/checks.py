@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from itertools import product
+from itertools import pairwise, product
 
 from pydantic import ValidationError
 
 from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
-from semigrid.data.splits import empty_classes, images_at, pool_subset
+from semigrid.data.splits import images_at, pool_subset
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.experiment.messages import nearest, problems_in
 from semigrid.grid.experiment.schema import (
@@ -167,17 +167,15 @@ def _control_problems(file: ExperimentFile) -> Iterator[str]:
 
 
 def _size_problems(experiment: Experiment, number: int, name: str) -> Iterator[str]:
-    """Label fractions and multipliers of a grid entry that are too small or large for a dataset."""
-    entry, manifest = experiment.file.grid[number], experiment.datasets[name].manifest
-    counts = manifest.counts["train"]
-    for fraction in entry.labels:
-        if empty := empty_classes(fraction, counts):
-            least = Fraction(1, 2) / max(1, min(counts.values()))
+    """Label fractions and multipliers of a grid entry that do not fit a dataset's size."""
+    entry, dataset = experiment.file.grid[number], experiment.datasets[name]
+    manifest, fractions = dataset.manifest, sorted(entry.labels)
+    for less, more in pairwise(fractions):
+        # every class has an image at any fraction
+        if less < more and labeled_images(dataset, less) == labeled_images(dataset, more):
             yield (
-                f"grid.{number}.labels: {show_percent(fraction)} of {name} leaves "
-                f"{len(empty)} of {len(counts)} classes without an image, the first is "
-                f"{empty[0]!r} with {counts[empty[0]]} training images; "
-                f"{float(least) * 100:.3g}% is the least that gives each class one"
+                f"grid.{number}.labels: {show_percent(less)} and {show_percent(more)} of {name} "
+                f"are the same {labeled_images(dataset, less):,} images; leave one of them out"
             )
     model, unit = experiment.file.models.get(entry.model), experiment.pool_unit(name)
     if model is not None and METHODS[model.method].needs_pool:

@@ -38,7 +38,7 @@ def val_counts(experiment: Experiment, dataset: str, fraction: Fraction) -> dict
     """The val images by class that choose at a label fraction."""
     share = fraction if experiment.file.validation == "nested" else Fraction(1)
     counts = experiment.datasets[dataset].manifest.counts["val"]
-    return {name: images_at(share, images, least=1) for name, images in counts.items()}
+    return {name: images_at(share, images) for name, images in counts.items()}
 
 
 def val_fraction(experiment: Experiment, dataset: str, fraction: Fraction) -> Fraction:

@@ -143,7 +143,7 @@ class PredictionFolder:
         labels of val it does not count.
         """
         labels = dataset.column(CALIBRATION, "label").to_numpy()
-        own = label_subset(labels, Fraction(self.model.spec.validation), least=1)
+        own = label_subset(labels, Fraction(self.model.spec.validation))
         rows = own[[predicted.errors[row] is None for row in own]]
         probabilities = predicted.rows[rows]
         confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels[rows]

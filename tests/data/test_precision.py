@@ -1,6 +1,12 @@
 import pytest
 
-from semigrid.data.precision import half_width, precision_line, precision_of
+from semigrid.data.precision import (
+    classes_without_val,
+    half_width,
+    precision_line,
+    precision_of,
+    val_lines,
+)
 
 
 def test_half_width_by_hand() -> None:
@@ -28,3 +34,45 @@ def test_the_classes_that_limit_a_test_set_are_named_rarest_first() -> None:
     assert "known to ±11.7 points (95%); fewest test images: f 3, c 5, d 9 and 1 more class" in line
     same = precision_line(precision_of({**counts, "test": dict.fromkeys("abcdef", 9)}))
     assert "fewest" not in same
+
+
+def test_classes_of_as_many_test_images_are_named_by_their_labels() -> None:
+    labeled = {"big": 411, "aa": 3, "bb": 3, "cc": 3, "zz": 2}
+    counts = {
+        "train": {name: images - images // 2 for name, images in labeled.items()} | {"big": 370},
+        "val": dict.fromkeys(labeled, 0),
+        "test": dict.fromkeys(labeled, 1) | {"big": 41},
+    }
+    assert [*precision_of(counts)["limited_by"]] == ["zz", "aa", "bb", "cc"]
+
+
+def test_a_class_whose_group_gave_test_too_many_makes_no_other_rare() -> None:
+    # 120 + 3 · 100 images: test should have 10 of each, and a group of 40 went whole
+    train = {"a": 80, "b": 90, "c": 90, "d": 90}
+    counts = {"train": train, "val": dict.fromkeys(train, 0), "test": {**dict.fromkeys("bcd", 10)}}
+    counts["test"]["a"] = 40
+    assert precision_of(counts)["limited_by"] == {}
+    # a rare one beside them is
+    for split, images in (("train", 3), ("val", 0), ("test", 3)):
+        counts[split]["e"] = images
+    assert precision_of(counts)["limited_by"] == {"e": 3}
+
+
+def test_a_test_set_of_natural_shares_is_limited_by_its_rarest_classes() -> None:
+    train = {"a": 200, "b": 190, "c": 50, "d": 50}
+    counts = {"train": train, "val": train, "test": {"a": 20, "b": 19, "c": 5, "d": 5}}
+    assert [*precision_of(counts)["limited_by"]] == ["c", "d"]
+
+
+def test_classes_without_val_images_are_named_the_most_labelled_first() -> None:
+    counts = {
+        "train": {"a": 90, "b": 40, "c": 50, "d": 9, "e": 7},
+        "val": {"a": 300, "b": 0, "c": 0, "d": 0, "e": 0},
+        "test": dict.fromkeys("abcde", 4),
+    }
+    assert classes_without_val(counts) == ["c", "b", "d", "e"]
+    assert val_lines(counts) == [
+        "val has no image of 4 of 5 classes, so trainings are chosen by the others; images in "
+        "train: c 50, b 40, d 9 and 1 more class"
+    ]
+    assert val_lines({**counts, "val": dict.fromkeys("abcde", 1)}) == []

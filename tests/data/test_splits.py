@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from semigrid.data.schema import Split
 from semigrid.data.splits import (
-    empty_classes,
     images_at,
     label_subset,
     pool_subset,
@@ -144,9 +143,11 @@ def test_without_groups_every_class_fills_its_quota_and_keeps_a_train_image(
 
 def test_label_subset_by_hand() -> None:
     labels = np.array([0, 1, 0, 0, 1, 0, 2])
-    # half of 4, 2 and 1 images, rounded half up, the first of each class in stored order
+    # half of 4, 2 and 1 images, rounded half up, the first of each class in stored order, and at
+    # least one: a quarter of one image would be none
     assert label_subset(labels, Fraction(1, 2)).tolist() == [0, 1, 2, 6]
-    assert label_subset(labels, Fraction(1, 4)).tolist() == [0, 1]
+    assert label_subset(labels, Fraction(1, 4)).tolist() == [0, 1, 6]
+    assert label_subset(labels, Fraction(1, 1000)).tolist() == [0, 1, 6]
     assert label_subset(labels, Fraction(1)).tolist() == [0, 1, 2, 3, 4, 5, 6]
 
 
@@ -158,14 +159,7 @@ def test_label_fractions_are_nested_and_stratified(labels: list[int]) -> None:
     for fraction, subset in zip(QUARTERS, subsets, strict=True):
         taken = Counter(array[sorted(subset)].tolist())
         for label, images in Counter(labels).items():
-            assert abs(taken[label] - fraction * images) <= Fraction(1, 2)
-
-
-def test_empty_classes_names_the_classes_that_a_fraction_leaves_out() -> None:
-    counts = {"apron": 100, "bib": 2, "smock": 1}
-    assert empty_classes(Fraction(1, 4), counts) == ["smock"]  # 2 · 1/4 rounds half up to 1
-    assert empty_classes(Fraction(1, 10), counts) == ["bib", "smock"]
-    assert empty_classes(Fraction(1), counts) == []
+            assert abs(taken[label] - max(fraction * images, 1)) <= Fraction(1, 2)
 
 
 def test_exact_halves_round_up() -> None:
@@ -179,9 +173,6 @@ def test_multipliers_are_nested_prefixes(unit: int) -> None:
     assert pool_subset(unit, Fraction(1, 3)) <= unit / 3
 
 
-def test_a_nested_val_keeps_one_image_of_each_class() -> None:
-    labels = np.array([0, 1, 0, 0, 0, 2, 2, 2])
-    # a quarter of 4 is 1, of 1 and of 3 (0.25 and 0.75) would be 0 and 1; class 3 has none
-    assert label_subset(labels, Fraction(1, 4), least=1).tolist() == [0, 1, 5]
-    assert label_subset(labels, Fraction(1, 2), least=1).tolist() == [0, 1, 2, 5, 6]
-    assert [images_at(Fraction(1, 4), n, least=1) for n in (0, 1, 2, 6)] == [0, 1, 1, 2]
+def test_a_fraction_keeps_one_image_of_each_class_that_has_any() -> None:
+    # a quarter of 1 and of 2 is 0.25 and 0.5
+    assert [images_at(Fraction(1, 4), n) for n in (0, 1, 2, 6)] == [0, 1, 1, 2]

@@ -46,7 +46,7 @@ def _table(dataset: Dataset, split: str, fraction: Fraction = Fraction(1)) -> Im
     if fraction == 1:
         return dataset.read(split)
     labels = np.asarray(dataset.column(split, "label"), dtype=np.int64)
-    return dataset.read(split, label_subset(labels, fraction, least=1))
+    return dataset.read(split, label_subset(labels, fraction))
 
 
 def view_settings(recipe: Recipe, statistics: tuple[Rgb, Rgb]) -> ViewSettings:

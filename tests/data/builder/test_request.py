@@ -16,6 +16,7 @@ from semigrid.data.errors import InputError
         ({"val_share": float("nan")}, "val_share: "),
         ({"val_share": 1}, "val_share: "),
         ({"val_share": 0.5, "test_share": 0.5}, "test_share: .* leave nothing to train on"),
+        ({"val_share": 0.9}, "test_share: 0.1 and val_share 0.9 leave nothing to train on"),
         ({"max_pixels": 0}, "max_pixels: "),
         ({"sources": "x"}, "sources: unknown key; allowed are "),
         ({"pool": "x"}, "pool: "),

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from tests.helpers import nasty
 from tests.helpers.command import semigrid, semigrid_process
+from tests.helpers.experiments import experiment_text
 from tests.helpers.shop import shop, tile
 
 from semigrid.data.catalog import open_dataset
@@ -68,12 +69,22 @@ def test_the_size_of_test_and_classes_that_limit_it_are_said(tmp_path: Path) -> 
     width = 196 / 3 * (0.16 * (1 / 6 + 1 / 6 + 1)) ** 0.5
     said = "test has 13 images (21.0% of the labelled ones): at 80% in every class, one training's"
     rest = f"known to ±{width:.1f} points (95%); fewest test images: rare 1"
+    # train has the other of its two images
+    lacks = "val has no image of 1 of 3 classes, so trainings are chosen by the others; images in"
     shown = semigrid("data", "show", where)
-    for text in (done.stdout, shown.stdout):
-        assert said in text and rest in text
-    facts = json.loads(semigrid("data", "show", where, "--json").stdout)["test"]
-    assert facts["half_width"] == pytest.approx(width / 100)
-    assert facts["limited_by"] == {"rare": 1}
+    file = tmp_path / "file.yaml"
+    grid = [{"model": "vit", "labels": ["25%", "100%"]}]
+    file.write_text(experiment_text(datasets={"shop": where}, grid=grid))
+    planned = semigrid("plan", str(file))
+    for text in (done.stdout, shown.stdout, planned.stdout):
+        assert said in text and rest in text and f"{lacks} train: rare 1" in text
+    facts = json.loads(semigrid("data", "show", where, "--json").stdout)
+    assert facts["test"]["half_width"] == pytest.approx(width / 100)
+    assert facts["test"]["limited_by"] == {"rare": 1} and facts["without_val"] == ["rare"]
+    facts = json.loads(semigrid("plan", str(file), "--json").stdout)
+    assert facts["without_val"] == {"shop": ["rare"]}
+    # a quarter of 18 images of each other class, rounded half up, and the only one of the rare one
+    assert facts["labels"]["shop/vit/25%"]["train"] == 5 + 5 + 1
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

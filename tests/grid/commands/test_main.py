@@ -128,6 +128,11 @@ def test_the_papers_file_can_be_counted_without_its_datasets() -> None:
     assert done.returncode == 0
     assert "30 cells and 15 controls" in done.stdout
     assert "720 trainings remain" in done.stdout  # 16 of each
+    facts = json.loads(semigrid("plan", str(paper), "--without-data", "--json").stdout)
+    assert (facts["cells"], facts["trainings_remaining"]) == (30, 720)
+    # nothing is known of the data
+    assert (facts["test"], facts["labels"], facts["forwards"]) == ({}, {}, None)
+    assert (facts["trainings_by_cell"], facts["change"]) == ([], None)
     assert semigrid("plan", str(paper)).returncode == 2
 
 

@@ -32,7 +32,11 @@ def problems(text: str) -> tuple[str, ...]:
         ("grid.0.model", "vti", ["grid.0.model", "'vti'", "there are vit, semi-vit"]),
         ("grid.0.labels", ["0%"], ["grid.0.labels.0", "0%", "above 0%"]),
         ("grid.0.labels", ["130%"], ["grid.0.labels", "130%", "at most 100%"]),
-        ("grid.0.labels", ["1%"], ["grid.0.labels", "1%", "without an image", "is the least"]),
+        (
+            "grid.0.labels",
+            ["2%", "1%"],
+            ["grid.0.labels: 1% and 2% of digits are the same 10 images"],
+        ),
         ("grid.0.labels", [25], ["grid.0.labels.0", "25", "percentage such as 25%"]),
         ("grid.0.labels", ["50%", "50%"], ["grid.0", "digits/vit/50%", "twice"]),
         ("grid.0.unlabeled", ["100%"], ["grid.0.unlabeled", "finetune"]),
@@ -71,7 +75,7 @@ def test_a_model_starts_from_one_with_a_backbone() -> None:
 def test_all_problems_come_in_one_message() -> None:
     text = experiment_text(
         grid=[
-            {"model": "vit", "labels": ["1%", "50%"], "unlabeled": ["1%"]},
+            {"model": "vit", "labels": ["1%", "2%"], "unlabeled": ["1%"]},
             {"model": "nobody", "labels": ["50%"]},
         ]
     )
@@ -82,7 +86,7 @@ def test_all_problems_come_in_one_message() -> None:
 
 def test_problems_of_models_recipes_spaces_and_sizes_come_together() -> None:
     text = changed("models.vit.recipe.base_lrr", 1)
-    text = text.replace("- 50%", "- 1%").replace(
+    text = text.replace("- 50%", "- 1%\n  - 2%").replace(
         "trials: 3", "trials: 3\n  space: {semi: {x: [0, 1]}}"
     )
     text = text.replace("name: small", "name: small\ntrain: {workers: 3}")
