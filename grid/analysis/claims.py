@@ -1,19 +1,27 @@
-"""The paper's claims (arXiv 2305.10018), tested on one's own results.
+"""Claims, tested on one's own results: the paper's (arXiv 2305.10018), and the pool's own worth.
 
 A claim about several cells holds where it holds for each of them, so each may be tested by itself.
 One of them is enough to refute it, so for that the level is divided among them (Bonferroni).
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
 import numpy as np
 
-from semigrid.grid.analysis.numbers import show_difference
+from semigrid.grid.analysis.numbers import show_difference, show_margin, show_points
 from semigrid.grid.analysis.pool_curve import PoolCurve
-from semigrid.grid.analysis.statistics import LEVEL, Comparison, Right, accuracy_interval, compare
+from semigrid.grid.analysis.statistics import (
+    LEVEL,
+    Comparison,
+    Right,
+    accuracy_interval,
+    compare,
+    contrast,
+    weighted,
+)
 from semigrid.grid.experiment.schema import show_percent
 
 Verdict = Literal["held", "refuted", "undecided", "not tested"]
@@ -22,12 +30,77 @@ ByFraction = Mapping[Fraction, Right]  # cells by label fraction
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim about one dataset, the verdict, and the figures that it rests on."""
+    """A claim about one dataset, the verdict, and the figures that it rests on.
+
+    ``mean`` is the difference that decides, where one does: a mean over label fractions.
+    """
 
     dataset: str
     text: str
     verdict: Verdict
     evidence: list[str]
+    mean: Comparison | None = None
+
+
+def helps_beyond(
+    dataset: str,
+    semi: str,
+    control: str,
+    pairs: Mapping[Fraction, tuple[Right, Right]],
+    missing: str,
+    show: Callable[[Fraction], str] = show_percent,
+) -> Claim:
+    """Unlabelled images help beyond a control that sees none of them.
+
+    One test of the mean difference over the label fractions: a test at each would have less power,
+    and several chances to err. Held where the mean is certainly above 0, refuted where it certainly
+    is not. Each fraction's own interval is corrected for their number (Bonferroni).
+
+    Args:
+        control: what the help is beyond.
+        pairs: cells and their controls, by label fraction.
+        missing: why there are no pairs.
+    """
+    text = f"{semi}: unlabelled images help beyond {control}"
+    if not pairs:
+        return Claim(dataset, text, "not tested", [missing])
+    strict_level = 1 - (1 - LEVEL) / len(pairs)
+    evidence = [
+        f"{show(fraction)}: {show_difference(compare(*pairs[fraction], strict_level))}"
+        for fraction in sorted(pairs)
+    ]
+    mean = mean_difference(list(pairs.values()))
+    if mean is None:
+        lacking = "one seed at one label fraction does not show how much trainings scatter"
+        return Claim(dataset, text, "undecided", [*evidence, f"{lacking}: add seeds: 3"])
+    verdict: Verdict = "undecided"
+    if mean.interval.low > 0:
+        verdict = "held"
+    elif mean.interval.high <= 0:
+        verdict = "refuted"
+    if len(pairs) > 1 or mean.is_vague:
+        evidence.insert(0, f"on average {show_difference(mean)}")
+    if verdict == "undecided" and not mean.is_vague:
+        evidence.append(f"so at most {show_points(100 * mean.interval.high)} points")
+    return Claim(dataset, text, verdict, evidence, mean)
+
+
+def mean_difference(pairs: Sequence[tuple[Right, Right]]) -> Comparison | None:
+    """The mean over label fractions of first cells minus second ones.
+
+    With one seed each, the fractions take the place of seeds: how far their differences scatter
+    shows what trainings do. One seed at one fraction shows nothing of that, and gives None.
+    """
+    if any(len(cell) > 1 for pair in pairs for cell in pair):
+        share = 1 / len(pairs)
+        weights = [sign * share for _ in pairs for sign in (1, -1)]
+        return contrast(weights, [cell for pair in pairs for cell in pair])
+    if len(pairs) < 2:
+        return None
+    whole = [(weighted(first), weighted(second)) for first, second in pairs]
+    differences = [first.right[0].astype(float) - second.right[0] for first, second in whole]
+    score = replace(whole[0][0], right=np.stack(differences))
+    return replace(contrast([1.0], [score]), seeds=1)
 
 
 def beats(
@@ -52,16 +125,18 @@ def half_is_enough(
     first: ByFraction,
     second: ByFraction,
     margin: float,
-    show: Callable[[Fraction], str] = show_percent,
+    show: Callable[[Fraction, Fraction], str] = lambda half, whole: (
+        f"{show_percent(half)} against {show_percent(whole)}"
+    ),
 ) -> Claim:
     """Semi-ViT with a fraction of the train labels matches ViT with twice as many.
 
-    It matches where it is certainly at most ``margin``, a share, below.
+    It matches where it is certainly at most ``margin``, a share, below. Val labels are no part of
+    that half; ``show`` names two fractions.
     """
-    unit = "point" if margin == 0.01 else "points"
-    text = f"{semi} with half the train labels matches {base} (within {100 * margin:g} {unit})"
+    text = f"{semi} with half the train labels matches {base} (within {show_margin(margin)})"
     pairs = {
-        f"{show(half)} against {show(2 * half)}": (first[half], second[2 * half])
+        show(half, 2 * half): (first[half], second[2 * half])
         for half in sorted(first)
         if 2 * half in second
     }

@@ -51,24 +51,37 @@ class Needed:
 
         return replace(self, labels=total(self.labels), low=total(self.low), high=total(self.high))
 
-    def text(self, baseline: str, labels: int) -> str:
-        """What the baseline would need to reach a cell that has ``labels``, in a sentence."""
+    def saved(self, labels: int) -> float | None:
+        """How many labels a cell with ``labels`` saves, negative if it takes more.
+
+        None where it is not certain that it saves any, or takes more.
+        """
+        if self.labels is None:
+            return None
+        above = self.low is not None and self.low > labels
+        below = self.high is not None and self.high < labels
+        return self.labels - labels if above or below else None
+
+    def text(self, baseline: str, cell: str, labels: int, may_save: bool = True) -> str:
+        """What the baseline would need to match a cell that has ``labels``, in a sentence.
+
+        Args:
+            may_save: whether labels may be said to be saved.
+        """
+        start = f"To match {cell} with {labels:,} labels, {baseline} would need"
         if self.range_text is None:
             return (
-                f"How many labels {baseline} would need for that cannot be said from these "
-                "results: its accuracy does not rise with labels surely enough."
+                f"How many labels {baseline} would need to match {cell} cannot be said: its "
+                "accuracy does not rise with labels surely enough."
             )
         if self.labels is None:
-            return f"For that {baseline} would need {self.range_text} labels (95% interval)."
-        saved = self.labels - labels
-        verb = f"{saved:,.0f} saved" if saved >= 0 else f"{-saved:,.0f} lost"
-        if self.low is not None and self.low > labels:
-            verb += f", at least {self.low - labels:,.0f}"
+            return f"{start} {self.range_text} (95% interval)."
         beyond = ", extrapolated" if self.extrapolated else ""
-        return (
-            f"For that {baseline} would need about {self.labels:,.0f} labels (95% interval "
-            f"{self.range_text}{beyond}): {verb}."
-        )
+        need = f"{start} about {self.labels:,.0f} (95% interval {self.range_text}{beyond})"
+        saved = self.saved(labels)
+        if not may_save or saved is None or saved <= 0 or self.low is None:
+            return f"{need}."
+        return f"{need}: about {saved:,.0f} saved, at least {self.low - labels:,.0f}."
 
 
 def labels_needed(target: Right, baseline: Mapping[int, Right]) -> Needed | None:

@@ -1,8 +1,10 @@
 """How numbers are written wherever people read them."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 from semigrid.grid.analysis.statistics import Comparison, Interval, mean, std
+from semigrid.grid.experiment.schema import show_percent
 
 NONE = "—"  # stands for a missing number
 
@@ -39,8 +41,30 @@ def show_points_range(interval: Interval, digits: int = 2) -> str:
     return " to ".join(show_points(100 * end, digits) for end in (interval.low, interval.high))
 
 
+def show_percents(fractions: Sequence[Fraction]) -> str:
+    """``25%, 50% and 75%``."""
+    shown = [show_percent(fraction) for fraction in fractions]
+    return " and ".join([*([", ".join(shown[:-1])] if shown[1:] else []), *shown[-1:]])
+
+
+def show_margin(margin: float) -> str:
+    """A share as ``1 point`` or ``2.5 points``."""
+    return f"{100 * margin:g} point{'' if margin == 0.01 else 's'}"
+
+
+def show_basis(comparison: Comparison) -> str:
+    """What a comparison rests on: ``200 test images and 1 seed``."""
+    images, seeds = comparison.images, comparison.seeds
+    return (
+        f"{images:,} test image{'' if images == 1 else 's'} and "
+        f"{seeds:,} seed{'' if seeds == 1 else 's'}"
+    )
+
+
 def show_difference(comparison: Comparison) -> str:
-    """``+1.50 points (−0.30 to +2.10)``."""
+    """``+1.50 points (−0.30 to +2.10)``, or that it cannot be said, where that says nothing."""
+    if comparison.is_vague:
+        return f"cannot be said from {show_basis(comparison)}"
     points = show_points(100 * comparison.difference)
     return f"{points} points ({show_points_range(comparison.interval)})"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 
-from semigrid.grid.analysis.numbers import show_difference
+from semigrid.grid.analysis.numbers import show_basis, show_difference
 from semigrid.grid.analysis.statistics import LEVEL, Comparison, Right, contrast
 
 
@@ -44,6 +44,11 @@ class PoolCurve:
 
     def text(self, name: str) -> str:
         """What more unlabelled images do for the model of this name."""
+        if self.doubling.is_vague:
+            return (
+                f"{name}: whether more unlabelled images help cannot be said from "
+                f"{show_basis(self.doubling)}."
+            )
         each = f"a doubling of the pool changes it by {show_difference(self.doubling)}"
         if self.turn is not None:
             low = "the fewest" if self.turn.low is None else f"{self.turn.low:,.0f}"
@@ -57,7 +62,7 @@ class PoolCurve:
             end = "and still do" if still else "though whether they still do is open"
             return f"{name}: more unlabelled images help, {end} at {self.pools[-1]:,}; {each}."
         if self.doubling.interval.high < 0:
-            return f"{name}: more unlabelled images hurt; {self.pools[0]:,} are enough; {each}."
+            return f"{name}: more unlabelled images hurt: {self.pools[0]:,} do better; {each}."
         return (
             f"{name}: whether more unlabelled images help cannot be told between "
             f"{self.pools[0]:,} and {self.pools[-1]:,}; {each}."

@@ -1,7 +1,7 @@
 """The result set: study state and predictions, from which tables, reports and answers are made."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 
 import numpy as np
@@ -24,7 +24,7 @@ from semigrid.grid.analysis.predictions import (
 from semigrid.grid.analysis.statistics import Interval, Weighted, accuracy_interval, mean, std
 from semigrid.grid.experiment.label_count import LabelCount, labels_used
 from semigrid.grid.study.ledger import COLLAPSED, SCORES
-from semigrid.grid.study.plan import Cell, Plan
+from semigrid.grid.study.plan import Cell, Plan, Search
 from semigrid.grid.study.state import StudyState
 from semigrid.trainers.evaluation.scores import SUFFIXES, Metric
 from semigrid.trainers.execution.progress import add
@@ -39,9 +39,11 @@ class CellResult:
 
     ``seeds`` are the winner's predictions, None for a seed whose predictions cannot be used.
     ``stopped`` counts trials that early stopping ended, ``collapsed`` trainings that collapsed;
-    ``seconds`` and ``device_seconds`` add up all its trainings, without the parent's. ``paper`` is
-    the Acc@1 that the paper has for such a cell, in per cent. With predictions there is a
-    ``test_set``. ``pool_unused`` counts the winner's seeds that learnt nothing from their pool.
+    ``seconds`` and ``device_seconds`` add up all its trainings, without the parent's, and
+    ``with_parents`` those of the cells that it starts from, too. ``val`` are the Acc@1 and
+    cross-entropy on val that chose the winner, means over its seeds. ``paper`` is the Acc@1 that
+    the paper has for such a cell, in per cent. With predictions there is a ``test_set``.
+    ``pool_unused`` counts the winner's seeds that learnt nothing from their pool.
     """
 
     cell: Cell
@@ -60,6 +62,8 @@ class CellResult:
     paper: float | None = None
     test_set: TestSet | None = None
     pool_unused: int = 0
+    val: tuple[float, float] | None = None
+    with_parents: DeviceSeconds = field(default_factory=dict)
 
     @property
     def labeled_images(self) -> int:
@@ -206,7 +210,9 @@ def _cell_result(
     trained = [records[spec.id] for spec in search.specs if spec.id in records]
     outcomes = [study.outcome(trial) for trial in search.trials]
     finished = search.stage == "finished"
-    tests = [records[spec.id].test for spec in search.by_seed.values()] if finished else []
+    winners = [records[spec.id] for spec in search.by_seed.values()] if finished else []
+    tests = [record.test for record in winners]
+    acc1, ce = (mean([record.score[i] for record in winners]) for i in (0, 1))
     return CellResult(
         cell=cell,
         state=search.stage,
@@ -217,10 +223,23 @@ def _cell_result(
         stopped=outcomes.count("stopped"),
         collapsed=sum(record.status in COLLAPSED for record in trained),
         seconds=sum(record.seconds for record in trained),
-        device_seconds=reduce(add, (record.device_seconds for record in trained), {}),
+        device_seconds=_spent(study, cell.name),
         failure=search.failure,
         weights=next((record.weights for record in trained if record.weights is not None), None),
         seeds=seeds,
         pool_unused=study.pool_unused(cell.name),
+        val=None if acc1 is None or ce is None else (acc1, ce),
+        with_parents=_spent_with_parents(study, search.search),
         paper=None if task is None else paper_acc1(cell, task, experiment),
     )
+
+
+def _spent(study: StudyState, search: str) -> DeviceSeconds:
+    """Device-seconds of all trainings of a search."""
+    trained = (study.records.get(spec.id) for spec in study.searches[search].specs)
+    return reduce(add, (record.device_seconds for record in trained if record), {})
+
+
+def _spent_with_parents(study: StudyState, search: Search) -> DeviceSeconds:
+    own = _spent(study, search.name)
+    return own if search.parent is None else add(own, _spent_with_parents(study, search.parent))

@@ -9,7 +9,7 @@ model.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,6 +19,7 @@ from semigrid.grid.analysis.flips import flips_p
 from semigrid.trainers.evaluation.scores import image_weights
 
 LEVEL = 0.95
+VAGUE = 0.5  # the width above which an interval of a difference around 0 says nothing
 # images of all classes together that are added to each class, when its own variance is estimated
 _BORROWED = 2
 
@@ -35,12 +36,21 @@ class Interval:
 class Comparison:
     """One cell's accuracy minus another's on the same images.
 
-    ``p`` is two-sided and for this comparison alone: ``holm`` corrects it among others.
+    ``p`` is two-sided and for this comparison alone: ``holm`` corrects it among others. It rests on
+    so many ``images`` and, in the cell with the fewest, ``seeds``.
     """
 
     difference: float
     interval: Interval
     p: float
+    images: int
+    seeds: int
+
+    @property
+    def is_vague(self) -> bool:
+        """Whether the interval says nothing, as with a few test images: too wide to be a help."""
+        low, high = self.interval.low, self.interval.high
+        return high - low > (VAGUE if low < 0 < high else 1)
 
 
 @dataclass(frozen=True)
@@ -164,7 +174,7 @@ def compare(first: Right, second: Right, level: float = LEVEL) -> Comparison:
         return _compare_pairs(weighted(first), weighted(second), level)
     free = contrast([1.0, -1.0], [first, second], level)
     interval = Interval(max(-1.0, free.interval.low), min(1.0, free.interval.high))
-    return Comparison(free.difference, interval, free.p)
+    return replace(free, interval=interval)
 
 
 def _compare_pairs(first: Weighted, second: Weighted, level: float) -> Comparison:
@@ -177,7 +187,7 @@ def _compare_pairs(first: Weighted, second: Weighted, level: float) -> Compariso
     variance = (images**2 * own + 2 * images * difference**2 / total + 1) / total**2
     middle, half = difference * images / total, _normal(level) * variance**0.5
     interval = Interval(max(-1.0, middle - half), min(1.0, middle + half))
-    return Comparison(difference, interval, _exact_p(pairs, first))
+    return Comparison(difference, interval, _exact_p(pairs, first), len(pairs), seeds=1)
 
 
 def _exact_p(pairs: np.ndarray, cell: Weighted) -> float:
@@ -195,7 +205,8 @@ def contrast(weights: Sequence[float], cells: Sequence[Right], level: float = LE
     value, variance, freedom = combine(weights, cells)
     half = float(quantile(freedom, level) * variance**0.5)
     p = float(2 * stats.t.sf(abs(value) / variance**0.5, freedom))
-    return Comparison(value, Interval(value - half, value + half), p)
+    images, seeds = len(weighted(cells[0]).labels), min(len(cell) for cell in cells)
+    return Comparison(value, Interval(value - half, value + half), p, images, seeds)
 
 
 def holm(p: Sequence[float]) -> list[float]:

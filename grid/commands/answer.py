@@ -1,4 +1,4 @@
-"""``semigrid answer``: how many labels the unlabelled images replace."""
+"""``semigrid answer``: which model to use, and how many labels the unlabelled images replace."""
 
 from typing import Annotated
 
@@ -17,7 +17,7 @@ def answer(
     ] = 1.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how many labels the unlabelled images replace, and how surely."""
+    """Say which model to use and how many labels the unlabelled images replace, and how surely."""
     from semigrid.grid.analysis.answer import answer as find_answer
     from semigrid.grid.tables.answer import answer_facts, claims_table, savings_table
     from semigrid.grid.tables.render import show
@@ -28,8 +28,7 @@ def answer(
         echo_json(answer_facts(answered))
         return
     console = table_console()
-    texts = [each.text for each in answered.headlines] + [each.text for each in answered.pools]
-    for text in texts:
+    for text in answered.texts:
         console.print(text)
     if not answered.headlines:
         console.print("no model of this experiment learns from unlabelled images (method: semi)")

@@ -19,9 +19,11 @@ from semigrid.data.plausible import DeviceSeconds
 from semigrid.data.schema import Manifest
 from semigrid.data.splits import images_at
 from semigrid.grid.analysis.classes import class_results, confusions
+from semigrid.grid.analysis.families import chance_of, learnt_cells
+from semigrid.grid.analysis.numbers import show_difference as show_points_between
 from semigrid.grid.analysis.numbers import show_interval
 from semigrid.grid.analysis.result_set import FEW_IMAGES, CellResult, ResultSet
-from semigrid.grid.analysis.statistics import Weighted, mean_interval
+from semigrid.grid.analysis.statistics import Weighted, compare, mean_interval
 from semigrid.grid.experiment.schema import show_percent
 from semigrid.grid.export.check import Check, show_difference
 from semigrid.grid.status.show import show_seconds
@@ -50,6 +52,7 @@ def model_card(
     predictions: Predictions,
     parameters: int,
     check: Check,
+    worth: str | None = None,
 ) -> str:
     """The card of an exported model, from the template ``card.md.j2``.
 
@@ -57,6 +60,7 @@ def model_card(
         results: those of its cell, with the predictions of its seed only.
         chain: the records from the first training to the exported one.
         predictions: the model's, of the test images.
+        worth: what is known of the worth of its unlabelled images; None without any.
     """
     (row,), record = results.rows, chain[-1]
     manifest = results.plan.experiment.datasets[row.cell.dataset].manifest
@@ -98,6 +102,8 @@ def model_card(
         acc1_by_seed=dict(sorted(zip(search.by_seed, row.scores("acc1"), strict=True))),
         parameters=parameters,
         check=check,
+        worth=worth,
+        chance=None if learnt_cells([row]) else f"{chance_of(row):.1%}",
         scores=seed.scores,
         intervals=row.intervals,
         ce_interval=_ce_interval(predictions),
@@ -114,6 +120,26 @@ def model_card(
         few_images=FEW_IMAGES,
         unstated=UNSTATED,
     )
+
+
+def pool_worth(row: CellResult, control: CellResult | None) -> str:
+    """What a cell's unlabelled images are worth, by its compute control, in a sentence or two."""
+    if row.cell.control is not None:
+        return "It is a control: it saw no unlabelled images but those whose labels it has."
+    if control is None or not control.has_predictions:
+        return (
+            "Training went on for longer than that of the model it started from. How much of its "
+            "accuracy is due to that, and how much to unlabelled images, has not been tested."
+        )
+    against = compare(row.balanced, control.balanced)
+    start = (
+        "The same start, trained for as long on the labelled images alone, reaches "
+        f"{control.balanced.mean():.1%}"
+    )
+    if against.is_vague:
+        return f"{start}; what the unlabelled images add {show_points_between(against)}."
+    open_ = " So they may add nothing." if against.interval.low <= 0 else ""
+    return f"{start}: the unlabelled images add {show_points_between(against)}.{open_}"
 
 
 def _hyper_parameters(spec: TrialSpec) -> dict[str, Any]:

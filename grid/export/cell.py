@@ -8,7 +8,7 @@ from semigrid.data.schema import Manifest
 from semigrid.data.storage import Storage
 from semigrid.grid.analysis.predictions import read_predictions
 from semigrid.grid.analysis.result_set import read_result_set
-from semigrid.grid.export.card import CARD, card_license, model_card
+from semigrid.grid.export.card import CARD, card_license, model_card, pool_worth
 from semigrid.grid.export.check import (
     MAX_DIFFERENCE,
     MAX_OF_LARGEST,
@@ -67,8 +67,10 @@ def export_cell(
     dataset = study.plan.experiment.datasets[cell.dataset]
     again = run_command(study.plan.experiment, name)
     predictions = _read_predictions(storage, record, dataset.manifest, again)
-    results = read_result_set(study, storage, [name])
-    (row,), seeds = results.rows, list(study.searches[name].by_seed)
+    beside = study.plan.control_of(cell, "compute") if cell.control is None else None
+    results = read_result_set(study, storage, [name, *([beside.name] if beside else [])])
+    by_cell = {row.cell: row for row in results.rows}
+    row, seeds = by_cell[cell], list(study.searches[name].by_seed)
     exported = replace(row, seeds=[row.seeds[seeds.index(record.spec.seed)]])
     if not exported.predictions:  # other test images than those of the other seeds
         raise InputError(*results.problems)
@@ -98,7 +100,10 @@ def export_cell(
         chain = [record]
         while (parent := study.records.get(chain[0].spec.parent or "")) is not None:
             chain.insert(0, parent)
-        card = model_card(replace(results, rows=[exported]), chain, predictions, parameters, check)
+        control = None if beside is None else by_cell[beside]
+        worth = None if cell.unlabeled is None else pool_worth(row, control)
+        of_cell = replace(results, rows=[exported])
+        card = model_card(of_cell, chain, predictions, parameters, check, worth)
         (folder / CARD).write_text(card, encoding="utf-8")
         files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     notes = [] if check.why_random is None else [f"{check.why_random}: random ones were used"]

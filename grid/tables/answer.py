@@ -3,26 +3,48 @@
 from dataclasses import asdict
 from typing import Any
 
-from semigrid.grid.analysis.answer import Answer, Saving
+from semigrid.grid.analysis.answer import Answer
 from semigrid.grid.analysis.claims import Claim
+from semigrid.grid.analysis.headline import Saving
 from semigrid.grid.analysis.labels_saved import Needed
 from semigrid.grid.analysis.numbers import NONE, show_count, show_interval, show_number
-from semigrid.grid.analysis.statistics import LEVEL
+from semigrid.grid.analysis.statistics import LEVEL, Comparison
 from semigrid.grid.tables.cells import label_count_columns, label_notes
 from semigrid.grid.tables.table import Column, Table, frame_records
 
 
 def answer_facts(answer: Answer) -> dict[str, Any]:
-    """The answer for programs."""
+    """The answer for programs: accuracies and differences are in per cent and points.
+
+    But for ``pools`` and the ``mean`` of claims, whose differences are shares, as everywhere in
+    Python.
+    """
     return {
+        "margin": 100 * answer.margin,
         "headlines": [
             {
                 "dataset": each.dataset,
                 "model": each.model,
                 "text": each.text,
+                "verdict": each.verdict,
                 "cell": None if each.saving is None else each.saving.row.cell.name,
+                "baseline": None if each.full is None else each.full.cell.name,
+                **_difference(each.against),
             }
             for each in answer.headlines
+        ],
+        "recommendations": [
+            {
+                "dataset": each.dataset,
+                "text": each.text,
+                "cell": each.row and each.row.cell.name,
+                "labeled_images": each.row and each.row.labeled_images,
+                "device_seconds": each.row and each.row.with_parents,
+                "best": each.best and each.best.cell.name,
+                **_difference(each.against),
+                "possible": each.possible and each.possible.cell.name,
+            }
+            for each in answer.recommendations
         ],
         "savings": frame_records(savings_table(answer).frame),
         "pools": [
@@ -30,6 +52,17 @@ def answer_facts(answer: Answer) -> dict[str, Any]:
             for pool in answer.pools
         ],
         "claims": [asdict(claim) for claim in answer.claims],
+    }
+
+
+def _difference(comparison: Comparison | None) -> dict[str, float | None]:
+    """A difference in points, with its interval."""
+    if comparison is None:
+        return dict.fromkeys(("difference", "difference_low", "difference_high"))
+    return {
+        "difference": 100 * comparison.difference,
+        "difference_low": 100 * comparison.interval.low,
+        "difference_high": 100 * comparison.interval.high,
     }
 
 
@@ -60,7 +93,7 @@ _SAVING_COLUMNS: list[Column[Saving]] = [
 
 _CLAIM_COLUMNS: list[Column[Claim]] = [
     Column("dataset", lambda claim: claim.dataset, "dataset", is_name=True),
-    Column("claim", lambda claim: claim.text, "the paper's claim", is_name=True, may_break=True),
+    Column("claim", lambda claim: claim.text, "claim", is_name=True, may_break=True),
     Column("verdict", lambda claim: claim.verdict, "here", is_name=True),
     Column("evidence", lambda claim: "; ".join(claim.evidence)),
     Column(None, lambda claim: ";\n".join(claim.evidence), "because", is_name=True, may_break=True),
@@ -73,9 +106,11 @@ def savings_table(answer: Answer) -> Table[Saving]:
     notes = label_notes("labels, needs and saved", [each.row for each in answer.savings])
     if extrapolated:
         notes.append("* extrapolated beyond the numbers of labels that were tried")
+    if any(each.needed and each.saved is None for each in answer.savings):
+        notes.append("saved: only where it is certain that any are, or that it takes more")
     return Table("Labels saved", _SAVING_COLUMNS, answer.savings, notes)
 
 
 def claims_table(answer: Answer) -> Table[Claim]:
-    """The paper's claims, and the verdict of these results."""
-    return Table("The paper's claims", _CLAIM_COLUMNS, answer.claims)
+    """Claims, the paper's and that the pool helps, and the verdict of these results."""
+    return Table("Claims", _CLAIM_COLUMNS, answer.claims)

@@ -1,26 +1,23 @@
 """The table of what each cell took in device-hours and money, and of a point that it gained."""
 
 from dataclasses import dataclass
-from functools import reduce
 
 from semigrid.data.plausible import DeviceSeconds
 from semigrid.grid.analysis.numbers import show_points, show_scores
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.status.cost import bill, show_bill, show_hours, show_price
 from semigrid.grid.tables.table import Column, Table
-from semigrid.trainers.execution.progress import add
 
 
 @dataclass(frozen=True)
 class CellCost:
-    """What a cell took, alone and with the cells it starts from, and what that gained.
+    """What a cell cost, alone and with the cells it starts from, and what that gained.
 
     Prices are None where a device has none. ``over_parent`` is in points of Acc@1, None without a
     parent or a score.
     """
 
     row: CellResult
-    with_parents: DeviceSeconds
     price: float | None
     price_with_parents: float | None
     over_parent: float | None
@@ -36,26 +33,17 @@ def cell_costs(results: ResultSet) -> list[CellCost]:
     """The cost of every row, in the rows' order."""
     acc1 = {row.cell: row.mean("acc1") for row in results.rows}
 
-    def spent(search: str) -> DeviceSeconds:
-        ids = [spec.id for spec in results.study.searches[search].specs]
-        trained = (results.study.records[id] for id in ids if id in results.study.records)
-        return reduce(add, (record.device_seconds for record in trained), {})
-
     def price(seconds: DeviceSeconds) -> float | None:
         priced = bill(seconds, results.plan.experiment.file.prices)
         return priced.price if seconds and not priced.unpriced else None
 
     costs = []
     for row in results.rows:
-        total = row.device_seconds
         parent = results.study.searches[row.cell.name].search.parent
         before = None if parent is None else acc1.get(parent.cell)
-        while parent is not None:
-            total = add(total, spent(parent.name))
-            parent = parent.parent
         after = acc1[row.cell]
         gain = None if before is None or after is None else after - before
-        costs.append(CellCost(row, total, price(row.device_seconds), price(total), gain))
+        costs.append(CellCost(row, price(row.device_seconds), price(row.with_parents), gain))
     return costs
 
 
@@ -66,6 +54,9 @@ def costs_table(results: ResultSet) -> Table[CellCost]:
     def priced(header: str) -> str | None:
         return header if has_prices else None
 
+    def took(seconds: DeviceSeconds) -> str:
+        return show_bill(seconds, {})
+
     def hours(seconds: DeviceSeconds) -> float:
         return sum(seconds.values()) / 3600
 
@@ -75,9 +66,9 @@ def costs_table(results: ResultSet) -> Table[CellCost]:
         Column("state", lambda cost: cost.row.state),
         Column("devices", lambda cost: ", ".join(sorted(cost.row.device_seconds))),
         Column("device_hours", lambda cost: hours(cost.row.device_seconds)),
-        Column("device_hours_with_parents", lambda cost: hours(cost.with_parents)),
-        Column(None, lambda cost: show_bill(cost.row.device_seconds, {}), "took", may_break=True),
-        Column(None, lambda cost: show_bill(cost.with_parents, {}), "with parents", may_break=True),
+        Column("device_hours_with_parents", lambda cost: hours(cost.row.with_parents)),
+        Column(None, lambda cost: took(cost.row.device_seconds), "took", may_break=True),
+        Column(None, lambda cost: took(cost.row.with_parents), "with parents", may_break=True),
         Column("price", lambda cost: cost.price, priced("price"), show_price),
         Column(
             "price_with_parents",

@@ -17,9 +17,11 @@ from semigrid.grid.tables.table import Table
 
 def results_table(results: ResultSet) -> Table[CellResult]:
     """The table of cells and, below it, what they say of labels."""
-    headlines = [each.text for each in answer(results).headlines if each.is_answer]
+    answered = answer(results)
+    headlines = [each.text for each in answered.headlines if each.is_answer]
+    recommended = [each.text for each in answered.recommendations]
     table = cells_table(results)
-    return replace(table, notes=[*headlines, *table.notes])
+    return replace(table, notes=[*headlines, *recommended, *table.notes])
 
 
 # a view of which the results have nothing raises ``InputError``

@@ -24,6 +24,7 @@ from tests.bench.step import semi_steps, utilization
 from tests.bench.stopping import early_stopping
 from tests.bench.stream import memory_at, stream_rates
 from tests.bench.trials import trial_costs
+from tests.bench.worth import GRIDS, worth
 
 from semigrid.trainers.methods.mixup import draw_pseudo_mix, pseudo_mix, smooth_one_hot
 
@@ -121,7 +122,7 @@ def against_goals(title: str, rows: Iterable[tuple[str, str, str]]) -> Table:
 
 
 PARTS = ["steps", "mixing", "saving", "stream", "memory", "trials", "scale", "results", "bucket"]
-PARTS += ["stopping", "coverage"]
+PARTS += ["stopping", "coverage", "worth"]
 
 
 def main() -> None:
@@ -167,6 +168,9 @@ def main() -> None:
     if options.only == "coverage":  # some minutes
         title = f"95 % intervals and tests at 5 %, {EXPERIMENTS:,} made-up test sets each"
         console.print(against_goals(title, coverage()))
+    if options.only == "worth":  # some minutes
+        title = f"what is said of made-up pools, {GRIDS:,} grids each"
+        console.print(against_goals(title, worth()))
 
 
 if __name__ == "__main__":

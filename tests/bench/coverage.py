@@ -42,32 +42,55 @@ def experiment(
     labels = np.repeat(np.arange(classes), images)
     shares = np.sort(draw.dirichlet(np.ones(classes)))[::-1]  # the rarest have the fewest images
     accuracies = np.linspace(0.98, 0.3, classes)
-    logits = np.array([_logit_with(accuracy, scatter) for accuracy in accuracies])
+    logits = np.array([logit_with(accuracy, scatter) for accuracy in accuracies])
     weights = np.ones(classes) if metric == "balanced" else shares
     truth = float(accuracies @ weights / weights.sum())
     held = apart = 0
     for _ in range(times):
         difficulty = draw.normal(0, DIFFICULTY, len(labels))
 
-        def cell(hard: np.ndarray = difficulty) -> Weighted:
-            shape = (seeds, len(labels))
-            of_seeds = draw.normal(0, scatter, (seeds, 1))
-            of_classes = draw.normal(0, scatter, (seeds, classes))[:, labels]
-            z = logits[labels] - hard + draw.normal(0, LUCK, shape) + of_seeds + of_classes
-            return Weighted(draw.random(shape) < 1 / (1 + np.exp(-z)), labels, weights)
-
-        first, second = cell(), cell()
+        first, second = (
+            Weighted(trained(draw, logits, labels, difficulty, seeds, scatter), labels, weights)
+            for _ in range(2)
+        )
         interval = accuracy_interval(first)
         held += interval.low <= truth <= interval.high
         apart += compare(first, second).p < 0.05
     return held / times, apart / times
 
 
-def _logit_with(accuracy: float, scatter: float) -> float:
+def trained(
+    draw: np.random.Generator,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    difficulty: np.ndarray,
+    seeds: int,
+    scatter: float,
+) -> np.ndarray:
+    """Which images each of a cell's trainings puts into their class, (S, N).
+
+    Args:
+        logits: mean logit of each class, (K,).
+        labels, difficulty: class of each image, and how hard it is, (N,).
+        scatter: standard deviation of trainings, as a whole and class by class.
+    """
+    shape = (seeds, len(labels))
+    of_seeds = draw.normal(0, scatter, (seeds, 1))
+    of_classes = draw.normal(0, scatter, (seeds, len(logits)))[:, labels]
+    z = logits[labels] - difficulty + draw.normal(0, LUCK, shape) + of_seeds + of_classes
+    return np.asarray(draw.random(shape) < 1 / (1 + np.exp(-z)))
+
+
+def logit_with(accuracy: float, scatter: float) -> float:
     """The mean logit of a class with this accuracy over all images and trainings."""
+    logits = np.linspace(-6, 14, 4001)
+    return float(np.interp(accuracy, accuracies_at(logits, scatter), logits))
+
+
+def accuracies_at(logits: np.ndarray, scatter: float) -> np.ndarray:
+    """The accuracies over all images and trainings of classes with these mean logits, (K,)."""
     spread = (DIFFICULTY**2 + LUCK**2 + 2 * scatter**2) ** 0.5
     points, chances = np.polynomial.hermite_e.hermegauss(80)
     chances = chances / chances.sum()
-    logits = np.linspace(-6, 14, 4001)
     found = (chances / (1 + np.exp(-logits[:, None] - spread * points))).sum(axis=1)
-    return float(np.interp(accuracy, found, logits))
+    return np.asarray(found)

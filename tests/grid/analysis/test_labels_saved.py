@@ -96,7 +96,17 @@ def test_what_is_said_has_the_val_labels_too() -> None:
     assert fixed.low == needed.low + 50 and fixed.high == needed.high + 50
     assert fixed.extrapolated is needed.extrapolated
     # a cell with 200 of train: what it saves is the same while val is
-    assert "about 450 labels" in fixed.text("vit", 250) and ": 200 saved" in fixed.text("vit", 250)
+    assert needed.low is not None and needed.low > 200
+    text = fixed.text("vit", "semi", 250)
+    assert text.startswith("To match semi with 250 labels, vit would need about 450 (95% interval")
+    assert text.endswith(f": about 200 saved, at least {needed.low - 200:.0f}.")
+    # nothing is said to be saved where it may be none, or where the rest of the text hedges
+    assert fixed.saved(250) == pytest.approx(200, abs=5) and fixed.saved(450) is None
+    assert "saved" not in fixed.text("vit", "semi", 450)
+    assert "saved" not in fixed.text("vit", "semi", 250, may_save=False)
+    # a cell with more than the baseline needs has a number, and no praise
+    assert fixed.saved(900) == pytest.approx(-450, abs=5)
+    assert "saved" not in fixed.text("vit", "semi", 900)
     assert (
         labels_needed(share(700), {n: share(700) for n in (100, 200)}).with_val(float).low is None
     )

@@ -387,6 +387,9 @@ def test_seeds_and_both_stages_are_told(shop: Shop, exports: dict[str, Path]) ->
     assert "### Stage 1 of 2: `finetune`" in card and "### Stage 2 of 2: `semi`" in card
     assert f"| `base_lr` | `{record.spec.recipe.base_lr}` |" in card
     assert record.id in card and str(record.spec.parent) in card
+    # no control was trained beside it
+    assert "how much to unlabelled images, has not been tested" in card
+    assert "has not been tested" not in (exports[VIT] / "README.md").read_text()
 
 
 def test_an_export_is_the_same_each_time(

@@ -156,7 +156,7 @@ def test_costs_by_hand(tmp_path: Path) -> None:
     vit, semi = lines["digits/vit/100%"], lines["digits/semi-vit/100%/100%"]
     # two trainings of 120 seconds each, at 3 an hour
     assert vit.price == pytest.approx(2 * 120 / 3600 * 3) and vit.over_parent is None
-    assert (semi.row.device_seconds, semi.with_parents) == ({"cpu": 240.0}, {"cpu": 480.0})
+    assert (semi.row.device_seconds, semi.row.with_parents) == ({"cpu": 240.0}, {"cpu": 480.0})
     assert semi.price_with_parents == pytest.approx(2 * vit.price)
     assert semi.over_parent == pytest.approx(10)  # 60 and 62 % against 50 and 52 %
     assert semi.per_point(semi.price) == pytest.approx(0.02)

@@ -1,0 +1,145 @@
+"""The cells that an answer compares: a semi-supervised model, and what labels alone can do.
+
+Labels alone are the model that a semi-supervised one starts from and, where there is one, its
+compute control: the same model trained for as long. A longer training may be the worse one, so of
+the two the better on val counts, else a model would be praised for a control that overfits.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import get_args
+
+import numpy as np
+
+from semigrid.grid.analysis.result_set import CellResult, ResultSet
+from semigrid.grid.analysis.statistics import LEVEL, accuracy_interval
+from semigrid.grid.experiment.schema import Control
+from semigrid.grid.study.plan import Cell, Plan
+from semigrid.trainers.evaluation.choose import rank
+from semigrid.trainers.methods import METHODS
+
+ByFraction = Mapping[Fraction, CellResult]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A semi-supervised model on one dataset: its cells with predictions and those beside them.
+
+    Attributes:
+        semi: its own cells, by labels, then by pool.
+        parents: those that it starts from, by label fraction.
+        controls: those of each kind, beside the smallest pool of each label fraction.
+        learnt: the dataset's cells that are certainly above chance.
+    """
+
+    plan: Plan
+    dataset: str
+    model: str
+    parent: str
+    semi: list[CellResult]
+    parents: ByFraction
+    controls: Mapping[Control, ByFraction]
+    learnt: frozenset[Cell]
+
+    @cached_property
+    def smallest(self) -> ByFraction:
+        """Its cell with the smallest pool at each label fraction."""
+        return {row.cell.labels: row for row in reversed(self.semi)}
+
+    @cached_property
+    def alone(self) -> ByFraction:
+        """Of each label fraction the best that is known of labels alone and has learnt."""
+        found: dict[Fraction, CellResult] = {}
+        # of two that are alike on val, the control
+        for row in [*self.parents.values(), *self.controls["compute"].values()]:
+            known = found.get(row.cell.labels)
+            if row.cell in self.learnt and (known is None or on_val(row) >= on_val(known)):
+                found[row.cell.labels] = row
+        return found
+
+    @cached_property
+    def curve(self) -> ByFraction:
+        """The part of ``alone`` that labels saved are estimated by.
+
+        Where two fractions or more have a control, those only: a line through trainings of two
+        lengths would take a longer training for more labels.
+        """
+        controlled = {f: row for f, row in self.alone.items() if f in self.controls["compute"]}
+        return controlled if len(controlled) > 1 else self.alone
+
+    def beside(self, control: Control) -> dict[Fraction, tuple[CellResult, CellResult]]:
+        """Cells with the smallest pool and their controls, where one of the two has learnt."""
+        rows = {row.cell: row for row in self.controls[control].values()}
+        pairs = {}
+        for fraction, row in self.smallest.items():
+            found = rows.get(self.plan.control_of(row.cell, control) or row.cell)
+            if found is not None and self.learnt & {row.cell, found.cell}:
+                pairs[fraction] = row, found
+        return pairs
+
+
+def families(results: ResultSet) -> Iterator[Family]:
+    """A family for each dataset and each semi-supervised model that it was asked for."""
+    plan = results.plan
+    rows = {row.cell: row for row in results.rows}
+    finished = {cell: row for cell, row in rows.items() if row.has_predictions}
+    for dataset in results.datasets:
+        learnt = learnt_cells(row for cell, row in finished.items() if cell.dataset == dataset)
+        for model, config in plan.experiment.file.models.items():
+            if config.from_ is None or not METHODS[config.method].needs_pool:
+                continue
+            if not any(_is_of(cell, dataset, model) for cell in rows):
+                continue
+            semi = sorted(
+                (row for cell, row in finished.items() if _is_of(cell, dataset, model)),
+                key=lambda row: (row.labeled_images, row.cell.unlabeled or 0),
+            )
+            parents = {
+                cell.labels: row
+                for cell, row in finished.items()
+                if _is_of(cell, dataset, config.from_)
+            }
+            controls: dict[Control, dict[Fraction, CellResult]] = {k: {} for k in get_args(Control)}
+            largest_first = sorted(finished, key=lambda cell: -(cell.unlabeled or 0))
+            for cell in largest_first:
+                if cell.control is not None and (cell.dataset, cell.model) == (dataset, model):
+                    controls[cell.control][cell.labels] = finished[cell]
+            yield Family(plan, dataset, model, config.from_, semi, parents, controls, learnt)
+
+
+def learnt_cells(rows: Iterable[CellResult]) -> frozenset[Cell]:
+    """Those of a dataset's cells that are certainly above chance, at 95 % for all together.
+
+    Together, since of many cells that guess the luckiest is well above it.
+    """
+    finished = list(rows)
+    level = 1 - (1 - LEVEL) / max(1, len(finished))
+    return frozenset(
+        row.cell for row in finished if accuracy_interval(row.balanced, level).low > chance_of(row)
+    )
+
+
+def chance_of(row: CellResult) -> float:
+    """The balanced accuracy of guessing, a share: each class that has test images counts alike."""
+    return 1 / len(np.unique(row.balanced.labels))
+
+
+def name_of(plan: Plan, row: CellResult) -> str:
+    """What a cell's model is called in a sentence: ``vit trained for longer``."""
+    match row.cell.control:
+        case "compute":
+            return f"{plan.source_model(row.cell)} trained for longer"
+        case "labeled-pool":
+            return f"{row.cell.model} with its labelled images as the pool"
+    return row.cell.model
+
+
+def on_val(row: CellResult) -> tuple[float, float]:
+    """A sort key that is greater for the better scores on val."""
+    return (float("-inf"), 0.0) if row.val is None else rank(*row.val)
+
+
+def _is_of(cell: Cell, dataset: str, model: str) -> bool:
+    return cell.control is None and (cell.dataset, cell.model) == (dataset, model)

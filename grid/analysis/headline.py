@@ -1,0 +1,236 @@
+"""Whether fewer labels are enough for a semi-supervised model, in a few sentences.
+
+Enough are those with which it is certainly no more than a margin below labels alone with all of
+them, not enough those with which it certainly is. Between the two nothing is promised.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from semigrid.grid.analysis.claims import Claim
+from semigrid.grid.analysis.families import Family, chance_of, name_of, on_val
+from semigrid.grid.analysis.labels_saved import Needed
+from semigrid.grid.analysis.numbers import (
+    show_basis,
+    show_margin,
+    show_percents,
+    show_points,
+    show_points_range,
+)
+from semigrid.grid.analysis.result_set import CellResult
+from semigrid.grid.analysis.statistics import LEVEL, Comparison, compare
+from semigrid.grid.experiment.schema import show_percent
+
+# "open": neither enough nor not enough can be excluded; "no answer": nothing to compare
+Verdict = Literal["enough", "open", "not enough", "not tested", "no answer"]
+
+
+@dataclass(frozen=True)
+class Saving:
+    """A semi-supervised cell, and how many labels its baseline would need to reach it."""
+
+    row: CellResult
+    baseline: str
+    needed: Needed | None
+
+    @property
+    def acc1(self) -> float:
+        """A share."""
+        return float(self.row.balanced.mean())
+
+    @property
+    def saved(self) -> float | None:
+        """None where it is not certain that any are, or that it takes more."""
+        return None if self.needed is None else self.needed.saved(self.row.labeled_images)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One dataset's answer for one semi-supervised model, in a few sentences.
+
+    ``saving`` is that of the cell with the fewest labels that are enough or, where it is open
+    whether any are, of the cell that the text is about; None otherwise. ``against`` is its
+    difference from ``full``, labels alone with the most labels. Without finished cells that have
+    learnt there is no answer yet.
+    """
+
+    dataset: str
+    model: str
+    text: str
+    verdict: Verdict = "no answer"
+    saving: Saving | None = None
+    full: CellResult | None = None
+    against: Comparison | None = None
+
+    @property
+    def is_answer(self) -> bool:
+        return self.verdict != "no answer"
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A cell with fewer labels than all, and its difference from labels alone with all."""
+
+    saving: Saving
+    against: Comparison
+
+    @property
+    def fraction(self) -> Fraction:
+        return self.saving.row.cell.labels
+
+
+def headline(family: Family, savings: list[Saving], claim: Claim, margin: float) -> Headline:
+    """The answer for a family.
+
+    Args:
+        savings: those of its cells that have learnt, by labels, then by pool.
+        claim: whether unlabelled images help beyond compute.
+        margin: how much worse, as a share from 0 to 1, a model may be and still match another.
+    """
+    dataset, model = family.dataset, family.model
+    text = _why_none(family, savings)
+    if text is not None:
+        return Headline(dataset, model, f"{dataset}: {text}")
+    full = max(family.alone.values(), key=lambda row: row.label_count.train)
+    # of several pools, the smallest
+    smallest = list({each.row.cell.labels: each for each in reversed(savings)}.values())[::-1]
+    fewer = [each for each in smallest if each.row.labeled_images < full.labeled_images]
+    # one is chosen among several: each is compared at a level at which all hold together
+    level = 1 - (1 - LEVEL) / max(1, len(fewer))
+    tried = [
+        _Tried(each, compare(each.row.balanced, full.balanced, level))
+        for each in fewer or smallest[:1]
+    ]
+    verdict, shown, start = _verdict(family, tried, bool(fewer), full, margin)
+    parts = [f"{start}.", _facts(family, shown, full, len(fewer))]
+    if shown.saving.needed is not None:
+        # "saved" stands in no text that says otherwise
+        labels, may_save = shown.saving.row.labeled_images, verdict in ("enough", "not tested")
+        base = baseline_name(family)
+        parts.append(shown.saving.needed.text(base, model, labels, may_save))
+    elif verdict == "enough":
+        parts.append(f"How many {family.parent} would need takes two label fractions of it to say.")
+    parts += [_worth(family, claim), _caveat(family, full)]
+    saving = shown.saving if verdict in ("enough", "open") else None
+    text = f"{dataset}: {' '.join(part for part in parts if part)}"
+    return Headline(dataset, model, text, verdict, saving, full, shown.against)
+
+
+def baseline_name(family: Family) -> str:
+    """What the cells are called that labels saved are counted against."""
+    names = dict.fromkeys(name_of(family.plan, row) for row in family.curve.values())
+    return "the better of " + " and ".join(sorted(names)) if len(names) > 1 else next(iter(names))
+
+
+def _why_none(family: Family, savings: list[Saving]) -> str | None:
+    """Why there is nothing to compare; None if there is."""
+    lacking = family.parent if family.semi else family.model
+    if not family.semi or not (family.parents or family.controls["compute"]):
+        return f"no answer yet: no cell of {lacking} is finished"
+    lacking = family.model if not savings else family.parent
+    if not savings or not family.alone:
+        return (
+            f"no answer: no finished cell of {lacking} is certainly above chance, "
+            f"{chance_of(family.semi[0]):.1%}"
+        )
+    return None
+
+
+def _verdict(
+    family: Family, tried: list[_Tried], has_fewer: bool, full: CellResult, margin: float
+) -> tuple[Verdict, _Tried, str]:
+    """The verdict, the cell to show, and the sentence that says so."""
+    model, loss = family.model, f"a loss of more than {show_margin(margin)}"
+    best = max(tried, key=lambda each: each.against.difference)
+    if not has_fewer:
+        return "not tested", best, f"no finished cell of {model} has fewer labels than all"
+    for each in tried:
+        if each.against.interval.low >= -margin:
+            share = show_percent(each.fraction)
+            return "enough", each, f"{share} of the train labels are enough for {model}"
+    candidates = [each for each in tried if each.against.interval.high >= -margin]
+    failed = show_percents([each.fraction for each in tried if each not in candidates])
+    if not candidates:
+        return "not enough", best, f"{failed} of the train labels are not enough for {model}"
+    good = [each for each in candidates if each.against.difference >= -margin]
+    shown = good[0] if good else max(candidates, key=lambda each: each.against.difference)
+    share = show_percent(shown.fraction)
+    open_ = f"neither that nor {loss} can be excluded"
+    if shown.against.is_vague:
+        start = f"whether fewer labels are enough for {model} cannot be said"
+        start += f" from {show_basis(shown.against)}"
+    elif good:
+        start = f"{share} of the train labels may be enough for {model}: {open_}"
+    else:
+        start = f"it is open whether fewer labels are enough for {model}: with {share}, {open_}"
+    return "open", shown, start + (f"; {failed} are not enough" if failed else "")
+
+
+def _facts(family: Family, shown: _Tried, full: CellResult, together: int) -> str:
+    """What was compared, and the difference."""
+    row, against = shown.saving.row, shown.against
+    all_labels = "all " if full.cell.labels == 1 else ""
+    text = (
+        f"With {row.labeled_images:,} labels ({row.label_count}) and {row.pool_images:,} "
+        f"unlabelled images it scores {shown.saving.acc1:.1%}; {name_of(family.plan, full)}, with "
+        f"{all_labels}{full.labeled_images:,} labels, scores {full.balanced.mean():.1%}"
+        f"{_chosen(family, full)}"
+    )
+    if against.is_vague:
+        return f"{text}."
+    whose = "95% interval" + (f" for {together} fractions together" if together > 1 else "")
+    return (
+        f"{text}: {show_points(100 * against.difference)} points ({whose} "
+        f"{show_points_range(against.interval)})."
+    )
+
+
+def _chosen(family: Family, full: CellResult) -> str:
+    """How labels alone were chosen, where there was a choice."""
+    fraction = full.cell.labels
+    control, parent = family.controls["compute"].get(fraction), family.parents.get(fraction)
+    if control is None or parent is None:
+        return ""
+    other, row = (
+        (family.parent, parent) if full is control else (name_of(family.plan, control), control)
+    )
+    if on_val(row) == on_val(full):
+        return f" (on val it is level with {other})"
+    return f" (on val it is better than {other})"
+
+
+def _worth(family: Family, claim: Claim) -> str:
+    """What the unlabelled images add at equal training; nothing where that is not known."""
+    mean = claim.mean
+    if mean is None or mean.is_vague:
+        return ""
+    shares = sorted(family.beside("compute"))
+    over = f", mean of {show_percents(shares)}" if len(shares) > 1 else ""
+    found = (
+        f"{show_points(100 * mean.difference)} points (95% interval "
+        f"{show_points_range(mean.interval)}{over})"
+    )
+    match claim.verdict:
+        case "held":
+            return f"Beyond longer training, the unlabelled images add {found}."
+        case "refuted":
+            return f"Beyond longer training, the unlabelled images do not help: {found}."
+    return f"Whether the unlabelled images help beyond longer training is open: {found}."
+
+
+def _caveat(family: Family, full: CellResult) -> str:
+    """What part longer training may have in the comparison; nothing where labels alone had it."""
+    fraction = full.cell.labels
+    if fraction in family.controls["compute"]:
+        return ""
+    kinds = [(cell.dataset, cell.model, cell.labels, cell.control) for cell in family.plan.cells]
+    if (family.dataset, family.model, fraction, "compute") in kinds:
+        what = "its control is not finished"
+    elif "compute" in family.plan.experiment.file.controls:
+        what = (
+            f"{family.model} with {show_percent(fraction)}, which would have a control, is no cell"
+        )
+    else:
+        what = "add controls: [compute]"
+    return f"Part of this may be longer training: {what}."

@@ -1,0 +1,296 @@
+"""What the answer says of grids with controls, whose truth is known or made up at random."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import event, given
+from hypothesis import strategies as st
+from tests.helpers.command import semigrid
+from tests.helpers.finished import FinishedGrid
+from tests.helpers.made_up import MadeUpGrid, predicted
+from tests.helpers.promises import check_what_is_said
+
+from semigrid.grid.analysis.answer import Answer, answer
+from semigrid.grid.analysis.headline import Headline
+from semigrid.grid.export.card import pool_worth
+from semigrid.grid.tables.answer import answer_facts
+
+TWO = [
+    {"model": "vit", "labels": ["25%", "100%"]},
+    {"model": "semi-vit", "labels": ["25%", "100%"]},
+]
+CONTROLS = {"controls": ["compute"]}
+
+
+def quarters(
+    folder: Path, controls: bool = True, **right: tuple[int, int] | tuple[int, int, int, int]
+) -> FinishedGrid:
+    """25 and 100 %: images right, of 200, and on val in per cent where that is not 90."""
+    folder.mkdir(exist_ok=True)
+    grid = FinishedGrid(folder, grid=TWO, **(CONTROLS if controls else {}))
+    places = {"vit": "vit/{}", "semi": "semi-vit/{}/100%", "longer": "semi-vit/{}/100%/compute"}
+    for name, place in places.items():
+        if name in right:
+            quarter, whole, *val = right[name]
+            for fraction, count, score in zip(
+                ("25%", "100%"), (quarter, whole), val or (90, 90), strict=True
+            ):
+                grid.finish(f"digits/{place.format(fraction)}", count, val=score)
+    return grid
+
+
+def only(found: Answer) -> Headline:
+    (headline,) = found.headlines
+    return headline
+
+
+def test_a_control_that_is_better_takes_back_what_the_parent_gave_away(tmp_path: Path) -> None:
+    # drawings, balanced accuracy: 25 %: 36.8, 35.7 for longer, 41.3; all: 39.4, 49.0, 47.0
+    right = {"vit": (74, 79, 40, 44), "longer": (71, 98, 39, 52), "semi": (83, 94, 45, 50)}
+    headline = only(answer(quarters(tmp_path / "a", **right).results()))
+    assert headline.verdict == "not enough" and headline.saving is None
+    assert headline.text.startswith("digits: 25% of the train labels are not enough for semi-vit.")
+    assert headline.full.cell.name == "digits/semi-vit/100%/100%/compute"
+    assert "vit trained for longer, with all 397 labels, scores 49.0%" in headline.text
+    assert "(on val it is better than vit)" in headline.text and "−7.50 points" in headline.text
+    assert "saved" not in headline.text and "may be" not in headline.text
+    # without its control it looked as if a quarter were enough, and says what that may be
+    plain = quarters(tmp_path / "b", controls=False, vit=(74, 79), semi=(83, 94))
+    headline = only(answer(plain.results()))
+    assert headline.verdict == "enough"
+    assert headline.text.endswith("Part of this may be longer training: add controls: [compute].")
+
+
+def test_labels_alone_are_the_better_of_two_on_val_whatever_test_says(tmp_path: Path) -> None:
+    # trained for longer vit overfits: val says so, and test flatters it at 25 %
+    grid = quarters(
+        tmp_path, vit=(100, 160, 60, 80), longer=(120, 100, 55, 60), semi=(140, 150, 70, 75)
+    )
+    found = answer(grid.results())
+    headline = only(found)
+    assert headline.full.cell.name == "digits/vit/100%"
+    assert "(on val it is better than vit trained for longer)" in headline.text
+    assert headline.verdict == "not enough"  # 70 against 80 %, though far above the control
+    assert {saving.baseline for saving in found.savings} == {"vit"}
+    (beyond,) = (claim for claim in found.claims if "beyond compute" in claim.text)
+    assert beyond.mean.difference == pytest.approx((20 + 50) / 200 / 2)  # of controls all the same
+
+
+def test_a_control_at_one_fraction_only(tmp_path: Path) -> None:
+    grid = FinishedGrid(tmp_path, grid=TWO, **CONTROLS)
+    for fraction, vit, semi in (("25%", 100, 163), ("100%", 160, 190)):
+        grid.finish(f"digits/vit/{fraction}", vit)
+        grid.finish(f"digits/semi-vit/{fraction}/100%", semi)
+    text = only(answer(grid.results())).text
+    assert text.endswith("Part of this may be longer training: its control is not finished.")
+    grid.finish("digits/semi-vit/100%/100%/compute", 161)
+    found = answer(grid.results())
+    # one point makes no line: labels saved are still against vit, but at 100 % it is the control
+    assert only(found).full.cell.control == "compute"
+    assert "longer training" not in only(found).text
+    (beyond,) = (claim for claim in found.claims if "beyond compute" in claim.text)
+    assert beyond.verdict == "undecided" and "add seeds: 3" in beyond.evidence[-1]
+
+
+@pytest.mark.parametrize(
+    ("margin", "verdict", "cell"),
+    [
+        # 25 %: 150 of 200, 50 %: 157, vit with all: 160, nested; m = 2, z = 2.2414
+        # 25 %: −10 pairs: −5.00 points: −8.9 to −1.0 by hand; 50 %: −1.5: −3.7 to +0.8
+        (0.0, "open", "50%"),
+        (0.02, "open", "50%"),
+        (0.04, "enough", "50%"),
+        (0.10, "enough", "25%"),
+    ],
+)
+def test_the_margin_chooses_the_cell(
+    tmp_path: Path, margin: float, verdict: str, cell: str
+) -> None:
+    grid = FinishedGrid(tmp_path)
+    for fraction, vit, semi in (("25%", 100, 150), ("50%", 133, 157), ("100%", 160, 190)):
+        grid.finish(f"digits/vit/{fraction}", vit)
+        grid.finish(f"digits/semi-vit/{fraction}/100%", semi)
+    headline = only(answer(grid.results(), margin))
+    assert headline.verdict == verdict
+    assert headline.saving.row.cell.name == f"digits/semi-vit/{cell}/100%"
+    facts = json.loads(
+        semigrid("answer", str(grid.file), "--margin", str(100 * margin), "--json").stdout
+    )
+    assert facts["headlines"][0]["cell"] == headline.saving.row.cell.name
+    assert facts["margin"] == pytest.approx(100 * margin)
+
+
+def test_an_interval_by_hand(tmp_path: Path) -> None:
+    """Agresti and Min: 200 pairs, 10 of them lost, two added; one fraction below all."""
+    found = answer(quarters(tmp_path, controls=False, vit=(100, 160), semi=(150, 160)).results())
+    headline = only(found)
+    half = 1.959964 * ((200 * 0.05 * 0.95 + 2 * 200 * 0.05**2 / 202 + 1) / 202**2) ** 0.5
+    middle = -0.05 * 200 / 202
+    assert headline.against.difference == pytest.approx(-0.05)
+    assert headline.against.interval.low == pytest.approx(middle - half, abs=2e-4)
+    assert headline.against.interval.high == pytest.approx(middle + half, abs=2e-4)
+    assert headline.verdict == "not enough"
+
+
+def test_an_interval_that_says_nothing_is_not_printed() -> None:
+    grid = MadeUpGrid(grid=TWO)
+    labels = np.arange(10)
+    # ten images of ten classes: 7 right of 10 is above chance, and 20 points below may be anything
+    right = {"semi-vit/25%/100%": labels < 5, "vit/25%": labels > 4, "vit/100%": labels > 2}
+    seeds = {f"digits/{cell}": predicted(of[None], labels, 10) for cell, of in right.items()}
+    found = answer(grid.results(labels, seeds, 10))
+    check_what_is_said(found)
+    headline = only(found)
+    assert headline.verdict == "open" and headline.against.difference == pytest.approx(-0.2)
+    assert headline.text.startswith(
+        "digits: whether fewer labels are enough for semi-vit cannot be said from 10 test images "
+        "and 1 seed. With"
+    )
+    (recommended,) = found.recommendations
+    assert "cannot be said from 10 test images and 1 seed; the highest is vit" in recommended.text
+    evidence = " ".join(each for claim in found.claims for each in claim.evidence)
+    assert "25% (" in evidence and "cannot be said from 10 test images and 1 seed" in evidence
+    assert not any(" to +" in text or " to −" in text for text in [*found.texts, evidence])
+
+
+def test_no_model_has_learnt(tmp_path: Path) -> None:
+    # ten classes: chance is 20 of 200; 28 is 14 %, from which 10 % is within four intervals
+    grid = quarters(tmp_path, controls=False, vit=(20, 28), semi=(19, 24))
+    found = answer(grid.results())
+    (recommendation,) = found.recommendations
+    assert recommendation.row is None
+    assert recommendation.text.startswith(
+        "digits: no model has learnt anything: none of 4 finished cells is certainly above "
+        "chance, 10.0%, on 200 test images; the highest, digits/vit/100%, is at 14.0%. Try more"
+    )
+    headline = only(found)
+    assert not headline.is_answer and "no finished cell of semi-vit is certainly" in headline.text
+    assert found.savings == [] and {claim.verdict for claim in found.claims} == {"not tested"}
+    done = semigrid("answer", str(grid.file))
+    assert done.returncode == 0 and "no model has learnt anything" in done.stdout
+
+
+def test_the_luckiest_of_many_guesses_has_not_learnt() -> None:
+    draw = np.random.default_rng(0)
+    fractions = [f"{n}%" for n in range(5, 101, 5)]
+    grid = MadeUpGrid(grid=[{"model": "vit", "labels": fractions}])
+    labels = np.arange(200) % 10
+    learnt = 0
+    for _ in range(30):
+        seeds = {
+            f"digits/vit/{fraction}": predicted(draw.random((1, 200)) < 0.1, labels, 10)
+            for fraction in fractions
+        }
+        (recommendation,) = answer(grid.results(labels, seeds, 10)).recommendations
+        learnt += recommendation.row is not None
+    assert learnt <= 4  # 20 guesses each: one by one, half of all grids had a lucky one
+
+
+def test_cells_that_have_not_learnt_are_no_part_of_the_curve(tmp_path: Path) -> None:
+    grid = FinishedGrid(tmp_path)
+    for fraction, vit, semi in (("25%", 20, 22), ("50%", 133, 170), ("100%", 160, 190)):
+        grid.finish(f"digits/vit/{fraction}", vit)
+        grid.finish(f"digits/semi-vit/{fraction}/100%", semi)
+    found = answer(grid.results())
+    rows = [saving.row.cell.name for saving in found.savings]
+    assert rows == ["digits/semi-vit/50%/100%", "digits/semi-vit/100%/100%"]
+    # through 133 at 126 and 160 at 246 labels: log odds 0.686 and 1.386, so 170 (1.735) is at
+    # 126 · (246 / 126) ** ((1.735 − 0.686) / (1.386 − 0.686)) = 343, with val 494
+    needed = found.savings[0].needed
+    assert needed.labels == pytest.approx(343 + 151, rel=0.03)
+
+
+# ---- one sentence over all models
+
+
+def test_a_model_is_recommended_over_all(tmp_path: Path) -> None:
+    grid = quarters(tmp_path, vit=(100, 160), longer=(130, 198), semi=(150, 197))
+    (recommended,) = answer(grid.results()).recommendations
+    # the highest is the control with 198; semi has as many labels and took as long
+    assert recommended.row.cell.name == "digits/semi-vit/100%/100%"
+    assert recommended.best.cell.name == "digits/semi-vit/100%/100%/compute"
+    assert recommended.row.with_parents == {"cpu": 240.0}
+    assert recommended.text.startswith(
+        "digits: use semi-vit with 300 unlabelled images and 397 labels (98.5% after 4.0 min of "
+        "CPU cores), the cheapest of 6 models that score within 1 point of the highest, vit "
+        "trained for longer with 397 labels (−0.50 points, "
+    )
+    assert recommended.text.endswith("each cheaper one is certainly more than 1 point worse.")
+    # with a margin of 30 points a quarter of the labels will do
+    (recommended,) = answer(grid.results(), 0.3).recommendations
+    assert recommended.row.cell.name == "digits/semi-vit/25%/100%"
+
+
+def test_prices_stand_in_the_recommendation(tmp_path: Path) -> None:
+    one = [{"model": "vit", "labels": ["100%"]}]
+    grid = FinishedGrid(tmp_path, grid=one, prices={"cpu": 30.0})
+    grid.finish("digits/vit/100%", 160)
+    (recommended,) = answer(grid.results()).recommendations
+    assert recommended.text == (
+        "digits: the only finished model that has learnt is vit with 397 labels (80.0% after "
+        "2.0 min of CPU cores, price 1.00)."
+    )
+    done = semigrid("answer", str(grid.file))
+    assert "the only finished model" in re.sub(r"\s+", " ", done.stdout)
+
+
+# ---- whatever the figures
+
+
+@pytest.fixture(scope="module")
+def both(quiet_machine: None) -> MadeUpGrid:
+    grid = [
+        {"model": "vit", "labels": ["25%", "50%", "100%"]},
+        {"model": "semi-vit", "labels": ["25%", "50%", "100%"]},
+        {"model": "semi-vit", "labels": ["50%"], "unlabeled": ["200%", "400%"]},
+    ]
+    return MadeUpGrid(grid=grid, controls=["compute", "labeled-pool"], seeds=4)
+
+
+@given(data=st.data())
+def test_nothing_is_promised_that_the_figures_do_not_hold(
+    both: MadeUpGrid, data: st.DataObject
+) -> None:
+    draw = np.random.default_rng(data.draw(st.integers(0)))
+    images = data.draw(st.sampled_from([2, 20, 60, 200, 1000]))
+    classes = data.draw(st.integers(2, 5))
+    labels = draw.integers(classes, size=images)
+    difficulty = draw.normal(size=images)
+    scatter = draw.choice([0.0, 0.3, 2.0])
+    seeds, val = {}, {}
+    for cell in both.plan.cells:
+        if draw.random() < 0.05:
+            continue  # not finished
+        skill = draw.choice([-2, 0.5, 1, 1.1, 2])
+        shape = (draw.integers(1, 5), images)
+        level = skill + draw.normal(size=(shape[0], 1)) * scatter
+        right = difficulty + 0.5 * draw.normal(size=shape) < level
+        seeds[cell.name], val[cell.name] = predicted(right, labels, classes), draw.uniform(0, 100)
+    found = answer(both.results(labels, seeds, classes, val=val), draw.choice([0.0, 0.01, 0.2]))
+    json.dumps(answer_facts(found), allow_nan=False)
+    if seeds:
+        event(check_what_is_said(found))
+
+
+# ---- the model card
+
+
+def test_a_card_says_what_the_pool_is_worth(tmp_path: Path) -> None:
+    grid = quarters(tmp_path, vit=(100, 160), longer=(120, 170), semi=(160, 171))
+    rows = {row.cell.name: row for row in grid.results().rows}
+
+    def worth(cell: str) -> str:
+        row = rows[f"digits/semi-vit/{cell}"]
+        return pool_worth(row, rows.get(f"{row.cell.name}/compute"))
+
+    assert worth("25%/100%").startswith(
+        "The same start, trained for as long on the labelled images alone, reaches 60.0%: the "
+        "unlabelled images add +20.00 points (+14."
+    )
+    assert worth("25%/100%").endswith(").")
+    assert worth("100%/100%").endswith("+0.50 points (−0.88 to +1.87). So they may add nothing.")
+    assert worth("25%/100%/compute").startswith("It is a control")
+    assert "has not been tested" in pool_worth(rows["digits/semi-vit/25%/100%"], None)

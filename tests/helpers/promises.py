@@ -1,0 +1,28 @@
+"""What an answer says, held against the figures that it says it of."""
+
+import re
+
+from semigrid.grid.analysis.answer import Answer
+
+
+def check_what_is_said(answered: Answer) -> str:
+    """Sentences promise no more than their figures; returns which verdict they give."""
+    (headline,), (recommendation,) = answered.headlines, answered.recommendations
+    evidence = [each for claim in answered.claims for each in claim.evidence]
+    for text in [*answered.texts, *evidence]:
+        assert not re.search(r"−(9\d|1\d\d)\.\d+ to \+(9\d|1\d\d)\.", text), text
+        assert "nan" not in text and "inf" not in text and "None" not in text
+        assert not ("saved" in text and ("excluded" in text or "cannot be said" in text)), text
+        assert text.strip() and "  " not in text and ".." not in text and ": ." not in text
+    against, margin = headline.against, answered.margin
+    if headline.verdict == "enough":
+        assert against.interval.low >= -margin and "are enough" in headline.text
+    elif headline.verdict == "not enough":
+        assert against.interval.high < -margin and headline.saving is None
+        assert "not enough" in headline.text
+    elif headline.verdict == "open":
+        assert against.interval.low < -margin <= against.interval.high
+        assert "saved" not in headline.text
+        assert "excluded" in headline.text or "cannot be said" in headline.text
+    assert (recommendation.row is None) == ("no model has learnt" in recommendation.text)
+    return headline.verdict
