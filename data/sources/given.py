@@ -131,7 +131,7 @@ def splits_of_files(uri: str, items: Sequence[Item], left_out: LeftOut) -> list[
     """
     parts = {item.uri: item.uri.split("/") for item in items}
     depth = len(common_folder(parts).split("/"))
-    levels = [-1, *range(depth, min(map(len, parts.values())) - 1)]
+    levels = [-1, *range(depth, min(map(len, parts.values()), default=0) - 1)]
     found = {level: splits_in_words(sorted({p[level] for p in parts.values()})) for level in levels}
     level = next((n for n in levels if len({*found[n].values()} - {None}) > 1), -1)
     what = "files" if level == -1 else "folders"

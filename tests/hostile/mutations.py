@@ -40,9 +40,9 @@ NAMES = (
     *("s3://KEY:SECRET@bucket/x", "memory://x", "nan", "null", "true", "1", "1.0", "01", "9" * 30),
 )
 
-# Places of a file by its share, so that what is drawn does not depend on how long the file is.
-_PARTS = 10**6
-_POSITION = st.integers(0, _PARTS)
+# Places as shares of a file, so that what is drawn does not depend on how long the file is. Made of
+# bytes: of integers, Hypothesis draws small ones so often that most places would be the beginning.
+_PLACE = st.binary(min_size=3, max_size=3).map(lambda drawn: int.from_bytes(drawn) / 2**24)
 
 _VALUES = st.one_of(
     st.sampled_from([None, True, False, 0, -1, 1, 2**31, 2**63, 2**70, -0.0, 0.5, 1e308]),
@@ -116,14 +116,14 @@ def edited(draw: st.DrawFn, contents: st.SearchStrategy[bytes]) -> bytes:
     """Bytes with some of them cut off, replaced, doubled or put in."""
     content = draw(contents)
     for _ in range(draw(st.integers(0, 3))):
-        start = draw(_POSITION) * len(content) // _PARTS
+        start = int(draw(_PLACE) * len(content))
         end = min(len(content), start + draw(st.integers(0, 64)))
         doubled = content[start:end] * 2
         put_in = [b"", b"\0" * 64, b"\xff" * 8, b"\x80\0\0\0", doubled]
         new = draw(st.one_of(st.binary(max_size=16), st.integers(0, 4).map(put_in.__getitem__)))
         content = content[:start] + new + content[end:]
         if draw(st.integers(0, 5)) == 0:
-            content = content[: draw(_POSITION) * len(content) // _PARTS]
+            content = content[: int(draw(_PLACE) * len(content))]
     return content
 
 
@@ -172,6 +172,9 @@ _ARRAYS: dict[str, Callable[[int], pa.Array]] = {
 @st.composite
 def parquet_files(draw: st.DrawFn, valid: pa.Table, metadata: st.SearchStrategy[Any]) -> bytes:
     """A Parquet file with columns of other types, none, twice, or other metadata; or damaged."""
+    damage = draw(st.sampled_from(["footer", "anywhere", "none", "none"]))
+    if damage == "footer":
+        return draw(other_footers(_saved(valid, draw)))
     table = valid
     for name in draw(st.lists(st.sampled_from(valid.column_names), max_size=2, unique=True)):
         array = _ARRAYS[draw(st.sampled_from(sorted(_ARRAYS)))](len(valid))
@@ -189,22 +192,24 @@ def parquet_files(draw: st.DrawFn, valid: pa.Table, metadata: st.SearchStrategy[
         table = table.slice(0, 0)
     if draw(st.booleans()):
         table = table.replace_schema_metadata({b"huggingface": as_json(draw(metadata))})
+    content = _saved(table, draw)
+    return draw(edited(st.just(content))) if damage == "anywhere" else content
+
+
+def _saved(table: pa.Table, draw: st.DrawFn) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, row_group_size=draw(st.sampled_from([2, 1000])))
-    content = sink.getvalue()
-    damage = draw(st.integers(0, 3))
-    if damage == 0:
-        return draw(edited(st.just(content)))
-    return _with_other_footer(draw, content) if damage == 1 else content
+    return sink.getvalue()
 
 
-def _with_other_footer(draw: st.DrawFn, content: bytes) -> bytes:
-    """The file with some bytes of its footer replaced: those that are believed."""
+@st.composite
+def other_footers(draw: st.DrawFn, content: bytes) -> bytes:
+    """A Parquet file with a byte or two of its footer, which readers believe, replaced."""
     damaged = bytearray(content)
     length = int.from_bytes(content[-8:-4], "little")
-    for _ in range(draw(st.integers(1, 3))):
-        at = len(content) - 9 - draw(_POSITION) * (length - 1) // _PARTS
-        damaged[at] = draw(st.integers(0, 255))
+    for _ in range(draw(st.sampled_from([1, 1, 1, 2]))):
+        at = len(content) - 9 - int(draw(_PLACE) * length)
+        damaged[at : at + 1] = draw(st.binary(min_size=1, max_size=1))
     return bytes(damaged)
 
 
@@ -228,7 +233,7 @@ def tars(draw: st.DrawFn, members: Sequence[tuple[str, bytes]]) -> bytes:
                 continue
     made = bytearray(sink.getvalue())
     for _ in range(draw(st.integers(0, 2))):
-        block = 512 * (draw(_POSITION) * max(0, len(made) // 512 - 1) // _PARTS)
+        block = 512 * int(draw(_PLACE) * (len(made) // 512))
         at, new = draw(
             st.sampled_from(
                 [
