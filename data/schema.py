@@ -227,7 +227,9 @@ class Dataset:
         for shard in self.manifest.shards_of(split):
             check_shard(self.storage.uri, shard.file, shard.sha256)
 
-    def _column_tables(self, split: str, columns: list[str]) -> pa.Table:
+    def _column_tables(self, split: str, columns: list[str], check: bool = True) -> pa.Table:
+        if check:
+            self.check(split)
         expected = columns_of(self.manifest.extra_columns)
         tables = [expected.empty_table().select(columns)]
         for shard in self.manifest.shards_of(split):
@@ -267,14 +269,17 @@ class Dataset:
             raise ValueError("it has an image without an id")
         return table.replace_schema_metadata(expected.metadata)
 
-    def column(self, split: str, name: str) -> pa.ChunkedArray:
-        """One column of a split in stored order."""
-        return self._column_tables(split, [name])[name]
+    def column(self, split: str, name: str, *, check: bool = True) -> pa.ChunkedArray:
+        """One column of a split in stored order.
+
+        Raises ``InputError`` where a shard is not the one that the manifest names. Without
+        ``check`` only its columns and row counts must be: a bucket's shards are not read whole.
+        """
+        return self._column_tables(split, [name], check)[name]
 
     @cached_property
     def train_labels(self) -> np.ndarray:
         """Class index of every training row in stored order, shape (rows,)."""
-        self.check("train")
         return np.asarray(self.column("train", "label"), dtype=np.int64)
 
     def images(self, split: str, ids: Set[str]) -> dict[str, bytes]:
@@ -292,7 +297,6 @@ class Dataset:
 
         Raises ``InputError`` where a shard is not the one that the manifest names.
         """
-        self.check(split)
         table = self._column_tables(split, ["image_id", "image", "label"])
         if rows is not None:
             table = table.take(pa.array(rows))

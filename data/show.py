@@ -21,7 +21,10 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     classes["train_share"] = classes["train"] / classes["train"].sum()
     slices = {}
     for name in manifest.slices:
-        values = {split: dataset.column(split, name).to_pandas().fillna("—") for split in splits}
+        values = {
+            split: dataset.column(split, name, check=False).to_pandas().fillna("—")
+            for split in splits
+        }
         counts = pd.DataFrame({split: of.value_counts() for split, of in values.items()})
         slices[name] = {
             value: {split: int(count) for split, count in row.items() if count > 0}
