@@ -25,6 +25,7 @@ from semigrid.data.storage.in_use import remove_unfinished
 from semigrid.grid.predict.abstain import Calibration, at_threshold, calibrate
 from semigrid.grid.predict.images import ImageRange, Images
 from semigrid.grid.predict.inference import Block, WinnerModel
+from semigrid.grid.study.layout import RAY_LOGS
 
 STARTED, SUMMARY, PARTS = "started.json", "predictions.json", "parts"
 ANSWER_COLUMNS = ["image_id", "abstain", "error"]
@@ -98,7 +99,9 @@ class PredictionFolder:
         if self.storage.exists():
             if not self.storage.is_folder():
                 raise InputError(f"--output {self.storage.uri}: this is a file; give a folder")
-            if any(not name.startswith(".") for name in self.storage.entries()):
+            # of a prediction that died before its calibration there are logs alone
+            logs = RAY_LOGS.partition("/")[0]
+            if any(not n.startswith(".") and n != logs for n in self.storage.entries()):
                 raise InputError(
                     f"--output {self.storage.uri}: this folder has files of something else; give "
                     "a new or empty one"

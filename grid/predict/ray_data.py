@@ -13,13 +13,16 @@ import ray.data
 
 from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
+from semigrid.data.storage import Storage
 from semigrid.data.views.augment import ViewSettings
 from semigrid.grid.cluster.machines import Demand, take_room
 from semigrid.grid.predict.folder import CALIBRATION, PredictionFolder, Summary
 from semigrid.grid.predict.images import ImageRange, dataset_images
 from semigrid.grid.predict.inference import Block, WinnerModel, make_views
+from semigrid.grid.run.ray_logs import keep_ray_logs
 from semigrid.grid.run.room import joined_machines
-from semigrid.grid.run.start import ray_running
+from semigrid.grid.run.start import lost_ray, ray_running
+from semigrid.grid.run.supervise import LostRayError
 from semigrid.grid.run.surroundings import scratch_folder
 from semigrid.trainers.trial.data import EVALUATION_BATCH
 
@@ -54,7 +57,8 @@ def predict_images(
         each: what a process holds of a machine.
         progress: receives the number of classified images and of all.
 
-    Raises ``InputError`` for workers that do not fit, ``PredictionError`` when processes die.
+    Raises ``InputError`` for workers that do not fit, ``PredictionError`` when processes die, or
+    Ray itself: then the ends of its logs are in the folder.
     """
     missing = folder.missing()
     val = {} if folder.calibration else dataset_images(dataset, [CALIBRATION]).parts
@@ -75,7 +79,7 @@ def predict_images(
         return Block.joined(made)
 
     if wanted:
-        with _ray():
+        with _ray(folder.storage):
             # one stream for all: a process that holds the model starts once
             blocks = predict_ranges(wanted, folder.model, _fitting(workers, each))
             if val:
@@ -194,10 +198,20 @@ def _fitting(workers: int | None, each: Demand) -> Demand:
 
 
 @contextmanager
-def _ray() -> Iterator[None]:
-    """Runs Ray inside the block; one that this process has started already is left as it is."""
+def _ray(kept: Storage) -> Iterator[None]:
+    """Runs Ray inside the block; one that this process has started already is left as it is.
+
+    ``kept`` gets the ends of Ray's logs where it or one of its processes dies.
+    """
     if ray.is_initialized():
         yield
         return
-    with scratch_folder() as folder, ray_running(streaming=False, folder=folder):
-        yield
+    with scratch_folder() as scratch:
+        try:
+            with ray_running(streaming=False, folder=scratch):
+                yield
+        except (PredictionError, LostRayError) as error:
+            if not isinstance(error, LostRayError) and lost_ray(error) is None:
+                raise  # Ray did its work
+            logs = keep_ray_logs(scratch, kept)
+            raise PredictionError(f"{error}; Ray's logs: {logs}" if logs else str(error)) from error

@@ -319,6 +319,8 @@ def test_a_folder_of_something_else_is_refused(
         open_folder(tmp_path / "out", trained, dataset_images(digits, ["test"]))
     with pytest.raises(InputError, match="files of something else"):
         open_folder(tmp_path, trained, images)
+    (tmp_path / "died/logs").mkdir(parents=True)  # before it was calibrated
+    assert open_folder(tmp_path / "died", trained, images).missing()
     (tmp_path / "out/predictions.json").write_text("{}")
     with pytest.raises(InputError, match="not what a prediction writes"):
         open_folder(tmp_path / "out", trained, images)

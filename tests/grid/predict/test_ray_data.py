@@ -1,6 +1,8 @@
 """Predictions on a Ray cluster: those of the evaluation, and interrupted ones go on."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,16 @@ import pytest
 from tests.helpers.experiments import experiment_text, plan_of
 from tests.helpers.in_process import Grid
 
+from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
+from semigrid.data.storage import open_storage
 from semigrid.trainers.evaluation.predictions import decode_predictions
 from semigrid.trainers.layout import predictions_file
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own warnings
 
 
+@pytest.mark.ray
 def test_predictions_are_the_evaluations_and_go_on_where_they_were_stopped(
     cluster: None, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,3 +79,39 @@ def test_predictions_are_the_evaluations_and_go_on_where_they_were_stopped(
     assert table.loc["broken.jpg"].drop("error").isna().all()
     found = np.stack(table.loc[[f"{i}.png" for i in measured.ids], "probabilities"].to_list())
     assert found == pytest.approx(measured.probabilities, abs=1e-7)
+
+
+@pytest.mark.parametrize("died", ["a process", "Ray itself", "nothing"])
+def test_what_ray_said_is_kept_where_it_or_a_process_died(
+    died: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.exceptions import WorkerCrashedError
+
+    from semigrid.grid.predict import ray_data
+    from semigrid.grid.run.supervise import LostRayError
+
+    @contextmanager
+    def running(streaming: bool, folder: str) -> Iterator[None]:
+        logs = Path(folder, "ray/session_2026-01-01_00-00-00_000000_1/logs")
+        logs.mkdir(parents=True)
+        (logs / "raylet.err").write_text("no memory\n")
+        if died == "Ray itself":
+            raise LostRayError("Ray did not start")
+        yield
+
+    def predict() -> None:
+        with ray_data._ray(open_storage(tmp_path)):
+            try:
+                raise WorkerCrashedError() if died == "a process" else InputError("a shard is gone")
+            except (WorkerCrashedError, InputError) as error:
+                raise ray_data.PredictionError("it ended") from error
+
+    monkeypatch.setattr(ray_data, "ray_running", running)
+    with pytest.raises(ray_data.PredictionError) as raised:
+        predict()
+    kept = tmp_path / "logs/ray/session_2026-01-01_00-00-00_000000_1"
+    if died == "nothing":
+        assert str(raised.value) == "it ended" and not kept.exists()
+        return
+    assert str(raised.value).endswith(f"; Ray's logs: {kept}")
+    assert (kept / "raylet.err").read_text() == "no memory\n"
