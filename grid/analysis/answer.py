@@ -130,12 +130,11 @@ def _by_pool(rows: list[CellResult]) -> dict[int, Right]:
 def _claims(family: Family, pools: list[PoolEffect], margin: float) -> list[Claim]:
     """The claims about a family, first that unlabelled images help beyond compute."""
     names = family.dataset, family.model
-    experiment = family.plan.experiment
+    experiment, learnt = family.plan.experiment, family.learnt
     semi, parents, compute = family.smallest, family.parents, family.controls["compute"]
 
     def rights(rows: ByFraction) -> dict[Fraction, Right]:
-        """Of cells that have learnt: two that guess match each other, too."""
-        return {f: row.balanced for f, row in rows.items() if row.cell in family.learnt}
+        return {fraction: row.balanced for fraction, row in rows.items()}
 
     def labels(fraction: Fraction) -> str:
         return f"{labels_used(experiment, family.dataset, fraction).total:,} labels"
@@ -157,10 +156,21 @@ def _claims(family: Family, pools: list[PoolEffect], margin: float) -> list[Clai
         )
         if control in ("compute", *experiment.file.controls)
     ]
-    claims.append(beats(*names, family.parent, rights(semi), rights(parents), show))
+    # of two that guess, neither beats the other, and they match by doing nothing
+    one_learnt = {
+        f: row for f, row in semi.items() if {row.cell, parents.get(f, row).cell} & learnt
+    }
+    claims.append(beats(*names, family.parent, rights(one_learnt), rights(parents), show))
     bases = {family.parent: parents, f"{family.parent} trained for longer": compute}
     claims += [
-        half_is_enough(*names, base, rights(semi), rights(rows), margin, show_half)
+        half_is_enough(
+            *names,
+            base,
+            rights(semi),
+            rights({f: row for f, row in rows.items() if row.cell in learnt}),
+            margin,
+            show_half,
+        )
         for base, rows in bases.items()
         if rows or base == family.parent
     ]

@@ -1,8 +1,9 @@
 """The cells that an answer compares: a semi-supervised model, and what labels alone can do.
 
-Labels alone are the model that a semi-supervised one starts from and, where there is one, its
-compute control: the same model trained for as long. A longer training may be the worse one, so of
-the two the better on val counts, else a model would be praised for a control that overfits.
+Labels alone are the model that a semi-supervised one starts from, those that are fine-tuned from
+the same winner, and its compute control: the same model trained for as long. A longer training may
+be the worse one, so the best of them on val counts, else a model would be praised for a control
+that overfits.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,6 +31,7 @@ class Family:
     Attributes:
         semi: its own cells, by labels, then by pool.
         parents: those that it starts from, by label fraction.
+        others: those of further models that are fine-tuned from its parents.
         controls: those of each kind, beside the smallest pool of each label fraction.
         learnt: the dataset's cells that are certainly above chance.
     """
@@ -40,6 +42,7 @@ class Family:
     parent: str
     semi: list[CellResult]
     parents: ByFraction
+    others: list[CellResult]
     controls: Mapping[Control, ByFraction]
     learnt: frozenset[Cell]
 
@@ -48,16 +51,16 @@ class Family:
         """Its cell with the smallest pool at each label fraction."""
         return {row.cell.labels: row for row in reversed(self.semi)}
 
+    @property
+    def labels_only(self) -> list[CellResult]:
+        """All cells without unlabelled images that have learnt, controls last."""
+        rows = [*self.parents.values(), *self.others, *self.controls["compute"].values()]
+        return [row for row in rows if row.cell in self.learnt]
+
     @cached_property
     def alone(self) -> ByFraction:
-        """Of each label fraction the best that is known of labels alone and has learnt."""
-        found: dict[Fraction, CellResult] = {}
-        # of two that are alike on val, the control
-        for row in [*self.parents.values(), *self.controls["compute"].values()]:
-            known = found.get(row.cell.labels)
-            if row.cell in self.learnt and (known is None or on_val(row) >= on_val(known)):
-                found[row.cell.labels] = row
-        return found
+        """The best of ``labels_only`` on val at each label fraction; of equals the control."""
+        return {row.cell.labels: row for row in sorted(self.labels_only, key=on_val)}
 
     @cached_property
     def curve(self) -> ByFraction:
@@ -96,17 +99,18 @@ def families(results: ResultSet) -> Iterator[Family]:
                 (row for cell, row in finished.items() if _is_of(cell, dataset, model)),
                 key=lambda row: (row.labeled_images, row.cell.unlabeled or 0),
             )
-            parents = {
-                cell.labels: row
-                for cell, row in finished.items()
-                if _is_of(cell, dataset, config.from_)
-            }
+            of_dataset = [row for cell, row in finished.items() if cell.dataset == dataset]
+            plain = [row for row in of_dataset if row.cell.control is None]
+            parents = {r.cell.labels: r for r in plain if r.cell.model == config.from_}
+            others = [row for row in plain if _is_tuned_from(plan, row.cell.model, config.from_)]
             controls: dict[Control, dict[Fraction, CellResult]] = {k: {} for k in get_args(Control)}
             largest_first = sorted(finished, key=lambda cell: -(cell.unlabeled or 0))
             for cell in largest_first:
                 if cell.control is not None and (cell.dataset, cell.model) == (dataset, model):
                     controls[cell.control][cell.labels] = finished[cell]
-            yield Family(plan, dataset, model, config.from_, semi, parents, controls, learnt)
+            yield Family(
+                plan, dataset, model, config.from_, semi, parents, others, controls, learnt
+            )
 
 
 def learnt_cells(rows: Iterable[CellResult]) -> frozenset[Cell]:
@@ -143,3 +147,8 @@ def on_val(row: CellResult) -> tuple[float, float]:
 
 def _is_of(cell: Cell, dataset: str, model: str) -> bool:
     return cell.control is None and (cell.dataset, cell.model) == (dataset, model)
+
+
+def _is_tuned_from(plan: Plan, model: str, start: str) -> bool:
+    config = plan.experiment.file.models[model]
+    return config.from_ == start and not METHODS[config.method].needs_pool

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Literal
 
 from semigrid.grid.analysis.claims import Claim
-from semigrid.grid.analysis.families import Family, chance_of, name_of, on_val
+from semigrid.grid.analysis.families import Family, chance_of, name_of
 from semigrid.grid.analysis.labels_saved import Needed
 from semigrid.grid.analysis.numbers import (
     show_basis,
@@ -103,15 +103,13 @@ def headline(family: Family, savings: list[Saving], claim: Claim, margin: float)
         for each in fewer or smallest[:1]
     ]
     verdict, shown, start = _verdict(family, tried, bool(fewer), full, margin)
-    parts = [f"{start}.", _facts(family, shown, full, len(fewer))]
+    parts = [f"{start}.", _facts(family, shown, full, len(fewer)), _caveat(family, full)]
+    parts.append(_worth(family, claim))
     if shown.saving.needed is not None:
         # "saved" stands in no text that says otherwise
         labels, may_save = shown.saving.row.labeled_images, verdict in ("enough", "not tested")
         base = baseline_name(family)
         parts.append(shown.saving.needed.text(base, model, labels, may_save))
-    elif verdict == "enough":
-        parts.append(f"How many {family.parent} would need takes two label fractions of it to say.")
-    parts += [_worth(family, claim), _caveat(family, full)]
     saving = shown.saving if verdict in ("enough", "open") else None
     text = f"{dataset}: {' '.join(part for part in parts if part)}"
     return Headline(dataset, model, text, verdict, saving, full, shown.against)
@@ -120,13 +118,14 @@ def headline(family: Family, savings: list[Saving], claim: Claim, margin: float)
 def baseline_name(family: Family) -> str:
     """What the cells are called that labels saved are counted against."""
     names = dict.fromkeys(name_of(family.plan, row) for row in family.curve.values())
-    return "the better of " + " and ".join(sorted(names)) if len(names) > 1 else next(iter(names))
+    return " or ".join(sorted(names))
 
 
 def _why_none(family: Family, savings: list[Saving]) -> str | None:
     """Why there is nothing to compare; None if there is."""
     lacking = family.parent if family.semi else family.model
-    if not family.semi or not (family.parents or family.controls["compute"]):
+    base = [*family.parents.values(), *family.others, *family.controls["compute"].values()]
+    if not family.semi or not base:
         return f"no answer yet: no cell of {lacking} is finished"
     lacking = family.model if not savings else family.parent
     if not savings or not family.alone:
@@ -143,27 +142,31 @@ def _verdict(
     """The verdict, the cell to show, and the sentence that says so."""
     model, loss = family.model, f"a loss of more than {show_margin(margin)}"
     best = max(tried, key=lambda each: each.against.difference)
+    # the most labels that were finished may be fewer than all
+    goal = "" if full.cell.labels == 1 else f" to match {show_percent(full.cell.labels)}"
     if not has_fewer:
-        return "not tested", best, f"no finished cell of {model} has fewer labels than all"
+        others = f"{name_of(family.plan, full)}, {full.labeled_images:,}"
+        return "not tested", best, f"no finished cell of {model} has fewer labels than {others}"
     for each in tried:
         if each.against.interval.low >= -margin:
             share = show_percent(each.fraction)
-            return "enough", each, f"{share} of the train labels are enough for {model}"
+            return "enough", each, f"{share} of the train labels are enough for {model}{goal}"
     candidates = [each for each in tried if each.against.interval.high >= -margin]
     failed = show_percents([each.fraction for each in tried if each not in candidates])
     if not candidates:
-        return "not enough", best, f"{failed} of the train labels are not enough for {model}"
+        return "not enough", best, f"{failed} of the train labels are not enough for {model}{goal}"
     good = [each for each in candidates if each.against.difference >= -margin]
     shown = good[0] if good else max(candidates, key=lambda each: each.against.difference)
     share = show_percent(shown.fraction)
     open_ = f"neither that nor {loss} can be excluded"
     if shown.against.is_vague:
-        start = f"whether fewer labels are enough for {model} cannot be said"
+        start = f"whether fewer labels are enough for {model}{goal} cannot be said"
         start += f" from {show_basis(shown.against)}"
     elif good:
-        start = f"{share} of the train labels may be enough for {model}: {open_}"
+        start = f"{share} of the train labels may be enough for {model}{goal}: {open_}"
     else:
-        start = f"it is open whether fewer labels are enough for {model}: with {share}, {open_}"
+        start = f"it is open whether fewer labels are enough for {model}{goal}: "
+        start += f"with {share}, {open_}"
     return "open", shown, start + (f"; {failed} are not enough" if failed else "")
 
 
@@ -189,15 +192,9 @@ def _facts(family: Family, shown: _Tried, full: CellResult, together: int) -> st
 def _chosen(family: Family, full: CellResult) -> str:
     """How labels alone were chosen, where there was a choice."""
     fraction = full.cell.labels
-    control, parent = family.controls["compute"].get(fraction), family.parents.get(fraction)
-    if control is None or parent is None:
-        return ""
-    other, row = (
-        (family.parent, parent) if full is control else (name_of(family.plan, control), control)
-    )
-    if on_val(row) == on_val(full):
-        return f" (on val it is level with {other})"
-    return f" (on val it is better than {other})"
+    rows = [row for row in family.labels_only if row.cell.labels == fraction and row is not full]
+    names = " and ".join(name_of(family.plan, row) for row in rows)
+    return f" (chosen on val over {names})" if rows else ""
 
 
 def _worth(family: Family, claim: Claim) -> str:

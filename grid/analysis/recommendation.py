@@ -73,7 +73,11 @@ def recommend(results: ResultSet, dataset: str, margin: float) -> Recommendation
         possible,
         against.get(possible.cell),
     )
-    return replace(found, text=f"{dataset}: {_sentence(results, found, able, margin)}.")
+    text = f"{dataset}: {_sentence(results, found, able, margin)}."
+    guessing = [row.cell.name for row in rows if row.cell not in learnt]
+    if guessing:
+        text += f" Not certainly above chance, and left out: {', '.join(guessing)}."
+    return replace(found, text=text)
 
 
 def _cost(row: CellResult) -> tuple[float, float]:
@@ -110,7 +114,7 @@ def _sentence(
         return f"{text}; each cheaper one is certainly more than {points} worse"
     return (
         f"{text}; the cheapest that is not certainly more than {points} worse is "
-        f"{_describe(results, possible)} ({_show(found.possibly, models)})"
+        f"{_describe(results, possible)}: {_show(found.possibly, models)}"
     )
 
 

@@ -14,11 +14,7 @@ from semigrid.grid.tables.table import Column, Table, frame_records
 
 
 def answer_facts(answer: Answer) -> dict[str, Any]:
-    """The answer for programs: accuracies and differences are in per cent and points.
-
-    But for ``pools`` and the ``mean`` of claims, whose differences are shares, as everywhere in
-    Python.
-    """
+    """The answer for programs: in per cent and points, but for ``pools``, whose are shares."""
     return {
         "margin": 100 * answer.margin,
         "headlines": [
@@ -51,7 +47,16 @@ def answer_facts(answer: Answer) -> dict[str, Any]:
             {"dataset": pool.dataset, "name": pool.name, "text": pool.text, **asdict(pool.curve)}
             for pool in answer.pools
         ],
-        "claims": [asdict(claim) for claim in answer.claims],
+        "claims": [
+            {
+                "dataset": claim.dataset,
+                "text": claim.text,
+                "verdict": claim.verdict,
+                "evidence": claim.evidence,
+                **_difference(claim.mean),
+            }
+            for claim in answer.claims
+        ],
     }
 
 
@@ -72,24 +77,29 @@ def _show_needed(needed: Needed) -> str:
     return show_count(needed.labels) + ("*" if needed.extrapolated else "")
 
 
-_SAVING_COLUMNS: list[Column[Saving]] = [
-    Column("dataset", lambda saving: saving.row.cell.dataset),
-    Column("cell", lambda saving: saving.row.cell.name, "cell", is_name=True),
-    *label_count_columns("labels", lambda saving: saving.row.label_count, show_count),
-    Column("pool_images", lambda saving: saving.row.pool_images, "pool", show_count),
-    Column("acc1", lambda saving: 100 * saving.acc1, "Acc@1", show_number),
-    Column("acc1_low", lambda saving: saving.row.interval and 100 * saving.row.interval.low),
-    Column("acc1_high", lambda saving: saving.row.interval and 100 * saving.row.interval.high),
-    Column(None, lambda saving: saving.row.interval, f"{LEVEL:.0%}", show_interval),
-    Column("baseline", lambda saving: saving.baseline, "baseline", is_name=True),
-    Column("labels_needed", lambda saving: saving.needed and saving.needed.labels),
-    Column("labels_needed_low", lambda saving: saving.needed and saving.needed.low),
-    Column("labels_needed_high", lambda saving: saving.needed and saving.needed.high),
-    Column("extrapolated", lambda saving: saving.needed and saving.needed.extrapolated),
-    Column(None, lambda saving: saving.needed, "needs", _show_needed),
-    Column(None, lambda saving: saving.needed and saving.needed.range_text, f"{LEVEL:.0%}"),
-    Column("labels_saved", lambda saving: saving.saved, "saved", show_count),
-]
+def _saving_columns(baselines: int) -> list[Column[Saving]]:
+    """People see the baseline where there are several; otherwise it is named below the table."""
+    return [
+        Column("dataset", lambda saving: saving.row.cell.dataset),
+        Column("cell", lambda saving: saving.row.cell.name, "cell", is_name=True),
+        *label_count_columns("labels", lambda saving: saving.row.label_count, show_count),
+        Column("pool_images", lambda s: s.row.pool_images, "pool", show_count, is_spare=True),
+        Column("acc1", lambda saving: 100 * saving.acc1, "Acc@1", show_number),
+        Column("acc1_low", lambda saving: saving.row.interval and 100 * saving.row.interval.low),
+        Column("acc1_high", lambda saving: saving.row.interval and 100 * saving.row.interval.high),
+        Column(None, lambda s: s.row.interval, f"{LEVEL:.0%}", show_interval, is_spare=True),
+        Column(
+            "baseline", lambda s: s.baseline, "baseline" if baselines > 1 else None, is_name=True
+        ),
+        Column("labels_needed", lambda saving: saving.needed and saving.needed.labels),
+        Column("labels_needed_low", lambda saving: saving.needed and saving.needed.low),
+        Column("labels_needed_high", lambda saving: saving.needed and saving.needed.high),
+        Column("extrapolated", lambda saving: saving.needed and saving.needed.extrapolated),
+        Column(None, lambda saving: saving.needed, "needs", _show_needed),
+        Column(None, lambda saving: saving.needed and saving.needed.range_text, f"{LEVEL:.0%}"),
+        Column("labels_saved", lambda saving: saving.saved, "saved", show_count),
+    ]
+
 
 _CLAIM_COLUMNS: list[Column[Claim]] = [
     Column("dataset", lambda claim: claim.dataset, "dataset", is_name=True),
@@ -108,7 +118,10 @@ def savings_table(answer: Answer) -> Table[Saving]:
         notes.append("* extrapolated beyond the numbers of labels that were tried")
     if any(each.needed and each.saved is None for each in answer.savings):
         notes.append("saved: only where it is certain that any are, or that it takes more")
-    return Table("Labels saved", _SAVING_COLUMNS, answer.savings, notes)
+    names = list(dict.fromkeys(each.baseline for each in answer.savings))
+    if len(names) == 1:
+        notes.insert(0, f"needs: the labels that {names[0]} would need, with its 95% interval")
+    return Table("Labels saved", _saving_columns(len(names)), answer.savings, notes)
 
 
 def claims_table(answer: Answer) -> Table[Claim]:

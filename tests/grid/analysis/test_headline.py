@@ -9,6 +9,7 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 from tests.helpers.command import semigrid
+from tests.helpers.experiments import SMALL
 from tests.helpers.finished import FinishedGrid
 from tests.helpers.made_up import MadeUpGrid, predicted
 from tests.helpers.promises import check_what_is_said
@@ -55,13 +56,13 @@ def test_a_control_that_is_better_takes_back_what_the_parent_gave_away(tmp_path:
     assert headline.text.startswith("digits: 25% of the train labels are not enough for semi-vit.")
     assert headline.full.cell.name == "digits/semi-vit/100%/100%/compute"
     assert "vit trained for longer, with all 397 labels, scores 49.0%" in headline.text
-    assert "(on val it is better than vit)" in headline.text and "−7.50 points" in headline.text
+    assert "(chosen on val over vit)" in headline.text and "−7.50 points" in headline.text
     assert "saved" not in headline.text and "may be" not in headline.text
     # without its control it looked as if a quarter were enough, and says what that may be
     plain = quarters(tmp_path / "b", controls=False, vit=(74, 79), semi=(83, 94))
     headline = only(answer(plain.results()))
     assert headline.verdict == "enough"
-    assert headline.text.endswith("Part of this may be longer training: add controls: [compute].")
+    assert " Part of this may be longer training: add controls: [compute]." in headline.text
 
 
 def test_labels_alone_are_the_better_of_two_on_val_whatever_test_says(tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_labels_alone_are_the_better_of_two_on_val_whatever_test_says(tmp_path: 
     found = answer(grid.results())
     headline = only(found)
     assert headline.full.cell.name == "digits/vit/100%"
-    assert "(on val it is better than vit trained for longer)" in headline.text
+    assert "(chosen on val over vit trained for longer)" in headline.text
     assert headline.verdict == "not enough"  # 70 against 80 %, though far above the control
     assert {saving.baseline for saving in found.savings} == {"vit"}
     (beyond,) = (claim for claim in found.claims if "beyond compute" in claim.text)
@@ -85,7 +86,7 @@ def test_a_control_at_one_fraction_only(tmp_path: Path) -> None:
         grid.finish(f"digits/vit/{fraction}", vit)
         grid.finish(f"digits/semi-vit/{fraction}/100%", semi)
     text = only(answer(grid.results())).text
-    assert text.endswith("Part of this may be longer training: its control is not finished.")
+    assert "Part of this may be longer training: its control is not finished." in text
     grid.finish("digits/semi-vit/100%/100%/compute", 161)
     found = answer(grid.results())
     # one point makes no line: labels saved are still against vit, but at 100 % it is the control
@@ -201,6 +202,67 @@ def test_cells_that_have_not_learnt_are_no_part_of_the_curve(tmp_path: Path) -> 
     # 126 · (246 / 126) ** ((1.735 − 0.686) / (1.386 − 0.686)) = 343, with val 494
     needed = found.savings[0].needed
     assert needed.labels == pytest.approx(343 + 151, rel=0.03)
+
+
+def test_a_model_that_guesses_at_one_fraction_does_not_beat_another_at_every_one(
+    tmp_path: Path,
+) -> None:
+    grid = FinishedGrid(tmp_path)
+    for fraction, vit, semi in (("25%", 100, 20), ("50%", 120, 170), ("100%", 140, 190)):
+        grid.finish(f"digits/vit/{fraction}", vit)
+        grid.finish(f"digits/semi-vit/{fraction}/100%", semi)
+    found = answer(grid.results())
+    (beats,) = (claim for claim in found.claims if "beats vit" in claim.text)
+    assert beats.verdict == "refuted" and len(beats.evidence) == 3
+    (half,) = (claim for claim in found.claims if "half the train labels" in claim.text)
+    assert half.verdict == "refuted"
+    assert half.evidence[1].startswith(
+        "50% against 100% of train (277 labels against 397 labels with val): +15.00 points"
+    )
+    (recommended,) = found.recommendations
+    assert recommended.text.endswith("and left out: digits/semi-vit/25%/100%.")
+
+
+def test_the_most_labels_may_be_fewer_than_all(tmp_path: Path) -> None:
+    grid = FinishedGrid(tmp_path)
+    for fraction, vit, semi in (("25%", 100, 140), ("50%", 133, 178)):
+        grid.finish(f"digits/vit/{fraction}", vit)
+        grid.finish(f"digits/semi-vit/{fraction}/100%", semi)
+    text = only(answer(grid.results())).text
+    assert text.startswith("digits: 25% of the train labels are enough for semi-vit to match 50%.")
+    assert "vit, with 277 labels, scores 66.5%" in text
+
+
+def test_whatever_is_fine_tuned_from_the_same_start_is_labels_alone(tmp_path: Path) -> None:
+    models = SMALL["models"] | {"longer": {"from": "vit", "method": "finetune"}}
+    grid = FinishedGrid(
+        tmp_path, models=models, grid=[*TWO, {"model": "longer", "labels": ["100%"]}]
+    )
+    for fraction, vit, semi in (("25%", 74, 83), ("100%", 79, 94)):
+        grid.finish(f"digits/vit/{fraction}", vit)
+        grid.finish(f"digits/semi-vit/{fraction}/100%", semi)
+    grid.finish("digits/longer/100%", 98, val=95)
+    headline = only(answer(grid.results()))
+    assert headline.verdict == "not enough"
+    assert "longer, with all 397 labels, scores 49.0% (chosen on val over vit)" in headline.text
+
+
+def test_controls_with_a_pool_of_labelled_images_are_a_claim_of_their_own(tmp_path: Path) -> None:
+    grid = FinishedGrid(tmp_path, seeds=2, grid=TWO, controls=["labeled-pool"])
+    for fraction, semi, own in (("25%", 150, 120), ("100%", 180, 160)):
+        grid.finish(f"digits/vit/{fraction}", 100, 100)
+        grid.finish(f"digits/semi-vit/{fraction}/100%", semi, semi)
+        grid.finish(f"digits/semi-vit/{fraction}/100%/labeled-pool", own, own)
+    facts = json.loads(semigrid("answer", str(grid.file), "--json").stdout)
+    compute, own = facts["claims"][:2]
+    assert compute["verdict"] == "not tested" and compute["difference"] is None
+    assert compute["evidence"] == ["add controls: [compute]"]
+    assert own["text"] == (
+        "semi-vit: unlabelled images help beyond the labelled images as their own pool"
+    )
+    # 15 and 10 points
+    assert own["verdict"] == "held" and own["difference"] == pytest.approx(12.5)
+    assert 0 < own["difference_low"] < 12.5 < own["difference_high"]
 
 
 # ---- one sentence over all models
