@@ -90,10 +90,6 @@ class Planned:
     comparison: Comparison
     p: float
 
-    @property
-    def separable(self) -> bool:
-        return self.p < 1 - LEVEL
-
 
 def compare_planned(
     rights: Mapping[Cell, Right], baseline_of: Callable[[Cell], Cell | None]

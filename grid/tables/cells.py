@@ -225,10 +225,12 @@ def _baseline_note(results: ResultSet) -> str:
     """What the baselines are, and how many pairs share the level."""
     pairs = Counter(cell.dataset for cell in results.planned)
     numbers = " and ".join(f"the {count} of {dataset}" for dataset, count in pairs.items())
-    start = "the cell that it starts from"
-    above = start
+    above = "the cell that a cell starts from"
     if any(pair.baseline.control for pair in results.planned.values()):
-        above = f"its compute control (a control, and a cell without one: above {start})"
+        above = (
+            "a cell's compute control (a control, and a cell without one: above the cell that it "
+            "starts from)"
+        )
     return (
         f"vs baseline: points of Acc@1 above {above}; only these pairs were planned, and p-values "
         f"are corrected for {numbers}"

@@ -108,9 +108,9 @@ def test_the_table_says_how_far_above_its_baseline_a_cell_is(grid: FinishedGrid)
     shown = to_markdown(table)
     assert "| +25.00 (p &lt;0.001) |" in shown and "| +5.00 (p 0.002) |" in shown
     assert (
-        "vs baseline: points of Acc@1 above its compute control (a control, and a cell without "
-        "one: above the cell that it starts from); only these pairs were planned, and p-values "
-        "are corrected for the 3 of digits"
+        "vs baseline: points of Acc@1 above a cell's compute control (a control, and a cell "
+        "without one: above the cell that it starts from); only these pairs were planned, and "
+        "p-values are corrected for the 3 of digits"
     ) in shown
 
 
@@ -125,7 +125,7 @@ def test_without_controls_the_baseline_is_the_parent_and_without_pairs_there_is_
     grid.finish("digits/semi-vit/25%/100%", 90)
     shown = to_markdown(cells_table(grid.results()))
     assert "| −5.00 (p 0.002) |" in shown
-    assert "above the cell that it starts from; only these" in shown and "control" not in shown
+    assert "above the cell that a cell starts from; only these" in shown and "control" not in shown
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
