@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy.cluster.hierarchy import DisjointSet
 
+from semigrid.data.builder.rare import NEW_SPLITS, causes_of_rare, refuse_rare
 from semigrid.data.errors import InputError
-from semigrid.data.precision import few_names
 from semigrid.data.schema import POOL, Split
 from semigrid.data.splits import quota_of_test, split_labeled
 
@@ -34,33 +34,39 @@ class Facts:
     given: Split | None = None
 
     @property
+    def side(self) -> Split:
+        """The given split, or the one from which others are drawn: the pool without a label."""
+        return self.given or (POOL if self.label is None else "train")
+
+    @property
     def rank(self) -> int:
         """The higher, the sooner this image stays, of those that must not be in two splits."""
-        return RANKS[self.given or "train"]
+        return RANKS[self.side]
 
 
 @dataclass
 class Curation:
     """The images kept, sorted by id, the classes, and the reasons for leaving others out.
 
-    ``duplicates`` maps images left out to the image kept in their place. ``conflicts`` lists
-    duplicates with different labels, which lose their label and join the pool. ``beside_labeled``
-    lists pool images left out because a labelled image is in their group. ``rare`` has the images
-    of classes that were too rare, which joined the pool or were left out. ``missed`` has the
-    classes of which test has more or fewer images than its quota, since groups stay together.
+    ``duplicates`` maps images left out to the image kept in their place. ``conflicts`` lists the
+    ``labels`` of duplicates that differ, and the one that the image ``keeps``: that of the highest
+    given split, or None, and it joins the pool. ``beside_labeled`` lists pool images left out
+    because a labelled image is in their group. ``rare`` has the images of classes that were too
+    rare, which joined the pool or were left out. ``missed`` has the classes of which test has more
+    or fewer images than its quota, since groups stay together.
 
-    ``across`` lists images that were in one given split and are left out, since a duplicate or an
-    image of their group is in another. ``drawn`` names splits that were drawn beside given ones.
+    ``across`` lists images that are left out since a duplicate or an image of their group is in
+    another split that is given. ``drawn`` names splits that were drawn beside given ones.
     """
 
     classes: tuple[str, ...] = ()
     images: list[Facts] = field(default_factory=list)
     duplicates: dict[str, str] = field(default_factory=dict)
-    conflicts: list[dict[str, str]] = field(default_factory=list)
-    beside_labeled: list[str] = field(default_factory=list)
+    conflicts: list[dict[str, Any]] = field(default_factory=list)
+    beside_labeled: list[dict[str, str]] = field(default_factory=list)
     rare: dict[str, list[str]] = field(default_factory=dict)
     missed: dict[str, dict[str, int]] = field(default_factory=dict)
-    across: list[dict[str, str]] = field(default_factory=list)
+    across: list[dict[str, str | None]] = field(default_factory=list)
     drawn: list[Split] = field(default_factory=list)
 
 
@@ -77,13 +83,15 @@ def curate(
     """Merges exact duplicates, joins the groups that they connect, and splits.
 
     Given splits are kept, but for images whose duplicates or groups are in another: those of train
-    leave before those of val, and those of test stay. Splits that are not given are drawn from
-    train and from the images without a split. The result does not depend on the order of ``facts``.
+    leave before those of val, and those of test stay; none joins the given val or test. Splits that
+    are not given are drawn from train and from the images without a split. The result does not
+    depend on the order of ``facts``.
 
     Args:
+        val_share, test_share: of the labelled images that val and test are drawn from.
         classes: the classes in order; by default the sorted labels of the images.
         min_per_class: labelled images that a class needs.
-        rare: what happens to classes with fewer, or with a single group.
+        rare: what happens to classes with fewer, or with none for train or test.
 
     Raises:
         InputError: fewer than two classes, labels outside ``classes``, a class that is too rare, or
@@ -106,15 +114,17 @@ def curate(
     kept = [replace(image, group=name_of[image.group]) for image in kept]
     kept.sort(key=lambda image: image.image_id)
     kept = _on_one_side(kept, result)
-    labels = {image.label for image in kept if image.label is not None}
+    labels = {image.label for image in facts if image.label is not None}
     result.classes = tuple(sorted(labels) if classes is None else classes)
     _check_classes(labels, result.classes)
     kept = _without_rare(kept, min_per_class, rare, result)
     split_of = _splits(kept, result, seed, val_share, test_share)
+    labeled_in = {image.group: image.image_id for image in kept if image.label is not None}
     for image in kept:
         split = split_of.get(image.group, POOL)
         if image.label is None and split != POOL:
-            result.beside_labeled.append(image.image_id)
+            beside = {"left_out": image.image_id, "stays": labeled_in[image.group], "in": split}
+            result.beside_labeled.append(beside)
         else:
             result.images.append(replace(image, split=split))
     return result
@@ -123,32 +133,35 @@ def curate(
 def _merged(copies: list[Facts], result: Curation) -> Facts:
     """The exact duplicate to keep: the first one with a label, or else the first.
 
-    Of those in several given splits only the ones in the highest count.
+    Of those in several given splits it is one of the highest, with the label that it has there.
     """
     labeled = [image for image in copies if image.label is not None]
-    labeled = [image for image in labeled if image.rank == max(c.rank for c in labeled)]
-    labels = {image.label for image in labeled}
-    stays = (labeled or copies)[0]
+    rank = max((image.rank for image in labeled), default=0)
+    highest = [image for image in labeled if image.rank == rank]
+    stays = (highest or copies)[0]
     result.duplicates |= {c.image_id: stays.image_id for c in copies if c is not stays}
     for copy in copies:
         _note_across(copy, stays, "duplicate", result)
-    if len(labels) > 1:
-        result.conflicts.append({c.image_id: str(c.label) for c in labeled})
-        return replace(stays, label=None)
+    labels = {image.image_id: image.label for image in labeled}
+    if len({*labels.values()}) > 1:
+        keeps = stays.label if len({image.label for image in highest}) == 1 else None
+        result.conflicts.append({"labels": labels, "keeps": keeps})
+        return replace(stays, label=keeps)
     return stays
 
 
 def _note_across(gone: Facts, stays: Facts, why: str, result: Curation) -> None:
     """Notes an image that is left out if another given split has one that is the same thing."""
-    if gone.given is not None and stays.given not in (None, gone.given):
-        found = {"left_out": gone.image_id, "of": gone.given, "stays": stays.image_id}
-        result.across.append({**found, "in": str(stays.given), "why": why})
+    if stays.given is not None and gone.side != stays.side:
+        of = gone.given or (POOL if gone.label is None else None)
+        found = {"left_out": gone.image_id, "of": of, "stays": stays.image_id}
+        result.across.append({**found, "in": stays.given, "why": why})
 
 
 def _on_one_side(kept: list[Facts], result: Curation) -> list[Facts]:
     """The images without labelled ones whose group is in a higher given split.
 
-    Labelled images without a given split follow their group.
+    Those without a split leave, too, for a given val or test does not grow.
     """
     highest: dict[str, Facts] = {}
     for image in kept:
@@ -158,10 +171,8 @@ def _on_one_side(kept: list[Facts], result: Curation) -> list[Facts]:
     stay = []
     for image in kept:
         top = highest.get(image.group)
-        if image.label is None or top is None or image.given == top.given:
+        if image.label is None or top is None or image.rank == top.rank:
             stay.append(image)
-        elif image.given is None:
-            stay.append(replace(image, given=top.given))
         else:
             _note_across(image, top, "group", result)
     return stay
@@ -181,42 +192,23 @@ def _check_classes(labels: set[str], classes: Sequence[str]) -> None:
 def _without_rare(kept: list[Facts], least: int, rare: Rare, result: Curation) -> list[Facts]:
     """The images without those of rare classes, or with them unlabelled.
 
-    Rare are classes that have fewer than ``least`` labelled images, and those that cannot be in
-    train and in test: one group has all of the class, or a given split has none of it.
+    Raises ``InputError`` for classes that are too rare, unless they are to go and two are left.
     """
-    images = Counter(image.label for image in kept)
-    source = {(image.label, image.group) for image in kept if image.given in (None, "train")}
-    groups = Counter(label for label, _ in source)
-    tested = {image.label for image in kept if image.given == "test"} - {None}
-    if not any(groups[name] for name in result.classes):
+    images = Counter(image.label for image in kept if image.label is not None)
+    groups = Counter(
+        label
+        for label, _ in {(i.label, i.group) for i in kept if i.side == "train"}
+        if label is not None
+    )
+    tested = {i.label for i in kept if i.given == "test" and i.label is not None}
+    if images and not groups:
         raise InputError(
-            "no labelled image is in train: the given splits have none there; draw all splits anew "
-            "with --splits new"
+            f"no labelled image is in train: the given splits have none there; {NEW_SPLITS}"
         )
-    few = {
-        name
-        for name in result.classes
-        if images[name] < least
-        or (groups[name] < 1 or name not in tested if tested else groups[name] < 2)
-    }
-    if not few:
-        return kept
-    instead = ", or draw all splits anew with --splits new" if tested else ""
-    why = "or none in the given train or test" if tested else "or all in one group"
-    numbers = few_names({name: images[name] for name in sorted(few, key=lambda n: (images[n], n))})
-    if rare == "refuse":
-        raise InputError(
-            f"{len(few):,} of {len(result.classes):,} classes have fewer than {least:,} labelled "
-            f"images, {why}, so they cannot be in train and in test: {numbers} images; label more "
-            "of them, or give --rare pool (their images join the pool) or --rare drop (their "
-            f"images are left out){instead}"
-        )
+    causes = causes_of_rare(result.classes, images, groups, tested, least)
+    refuse_rare(causes, result.classes, images, asked=rare != "refuse")
+    few = {name for cause in causes for name in cause.classes}
     result.classes = tuple(name for name in result.classes if name not in few)
-    if len(result.classes) < 2:
-        raise InputError(
-            f"fewer than two classes have {least:,} labelled images that can be in train and in "
-            f"test; rare are {numbers} images; label more, or give a lower --min-per-class"
-        )
     for name in sorted(few):
         result.rare[name] = [image.image_id for image in kept if image.label == name]
     if rare == "drop":
@@ -230,15 +222,16 @@ def _splits(
     """The split of each group that has labelled images."""
     labeled = [image for image in kept if image.label is not None]
     given = {image.given for image in labeled} - {None}
-    drawn: list[Split] = [split for split in ("val", "test") if split not in given]
-    result.drawn = drawn if given else []
-    val_share, test_share = val_share * ("val" in drawn), test_share * ("test" in drawn)
+    asked: dict[Split, float] = {"val": val_share, "test": test_share}
+    shares = {split: share for split, share in asked.items() if split not in given}
+    result.drawn = [*shares] if given else []
     index = {name: number for number, name in enumerate(result.classes)}
-    source = [image for image in labeled if image.given in (None, "train")]
+    source = [image for image in labeled if image.side == "train"]
     labels = [index[str(image.label)] for image in source]
     groups = [image.group for image in source]
-    splits = split_labeled(labels, groups, len(index), seed, val_share, test_share)
-    if test_share:
+    of = shares.get("val", 0.0), shares.get("test", 0.0)
+    splits = split_labeled(labels, groups, len(index), seed, *of)
+    if "test" in shares:
         quota = quota_of_test(np.bincount(labels, minlength=len(index)), test_share).tolist()
         got = Counter(label for label, split in zip(labels, splits, strict=True) if split == "test")
         result.missed = {
@@ -248,7 +241,7 @@ def _splits(
         }
     split_of: dict[str, Split] = {i.group: i.given for i in labeled if i.given is not None}
     split_of |= dict(zip(groups, splits, strict=True))
-    _check_splits(labeled, split_of, result.classes, val_share, test_share)
+    _check_splits(labeled, split_of, result.classes, shares)
     return split_of
 
 
@@ -256,10 +249,12 @@ def _check_splits(
     labeled: Sequence[Facts],
     split_of: Mapping[str, Split],
     classes: Sequence[str],
-    val_share: float,
-    test_share: float,
+    shares: Mapping[Split, float],
 ) -> None:
-    """Raises ``InputError`` unless val has an image, and train and test one of every class."""
+    """Raises ``InputError`` unless val has an image, and train and test one of every class.
+
+    ``shares`` are those of the splits that were drawn.
+    """
     there = {(split_of[image.group], image.label) for image in labeled}
     lacks = [
         f"the class {name!r} in {split}"
@@ -270,11 +265,12 @@ def _check_splits(
     if "val" not in split_of.values():
         lacks.insert(0, "val")
     if lacks:
-        counts = Counter(image.label for image in labeled)
-        largest = Counter(image.group for image in labeled).most_common(1)[0][1]
+        source = [image for image in labeled if image.side == "train"]
+        counts = Counter(image.label for image in source)
+        largest = Counter(image.group for image in source).most_common(1)[0][1]
+        asked = " and ".join(f"{split}_share {share:g}" for split, share in shares.items())
         raise InputError(
-            f"no image is left for {lacks[0]}: val_share is {val_share:g} and test_share "
-            f"{test_share:g} of {len(labeled):,} labelled images, the rarest class has "
-            f"{min(counts.values()):,}, and the largest group, which stays together, "
-            f"{largest:,}; give other shares, more labels or smaller groups"
+            f"no image is left for {lacks[0]}: of {len(source):,} labelled images to draw from, by "
+            f"{asked}, the rarest class has {min(counts.values()):,}, and the largest group, which "
+            f"stays together, {largest:,}; give other shares, more labels or smaller groups"
         )

@@ -276,7 +276,8 @@ def _report(
     """Numbers of images read and kept, and the reasons for leaving others out."""
     splits = Counter(image.split for image in curation.images)
     images = Counter((image.split, image.label) for image in curation.images)
-    given = Counter(item.split for item in items if item.split is not None)
+    # images without a label are in no split but the pool
+    given = Counter(i.split for i in items if i.split == POOL or i.split and i.label is not None)
     counts = {s: {name: images[s, name] for name in curation.classes} for s in LABELED_SPLITS}
     return {
         "images": len(items),
@@ -292,6 +293,7 @@ def _report(
             "unlabeled": dict(
                 Counter(i.split for i in items if i.split in LABELED_SPLITS and i.label is None)
             ),
+            "labels_unused": sum(i.split == POOL and i.label is not None for i in items),
             "drawn": curation.drawn,
             "across": curation.across,
         },

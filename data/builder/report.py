@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from semigrid.data.builder.curate import RANKS
 from semigrid.data.crowd.consensus import spellings_of
 from semigrid.data.precision import few_names, precision_line, val_lines
 from semigrid.data.schema import Dataset
@@ -32,9 +33,10 @@ def report_lines(dataset: Dataset, report: dict[str, Any]) -> list[str]:
             + (", …" if len(missed) > 1 else "")
         )
     if rare := report["rare"]["classes"]:
-        became = "joined the pool" if report["rare"]["what"] == "pool" else "are left out"
+        pooled = report["rare"]["what"] == "pool"
+        became = ", and their images joined the pool" if pooled else " with their images"
         numbers = few_names({name: len(images) for name, images in rare.items()})
-        lines.append(f"images of {len(rare):,} rare classes {became}: {numbers}")
+        lines.append(f"{len(rare):,} rare classes are left out{became}: {numbers}")
     lines += report["left_out"]
     if report["quarantined"]:
         image_id, reason = next(iter(report["quarantined"].items()))
@@ -47,14 +49,14 @@ def report_lines(dataset: Dataset, report: dict[str, Any]) -> list[str]:
     if report["duplicates"]:
         lines.append(f"{len(report['duplicates']):,} exact duplicates left out")
     if report["conflicts"]:
-        pair = ", ".join(f"{name} ({label})" for name, label in report["conflicts"][0].items())
+        lines += _conflict_lines(report["conflicts"])
+    if beside := report["beside_labeled"]:
+        # what would leak into test is named before the others
+        first = max(beside, key=lambda each: RANKS[each["in"]])
         lines.append(
-            f"{len(report['conflicts']):,} images have two labels and keep none, the first: {pair}"
-        )
-    if report["beside_labeled"]:
-        lines.append(
-            f"{len(report['beside_labeled']):,} pool images share a group with labelled ones and "
-            "are left out"
+            f"{len(beside):,} pool images share a group with labelled ones and are left out: "
+            f"{first['left_out']} is in the group of {first['stays']} ({first['in']})"
+            + (", …" if len(beside) > 1 else "")
         )
     if report["changed"]:
         changed = ", ".join(f"{count:,} {why}" for why, count in report["changed"].items())
@@ -71,23 +73,40 @@ def report_lines(dataset: Dataset, report: dict[str, Any]) -> list[str]:
     ]
 
 
+def _conflict_lines(conflicts: Sequence[dict[str, Any]]) -> list[str]:
+    """Sentences about copies whose labels differ, by what became of their labels."""
+    lines = []
+    for what, those in (
+        ("keep none", [each for each in conflicts if each["keeps"] is None]),
+        ("keep that of val or test", [each for each in conflicts if each["keeps"] is not None]),
+    ):
+        if those:
+            pair = ", ".join(f"{name} ({label})" for name, label in those[0]["labels"].items())
+            lines.append(f"{len(those):,} images have two labels and {what}, the first: {pair}")
+    return lines
+
+
 def _given_lines(given: dict[str, Any]) -> list[str]:
     """Sentences about the splits that the source came with."""
-    if not given["images"]:
-        return []
-    found = ", ".join(f"{count:,} {split}" for split, count in given["images"].items())
-    drawn = f", {' and '.join(given['drawn'])} drawn from train" if given["drawn"] else ""
-    lines = [f"splits kept as the source gives them: {found}{drawn} (--splits new draws all anew)"]
+    parts = [f"{count:,} {split}" for split, count in given["images"].items()]
+    parts += [f"{' and '.join(given['drawn'])} drawn from train"] if given["drawn"] else []
+    kept = f"splits kept as the source gives them: {', '.join(parts)} (--splits new draws all anew)"
+    lines = [kept] if given["images"] else []
     lines += [
         f"{count:,} images of the given {split} have no label and join the pool"
         for split, count in given["unlabeled"].items()
     ]
+    if given["labels_unused"]:
+        lines.append(
+            f"{given['labels_unused']:,} images that are given as unlabeled have a label, which is "
+            "not used (--splits new uses it)"
+        )
     if across := given["across"]:
         first = across[0]
         same = "shows the same as" if first["why"] == "duplicate" else "is in the group of"
         lines.append(
             f"{len(across):,} images lay across given splits and are left out: {first['left_out']} "
-            f"({first['of']}) {same} {first['stays']} ({first['in']})"
+            f"({first['of'] or 'without a split'}) {same} {first['stays']} ({first['in']})"
             + (", …" if len(across) > 1 else "")
         )
     return lines

@@ -71,17 +71,19 @@ def build(
         _split("WHICH", help="given: keep those the source has (default); new: draw all."),
     ] = None,
     test_share: Annotated[
-        float | None, _split("SHARE", help="Labelled images in test, 0 to 1; default: 0.1.")
+        float | None,
+        _split("SHARE", help="Labelled images to draw for test, 0 to 1; default: 0.1."),
     ] = None,
     val_share: Annotated[
-        float | None, _split("SHARE", help="Labelled images in val, 0 to 1; default: 0.15.")
+        float | None,
+        _split("SHARE", help="Labelled images to draw for val, 0 to 1; default: 0.15."),
     ] = None,
     min_per_class: Annotated[
         int | None, _split("N", help="Labelled images that a class needs; default: 2.")
     ] = None,
     rare: Annotated[
         str | None,
-        _split("WHAT", help="Classes with fewer: refuse (default), pool (unlabel) or drop."),
+        _split("WHAT", help="Classes too rare to test: refuse (default), pool (unlabel), drop."),
     ] = None,
     image_column: Annotated[str | None, _table(help="Paths or URLs of images.")] = None,
     label_column: Annotated[str | None, _table(help="Labels.")] = None,

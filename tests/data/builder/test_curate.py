@@ -1,6 +1,8 @@
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from time import process_time
 from typing import Any
 
 import hypothesis
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from semigrid.data.builder.curate import Curation, Facts, curate
 from semigrid.data.errors import InputError
-from semigrid.data.schema import Split
+from semigrid.data.schema import LABELED_SPLITS, Split
 
 
 def many(images: int = 80) -> list[Facts]:
@@ -51,7 +53,7 @@ def test_duplicates_by_hand() -> None:
         "j2": "i004",
         "u2": "u1",
     }
-    assert result.conflicts == [{"i004": "even", "j2": "odd"}]
+    assert result.conflicts == [{"labels": {"i004": "even", "j2": "odd"}, "keeps": None}]
     kept = of(result)
     assert kept["i004"] == Facts("i004", None, "g004", "p4")  # nobody knows what it is
     assert kept["i001"].label == "odd" and kept["u1"].split == "pool"
@@ -68,7 +70,9 @@ def test_a_shared_photograph_joins_groups() -> None:
 def test_pool_images_beside_labelled_ones_are_left_out() -> None:
     facts = [*many(), Facts("u", None, "g003", "pu"), Facts("w", None, "gw", "pw")]
     result = curate(facts)
-    assert result.beside_labeled == ["u"] and "u" not in of(result) and "w" in of(result)
+    split = of(result)["i003"].split
+    assert result.beside_labeled == [{"left_out": "u", "stays": "i003", "in": split}]
+    assert "u" not in of(result) and "w" in of(result)
 
 
 def test_classes_may_be_given_and_must_have_images() -> None:
@@ -86,15 +90,100 @@ def rare(*names: str, group: str | None = None) -> list[Facts]:
 
 
 def test_a_class_that_cannot_be_in_train_and_test_is_named_with_what_to_do() -> None:
-    expected = r"1 of 3 classes have fewer than 2 .*: rare 1 images; .* --rare pool .* --rare drop"
-    with pytest.raises(InputError, match=expected):
-        curate([*many(), *rare("r")])
-    with pytest.raises(InputError, match="all in one group.*rare 3 images"):
-        curate([*many(), *rare("r", "s", "t", group="product")])
-    with pytest.raises(InputError, match="fewer than 3 labelled.*rare 2 images"):
-        curate([*many(), *rare("r", "s")], min_per_class=3)
-    with pytest.raises(InputError, match="fewer than two classes have 50 labelled"):
-        curate([*many(), *rare("r")], min_per_class=50, rare="pool")
+    or_rare = (
+        "; or give --rare pool (images of such classes join the pool) or --rare drop (they are "
+        "left out)"
+    )
+    assert refused([*many(), *rare("r")]) == [
+        f"1 of 3 classes has fewer than 2 labelled images: rare 1; label more of them{or_rare}"
+    ]
+    assert refused([*many(), *rare("r", "s", "t", group="product")]) == [
+        "1 of 3 classes has only one group of images, which cannot be in train and in test: rare "
+        f"3; label images of other groups{or_rare}"
+    ]
+    assert refused([*many(), *rare("r", "s")], min_per_class=3) == [
+        "1 of 3 classes has fewer than 3 labelled images: rare 2; label more of them, or give a "
+        f"lower --min-per-class{or_rare}"
+    ]
+    # without them a classifier would have nothing to tell apart, whatever is asked for
+    for what in ("refuse", "pool", "drop"):
+        assert refused(
+            [*many(60), *rare(*(f"r{n}" for n in range(50)))], min_per_class=45, rare=what
+        ) == [
+            "2 of 3 classes have fewer than 45 labelled images: even 30, odd 30; label more of "
+            "them, or give a lower --min-per-class",
+            "without them there is 1 class, and a classifier needs two",
+        ]
+
+
+def refused(facts: list[Facts], **settings: Any) -> list[str]:
+    with pytest.raises(InputError) as error:
+        curate(facts, **settings)
+    return [*error.value.problems]
+
+
+def in_given(**classes: Sequence[int]) -> list[Facts]:
+    """So many images of each class in the given train, val and test."""
+    numbers = {
+        (label, split): images
+        for label, of_split in classes.items()
+        for split, images in zip(("train", "val", "test"), of_split, strict=True)
+    }
+    return [
+        Facts(f"{split}/{label}/{n}", label, f"{split}/{label}/{n}", f"{label}{split}{n}", given=s)
+        for (label, split), images in numbers.items()
+        for n in range(images)
+        for s in LABELED_SPLITS
+        if s == split
+    ]
+
+
+def test_each_cause_of_a_rare_class_comes_with_its_own_advice() -> None:
+    more = "; or give --rare pool (images of such classes join the pool) or --rare drop (they are"
+    # test/unknown, with the images of all classes
+    assert refused(in_given(a=(20, 0, 0), b=(20, 0, 0), unknown=(0, 0, 5))) == [
+        "1 of 3 classes has no image in the given train, or none that is not in another split, "
+        "too: unknown 5; put images of them into train, or draw all splits anew with --splits new",
+        "2 of 3 classes have no image in the given test: a 20, b 20; put images of them into test, "
+        "or draw all splits anew with --splits new",
+        "without them there is no class, and a classifier needs two",
+    ]
+    # a class that only the given val has
+    (only,) = refused(in_given(a=(20, 5, 5), b=(20, 0, 5), c=(0, 5, 0)))[:1]
+    assert only.startswith("1 of 3 classes has no image in the given train, ") and "c 5" in only
+    # another spelling in train and in test
+    problems = refused(in_given(Cat=(30, 5, 0), cat=(0, 0, 5), dog=(30, 5, 5), emu=(30, 5, 5)))
+    assert [problem.partition(":")[0] for problem in problems[:2]] == [
+        "1 of 4 classes has no image in the given train, or none that is not in another split, too",
+        "1 of 4 classes has no image in the given test",
+    ]
+    assert problems[2].startswith("'Cat', 'cat' differ only in spelling: write them alike; or give")
+    # too few, and what is too few of them has none in test either
+    problems = refused(in_given(a=(20, 5, 5), b=(20, 5, 5), c=(1, 0, 0)))
+    assert [problem.partition(":")[0] for problem in problems] == [
+        "1 of 3 classes has no image in the given test",
+        "1 of 3 classes has fewer than 2 labelled images",
+    ]
+    assert more in problems[1] and more not in problems[0]
+
+
+def test_a_class_that_leaks_alone_leave_nothing_of_is_named() -> None:
+    facts = in_given(a=(20, 4, 4), b=(20, 4, 4), c=(5, 0, 0))
+    copies = [
+        replace(f, pixels=f"atest{n % 4}") if f.label == "c" else f for n, f in enumerate(facts)
+    ]
+    (problem,) = refused(copies)
+    assert problem.startswith("1 of 3 classes has no image left: all have copies, or are in the")
+    assert "another split: c 0; correct their labels or take the others away; or give" in problem
+    assert refused(copies, classes=["a", "b", "c"]) == [problem]
+    result = curate(copies, rare="pool")
+    assert (result.classes, result.rare) == (("a", "b"), {"c": []})
+    in_groups = [replace(f, group="test/a/0") if f.label == "c" else f for f in facts]
+    assert refused(in_groups) == [problem]
+    # without given splits two labels leave none
+    facts = [*many(), *rare("r", "s"), replace(many()[0], image_id="z", label="rare")]
+    twins = [replace(f, pixels="p0") if f.label == "rare" else f for f in facts]
+    assert refused(twins) == [problem.replace("c 0", "rare 0")]
 
 
 def test_rare_classes_join_the_pool_or_are_left_out_when_asked() -> None:
@@ -135,17 +224,74 @@ def test_a_copy_with_another_label_changes_nothing_in_test() -> None:
     facts = given("train", "val", "test")  # i004 is even, and in test
     result = curate([*facts, Facts("a", "odd", "ga", "p4", given="train")])
     kept = of(result)["i004"]
-    assert (kept.label, kept.split) == ("even", "test") and result.conflicts == []
+    assert (kept.label, kept.split) == ("even", "test")
+    labels = {"a": "odd", "i004": "even"}
+    assert result.conflicts == [{"labels": labels, "keeps": "even"}]
     pair = {"left_out": "a", "of": "train", "stays": "i004", "in": "test", "why": "duplicate"}
     assert result.across == [pair]
     # two labels within test leave none
     result = curate([*facts, Facts("a", "odd", "ga", "p4", given="test")])
-    assert result.conflicts == [{"a": "odd", "i004": "even"}] and of(result)["a"].split == "pool"
+    assert result.conflicts == [{"labels": labels, "keeps": None}]
+    assert of(result)["a"].split == "pool"
 
 
-def test_images_without_a_split_follow_their_group() -> None:
-    facts = [*given("train", "val", "test"), Facts("a", "odd", "g004", "pa")]
-    assert of(curate(facts))["a"].split == "test"
+@pytest.mark.parametrize(
+    ("group", "split"), [("g000", "train"), ("g002", "val"), ("g004", "test"), ("ga", "train")]
+)
+@pytest.mark.parametrize("label", ["odd", None])
+def test_a_given_val_or_test_does_not_grow(group: str, split: str, label: str | None) -> None:
+    plain = given("train", "val", "test")
+    result = curate([*plain, Facts("a", label, group, "pa")])
+    if label is None:
+        pooled = group == "ga"
+        assert ("a" in of(result)) == pooled
+        beside = {"left_out": "a", "stays": f"i{group[1:]}", "in": split}
+        assert result.beside_labeled == ([] if pooled else [beside])
+    elif split == "train":
+        assert of(result)["a"].split == "train" and result.across == []
+    else:
+        pair = {"left_out": "a", "of": None, "stays": f"i{group[1:]}", "in": split, "why": "group"}
+        assert result.across == [pair] and "a" not in of(result)
+    before = {name: image.split for name, image in of(curate(plain)).items()}
+    assert before.items() <= {name: image.split for name, image in of(result).items()}.items()
+
+
+def test_a_copy_in_a_pool_folder_of_a_given_test_image_is_across() -> None:
+    result = curate([*given("train", "val", "test"), Facts("pool/a", None, "ga", "p4")])
+    assert result.across == [
+        {"left_out": "pool/a", "of": "pool", "stays": "i004", "in": "test", "why": "duplicate"}
+    ]
+    # which is drawn anew here
+    assert curate([*many(), Facts("pool/a", None, "ga", "p4")]).across == []
+
+
+def test_shares_are_of_the_images_that_splits_are_drawn_from() -> None:
+    # were the 15 % of the given test's images, too, val would have 17 of 20, and train three
+    facts = in_given(a=(20, 0, 200), b=(20, 0, 200))
+    splits = Counter((image.split, image.label) for image in curate(facts).images)
+    assert splits["val", "a"] == splits["val", "b"] == 3
+    assert splits["train", "a"] == splits["train", "b"] == 17
+    facts = in_given(a=(100, 20, 0), b=(60, 20, 0))
+    splits = Counter((image.split, image.label) for image in curate(facts).images)
+    assert splits["test", "a"] == splits["test", "b"] == 8  # a tenth of 160 in two classes
+
+
+def test_no_share_of_a_given_split_is_blamed() -> None:
+    facts = in_given(a=(30, 0, 4), b=(1, 0, 4))
+    joined = [replace(f, group="train/a/0") if f.side == "train" else f for f in facts]
+    assert refused(joined) == [
+        "no image is left for val: of 31 labelled images to draw from, by val_share 0.15, the "
+        "rarest class has 1, and the largest group, which stays together, 31; give other shares, "
+        "more labels or smaller groups"
+    ]
+
+
+def test_many_copies_take_no_longer_than_as_many_images() -> None:
+    # with a scan of all copies for each of them it would be a billion steps
+    facts = [*many(), *[Facts(f"x{n}", "odd", f"x{n}", "p1") for n in range(30_000)]]
+    start = process_time()
+    result = curate(facts)
+    assert len(result.duplicates) == 30_000 and process_time() - start < 10
 
 
 sides = st.sampled_from([None, "train", "val", "test", "pool"])
@@ -164,9 +310,11 @@ def test_given_splits_are_kept_or_it_is_said_why(rows: list[Any]) -> None:
     said = {pair["left_out"] for pair in result.across}
     for fact in facts:
         if fact.image_id in kept:
-            assert fact.given in (None, kept[fact.image_id].split)
+            split = kept[fact.image_id].split
+            assert fact.given == split or fact.given is None and split in ("train", "pool")
         else:
-            assert fact.image_id in {*said, *result.duplicates, *result.beside_labeled}
+            beside = {each["left_out"] for each in result.beside_labeled}
+            assert fact.image_id in {*said, *result.duplicates, *beside}
     assert {f.image_id for f in facts if f.given == "test"} - {*result.duplicates} <= {*kept}
     splits: dict[str, set[str]] = {}
     for image in result.images:
@@ -191,7 +339,7 @@ def test_promises(rows: list[tuple[str | None, int, int]], seed: int) -> None:
     assert curate(shuffled, seed=seed) == result
     kept = of(result)
     # every image is kept, or it is said why not
-    gone = {*result.duplicates, *result.beside_labeled}
+    gone = {*result.duplicates, *(each["left_out"] for each in result.beside_labeled)}
     assert {f.image_id for f in facts} == {*kept, *gone} and not gone & set(kept)
     splits: dict[str, set[str]] = {}
     for image in result.images:

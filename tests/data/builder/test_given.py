@@ -112,6 +112,7 @@ def test_given_splits_survive_a_build_image_by_image(tmp_path: Path, kind: str) 
     assert report["given_splits"] == {
         "images": {"train": 24, "val": 8, "test": 8, "pool": 6},
         "unlabeled": {},
+        "labels_unused": 0,
         "drawn": [],
         "across": [],
     }
@@ -211,18 +212,70 @@ def test_a_test_split_without_labels_joins_the_pool(tmp_path: Path) -> None:
         (root / "test" / f"{number}.png").write_bytes(tile(number))
     dataset, report = build(str(root), tmp_path / "set")
     assert dataset.manifest.pool == 6 and report["given_splits"]["drawn"] == ["val", "test"]
-    assert "6 images of the given test have no label and join the pool" in report_lines(
-        dataset, report
-    )
+    lines = report_lines(dataset, report)
+    assert (
+        "splits kept as the source gives them: 40 train, val and test drawn from train (--splits "
+        "new draws all anew)"
+    ) in lines
+    assert "6 images of the given test have no label and join the pool" in lines
+
+
+def test_labels_of_images_given_as_unlabeled_are_counted(tmp_path: Path) -> None:
+    table = Path(source(tmp_path / "raw", "table", PARTS))
+    table.write_text(table.read_text().replace(",,unlabeled", ",plain,unlabeled", 4))
+    dataset, report = build(str(table), tmp_path / "set")
+    assert dataset.manifest.pool == 6 and report["given_splits"]["labels_unused"] == 4
+    assert (
+        "4 images that are given as unlabeled have a label, which is not used (--splits new uses "
+        "it)"
+    ) in report_lines(dataset, report)
+    dataset, report = build(str(table), tmp_path / "new", splits="new")
+    assert dataset.manifest.pool == 2 and report["given_splits"]["labels_unused"] == 0
+
+
+def test_leaks_into_a_given_test_are_named_on_screen(tmp_path: Path) -> None:
+    table = Path(source(tmp_path / "raw", "table", PARTS))
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/copy.png").write_bytes(tile(33))
+    header, *rows = table.read_text().splitlines()
+    product = {0: "p", 40: "p", 32: "q", 41: "q"}
+    numbers = [int(Path(row.split(",")[0]).stem) for row in rows]
+    rows = [f"{row},{product.get(n, n)}" for row, n in zip(rows, numbers, strict=True)]
+    table.write_text("\n".join([f"{header},product", *rows]))
+    settings: dict[str, Any] = {"group_column": "product", "pool": [str(tmp_path / "more")]}
+    lines = report_lines(*build(str(table), tmp_path / "set", **settings))
+    assert (
+        "1 images lay across given splits and are left out: pool/copy.png (pool) shows the same as "
+        "dots/33.png (test)"
+    ) in lines
+    assert (
+        "2 pool images share a group with labelled ones and are left out: 41.png is in the group "
+        "of plain/32.png (test), …"
+    ) in lines
+
+
+def test_copies_with_other_labels_are_said_by_what_became_of_them(tmp_path: Path) -> None:
+    table = Path(source(tmp_path / "raw", "table", PARTS))
+    # 0 and 32 are plain
+    copies = {"a": (0, "dots", "train"), "b": (32, "dots", "train")}
+    for name, (number, _, _) in copies.items():
+        (table.parent / f"{name}.png").write_bytes(tile(number))
+    rows = [f"{name}.png,{label},{split}" for name, (_, label, split) in copies.items()]
+    table.write_text("\n".join([table.read_text(), *rows]))
+    lines = report_lines(*build(str(table), tmp_path / "set"))
+    first = "the first: a.png (dots), plain/0.png (plain)"
+    assert f"1 images have two labels and keep none, {first}" in lines
+    first = "the first: b.png (dots), plain/32.png (plain)"
+    assert f"1 images have two labels and keep that of val or test, {first}" in lines
 
 
 def test_a_class_that_a_given_split_lacks_is_named(tmp_path: Path) -> None:
     even = [n for n in range(24) if n % 2 == 0]
     lacking = source(tmp_path / "a", "folder", {"train": range(24), "test": range(30, 40, 2)})
-    expected = "none in the given train or test.*: dots 12 images.*--rare pool.*--splits new"
+    expected = "1 of 2 classes has no image in the given test: dots 12; .*--splits new"
     with pytest.raises(InputError, match=expected):
         build(lacking, tmp_path / "set")
-    with pytest.raises(InputError, match=expected.replace("12", "8")):
+    with pytest.raises(InputError, match="has no image in the given train, .*: dots 8; .* new"):
         build(source(tmp_path / "b", "folder", {"train": even, "test": range(24, 40)}), tmp_path)
     with pytest.raises(InputError, match="no labelled image is in train"):
         build(source(tmp_path / "c", "folder", {"val": even, "test": range(24, 40)}), tmp_path)

@@ -190,7 +190,9 @@ def test_amazon_berkeley_objects_become_a_dataset(tmp_path: Path) -> None:
     assert dataset.manifest.classes == ("dots", "plain")
     assert dataset.manifest.slices == ("country",)
     # the pool image of the labelled product B000 is left out
-    assert report["beside_labeled"] == ["img065"] and dataset.manifest.pool == 4
+    assert [each["left_out"] for each in report["beside_labeled"]] == [
+        "img065"
+    ] and dataset.manifest.pool == 4
     with pytest.raises(InputError, match="product_type is missing"):
         gather(load_request(str(root), {}))
 
