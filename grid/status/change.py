@@ -9,7 +9,7 @@ from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.experiment.schema import ExperimentFile
 from semigrid.grid.study.layout import EXPERIMENT_COPY
 from semigrid.grid.study.ledger import ENDED, Record
-from semigrid.grid.study.plan import Plan, Search
+from semigrid.grid.study.plan import Search, cells_of
 from semigrid.grid.study.state import StudyState
 from semigrid.trainers.trial.identity import TrialSpec
 
@@ -87,8 +87,8 @@ def compare(study: StudyState, text: str | None) -> Change:
     cells = [_cell(study, search, by_cell.get(search.name, [])) for search in plan.searches]
     waiting = {cell.cell for cell in cells if cell.waits}
     known = {search.name for search in plan.searches}
-    gone = {cell.name for cell in Plan(before).cells} - known if before is not None else set()
-    gone |= {name for name in by_cell if name not in known}
+    cells_before = cells_of(before.file) if before is not None else []
+    gone = ({cell.name for cell in cells_before} | by_cell.keys()) - known
     unused = [i for i, r in ended.items() if i not in used and r.cell not in waiting]
     in_order = {cell.name: number for number, cell in enumerate(plan.cells)}
     return Change(
@@ -177,7 +177,7 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[KeyChange]:
 
 
 def _effective(experiment: Experiment) -> dict[str, Any]:
-    left_out = {"grid", "controls", "storage"}
+    left_out = {"grid", "storage"}
     content = experiment.file.model_dump(mode="json", by_alias=True, exclude=left_out)
     for name, model in content["models"].items():
         own = experiment.file.models[name].train

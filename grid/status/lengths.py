@@ -47,10 +47,7 @@ def _length(plan: Plan, search: Search) -> CellLength:
     spec = plan.spec(search, {}, 0, "a parent" if search.parent else None)
     recipe = spec.recipe
     images, epoch_pool = plan.labeled(search.cell), plan.epoch_pool(search.cell)
-    fitted, unfitted = (
-        resolve(plan.recipe(search), spec.method, images, epoch_pool, fit=fit)
-        for fit in (True, False)
-    )
+    unfitted = resolve(plan.recipe(search), spec.method, images, epoch_pool, fit=False)
     return CellLength(
         cell=search.name,
         steps=recipe.total_steps,
@@ -62,8 +59,7 @@ def _length(plan: Plan, search: Search) -> CellLength:
         published={
             name: getattr(unfitted, name)
             for name in _FITTED
-            # what other cells decide, such as a control's steps, was not fitted to this one
-            if getattr(unfitted, name) != getattr(fitted, name) == getattr(recipe, name)
+            if getattr(unfitted, name) != getattr(recipe, name)
         },
     )
 

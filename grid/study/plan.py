@@ -12,7 +12,7 @@ from semigrid.grid.experiment.checks import labeled_images
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.experiment.label_count import val_fraction
 from semigrid.grid.experiment.messages import nearest
-from semigrid.grid.experiment.schema import Control, show_percent
+from semigrid.grid.experiment.schema import Control, ExperimentFile, show_percent
 from semigrid.trainers.methods import METHODS, MethodName, lengthened, resolve
 from semigrid.trainers.options import uses_ray_stream
 from semigrid.trainers.recipe import Recipe
@@ -70,7 +70,9 @@ class Plan:
 
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
-        self.cells = _cells(experiment)
+        cells = cells_of(experiment.file)
+        self._sharing = self._find_sharing(cells)
+        self.cells = [each for cell in cells for each in (cell, *self._controls(cell))]
         self.searches = _searches(experiment, self.cells)
 
     @property
@@ -118,18 +120,13 @@ class Plan:
         return lengthened(self._recipes[model], self.method(cell), self.labeled(cell), forwards)
 
     def control_of(self, cell: Cell, control: Control) -> Cell | None:
-        """The control of this kind that stands beside a cell; None if there is none.
+        """The control of this kind of a cell; None if there is none.
 
-        Cells that take the same steps on the same labels share theirs, whatever their pools.
+        A cell may share those of another one, see ``_find_sharing``.
         """
-        alike = (cell.dataset, cell.model, cell.labels)
-        found = [
-            each
-            for each in self.cells
-            if each.control == control and (each.dataset, each.model, each.labels) == alike
-        ]
-        exact = [each for each in found if each.unlabeled == cell.unlabeled]
-        return next(iter(exact or found), None)
+        if cell not in self._sharing or control not in self.experiment.file.controls:
+            return None
+        return replace(self._sharing[cell], control=control)
 
     def baseline_of(self, cell: Cell) -> Cell | None:
         """The cell that a cell was planned to be compared with; None where there is none.
@@ -176,6 +173,29 @@ class Plan:
         if cell.unlabeled is None:
             return 0
         return self.experiment.epoch_pool(cell.dataset, cell.unlabeled)
+
+    def _controls(self, cell: Cell) -> list[Cell]:
+        """The controls that stand beside a cell, without those that it shares."""
+        if self._sharing.get(cell) != cell:
+            return []
+        return [
+            replace(cell, control=name) for name in dict.fromkeys(self.experiment.file.controls)
+        ]
+
+    def _find_sharing(self, cells: list[Cell]) -> dict[Cell, Cell]:
+        """Of each cell with a pool, the one whose controls are its own.
+
+        Controls do not see the pool. So cells share them that take the same steps on the same
+        labels: those of the cell with the smallest pool.
+        """
+        with_pool = [cell for cell in cells if cell.unlabeled is not None]
+        sharing: dict[Cell, Cell] = {}
+        first: dict[tuple[Cell, Recipe], Cell] = {}
+        for cell in sorted(with_pool, key=lambda cell: cell.unlabeled or 0):
+            beside = self._resolved(cell, self.method(cell), self._recipes[cell.model])
+            alike = replace(cell, unlabeled=None), beside
+            sharing[cell] = first.setdefault(alike, cell)
+        return sharing
 
     def _resolved(self, cell: Cell, method: MethodName, recipe: Recipe) -> Recipe:
         return resolve(recipe, method, self.labeled(cell), self.epoch_pool(cell))
@@ -260,33 +280,20 @@ class Plan:
         }
 
 
-def _cells(experiment: Experiment) -> list[Cell]:
+def cells_of(file: ExperimentFile) -> list[Cell]:
+    """The cells of a file's grid, without controls."""
     cells = []
-    for entry in experiment.file.grid:
+    for entry in file.grid:
         multipliers: list[Fraction | None] = [None]
-        if METHODS[experiment.file.models[entry.model].method].needs_pool:
+        if METHODS[file.models[entry.model].method].needs_pool:
             multipliers = list(entry.unlabeled or [Fraction(1)])
-        for dataset in entry.datasets or experiment.file.datasets:
+        for dataset in entry.datasets or file.datasets:
             cells += [
                 Cell(dataset, entry.model, fraction, multiplier)
                 for fraction in entry.labels
                 for multiplier in multipliers
             ]
-    return [each for cell in cells for each in (cell, *_controls(experiment, cell, cells))]
-
-
-def _controls(experiment: Experiment, cell: Cell, cells: list[Cell]) -> list[Cell]:
-    """The controls of a cell, without those that cells with a smaller pool have already.
-
-    Neither control sees the pool: they differ between two pools only where their steps do.
-    """
-    file = experiment.file
-    if cell.unlabeled is None:
-        return []
-    alike = [c for c in cells if replace(c, unlabeled=cell.unlabeled) == cell]
-    if not file.steps_follow_pool and any((c.unlabeled or 0) < cell.unlabeled for c in alike):
-        return []
-    return [replace(cell, control=control) for control in dict.fromkeys(file.controls)]
+    return cells
 
 
 def _parent_of(experiment: Experiment, cell: Cell) -> Cell | None:

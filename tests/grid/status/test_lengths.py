@@ -1,7 +1,6 @@
 """What ``plan`` says of each cell's length, for a file that leaves it to the rule."""
 
 import copy
-from typing import Any
 
 import pytest
 import yaml
@@ -10,7 +9,6 @@ from tests.helpers.experiments import SMALL, plan_of
 
 from semigrid.data.errors import InputError
 from semigrid.grid.status.lengths import lengths, lengths_parts
-from semigrid.trainers.trial.identity import TrialSpec
 
 
 def by_the_rule(**semi: object) -> str:
@@ -70,15 +68,11 @@ def test_a_preset_of_another_name_is_refused_with_the_models_key() -> None:
         plan_of(by_the_rule(preset="x"))
 
 
-def test_steps_that_another_cell_decides_were_not_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = plan_of(by_the_rule())
-    spec = plan.spec
-
-    def longer(*args: Any) -> TrialSpec:
-        found = spec(*args)
-        return found.model_copy(update={"recipe": found.recipe.model_copy(update={"steps": 777})})
-
-    monkeypatch.setattr(plan, "spec", longer)
-    _, vit = lengths(plan)
-    assert vit.steps == 777 and vit.epochs == pytest.approx(777 * 32 / 63)
-    assert vit.published.keys() == {"batch_size", "warmup_steps", "ema_decay"}
+def test_steps_that_another_cell_decides_were_not_fitted() -> None:
+    (control,) = (
+        each
+        for each in lengths(plan_of(by_the_rule() + "controls: [compute]\n"))
+        if each.cell.endswith("/compute")
+    )
+    # semi: 500 steps of 3·32 + 4·160 forwards; the control: 3·32 a step
+    assert control.steps == round(500 * 736 / 96) and control.published == {"batch_size": 1024}

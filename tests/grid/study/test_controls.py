@@ -122,11 +122,26 @@ def test_cells_that_differ_in_their_pool_share_their_controls() -> None:
     largest = Cell("digits", "semi-vit", Fraction(1, 2), Fraction(4))
     shared = plan.control_of(largest, "compute")
     assert shared is not None and shared.name == "digits/semi-vit/50%/100%/compute"
-    follow = with_controls(grid=POOLS, steps_follow_pool=True)
+    epochs = models({}, {"steps": None, "warmup_steps": None, "epochs": 3, "warmup_epochs": 1})
+    follow = with_controls(grid=POOLS, steps_follow_pool=True, models=epochs)
     assert sum(cell.control is not None for cell in follow.cells) == 6
     own = follow.control_of(largest, "compute")
     assert own is not None and own.unlabeled == 4
     assert plan_of(experiment_text()).control_of(largest, "compute") is None
+
+
+def test_cells_whose_steps_are_given_share_their_controls_though_steps_follow_the_pool() -> None:
+    plan = with_controls(grid=POOLS, steps_follow_pool=True)  # 6 steps whatever the pool is
+    assert [cell.name for cell in plan.cells if cell.control] == [
+        "digits/semi-vit/50%/100%/compute",
+        "digits/semi-vit/50%/100%/labeled-pool",
+    ]
+    ids = [plan.spec(s, {}, 0, "p").id for s in plan.searches if s.cell.control]
+    assert len(set(ids)) == 2
+    for pool in (1, 2, 4):
+        cell = Cell("digits", "semi-vit", Fraction(1, 2), Fraction(pool))
+        shared = plan.control_of(cell, "compute")
+        assert shared in plan.cells and plan.baseline_of(cell) == shared
 
 
 def test_more_of_the_pool_takes_no_more_steps_unless_it_is_asked_for() -> None:

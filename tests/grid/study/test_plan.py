@@ -35,6 +35,8 @@ def test_the_paper_has_thirty_cells_and_shares_their_parents(tmp_path: Path) -> 
         write_dataset(folder, rows, name=name, classes=["a", "b"], license="", source="")
         text = text.replace(f"datasets/{name}", folder)
     text = text.replace("pool_unit: 284000", "pool_unit: 2")
+    # as many epochs as make more than 500 steps of such a pool, as the paper's pools do
+    text = text.replace("method: semi}", "method: semi, recipe: {epochs: 50000}}")
     facts = plan_of(text).counts()
     # 3 ResNets, 12 ViTs, 12 Semi-ViTs, 3 multipliers; each Semi-ViT starts from a ViT of the grid,
     # and so does its control
