@@ -38,7 +38,7 @@ from semigrid.data.sources.patterns.spec import LICENSE
 from semigrid.data.splits import order_key
 from semigrid.data.storage import open_storage
 from semigrid.data.storage.address import WEB, base_name
-from semigrid.data.storage.storage import PATIENCE
+from semigrid.data.storage.storage import PATIENCE, storage_patience
 from semigrid.data.storage.web import host_of
 
 
@@ -152,7 +152,8 @@ def _curation(request: BuildRequest) -> dict[str, Any]:
 def _check_not_busy(items: Sequence[Item], cleaned: Sequence[Cleaned]) -> None:
     """Raises ``StorageGoneError`` if servers were too busy for some of their images.
 
-    A server that answers 503 to every request is one of the dead ones that lists contain.
+    A server that answers 503 to every request is one of the dead ones that lists contain. Without
+    patience, nothing is missed.
     """
     busy = [c for c in cleaned if c.busy is not None]
     alive = {_host(items[c.number]) for c in cleaned if c.source is not None} if busy else set()
@@ -161,7 +162,7 @@ def _check_not_busy(items: Sequence[Item], cleaned: Sequence[Cleaned]) -> None:
         for c in busy
         if c.busy == HTTPStatus.TOO_MANY_REQUESTS or _host(items[c.number]) in alive
     ]
-    if not missing:
+    if not missing or storage_patience() == 0:
         return
     of_host = Counter(map(_host, missing)).most_common()
     hosts = ", ".join(f"{host} ({count:,})" for host, count in of_host[:5])
@@ -169,7 +170,7 @@ def _check_not_busy(items: Sequence[Item], cleaned: Sequence[Cleaned]) -> None:
     raise StorageGoneError(
         f"{len(missing):,} of {len(items):,} images are missing, since their servers were busy: "
         f"{hosts}{more}; the first is {missing[0].image_id}; what was read is kept: run the same "
-        f"command again later ({PATIENCE} sets how long to wait)"
+        f"command again later ({PATIENCE} sets how many seconds to wait; with 0 they are set aside)"
     )
 
 

@@ -169,3 +169,6 @@ def test_a_dead_server_that_says_that_it_is_busy_is_set_aside(
         time.sleep(0.3)
         with pytest.raises(StorageGoneError, match=rf"2 of 46 images .* {dead.host} \(2\)"):
             build(f"{web.url}/t.csv", tmp_path / "other")
+        monkeypatch.setenv(PATIENCE, "0")  # the way to do without them
+        _, report = build(f"{web.url}/t.csv", tmp_path / "other")
+        assert report["kept"] == 40 and "HTTP 429" in report["quarantined"][f"{dead.url}/a.png"]
