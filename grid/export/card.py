@@ -193,11 +193,16 @@ def _front_matter(
             dataset_type=dataset,
             dataset_name=visible(manifest.name),
             dataset_split="test",
-            metric_type="accuracy",
+            metric_type=kind,
             metric_name=name,
             metric_value=round(value, 4),
         )
-        for name, value in (("Acc@1", scores.acc1), ("Acc@5", scores.acc5))
+        for kind, name, value in (
+            ("balanced_accuracy", "Acc@1, balanced", scores.acc1),
+            ("balanced_top_5_accuracy", "Acc@5, balanced", scores.acc5),
+            ("accuracy", "Acc@1, natural", scores.acc1_natural),
+            ("top_5_accuracy", "Acc@5, natural", scores.acc5_natural),
+        )
     ]
     tags = ["image-classification", "timm", "semigrid"]
     if METHODS[spec.method].needs_pool:
@@ -212,7 +217,7 @@ def _front_matter(
         library_name="timm",
         license=license,
         license_name=own_name,
-        metrics=["accuracy"],
+        metrics=["balanced_accuracy", "accuracy"],
         model_name=_slug(row.cell.name),
         pipeline_tag="image-classification",
         tags=tags,
