@@ -4,6 +4,7 @@ import contextlib
 import platform
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -29,6 +30,7 @@ from semigrid.trainers.layout import predictions_file, weights_file
 from semigrid.trainers.loop.health import pool_unused
 from semigrid.trainers.loop.outcome import NetworkName
 from semigrid.trainers.models.weights import Weights
+from semigrid.trainers.recipe import RECIPE_VERSION
 from semigrid.trainers.trial.identity import TrialSpec
 
 Status = Literal["started", "finished", "stopped", "diverged", "collapsed", "failed"]
@@ -174,12 +176,21 @@ class Record(BaseModel):
         return reached / self.spec.recipe.total_steps
 
 
+class _Versioned(BaseModel):
+    """Of a record of any version, what says which one it is."""
+
+    class Spec(BaseModel):
+        recipe_version: Count
+
+    spec: Spec
+
+
 class Ledger:
     """The records in a run's folder, and whether the files that they name are there.
 
     Attributes:
-        problems: one message for each record that cannot be read, and for each file of weights or
-            predictions that is missing or damaged.
+        problems: one message for each record that cannot be read, for all of another version
+            together, and for each file of weights or predictions that is missing or damaged.
     """
 
     def __init__(self, storage: Storage):
@@ -196,10 +207,17 @@ class Ledger:
         content = self.storage.read_all([record_file(trial_id)], MOST_BYTES)
         return self._parse(trial_id, *content.values()) if content else None
 
-    def _parse(self, trial_id: str, content: bytes | UnusableFileError) -> Record | None:
+    def _parse(
+        self, trial_id: str, content: bytes | UnusableFileError, others: Counter[int] | None = None
+    ) -> Record | None:
+        """The record; None if it is unreadable, or of another version, which is counted."""
         try:
             if isinstance(content, UnusableFileError):
                 raise content
+            number = _Versioned.model_validate_json(content).spec.recipe_version
+            if number != RECIPE_VERSION and others is not None:
+                others[number] += 1
+                return None
             record = Record.model_validate_json(content)
             if record.id == trial_id:
                 return record
@@ -216,9 +234,18 @@ class Ledger:
         """All readable records by trial id."""
         ids = [name.removesuffix(".json") for name in self.storage.names(LEDGER, ".json")]
         trials = {record_file(trial_id): trial_id for trial_id in ids}
+        others = Counter[int]()
         contents = self.storage.read_all(trials, MOST_BYTES).items()
-        records = (self._parse(trials[name], content) for name, content in contents)
-        return {record.id: record for record in records if record is not None}
+        parsed = (self._parse(trials[name], content, others) for name, content in contents)
+        records = {record.id: record for record in parsed if record is not None}
+        for recipe, count in sorted(others.items()):
+            which = "an earlier" if recipe < RECIPE_VERSION else "a later"
+            self.problems.append(
+                f"{self.storage.location(LEDGER)}: {count:,} trainings of {which} version of "
+                f"semigrid (recipe {recipe}, now {RECIPE_VERSION}) are not used; their cells "
+                "train again"
+            )
+        return records
 
     @contextlib.contextmanager
     def listed(self) -> Iterator[None]:

@@ -16,6 +16,7 @@ from semigrid.data.storage import open_storage
 from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.study.ledger import Ledger, Record, start_record
 from semigrid.grid.study.plan import Plan
+from semigrid.trainers.recipe import RECIPE_VERSION
 
 
 def record_of(seed: int = 0) -> Record:
@@ -63,6 +64,26 @@ def test_a_record_under_a_name_that_is_not_its_identity_is_not_believed(tmp_path
     (tmp_path / "ledger" / f"{record.id}.json").rename(tmp_path / "ledger" / f"{'0' * 20}.json")
     assert ledger.read_all() == {}
     assert len(ledger.problems) == 1
+
+
+def test_trainings_of_other_versions_are_one_line_each_version(tmp_path: Path) -> None:
+    ledger = Ledger(open_storage(tmp_path))
+    own = record_of(0)
+    ledger.write(own)
+    for number, (version, count) in enumerate({3: 720, RECIPE_VERSION + 1: 2}.items()):
+        content = json.loads(record_of(1).model_dump_json())
+        content["spec"]["recipe_version"] = version
+        content["spec"]["recipe"]["min_mask_rate"] = 0.01  # of another version's recipe
+        for i in range(count):
+            name = f"{number}{i:03d}{'0' * 16}.json"
+            (tmp_path / "ledger" / name).write_text(json.dumps(content))
+    assert ledger.read_all() == {own.id: own}
+    where = tmp_path / "ledger"
+    now = f"now {RECIPE_VERSION}) are not used; their cells train again"
+    assert ledger.problems == [
+        f"{where}: 720 trainings of an earlier version of semigrid (recipe 3, {now}",
+        f"{where}: 2 trainings of a later version of semigrid (recipe {RECIPE_VERSION + 1}, {now}",
+    ]
 
 
 EVALUATION = {"step": 3, "loss": 1.0}
