@@ -1,7 +1,7 @@
 """From an experiment to cells, searches and trials; reads no files."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -197,8 +197,15 @@ class Plan:
             sharing[cell] = first.setdefault(alike, cell)
         return sharing
 
-    def _resolved(self, cell: Cell, method: MethodName, recipe: Recipe) -> Recipe:
-        return resolve(recipe, method, self.labeled(cell), self.epoch_pool(cell))
+    def _resolved(
+        self,
+        cell: Cell,
+        method: MethodName,
+        recipe: Recipe,
+        params: Mapping[str, float] | None = None,
+    ) -> Recipe:
+        pool = self.epoch_pool(cell)
+        return resolve(recipe, method, self.labeled(cell), pool, tried=params)
 
     def spec(
         self, search: Search, params: dict[str, float], seed: int, parent_id: str | None
@@ -207,7 +214,7 @@ class Plan:
         file, cell = self.experiment.file, search.cell
         method, backbone = self.method(cell), self.experiment.backbone_of(cell.model)
         dataset = self.experiment.datasets[cell.dataset]
-        recipe = self._resolved(cell, method, self.recipe(search).model_copy(update=params))
+        recipe = self._resolved(cell, method, self.recipe(search), params)
         weights = self.experiment.weights_of(cell.model)
         start = "timm" if backbone.pretrained is True else f"sha256:{weights and weights.sha256}"
         assert backbone.backbone is not None

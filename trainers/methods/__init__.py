@@ -70,6 +70,7 @@ def resolve(
     labeled_images: int,
     pool_images: int,
     fit: bool = True,
+    tried: Mapping[str, float] | None = None,
 ) -> Recipe:
     """Derives batch size, steps, warm-up and EMA decay from the sets' sizes.
 
@@ -79,11 +80,14 @@ def resolve(
 
     Args:
         fit: False leaves the published batch and epochs as they are, however small the sets.
+        tried: a search's values over the recipe's. Twice its epochs are twice its steps, whether
+            these are fitted or not.
 
     Raises:
         ValueError: for a warm-up that leaves no step to train.
     """
-    given = recipe.model_fields_set
+    given, epochs = recipe.model_fields_set, recipe.epochs
+    recipe = recipe.model_copy(update=tried)
     images, ratio = _epoch(recipe, method, labeled_images, pool_images)
     batch = recipe.batch_size
     if fit and "batch_size" not in given:
@@ -91,7 +95,8 @@ def resolve(
     if recipe.steps is not None:
         steps = recipe.steps
     elif fit and "epochs" not in given:
-        steps = fitted_steps(recipe.epochs, recipe.batch_size, images, ratio)
+        steps = fitted_steps(epochs, recipe.batch_size, images, ratio)
+        steps = max(1, round(steps * recipe.epochs / epochs))
     else:
         steps = max(1, round(recipe.epochs * images / (batch * ratio)))
     warmup = recipe.warmup_steps

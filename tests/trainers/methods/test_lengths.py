@@ -79,9 +79,34 @@ def test_what_the_user_sets_wins() -> None:
     assert fitted("semi", 92, unlabeled_ratio=2).pool_batch_size == 64
 
 
-def test_a_search_of_the_epochs_sets_them() -> None:
-    recipe = published("finetune", VIT, {}).model_copy(update={"epochs": 50.0})
-    assert resolve(recipe, "finetune", 320, 0).total_steps == 250
+@pytest.mark.parametrize(("backbone", "epochs"), [(VIT, 100), ("resnet18.tv_in1k", 90)])
+def test_a_search_of_the_epochs_is_around_the_fitted_steps(backbone: str, epochs: float) -> None:
+    recipe = published("finetune", backbone, {})
+    whole = resolve(recipe, "finetune", 63, 0)
+
+    def tried(**values: float) -> Recipe:
+        return resolve(recipe, "finetune", 63, 0, tried=values)
+
+    # the published epochs are the recipe itself, wherever a trial has them from
+    assert tried(epochs=epochs) == whole == tried() and whole.total_steps == 500
+    assert (tried(epochs=epochs / 2).total_steps, tried(epochs=epochs * 2).total_steps) == (
+        250,
+        1000,
+    )
+    # 5 epochs of warm-up stay 5 epochs
+    assert {tried(epochs=epochs * times).warmup_steps for times in (1, 2, 3)} == {
+        whole.warmup_steps
+    }
+    assert tried(base_lr=0.1).total_steps == 500
+
+
+def test_a_search_of_given_epochs_means_passes() -> None:
+    recipe = published("finetune", VIT, {"epochs": 20})
+    # 320 images in batches of 64: 5 steps an epoch
+    steps = [resolve(recipe, "finetune", 320, 0, tried={"epochs": n}).total_steps for n in (20, 50)]
+    assert steps == [100, 250]
+    given = published("finetune", VIT, {"steps": 30})
+    assert resolve(given, "finetune", 320, 0, tried={"epochs": 50}).total_steps == 30
 
 
 def test_without_fitting_the_published_sizes_stay() -> None:
