@@ -204,18 +204,19 @@ class Ledger:
 
     def read(self, trial_id: str) -> Record | None:
         """The trial's record; None if there is none or it is unreadable."""
-        content = self.storage.read_all([record_file(trial_id)], MOST_BYTES)
-        return self._parse(trial_id, *content.values()) if content else None
+        name = record_file(trial_id)
+        content = self.storage.read_all([name], MOST_BYTES)
+        return self._parse(trial_id, content[name], Counter()) if content else None
 
     def _parse(
-        self, trial_id: str, content: bytes | UnusableFileError, others: Counter[int] | None = None
+        self, trial_id: str, content: bytes | UnusableFileError, others: Counter[int]
     ) -> Record | None:
         """The record; None if it is unreadable, or of another version, which is counted."""
         try:
             if isinstance(content, UnusableFileError):
                 raise content
             number = _Versioned.model_validate_json(content).spec.recipe_version
-            if number != RECIPE_VERSION and others is not None:
+            if number != RECIPE_VERSION:
                 others[number] += 1
                 return None
             record = Record.model_validate_json(content)
