@@ -50,7 +50,7 @@ class Answer:
 
     @property
     def texts(self) -> list[str]:
-        """What it says in sentences, dataset by dataset, each sentence once."""
+        """What it says in sentences, dataset by dataset."""
         of_datasets: list[Headline | Recommendation | PoolEffect]
         of_datasets = [*self.headlines, *self.recommendations, *self.pools]
         names = dict.fromkeys(each.dataset for each in of_datasets)
@@ -137,15 +137,15 @@ def _claims(family: Family, pools: list[PoolEffect], margin: float) -> list[Clai
         return {fraction: row.balanced for fraction, row in rows.items()}
 
     def labels(fraction: Fraction) -> str:
-        return f"{labels_used(experiment, family.dataset, fraction).total:,} labels"
+        return f"{labels_used(experiment, family.dataset, fraction).total:,}"
 
     def show(fraction: Fraction) -> str:
-        return f"{show_percent(fraction)} ({labels(fraction)})"
+        return f"{show_percent(fraction)} ({labels(fraction)} labels)"
 
     def show_half(half: Fraction, whole: Fraction) -> str:
         return (
             f"{show_percent(half)} against {show_percent(whole)} of train ({labels(half)} against "
-            f"{labels(whole)} with val)"
+            f"{labels(whole)} labels with val)"
         )
 
     claims = [

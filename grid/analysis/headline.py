@@ -183,9 +183,10 @@ def _facts(family: Family, shown: _Tried, full: CellResult, together: int) -> st
     if against.is_vague:
         return f"{text}."
     whose = "95% interval" + (f" for {together} fractions together" if together > 1 else "")
+    one_seed = " One seed speaks of these trainings only: add seeds: 3."
     return (
         f"{text}: {show_points(100 * against.difference)} points ({whose} "
-        f"{show_points_range(against.interval)})."
+        f"{show_points_range(against.interval)}).{one_seed if against.seeds == 1 else ''}"
     )
 
 

@@ -134,6 +134,7 @@ def test_an_interval_by_hand(tmp_path: Path) -> None:
     assert headline.against.interval.low == pytest.approx(middle - half, abs=2e-4)
     assert headline.against.interval.high == pytest.approx(middle + half, abs=2e-4)
     assert headline.verdict == "not enough"
+    assert "One seed speaks of these trainings only: add seeds: 3." in headline.text
 
 
 def test_an_interval_that_says_nothing_is_not_printed() -> None:
@@ -217,7 +218,7 @@ def test_a_model_that_guesses_at_one_fraction_does_not_beat_another_at_every_one
     (half,) = (claim for claim in found.claims if "half the train labels" in claim.text)
     assert half.verdict == "refuted"
     assert half.evidence[1].startswith(
-        "50% against 100% of train (277 labels against 397 labels with val): +15.00 points"
+        "50% against 100% of train (277 against 397 labels with val): +15.00 points"
     )
     (recommended,) = found.recommendations
     assert recommended.text.endswith("and left out: digits/semi-vit/25%/100%.")
