@@ -25,7 +25,9 @@ class BusyAnswerError(OSError):
         self.status, self.said, self.seconds = status, said, seconds
 
 
-# since when hosts have been busy, and until when, and why, they are left alone
+# hosts that were said to be busy, since when they have been nothing else, and until when, and why,
+# they are left alone
+_told: set[str] = set()
 _busy_since: dict[str, float] = {}
 _left_alone: dict[str, tuple[float, BusyAnswerError]] = {}
 
@@ -50,7 +52,8 @@ def while_busy(host: str, patience: float, work: Callable[[], T]) -> T:
                 _busy_since.pop(host, None)
                 _left_alone[host] = time.monotonic() + patience, busy
                 raise _error(host, patience, busy) from busy
-            if attempt == 0:
+            if host not in _told:
+                _told.add(host)
                 logging.getLogger(__name__).warning(
                     f"{host} is busy ({busy.said}); waiting for it, up to {patience:g} seconds"
                 )

@@ -29,6 +29,7 @@ def strangers(monkeypatch: pytest.MonkeyPatch) -> None:
     """No host has been asked yet: ports are used again."""
     monkeypatch.setattr(web, "_vain", Counter())
     monkeypatch.setattr(web, "_answered", set())
+    monkeypatch.setattr(busy, "_told", set())
     monkeypatch.setattr(busy, "_busy_since", {})
     monkeypatch.setattr(busy, "_left_alone", {})
 
@@ -164,7 +165,7 @@ def test_a_host_that_answered_another_process_is_no_dead_one(
         open_storage(f"{server.url}/b").read()
 
 
-def test_a_busy_server_is_waited_for(server: Web) -> None:
+def test_a_busy_server_is_waited_for(server: Web, caplog: pytest.LogCaptureFixture) -> None:
     storage = open_storage(f"{server.url}/a?sig=SECRET", patience=20)
     for work in (storage.read, storage.version, lambda: storage.open().read()):
         server.answers["/a"] = busy_for(2, 503, b"content")
@@ -173,6 +174,8 @@ def test_a_busy_server_is_waited_for(server: Web) -> None:
     started = time.monotonic()
     assert storage.read() == b"content"
     assert 1 <= time.monotonic() - started < 5
+    said = f"{server.host} is busy (HTTP 503 Service Unavailable); waiting for it, up to 20 seconds"
+    assert caplog.messages == [said]  # once
 
 
 @pytest.mark.parametrize("wish", ["soon", "3600", "Fri, 31 Dec 9999 23:59:59 GMT"])
