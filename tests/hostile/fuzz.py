@@ -2,7 +2,8 @@
 
 An input that ends in anything but success or ``InputError``, takes longer than ten seconds or more
 than a gigabyte, starts a program, asks a host or writes outside its folder is a fault. It is
-written into ``found``, made as small as it could be made, for the suite to try from then on.
+written into ``found``, made as small as it could be made, or as it was where it ended its process,
+for the suite to try from then on.
 """
 
 import faulthandler
@@ -25,6 +26,7 @@ from semigrid.data.errors import InputError, StorageGoneError
 FOUND = Path(__file__).parent / "found"
 SECONDS = 10
 LONGEST_MESSAGE = 5000
+FAULT = 3  # exit code of a process that has found and kept an input
 
 
 def try_one(reader: Reader, content: bytes, watch: Watch) -> None:
@@ -45,44 +47,58 @@ def main(name: str, number: int, examples: int) -> int:
     reader = next(reader for reader in readers() if reader.name == name)
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="semigrid-hostile-") as place:
         last = Path(place) / "last"
-        watch = Watch(Path(place))
-        tried = 0
-        wrong: dict[str, bytes] = {}
+        if (child := os.fork()) == 0:  # which an input may end, or make hang
+            os._exit(_try_all(reader, number, examples, Path(place), last))
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code not in (0, FAULT):
+            print(f"exit code {code} of the process, or no end within {SECONDS} s")
+            print(f"kept: {keep(name, last.read_bytes())}")
+    return int(code != 0)
 
-        @seed(number)
-        @settings(
-            max_examples=examples,
-            database=None,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            phases=[Phase.generate, Phase.shrink],
-        )
-        @given(reader.contents)
-        def every_input_is_read_or_refused(content: bytes) -> None:
-            nonlocal tried
-            tried += 1
-            last.write_bytes(content)  # for the parent, if this process does not survive it
-            faulthandler.dump_traceback_later(SECONDS, exit=True)
-            try:
-                try_one(reader, content, watch)
-            except BaseException as error:
-                wrong["smallest"] = content
-                wrong["why"] = traceback.format_exc().encode()
-                raise error
-            finally:
-                faulthandler.cancel_dump_traceback_later()
 
-        open_dataset("builtin://digits")  # made before anything outside may not be written
-        import_module("timm")  # PyTorch starts ldconfig and makes a folder, whatever is read
+def _try_all(reader: Reader, number: int, examples: int, place: Path, last: Path) -> int:
+    """Tries the inputs, each written to ``last`` before; returns the exit code of its process."""
+    watch = Watch(place)
+    tried = 0
+    wrong: dict[str, bytes] = {}
+
+    @seed(number)
+    @settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate, Phase.shrink],
+    )
+    @given(reader.contents)
+    def every_input_is_read_or_refused(content: bytes) -> None:
+        nonlocal tried
+        tried += 1
+        last.write_bytes(content)
+        faulthandler.dump_traceback_later(SECONDS, exit=True)
         try:
-            every_input_is_read_or_refused()
-        except BaseException:
-            print(wrong.get("why", traceback.format_exc().encode()).decode()[-3000:])
-            if content := wrong.get("smallest"):
-                print(f"kept: {keep(name, content)}")
-            return 1
-    print(f"{name}: {tried:,} inputs")
-    return 0
+            try_one(reader, content, watch)
+        except BaseException as error:
+            wrong["smallest"] = content
+            wrong["why"] = traceback.format_exc().encode()
+            raise error
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    open_dataset("builtin://digits")  # made before anything outside may not be written
+    import_module("timm")  # PyTorch starts ldconfig and makes a folder, whatever is read
+    try:
+        every_input_is_read_or_refused()
+    except BaseException:
+        print(wrong.get("why", traceback.format_exc().encode()).decode()[-3000:])
+        if content := wrong.get("smallest"):
+            print(f"kept: {keep(reader.name, content)}")
+        code = FAULT
+    else:
+        print(f"{reader.name}: {tried:,} inputs")
+        code = 0
+    sys.stdout.flush()
+    return code
 
 
 def keep(name: str, content: bytes) -> Path:
