@@ -130,15 +130,13 @@ class CellResult:
 class ResultSet:
     """A study's state, and a result for each cell that was asked for.
 
-    ``rows`` are in the file's order and compared with each other in ``standings``; ``problems``
-    says which predictions could not be used. ``paper_tasks`` has, by dataset, the task of the
-    paper whose published values are shown.
+    ``rows`` are in the file's order; ``problems`` says which predictions could not be used.
+    ``paper_tasks`` has, by dataset, the task of the paper whose published values are shown.
     """
 
     study: StudyState
     test_sets: Mapping[str, TestSet]
     rows: list[CellResult]
-    standings: Standings
     problems: list[str]
     paper_tasks: Mapping[str, str]
 
@@ -152,6 +150,20 @@ class ResultSet:
         return list(dict.fromkeys(row.cell.dataset for row in self.rows))
 
     @cached_property
+    def contenders(self) -> list[CellResult]:
+        """The rows that may be the best: no controls, unless nothing else of a dataset is there."""
+        others = {row.cell.dataset for row in self.rows if row.cell.control is None}
+        return [
+            row for row in self.rows if row.cell.control is None or row.cell.dataset not in others
+        ]
+
+    @cached_property
+    def standings(self) -> Standings:
+        """All pairs of contenders with predictions; controls are in ``planned`` only."""
+        rights = {row.cell: row.balanced for row in self.contenders if row.has_predictions}
+        return compare_all(rights)
+
+    @cached_property
     def planned(self) -> Mapping[Cell, Planned]:
         """Each row's comparison with its baseline, where both have predictions."""
         rights = {row.cell: row.balanced for row in self.rows if row.has_predictions}
@@ -159,7 +171,7 @@ class ResultSet:
 
     @property
     def best(self) -> list[CellResult]:
-        """The best cell of each dataset that has a finished one with predictions."""
+        """The best contender of each dataset that has a finished one with predictions."""
         best = set(self.standings.best.values())
         return [row for row in self.rows if row.cell in best]
 
@@ -183,7 +195,7 @@ def read_result_set(
     """Reads the predictions of finished cells, and makes a result of every cell.
 
     Args:
-        only: names of the cells that are wanted and compared with each other, None for all.
+        only: names of the cells that are wanted, None for all.
         paper_tasks: tasks of the paper, by dataset, whose published values are wanted.
     """
     tasks = paper_tasks or {}
@@ -196,8 +208,7 @@ def read_result_set(
         )
         for cell in cells
     ]
-    standings = compare_all({row.cell: row.balanced for row in rows if row.has_predictions})
-    return ResultSet(study, test_sets, rows, standings, problems, tasks)
+    return ResultSet(study, test_sets, rows, problems, tasks)
 
 
 def _cell_result(

@@ -188,7 +188,9 @@ def confusion_chart(results: ResultSet, row: CellResult) -> Chart:
 def calibration(results: ResultSet, dataset: str) -> Chart:
     """Reliability of each model's best cell on a dataset (Guo et al. 2017, arXiv 1706.04599)."""
     title = f"Calibration, {dataset}"
-    finished = [row for row in results.rows if row.cell.dataset == dataset and row.has_predictions]
+    finished = [
+        row for row in results.contenders if row.cell.dataset == dataset and row.has_predictions
+    ]
     if not finished:
         return Chart(title, "no cell is finished yet")
     bins, rows = {}, []

@@ -125,7 +125,8 @@ def _all_columns(results: ResultSet, rows: Sequence[CellResult]) -> CellColumns:
 
     Accuracies are in per cent, ``ce`` in nats, ``ece`` from 0 to 1. Scores are balanced unless
     their name ends in ``natural``. ``to_best`` is the difference of Acc@1 from the dataset's best
-    cell in points, ``to_best_p`` its p-value, corrected among all pairs of the dataset.
+    cell in points, ``to_best_p`` its p-value, corrected among all pairs of the dataset, without
+    controls.
     ``to_baseline`` is the difference from ``baseline``, ``to_baseline_p`` its p-value, corrected
     among these pairs. A narrow terminal drops spare columns from the right.
     """
@@ -158,6 +159,7 @@ def _all_columns(results: ResultSet, rows: Sequence[CellResult]) -> CellColumns:
             lambda row: _show_standing(results, row),
             "vs best" if compared else None,
             is_spare=True,
+            note=_BEST_NOTE if any(row.cell.control for row in rows) else None,
         ),
         *_other_scores(is_spare=True),
         *(
@@ -207,6 +209,9 @@ def cells_frame(results: ResultSet, rows: Sequence[CellResult]) -> pd.DataFrame:
     return frame_of(_all_columns(results, rows), rows)
 
 
+_BEST_NOTE = "vs best: among the cells that are no controls; these have vs baseline"
+
+
 def _to_best(results: ResultSet, row: CellResult) -> float | None:
     pair = results.standings.to_best(row.cell)
     return None if pair is None else -100 * pair.comparison.difference
@@ -237,10 +242,10 @@ def _baseline_note(results: ResultSet) -> str:
     )
 
 
-def cell_records(results: ResultSet) -> list[dict[str, Any]]:
-    """The rows with everything that is known of them, for JSON."""
-    records = frame_records(cells_frame(results, results.rows))
-    for record, row in zip(records, results.rows, strict=True):
+def cell_records(results: ResultSet, rows: Sequence[CellResult]) -> list[dict[str, Any]]:
+    """Rows with everything that is known of them, for JSON."""
+    records = frame_records(cells_frame(results, rows))
+    for record, row in zip(records, rows, strict=True):
         record["test_per_seed"] = row.test
         record["failure"] = row.failure
         record["weights"] = None if row.weights is None else row.weights.model_dump()
@@ -261,7 +266,7 @@ def cells_table(results: ResultSet) -> Table[CellResult]:
             *weights_notes(results.rows),
         ],
         results.problems,
-        records=cell_records(results),
+        records=cell_records(results, results.rows),
         is_dim=is_unfinished,
     )
 
@@ -336,10 +341,15 @@ _PAIR_COLUMNS: list[Column[Pair]] = [
 
 
 def comparisons_table(results: ResultSet) -> Table[Pair]:
-    """Every pair of a dataset's cells: the difference, its interval, and whether it is one."""
+    """Every pair of a dataset's cells: the difference, its interval, and whether it is one.
+
+    Controls are in the pairs that were planned only; see ``vs baseline``.
+    """
     note = (
         "points of Acc@1 on the same test images; p-values are corrected for all pairs of a "
         "dataset, intervals are not"
     )
+    if any(row.cell.control for row in results.rows):
+        note += "; controls are compared in the column vs baseline of the table of cells"
     pairs = [pair for of_dataset in results.standings.pairs.values() for pair in of_dataset]
     return Table("Comparisons", _PAIR_COLUMNS, pairs, [note], results.problems)

@@ -111,13 +111,14 @@ def _datasets_with(plan: Plan, name: str) -> set[str]:
 
 
 def slices_table(results: ResultSet, name: str) -> Table[CellResult]:
-    """Acc@1 on each value of a slice, the value with most test images first.
+    """Acc@1 on each value of a slice, the value with most test images first, without controls.
 
     Raises ``InputError`` where no dataset has the slice.
     """
-    by_cell = slice_results(results, name)
+    rows, of_all = results.contenders, slice_results(results, name)
+    by_cell = {row.cell: of_all[row.cell] for row in rows}
     all_results = [result for values in by_cell.values() for result in values.values()]
-    first = [*cell_columns(results.rows), acc1_column(results)]
+    first = [*cell_columns(rows), acc1_column(results)]
     notes = few_notes(result.images for result in all_results)
     if not all_results and not results.problems:
         notes.append(f"no cell is finished yet, so there is no accuracy by {name}")
@@ -126,16 +127,16 @@ def slices_table(results: ResultSet, name: str) -> Table[CellResult]:
             f"by {name}: the share of the slice's images that are right, whatever their class; in "
             f"brackets: {LEVEL:.0%} intervals"
         )
-    records = cell_records(results)
+    records = cell_records(results, rows)
     for record, values in zip(records, by_cell.values(), strict=True):
         record["slices"] = {name: {value: result.facts for value, result in values.items()}}
     return Table(
         f"Acc@1 by {name}",
-        [*first, *slice_columns(results.rows, by_cell)],
-        results.rows,
-        [*notes, *label_notes("images", results.rows), *weights_notes(results.rows)],
+        [*first, *slice_columns(rows, by_cell)],
+        rows,
+        [*notes, *label_notes("images", rows), *weights_notes(rows)],
         results.problems,
-        data=_slice_frame(results.rows, name, by_cell),
+        data=_slice_frame(rows, name, by_cell),
         records=records,
         repeated=sum(column.header is not None for column in first),
         is_dim=is_unfinished,

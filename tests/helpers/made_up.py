@@ -8,7 +8,6 @@ import numpy as np
 from tests.helpers.experiments import experiment_text
 from tests.helpers.scheduling import study_of
 
-from semigrid.grid.analysis.comparisons import compare_all
 from semigrid.grid.analysis.predictions import SeedPredictions, TestSet
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.experiment.label_count import labels_used
@@ -35,7 +34,6 @@ class MadeUpGrid:
         train: Mapping[str, int] | None = None,
         where: Sequence[str | None] = (),
         val: Mapping[str, float] | None = None,
-        compared: bool = False,
     ) -> ResultSet:
         """The results of these cells; others are not finished.
 
@@ -46,7 +44,6 @@ class MadeUpGrid:
             train: train images by class.
             where: the test images' values of a slice, none without.
             val: Acc@1 on val in per cent, by the cell's name.
-            compared: compare all pairs, which takes the most time and few need.
         """
         names = tuple(f"class{number}" for number in range(classes))
         experiment = self.plan.experiment
@@ -83,9 +80,7 @@ class MadeUpGrid:
             )
             for cell in plan.cells
         ]
-        rights = {row.cell: row.balanced for row in rows if row.has_predictions and compared}
-        standings = compare_all(rights)
-        return ResultSet(replace(self.study, plan=plan), {name: test_set}, rows, standings, [], {})
+        return ResultSet(replace(self.study, plan=plan), {name: test_set}, rows, [], {})
 
 
 def predicted(right: np.ndarray, labels: np.ndarray, classes: int) -> list[SeedPredictions]:

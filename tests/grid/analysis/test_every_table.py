@@ -138,7 +138,7 @@ class Grid(MadeUpGrid):
         by_cell = dict(zip((cell.name for cell in self.plan.cells), predictions, strict=True))
         seeds = {name: [reduced(t, shares) for t in of] for name, of in by_cell.items()}
         test = {name: [t.metrics(shares) for t in of] for name, of in by_cell.items()}
-        return self.results(labels, seeds, classes, test, train, where, compared=True)
+        return self.results(labels, seeds, classes, test, train, where)
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 from tests.helpers.experiments import SMALL, experiment_text, plan_of
 from tests.helpers.finished import FinishedGrid
+from tests.helpers.made_up import MadeUpGrid, predicted
 from tests.helpers.played import play
 
 from semigrid.data.errors import InputError
 from semigrid.grid.analysis.answer import answer
 from semigrid.grid.analysis.paper import paper_acc1
 from semigrid.grid.experiment.load import load_experiment
+from semigrid.grid.report.accuracy import calibration
 from semigrid.grid.study.plan import Cell, Plan
 from semigrid.grid.study.search import space_of
-from semigrid.grid.tables.cells import cells_frame
+from semigrid.grid.tables.cells import cells_frame, cells_table, comparisons_table
 from semigrid.grid.tables.paper_tables import labels_table, pool_table
+from semigrid.grid.tables.slices import slices_table
 
 BOTH = ["compute", "labeled-pool"]
 POOLS = [{"model": "semi-vit", "labels": ["50%"], "unlabeled": ["200%", "100%", "400%"]}]
@@ -256,8 +259,7 @@ def test_no_control_takes_the_place_of_a_cell(finished: FinishedGrid) -> None:
     assert rare and "digits/semi-vit/100%/100%)" in rare[0]  # not the control, which is better
     (pool,) = with_all.pools
     assert [row.cell.name.split("/")[3] for row in pool.rows] == ["100%", "200%", "400%"]
-    # they stand in the table and in the standings, and nowhere in the paper's views
-    assert results.standings.best["digits"].control == "compute"
+    # they stand in the table, and neither in the standings nor in the paper's views
     data = cells_frame(results, results.rows)
     assert list(data["control"].dropna()) == BOTH * 3
     assert data["unlabeled"].isna().sum() == 3 + 6 and np.isclose(data["acc1"].max(), 97.5)
@@ -268,3 +270,42 @@ def test_no_control_takes_the_place_of_a_cell(finished: FinishedGrid) -> None:
     for row in results.rows:
         if row.cell.control:
             assert paper_acc1(row.cell, "apron-food-bib-pattern", experiment) is None
+
+
+def test_no_control_decides_which_cell_is_the_best(finished: FinishedGrid) -> None:
+    results = finished.results()
+    cells = [row.cell.name for row in results.rows if row.cell.control is None]
+    # as if they were not there: the 28 pairs of 8 cells, corrected for 28
+    assert results.standings == finished.results(cells).standings
+    assert len(comparisons_table(results).rows) == 28
+    (best,) = results.best
+    assert best.cell.name == "digits/semi-vit/100%/100%"  # 190 are right, 195 of the controls
+    table = cells_table(results)
+    data = table.frame.set_index("cell")
+    control = data.loc[f"{best.cell.name}/compute"]
+    assert control["acc1"] > data.loc[best.cell.name, "acc1"]
+    assert control[["standing", "to_best", "to_best_p"]].isna().all()
+    assert control["to_baseline"] == pytest.approx(17.5)  # 35 of 200 above vit/100%
+    notes = " ".join([*table.all_notes, *comparisons_table(results).all_notes])
+    assert "vs best: among the cells that are no controls" in notes
+    assert "controls are compared in the column vs baseline" in notes
+    assert "/compute" not in " ".join(labels_table(results).all_notes)
+    calibrated = [name for name, *_ in calibration(results, "digits").rows]
+    assert calibrated == ["digits/vit/100%", best.cell.name]
+    # where only controls are asked for, they are compared with each other
+    only = finished.results([f"{best.cell.name}/compute"])
+    assert [row.cell.control for row in only.best] == ["compute"]
+
+
+def test_a_table_by_slice_has_no_controls() -> None:
+    grid = MadeUpGrid(controls=["compute"], grid=[{"model": "semi-vit", "labels": ["50%"]}])
+    labels = np.arange(40) % 4
+    cell = "digits/semi-vit/50%/100%"
+    right = predicted(np.ones((1, 40), bool), labels, 4)
+    seeds = {cell: right, f"{cell}/compute": right}
+    where = ["north", "south"] * 20
+    results = grid.results(labels, seeds, 4, where=where)
+    table = slices_table(results, "where")
+    assert [row.cell.control for row in table.rows] == [None]
+    assert table.records is not None and len(table.records) == len(table.rows)
+    assert set(table.frame["cell"]) == {cell}
