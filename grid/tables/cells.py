@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from operator import methodcaller
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 
@@ -20,7 +20,7 @@ from semigrid.grid.analysis.numbers import (
 from semigrid.grid.analysis.result_set import FEW_IMAGES, CellResult, ResultSet
 from semigrid.grid.analysis.statistics import LEVEL
 from semigrid.grid.experiment.label_count import LabelCount
-from semigrid.grid.experiment.schema import show_percent
+from semigrid.grid.experiment.schema import Control, show_percent
 from semigrid.grid.status.show import show_seconds
 from semigrid.grid.study.ledger import SCORES
 from semigrid.grid.tables.table import Column, Table, frame_of, frame_records
@@ -33,6 +33,19 @@ CellColumns = list[Column[CellResult]]
 _show_thousandths = partial(show_number, digits=3)
 
 
+class _Words(NamedTuple):
+    """What stands for a control in a column, and what it means."""
+
+    name: str
+    what: str
+
+
+_CONTROLS: dict[Control, _Words] = {
+    "compute": _Words("longer", "none, trained on the labels alone for as many forward passes"),
+    "labeled-pool": _Words("labelled", "the cell's own labelled images"),
+}
+
+
 def cell_columns(rows: Sequence[CellResult]) -> CellColumns:
     """What names a cell; people see the dataset only where there are several."""
     several = len({row.cell.dataset for row in rows}) > 1
@@ -43,12 +56,9 @@ def cell_columns(rows: Sequence[CellResult]) -> CellColumns:
         Column("model", lambda row: row.cell.model, "model", is_name=True),
         Column("labels", lambda row: show_percent(row.cell.labels), "labels"),
         *label_count_columns("images", lambda row: row.label_count, is_spare=True),
-        Column("unlabeled", _unlabeled, "unlabelled"),
-        Column(
-            "control",
-            lambda row: row.cell.control,
-            "control" if any(row.cell.control for row in rows) else None,
-        ),
+        Column("unlabeled", _unlabeled),
+        Column("control", lambda row: row.cell.control),
+        Column(None, _pool, "pool", note=_controls_note(rows)),
         Column("pool_images", lambda row: row.pool_images),
         Column("state", lambda row: row.state),
     ]
@@ -85,6 +95,17 @@ def _unlabeled(row: CellResult) -> str | None:
     if row.cell.unlabeled is None or row.cell.control is not None:
         return None
     return show_percent(row.cell.unlabeled)
+
+
+def _pool(row: CellResult) -> str | None:
+    """The multiplier, or what a control has in the pool's place."""
+    return _CONTROLS[row.cell.control].name if row.cell.control else _unlabeled(row)
+
+
+def _controls_note(rows: Iterable[CellResult]) -> str | None:
+    kinds = dict.fromkeys(row.cell.control for row in rows if row.cell.control)
+    notes = [f"{_CONTROLS[kind].name}: {_CONTROLS[kind].what}" for kind in kinds]
+    return f"pool of controls: {'; '.join(notes)}" if notes else None
 
 
 def acc1_column(results: ResultSet) -> Column[CellResult]:
@@ -140,19 +161,19 @@ def _all_columns(results: ResultSet, rows: Sequence[CellResult]) -> CellColumns:
         *_paper_column(bool(results.paper_tasks)),
         Column(
             None,
-            methodcaller("scores", "acc1_natural"),
-            "natural" if compared else None,
-            show_scores,
-            may_break=True,
-            is_spare=True,
-        ),
-        Column(
-            None,
             lambda row: planned(row.cell),
             "vs baseline" if results.planned else None,
             _show_planned,
             is_spare=True,
             note=_baseline_note(results),
+        ),
+        Column(
+            None,
+            methodcaller("scores", "acc1_natural"),
+            "natural" if compared else None,
+            show_scores,
+            may_break=True,
+            is_spare=True,
         ),
         Column(
             None,

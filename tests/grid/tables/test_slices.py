@@ -162,7 +162,7 @@ def test_mean_and_spread_over_seeds_largest_slices_first(aprons: Finished) -> No
     table = aprons.table()
     header, rule, half, full = to_markdown(table).splitlines()[:4]
     assert header == (
-        "| model | labels | images | unlabelled | Acc@1 "
+        "| model | labels | images | pool | Acc@1 "
         r"| south (50) | north (40) | islands (9)\* | — (1)\* |"
     )
     assert rule.count("---:") == 8
