@@ -16,6 +16,8 @@ READERS = {reader.name: reader for reader in readers()}
 
 @pytest.fixture(scope="module")
 def watch(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Watch:
+    import timm  # noqa: F401  # PyTorch and others make folders when they are imported
+
     return Watch(tmp_path_factory.mktemp("watched"))
 
 
