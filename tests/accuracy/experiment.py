@@ -17,12 +17,11 @@ def experiment(
     *,
     labels: Sequence[str],
     seeds: int,
-    img_size: int,
+    pixels: int,
     steps: int | None = None,
-    controls: bool = True,
 ) -> str:
-    """YAML; batch size and steps are left to the rule of docs/recipes.md, unless ``steps``."""
-    recipe = {"img_size": img_size, "evaluations": 5, **SETS[name].recipe}
+    """YAML; the rule of docs/recipes.md sets batch size, rate and, without ``steps``, those."""
+    recipe = {"img_size": pixels, "evaluations": 5, **SETS[name].recipe}
     if steps is not None:
         recipe["steps"] = steps
     file: dict[str, Any] = {
@@ -42,9 +41,8 @@ def experiment(
             {"model": "lite0", "labels": list(labels)},
             {"model": "semi-lite0", "labels": list(labels)},
         ],
+        "controls": ["compute"],
         "seeds": seeds,
         "storage": str(folder),
     }
-    if controls:
-        file["controls"] = ["compute"]
     return yaml.safe_dump(file, sort_keys=False)

@@ -32,11 +32,10 @@ class Photo:
 
 @dataclass(frozen=True)
 class RealSet:
-    """A set: how to read it from its packages, its licence, and how many keep their labels."""
+    """A set: how to read it from its packages, its licence, and the views that suit it."""
 
     photos: Callable[[Path], Iterator[Photo]]
     license: str
-    labeled: int
     recipe: dict[str, object]
 
 
@@ -76,14 +75,14 @@ def digits(folder: Path) -> Iterator[Photo]:
 # no mirror image of a digit is one, and crops must leave enough of a small picture to be read
 _GENTLE = {"hflip": 0, "crop_scale": [0.5, 1.0], "weak_crop_scale": [0.8, 1.0]}
 SETS = {
-    "solar-cells": RealSet(solar_cells, "CC-BY-NC-SA-4.0", 1500, {}),
-    "emoji": RealSet(emoji, "CC-BY-4.0 (Twemoji) and Apache-2.0 (Noto)", 2000, {}),
-    "digits": RealSet(digits, "CC-BY-4.0", 800, _GENTLE),
+    "solar-cells": RealSet(solar_cells, "CC-BY-NC-SA-4.0", {}),
+    "emoji": RealSet(emoji, "CC-BY-4.0 (Twemoji) and Apache-2.0 (Noto)", {}),
+    "digits": RealSet(digits, "CC-BY-4.0", _GENTLE),
 }
 
 
-def write_table(name: str, folder: Path, downloads: Path, everything: bool) -> Path:
-    """Writes a set's images and its table; returns the table's path."""
+def write_table(name: str, folder: Path, downloads: Path, labeled: int) -> Path:
+    """Writes a set's images and its table, about ``labeled`` with labels; returns its path."""
     table = folder / "images.csv"
     if table.exists():
         return table
@@ -91,7 +90,7 @@ def write_table(name: str, folder: Path, downloads: Path, everything: bool) -> P
     photos = sorted(SETS[name].photos(downloads), key=lambda photo: photo.id)
     groups = sorted({photo.group for photo in photos})
     random.Random(0).shuffle(groups)
-    share = 1.0 if everything else SETS[name].labeled / len(photos)
+    share = labeled / len(photos)
     keep = set(groups[: round(len(groups) * share)])
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows = []

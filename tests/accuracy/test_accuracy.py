@@ -3,8 +3,11 @@
 import csv
 from pathlib import Path
 
+from tests.accuracy.candidates import COMPARISONS
 from tests.accuracy.experiment import experiment
+from tests.accuracy.rule import mean_and_deviation, with_interval
 from tests.accuracy.sets import write_table
+from tests.accuracy.table import rows
 
 from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.study.plan import Plan
@@ -15,23 +18,28 @@ def test_the_experiment_file_is_a_valid_one_and_leaves_lengths_to_the_rule(tmp_p
     weights.write_bytes(b"any")
     text = experiment(
         "digits", "builtin://digits", weights, tmp_path,
-        labels=["25%", "100%"], seeds=3, img_size=96, controls=False,
+        labels=["25%", "100%"], seeds=3, pixels=32,
     )  # fmt: skip
     plan = Plan(load_experiment("digits.yaml", text=text))
     assert [cell.name for cell in plan.cells] == [
         "digits/lite0/25%",
         "digits/lite0/100%",
         "digits/semi-lite0/25%/100%",
+        "digits/semi-lite0/25%/100%/compute",
         "digits/semi-lite0/100%/100%",
+        "digits/semi-lite0/100%/100%/compute",
     ]
-    recipes = [plan.spec(search, {}, 0, None).recipe for search in plan.searches]
-    assert {(recipe.total_steps, recipe.img_size) for recipe in recipes} == {(500, 96)}
+    recipes = {s.name: plan.spec(s, {}, 0, None).recipe for s in plan.searches}
+    assert {recipe.img_size for recipe in recipes.values()} == {32}
+    steps = {name: recipe.total_steps for name, recipe in recipes.items()}
+    assert [steps[cell.name] for cell in plan.cells[:3]] == [500, 500, 500]
+    # 32 labelled images and 160 of the pool in a step of semi, a teacher's forward of the latter
+    assert steps["digits/semi-lite0/25%/100%/compute"] == round(500 * (3 * 32 + 4 * 160) / 96)
 
 
 def test_a_seeded_part_of_the_digits_keeps_its_labels(tmp_path: Path) -> None:
     tables = [
-        write_table("digits", tmp_path / name, tmp_path, everything=name == "all")
-        for name in ("some", "all")
+        write_table("digits", tmp_path / str(labeled), tmp_path, labeled) for labeled in (800, 1797)
     ]
     some, everything = (list(csv.DictReader(table.read_text().splitlines())) for table in tables)
     assert len(some) == len({row["id"] for row in some}) == 1797
@@ -39,4 +47,35 @@ def test_a_seeded_part_of_the_digits_keeps_its_labels(tmp_path: Path) -> None:
     truth = {row["id"]: row["label"] for row in everything}
     assert set(truth.values()) == {f"digit {n}" for n in range(10)}
     assert all(row["label"] in ("", truth[row["id"]]) for row in some)
-    assert (tmp_path / "some" / some[0]["image"]).read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "800" / some[0]["image"]).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_sets_lines_say_what_the_pool_is_worth_beyond_its_steps() -> None:
+    def cell(name: str, score: float | None, **more: object) -> dict[str, object]:
+        bounds = {"acc1": score, "acc1_low": score and score - 2, "acc1_high": score and score + 1}
+        row = {"cell": name, "labels": "25%", "unlabeled": None, "control": None, **bounds}
+        return row | {"train_images": 100, "pool_images": None, **more}
+
+    semi = cell("a/semi/25%", 80.0, unlabeled="100%", pool_images=997)
+    control = cell("a/semi/25%/compute", 82.0, control="compute")
+    pair: dict[str, object] = {"difference": 2.0, "difference_low": -1.0, "difference_high": 5.0}
+    pair |= {"cell": "a/semi/25%/compute", "other": "a/semi/25%"}  # the better one first
+    cells = [cell("a/lite0/25%", None), semi, control, cell("a/lite0/100%", 90.0, labels="100%")]
+    assert list(rows("a", cells, [pair])) == [
+        "| a | 100 | 997 | – | 82.0 [80.0, 83.0] | 80.0 [78.0, 81.0] | −2.0 [−5.0, +1.0] |"
+    ]
+    other_way = {**pair, "cell": "a/semi/25%", "other": "a/semi/25%/compute"}
+    assert next(rows("a", cells, [other_way])).endswith("| +2.0 [−1.0, +5.0] |")
+
+
+def test_paired_differences_have_students_interval() -> None:
+    # mean 2, deviation 1, √3 seeds: 4.303 · 1/1.732
+    assert with_interval([1, 2, 3]) == "+2.0 [−0.5, +4.5]"
+    assert with_interval([1.25]) == "+1.2" and with_interval([]) == "–"
+    assert mean_and_deviation([1, 2, 3]) == "2.0 ± 1.0" and mean_and_deviation([7]) == "7.0"
+
+
+def test_candidates_of_a_comparison_see_equally_many_images() -> None:
+    for name, compared in COMPARISONS.items():
+        images = {c["batch_size"] * c["steps"] for c in compared.candidates.values()}
+        assert name == "steps" or max(images) <= 1.01 * min(images)
