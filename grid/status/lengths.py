@@ -10,7 +10,7 @@ from rich.text import Text
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.trainers.methods import METHODS, epochs_of, resolve
 
-_FITTED = ("batch_size", "steps", "warmup_steps", "ema_decay")
+_FITTED = ("batch_size", "base_lr", "steps", "warmup_steps", "ema_decay")
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,9 @@ class CellLength:
         batch_size: labelled images in a step, over all workers.
         pool_batch_size: unlabelled images in a step; None for methods without a pool.
         epochs: passes over the labelled set, or over the cell's own pool.
-        published: of ``batch_size``, ``steps``, ``warmup_steps`` and ``ema_decay``, the published
-            values that were fitted to a small set (docs/recipes.md).
+        base_lr: learning rate per 256 labelled images; a step's is ``base_lr`` · batch / 256.
+        published: the published values that were fitted to a small set (docs/recipes.md), of
+            ``batch_size``, ``base_lr``, ``steps``, ``warmup_steps`` and ``ema_decay``.
     """
 
     cell: str
@@ -32,6 +33,7 @@ class CellLength:
     batch_size: int
     pool_batch_size: int | None
     epochs: float
+    base_lr: float
     ema_decay: float
     published: dict[str, float]
 
@@ -55,6 +57,7 @@ def _length(plan: Plan, search: Search) -> CellLength:
         batch_size=recipe.batch_size,
         pool_batch_size=recipe.pool_batch_size if METHODS[spec.method].needs_pool else None,
         epochs=epochs_of(recipe, spec.method, images, spec.pool_images or 0),
+        base_lr=recipe.base_lr,
         ema_decay=recipe.ema_decay or 0.0,
         published={
             name: getattr(unfitted, name)

@@ -159,6 +159,12 @@ class Plan:
             return self._longer[search.cell]
         return self._recipes[search.cell.model]
 
+    def varied(self, search: Search) -> Recipe:
+        """``recipe`` with the learning rate that fits the cell's images: what its search varies."""
+        own, cell = self.recipe(search), search.cell
+        fitted = self._resolved(cell, self.method(cell), own)
+        return own.model_copy(update={"base_lr": fitted.base_lr})
+
     def pool_images(self, search: Search) -> int | None:
         """How many unlabelled images the search's trainings see; None where they see none."""
         cell = search.cell

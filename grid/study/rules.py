@@ -94,7 +94,7 @@ class StudyRules:
         alone = config.early_stopping and not state.trials
         wave = Wave(
             identity=plan.spec(state.search, {}, 0, parent_id).id,
-            recipe=plan.recipe(state.search),
+            recipe=plan.varied(state.search),
             space=space_of(plan, state.search),
             sampler=config.sampler,
             earlier=[_tried(study, trial) for trial in state.trials],

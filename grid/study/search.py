@@ -80,7 +80,7 @@ def space_of(plan: Plan, search: Search) -> Space:
     model, by_name = plan.source_model(search.cell), plan.experiment.file.search.space
     method = plan.method(search.cell)
     ranges = {**by_name.get(method, {}), **by_name.get(model, {})}
-    return search_space(method, plan.recipe(search), ranges)
+    return search_space(method, plan.varied(search), ranges)
 
 
 def suggest_wave(wave: Wave) -> list[dict[str, float]]:

@@ -160,6 +160,6 @@ def _with_published(plan: Plan, search: Search) -> Space:
 
     Optuna compares the trials of a study only by parameters with one range in all of them.
     """
-    recipe, space = plan.recipe(search), space_of(plan, search)
+    recipe, space = plan.varied(search), space_of(plan, search)
     own = {name: float(getattr(recipe, name)) for name in space}
     return {n: (min(low, own[n]), max(high, own[n])) for n, (low, high) in space.items()}

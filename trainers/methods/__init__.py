@@ -11,7 +11,7 @@ from typing import Any
 from semigrid.data.errors import InputError
 from semigrid.trainers.backbones import backbone_family
 from semigrid.trainers.methods.finetune import FINETUNE
-from semigrid.trainers.methods.lengths import ema_decay, fitted_batch, fitted_steps
+from semigrid.trainers.methods.lengths import ema_decay, fitted_batch, fitted_rate, fitted_steps
 from semigrid.trainers.methods.method import Method, MethodName, Space
 from semigrid.trainers.methods.semi import SEMI
 from semigrid.trainers.recipe import Recipe
@@ -72,16 +72,17 @@ def resolve(
     fit: bool = True,
     tried: Mapping[str, float] | None = None,
 ) -> Recipe:
-    """Derives batch size, steps, warm-up and EMA decay from the sets' sizes.
+    """Derives batch size, learning rate, steps, warm-up and EMA decay from the sets' sizes.
 
     An epoch is a pass over the labelled set, or over the pool for methods that need one (as in
     Semi-ViT). Sets too small for the published batch and epochs get smaller batches and more
-    steps (docs/recipes.md); what the user set, ``model_fields_set``, stays.
+    steps, with a learning rate for those (docs/recipes.md); what the user set,
+    ``model_fields_set``, stays.
 
     Args:
         fit: False leaves the published batch and epochs as they are, however small the sets.
         tried: a search's values over the recipe's. Twice its epochs are twice its steps, whether
-            these are fitted or not.
+            these are fitted or not; a learning rate is taken as it is.
 
     Raises:
         ValueError: for a warm-up that leaves no step to train.
@@ -89,9 +90,11 @@ def resolve(
     given, epochs = recipe.model_fields_set, recipe.epochs
     recipe = recipe.model_copy(update=tried)
     images, ratio = _epoch(recipe, method, labeled_images, pool_images)
-    batch = recipe.batch_size
+    batch, base_lr = recipe.batch_size, recipe.base_lr
     if fit and "batch_size" not in given:
         batch = fitted_batch(batch, images, ratio)
+        if "base_lr" not in (*given, *(tried or {})):
+            base_lr = fitted_rate(base_lr, recipe.batch_size, batch)
     if recipe.steps is not None:
         steps = recipe.steps
     elif fit and "epochs" not in given:
@@ -110,8 +113,15 @@ def resolve(
     if warmup >= steps:
         raise ValueError(f"warmup_steps is {warmup}, the training has {steps} steps: warm up less")
     decay = ema_decay(steps) if recipe.ema_decay is None else recipe.ema_decay
-    derived = {"batch_size": batch, "steps": steps, "warmup_steps": warmup, "ema_decay": decay}
-    return recipe.model_copy(update=derived)
+    return recipe.model_copy(
+        update={
+            "batch_size": batch,
+            "base_lr": base_lr,
+            "steps": steps,
+            "warmup_steps": warmup,
+            "ema_decay": decay,
+        }
+    )
 
 
 def epochs_of(recipe: Recipe, method: MethodName, labeled_images: int, pool_images: int) -> float:

@@ -1,9 +1,11 @@
-"""How a published recipe is fitted to few images: the size of its batches, the number of steps.
+"""How a published recipe is fitted to few images: batch size, steps, learning rate.
 
 The published batch of 1,024 images and 100 epochs belong to ImageNet: 84 images would give 8
 steps, each of which sees every image twelve times. docs/recipes.md has the rule and the
 experiments that chose its numbers.
 """
+
+import math
 
 # A batch is at most this share of an epoch's images, in multiples of BATCH_UNIT, and never
 # smaller than LEAST_BATCH labelled images.
@@ -32,6 +34,16 @@ def fitted_steps(epochs: float, published: int, epoch_images: int, images_per_la
     """Steps of the published epochs in batches of the published size, at least 500."""
     steps = round(epochs * epoch_images / (published * images_per_labeled))
     return max(LEAST_STEPS, steps)
+
+
+def fitted_rate(base_lr: float, published: int, batch: int) -> float:
+    """The base learning rate, per 256 images, of a fitted batch: base · √(published / batch).
+
+    The rate of a step falls with the square root of the batch (Krizhevsky 2014, arXiv 1404.5997;
+    for Adam, Malladi et al. 2022, 2205.10287). In proportion to the batch, a batch of 32 would
+    learn at a 32nd of the rate of 1,024, and some hundred steps would train too little.
+    """
+    return base_lr * math.sqrt(published / batch)
 
 
 def ema_decay(steps: int) -> float:

@@ -9,6 +9,7 @@ from tests.helpers.experiments import SMALL, plan_of
 
 from semigrid.data.errors import InputError
 from semigrid.grid.status.lengths import lengths, lengths_parts
+from semigrid.grid.study.search import space_of
 
 
 def by_the_rule(**semi: object) -> str:
@@ -38,6 +39,18 @@ def test_steps_batch_and_epochs_of_every_cell_and_what_was_published() -> None:
     assert (semi.steps, semi.batch_size, semi.pool_batch_size) == (500, 32, 160)
     assert semi.epochs == pytest.approx(500 * 160 / 300)
     assert (semi.published["batch_size"], semi.published["steps"]) == (128, 47)
+
+
+def test_a_search_varies_the_rate_that_fits_the_cell() -> None:
+    content = yaml.safe_load(by_the_rule())
+    del content["models"]["vit"]["recipe"]["base_lr"]
+    plan = plan_of(yaml.safe_dump(content))
+    _, vit = lengths(plan)
+    # 5e-4 per 256 images of a batch of 1,024, now 32
+    assert vit.base_lr == pytest.approx(5e-4 * 32**0.5) and vit.published["base_lr"] == 5e-4
+    search = next(search for search in plan.searches if search.name == vit.cell)
+    assert space_of(plan, search)["base_lr"] == (vit.base_lr / 2, vit.base_lr * 2)
+    assert plan.spec(search, {"base_lr": 1e-3}, 0, None).recipe.base_lr == 1e-3
 
 
 def test_what_the_file_sets_is_not_called_published() -> None:

@@ -1,5 +1,6 @@
 """The rule for small sets: nothing changes at published sizes, nothing jumps below them."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -23,9 +24,10 @@ def test_the_papers_labels_train_as_published(images: int) -> None:
     # 25 % of 29K labelled images, of which 75 % are train, to all of 33K
     vit = fitted("finetune", images)
     assert (vit.batch_size, vit.total_steps) == (1024, round(100 * images / 1024))
-    assert vit.warmup_steps == round(vit.total_steps * 0.05)
+    assert vit.warmup_steps == round(vit.total_steps * 0.05) and vit.base_lr == 5e-4
     resnet = fitted("finetune", images, "resnet18.tv_in1k")
     assert (resnet.batch_size, resnet.total_steps) == (256, round(90 * images / 256))
+    assert resnet.base_lr == 0.01
 
 
 @pytest.mark.parametrize("images", [227_000, 284_000, 287_000, 1_139_000])
@@ -33,7 +35,7 @@ def test_the_papers_pools_train_as_published(images: int) -> None:
     semi = fitted("semi", images)
     assert (semi.batch_size, semi.pool_batch_size) == (128, 640)
     assert semi.total_steps == round(100 * images / 640)
-    assert semi.warmup_steps == round(semi.total_steps * 0.05)
+    assert semi.warmup_steps == round(semi.total_steps * 0.05) and semi.base_lr == 1e-3
 
 
 @pytest.mark.parametrize("method", ["finetune", "semi"])
@@ -41,7 +43,7 @@ def test_the_papers_pools_train_as_published(images: int) -> None:
 def test_more_images_never_train_less_and_nothing_jumps(method: str, backbone: str) -> None:
     recipes = [fitted(method, images, backbone) for images in SIZES]
     for before, after in pairwise(recipes):
-        for name in ("batch_size", "total_steps", "warmup_steps", "ema_decay"):
+        for name in ("batch_size", "learning_rate", "total_steps", "warmup_steps", "ema_decay"):
             assert getattr(before, name) <= getattr(after, name)
         assert after.batch_size <= before.batch_size * 1.01 + 8
         assert after.total_steps <= before.total_steps * 1.015
@@ -59,6 +61,18 @@ def test_by_hand() -> None:
     assert (semi.batch_size, semi.pool_batch_size, semi.total_steps) == (32, 160, 500)
     assert semi.ema_decay == pytest.approx(1 - 1 / 26)
     assert fitted("semi", 1_200).batch_size == 48
+
+
+def test_the_rate_falls_with_the_root_of_a_fitted_batch() -> None:
+    vit = fitted("finetune", 84)  # 2e-3 for 1,024 images, now 32
+    assert vit.learning_rate == pytest.approx(2e-3 / math.sqrt(32))
+    assert fitted("semi", 92).learning_rate == pytest.approx(5e-4 / 2)  # for 128 images, now 32
+    # 0.01 for 256 images; a fifth of 500 is 100, of which 96 divides by 8
+    resnet = fitted("finetune", 500, "resnet18.tv_in1k")
+    assert resnet.learning_rate == pytest.approx(0.01 * math.sqrt(96 / 256))
+    assert resolve(resnet, "finetune", 500, 0) == resnet
+    assert fitted("finetune", 84, batch_size=32).base_lr == 5e-4  # as published for the user's own
+    assert fitted("finetune", 84, base_lr=1e-3).base_lr == 1e-3
 
 
 def test_the_pool_sets_the_batch_of_semi() -> None:
@@ -97,7 +111,7 @@ def test_a_search_of_the_epochs_is_around_the_fitted_steps(backbone: str, epochs
     assert {tried(epochs=epochs * times).warmup_steps for times in (1, 2, 3)} == {
         whole.warmup_steps
     }
-    assert tried(base_lr=0.1).total_steps == 500
+    assert (tried(base_lr=0.1).total_steps, tried(base_lr=0.1).base_lr) == (500, 0.1)
 
 
 def test_a_search_of_given_epochs_means_passes() -> None:
