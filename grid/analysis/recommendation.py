@@ -14,6 +14,8 @@ from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.analysis.statistics import LEVEL, Comparison, compare
 from semigrid.grid.status.cost import show_bill
 
+_ROUGH = 0.2  # the width of a score's interval from which a model may have learnt unseen
+
 
 @dataclass(frozen=True)
 class Recommendation:
@@ -80,8 +82,9 @@ def recommend(results: ResultSet, dataset: str, margin: float) -> Recommendation
     return replace(found, text=text)
 
 
-def _cost(row: CellResult) -> tuple[float, float]:
-    return row.labeled_images, sum(row.with_parents.values())
+def _cost(row: CellResult) -> tuple[float, float, float]:
+    """A sort key: labels, then device-seconds; of equals, the higher score comes first."""
+    return row.labeled_images, sum(row.with_parents.values()), -row.balanced.mean()
 
 
 def _sentence(
@@ -104,7 +107,7 @@ def _sentence(
         text += f"the highest of {models} models"
     else:
         text += (
-            f"the cheapest of {models} models that score within {points} of the highest, "
+            f"of {models} models the cheapest within {points} of the highest, "
             f"{_name(results, best)} with {best.labeled_images:,} labels "
             f"({_show(found.against, models)})"
         )
@@ -145,10 +148,11 @@ def _describe(results: ResultSet, row: CellResult) -> str:
 
 def _nothing_learnt(rows: Sequence[CellResult]) -> str:
     best = max(rows, key=lambda row: row.balanced.mean())
-    images, share = best.right.shape[1], best.balanced.mean()
+    images, share, interval = best.right.shape[1], best.balanced.mean(), best.interval
+    few = interval is not None and interval.high - interval.low > _ROUGH
     return (
         f"no model has learnt anything: none of {len(rows)} finished cells is certainly above "
         f"chance, {chance_of(best):.1%}, on {images:,} test images; the highest, {best.cell.name}, "
         f"is at {share:.1%}. Try more labels, a pretrained backbone or longer training, and check "
-        "the labels."
+        "the labels." + (" So few test images would not show it, either." if few else "")
     )

@@ -29,7 +29,7 @@ def table(
             "VIEW",
             help="cells: all results; labels, pool: the paper's tables 2 and 3; classes, "
             "confusions: the best cells; comparisons: all pairs of cells; costs; savings: labels "
-            "saved; claims: the paper's claims.",
+            "saved; claims: the pool's worth, the paper's claims.",
         ),
     ] = View.cells,
     format: Annotated[

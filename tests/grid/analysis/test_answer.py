@@ -1,5 +1,6 @@
 """The answer on grids whose truth is known: labels saved, the pool, and the paper's claims."""
 
+import io
 import json
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +23,9 @@ from semigrid.grid.analysis.claims import (
 )
 from semigrid.grid.analysis.pool_curve import pool_curve
 from semigrid.grid.analysis.statistics import Comparison
+from semigrid.grid.status.terminal import Terminal
+from semigrid.grid.tables.answer import savings_table
+from semigrid.grid.tables.render import show
 
 
 def share(right: int, images: int = 2000, seeds: int = 1) -> np.ndarray:
@@ -290,6 +294,17 @@ def test_the_command_answers(finished: FinishedGrid) -> None:
     assert facts["headlines"][0]["cell"] == "digits/semi-vit/25%/100%"
     assert facts["pools"][0]["turn"]["images"] == pytest.approx(600, rel=0.3)
     assert {claim["verdict"] for claim in facts["claims"]} == {"held", "not tested"}
+
+
+def test_no_number_is_cut_off_on_a_narrow_terminal(finished: FinishedGrid) -> None:
+    found = answer(finished.results())
+    file = io.StringIO()
+    show(savings_table(found), Terminal(file, width=80))
+    lines = {line.split()[0]: line for line in file.getvalue().splitlines() if "/" in line}
+    for saving in found.savings:
+        line = lines[saving.row.cell.name]
+        assert f" {saving.row.labeled_images} " in line and f" {100 * saving.acc1:.2f} " in line
+        assert saving.needed.range_text in line and len(line) <= 80
 
 
 def test_an_experiment_without_unlabelled_images_has_no_answer(tmp_path: Path) -> None:
