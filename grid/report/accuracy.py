@@ -22,6 +22,7 @@ from semigrid.grid.report.charts import (
     reliability,
     short,
 )
+from semigrid.grid.study.plan import Cell, Plan
 from semigrid.grid.tables.slices import SliceResult
 from semigrid.trainers.evaluation.scores import calibration_bins, calibration_error
 
@@ -29,6 +30,15 @@ ACC1 = "Acc@1 on test, %"
 SCORES = "Acc@1, %", "95 % interval"
 MOST_BARS = 40  # classes or slices in a chart; more are in the table
 MOST_CLASSES = 60  # classes in a confusion matrix
+
+
+def _line_name(plan: Plan, cell: Cell) -> str:
+    match cell.control:
+        case "compute":
+            return f"{plan.source_model(cell)} for as long as {cell.model}"
+        case "labeled-pool":
+            return f"{cell.model}, labelled images as the pool"
+    return cell.model
 
 
 def accuracy_by_labels(results: ResultSet, dataset: str) -> Chart:
@@ -49,9 +59,10 @@ def accuracy_by_labels(results: ResultSet, dataset: str) -> Chart:
         line = [row for row in of_model if row is smallest[row.cell.labels]]
         rest = [row for row in of_model if row is not smallest[row.cell.labels]]
         color = len(joined)
-        name = model if control is None else f"{model}, control: {control}"
-        if line:
-            joined.append(_over("labeled_images", name, line, color))
+        if not line:
+            continue
+        name = _line_name(results.plan, line[0].cell)
+        joined.append(_over("labeled_images", name, line, color))
         if rest:
             larger.append(
                 _over("labeled_images", f"{name}, larger pools", rest, color, joined=False)

@@ -259,3 +259,12 @@ def test_figures_have_numbers_and_words(finished: FinishedGrid) -> None:
     assert figure.svg
     assert [row[0] for row in figure.rows] == ["shop/vit/50%", "shop/vit/100%"]
     assert "The highest is shop/vit/100%" in figure.alt
+
+
+def test_a_controls_line_is_named_by_what_was_trained(tmp_path: Path) -> None:
+    controls = ["compute", "labeled-pool"]
+    grid = FinishedGrid(tmp_path, controls=controls, grid=SMALL["grid"], models=SMALL["models"])
+    for name in ("vit/50%", "semi-vit/50%/100%/compute", "semi-vit/50%/100%/labeled-pool"):
+        grid.finish(f"digits/{name}", 100)
+    names = "vit, vit for as long as semi-vit, semi-vit, labelled images as the pool."
+    assert names in accuracy.accuracy_by_labels(grid.results(), "digits").alt
