@@ -19,7 +19,7 @@ from semigrid.grid.analysis.labels_saved import Needed, labels_needed
 from semigrid.grid.analysis.pool_curve import PoolCurve, pool_curve
 from semigrid.grid.analysis.recommendation import Recommendation, recommend
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
-from semigrid.grid.analysis.statistics import Right
+from semigrid.grid.analysis.statistics import Weighted
 from semigrid.grid.experiment.label_count import labels_used, val_labels_for
 from semigrid.grid.experiment.schema import Control, show_percent
 
@@ -123,7 +123,7 @@ def _pool_effects(family: Family) -> list[PoolEffect]:
     return effects
 
 
-def _by_pool(rows: list[CellResult]) -> dict[int, Right]:
+def _by_pool(rows: list[CellResult]) -> dict[int, Weighted]:
     return {row.pool_images or 0: row.balanced for row in rows}
 
 
@@ -133,7 +133,7 @@ def _claims(family: Family, pools: list[PoolEffect], margin: float) -> list[Clai
     experiment, learnt = family.plan.experiment, family.learnt
     semi, parents, compute = family.smallest, family.parents, family.controls["compute"]
 
-    def rights(rows: ByFraction) -> dict[Fraction, Right]:
+    def rights(rows: ByFraction) -> dict[Fraction, Weighted]:
         return {fraction: row.balanced for fraction, row in rows.items()}
 
     def labels(fraction: Fraction) -> str:
@@ -178,9 +178,11 @@ def _claims(family: Family, pools: list[PoolEffect], margin: float) -> list[Clai
     return claims
 
 
-def _beside(family: Family, control: Control) -> tuple[dict[Fraction, tuple[Right, Right]], str]:
+def _beside(
+    family: Family, control: Control
+) -> tuple[dict[Fraction, tuple[Weighted, Weighted]], str]:
     """Cells and their controls, by label fraction, and why there are none."""
-    pairs: dict[Fraction, tuple[Right, Right]] = {
+    pairs: dict[Fraction, tuple[Weighted, Weighted]] = {
         fraction: (row.balanced, beside.balanced)
         for fraction, (row, beside) in family.beside(control).items()
     }

@@ -16,16 +16,16 @@ from semigrid.grid.analysis.pool_curve import PoolCurve
 from semigrid.grid.analysis.statistics import (
     LEVEL,
     Comparison,
-    Right,
+    Weighted,
     accuracy_interval,
     compare,
     contrast,
-    weighted,
+    plain,
 )
 from semigrid.grid.experiment.schema import show_percent
 
 Verdict = Literal["held", "refuted", "undecided", "not tested"]
-ByFraction = Mapping[Fraction, Right]  # cells by label fraction
+ByFraction = Mapping[Fraction, Weighted]  # cells by label fraction
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def helps_beyond(
     dataset: str,
     semi: str,
     control: str,
-    pairs: Mapping[Fraction, tuple[Right, Right]],
+    pairs: Mapping[Fraction, tuple[Weighted, Weighted]],
     missing: str,
     show: Callable[[Fraction], str] = show_percent,
 ) -> Claim:
@@ -85,7 +85,7 @@ def helps_beyond(
     return Claim(dataset, text, verdict, evidence, mean)
 
 
-def mean_difference(pairs: Sequence[tuple[Right, Right]]) -> Comparison | None:
+def mean_difference(pairs: Sequence[tuple[Weighted, Weighted]]) -> Comparison | None:
     """The mean over label fractions of first cells minus second ones.
 
     With one seed each, the fractions take the place of seeds: how far their differences scatter
@@ -97,9 +97,8 @@ def mean_difference(pairs: Sequence[tuple[Right, Right]]) -> Comparison | None:
         return contrast(weights, [cell for pair in pairs for cell in pair])
     if len(pairs) < 2:
         return None
-    whole = [(weighted(first), weighted(second)) for first, second in pairs]
-    differences = [first.right[0].astype(float) - second.right[0] for first, second in whole]
-    score = replace(whole[0][0], right=np.stack(differences))
+    differences = [first.right[0].astype(float) - second.right[0] for first, second in pairs]
+    score = replace(pairs[0][0], right=np.stack(differences))
     return replace(contrast([1.0], [score]), seeds=1)
 
 
@@ -146,7 +145,7 @@ def half_is_enough(
 def _judge(
     dataset: str,
     text: str,
-    pairs: Mapping[str, tuple[Right, Right]],
+    pairs: Mapping[str, tuple[Weighted, Weighted]],
     threshold: float,
     missing: str,
 ) -> Claim:
@@ -171,7 +170,7 @@ def _is_above(comparison: Comparison, threshold: float) -> bool:
 
 
 def more_helps_then_hurts(
-    dataset: str, name: str, curve: PoolCurve, cells: Mapping[int, Right]
+    dataset: str, name: str, curve: PoolCurve, cells: Mapping[int, Weighted]
 ) -> Claim:
     """More unlabelled images help up to a point, then hurt.
 
@@ -212,11 +211,13 @@ def rare_classes_fail(
     if not classes:
         return Claim(dataset, text, "not tested", ["no class is as rare as that"])
     strict_level = 1 - (1 - LEVEL) / len(classes)
-    intervals = {each: accuracy_interval(right) for each, right in classes.items()}
+    intervals = {each: accuracy_interval(plain(right)) for each, right in classes.items()}
     verdict: Verdict = "undecided"
     if all(interval.high < 0.5 for interval in intervals.values()):
         verdict = "held"
-    elif any(accuracy_interval(right, strict_level).low >= 0.5 for right in classes.values()):
+    elif any(
+        accuracy_interval(plain(right), strict_level).low >= 0.5 for right in classes.values()
+    ):
         verdict = "refuted"
     evidence = [
         f"{each}: {classes[each].mean():.1%} of {classes[each].shape[1]} test images "

@@ -6,7 +6,7 @@ import numpy as np
 
 from semigrid.data.splits import images_at
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
-from semigrid.grid.analysis.statistics import Interval, accuracy_interval
+from semigrid.grid.analysis.statistics import Interval, accuracy_interval, plain
 
 RARE = 0.01  # share of the training images below which the paper's claim calls a class rare
 
@@ -32,7 +32,7 @@ class ClassResult:
 
     @property
     def interval(self) -> Interval:
-        return accuracy_interval(self.right)
+        return accuracy_interval(plain(self.right))
 
 
 def class_results(results: ResultSet, row: CellResult) -> list[ClassResult]:

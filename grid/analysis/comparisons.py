@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
-from semigrid.grid.analysis.statistics import LEVEL, Comparison, Right, compare, holm
+from semigrid.grid.analysis.statistics import LEVEL, Comparison, Weighted, compare, holm
 from semigrid.grid.study.plan import Cell
 
 NOT_SEPARABLE = "not separable"
@@ -92,12 +92,12 @@ class Planned:
 
 
 def compare_planned(
-    rights: Mapping[Cell, Right], baseline_of: Callable[[Cell], Cell | None]
+    rights: Mapping[Cell, Weighted], baseline_of: Callable[[Cell], Cell | None]
 ) -> dict[Cell, Planned]:
     """Compares each cell with its baseline, where there are scores of both.
 
     Args:
-        rights: each cell's ``Right``.
+        rights: each cell's score.
         baseline_of: as ``Plan.baseline_of``.
     """
     planned: dict[Cell, Planned] = {}
@@ -115,11 +115,11 @@ def compare_planned(
     return planned
 
 
-def compare_all(rights: Mapping[Cell, Right]) -> Standings:
+def compare_all(rights: Mapping[Cell, Weighted]) -> Standings:
     """Compares every pair of cells of each dataset.
 
     Args:
-        rights: each cell's ``Right``, in the order in which cells that are equally good are ranked.
+        rights: each cell's score, in the order in which cells that are equally good are ranked.
     """
     pairs: dict[str, list[Pair]] = {}
     best: dict[str, Cell] = {}

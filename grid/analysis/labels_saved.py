@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import brentq
 
-from semigrid.grid.analysis.statistics import Right, combine, quantile, weighted
+from semigrid.grid.analysis.statistics import Weighted, combine, quantile
 
 REACH = 16.0  # how far estimates may go beyond the numbers of labels tried, as a factor
 
@@ -84,13 +84,13 @@ class Needed:
         return f"{need}: about {saved:,.0f} saved, at least {self.low - labels:,.0f}."
 
 
-def labels_needed(target: Right, baseline: Mapping[int, Right]) -> Needed | None:
+def labels_needed(target: Weighted, baseline: Mapping[int, Weighted]) -> Needed | None:
     """The number of train labels at which a baseline reaches ``target``.
 
     Returns None for a baseline with fewer than two numbers of labels.
 
     Args:
-        target: the ``Right`` of the cell to be reached; see ``statistics``.
+        target: the score of the cell to be reached.
         baseline: the same on the same images, by number of train labels, from which it learns.
     """
     if len(baseline) < 2:
@@ -101,7 +101,7 @@ def labels_needed(target: Right, baseline: Mapping[int, Right]) -> Needed | None
     y, slopes = np.array([_logit(right) for right in cells]).T
     goal, goal_slope = _logit(target)
     # the inverse of each variance by chance on the images
-    weights = 1 / (slopes / weighted(target).images)
+    weights = 1 / (slopes / target.images)
     middle = float(np.average(x, weights=weights))
     spread = float((weights * (x - middle) ** 2).sum())
     # weighted least squares: each cell's part in the line's slope and in its height at the middle
@@ -134,12 +134,12 @@ def labels_needed(target: Right, baseline: Mapping[int, Right]) -> Needed | None
     )
 
 
-def _logit(right: Right) -> tuple[float, float]:
+def _logit(right: Weighted) -> tuple[float, float]:
     """The log odds of a cell's accuracy, and their derivative with respect to it.
 
     Half an image is added to the right and to the wrong ones: the log odds of a cell that is
     always right would be infinite.
     """
-    images = weighted(right).images
+    images = right.images
     share = (float(right.mean()) * images + 0.5) / (images + 1)
     return float(np.log(share / (1 - share))), 1 / (share * (1 - share))

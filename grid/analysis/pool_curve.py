@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from semigrid.grid.analysis.numbers import show_basis, show_difference
-from semigrid.grid.analysis.statistics import LEVEL, Comparison, Right, contrast
+from semigrid.grid.analysis.statistics import LEVEL, Comparison, Weighted, contrast
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ class PoolCurve:
         )
 
 
-def pool_curve(cells: Mapping[int, Right]) -> PoolCurve | None:
+def pool_curve(cells: Mapping[int, Weighted]) -> PoolCurve | None:
     """The curve through cells that differ in their pool only; None with fewer than two.
 
     Args:
-        cells: of each cell the ``Right`` on the same test images, by images in its pool.
+        cells: of each cell the score on the same test images, by images in its pool.
     """
     if len(cells) < 2:
         return None

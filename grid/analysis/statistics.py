@@ -1,11 +1,10 @@
 """Intervals and comparisons of accuracies. Pure: arrays in, numbers out.
 
 Accuracies are shares from 0 to 1. A cell has been trained on S seeds and evaluated on the same N
-test images each time: ``right``, (S, N), tells whether seed s put image i into its class. Alone,
-such an array stands for its plain mean; with classes and their weights it is a ``Weighted``.
-Intervals and tests refer to another sample of test images and, with two seeds or more, to another
-training too. One seed does not show how much trainings scatter: there they refer to the trained
-model.
+test images each time: ``right``, (S, N), tells whether seed s put image i into its class. With the
+classes and their weights it is a ``Weighted``; ``plain`` makes one of equal weights. Intervals and
+tests refer to another sample of test images and, with two seeds or more, to another training too.
+One seed does not show how much trainings scatter: there they refer to the trained model.
 """
 
 from collections.abc import Sequence
@@ -55,7 +54,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Weighted:
-    """``right``, (S, N), whose mean is a balanced or a natural accuracy.
+    """``right``, (S, N), whose mean is a score: a balanced or a natural accuracy.
 
     Args:
         labels: class index of each image, (N,).
@@ -117,13 +116,8 @@ class Weighted:
         return float((of_class**2 * variances / counts).sum())
 
 
-Right = np.ndarray | Weighted
-
-
-def weighted(right: Right) -> Weighted:
-    """An array as what it stands for: images of equal weight."""
-    if isinstance(right, Weighted):
-        return right
+def plain(right: np.ndarray) -> Weighted:
+    """``right``, (S, N), whose mean is the share of all images: they are of equal weight."""
     return Weighted(right, np.zeros(right.shape[1], int), np.ones(1))
 
 
@@ -137,8 +131,8 @@ def std(scores: Sequence[float]) -> float | None:
     return float(np.std(scores, ddof=1)) if len(scores) > 1 else None
 
 
-def accuracy_interval(right: Right, level: float = LEVEL) -> Interval:
-    """Wilson's interval of a cell's accuracy, from ``right`` (S, N).
+def accuracy_interval(cell: Weighted, level: float = LEVEL) -> Interval:
+    """Wilson's interval of a cell's accuracy.
 
     With several seeds, or images of unequal weight, it is that of the number of images that would
     vary as much by themselves as images and seeds do together, see ``combine``. That is at most
@@ -146,7 +140,6 @@ def accuracy_interval(right: Right, level: float = LEVEL) -> Interval:
     image, are never negatively correlated (Aldous 1981), so no S·N results tell more than as many
     independent ones.
     """
-    cell = weighted(right)
     seeds, share = len(cell), cell.mean()
     if share in (0.0, 1.0) or (seeds == 1 and cell.is_plain):
         return _wilson(share, cell.images, _normal(level))
@@ -163,7 +156,7 @@ def mean_interval(values: np.ndarray, score: Weighted, level: float = LEVEL) -> 
     return Interval(middle - half, middle + half)
 
 
-def compare(first: Right, second: Right, level: float = LEVEL) -> Comparison:
+def compare(first: Weighted, second: Weighted, level: float = LEVEL) -> Comparison:
     """Whether two cells differ, image by image, from (S, N) and (S', N) of the same N images.
 
     With one seed each: an exact test, see ``flips``, and the interval of Agresti and Min (2005),
@@ -171,7 +164,7 @@ def compare(first: Right, second: Right, level: float = LEVEL) -> Comparison:
     variance from ``combine``; a cell with one seed is taken to scatter as the other does.
     """
     if len(first) == len(second) == 1:
-        return _compare_pairs(weighted(first), weighted(second), level)
+        return _compare_pairs(first, second, level)
     free = contrast([1.0, -1.0], [first, second], level)
     interval = Interval(max(-1.0, free.interval.low), min(1.0, free.interval.high))
     return replace(free, interval=interval)
@@ -200,12 +193,14 @@ def _exact_p(pairs: np.ndarray, cell: Weighted) -> float:
     return flips_p(float(pairs @ cell.weights), weights, counts)
 
 
-def contrast(weights: Sequence[float], cells: Sequence[Right], level: float = LEVEL) -> Comparison:
+def contrast(
+    weights: Sequence[float], cells: Sequence[Weighted], level: float = LEVEL
+) -> Comparison:
     """A weighted sum of cells' accuracies compared with zero by a t-test; see ``combine``."""
     value, variance, freedom = combine(weights, cells)
     half = float(quantile(freedom, level) * variance**0.5)
     p = float(2 * stats.t.sf(abs(value) / variance**0.5, freedom))
-    images, seeds = len(weighted(cells[0]).labels), min(len(cell) for cell in cells)
+    images, seeds = len(cells[0].labels), min(len(cell) for cell in cells)
     return Comparison(value, Interval(value - half, value + half), p, images, seeds)
 
 
@@ -226,7 +221,7 @@ def _wilson(share: float, images: float, z: float) -> Interval:
     return Interval(max(0.0, middle - half), min(1.0, middle + half))
 
 
-def combine(weights: Sequence[float], cells: Sequence[Right]) -> tuple[float, float, float]:
+def combine(weights: Sequence[float], cells: Sequence[Weighted]) -> tuple[float, float, float]:
     """A weighted sum of cells' accuracies, its variance, and the degrees of freedom of that.
 
     Each cell is a ``right``, (S, N), with its own number of seeds and the same N images, and all
@@ -237,12 +232,11 @@ def combine(weights: Sequence[float], cells: Sequence[Right]) -> tuple[float, fl
 
     The variance is never 0, however equal the results are: see ``_least_variance``.
     """
-    whole = [weighted(cell) for cell in cells]
-    score = whole[0]
+    score = cells[0]
     by_image = np.zeros(len(score.labels))
     scatter = of_seeds = chance = 0.0
     freedom = 0
-    for weight, cell in zip(weights, whole, strict=True):
+    for weight, cell in zip(weights, cells, strict=True):
         seeds, by_seed = len(cell), cell.right @ score.weights
         by_image += weight * cell.right.mean(axis=0)
         of_seeds += weight**2 / seeds

@@ -15,7 +15,7 @@ import pandas as pd
 from semigrid.data.errors import InputError
 from semigrid.grid.analysis.numbers import NONE, show_interval, show_scores
 from semigrid.grid.analysis.result_set import FEW_IMAGES, CellResult, ResultSet
-from semigrid.grid.analysis.statistics import LEVEL, Interval, accuracy_interval, mean, std
+from semigrid.grid.analysis.statistics import LEVEL, Interval, accuracy_interval, mean, plain, std
 from semigrid.grid.study.plan import Cell, Plan
 from semigrid.grid.tables.cells import (
     acc1_column,
@@ -92,7 +92,7 @@ def _slice_result(row: CellResult, chosen: np.ndarray) -> SliceResult:
     acc1 = [
         None if seed is None else 100 * int(seed.right[chosen].sum()) / images for seed in row.seeds
     ]
-    interval = accuracy_interval(row.right[:, chosen]) if row.has_predictions else None
+    interval = accuracy_interval(plain(row.right[:, chosen])) if row.has_predictions else None
     return SliceResult(images, acc1, interval)
 
 

@@ -22,15 +22,15 @@ from semigrid.grid.analysis.claims import (
     rare_classes_fail,
 )
 from semigrid.grid.analysis.pool_curve import pool_curve
-from semigrid.grid.analysis.statistics import Comparison
+from semigrid.grid.analysis.statistics import Comparison, Weighted, plain
 from semigrid.grid.status.terminal import Terminal
 from semigrid.grid.tables.answer import savings_table
 from semigrid.grid.tables.render import show
 
 
-def share(right: int, images: int = 2000, seeds: int = 1) -> np.ndarray:
+def share(right: int, images: int = 2000, seeds: int = 1) -> Weighted:
     """Seeds that all put the same images into their class."""
-    return np.repeat((np.arange(images) < right)[None, :], seeds, axis=0)
+    return plain(np.repeat((np.arange(images) < right)[None, :], seeds, axis=0))
 
 
 # ---- the pool
@@ -75,7 +75,7 @@ def test_the_turn_is_within_its_interval() -> None:
         cells = {}
         for k in range(5):
             skill = 0.8 - 0.12 * (k - 2.3) ** 2
-            cells[1000 * 2**k] = difficulty + draw.normal(size=(3, 1500)) * 0.5 < skill
+            cells[1000 * 2**k] = plain(difficulty + draw.normal(size=(3, 1500)) * 0.5 < skill)
         found = pool_curve(cells)
         if found is not None and found.turn is not None:
             low, high = found.turn.low or 1000, found.turn.high or 16000
@@ -88,7 +88,7 @@ def test_the_turn_is_within_its_interval() -> None:
 # ---- the paper's claims
 
 
-def by_fraction(**right: int) -> dict[Fraction, np.ndarray]:
+def by_fraction(**right: int) -> dict[Fraction, Weighted]:
     return {Fraction(int(name[1:]), 100): share(count) for name, count in right.items()}
 
 
@@ -186,7 +186,7 @@ def test_more_helps_then_hurts(right: tuple[int, ...], verdict: str) -> None:
 
 def test_rare_classes() -> None:
     def verdict(**classes: tuple[int, int]) -> str:
-        right = {name: share(count, images) for name, (count, images) in classes.items()}
+        right = {name: share(count, images).right for name, (count, images) in classes.items()}
         return rare_classes_fail("d", "cell", right, 0.01).verdict
 
     assert verdict(a=(5, 40), b=(10, 60)) == "held"
@@ -202,7 +202,9 @@ def test_models_that_are_equal_seldom_beat_each_other() -> None:
     for _ in range(300):
         cells = [
             {
-                Fraction(n, 4): draw.normal(size=(3, 300)) < 0.8 + draw.normal(size=(3, 1)) * 0.1
+                Fraction(n, 4): plain(
+                    draw.normal(size=(3, 300)) < 0.8 + draw.normal(size=(3, 1)) * 0.1
+                )
                 for n in (1, 2, 4)
             }
             for _ in range(2)

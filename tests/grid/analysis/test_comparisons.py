@@ -12,7 +12,7 @@ from tests.helpers.experiments import SMALL, experiment_text, plan_of
 from tests.helpers.finished import FinishedGrid
 
 from semigrid.grid.analysis.comparisons import compare_planned
-from semigrid.grid.analysis.statistics import compare
+from semigrid.grid.analysis.statistics import compare, plain
 from semigrid.grid.status.terminal import Terminal
 from semigrid.grid.study.plan import Cell
 from semigrid.grid.tables.cells import cells_table
@@ -64,7 +64,7 @@ def test_p_values_are_corrected_for_the_planned_pairs_of_a_dataset_only() -> Non
     draw = np.random.default_rng(3)
     skills = {"base": 0.6, "a": 0.65, "b": 0.7, "c": 0.75}
     rights = {
-        cell(name, dataset=dataset): draw.random((2, 150)) < skill
+        cell(name, dataset=dataset): plain(draw.random((2, 150)) < skill)
         for dataset in ("one", "two")
         for name, skill in skills.items()
     }

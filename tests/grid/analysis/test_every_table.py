@@ -19,11 +19,11 @@ from semigrid.grid.analysis.pool_curve import pool_curve
 from semigrid.grid.analysis.predictions import reduced
 from semigrid.grid.analysis.result_set import ResultSet
 from semigrid.grid.analysis.statistics import (
-    Right,
     Weighted,
     accuracy_interval,
     compare,
     contrast,
+    plain,
 )
 from semigrid.grid.report import accuracy
 from semigrid.grid.tables.answer import answer_facts, claims_table, savings_table
@@ -42,7 +42,7 @@ GRID = [
 ]
 
 
-def check(first: Right, second: Right) -> None:
+def check(first: Weighted, second: Weighted) -> None:
     """Intervals are within bounds and hold the estimate; p-values are probabilities."""
     for right in (first, second):
         interval, share = accuracy_interval(right), right.mean()
@@ -78,7 +78,7 @@ def finite(*numbers: float | None) -> None:
 
 
 def test_every_pair_of_tables_of_two_seeds_and_two_images() -> None:
-    tables = [np.array(bits, bool).reshape(2, 2) for bits in product((0, 1), repeat=4)]
+    tables = [plain(np.array(bits, bool).reshape(2, 2)) for bits in product((0, 1), repeat=4)]
     for first, second, third in product(tables[::3], tables[::5], tables):
         needed = labels_needed(third, {100: first, 200: second})
         assert needed is not None
@@ -95,14 +95,16 @@ def test_every_pair_of_tables_of_two_seeds_and_two_images() -> None:
 def test_tables_of_all_shapes(seeds: int, images: int) -> None:
     draw = np.random.default_rng(10 * seeds + images)
     for _ in range(20):
-        check(draw.random((seeds, images)) < 0.5, draw.random((1, images)) < draw.random())
-        check(draw.random((seeds, images)) < 0.9, draw.random((seeds, images)) < draw.random())
+        first = plain(draw.random((seeds, images)) < 0.5)
+        check(first, plain(draw.random((1, images)) < draw.random()))
+        first = plain(draw.random((seeds, images)) < 0.9)
+        check(first, plain(draw.random((seeds, images)) < draw.random()))
 
 
 def test_seeds_that_collapse_apart_count_as_so_many_images_and_no_more() -> None:
     # each seed puts all images into one class, another one each time
     labels = np.arange(100) % 2
-    right = np.stack([labels == 0, labels == 1])
+    right = plain(np.stack([labels == 0, labels == 1]))
     found = accuracy_interval(right)
     # Wilson's of 100 right of 200: no results of 100 images and 2 seeds can tell more
     assert (found.low, found.high) == pytest.approx((0.4307, 0.5693), abs=2e-3)
@@ -113,11 +115,12 @@ def test_seeds_that_collapse_apart_count_as_so_many_images_and_no_more() -> None
 
 
 def test_agreement_of_few_images_proves_no_difference() -> None:
-    right, wrong = np.ones((3, 9), bool), np.zeros((3, 9), bool)
+    right, wrong = plain(np.ones((3, 9), bool)), plain(np.zeros((3, 9), bool))
     apart = compare(right, wrong)
     # Clopper and Pearson: nine of nine are at least 66 % at 95 %
     assert apart.difference == 1 and apart.interval.low == pytest.approx(0.66, abs=0.01)
-    assert compare(np.ones((3, 1), bool), np.zeros((3, 1), bool)).p > 0.05
+    one = plain(np.ones((3, 1), bool)), plain(np.zeros((3, 1), bool))
+    assert compare(*one).p > 0.05
     assert contrast([2.0, -2.0], [right, wrong]).p == pytest.approx(apart.p)  # no unit matters
 
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from semigrid.grid.analysis.labels_saved import labels_needed
+from semigrid.grid.analysis.statistics import Weighted, plain
 
 
-def share(right: int, images: int = 1000) -> np.ndarray:
+def share(right: int, images: int = 1000) -> Weighted:
     """One seed that gets so many images right."""
-    return (np.arange(images) < right)[None, :]
+    return plain((np.arange(images) < right)[None, :])
 
 
 def odds(at: float) -> int:
@@ -70,11 +71,11 @@ def test_the_truth_is_within_the_interval(seeds: int, scatter: float) -> None:
     for _ in range(500):
         difficulty = draw.normal(0, 2, 400)
 
-        def trained(level: float, difficulty: np.ndarray = difficulty) -> np.ndarray:
+        def trained(level: float, difficulty: np.ndarray = difficulty) -> Weighted:
             shape = (seeds, len(difficulty))
             logits = level - difficulty + draw.normal(0, 1, shape)
             logits += draw.normal(0, scatter, (seeds, 1))
-            return draw.random(shape) < 1 / (1 + np.exp(-logits))
+            return plain(draw.random(shape) < 1 / (1 + np.exp(-logits)))
 
         baseline = {n: trained(1 + 0.9 * np.log(n / 1000)) for n in (250, 500, 750, 1000)}
         better = draw.uniform(-0.2, 0.8)

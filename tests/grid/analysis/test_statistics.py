@@ -25,6 +25,7 @@ from semigrid.grid.analysis.statistics import (
     accuracy_interval,
     compare,
     holm,
+    plain,
 )
 from semigrid.trainers.evaluation.scores import ECE_BINS, scores
 
@@ -91,9 +92,9 @@ def test_scores_of_odd_tables() -> None:
 def test_the_interval_of_a_share_is_wilsons(right: int, images: int) -> None:
     expected = proportion_confint(right, images, method="wilson")
     for found in (
-        accuracy_interval((np.arange(images) < right)[None, :]),
+        accuracy_interval(plain((np.arange(images) < right)[None, :])),
         # seeds that agree on every image tell no more than one of them
-        *([accuracy_interval(np.ones((3, images), bool))] if right == images else []),
+        *([accuracy_interval(plain(np.ones((3, images), bool)))] if right == images else []),
     ):
         assert (found.low, found.high) == pytest.approx(expected, abs=1e-12)
 
@@ -111,11 +112,11 @@ def test_two_models_are_compared_as_by_mcnemar(seed: int) -> None:
     pairs = pd.crosstab(first[0], second[0]).reindex(
         index=[True, False], columns=[True, False], fill_value=0
     )
-    found = compare(first, second)
+    found = compare(plain(first), plain(second))
     assert found.p == pytest.approx(mcnemar(pairs.to_numpy(), exact=True).pvalue)
     assert found.difference == pytest.approx(first.mean() - second.mean())
     assert found.interval.low <= found.difference <= found.interval.high
-    other = compare(second, first)
+    other = compare(plain(second), plain(first))
     assert (other.p, other.difference) == (pytest.approx(found.p), -found.difference)
     assert other.interval.low == pytest.approx(-found.interval.high)
 
@@ -126,7 +127,7 @@ def test_the_interval_of_a_pair_is_agresti_and_mins() -> None:
     first[0, :8] = second[0, 8:10] = True
     middle = (8.5 - 2.5) / 52
     half = 1.959964 * (8.5 + 2.5 - (8.5 - 2.5) ** 2 / 52) ** 0.5 / 52
-    found = compare(first, second).interval
+    found = compare(plain(first), plain(second)).interval
     assert (found.low, found.high) == pytest.approx((middle - half, middle + half), abs=1e-6)
 
 
@@ -146,18 +147,18 @@ def test_seeds_and_images_count_as_in_an_analysis_of_variance() -> None:
     half = (t / (1 + t**2 / images)) * (
         share * (1 - share) / images + (t / (2 * images)) ** 2
     ) ** 0.5
-    found = accuracy_interval(right)
+    found = accuracy_interval(plain(right))
     assert (found.low, found.high) == pytest.approx((middle - half, middle + half))
 
 
 def test_odd_comparisons() -> None:
     all_right, all_wrong = np.ones((2, 9), bool), np.zeros((2, 9), bool)
-    apart = compare(all_right, all_wrong)
+    apart = compare(plain(all_right), plain(all_wrong))
     assert apart.difference == 1 and apart.p < 0.01
     # a missing seed: the other cell's scatter stands for both
-    uneven = compare(correct(0.8, (3, 200), 0), correct(0.5, (1, 200), 0))
+    uneven = compare(plain(correct(0.8, (3, 200), 0)), plain(correct(0.5, (1, 200), 0)))
     assert uneven.p < 0.05 and uneven.interval.low > 0
-    one_image = compare(np.array([[True]]), np.array([[False]]))
+    one_image = compare(plain(np.array([[True]])), plain(np.array([[False]])))
     assert one_image.p == 1 and one_image.interval.low <= 0 <= one_image.interval.high
 
 
@@ -198,9 +199,9 @@ def test_intervals_hold_the_truth_and_equal_cells_are_seldom_told_apart(
     for _ in range(EXPERIMENTS):
         difficulty = draw.normal(0, 2, IMAGES)
         first, second = (trained(difficulty, seeds, scatter, draw) for _ in range(2))
-        interval = accuracy_interval(first)
+        interval = accuracy_interval(plain(first))
         held += interval.low <= expected <= interval.high
-        apart += compare(first, second).p < 0.05
+        apart += compare(plain(first), plain(second)).p < 0.05
     assert 0.92 <= held / EXPERIMENTS <= 0.98
     assert apart / EXPERIMENTS <= 0.05
 
@@ -213,5 +214,5 @@ def test_cells_that_differ_are_told_apart(seeds: int) -> None:
         difficulty = draw.normal(0, 2, IMAGES)
         first = trained(difficulty, seeds, 0.1, draw)
         second = trained(difficulty + 1, seeds, 0.1, draw)
-        told += compare(first, second).p < 0.05
+        told += compare(plain(first), plain(second)).p < 0.05
     assert told > 85

@@ -26,7 +26,7 @@ from semigrid.data.sources.files import folder_items
 from semigrid.data.sources.items import Item
 from semigrid.data.storage import open_storage
 from semigrid.grid.analysis.result_set import ResultSet, read_result_set
-from semigrid.grid.analysis.statistics import accuracy_interval
+from semigrid.grid.analysis.statistics import accuracy_interval, plain
 from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.study.ledger import Ledger, start_record
 from semigrid.grid.study.plan import Plan, Search
@@ -210,7 +210,7 @@ def test_json_nests_and_csv_has_a_line_for_each_value(aprons: Finished) -> None:
     half, full = json.loads(render(table, Format.json))
     north = half["slices"]["marketplace"]["north"]
     of_north = np.array([[number < right for number in range(40)] for right in (30, 32)])
-    interval = accuracy_interval(of_north)
+    interval = accuracy_interval(plain(of_north))
     assert north == {
         "images": 40,
         "acc1_per_seed": [75.0, 80.0],
