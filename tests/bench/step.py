@@ -73,7 +73,7 @@ class Steps:
             None,
             streams,
             runtime,
-            num_classes=CLASSES,
+            class_shares=np.ones(CLASSES),
             seed=0,
             precision=self.precision,
             options=TrainOptions(compile=compiled),

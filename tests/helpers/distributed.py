@@ -13,6 +13,7 @@ import torch.distributed as dist
 from tests.helpers.tiny import (
     LABELED_IMAGES,
     POOL_IMAGES,
+    TEN_CLASSES,
     VAL_IMAGES,
     Died,
     first_rows,
@@ -82,7 +83,7 @@ def trained(
             None,
             streams(recipe, method, runtime.rank, runtime.world_size),
             runtime,
-            num_classes=10,
+            class_shares=TEN_CLASSES,
             seed=0,
             **settings,
         )

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.multiprocessing
 from tests.helpers.distributed import JOBS, TWENTY, streams, trained, work
-from tests.helpers.tiny import tiny_recipe
+from tests.helpers.tiny import TEN_CLASSES, tiny_recipe
 
 from semigrid.data.storage import open_storage
 from semigrid.trainers.evaluation.evaluate import evaluate
@@ -105,5 +105,5 @@ def test_what_two_workers_measured_of_a_resnet_is_what_they_saved(
     model.load_state_dict(decode_weights(found["weights"])[found["which"]])
     val = streams(recipe, "finetune", 0, 1)
     runtime = Runtime(Checkpoints(open_storage(tmp_path)), device="cpu")
-    metrics = evaluate(model, val.validation, val.views, runtime).metrics()
+    metrics = evaluate(model, val.validation, val.views, runtime).metrics(TEN_CLASSES)
     assert metrics["ce"] == pytest.approx(found["best"]["ce"], abs=1e-6)

@@ -8,6 +8,7 @@ import pytest
 
 STEPS = """
 import sys, tempfile
+import numpy as np
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
@@ -44,7 +45,8 @@ streams = Streams(
     views,
 )
 runtime = Runtime(Checkpoints(open_storage(tempfile.mkdtemp())), device="cpu")
-outcome = train(Training(recipe, method, model, None, streams, runtime, num_classes=10, seed=0))
+how = {{"class_shares": np.ones(10), "seed": 0}}
+outcome = train(Training(recipe, method, model, None, streams, runtime, **how))
 assert outcome.status == "finished" and outcome.step == steps, outcome
 moved = [n for n, p in model.named_parameters() if not torch.equal(p, before[n])]
 assert len(moved) == len(before), set(before) - set(moved)

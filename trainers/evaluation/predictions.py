@@ -28,7 +28,7 @@ class Predictions:
     probabilities: np.ndarray
     slices: Mapping[str, list[str | None]] = field(default_factory=dict)
 
-    def metrics(self, class_shares: np.ndarray | None = None) -> dict[str, float]:
+    def metrics(self, class_shares: np.ndarray) -> dict[str, float]:
         """Acc@1 and Acc@5 in per cent and cross-entropy in nats, as the ledger stores them.
 
         ``acc1``, ``acc5`` and ``ce`` are balanced, ``acc1_natural`` and so on natural. The

@@ -36,14 +36,11 @@ class Scores:
     ece: float
 
 
-def scores(
-    labels: np.ndarray, probabilities: np.ndarray, class_shares: np.ndarray | None = None
-) -> Scores:
+def scores(labels: np.ndarray, probabilities: np.ndarray, class_shares: np.ndarray) -> Scores:
     """Scores of probabilities (N, K) for true classes (N,). Raises ``ValueError`` if N is 0.
 
     Args:
-        class_shares: the classes' shares (K,) among all labelled images, for the natural scores;
-            those among these images by default.
+        class_shares: the classes' shares (K,) among all labelled images, for the natural scores.
     """
     if not len(labels):
         raise ValueError("there are no test images to score")
@@ -51,8 +48,6 @@ def scores(
     among_five = in_top_five(labels, probabilities)
     losses = cross_entropies(labels, probabilities)
     classes = probabilities.shape[1]
-    if class_shares is None:
-        class_shares = np.bincount(labels, minlength=classes)
     balanced = image_weights(labels, np.ones(classes))
     natural = image_weights(labels, class_shares)
     return Scores(

@@ -43,7 +43,7 @@ class Training:
         model: the student, with the weights that it starts from.
         teacher_state: the weights that the teacher starts from; None for the student's.
         precision: the one of the trial's identity, whatever the options say.
-        class_shares: the classes' natural shares, (K,); those of val by default.
+        class_shares: the classes' natural shares, (K,), for the natural scores.
         metric: which scores on val choose the best evaluation.
     """
 
@@ -56,14 +56,14 @@ class Training:
         streams: Streams,
         runtime: Runtime,
         *,
-        num_classes: int,
+        class_shares: np.ndarray,
         seed: int,
         precision: Precision = "fp32",
         options: TrainOptions = DEFAULT_OPTIONS,
-        class_shares: np.ndarray | None = None,
         metric: Metric = "balanced",
     ):
         assert recipe.ema_decay is not None, "the recipe is not resolved"
+        num_classes = len(class_shares)
         self.recipe, self.method, self.streams = recipe, METHODS[method], streams
         self.runtime, self.seed, self.options = runtime, seed, options
         self.class_shares, self.metric = class_shares, metric

@@ -46,11 +46,10 @@ def run_trial(job: TrialJob, runtime: Runtime) -> Outcome:
         teacher_state,
         open_streams(job, views, runtime),
         runtime,
-        num_classes=dataset.num_classes,
+        class_shares=dataset.manifest.class_shares,
         seed=spec.seed,
         precision=spec.precision,
         options=job.options,
-        class_shares=dataset.manifest.class_shares,
         metric=spec.metric,
     )
     outcome = train(training, job.cutoffs, job.report_seconds)

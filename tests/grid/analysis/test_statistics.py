@@ -44,7 +44,8 @@ def table(images: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]
 @pytest.mark.parametrize("classes", [2, 5, 6, 30])
 def test_scores_are_those_of_sklearn_and_torchmetrics(images: int, classes: int) -> None:
     labels, probabilities = table(images, classes, 100 * images + classes)
-    found = scores(labels, probabilities)
+    # shares as among these images: each image counts the same
+    found = scores(labels, probabilities, np.bincount(labels, minlength=classes))
     chosen = probabilities.argmax(axis=1)
     assert found.acc1_natural == pytest.approx(accuracy_score(labels, chosen))
     own = log_loss(labels, probabilities, labels=range(classes))
@@ -71,21 +72,21 @@ def test_scores_are_those_of_sklearn_and_torchmetrics(images: int, classes: int)
 
 def test_scores_of_odd_tables() -> None:
     # one class: nothing can be wrong
-    one = scores(np.zeros(3, int), np.ones((3, 1)))
+    one = scores(np.zeros(3, int), np.ones((3, 1)), np.ones(1))
     assert (one.acc1, one.acc5, one.ce, one.acc1_natural, one.ece) == (1, 1, 0, 1, 0)
     # all classes tied: the first is chosen, as everywhere in the project
-    tied = scores(np.arange(4), np.full((4, 4), 0.25))
+    tied = scores(np.arange(4), np.full((4, 4), 0.25), np.ones(4))
     assert (tied.acc1, tied.acc1_natural, tied.ece) == (0.25, 0.25, 0)
     # a class without test images has no accuracy that could count
-    some = scores(np.array([0, 0, 2]), np.eye(3)[[0, 1, 2]] * 0.7 + 0.1)
+    some = scores(np.array([0, 0, 2]), np.eye(3)[[0, 1, 2]] * 0.7 + 0.1, np.ones(3))
     assert some.acc1 == 0.75
     # nor one that could count for what it would be expected to occur
     some = scores(np.array([0, 0, 2]), np.eye(3)[[0, 1, 2]] * 0.7 + 0.1, np.array([0.3, 0.6, 0.1]))
     assert some.acc1_natural == pytest.approx((0.3 * 0.5 + 0.1 * 1) / 0.4)
     # sure and right, in the last bin
-    assert scores(np.arange(3), np.eye(3)).ece == 0
+    assert scores(np.arange(3), np.eye(3), np.ones(3)).ece == 0
     with pytest.raises(ValueError, match="no test images"):
-        scores(np.zeros(0, int), np.zeros((0, 3)))
+        scores(np.zeros(0, int), np.zeros((0, 3)), np.ones(3))
 
 
 @pytest.mark.parametrize(("right", "images"), [(0, 1), (1, 1), (0, 40), (40, 40), (17, 40), (3, 4)])

@@ -14,6 +14,7 @@ from tests.helpers.scores import alike
 from tests.helpers.tiny import (
     LABELED_IMAGES,
     POOL_IMAGES,
+    TEN_CLASSES,
     run_tiny,
     tiny_model,
     tiny_recipe,
@@ -119,7 +120,16 @@ def test_steps_that_a_kill_made_a_training_repeat_are_counted(
         model = tiny_model(recipe)
         with contextlib.suppress(Killed):
             train(
-                Training(recipe, "finetune", model, None, streams, runtime, num_classes=10, seed=0)
+                Training(
+                    recipe,
+                    "finetune",
+                    model,
+                    None,
+                    streams,
+                    runtime,
+                    class_shares=TEN_CLASSES,
+                    seed=0,
+                )
             )
         return meter
 
@@ -364,7 +374,7 @@ def test_a_training_reports_its_loss_between_evaluations(digits: Dataset, tmp_pa
             None,
             tiny_streams(digits, recipe, "semi"),
             Runtime(Checkpoints(open_storage(tmp_path)), report=seen.append, device="cpu"),
-            num_classes=10,
+            class_shares=TEN_CLASSES,
             seed=0,
         ),
         report_seconds=0,

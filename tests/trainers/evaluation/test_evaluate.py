@@ -55,12 +55,12 @@ def test_metrics_by_hand() -> None:
 
 
 def test_five_classes_or_fewer_are_all_in_the_top_five() -> None:
-    metrics = predictions([0, 1], [[0.2, 0.8], [0.3, 0.7]]).metrics()
+    metrics = predictions([0, 1], [[0.2, 0.8], [0.3, 0.7]]).metrics(np.ones(2))
     assert (metrics["acc1"], metrics["acc5"]) == (50, 100)
 
 
 def test_a_class_that_does_not_occur_is_still_a_class() -> None:
-    metrics = predictions([0, 0], [[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]).metrics()
+    metrics = predictions([0, 0], [[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]).metrics(np.ones(3))
     assert metrics["ce"] == pytest.approx((math.log(2) + math.log(4)) / 2)
 
 
@@ -97,7 +97,7 @@ def test_a_confident_mistake_has_a_finite_cross_entropy(
     found = run(Constant([110.0] + [0.0] * 9), digits, runtime)
     wrong = float((found.labels != 0).mean())
     assert found.probabilities[:, 1].min() > 0
-    assert 0 < found.metrics()["ce"] <= 110 * wrong + 1e-6
+    assert 0 < found.metrics(np.ones(10))["ce"] <= 110 * wrong + 1e-6
 
 
 def test_predictions_are_sorted_by_id_and_each_is_the_models_own(
@@ -169,7 +169,7 @@ def test_equal_scores_are_equal_whatever_was_right() -> None:
     found = set()
     for right in ((7, 8, 9), (8, 8, 8), (10, 10, 4), (4, 10, 10)):
         chosen = [c if i // 3 < right[c] else (c + 1) % 3 for i, c in enumerate(labels)]
-        found.add(predictions(labels, np.eye(3)[chosen].tolist()).metrics()["acc1"])
+        found.add(predictions(labels, np.eye(3)[chosen].tolist()).metrics(np.ones(3))["acc1"])
     assert found == {80.0}
 
 

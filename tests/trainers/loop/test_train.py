@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.helpers.tiny import (
     LABELED_IMAGES,
     POOL_IMAGES,
+    TEN_CLASSES,
     VAL_IMAGES,
     Died,
     SimulatedRank,
@@ -153,7 +154,7 @@ def prepared(
     options = TrainOptions(micro_batch=micro_batch)
     return Training(
         recipe, "semi", model, None, streams, runtime,
-        num_classes=10, seed=0, precision=precision, options=options,
+        class_shares=TEN_CLASSES, seed=0, precision=precision, options=options,
     )  # fmt: skip
 
 
@@ -267,7 +268,9 @@ def test_a_finished_run_is_not_trained_again(digits: Dataset, checkpoints: Check
     runtime = Runtime(checkpoints, device="cpu")
     model = tiny_model(recipe)
     again = train(
-        Training(recipe, "finetune", model, None, streams, runtime, num_classes=10, seed=0)
+        Training(
+            recipe, "finetune", model, None, streams, runtime, class_shares=TEN_CLASSES, seed=0
+        )
     )
     assert again == finished
     assert checkpoints.storage.read(LATEST_CHECKPOINT) == content
@@ -301,7 +304,16 @@ def test_a_seed_is_a_training(digits: Dataset, tmp_path: Path) -> None:
         streams = tiny_streams(digits, recipe, "finetune", seed)
         model = tiny_model(recipe)
         outcome = train(
-            Training(recipe, "finetune", model, None, streams, runtime, num_classes=10, seed=seed)
+            Training(
+                recipe,
+                "finetune",
+                model,
+                None,
+                streams,
+                runtime,
+                class_shares=TEN_CLASSES,
+                seed=seed,
+            )
         )
         return outcome.history[0]["loss"]
 
@@ -368,7 +380,7 @@ def test_weights_that_are_not_finite_are_a_divergence(
 
 def val_metrics(model: torch.nn.Module, streams: Streams, checkpoints: Checkpoints) -> Any:
     runtime = Runtime(checkpoints, device="cpu")
-    return evaluate(model, streams.validation, streams.views, runtime).metrics()
+    return evaluate(model, streams.validation, streams.views, runtime).metrics(TEN_CLASSES)
 
 
 @pytest.mark.parametrize("better", ["student", "ema"])
@@ -415,7 +427,7 @@ def test_the_metric_of_the_search_chooses_the_weights(
     shares = np.full(10, 0.01)
     shares[common] = 0.91
     runtime = Runtime(checkpoints, device="cpu")
-    how: Any = {"num_classes": 10, "seed": 0, "class_shares": shares, "metric": metric}
+    how: Any = {"seed": 0, "class_shares": shares, "metric": metric}
     outcome = train(Training(recipe, "finetune", student, teacher, streams, runtime, **how))
     assert outcome.best_weights == better
     found = outcome.history[0]
@@ -493,7 +505,16 @@ def test_each_evaluation_is_reported_once(digits: Dataset, checkpoints: Checkpoi
     runtime = Runtime(checkpoints, reports.append, device="cpu")
     streams = tiny_streams(digits, recipe, "semi")
     outcome = train(
-        Training(recipe, "semi", tiny_model(recipe), None, streams, runtime, num_classes=10, seed=0)
+        Training(
+            recipe,
+            "semi",
+            tiny_model(recipe),
+            None,
+            streams,
+            runtime,
+            class_shares=TEN_CLASSES,
+            seed=0,
+        )
     )
     evaluated = [report for report in reports if "student_acc1" in report]
     assert [report["step"] for report in evaluated] == [3, 5, 8]
@@ -531,7 +552,7 @@ def test_lower_precisions_train_nearly_the_same(
                 None,
                 tiny_streams(digits, recipe, method),
                 Runtime(Checkpoints(open_storage(tmp_path / precision)), device="cpu"),
-                num_classes=10,
+                class_shares=TEN_CLASSES,
                 seed=0,
                 precision=precision,
             )
@@ -559,7 +580,7 @@ def test_a_compiled_training_has_the_same_losses(
                 None,
                 tiny_streams(digits, recipe, "semi"),
                 Runtime(Checkpoints(open_storage(tmp_path / str(compiled))), device="cpu"),
-                num_classes=10,
+                class_shares=TEN_CLASSES,
                 seed=0,
                 options=TrainOptions(compile=compiled),
             )
@@ -638,7 +659,9 @@ def test_all_ranks_record_the_same_and_each_broken_image(
             views,
         )
         model = tiny_model(recipe)
-        return train(Training(recipe, "semi", model, None, streams, rank, num_classes=10, seed=0))
+        return train(
+            Training(recipe, "semi", model, None, streams, rank, class_shares=TEN_CLASSES, seed=0)
+        )
 
     outcomes = on_ranks(world_size, checkpoints, work)
     assert outcomes[0].broken == [table.ids[row]]  # rank 0's outcome is the trial's
