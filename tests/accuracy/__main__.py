@@ -40,7 +40,7 @@ def main() -> None:
             # a failed cell is a row of the table, too
             if (code := subprocess.run([*_SEMIGRID, "run", str(file)]).returncode) not in (0, 1):
                 sys.exit(code)
-    print("\n".join(table(files, _SEMIGRID)))
+    print("\n".join(table(files)))
     for file in files:
         subprocess.run([*_SEMIGRID, "answer", str(file)], check=True)
 

@@ -1,55 +1,47 @@
 """What ``make accuracy`` prints: a line for each set and number of labels, in Markdown."""
 
-import json
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-Cell = dict[str, Any]
-Pair = dict[str, Any]
+from semigrid.grid.analysis.comparisons import Planned
+from semigrid.grid.analysis.result_set import CellResult, ResultSet
+from semigrid.grid.commands.context import load, open_results
 
 
-def table(files: Sequence[Path], semigrid: Sequence[str]) -> Iterator[str]:
-    """The table of the experiments' results, as ``semigrid table`` has them."""
-
-    def read(file: Path, *view: str) -> list[dict[str, Any]]:
-        command = [*semigrid, "table", str(file), *view, "--format", "json"]
-        found: list[dict[str, Any]] = json.loads(subprocess.check_output(command))
-        return found
-
+def table(files: Sequence[Path]) -> Iterator[str]:
+    """The results of the experiments, as far as they are finished."""
     yield "| set | labels to train | pool | fine-tuned | as long as semi | semi | semi − as long |"
     yield "|---|---:|---:|---:|---:|---:|---:|"
     for file in files:
-        yield from rows(file.stem, read(file), read(file, "--view", "comparisons"))
+        yield from rows(open_results(load(str(file))))
 
 
-def rows(name: str, cells: Sequence[Cell], pairs: Sequence[Pair]) -> Iterator[str]:
+def rows(results: ResultSet) -> Iterator[str]:
     """A set's lines: balanced Acc@1 on test, and what the pool is worth beyond its steps."""
-    for semi in cells:
-        if semi["unlabeled"] is None:
+    for semi in results.rows:
+        if semi.cell.unlabeled is None or semi.cell.control is not None:
             continue
-        alike = [cell for cell in cells if cell["labels"] == semi["labels"] and cell is not semi]
-        tuned = next(cell for cell in alike if cell["control"] is None)
-        control = next(cell for cell in alike if cell["control"] == "compute")
-        scores = " | ".join(score(cell) for cell in (tuned, control, semi))
-        worth = difference(semi["cell"], control["cell"], pairs)
-        yield f"| {name} | {semi['train_images']} | {semi['pool_images']} | {scores} | {worth} |"
+        alike = [row for row in results.rows if row.cell.labels == semi.cell.labels]
+        tuned = next(row for row in alike if row.cell.unlabeled is None)
+        control = next(row for row in alike if row.cell.control == "compute")
+        scores = " | ".join(score(row) for row in (tuned, control, semi))
+        worth = difference(results.planned.get(semi.cell))
+        labels = semi.label_count.train
+        yield f"| {semi.cell.dataset} | {labels} | {semi.pool_images} | {scores} | {worth} |"
 
 
-def score(cell: Cell) -> str:
+def score(row: CellResult) -> str:
     """``81.2 [77.0, 84.9]``; a cell without scores has a dash."""
-    if cell["acc1"] is None:
+    mean, interval = row.mean("acc1"), row.interval
+    if mean is None or interval is None:
         return "–"
-    return f"{cell['acc1']:.1f} [{cell['acc1_low']:.1f}, {cell['acc1_high']:.1f}]"
+    return f"{mean:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
-def difference(one: str, other: str, pairs: Sequence[Pair]) -> str:
-    """``+1.3 [−0.4, +3.0]``: one cell's Acc@1 less the other's, and its 95 % interval."""
-    for pair in pairs:
-        low, mean, high = (pair[f"difference{end}"] for end in ("_low", "", "_high"))
-        if (pair["cell"], pair["other"]) == (one, other):
-            return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]".replace("-", "−")
-        if (pair["cell"], pair["other"]) == (other, one):
-            return f"{-mean:+.1f} [{-high:+.1f}, {-low:+.1f}]".replace("-", "−")
-    return "–"
+def difference(pair: Planned | None) -> str:
+    """``+1.3 [−0.4, +3.0]``: points above the control, paired, and their 95 % interval."""
+    if pair is None:
+        return "–"
+    mean, interval = pair.comparison.difference, pair.comparison.interval
+    low, high = interval.low, interval.high
+    return f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]".replace("-", "−")

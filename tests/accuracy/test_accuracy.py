@@ -1,16 +1,20 @@
 """What ``make accuracy`` writes before it fetches or trains anything."""
 
 import csv
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 from tests.accuracy.candidates import COMPARISONS
 from tests.accuracy.experiment import experiment
 from tests.accuracy.rule import mean_and_deviation, with_interval
 from tests.accuracy.sets import write_table
-from tests.accuracy.table import rows
+from tests.accuracy.table import difference
 
+from semigrid.grid.analysis.comparisons import Planned
+from semigrid.grid.analysis.statistics import Comparison, Interval
 from semigrid.grid.experiment.load import load_experiment
-from semigrid.grid.study.plan import Plan
+from semigrid.grid.study.plan import Cell, Plan
 
 
 def test_the_experiment_file_is_a_valid_one_and_leaves_lengths_to_the_rule(tmp_path: Path) -> None:
@@ -50,22 +54,11 @@ def test_a_seeded_part_of_the_digits_keeps_its_labels(tmp_path: Path) -> None:
     assert (tmp_path / "800" / some[0]["image"]).read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_sets_lines_say_what_the_pool_is_worth_beyond_its_steps() -> None:
-    def cell(name: str, score: float | None, **more: object) -> dict[str, object]:
-        bounds = {"acc1": score, "acc1_low": score and score - 2, "acc1_high": score and score + 1}
-        row = {"cell": name, "labels": "25%", "unlabeled": None, "control": None, **bounds}
-        return row | {"train_images": 100, "pool_images": None, **more}
-
-    semi = cell("a/semi/25%", 80.0, unlabeled="100%", pool_images=997)
-    control = cell("a/semi/25%/compute", 82.0, control="compute")
-    pair: dict[str, object] = {"difference": 2.0, "difference_low": -1.0, "difference_high": 5.0}
-    pair |= {"cell": "a/semi/25%/compute", "other": "a/semi/25%"}  # the better one first
-    cells = [cell("a/lite0/25%", None), semi, control, cell("a/lite0/100%", 90.0, labels="100%")]
-    assert list(rows("a", cells, [pair])) == [
-        "| a | 100 | 997 | – | 82.0 [80.0, 83.0] | 80.0 [78.0, 81.0] | −2.0 [−5.0, +1.0] |"
-    ]
-    other_way = {**pair, "cell": "a/semi/25%", "other": "a/semi/25%/compute"}
-    assert next(rows("a", cells, [other_way])).endswith("| +2.0 [−1.0, +5.0] |")
+def test_a_difference_is_in_points_with_its_interval() -> None:
+    semi = Cell("a", "semi", Fraction(1, 4), Fraction(1))
+    comparison = Comparison(-0.0125, Interval(-0.04, 0.0149), 0.3, images=320, seeds=3)
+    pair = Planned(semi, replace(semi, control="compute"), comparison, 0.3)
+    assert difference(pair) == "−1.2 [−4.0, +1.5]" and difference(None) == "–"
 
 
 def test_paired_differences_have_students_interval() -> None:
