@@ -11,7 +11,12 @@ from semigrid.data.decoding import FORMATS, HEAD_BYTES, format_of
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.redact import shown
 from semigrid.data.schema import Split
-from semigrid.data.sources.given import found_column, splits_found, splits_of_column
+from semigrid.data.sources.given import (
+    found_column,
+    note_folders,
+    splits_found,
+    splits_of_column,
+)
 from semigrid.data.sources.items import FOREIGN, HEIC, SUFFIXES, Item, readable
 from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.storage import Storage, open_storage
@@ -119,7 +124,7 @@ def table_items(
         image_id: column with ids; the default is the path, without a URL's signature.
         group, slices, split: columns with the group, slices and given split, see ``Item``.
         find_split: use a column named ``split`` if it names two splits.
-        left_out: receives a column named ``split`` that is not used.
+        left_out: receives what looks like splits and is not used.
 
     Raises:
         InputError: the table lacks a column or path, an id occurs twice, a split is unknown, no
@@ -127,9 +132,10 @@ def table_items(
     """
     table = open_table(uri)
     splits: list[Split | None] = []
+    column = split or (found_column(table.names) if find_split else None)
     if split is not None:
         splits = splits_of_column({uri: table.columns(split)[split]})
-    elif find_split and (column := found_column(table.names)) is not None:
+    elif column is not None:
         of_column = {uri: table.columns(column)[column]}
         splits = splits_found(of_column, column, left_out or LeftOut())
     names = [name for name in (image, label, image_id, group, *slices) if name is not None]
@@ -144,7 +150,7 @@ def table_items(
     uris = [beside(uri, path) for path in paths]
     _check_one_is_there(uri, paths, uris)
     values = [columns[name] for name in slices]
-    return [
+    items = [
         Item(
             ids[row],
             uris[row],
@@ -155,6 +161,9 @@ def table_items(
         )
         for row in range(len(ids))
     ]
+    if find_split and column is None and left_out is not None:
+        note_folders(items, left_out)
+    return items
 
 
 def _unless_blank(text: str) -> str | None:

@@ -130,14 +130,36 @@ def splits_of_files(uri: str, items: Sequence[Item], left_out: LeftOut) -> list[
     ``InputError`` where some files are in no split.
     """
     parts = {item.uri: item.uri.split("/") for item in items}
-    depth = len(common_folder(parts).split("/"))
-    levels = [-1, *range(depth, min(map(len, parts.values()), default=0) - 1)]
-    found = {level: splits_in_words(sorted({p[level] for p in parts.values()})) for level in levels}
-    level = next((n for n in levels if len({*found[n].values()} - {None}) > 1), -1)
+    found = {-1: splits_in_words(sorted({p[-1] for p in parts.values()})), **_by_level(parts)}
+    level = next((n for n, names in found.items() if len({*names.values()} - {None}) > 1), -1)
     what = "files" if level == -1 else "folders"
     advice = "move it away, or draw all splits anew with --splits new"
     splits = kept_splits(uri, found[level], what, advice, left_out)
     return [replace(item, split=splits.get(parts[item.uri][level])) for item in items]
+
+
+def note_folders(items: Sequence[Item], left_out: LeftOut) -> None:
+    """Says where a table's images lie in folders that look like splits: only a column gives any."""
+    for names in _by_level({item.uri: item.uri.split("/") for item in items}).values():
+        splits = [name for name, split in names.items() if split is not None]
+        if len({names[name] for name in splits}) > 1:
+            left_out.notes.append(
+                f"all splits are drawn: the images lie in folders that look like splits "
+                f"({', '.join(splits[:4])}), but the table has no column that says so; add one, "
+                f"named {FOUND_COLUMN!r}, to keep them"
+            )
+            return
+
+
+def _by_level(parts: Mapping[str, Sequence[str]]) -> dict[int, dict[str, Split | None]]:
+    """What the folders of each level below the one that all files share name.
+
+    Args:
+        parts: the parts of each address, by address.
+    """
+    depth = len(common_folder(parts).split("/"))
+    levels = range(depth, min(map(len, parts.values()), default=0) - 1)
+    return {level: splits_in_words(sorted({p[level] for p in parts.values()})) for level in levels}
 
 
 def splits_of_folders(

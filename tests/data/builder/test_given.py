@@ -313,6 +313,25 @@ def test_a_found_column_is_kept_whatever_its_case_and_an_odd_value_is_an_error(
         assert {i.split for i in items_of(str(table.parent / "odd.csv"), splits="new")[0]} == {None}
 
 
+def test_a_table_of_images_in_folders_of_splits_says_that_no_column_does(tmp_path: Path) -> None:
+    table = Path(source(tmp_path / "raw", "table", PARTS))
+    rows = [line.rpartition(",")[0] for line in table.read_text().splitlines()]
+    for number, row in enumerate(rows[1:]):
+        path, _, rest = row.partition(",")
+        moved = Path("images", ("train", "test")[number % 2], "all", Path(path).name)
+        (table.parent / moved).parent.mkdir(parents=True, exist_ok=True)
+        (table.parent / path).rename(table.parent / moved)
+        rows[number + 1] = f"{moved},{rest}"
+    table.write_text("\n".join(rows))
+    items, lines = items_of(str(table))
+    assert {item.split for item in items} == {None}
+    said = (
+        "(test, train), but the table has no column that says so; add one, named 'split', to keep"
+    )
+    assert len(lines) == 1 and said in lines[0]
+    assert items_of(str(table), splits="new")[1] == []
+
+
 @pytest.mark.parametrize(
     ("values", "note"),
     [
