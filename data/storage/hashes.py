@@ -32,7 +32,8 @@ def hash_of(storage: Storage) -> str:
     Other processes of this machine that want it meanwhile wait for it. Raises ``OSError``.
     """
     version = storage.version()
-    key = hashlib.sha256(f"{storage.uri} {version}".encode()).hexdigest()
+    told = f"{storage.uri} {version}".encode(errors="surrogateescape")  # a path may be any bytes
+    key = hashlib.sha256(told).hexdigest()
     with _alone(key) as cache:
         if version and cache and cache.exists(key):
             return cache.read(key).decode()

@@ -67,6 +67,11 @@ class Headline:
     def is_answer(self) -> bool:
         return self.verdict != "no answer"
 
+    @property
+    def may_save(self) -> bool:
+        """Whether labels may be said to be saved: nowhere beside "cannot be excluded"."""
+        return self.verdict in ("enough", "not tested")
+
 
 @dataclass(frozen=True)
 class _Tried:

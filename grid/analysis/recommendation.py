@@ -1,6 +1,6 @@
 """Which of all finished models of a dataset to use, in one sentence, and what it cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from semigrid.grid.analysis.families import chance_of, learnt_cells, name_of
@@ -12,7 +12,8 @@ from semigrid.grid.analysis.numbers import (
 )
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.analysis.statistics import LEVEL, Comparison, compare
-from semigrid.grid.status.cost import show_bill
+from semigrid.grid.status.cost import bill, show_bill
+from semigrid.grid.study.plan import Cell
 
 _ROUGH = 0.2  # the width of a score's interval from which a model may have learnt unseen
 
@@ -21,10 +22,11 @@ _ROUGH = 0.2  # the width of a score's interval from which a model may have lear
 class Recommendation:
     """The model to use on a dataset: of those that score within a margin of the best, the cheapest.
 
-    The cheapest is the one with the fewest labels and, of these, the fewest device-seconds, its
-    parents' included. ``possible`` is the cheapest that may be as good, since it is not certainly
-    further below the best than the margin; ``against`` and ``possibly`` are the differences of the
-    two from ``best``, None for itself. Where no model has learnt, all are None.
+    The cheapest is the one with the fewest labels and, of these, the lowest price or, where a
+    device has none, the fewest device-seconds, its parents' included. ``possible`` is the cheapest
+    that may be as good, since it is not certainly further below the best than the margin;
+    ``against`` and ``possibly`` are the differences of the two from ``best``, None for itself.
+    Where no model has learnt, all are None.
     """
 
     dataset: str
@@ -49,7 +51,7 @@ def recommend(results: ResultSet, dataset: str, margin: float) -> Recommendation
     if not rows:
         return None
     learnt = learnt_cells(rows)
-    able = sorted((row for row in rows if row.cell in learnt), key=_cost)
+    able = _by_cost(results, [row for row in rows if row.cell in learnt])
     if not able:
         return Recommendation(dataset, f"{dataset}: {_nothing_learnt(rows)}")
     best = max(able, key=lambda row: row.balanced.mean())
@@ -75,75 +77,93 @@ def recommend(results: ResultSet, dataset: str, margin: float) -> Recommendation
         possible,
         against.get(possible.cell),
     )
-    text = f"{dataset}: {_sentence(results, found, able, margin)}."
+    text = f"{dataset}: {_sentence(results, found, able, against, margin)}."
     guessing = [row.cell.name for row in rows if row.cell not in learnt]
     if guessing:
         text += f" Not certainly above chance, and left out: {', '.join(guessing)}."
     return replace(found, text=text)
 
 
-def _cost(row: CellResult) -> tuple[float, float, float]:
-    """A sort key: labels, then device-seconds; of equals, the higher score comes first."""
-    return row.labeled_images, sum(row.with_parents.values()), -row.balanced.mean()
+def _by_cost(results: ResultSet, rows: Sequence[CellResult]) -> list[CellResult]:
+    """By labels, then by what training took; of equals, the higher score comes first."""
+    prices = results.plan.experiment.file.prices
+    bills = {row.cell: bill(row.with_parents, prices) for row in rows}
+    all_priced = not any(each.unpriced for each in bills.values())
+
+    def cost(row: CellResult) -> tuple[float, float, float]:
+        took = bills[row.cell].price if all_priced else sum(row.with_parents.values())
+        return row.labeled_images, took, -row.balanced.mean()
+
+    return sorted(rows, key=cost)
 
 
 def _sentence(
-    results: ResultSet, found: Recommendation, able: Sequence[CellResult], margin: float
+    results: ResultSet,
+    found: Recommendation,
+    able: Sequence[CellResult],
+    against: Mapping[Cell, Comparison],
+    margin: float,
 ) -> str:
-    """Of ``able``, by cost."""
+    """Of ``able``, by cost; ``against`` are their differences from the best."""
     chosen, best, possible = found.row, found.best, found.possible
     assert chosen is not None and best is not None and possible is not None
-    points, models = show_margin(margin), len(able)
-    if models == 1:
+    points, models = show_margin(margin), f"{len(able)} trained models"
+    if len(able) == 1:
         return f"the only finished model that has learnt is {_describe(results, best)}"
-    vague = [c for c in (found.against, found.possibly) if c is not None and c.is_vague]
-    if vague:
+    # the best is held against the next, the others against the best
+    following = max((row for row in able if row is not best), key=lambda r: r.balanced.mean())
+    told = [found.against or against[following.cell], found.possibly]
+    if vague := [each for each in told if each is not None and each.is_vague]:
         return (
-            f"which of {models} models to use cannot be said from {show_basis(vague[0])}; the "
+            f"which of {models} to use cannot be said from {show_basis(vague[0])}; the "
             f"highest is {_describe(results, best)}"
         )
     text = f"use {_describe(results, chosen)}, "
     if found.against is None:
-        text += f"the highest of {models} models"
+        text += f"the highest of {models}"
+    elif chosen.labeled_images < best.labeled_images:
+        text += f"the one of {models} with the fewest labels within {points} of the highest, "
     else:
-        text += (
-            f"of {models} models the cheapest within {points} of the highest, "
-            f"{_name(results, best)} with {best.labeled_images:,} labels "
-            f"({_show(found.against, models)})"
+        text += f"of {models} within {points} of the highest the cheapest to train, "
+    if found.against is not None:
+        text += f"which is {_name(results, best)}: {_show(found.against, len(able))}"
+    if found.possibly is not None and possible is not chosen:
+        fewer = possible.labeled_images < chosen.labeled_images
+        return (
+            f"{text}; {'with fewer labels' if fewer else 'cheaper to train'}, "
+            f"{_describe(results, possible)} may still do: {_show(found.possibly, len(able))}"
         )
-    if chosen is able[0]:
-        return text + (" and the cheapest" if chosen is best else "")
-    if found.possibly is None or possible is chosen:
+    if chosen is not able[0]:
         return f"{text}; each cheaper one is certainly more than {points} worse"
-    return (
-        f"{text}; the cheapest that is not certainly more than {points} worse is "
-        f"{_describe(results, possible)}: {_show(found.possibly, models)}"
-    )
+    if chosen is best:
+        text += (
+            f"; the next is {_name(results, following)}: "
+            f"{_show(against[following.cell], len(able))}"
+        )
+    return text
 
 
 def _show(against: Comparison, models: int) -> str:
-    together = " for all together" if models > 2 else ""
+    whose = "95% interval" + (" for all comparisons together" if models > 2 else "")
     return (
-        f"{show_points(100 * against.difference)} points, {show_points_range(against.interval)} at "
-        f"95%{together}"
+        f"{show_points(100 * against.difference)} points ({whose} "
+        f"{show_points_range(against.interval)})"
     )
 
 
 def _name(results: ResultSet, row: CellResult) -> str:
-    """The model's, with its pool."""
-    name, cell = name_of(results.plan, row), row.cell
+    """``semi-vit with 300 unlabelled images and 214 labels``."""
+    cell = row.cell
     has_pool = cell.unlabeled is not None and cell.control is None
-    return f"{name} with {row.pool_images:,} unlabelled images" if has_pool else name
+    pool = f"{row.pool_images:,} unlabelled images and " if has_pool else ""
+    return f"{name_of(results.plan, row)} with {pool}{row.labeled_images:,} labels"
 
 
 def _describe(results: ResultSet, row: CellResult) -> str:
     """``vit trained for longer with 214 labels (91.7% after 4.5 min of CPU cores)``."""
-    name = _name(results, row)
     took = show_bill(row.with_parents, results.plan.experiment.file.prices)
-    return (
-        f"{name} {'and' if ' with ' in name else 'with'} {row.labeled_images:,} labels "
-        f"({row.balanced.mean():.1%}" + (f" after {took})" if row.with_parents else ")")
-    )
+    after = f" after {took}" if row.with_parents else ""
+    return f"{_name(results, row)} ({row.balanced.mean():.1%}{after})"
 
 
 def _nothing_learnt(rows: Sequence[CellResult]) -> str:
@@ -151,8 +171,9 @@ def _nothing_learnt(rows: Sequence[CellResult]) -> str:
     images, share, interval = best.right.shape[1], best.balanced.mean(), best.interval
     few = interval is not None and interval.high - interval.low > _ROUGH
     return (
-        f"no model has learnt anything: none of {len(rows)} finished cells is certainly above "
-        f"chance, {chance_of(best):.1%}, on {images:,} test images; the highest, {best.cell.name}, "
-        f"is at {share:.1%}. Try more labels, a pretrained backbone or longer training, and check "
-        "the labels." + (" So few test images would not show it, either." if few else "")
+        f"no model has demonstrably learnt anything: none of the finished cells ({len(rows)}) is "
+        f"certainly above chance, {chance_of(best):.1%}, on {images:,} test images; the highest, "
+        f"{best.cell.name}, is at {share:.1%}. Try more labels, a pretrained backbone or longer "
+        "training, and check the labels."
+        + (" With so few test images, learning might not show." if few else "")
     )

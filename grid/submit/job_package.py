@@ -51,7 +51,7 @@ class JobPackage:
         Ray refuses a second job of the same identity, so two people who submit at the same moment
         start one job.
         """
-        folder = hashlib.sha256(self.folder.encode()).hexdigest()[:8]
+        folder = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:8]
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", self.name)
         return f"semigrid-{name}-{folder}-{number}"
 

@@ -39,6 +39,7 @@ def answer_facts(answer: Answer) -> dict[str, Any]:
                 "best": each.best and each.best.cell.name,
                 **_difference(each.against),
                 "possible": each.possible and each.possible.cell.name,
+                **{f"possible_{k}": v for k, v in _difference(each.possibly).items()},
             }
             for each in answer.recommendations
         ],
@@ -77,8 +78,15 @@ def _show_needed(needed: Needed) -> str:
     return show_count(needed.labels) + ("*" if needed.extrapolated else "")
 
 
-def _saving_columns(baselines: int) -> list[Column[Saving]]:
+def _saving_columns(answer: Answer, baselines: int) -> list[Column[Saving]]:
     """People see the baseline where there are several; otherwise it is named below the table."""
+    sure = {(each.dataset, each.model) for each in answer.headlines if each.may_save}
+
+    def saved(saving: Saving) -> float | None:
+        """Nothing where the sentence about the model says that a loss cannot be excluded."""
+        cell = saving.row.cell
+        return saving.saved if (cell.dataset, cell.model) in sure else None
+
     return [
         Column("dataset", lambda saving: saving.row.cell.dataset),
         Column("cell", lambda saving: saving.row.cell.name, "cell", is_name=True),
@@ -97,7 +105,7 @@ def _saving_columns(baselines: int) -> list[Column[Saving]]:
         Column("extrapolated", lambda saving: saving.needed and saving.needed.extrapolated),
         Column(None, lambda saving: saving.needed, "needs", _show_needed),
         Column(None, lambda saving: saving.needed and saving.needed.range_text, f"{LEVEL:.0%}"),
-        Column("labels_saved", lambda saving: saving.saved, "saved", show_count),
+        Column("labels_saved", saved, "saved", show_count),
     ]
 
 
@@ -121,7 +129,7 @@ def savings_table(answer: Answer) -> Table[Saving]:
     names = list(dict.fromkeys(each.baseline for each in answer.savings))
     if len(names) == 1:
         notes.insert(0, f"needs: the labels that {names[0]} would need, with its 95% interval")
-    return Table("Labels saved", _saving_columns(len(names)), answer.savings, notes)
+    return Table("Labels saved", _saving_columns(answer, len(names)), answer.savings, notes)
 
 
 def claims_table(answer: Answer) -> Table[Claim]:

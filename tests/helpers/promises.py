@@ -24,5 +24,5 @@ def check_what_is_said(answered: Answer) -> str:
         assert against.interval.low < -margin <= against.interval.high
         assert "saved" not in headline.text
         assert "excluded" in headline.text or "cannot be said" in headline.text
-    assert (recommendation.row is None) == ("no model has learnt" in recommendation.text)
+    assert (recommendation.row is None) == ("no model has demonstrably" in recommendation.text)
     return headline.verdict
