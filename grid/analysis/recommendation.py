@@ -12,7 +12,7 @@ from semigrid.grid.analysis.numbers import (
 )
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.analysis.statistics import LEVEL, Comparison, compare
-from semigrid.grid.status.cost import bill, show_bill
+from semigrid.grid.experiment.bill import bill, show_bill
 from semigrid.grid.study.plan import Cell
 
 _ROUGH = 0.2  # the width of a score's interval from which a model may have learnt unseen

@@ -5,7 +5,7 @@ from functools import reduce
 
 from semigrid.data.plausible import DeviceSeconds
 from semigrid.grid.analysis.result_set import ResultSet
-from semigrid.grid.status.cost import show_bill
+from semigrid.grid.experiment.bill import show_bill
 from semigrid.trainers.execution.progress import add
 
 

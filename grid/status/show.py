@@ -9,19 +9,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from semigrid.grid.experiment.bill import bill, device_name, show_bill, show_hours, show_price
 from semigrid.grid.experiment.schema import Control
-from semigrid.grid.status.cost import (
-    ASSUMPTION,
-    FROM_FLOPS,
-    Cost,
-    Estimate,
-    bill,
-    device_name,
-    show_bill,
-    show_hours,
-    show_price,
-    total,
-)
+from semigrid.grid.status.cost import ASSUMPTION, FROM_FLOPS, Cost, Estimate, total
 from semigrid.grid.status.snapshot import (
     SILENT_SECONDS,
     CellProgress,

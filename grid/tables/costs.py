@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from semigrid.data.plausible import DeviceSeconds
 from semigrid.grid.analysis.numbers import show_points, show_scores
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
-from semigrid.grid.status.cost import bill, show_bill, show_hours, show_price
+from semigrid.grid.experiment.bill import bill, show_bill, show_hours, show_price
 from semigrid.grid.tables.table import Column, Table
 
 

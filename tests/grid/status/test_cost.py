@@ -23,17 +23,10 @@ from tests.helpers.tiny import (
 
 from semigrid.data.schema import Dataset
 from semigrid.data.storage import open_storage
+from semigrid.grid.experiment.bill import bill, show_bill, show_hours
 from semigrid.grid.run.dispatch import trial_job
 from semigrid.grid.run.work import do_job
-from semigrid.grid.status.cost import (
-    ASSUMED_GPU,
-    bill,
-    estimate,
-    show_bill,
-    show_hours,
-    spent,
-    total,
-)
+from semigrid.grid.status.cost import ASSUMED_GPU, estimate, spent, total
 from semigrid.grid.study.ledger import Ledger, Record
 from semigrid.grid.study.state import Job, StudyState
 from semigrid.trainers.execution.checkpoint import Checkpoints
