@@ -119,6 +119,8 @@ class JobClient:
                 job, _ = self._jobs(package.folder)
                 if job is not None:  # somebody was quicker
                     return job, False
+                if _NOT_YET in str(error):
+                    raise
                 raise InputError(
                     f"--address {self.address}: the job is refused: {error}"
                 ) from error
@@ -208,6 +210,10 @@ class JobClient:
         raise ClusterAwayError(
             f"{self.address} could not be reached for {AWAY_SECONDS:g} seconds"
         ) from state.outcome.exception()
+
+
+# a head that has just started says so until an agent is there that takes the job
+_NOT_YET = "No available agent"
 
 
 def _is_away(error: BaseException) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.dashboard.modules.job.pydantic_models import JobType
@@ -13,6 +14,7 @@ from tests.helpers.web import web_server
 from semigrid.data.errors import InputError
 from semigrid.grid.cluster import ray_private
 from semigrid.grid.submit import jobs
+from semigrid.grid.submit.job_package import JobPackage
 from semigrid.grid.submit.jobs import ClusterAwayError, JobClient
 
 
@@ -55,6 +57,26 @@ def test_a_cluster_that_stays_away_is_given_up(client: tuple[JobClient, list[str
     with pytest.raises(ClusterAwayError, match="for 1 seconds"):
         client[0]._reach(ask)
     assert len(client[1]) == 1
+
+
+def test_a_head_without_an_agent_yet_is_asked_again(
+    client: tuple[JobClient, list[str]],
+) -> None:
+    package = JobPackage("quickstart", "/results/quickstart", "name: quickstart", "semigrid run x")
+    answers = ["status code 500: No available agent to submit job, please try again later.", None]
+    sent: list[str] = []
+
+    def submit_job(submission_id: str, **job: Any) -> None:
+        sent.append(submission_id)
+        if (refusal := answers.pop(0)) is not None:
+            raise RuntimeError(f"Request failed with {refusal}")
+
+    client[0]._client.submit_job = submit_job
+    assert client[0].submit(package, install=False) == (package.job_id(1), True)
+    assert sent == [package.job_id(1)] * 2 and len(client[1]) == 1
+    answers = ["status code 500: Traceback"]
+    with pytest.raises(InputError, match="the job is refused: .*Traceback"):
+        client[0].submit(package, install=False)
 
 
 def test_a_silent_host_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
