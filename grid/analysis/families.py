@@ -15,7 +15,7 @@ from typing import get_args
 import numpy as np
 
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
-from semigrid.grid.analysis.statistics import LEVEL, accuracy_interval
+from semigrid.grid.analysis.statistics import LEVEL, is_above_chance
 from semigrid.grid.experiment.schema import Control
 from semigrid.grid.study.plan import Cell, Plan
 from semigrid.trainers.evaluation.choose import rank
@@ -121,7 +121,7 @@ def learnt_cells(rows: Iterable[CellResult]) -> frozenset[Cell]:
     finished = list(rows)
     level = 1 - (1 - LEVEL) / max(1, len(finished))
     return frozenset(
-        row.cell for row in finished if accuracy_interval(row.balanced, level).low > chance_of(row)
+        row.cell for row in finished if is_above_chance(row.balanced, chance_of(row), level)
     )
 
 

@@ -79,6 +79,7 @@ class _Tried:
 
     saving: Saving
     against: Comparison
+    has_learnt: bool
 
     @property
     def fraction(self) -> Fraction:
@@ -98,13 +99,16 @@ def headline(family: Family, savings: list[Saving], claim: Claim, margin: float)
     if text is not None:
         return Headline(dataset, model, f"{dataset}: {text}")
     full = max(family.alone.values(), key=lambda row: row.label_count.train)
-    # of several pools, the smallest
-    smallest = list({each.row.cell.labels: each for each in reversed(savings)}.values())[::-1]
+    smallest = _smallest(family, savings)
     fewer = [each for each in smallest if each.row.labeled_images < full.labeled_images]
     # one is chosen among several: each is compared at a level at which all hold together
     level = 1 - (1 - LEVEL) / max(1, len(fewer))
     tried = [
-        _Tried(each, compare(each.row.balanced, full.balanced, level))
+        _Tried(
+            each,
+            compare(each.row.balanced, full.balanced, level),
+            each.row.cell in family.learnt,
+        )
         for each in fewer or smallest[:1]
     ]
     verdict, shown, start = _verdict(family, tried, bool(fewer), full, margin)
@@ -124,6 +128,20 @@ def baseline_name(family: Family) -> str:
     """What the cells are called that labels saved are counted against."""
     names = dict.fromkeys(name_of(family.plan, row) for row in family.curve.values())
     return " or ".join(sorted(names))
+
+
+def _smallest(family: Family, savings: list[Saving]) -> list[Saving]:
+    """By labels, of several pools the smallest with which it has learnt, else the smallest.
+
+    What has not learnt has been tried all the same.
+    """
+    of_learnt = {each.row.cell: each for each in savings}
+    last_wins = sorted(reversed(family.semi), key=lambda row: row.cell in of_learnt)
+    rows = {row.cell.labels: row for row in last_wins}
+    return [
+        of_learnt.get(row.cell) or Saving(row, baseline_name(family), None)
+        for row in sorted(rows.values(), key=lambda row: row.labeled_images)
+    ]
 
 
 def _why_none(family: Family, savings: list[Saving]) -> str | None:
@@ -153,25 +171,35 @@ def _verdict(
         others = f"{name_of(family.plan, full)}, {full.labeled_images:,}"
         return "not tested", best, f"no finished cell of {model} has fewer labels than {others}"
     for each in tried:
-        if each.against.interval.low >= -margin:
+        if each.has_learnt and each.against.interval.low >= -margin:
             share = show_percent(each.fraction)
-            return "enough", each, f"{share} of the train labels are enough for {model}{goal}"
+            start = f"{share} of the train labels are enough for {model}{goal}"
+            worse = [
+                other.fraction
+                for other in tried
+                if other.fraction > each.fraction and other.against.interval.high < -margin
+            ]
+            return "enough", each, start + (f", but {show_percents(worse)} are not" * bool(worse))
     candidates = [each for each in tried if each.against.interval.high >= -margin]
     failed = show_percents([each.fraction for each in tried if each not in candidates])
     if not candidates:
         return "not enough", best, f"{failed} of the train labels are not enough for {model}{goal}"
-    good = [each for each in candidates if each.against.difference >= -margin]
-    shown = good[0] if good else max(candidates, key=lambda each: each.against.difference)
+    able = [each for each in candidates if each.has_learnt]
+    good = [each for each in able if each.against.difference >= -margin]
+    shown = good[0] if good else max(able or candidates, key=lambda each: each.against.difference)
     share = show_percent(shown.fraction)
-    open_ = f"neither that nor {loss} can be excluded"
     if shown.against.is_vague:
         start = f"whether fewer labels are enough for {model}{goal} cannot be said"
         start += f" from {show_basis(shown.against)}"
     elif good:
-        start = f"{share} of the train labels may be enough for {model}{goal}: {open_}"
+        start = f"{share} of the train labels may be enough for {model}{goal}: "
+        start += f"neither that nor {loss} can be excluded"
     else:
-        start = f"it is open whether fewer labels are enough for {model}{goal}: "
-        start += f"with {share}, {open_}"
+        start = f"whether fewer labels are enough for {model}{goal} is undecided: with {share}, "
+        if able:
+            start += f"the loss may be more than {show_margin(margin)}, or less"
+        else:
+            start += f"it is not certainly above chance, {chance_of(shown.saving.row):.1%}"
     return "open", shown, start + (f"; {failed} are not enough" if failed else "")
 
 
@@ -188,7 +216,9 @@ def _facts(family: Family, shown: _Tried, full: CellResult, together: int) -> st
     if against.is_vague:
         return f"{text}."
     whose = "95% interval" + (f" for {together} fractions together" if together > 1 else "")
-    one_seed = " One seed speaks of these trainings only: add seeds: 3."
+    one_seed = (
+        " With a single seed, this holds for these particular trainings only; set `seeds: 3`."
+    )
     return (
         f"{text}: {show_points(100 * against.difference)} points ({whose} "
         f"{show_points_range(against.interval)}).{one_seed if against.seeds == 1 else ''}"

@@ -136,7 +136,7 @@ def test_an_interval_by_hand(tmp_path: Path) -> None:
     assert headline.against.interval.low == pytest.approx(middle - half, abs=2e-4)
     assert headline.against.interval.high == pytest.approx(middle + half, abs=2e-4)
     assert headline.verdict == "not enough"
-    assert "One seed speaks of these trainings only: add seeds: 3." in headline.text
+    assert "this holds for these particular trainings only; set `seeds: 3`." in headline.text
 
 
 def test_an_interval_that_says_nothing_is_not_printed() -> None:
@@ -177,6 +177,45 @@ def test_no_model_has_learnt(tmp_path: Path) -> None:
     assert found.savings == [] and {claim.verdict for claim in found.claims} == {"not tested"}
     done = semigrid("answer", str(grid.file))
     assert done.returncode == 0 and "no model has demonstrably learnt" in done.stdout
+
+
+def test_trainings_that_lie_far_apart_have_learnt_all_the_same() -> None:
+    # 98, 90 and 82 %: by Student's t the mean of all trainings could lie below chance, 10 %
+    grid = MadeUpGrid(grid=[{"model": "vit", "labels": [f"{n}%" for n in range(6, 97, 6)]}])
+    labels = np.arange(200) % 10
+    right = np.arange(200) < np.array([[196], [180], [164]])
+    seeds = {cell.name: predicted(right, labels, 10) for cell in grid.plan.cells}
+    assert len(seeds) == 16
+    (recommendation,) = answer(grid.results(labels, seeds, 10)).recommendations
+    assert recommendation.row is not None
+    assert "left out" not in recommendation.text
+
+
+def test_a_cell_that_has_not_learnt_is_not_denied(tmp_path: Path) -> None:
+    # chance is 20 of 200, and 100 % are the only fraction with which semi-vit has learnt
+    grid = quarters(tmp_path / "a", controls=False, vit=(100, 160), semi=(22, 190))
+    headline = only(answer(grid.results()))
+    assert headline.verdict == "not enough" and headline.saving is None
+    assert headline.text.startswith(
+        "digits: 25% of the train labels are not enough for semi-vit. With 214 labels (63 to train "
+        "and 151 to choose) and 300 unlabelled images it scores 11.0%; vit, with all 397 labels, "
+        "scores 80.0%: −69.00 points"
+    )
+    # within 80 points of labels alone, but so is guessing
+    assert only(answer(grid.results(), 0.8)).text.startswith(
+        "digits: whether fewer labels are enough for semi-vit is undecided: with 25%, it is not "
+        "certainly above chance, 10.0%. With 214 labels"
+    )
+
+
+def test_a_smaller_fraction_is_enough_and_a_larger_one_is_not(tmp_path: Path) -> None:
+    grid = FinishedGrid(tmp_path)
+    for fraction, vit, semi in (("25%", 100, 180), ("50%", 120, 100), ("100%", 160, 190)):
+        grid.finish(f"digits/vit/{fraction}", vit)
+        grid.finish(f"digits/semi-vit/{fraction}/100%", semi)
+    assert only(answer(grid.results())).text.startswith(
+        "digits: 25% of the train labels are enough for semi-vit, but 50% are not. With 214 labels"
+    )
 
 
 def test_too_few_test_images_to_see_what_a_model_has_learnt() -> None:
