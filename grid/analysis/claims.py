@@ -32,7 +32,8 @@ ByFraction = Mapping[Fraction, Weighted]  # cells by label fraction
 class Claim:
     """A claim about one dataset, the verdict, and the figures that it rests on.
 
-    ``mean`` is the difference that decides, where one does: a mean over label fractions.
+    ``mean`` is the difference that decides, where one does: a mean over label fractions. Where
+    ``is_unlike``, it would, but at one of them the opposite is certain.
     """
 
     dataset: str
@@ -40,6 +41,7 @@ class Claim:
     verdict: Verdict
     evidence: list[str]
     mean: Comparison | None = None
+    is_unlike: bool = False
 
 
 def helps_beyond(
@@ -54,7 +56,8 @@ def helps_beyond(
 
     One test of the mean difference over the label fractions: a test at each would have less power,
     and several chances to err. Held where the mean is certainly above 0, refuted where it certainly
-    is not. Each fraction's own interval is corrected for their number (Bonferroni).
+    is not, unless the opposite is certain at a fraction: whoever has so many labels would be misled
+    by the mean. Each fraction's own interval is corrected for their number (Bonferroni).
 
     Args:
         control: what the help is beyond.
@@ -65,24 +68,27 @@ def helps_beyond(
     if not pairs:
         return Claim(dataset, text, "not tested", [missing])
     strict_level = 1 - (1 - LEVEL) / len(pairs)
-    evidence = [
-        f"{show(fraction)}: {show_difference(compare(*pairs[fraction], strict_level))}"
-        for fraction in sorted(pairs)
-    ]
+    strict = {f: compare(*pairs[f], strict_level) for f in sorted(pairs)}
+    evidence = [f"{show(fraction)}: {show_difference(each)}" for fraction, each in strict.items()]
+    if len(pairs) > 1:
+        evidence.append(f"the intervals of these {len(pairs)} hold together at {LEVEL:.0%}")
     mean = mean_difference(list(pairs.values()))
     if mean is None:
         lacking = "one seed at one label fraction does not show how much trainings scatter"
         return Claim(dataset, text, "undecided", [*evidence, f"{lacking}: add seeds: 3"])
-    verdict: Verdict = "undecided"
-    if mean.interval.low > 0:
-        verdict = "held"
-    elif mean.interval.high <= 0:
-        verdict = "refuted"
+    helps, hurts = mean.interval.low > 0, mean.interval.high <= 0
+    verdict: Verdict = "held" if helps else "refuted" if hurts else "undecided"
+    is_unlike = (helps and any(each.interval.high < 0 for each in strict.values())) or (
+        hurts and any(each.interval.low > 0 for each in strict.values())
+    )
     if len(pairs) > 1 or mean.is_vague:
         evidence.insert(0, f"on average {show_difference(mean)}")
-    if verdict == "undecided" and not mean.is_vague:
+    if is_unlike:
+        verdict = "undecided"
+        evidence.append("not alike at every fraction")
+    elif verdict == "undecided" and not mean.is_vague:
         evidence.append(f"so at most {show_points(100 * mean.interval.high)} points")
-    return Claim(dataset, text, verdict, evidence, mean)
+    return Claim(dataset, text, verdict, evidence, mean, is_unlike)
 
 
 def mean_difference(pairs: Sequence[tuple[Weighted, Weighted]]) -> Comparison | None:

@@ -1,9 +1,9 @@
 """The cells that an answer compares: a semi-supervised model, and what labels alone can do.
 
 Labels alone are the model that a semi-supervised one starts from, those that are fine-tuned from
-the same winner, and its compute control: the same model trained for as long. A longer training may
-be the worse one, so the best of them on val counts, else a model would be praised for a control
-that overfits.
+the same winner, and its compute control: the same model trained for as long. The control counts
+wherever it exists. But a longer training may be the worse one, and a model must not be praised for
+a control that overfits: another takes its place where that is certainly better on val.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +15,7 @@ from typing import get_args
 import numpy as np
 
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
-from semigrid.grid.analysis.statistics import LEVEL, is_above_chance
+from semigrid.grid.analysis.statistics import LEVEL, is_above_chance, quantile
 from semigrid.grid.experiment.schema import Control
 from semigrid.grid.study.plan import Cell, Plan
 from semigrid.trainers.evaluation.choose import rank
@@ -59,18 +59,36 @@ class Family:
 
     @cached_property
     def alone(self) -> ByFraction:
-        """The best of ``labels_only`` on val at each label fraction; of equals the control."""
-        return {row.cell.labels: row for row in sorted(self.labels_only, key=on_val)}
+        """Labels alone at each label fraction.
+
+        The control, unless another of ``labels_only`` is better on val by more than a val of that
+        size can tell; the best on val where there is no control.
+        """
+        best = {}
+        for fraction in dict.fromkeys(row.cell.labels for row in self.labels_only):
+            rows = [row for row in self.labels_only if row.cell.labels == fraction]
+            if rows[-1].cell.control is not None:
+                control = rows.pop()
+                rows = [row for row in rows if _is_better_on_val(row, control)] or [control]
+            best[fraction] = max(rows, key=on_val)
+        return best
 
     @cached_property
     def curve(self) -> ByFraction:
-        """The part of ``alone`` that labels saved are estimated by.
+        """The cells without unlabelled images that labels saved are estimated by, all of a kind.
 
-        Where two fractions or more have a control, those only: a line through trainings of two
-        lengths would take a longer training for more labels.
+        A line through trainings of two lengths would take a longer training for more labels. So it
+        is the kind that ``alone`` has with the most labels, where that has learnt at two fractions;
+        else controls where they have, else the parents.
         """
-        controlled = {f: row for f, row in self.alone.items() if f in self.controls["compute"]}
-        return controlled if len(controlled) > 1 else self.alone
+        of_kind: dict[tuple[str, Control | None], dict[Fraction, CellResult]] = {}
+        for row in self.labels_only:
+            of_kind.setdefault(_kind(row), {})[row.cell.labels] = row
+        most = _kind(max(self.alone.values(), key=lambda row: row.label_count.train))
+        for kind in (most, (self.model, "compute"), (self.parent, None)):
+            if len(of_kind.get(kind, ())) > 1:
+                return of_kind[kind]
+        return of_kind[most]
 
     def beside(self, control: Control) -> dict[Fraction, tuple[CellResult, CellResult]]:
         """Cells with the smallest pool and their controls, where one of the two has learnt."""
@@ -143,6 +161,24 @@ def name_of(plan: Plan, row: CellResult) -> str:
 def on_val(row: CellResult) -> tuple[float, float]:
     """A sort key that is greater for the better scores on val."""
     return (float("-inf"), 0.0) if row.val is None else rank(*row.val)
+
+
+def _is_better_on_val(row: CellResult, other: CellResult) -> bool:
+    """Whether it is so at 95 %, by the interval of Agresti and Caffo (2000) for two accuracies.
+
+    Which val images each has right is not kept: as if val had been drawn for each of the two, which
+    is the more cautious.
+    """
+    if row.val is None or other.val is None:
+        return False
+    images = row.label_count.val
+    first, second = ((images * val[0] / 100 + 1) / (images + 2) for val in (row.val, other.val))
+    variance = (first * (1 - first) + second * (1 - second)) / (images + 2)
+    return bool(first - second > quantile(float("inf")) * variance**0.5)
+
+
+def _kind(row: CellResult) -> tuple[str, Control | None]:
+    return row.cell.model, row.cell.control
 
 
 def _is_of(cell: Cell, dataset: str, model: str) -> bool:

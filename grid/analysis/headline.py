@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Literal
 
 from semigrid.grid.analysis.claims import Claim
-from semigrid.grid.analysis.families import Family, chance_of, name_of
+from semigrid.grid.analysis.families import Family, chance_of, name_of, on_val
 from semigrid.grid.analysis.labels_saved import Needed
 from semigrid.grid.analysis.numbers import (
     show_basis,
@@ -112,8 +112,8 @@ def headline(family: Family, savings: list[Saving], claim: Claim, margin: float)
         for each in fewer or smallest[:1]
     ]
     verdict, shown, start = _verdict(family, tried, bool(fewer), full, margin)
-    parts = [f"{start}.", _facts(family, shown, full, len(fewer)), _caveat(family, full)]
-    parts.append(_worth(family, claim))
+    parts = [f"{start}.", _facts(family, shown, full, len(fewer)), _caveat(family, full, shown)]
+    parts.append(_worth(family, claim, shown))
     if shown.saving.needed is not None:
         # "saved" stands in no text that says otherwise
         labels, may_save = shown.saving.row.labeled_images, verdict in ("enough", "not tested")
@@ -226,44 +226,66 @@ def _facts(family: Family, shown: _Tried, full: CellResult, together: int) -> st
 
 
 def _chosen(family: Family, full: CellResult) -> str:
-    """How labels alone were chosen, where there was a choice."""
+    """How labels alone were chosen, where val chose them."""
+    if full.cell.control is not None:
+        return ""
     fraction = full.cell.labels
-    rows = [row for row in family.labels_only if row.cell.labels == fraction and row is not full]
-    names = " and ".join(name_of(family.plan, row) for row in rows)
-    return f" (chosen on val over {names})" if rows else ""
+    rows = [row for row in family.labels_only if row.cell.labels == fraction]
+    below = [name_of(family.plan, row) for row in rows if on_val(row) < on_val(full)]
+    return f" (chosen on val over {' and '.join(below)})" if below else ""
 
 
-def _worth(family: Family, claim: Claim) -> str:
-    """What the unlabelled images add at equal training; nothing where that is not known."""
-    mean = claim.mean
+def _worth(family: Family, claim: Claim, shown: _Tried) -> str:
+    """What the unlabelled images add at equal training; nothing where that is not known.
+
+    First with the labels that the text is about, then on average.
+    """
+    mean, pairs = claim.mean, family.beside("compute")
     if mean is None or mean.is_vague:
         return ""
-    shares = sorted(family.beside("compute"))
-    over = f", mean of {show_percents(shares)}" if len(shares) > 1 else ""
-    found = (
-        f"{show_points(100 * mean.difference)} points (95% interval "
-        f"{show_points_range(mean.interval)}{over})"
-    )
+    found = []
+    row, control = pairs.get(shown.fraction, (None, None))
+    if len(pairs) > 1 and row is shown.saving.row and control is not None:
+        level = 1 - (1 - LEVEL) / len(pairs)
+        own = compare(row.balanced, control.balanced, level)
+        if not own.is_vague:
+            share, whose = show_percent(shown.fraction), f"for {len(pairs)} fractions together "
+            found.append(f"with {share}, {_show(own, whose)}")
+    over = f"on average over {show_percents(sorted(pairs))}, " if len(pairs) > 1 else ""
+    found.append(over + _show(mean))
+    differences = "; ".join(found)
     match claim.verdict:
         case "held":
-            return f"Beyond longer training, the unlabelled images add {found}."
+            return f"Beyond longer training, the unlabelled images add accuracy: {differences}."
         case "refuted":
-            return f"Beyond longer training, the unlabelled images do not help: {found}."
-    return f"Whether the unlabelled images help beyond longer training is open: {found}."
+            return f"Beyond longer training, the unlabelled images do not help: {differences}."
+    unlike = ", as it is not alike at every fraction" if claim.is_unlike else ""
+    return (
+        f"Whether the unlabelled images help beyond longer training is undecided{unlike}: "
+        f"{differences}."
+    )
 
 
-def _caveat(family: Family, full: CellResult) -> str:
-    """What part longer training may have in the comparison; nothing where labels alone had it."""
-    fraction = full.cell.labels
-    if fraction in family.controls["compute"]:
+def _show(against: Comparison, whose: str = "") -> str:
+    return (
+        f"{show_points(100 * against.difference)} points (95% interval {whose}"
+        f"{show_points_range(against.interval)})"
+    )
+
+
+def _caveat(family: Family, full: CellResult, shown: _Tried) -> str:
+    """What part longer training may have; nothing where both fractions have a control."""
+    controlled = family.controls["compute"]
+    lacking = [f for f in {full.cell.labels: 0, shown.fraction: 0} if f not in controlled]
+    if not lacking:
         return ""
     kinds = [(cell.dataset, cell.model, cell.labels, cell.control) for cell in family.plan.cells]
-    if (family.dataset, family.model, fraction, "compute") in kinds:
-        what = "its control is not finished"
-    elif "compute" in family.plan.experiment.file.controls:
-        what = (
-            f"{family.model} with {show_percent(fraction)}, which would have a control, is no cell"
-        )
-    else:
+    planned = [f for f in lacking if (family.dataset, family.model, f, "compute") in kinds]
+    share = show_percents(sorted(planned or lacking))
+    if "compute" not in family.plan.experiment.file.controls:
         what = "add controls: [compute]"
-    return f"Part of this may be longer training: {what}."
+    elif planned:
+        what = f"the control with {share} is not finished"
+    else:
+        what = f"the grid has no {family.model} cell at {share}, so there is no control for it"
+    return f"Some or all of this may be due to longer training: {what}."

@@ -71,8 +71,8 @@ class Needed:
         start = f"To match {cell} with {labels:,} labels, {baseline} would need"
         if self.range_text is None:
             return (
-                f"How many labels {baseline} would need to match {cell} cannot be said: its "
-                "accuracy does not rise with labels surely enough."
+                f"There is no telling how many labels {baseline} would need to match {cell}: its "
+                "accuracy does not clearly rise with more labels."
             )
         if self.labels is None:
             return f"{start} {self.range_text} (95% interval)."

@@ -135,8 +135,14 @@ def test_unlabelled_images_help_beyond_a_control() -> None:
     assert held.text == "semi: unlabelled images help beyond compute"
     assert held.verdict == "held" and held.mean.difference == pytest.approx(0.04)
     assert held.evidence[0].startswith("on average +4.00 points (+3")
-    assert [each[:10] for each in held.evidence[1:]] == ["25%: +5.00", "50%: +3.00"]
+    assert [each[:10] for each in held.evidence[1:]] == ["25%: +5.00", "50%: +3.00", "the interv"]
     assert beyond((1200, 1300), (1300, 1360)).verdict == "refuted"
+    # −7 points and +15: +4 on average, but who has the labels of the first is certainly hurt
+    unlike = beyond((1700, 1840), (1700, 1400))
+    assert unlike.mean.difference == pytest.approx(0.04) and unlike.mean.interval.low > 0
+    assert unlike.verdict == "undecided" and unlike.is_unlike and not held.is_unlike
+    assert unlike.evidence[-1] == "not alike at every fraction"
+    assert beyond((1840, 1700), (1400, 1700)).verdict == "undecided"
     # as much up as down: nobody can say, but how much it is at most
     open_ = beyond((1300, 1280), (1300, 1320))
     assert open_.verdict == "undecided" and open_.mean.difference == 0
@@ -248,7 +254,10 @@ def test_a_quarter_of_the_labels_is_enough(finished: FinishedGrid) -> None:
     assert f"about {needed.labels - 214:,.0f} saved, at least {needed.low - 214:,.0f}." in (
         headline.text
     )
-    assert "Part of this may be longer training: add controls: [compute]." in headline.text
+    assert (
+        "Some or all of this may be due to longer training: add controls: [compute]."
+        in headline.text
+    )
     assert len(found.savings) == 5
     (pool,) = found.pools
     assert pool.curve.best == 600 and "then hurt" in pool.text
