@@ -10,17 +10,20 @@ from fractions import Fraction
 from typing import Literal
 
 import numpy as np
+from scipy import stats
 
 from semigrid.grid.analysis.numbers import show_difference, show_margin, show_points
 from semigrid.grid.analysis.pool_curve import PoolCurve
 from semigrid.grid.analysis.statistics import (
     LEVEL,
     Comparison,
+    Interval,
     Weighted,
     accuracy_interval,
     compare,
     contrast,
     plain,
+    quantile,
 )
 from semigrid.grid.experiment.schema import show_percent
 
@@ -94,18 +97,35 @@ def helps_beyond(
 def mean_difference(pairs: Sequence[tuple[Weighted, Weighted]]) -> Comparison | None:
     """The mean over label fractions of first cells minus second ones.
 
-    With one seed each, the fractions take the place of seeds: how far their differences scatter
-    shows what trainings do. One seed at one fraction shows nothing of that, and gives None.
+    Seeds repeat the training of one winner each, not the luck of the search that chose it, which
+    shows in how far the fractions' differences scatter: the interval is never narrower than 1.96
+    standard errors of these (docs/results.md has what that holds and costs). With one seed each,
+    the fractions take the place of seeds. One seed at one fraction shows nothing of that, and
+    gives None.
     """
     if any(len(cell) > 1 for pair in pairs for cell in pair):
         share = 1 / len(pairs)
         weights = [sign * share for _ in pairs for sign in (1, -1)]
-        return contrast(weights, [cell for pair in pairs for cell in pair])
+        mean = contrast(weights, [cell for pair in pairs for cell in pair])
+        return _as_wide_as(mean, [float(first.mean() - second.mean()) for first, second in pairs])
     if len(pairs) < 2:
         return None
     differences = [first.right[0].astype(float) - second.right[0] for first, second in pairs]
     score = replace(pairs[0][0], right=np.stack(differences))
     return replace(contrast([1.0], [score]), seeds=1)
+
+
+def _as_wide_as(mean: Comparison, differences: Sequence[float]) -> Comparison:
+    """The mean, no surer than the scatter of the differences that it is the mean of."""
+    if len(differences) < 2:
+        return mean
+    error = float(np.std(differences, ddof=1)) / len(differences) ** 0.5
+    half = quantile(float("inf")) * error
+    if half <= mean.interval.high - mean.difference:
+        return mean
+    interval = Interval(mean.difference - half, mean.difference + half)
+    p = float(2 * stats.norm.sf(abs(mean.difference) / error))
+    return replace(mean, interval=interval, p=max(mean.p, p))
 
 
 def beats(

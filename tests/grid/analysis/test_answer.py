@@ -130,24 +130,24 @@ def test_unlabelled_images_help_beyond_a_control() -> None:
         }
         return helps_beyond("d", "semi", "compute", cells, "add controls: [compute]")
 
-    # + 5 and + 3 points: 4 on average, of which hardly any are chance
+    # +5 and +3 points: 4 on average, ± 1.96 · √2 / √2 by how far these are apart
     held = beyond((1300, 1200), (1360, 1300))
     assert held.text == "semi: unlabelled images help beyond compute"
     assert held.verdict == "held" and held.mean.difference == pytest.approx(0.04)
-    assert held.evidence[0].startswith("on average +4.00 points (+3")
+    assert held.evidence[0] == "on average +4.00 points (+2.04 to +5.96)"
     assert [each[:10] for each in held.evidence[1:]] == ["25%: +5.00", "50%: +3.00", "the interv"]
     assert beyond((1200, 1300), (1300, 1360)).verdict == "refuted"
-    # −7 points and +15: +4 on average, but who has the labels of the first is certainly hurt
-    unlike = beyond((1700, 1840), (1700, 1400))
+    # −2 points and three times +6: +4 on average, but who has the fewest labels is certainly hurt
+    unlike = beyond((1700, 1740), *[(1700, 1580)] * 3)
     assert unlike.mean.difference == pytest.approx(0.04) and unlike.mean.interval.low > 0
     assert unlike.verdict == "undecided" and unlike.is_unlike and not held.is_unlike
     assert unlike.evidence[-1] == "not alike at every fraction"
-    assert beyond((1840, 1700), (1400, 1700)).verdict == "undecided"
+    assert beyond((1740, 1700), *[(1580, 1700)] * 3).verdict == "undecided"
     # as much up as down: nobody can say, but how much it is at most
     open_ = beyond((1300, 1280), (1300, 1320))
     assert open_.verdict == "undecided" and open_.mean.difference == 0
     most = 100 * open_.mean.interval.high
-    assert open_.evidence[-1] == f"so at most +{most:.2f} points" and 0 < most < 1
+    assert open_.evidence[-1] == "so at most +1.96 points" and most == pytest.approx(1.96, abs=1e-3)
     none = beyond()
     assert none.verdict == "not tested" and none.evidence == ["add controls: [compute]"]
     assert none.mean is None
