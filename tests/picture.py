@@ -6,8 +6,8 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-# of the quickstart's report: the answer, its charts, the table of labels saved
-WIDTH, HEIGHT = 1280, 1060
+# of the quickstart's report: the answer and its charts
+WIDTH, HEIGHT = 1280, 1000
 
 
 def main() -> None:
