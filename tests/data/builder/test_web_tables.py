@@ -119,7 +119,9 @@ def test_a_build_ends_while_a_server_is_busy_and_goes_on_later(
     monkeypatch.setenv(PATIENCE, "0.2")
     fill(web, "SECRET")
     web.answers["/broken.png"] = tile(40)
-    rows = web.answers["/t.csv"].decode().splitlines()[:-3]  # type: ignore[union-attr]
+    table = web.answers["/t.csv"]
+    assert isinstance(table, bytes)
+    rows = table.decode().splitlines()[:-3]
     web.answers["/t.csv"] = "\n".join(rows).encode()
     for number in range(10, 20):
         web.answers[f"/{number}.png"] = busy_for(10**6, 503, b"")
@@ -156,7 +158,9 @@ def test_a_dead_server_that_says_that_it_is_busy_is_set_aside(
     monkeypatch.setenv(PATIENCE, "0.2")
     fill(web, "SECRET")
     with web_server() as dead:
-        web.answers["/t.csv"] += f"\n{dead.url}/a.png,a,\n{dead.url}/b.png,b,".encode()  # type: ignore[operator]
+        table = web.answers["/t.csv"]
+        assert isinstance(table, bytes)
+        web.answers["/t.csv"] = table + f"\n{dead.url}/a.png,a,\n{dead.url}/b.png,b,".encode()
         for name in "ab":
             dead.answers[f"/{name}.png"] = busy_for(10**6, 503, b"")
         _, report = build(f"{web.url}/t.csv", tmp_path / "set")
