@@ -19,6 +19,9 @@ JSON_FIELD = "taskAnswers"  # the MTurk field with answers as JSON
 ANSWER_KEY = "answers_field"  # the key of a request that says which answer
 MTURK = ("WorkerId", "AssignmentStatus")  # columns by which batch results are told
 BOOLEANS = {"true", "false", ""}  # values of a column that stands for one label
+CLASSIFIED = {"label", "labels"}  # columns of MTurk's own classifiers
+BUTTONS = "buttons"  # names, as an answers_field, all fields that are one radio button each
+UNNAMED = "on"  # the value of a button whose form gives it none
 
 
 Text = Annotated[str, Field(min_length=1)]
@@ -172,8 +175,13 @@ def _mturk_labels(table: Table, field: str | None) -> Callable[[int, str], str |
         wanted = None if field == JSON_FIELD else field
         texts = table.columns(f"Answer.{JSON_FIELD}")[f"Answer.{JSON_FIELD}"]
         return lambda row, where: _json_answer(where, texts[row], wanted)
-    names = [f"Answer.{name}" for name in sorted(fields)]
+    buttons = _button_columns(table, fields)
+    names = [f"Answer.{name}" for name in sorted(fields) if name not in buttons]
+    names += [BUTTONS] if buttons else []
     chosen = field or _only(table.uri, "Answer columns", names, ANSWER_KEY).removeprefix("Answer.")
+    if chosen == BUTTONS and buttons:
+        pressed = {label: texts for label, texts in buttons.values()}
+        return lambda row, where: _label(where, {label: pressed[label][row] for label in pressed})
     if chosen not in fields:
         check_columns(table.uri, table.names, [f"Answer.{chosen}"])
     columns = table.columns(*fields[chosen].values())
@@ -183,6 +191,38 @@ def _mturk_labels(table: Table, field: str | None) -> Callable[[int, str], str |
     if "" in by_label:
         return lambda row, where: by_label[""][row]
     return _one_of_columns(table.uri, f"Answer.{chosen}", by_label)
+
+
+def _button_columns(
+    table: Table, fields: dict[str, dict[str, str]]
+) -> dict[str, tuple[str, list[str]]]:
+    """The label and the column of each field that is a radio button, by its name, see ``_buttons``.
+
+    Such a field has one column, ``Answer.<name>.<value>``, of true and false.
+    """
+    alone = {name: next(iter(own.items())) for name, own in fields.items() if len(own) == 1}
+    alone = {name: one for name, one in alone.items() if one[0] not in ("", *CLASSIFIED)}
+    columns = table.columns(*(column for _, column in alone.values())) if alone else {}
+    values = {
+        name: value
+        for name, (value, column) in alone.items()
+        if {text.strip().lower() for text in columns[column]} <= BOOLEANS
+    }
+    return {name: (label, columns[alone[name][1]]) for name, label in _buttons(values).items()}
+
+
+def _buttons(values: dict[str, str]) -> dict[str, str]:
+    """The label of each radio button, by its name: its value or, where all have the same, its name.
+
+    ``crowd-radio-group`` writes each of its buttons as a field of its own, with the value ``on``
+    where the form gives it none: ``{"cat": {"on": false}, "dog": {"on": true}}``.
+
+    Args:
+        values: the only value of each field that may be true or false.
+    """
+    if {*values.values()} == {UNNAMED} or len(values) > 1 and len({*values.values()}) == 1:
+        return {name: name for name in values}
+    return values if 1 < len(values) == len({*values.values()}) else {}
 
 
 def _one_of_columns(
@@ -199,7 +239,7 @@ def _one_of_columns(
         for row, text in enumerate(texts, 1)
         if text.strip().lower() not in BOOLEANS
     }
-    if {*by_label} <= {"label", "labels"} or odd and {"label", "labels"} & {*by_label}:
+    if {*by_label} <= CLASSIFIED or odd and CLASSIFIED & {*by_label}:
         none = [""] * max(map(len, by_label.values()))
         one, many = by_label.get("label", none), by_label.get("labels", none)
         return lambda row, where: one[row] or _listed(f"{where}: {field}.labels", many[row])
@@ -220,7 +260,7 @@ def _json_answer(where: str, text: str, name: str | None) -> str | None:
     """Reads an answer in ``Answer.taskAnswers``, such as ``[{"pattern": {"label": "dots"}}]``.
 
     A field's value may be the label, ``{"label": …}``, a list of labels, ``{"labels": [the same]}``
-    or ``{label: true or false, …}``.
+    or ``{label: true or false, …}``; or each field is a radio button, see ``_buttons``.
     """
     if not text.strip():
         return ""
@@ -228,7 +268,19 @@ def _json_answer(where: str, text: str, name: str | None) -> str | None:
     fields = next(iter(parse_json(_Answer, text, where).root), {})
     if not fields:
         return ""
-    return _label(where, fields.get(name or _only(where, "fields", [*fields], ANSWER_KEY)))
+    buttons = _buttons(
+        {
+            field: next(iter(value))
+            for field, value in fields.items()
+            if isinstance(value, dict) and [type(chosen) for chosen in value.values()] == [bool]
+        }
+    )
+    names = [*(field for field in fields if field not in buttons), *([BUTTONS] if buttons else [])]
+    chosen = name or _only(where, "fields", names, ANSWER_KEY)
+    if chosen == BUTTONS and buttons:
+        pressed = {label: next(iter(fields[field].values())) for field, label in buttons.items()}
+        return _label(where, pressed)
+    return _label(where, fields.get(chosen))
 
 
 def _label(where: str, value: Any) -> str | None:

@@ -251,11 +251,46 @@ def test_an_answer_of_several_labels_does_not_count() -> None:
         # a class may be named true, and a label be confirmed beside it
         ("Answer.category.label,Answer.category.sure", "Cat,true"),
         ("Answer.category.Cat,Answer.category.Dog", "True,"),
+        # crowd-radio-group: each button is a field, with the value "on" if it has none
+        ("Answer.Cat.on,Answer.Dog.on", "true,false"),
+        ("Answer.Dog.yes,Answer.Cat.yes", "false,true"),
+        ("Answer.b1.Dog,Answer.b2.Cat", ",true"),
     ],
 )
 def test_mturk_fields_with_columns_of_their_own(tmp_path: Path, columns: str, cells: str) -> None:
     text = f"WorkerId,AssignmentStatus,Input.image,{columns}\nW1,Approved,1.jpg,{cells}\n"
     assert triples(read_answers(written(tmp_path, "batch.csv", text))) == [("1.jpg", "W1", "Cat")]
+
+
+def test_buttons_beside_other_fields_are_named_together(tmp_path: Path) -> None:
+    text = (
+        "WorkerId,AssignmentStatus,Input.image,Answer.cat.on,Answer.dog.on,Answer.note\n"
+        "W1,,1.jpg,false,true,sharp\nW2,,1.jpg,true,true,\nW3,,1.jpg,false,false,none\n"
+    )
+    file = written(tmp_path, "batch.csv", text)
+    with pytest.raises(InputError, match=r"2 Answer columns \(Answer.note, buttons\); .*answers_f"):
+        read_answers(file)
+    found = read_answers(file, answer="buttons")
+    # two pressed are no label; none pressed is no answer
+    assert triples(found.dropna()) == [("1.jpg", "W1", "dog")]
+    assert found["worker"].tolist() == ["W1", "W2"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "label"),
+    [
+        ({"cat": {"on": False}, "dog": {"on": True}}, "dog"),
+        ({"b1": {"cat": True}, "b2": {"dog": False}}, "cat"),  # as AWS documents crowd-radio-group
+        ({"dog": {"on": True}}, "dog"),
+        ({"cat": {"on": True}, "dog": {"on": True}}, None),
+        ({"cats": {"cat": True, "dog": True}}, None),
+    ],
+)
+def test_json_answers_of_radio_buttons(tmp_path: Path, fields: Any, label: str | None) -> None:
+    quoted = json.dumps([fields]).replace('"', '""')
+    text = f'{HEAD}Answer.taskAnswers\nW,,1.jpg,"{quoted}"\n'
+    found = read_answers(written(tmp_path, "batch.csv", text), "mturk")
+    assert triples(found.fillna("several")) == [("1.jpg", "W", label or "several")]
 
 
 def test_a_label_column_may_say_true(tmp_path: Path) -> None:
