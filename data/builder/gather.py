@@ -186,11 +186,12 @@ def _source_items(request: BuildRequest, left_out: LeftOut) -> list[Item]:
         return splits_of_folders(request.source, items, left_out, labeled=False) or items
     try:
         items = folder_items(request.source, left_out=left_out)
+        if {item.label for item in items} <= {*(request.classes or [])}:
+            return items  # folders named as splits are classes if they are listed
+        given = splits_of_folders(request.source, items, left_out, labeled=True)
     except InputError as error:
         raise InputError(f"{error}{_tables_in(request.source)}") from error
-    if {item.label for item in items} <= {*(request.classes or [])}:
-        return items  # folders named as splits are classes if they are listed
-    if (given := splits_of_folders(request.source, items, left_out, labeled=True)) is not None:
+    if given is not None:
         anew = request.splits == "new"
         return [replace(item, split=None) for item in given] if anew else given
     if request.classes is None:

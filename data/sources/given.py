@@ -167,9 +167,11 @@ def splits_of_folders(
 ) -> list[Item] | None:
     """The images with the splits that folders above the class folders give, or None without any.
 
-    With ``labeled``, labels are the names of the second folders; a split without class folders has
-    none. ``left_out`` receives a folder that looks like a split and is none. Raises ``InputError``
-    for a labelled split's image outside its class folders.
+    With ``labeled``, labels are the names of the second folders or, where all splits have the same
+    single one, as in ``train/images/<class>/``, of the third; a split without class folders has
+    none. ``left_out`` receives a folder that looks like a split and is none, and is told of such a
+    layer. Raises ``InputError`` for a labelled split's image outside its class folders, and where
+    all splits have one and the same class.
     """
     parts = [item.image_id.split("/") for item in items]
     advice = "move it away, or name all of them as classes in a YAML file"
@@ -183,6 +185,19 @@ def splits_of_folders(
     with_classes = {p[0] for p in parts if len(p) > 2 and splits[p[0]] != POOL}
     if not with_classes:
         return None
+    below = [rest for top, *rest in parts if top in with_classes]
+    second = {rest[0] for rest in below}
+    layer = int(len(second) == 1 and all(len(rest) > 2 for rest in below))
+    if layer:
+        example = f"{uri}/{min(with_classes)}/{min(second)}"
+        left_out.notes.append(f"labels are the folders in {example}, likewise in other splits")
+    elif len(second) == 1:
+        one = min(second)
+        raise InputError(
+            f"{uri}: every split has the folder {one!r} alone, in which there are no class "
+            f"folders; put labelled images into {uri}/{min(with_classes)}/<class>/ or "
+            f"{uri}/{min(with_classes)}/{one}/<class>/"
+        )
     given = []
     for item, (top, *rest) in zip(items, parts, strict=True):
         if top in with_classes and len(rest) < 2:
@@ -190,6 +205,6 @@ def splits_of_folders(
                 f"{uri}: {item.image_id} is outside the class folders of the split {top!r}; put it "
                 f"into {uri}/{top}/<class>/, or into {uri}/unlabeled/ if it has no label"
             )
-        label = rest[0] if top in with_classes else None
+        label = rest[layer] if top in with_classes else None
         given.append(replace(item, label=label, split=splits[top]))
     return given

@@ -422,6 +422,45 @@ def test_folders_named_as_splits(
     assert {item.label for item in items} == {"plain", "dots"}
 
 
+def layered(folder: Path, *levels: str) -> str:
+    """Images below ``<split>/<levels>/<class>``."""
+    for split, numbers in {"train": range(30), "val": range(30, 36), "test": range(36, 46)}.items():
+        for n in numbers:
+            path = folder.joinpath(split, *levels, label_of(n, split), f"{n}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(tile(n))
+    return str(folder)
+
+
+def test_a_layer_between_splits_and_classes_is_no_class(tmp_path: Path) -> None:
+    uri = layered(tmp_path / "raw", "images")
+    (tmp_path / "raw" / "unlabeled" / "images").mkdir(parents=True)
+    (tmp_path / "raw" / "unlabeled" / "images" / "50.png").write_bytes(tile(50))
+    dataset, report = build(uri, tmp_path / "set")
+    assert dataset.manifest.classes == ("dots", "plain")
+    found = split_of(dataset)
+    assert found[0] == ("train", 1) and found[31] == ("val", 0) and found[45] == ("test", 0)
+    assert found[50] == ("pool", -1)
+    left_out = LeftOut()
+    gather(BuildRequest(source=uri), left_out)
+    assert left_out.notes == [
+        f"labels are the folders in {uri}/test/images, likewise in other splits"
+    ]
+
+
+def test_splits_whose_images_lie_in_one_folder_alone_are_said(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split / "images").mkdir(parents=True)
+        (tmp_path / split / "images" / "1.png").write_bytes(tile(1))
+    (tmp_path / "labels.csv").write_text("image,label\ntrain/images/1.png,dots\n")
+    with pytest.raises(InputError) as caught:
+        gather(BuildRequest(source=str(tmp_path)))
+    said = str(caught.value)
+    assert "every split has the folder 'images' alone, in which there are no class folders" in said
+    assert f"put labelled images into {tmp_path}/train/<class>/ or" in said
+    assert f"are the labels in {tmp_path}/labels.csv?" in said
+
+
 @pytest.mark.parametrize(
     ("folders", "alike"),
     [
