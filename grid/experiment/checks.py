@@ -18,7 +18,7 @@ from semigrid.grid.experiment.schema import (
     ModelConfig,
     show_percent,
 )
-from semigrid.grid.experiment.space import space_problems
+from semigrid.grid.experiment.space import lengths_to_try, space_problems
 from semigrid.trainers.backbones import backbone_problem
 from semigrid.trainers.methods import METHODS, resolve
 from semigrid.trainers.recipe import Recipe
@@ -59,13 +59,14 @@ def problems_of(experiment: Experiment) -> list[str]:
                 problems += problems_in(error, "models", name, "recipe")
             except InputError as error:
                 problems.append(f"models.{name}.recipe.{error}")
-    problems += space_problems(file, recipes)
+    of_space = list(space_problems(file, recipes))
+    problems += of_space
     problems += _control_problems(file)
     for number, entry in enumerate(file.grid):
         for name in entry.datasets or file.datasets:
             if name in experiment.datasets:  # else it could not be opened, or is misspelt
                 problems += _size_problems(experiment, number, name)
-                problems += _schedule_problems(experiment, entry, name, recipes)
+                problems += _schedule_problems(experiment, entry, name, recipes, not of_space)
     return list(dict.fromkeys(problems))
 
 
@@ -189,9 +190,16 @@ def _size_problems(experiment: Experiment, number: int, name: str) -> Iterator[s
 
 
 def _schedule_problems(
-    experiment: Experiment, entry: GridEntry, name: str, recipes: dict[str, Recipe]
+    experiment: Experiment,
+    entry: GridEntry,
+    name: str,
+    recipes: dict[str, Recipe],
+    with_search: bool,
 ) -> Iterator[str]:
-    """What is wrong with the resolved recipes of an entry's cells and of those they start from."""
+    """What is wrong with the resolved recipes of an entry's cells and of those they start from.
+
+    And, ``with_search``, with what their searches may try instead.
+    """
     config = experiment.file.models.get(entry.model)
     parent = None if config is None else config.from_
     for model in (entry.model, parent):
@@ -199,6 +207,8 @@ def _schedule_problems(
             continue
         method, recipe = experiment.file.models[model].method, recipes[model]
         multipliers = entry.unlabeled if METHODS[method].needs_pool else None
+        lengths = lengths_to_try(experiment.file, model, recipe) if with_search else []
+        key = f"models.{model}.recipe"
         try:
             for fraction, multiplier in product(entry.labels, multipliers or [Fraction(1)]):
                 images = labeled_images(experiment.datasets[name], fraction)
@@ -207,8 +217,13 @@ def _schedule_problems(
                 yield from _worker_problems(experiment, model, resolved)
                 if "compute" in experiment.file.controls and model != entry.model:
                     yield from _worker_problems(experiment, entry.model, resolved, model)
+                for tried in lengths:
+                    shown = " and ".join(f"{each} {value:g}" for each, value in tried.items())
+                    key = f"search.space, {shown} for {model}"
+                    resolve(recipe, method, max(1, images), max(1, pool), tried=tried)
+                key = f"models.{model}.recipe"
         except ValueError as error:
-            yield f"models.{model}.recipe: {error}"
+            yield f"{key}: {error}"
 
 
 def _worker_problems(

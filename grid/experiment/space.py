@@ -1,15 +1,58 @@
-"""Problems of the search space: hyper-parameters and ranges that cannot be searched."""
+"""The search space, and its problems: hyper-parameters and ranges that cannot be searched."""
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 
 from pydantic import ValidationError
 
 from semigrid.grid.experiment.messages import nearest
-from semigrid.grid.experiment.schema import Around, ExperimentFile
-from semigrid.trainers.methods import METHODS, why_unused
+from semigrid.grid.experiment.schema import Around, ExperimentFile, Range
+from semigrid.trainers.methods import METHODS, MethodName, Space, why_unused
 from semigrid.trainers.recipe import Recipe
 
 _SEARCHABLE = [name for name, field in Recipe.model_fields.items() if field.annotation is float]
+
+
+# Searched settings that can leave a training without a step, together.
+_LENGTHS = ("epochs", "warmup_epochs")
+
+
+def search_space(method: MethodName, recipe: Recipe, ranges: Mapping[str, Range]) -> Space:
+    """The method's space, overridden by the file's ranges; a null removes a parameter.
+
+    Parameters that the recipe does not use are left out: the file's range may be meant for another
+    model with the same method.
+    """
+    space = {
+        name: (low, high)
+        for name, (low, high) in METHODS[method].search_space(recipe).items()
+        if low < high
+    }
+    for name, wanted in ranges.items():
+        if wanted is None or why_unused(name, recipe, method) is not None:
+            space.pop(name, None)
+        elif isinstance(wanted, Around):
+            space[name] = wanted.range(getattr(recipe, name))
+        else:
+            space[name] = wanted
+    return space
+
+
+def ranges_of(file: ExperimentFile, model: str, method: MethodName) -> dict[str, Range]:
+    """The file's ranges for a model: its own before those of a method."""
+    space = file.search.space
+    return {**space.get(method, {}), **space.get(model, {})}
+
+
+def lengths_to_try(file: ExperimentFile, model: str, recipe: Recipe) -> list[dict[str, float]]:
+    """The longest and shortest ``epochs`` and ``warmup_epochs`` that a search may try, together.
+
+    Of a space without problems; empty where neither is searched.
+    """
+    method = file.models[model].method
+    space = search_space(method, recipe, ranges_of(file, model, method))
+    ends = {name: space[name] for name in _LENGTHS if name in space}
+    return [dict(zip(ends, values, strict=True)) for values in product(*ends.values()) if values]
 
 
 def space_problems(file: ExperimentFile, recipes: Mapping[str, Recipe]) -> Iterator[str]:

@@ -14,10 +14,10 @@ from pydantic import BaseModel
 from semigrid.data.plausible import Number
 from semigrid.data.storage import Storage
 from semigrid.data.storage.files import UnusableFileError
-from semigrid.grid.experiment.schema import Around, Range
+from semigrid.grid.experiment.space import ranges_of, search_space
 from semigrid.grid.study.layout import SUGGESTED, suggested_file
 from semigrid.grid.study.plan import Plan, Search
-from semigrid.trainers.methods import METHODS, MethodName, Space, why_unused
+from semigrid.trainers.methods import Space
 from semigrid.trainers.recipe import Recipe
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -54,33 +54,11 @@ class Wave:
     starts: Sequence[dict[str, float]] = ({},)
 
 
-def search_space(method: MethodName, recipe: Recipe, ranges: Mapping[str, Range]) -> Space:
-    """The method's space, overridden by the file's ranges; a null removes a parameter.
-
-    Parameters that the recipe does not use are left out: the file's range may be meant for another
-    model with the same method.
-    """
-    space = {
-        name: (low, high)
-        for name, (low, high) in METHODS[method].search_space(recipe).items()
-        if low < high
-    }
-    for name, wanted in ranges.items():
-        if wanted is None or why_unused(name, recipe, method) is not None:
-            space.pop(name, None)
-        elif isinstance(wanted, Around):
-            space[name] = wanted.range(getattr(recipe, name))
-        else:
-            space[name] = wanted
-    return space
-
-
 def space_of(plan: Plan, search: Search) -> Space:
     """The space that a search's trials are drawn from."""
-    model, by_name = plan.source_model(search.cell), plan.experiment.file.search.space
-    method = plan.method(search.cell)
-    ranges = {**by_name.get(method, {}), **by_name.get(model, {})}
-    return search_space(method, plan.varied(search), ranges)
+    cell = search.cell
+    ranges = ranges_of(plan.experiment.file, plan.source_model(cell), plan.method(cell))
+    return search_space(plan.method(cell), plan.varied(search), ranges)
 
 
 def suggest_wave(wave: Wave) -> list[dict[str, float]]:

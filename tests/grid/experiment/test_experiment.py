@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helpers.experiments import SMALL, changed, experiment_text
+import yaml
+from tests.helpers.experiments import SMALL, SMALL_VIT, changed, experiment_text
 
 from semigrid.data.errors import InputError
 from semigrid.grid.experiment.load import load_experiment
@@ -169,12 +170,31 @@ def test_the_experiments_that_come_along_are_valid(name: str) -> None:
         ({"vit": {"base_lr": [2, 1]}}, "base_lr: [2, 1]: the lower end comes first"),
         ({"vit": {"confidence_threshold": [0.3, 0.6]}}, "change nothing: only semi uses it"),
         ({"semi": {"momentum": [0.5, 0.9]}}, "only sgd uses it, the optimizer is adamw"),
+        # five epochs of warm-up, as published
+        ({"vit": {"epochs": [5, 20]}}, "search.space, epochs 5 for vit: warmup_epochs is 5 of 5"),
+        ({"finetune": {"epochs": {"times": 20}}}, "epochs 5 for vit: warmup_epochs is 5 of 5"),
+        ({"vit": {"warmup_epochs": [0, 100]}}, "warmup_epochs 100 for vit: warmup_epochs is 100"),
+        (
+            {"vit": {"epochs": [6, 20]}, "finetune": {"warmup_epochs": [0, 8]}},
+            "search.space, epochs 6 and warmup_epochs 8 for vit: warmup_epochs is 8 of 6 epochs",
+        ),
     ],
 )
 def test_a_range_that_cannot_be_is_named(space: dict[str, Any], expected: str) -> None:
     with pytest.raises(InputError) as caught:
         load_experiment("file.yaml", text=changed("search.space", space))
     assert expected in str(caught.value)
+
+
+def test_a_searched_length_that_is_shorter_than_warmup_steps_is_named() -> None:
+    # 126 images in batches of 8 are 16 steps an epoch
+    recipe = {key: value for key, value in SMALL_VIT.items() if key != "steps"}
+    text = changed("models.vit.recipe", {**recipe, "epochs": 9, "warmup_steps": 40})
+    space = {"search": {"trials": 2, "space": {"vit": {"epochs": [2, 9]}}}}
+    with pytest.raises(InputError, match="epochs 2 for vit: warmup_steps is 40, .* 32 steps"):
+        load_experiment("file.yaml", text=yaml.safe_dump({**yaml.safe_load(text), **space}))
+    space["search"]["space"] = {"vit": {"epochs": [3, 9]}}
+    load_experiment("file.yaml", text=yaml.safe_dump({**yaml.safe_load(text), **space}))
 
 
 def test_a_models_own_training_settings_stand_over_the_files() -> None:

@@ -9,12 +9,12 @@ import pytest
 
 from semigrid.data.storage import open_storage
 from semigrid.grid.experiment.schema import Around
+from semigrid.grid.experiment.space import search_space
 from semigrid.grid.study.search import (
     Suggestions,
     Tried,
     Wave,
     _hash,
-    search_space,
     suggest_wave,
 )
 from semigrid.trainers.methods import published
