@@ -33,7 +33,7 @@ from semigrid.grid.experiment.schema import show_percent
 from semigrid.grid.status.change import Change, compare
 from semigrid.grid.status.cost import Cost, estimate, spent
 from semigrid.grid.status.lengths import CellLength, lengths, lengths_parts
-from semigrid.grid.status.show import cost_parts
+from semigrid.grid.status.show import cost_parts, finished_of
 from semigrid.grid.study.state import StudyState
 
 WIDE_VAL = 0.08  # half a 95 % interval, as a share: what some 100 images give
@@ -74,9 +74,8 @@ def show_plan(study: OpenStudy, without_data: bool = False, as_json: bool = Fals
         **state.plan.counts(),
         "trainings_done": sum(map(state.trainings_done, state.searches)),
         "trainings_remaining": sum(map(state.trainings_left, state.searches)),
-        "cells_finished": sum(
-            state.searches[cell.name].stage == "finished" for cell in state.plan.cells
-        ),
+        "cells_finished": _finished(state, controls=False),
+        "controls_finished": _finished(state, controls=True),
     }
     if as_json:
         facts = {
@@ -99,14 +98,19 @@ def show_plan(study: OpenStudy, without_data: bool = False, as_json: bool = Fals
         out.print(part)
 
 
+def _finished(study: StudyState, *, controls: bool) -> int:
+    """How many cells, or how many of their controls, are finished."""
+    cells = [cell for cell in study.plan.cells if (cell.control is not None) == controls]
+    return sum(study.searches[cell.name].stage == "finished" for cell in cells)
+
+
 def _lines(study: StudyState, counts: Mapping[str, int], without_data: bool) -> Iterator[str]:
     """Cells, trainings, datasets and weights."""
     experiment = study.plan.experiment
-    cells, controls, seeds = counts["cells"], counts["controls"], counts["seeds"]
-    parents = counts["searches"] - cells - controls
-    shown = f"{cells} cells" + (f" and {controls} controls" if controls else "")
-    extra = f" and {parents} searches that cells start from" if parents else ""
-    yield (f"{experiment.file.name}: {shown}{extra}, {counts['cells_finished']} finished")
+    seeds, parents = counts["seeds"], counts["searches"] - counts["cells"] - counts["controls"]
+    stages = ((cell.control, study.searches[cell.name].stage) for cell in study.plan.cells)
+    extra = f"; {parents} searches that cells start from" if parents else ""
+    yield f"{experiment.file.name}: {finished_of(stages)}{extra}"
     yield (
         f"{counts['trainings']:,} trainings: {counts['trials_per_search']} trials per cell"
         + (f", winners on {seeds} seeds" if seeds > 1 else "")

@@ -126,7 +126,7 @@ def test_the_papers_file_can_be_counted_without_its_datasets() -> None:
     paper = Path(__file__).parents[3] / "grid/experiments/paper.yaml"
     done = semigrid("plan", str(paper), "--without-data")
     assert done.returncode == 0
-    assert "30 cells and 15 controls" in done.stdout
+    assert "paper: 0 of 30 cells and 0 of 15 controls finished\n" in done.stdout
     assert "720 trainings remain" in done.stdout  # 16 of each
     facts = json.loads(semigrid("plan", str(paper), "--without-data", "--json").stdout)
     assert (facts["cells"], facts["trainings_remaining"]) == (30, 720)

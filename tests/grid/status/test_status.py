@@ -121,6 +121,9 @@ def test_controls_are_counted_by_themselves(tmp_path: Path) -> None:
     shown = semigrid("status", str(grid.file)).stdout
     assert f"\n{said}\ntrials: 3 finished\n" in shown
     assert f"{said} · made " in report(grid.results())
+    assert f"small: {said}\n" in semigrid("plan", str(grid.file)).stdout
+    facts = json.loads(semigrid("plan", str(grid.file), "--json").stdout)
+    assert (facts["cells_finished"], facts["controls_finished"]) == (2, 1)
     only = {name: cell for name, cell in cells.items() if cell.control}
     assert show.counts(only) == "1 of 3 controls finished"
 
