@@ -14,8 +14,9 @@ from typing import get_args
 
 import numpy as np
 
+from semigrid.grid.analysis.guesses import is_above_chance
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
-from semigrid.grid.analysis.statistics import LEVEL, is_above_chance, quantile
+from semigrid.grid.analysis.statistics import LEVEL, quantile
 from semigrid.grid.experiment.schema import Control
 from semigrid.grid.study.plan import Cell, Plan
 from semigrid.trainers.evaluation.choose import rank

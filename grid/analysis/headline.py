@@ -49,10 +49,9 @@ class Saving:
 class Headline:
     """One dataset's answer for one semi-supervised model, in a few sentences.
 
-    ``saving`` is that of the cell with the fewest labels that are enough or, where it is open
-    whether any are, of the cell that the text is about; None otherwise. ``against`` is its
-    difference from ``full``, labels alone with the most labels. Without finished cells that have
-    learnt there is no answer yet.
+    ``saving`` is that of the cell that the text is about: with the fewest labels that are enough,
+    or the nearest to it. ``against`` is its difference from ``full``, labels alone with the most
+    labels. Without finished cells that have learnt there is no answer yet, and all three are None.
     """
 
     dataset: str
@@ -119,9 +118,8 @@ def headline(family: Family, savings: list[Saving], claim: Claim, margin: float)
         labels, may_save = shown.saving.row.labeled_images, verdict in ("enough", "not tested")
         base = baseline_name(family)
         parts.append(shown.saving.needed.text(base, model, labels, may_save))
-    saving = shown.saving if verdict in ("enough", "open") else None
     text = f"{dataset}: {' '.join(part for part in parts if part)}"
-    return Headline(dataset, model, text, verdict, saving, full, shown.against)
+    return Headline(dataset, model, text, verdict, shown.saving, full, shown.against)
 
 
 def baseline_name(family: Family) -> str:

@@ -148,18 +148,6 @@ def accuracy_interval(cell: Weighted, level: float = LEVEL) -> Interval:
     return _wilson(share, alike, quantile(freedom, level))
 
 
-def is_above_chance(cell: Weighted, chance: float, level: float = LEVEL) -> bool:
-    """Whether a cell's accuracy is certainly above that of guessing, a share.
-
-    By Wilson's interval of as many images as there are, with seeds taken as one. Guesses do not
-    scatter over seeds as trainings do, so how far seeds lie apart has no part in it: three seeds at
-    98, 90 and 82 % have learnt, though by Student's t with two degrees of freedom the mean of all
-    trainings may lie anywhere once the level is corrected for many cells. And seeds may guess
-    alike, so that they count no more than one.
-    """
-    return _wilson(cell.mean(), cell.images, _normal(level)).low > chance
-
-
 def mean_interval(values: np.ndarray, score: Weighted, level: float = LEVEL) -> Interval:
     """Student's interval of the mean of any values of images, (N,), weighted as a score is."""
     freedom = max(1, len(values) - 1)

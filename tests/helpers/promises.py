@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from semigrid.grid.analysis.answer import Answer
 
 
@@ -17,10 +19,13 @@ def check_what_is_said(answered: Answer) -> str:
         ), text
         assert text.strip() and "  " not in text and ".." not in text and ": ." not in text
     against, margin = headline.against, answered.margin
+    if headline.is_answer:
+        row, full = headline.saving.row, headline.full
+        assert against.difference == pytest.approx(row.balanced.mean() - full.balanced.mean())
     if headline.verdict == "enough":
         assert against.interval.low >= -margin and "are enough" in headline.text
     elif headline.verdict == "not enough":
-        assert against.interval.high < -margin and headline.saving is None
+        assert against.interval.high < -margin
         assert "not enough" in headline.text
     elif headline.verdict == "open":
         assert -margin <= against.interval.high

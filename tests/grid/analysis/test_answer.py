@@ -24,7 +24,7 @@ from semigrid.grid.analysis.claims import (
 from semigrid.grid.analysis.pool_curve import pool_curve
 from semigrid.grid.analysis.statistics import Comparison, Weighted, plain
 from semigrid.grid.status.terminal import Terminal
-from semigrid.grid.tables.answer import savings_table
+from semigrid.grid.tables.answer import answer_facts, savings_table
 from semigrid.grid.tables.render import show
 
 
@@ -274,8 +274,11 @@ def test_a_model_that_saves_nothing_says_so(tmp_path: Path) -> None:
         grid.finish(f"digits/vit/{fraction}", vit)
         grid.finish(f"digits/semi-vit/{fraction}/100%", semi)
     (headline,) = answer(grid.results()).headlines
-    assert headline.saving is None
     assert headline.verdict == "not enough"
+    # programs are told which two cells the difference is between: 100 and 160 of 200
+    (facts,) = answer_facts(answer(grid.results()))["headlines"]
+    assert facts["cell"] == "digits/semi-vit/50%/100%" and facts["baseline"] == "digits/vit/100%"
+    assert facts["difference"] == pytest.approx(-30)
     assert headline.text.startswith(
         "digits: 25% and 50% of the train labels are not enough for semi-vit. With 277 labels"
     )
@@ -289,6 +292,9 @@ def test_what_is_not_finished_is_said_and_shown_as_a_dash(tmp_path: Path) -> Non
     grid.finish("digits/semi-vit/25%/100%", 120)
     (headline,) = answer(grid.results()).headlines
     assert headline.verdict == "not tested"
+    (facts,) = answer_facts(answer(grid.results()))["headlines"]
+    assert facts["cell"] == "digits/semi-vit/25%/100%" and facts["baseline"] == "digits/vit/25%"
+    assert facts["difference"] == pytest.approx(10)
     assert "no finished cell of semi-vit has fewer labels than vit, 214." in headline.text
     done = semigrid("table", str(grid.file), "--view", "labels", "--format", "markdown")
     assert done.stdout.count("| — | — | — |") == 4, done.stdout

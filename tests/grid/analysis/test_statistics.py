@@ -22,38 +22,12 @@ from torchmetrics.functional.classification import (
 )
 
 from semigrid.grid.analysis.statistics import (
-    Weighted,
     accuracy_interval,
     compare,
     holm,
-    is_above_chance,
     plain,
 )
 from semigrid.trainers.evaluation.scores import ECE_BINS, scores
-
-
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_above_chance_by_hand(seeds: int) -> None:
-    """Wilson's lower end of 30 of 200, whatever the number of seeds: z = 1.96: 10.7 %."""
-    right = plain(np.repeat(np.arange(200)[None] < 30, seeds, axis=0))
-    z, share = 1.959964, 0.15
-    half = z * (share * (1 - share) / 200 + (z / 400) ** 2) ** 0.5
-    low = (share + z**2 / 400 - half) / (1 + z**2 / 200)
-    assert low == pytest.approx(0.107, abs=0.0005)
-    assert is_above_chance(right, low - 1e-6) and not is_above_chance(right, low + 1e-6)
-
-
-def test_guesses_are_seldom_above_chance_and_trainings_nearly_always() -> None:
-    draw = np.random.default_rng(1)
-    labels, level = np.arange(200) % 10, 1 - 0.05 / 16
-
-    def learnt(right: np.ndarray) -> bool:
-        return is_above_chance(Weighted(right, labels, np.ones(10)), 0.1, level)
-
-    alike = [np.repeat(draw.random((1, 200)) < 0.1, 3, axis=0) for _ in range(1000)]
-    assert sum(map(learnt, alike)) / 1000 <= 0.01  # 0.16 % are promised
-    trainings = [draw.random((3, 200)) < draw.normal(0.5, 0.05, (3, 1)) for _ in range(300)]
-    assert all(map(learnt, trainings))
 
 
 def table(images: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
