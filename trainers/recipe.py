@@ -1,12 +1,15 @@
-"""Recipes: every hyper-parameter of a method, with the published values as defaults."""
+"""Recipes: the hyper-parameters that all methods share, and those of methods with a pool.
+
+A page in ``methods`` extends them with what is its own. Defaults are published values.
+"""
 
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 # Part of every trial's identity; raise it when the same recipe gives other numbers than before.
-RECIPE_VERSION = 4
+RECIPE_VERSION = 5
 
 # timm's syntax, without its other sets of operations, which data.views.pixels does not have
 RAND_AUGMENT = re.compile(r"rand(-((mstd|p)\d+(\.\d+)?|(mmax|inc|m|n)\d+))+")
@@ -15,7 +18,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Recipe(BaseModel):
-    """All hyper-parameters of one training; the defaults are those of ViT-B (MAE), ``finetune``.
+    """What the recipes of all methods have; the defaults are those of ViT-B (MAE), fine-tuned.
 
     ``steps``, ``ema_decay`` and ``warmup_steps`` are ``None`` until ``resolve`` derives them, from
     ``epochs`` and ``batch_size`` as published for large sets.
@@ -50,39 +53,26 @@ class Recipe(BaseModel):
     drop_path: float = Field(0.1, ge=0, lt=1)
     global_pool: str | None = "avg"
     head_std: float | None = Field(2e-5, gt=0)
-    # loss and mixing
+    # loss
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    mixup: float = Field(0.8, ge=0, description="α; 0 switches it off")
-    cutmix: float = Field(1.0, ge=0, description="α; 0 switches it off")
     # views
     crop_scale: tuple[float, float] = (0.08, 1.0)
-    weak_crop_scale: tuple[float, float] = (0.08, 1.0)
     hflip: Probability = 0.5
     color_jitter: float = Field(0.4, ge=0)
     rand_augment: str = "rand-m9-mstd0.5-inc1"
     erase_prob: Probability = 0.25
     # evaluation
     evaluations: int = Field(10, gt=0, le=10**5, description="evaluations on val, evenly spaced")
-    # pseudo labels
-    confidence_threshold: Probability = 0.5
-    unlabeled_loss_weight: float = Field(5.0, ge=0)
-    unlabeled_ratio: int = Field(
-        5, gt=0, le=10**4, description="unlabelled images per labelled one, μ"
-    )
-    skip_masked: bool | None = Field(
-        None, description="leave masked images out; None: where that changes no number"
-    )
-    # when a training counts as collapsed
-    collapse_evaluations: int = Field(3, ge=0, description="number in a row; 0: never")
-    min_pseudo_entropy: Probability = Field(0.1, description="as a share of that of val's classes")
 
-    @model_validator(mode="after")
-    def _crops_are_ranges(self) -> "Recipe":
-        for name in ("crop_scale", "weak_crop_scale"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high <= 1:
-                raise ValueError(f"{name} must be a range within (0, 1], got [{low}, {high}]")
-        return self
+    @field_validator("crop_scale", "weak_crop_scale", check_fields=False)
+    @classmethod
+    def _is_a_range(cls, value: tuple[float, float], info: ValidationInfo) -> tuple[float, float]:
+        low, high = value
+        if not 0 < low <= high <= 1:
+            raise ValueError(
+                f"{info.field_name} must be a range within (0, 1], got [{low}, {high}]"
+            )
+        return value
 
     @field_validator("rand_augment")
     @classmethod
@@ -107,11 +97,25 @@ class Recipe(BaseModel):
         return [round((i + 1) * self.total_steps / count) for i in range(count)]
 
     @property
+    def learning_rate(self) -> float:
+        """lr = base · batch/256 (Goyal et al. 2017, as MAE and Semi-ViT use it)."""
+        return self.base_lr * self.batch_size / 256
+
+
+class PoolRecipe(Recipe):
+    """What the recipes of methods with a pool have besides."""
+
+    weak_crop_scale: tuple[float, float] = (0.08, 1.0)
+    unlabeled_ratio: int = Field(
+        5, gt=0, le=10**4, description="unlabelled images per labelled one, μ"
+    )
+
+    @property
     def pool_batch_size(self) -> int:
         """μB, the unlabelled images of a step over all workers."""
         return self.batch_size * self.unlabeled_ratio
 
-    @property
-    def learning_rate(self) -> float:
-        """lr = base · batch/256 (Goyal et al. 2017, as MAE and Semi-ViT use it)."""
-        return self.base_lr * self.batch_size / 256
+
+def floats_of(recipe: type[Recipe]) -> list[str]:
+    """The fields that a search can vary."""
+    return [name for name, field in recipe.model_fields.items() if field.annotation is float]

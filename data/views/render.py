@@ -24,7 +24,7 @@ class Batch:
 
     ids: list[str]
     labels: torch.Tensor
-    views: dict[str, torch.Tensor]
+    views: dict[ViewName, torch.Tensor]
     erase_seeds: torch.Tensor
     broken_by_row: list[list[str]]
 
@@ -42,7 +42,7 @@ class Batch:
     def of_one(
         image_id: str,
         label: int,
-        views: Mapping[str, np.ndarray],
+        views: Mapping[ViewName, np.ndarray],
         erase_seed: int = 0,
         broken: Sequence[str] = (),
     ) -> "Batch":
@@ -120,7 +120,7 @@ def render(
             f"none of {len(unit)} images can be decoded, the first is {unit.ids[0]}"
         )
     pixels = np.array(image)
-    made: dict[str, np.ndarray] = {
+    made: dict[ViewName, np.ndarray] = {
         view: make_view(pixels, settings, view, seeds[view], size) for view in views
     }
     erase_seed = view_seed(seed, pass_number, name, "erase")

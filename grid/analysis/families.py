@@ -20,7 +20,7 @@ from semigrid.grid.analysis.statistics import LEVEL, quantile
 from semigrid.grid.experiment.schema import Control
 from semigrid.grid.study.plan import Cell, Plan
 from semigrid.trainers.evaluation.choose import rank
-from semigrid.trainers.methods import METHODS
+from semigrid.trainers.methods import find_method
 
 ByFraction = Mapping[Fraction, CellResult]
 
@@ -110,7 +110,7 @@ def families(results: ResultSet) -> Iterator[Family]:
     for dataset in results.datasets:
         learnt = learnt_cells(row for cell, row in finished.items() if cell.dataset == dataset)
         for model, config in plan.experiment.file.models.items():
-            if config.from_ is None or not METHODS[config.method].needs_pool:
+            if config.from_ is None or find_method(config.method).pool == "none":
                 continue
             if not any(_is_of(cell, dataset, model) for cell in rows):
                 continue
@@ -188,4 +188,4 @@ def _is_of(cell: Cell, dataset: str, model: str) -> bool:
 
 def _is_tuned_from(plan: Plan, model: str, start: str) -> bool:
     config = plan.experiment.file.models[model]
-    return config.from_ == start and not METHODS[config.method].needs_pool
+    return config.from_ == start and find_method(config.method).pool == "none"

@@ -9,7 +9,7 @@ from fractions import Fraction
 from semigrid.data.errors import InputError
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.study.plan import Cell
-from semigrid.trainers.methods import METHODS
+from semigrid.trainers.methods import find_method
 
 _QUARTERS = tuple(Fraction(n, 4) for n in (1, 2, 3, 4))
 # Acc@1 by task and model with 25, 50, 75, 100 % of the labels
@@ -68,8 +68,9 @@ def paper_acc1(cell: Cell, task: str, experiment: Experiment) -> float | None:
         return _BY_POOL.get(cell.unlabeled) if of_aprons else None
     model = experiment.file.models[cell.model]
     backbone = experiment.backbone_of(cell.model).backbone or ""
-    kind = "semi" if METHODS[model.method].needs_pool else backbone
-    if model.from_ is not None and kind != "semi":
+    has_pool = find_method(model.method).pool != "none"
+    kind = model.method if has_pool else backbone
+    if model.from_ is not None and not has_pool:
         return None  # the paper fine-tunes nothing twice
     row = next((row for name, row in _BY_LABELS[task].items() if name in kind), None)
     if row is None or cell.labels not in _QUARTERS:

@@ -20,7 +20,7 @@ from semigrid.grid.experiment.schema import (
 )
 from semigrid.grid.experiment.space import lengths_to_try, space_problems
 from semigrid.trainers.backbones import backbone_problem
-from semigrid.trainers.methods import METHODS, resolve
+from semigrid.trainers.methods import find_method, resolve
 from semigrid.trainers.recipe import Recipe
 
 # Arguments of timm's that other keys or the dataset decide.
@@ -56,9 +56,10 @@ def problems_of(experiment: Experiment) -> list[str]:
             try:
                 recipes[name] = experiment.recipe_of(name)
             except ValidationError as error:
-                problems += problems_in(error, "models", name, "recipe")
+                form = find_method(file.models[name].method).recipe
+                problems += problems_in(error, "models", name, "recipe", form=form)
             except InputError as error:
-                problems.append(f"models.{name}.recipe.{error}")
+                problems += [f"models.{name}.recipe.{problem}" for problem in error.problems]
     of_space = list(space_problems(file, recipes))
     problems += of_space
     problems += _control_problems(file)
@@ -93,9 +94,10 @@ def _model_problems(file: ExperimentFile, name: str) -> Iterator[str]:
 
 def _start_problems(file: ExperimentFile, key: str, model: ModelConfig) -> Iterator[str]:
     """What is wrong with the backbone, or with the model that a model starts from."""
-    method, parents = model.method, METHODS[model.method].parents
+    method, parents = model.method, find_method(model.method).parents
+    need = find_method(method).parent
     if model.from_ is None:
-        if METHODS[method].needs_parent:
+        if need == "required":
             yield f"{key}.from: missing; method {method} starts from a {' or '.join(parents)} model"
         elif model.backbone is None:
             yield (
@@ -106,7 +108,9 @@ def _start_problems(file: ExperimentFile, key: str, model: ModelConfig) -> Itera
             yield f"{key}.backbone: {model.backbone!r}: {problem}"
         return
     parent = file.models.get(model.from_)
-    if parent is None:
+    if need == "none":
+        yield f"{key}.from: method {method} starts from a backbone: give backbone instead"
+    elif parent is None:
         yield f"{key}.from: {_unknown('model', model.from_, file.models)}"
     elif parent.method not in parents:
         yield (
@@ -134,7 +138,7 @@ def _grid_problems(file: ExperimentFile) -> Iterator[str]:
         model = file.models.get(entry.model)
         if model is None:
             yield f"{key}.model: {_unknown('model', entry.model, file.models)}"
-        elif entry.unlabeled is not None and not METHODS[model.method].needs_pool:
+        elif entry.unlabeled is not None and find_method(model.method).pool == "none":
             yield (
                 f"{key}.unlabeled: {entry.model!r} is of method {model.method}, which uses "
                 "no unlabelled images; take this key out"
@@ -151,10 +155,24 @@ def _grid_problems(file: ExperimentFile) -> Iterator[str]:
             seen.add(cell)
 
 
+def _multipliers(entry: GridEntry, model: ModelConfig) -> list[Fraction]:
+    """The pools of a grid entry's cells, none where they have none."""
+    pool = find_method(model.method).pool
+    if pool == "none":
+        return []
+    return entry.unlabeled or ([Fraction(1)] if pool == "required" else [])
+
+
+def _has_pool(file: ExperimentFile, name: str) -> bool:
+    """Whether any cell of a model has a pool."""
+    entries = [entry for entry in file.grid if entry.model == name]
+    return any(_multipliers(entry, file.models[name]) for entry in entries)
+
+
 def _control_problems(file: ExperimentFile) -> Iterator[str]:
     """Controls of nothing, and controls of trainings whose length is searched."""
     asked = dict.fromkeys(entry.model for entry in file.grid if entry.model in file.models)
-    with_pool = [name for name in asked if METHODS[file.models[name].method].needs_pool]
+    with_pool = [name for name in asked if _has_pool(file, name)]
     if file.controls and not with_pool:
         yield "controls: no model of grid uses unlabelled images; take this key out"
     if "compute" in file.controls:
@@ -179,8 +197,8 @@ def _size_problems(experiment: Experiment, number: int, name: str) -> Iterator[s
                 f"are the same {labeled_images(dataset, less):,} images; leave one of them out"
             )
     model, unit = experiment.file.models.get(entry.model), experiment.pool_unit(name)
-    if model is not None and METHODS[model.method].needs_pool:
-        for multiplier in entry.unlabeled or [Fraction(1)]:
+    if model is not None:
+        for multiplier in _multipliers(entry, model):
             if not 0 < pool_subset(unit, multiplier) <= manifest.pool:
                 yield (
                     f"grid.{number}.unlabeled: {show_percent(multiplier)} of {name} is "
@@ -206,21 +224,22 @@ def _schedule_problems(
         if model not in recipes:
             continue
         method, recipe = experiment.file.models[model].method, recipes[model]
-        multipliers = entry.unlabeled if METHODS[method].needs_pool else None
+        found = _multipliers(entry, experiment.file.models[model])
+        multipliers: list[Fraction | None] = [*found] or [None]
         lengths = lengths_to_try(experiment.file, model, recipe) if with_search else []
         key = f"models.{model}.recipe"
         try:
-            for fraction, multiplier in product(entry.labels, multipliers or [Fraction(1)]):
+            for fraction, multiplier in product(entry.labels, multipliers):
                 images = labeled_images(experiment.datasets[name], fraction)
-                pool = experiment.epoch_pool(name, multiplier)
-                resolved = resolve(recipe, method, max(1, images), max(1, pool))
+                pool = 0 if multiplier is None else experiment.epoch_pool(name, multiplier)
+                resolved = resolve(recipe, method, max(1, images), pool)
                 yield from _worker_problems(experiment, model, resolved)
                 if "compute" in experiment.file.controls and model != entry.model:
                     yield from _worker_problems(experiment, entry.model, resolved, model)
                 for tried in lengths:
                     shown = " and ".join(f"{each} {value:g}" for each, value in tried.items())
                     key = f"search.space, {shown} for {model}"
-                    resolve(recipe, method, max(1, images), max(1, pool), tried=tried)
+                    resolve(recipe, method, max(1, images), pool, tried=tried)
                 key = f"models.{model}.recipe"
         except ValueError as error:
             yield f"{key}: {error}"

@@ -9,7 +9,7 @@ from semigrid.data.schema import Dataset
 from semigrid.data.splits import pool_subset
 from semigrid.data.storage import open_storage
 from semigrid.grid.experiment.schema import ExperimentFile, ModelConfig
-from semigrid.trainers.methods import published
+from semigrid.trainers.methods import find_method, published
 from semigrid.trainers.models.weights import Weights
 from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.recipe import Recipe
@@ -83,3 +83,13 @@ class Experiment:
             parent = self.file.models[config.from_].recipe
             inherited = {key: parent[key] for key in _INHERITED if key in parent}
         return published(config.method, backbone, {**inherited, **config.recipe})
+
+    def control_recipe(self, model: str) -> Recipe:
+        """The recipe of a control of a model that starts from a backbone, before it is lengthened.
+
+        As published for the method of the control, with what makes it see the same images.
+        """
+        config = self.file.models[model]
+        assert config.backbone is not None
+        own = {key: config.recipe[key] for key in _INHERITED if key in config.recipe}
+        return published(find_method(config.method).control, config.backbone, own)

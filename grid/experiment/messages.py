@@ -16,7 +16,6 @@ from semigrid.grid.experiment.schema import (
     SearchConfig,
 )
 from semigrid.trainers.options import TrainOptions
-from semigrid.trainers.recipe import Recipe
 
 # Forms of a value as pydantic's paths name them, and what each key with several forms accepts.
 _RANGE = "[lowest, highest], a range around the value such as {times: 4} or {plus: 0.1}, or null"
@@ -32,7 +31,6 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "": ExperimentFile,
     "datasets": DatasetConfig,
     "models": ModelConfig,
-    "models.recipe": Recipe,
     "models.train": TrainOptions,
     "grid": GridEntry,
     "search": SearchConfig,
@@ -47,29 +45,33 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"there are {', '.join(near or [*names[:3], '…'])}"
 
 
-def problems_in(error: ValidationError, *section: str) -> list[str]:
+def problems_in(
+    error: ValidationError, *section: str, form: type[BaseModel] | None = None
+) -> list[str]:
     """One sentence per problem of a file: key path, value, what is wrong, what is allowed.
 
     Args:
         section: path of the section that was validated; none for the whole file.
+        form: what stands there, if that depends on the file.
     """
     # pydantic reports a value with several forms once per form
-    return list(dict.fromkeys(_problem(section, details) for details in error.errors()))
+    return list(dict.fromkeys(_problem(section, form, details) for details in error.errors()))
 
 
-def _problem(section: Sequence[str], error: ErrorDetails) -> str:
+def _problem(section: Sequence[str], form: type[BaseModel] | None, error: ErrorDetails) -> str:
     where = [*section, *(part for part in error["loc"] if part not in _FORMS)]
     key = ".".join(map(str, where))
     if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key; {nearest(str(where[-1]), _allowed_keys(where[:-1]))}"
+        allowed = list(form.model_fields) if form else _allowed_keys(where[:-1])
+        return f"{key}: unknown key; {nearest(str(where[-1]), allowed)}"
     if error["type"] == "missing":
         return f"{key}: this key is missing"
     if error["type"] == "invalid_key":
         return f"{key}: a key must be text; put it in quotes if it is meant"
     message = error["msg"].removeprefix("Value error, ")
-    form = error["loc"][-1] if error["loc"] else None
-    if form in _FORMS:
-        message = f"must be {_FORMS[str(form)]}"
+    last = error["loc"][-1] if error["loc"] else None
+    if last in _FORMS:
+        message = f"must be {_FORMS[str(last)]}"
     elif error["type"] == "string_pattern_mismatch" and where[-1] != "weights_sha256":
         message = "use letters, digits, '.', '_' and '-', at most 100, a letter or digit first"
     elif error["type"] in ("model_type", "dict_type"):

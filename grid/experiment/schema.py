@@ -87,7 +87,7 @@ class ModelConfig(Section):
 
 
 class GridEntry(Section):
-    """Cells: one model at label fractions and, for ``semi``, unlabelled multipliers."""
+    """Cells: one model at label fractions and, with a pool, unlabelled multipliers."""
 
     model: str
     labels: list[LabelFraction] = Field(min_length=1)

@@ -7,17 +7,14 @@ from pydantic import ValidationError
 
 from semigrid.grid.experiment.messages import nearest
 from semigrid.grid.experiment.schema import Around, ExperimentFile, Range
-from semigrid.trainers.methods import METHODS, MethodName, Space, why_unused
-from semigrid.trainers.recipe import Recipe
-
-_SEARCHABLE = [name for name, field in Recipe.model_fields.items() if field.annotation is float]
-
+from semigrid.trainers.methods import Space, find_method, method_names, who_uses, why_unused
+from semigrid.trainers.recipe import Recipe, floats_of
 
 # Searched settings that can leave a training without a step, together.
 _LENGTHS = ("epochs", "warmup_epochs")
 
 
-def search_space(method: MethodName, recipe: Recipe, ranges: Mapping[str, Range]) -> Space:
+def search_space(method: str, recipe: Recipe, ranges: Mapping[str, Range]) -> Space:
     """The method's space, overridden by the file's ranges; a null removes a parameter.
 
     Parameters that the recipe does not use are left out: the file's range may be meant for another
@@ -25,11 +22,11 @@ def search_space(method: MethodName, recipe: Recipe, ranges: Mapping[str, Range]
     """
     space = {
         name: (low, high)
-        for name, (low, high) in METHODS[method].search_space(recipe).items()
+        for name, (low, high) in find_method(method).search_space(recipe).items()
         if low < high
     }
     for name, wanted in ranges.items():
-        if wanted is None or why_unused(name, recipe, method) is not None:
+        if wanted is None or why_unused(name, recipe) is not None:
             space.pop(name, None)
         elif isinstance(wanted, Around):
             space[name] = wanted.range(getattr(recipe, name))
@@ -38,7 +35,7 @@ def search_space(method: MethodName, recipe: Recipe, ranges: Mapping[str, Range]
     return space
 
 
-def ranges_of(file: ExperimentFile, model: str, method: MethodName) -> dict[str, Range]:
+def ranges_of(file: ExperimentFile, model: str, method: str) -> dict[str, Range]:
     """The file's ranges for a model: its own before those of a method."""
     space = file.search.space
     return {**space.get(method, {}), **space.get(model, {})}
@@ -58,35 +55,35 @@ def lengths_to_try(file: ExperimentFile, model: str, recipe: Recipe) -> list[dic
 def space_problems(file: ExperimentFile, recipes: Mapping[str, Recipe]) -> Iterator[str]:
     """Every problem of ``search.space``; ``recipes`` are by model, where they are valid."""
     for name, ranges in file.search.space.items():
-        if name not in file.models and name not in METHODS:
-            known = nearest(name, (*METHODS, *file.models))
+        if name not in file.models and name not in method_names():
+            known = nearest(name, (*method_names(), *file.models))
             yield f"search.space.{name}: not a method or model; {known}"
             continue
         models = [m for m, config in file.models.items() if name in (m, config.method)]
         searched = {model: recipes[model] for model in models if model in recipes}
+        method = find_method(file.models[name].method if name in file.models else name)
         for parameter, wanted in ranges.items():
             key = f"search.space.{name}.{parameter}"
-            if parameter not in _SEARCHABLE:
-                yield f"{key}: cannot be searched; {nearest(parameter, _SEARCHABLE)}"
+            if parameter not in method.recipe.model_fields and (others := who_uses(parameter)):
+                yield f"{key}: a search of it would change nothing: {others}"
+            elif parameter not in floats_of(method.recipe):
+                yield f"{key}: cannot be searched; {nearest(parameter, floats_of(method.recipe))}"
             elif wanted is not None:
-                yield from _parameter_problems(file, key, parameter, wanted, searched)
+                yield from _parameter_problems(key, parameter, wanted, searched, method.recipe)
 
 
 def _parameter_problems(
-    file: ExperimentFile,
     key: str,
     parameter: str,
     wanted: tuple[float, float] | Around,
     recipes: Mapping[str, Recipe],
+    form: type[Recipe],
 ) -> Iterator[str]:
-    unused = [
-        why_unused(parameter, recipe, file.models[model].method)
-        for model, recipe in recipes.items()
-    ]
+    unused = [why_unused(parameter, recipe) for recipe in recipes.values()]
     if unused and all(unused):
         yield f"{key}: a search of it would change nothing: {unused[0]}"
     elif not isinstance(wanted, Around):
-        yield from _range_problems(key, parameter, *wanted)
+        yield from _range_problems(form, key, parameter, *wanted)
     elif (wanted.times is None) == (wanted.plus is None):
         yield f"{key}: give either times or plus, such as {{times: 4}} or {{plus: 0.1}}"
     else:
@@ -96,15 +93,17 @@ def _parameter_problems(
             if low == high:
                 yield f"{key}: times of {low:g} is {low:g}; give plus, or [lowest, highest]"
             where = f"{key}, around the {value:g} of {model}"
-            yield from _range_problems(where, parameter, low, high)
+            yield from _range_problems(form, where, parameter, low, high)
 
 
-def _range_problems(key: str, parameter: str, low: float, high: float) -> Iterator[str]:
+def _range_problems(
+    form: type[Recipe], key: str, parameter: str, low: float, high: float
+) -> Iterator[str]:
     if low > high:
         yield f"{key}: [{low:g}, {high:g}]: the lower end comes first"
         return
     for value in (low, high):
         try:
-            Recipe(**{parameter: value})
+            form(**{parameter: value})
         except ValidationError as error:
             yield f"{key}: {value:g}: {error.errors()[0]['msg']}"

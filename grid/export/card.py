@@ -32,7 +32,7 @@ from semigrid.grid.tables.slices import slice_results
 from semigrid.trainers.evaluation.predictions import Predictions
 from semigrid.trainers.evaluation.scores import cross_entropies
 from semigrid.trainers.execution.progress import add
-from semigrid.trainers.methods import METHODS, why_unused
+from semigrid.trainers.methods import find_method, why_unused
 from semigrid.trainers.models.weights import UNSTATED, Weights, is_non_commercial
 from semigrid.trainers.trial.identity import TrialSpec
 
@@ -96,7 +96,7 @@ def model_card(
         record=record,
         chain=chain,
         manifest=manifest,
-        method=METHODS[record.spec.method],
+        method=find_method(record.spec.method),
         hyper_parameters=_hyper_parameters,
         trials=len(search.trials),
         acc1_by_seed=dict(sorted(zip(search.by_seed, row.scores("acc1"), strict=True))),
@@ -147,7 +147,7 @@ def _hyper_parameters(spec: TrialSpec) -> dict[str, Any]:
     return {
         name: value
         for name, value in spec.recipe.model_dump(mode="json").items()
-        if value is not None and why_unused(name, spec.recipe, spec.method) is None
+        if value is not None and why_unused(name, spec.recipe) is None
     }
 
 
@@ -205,7 +205,7 @@ def _front_matter(
         )
     ]
     tags = ["image-classification", "timm", "semigrid"]
-    if METHODS[spec.method].needs_pool:
+    if spec.pool_images is not None:
         tags.append("semi-supervised-learning")
     if onnx:
         tags.append("onnx")

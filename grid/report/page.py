@@ -25,7 +25,7 @@ from semigrid.grid.tables.costs import costs_table
 from semigrid.grid.tables.paper_tables import labels_table, pool_table
 from semigrid.grid.tables.slices import slice_results, slices_table
 from semigrid.grid.tables.table import Table
-from semigrid.trainers.methods import METHODS
+from semigrid.trainers.methods import find_method
 
 MOST_PAIRS = 100  # pairs in the table of comparisons; all of them are a command away
 
@@ -35,8 +35,8 @@ def report(results: ResultSet) -> str:
     experiment = results.plan.experiment
     planned = {search.cell.model for search in results.plan.searches}
     models = [model for model in experiment.file.models if model in planned]
-    methods = {model: METHODS[experiment.file.models[model].method] for model in models}
-    collapsible = [model for model in models if methods[model].uses_pseudo_labels]
+    methods = {model: find_method(experiment.file.models[model].method) for model in models}
+    with_pool = [model for model in models if methods[model].pool != "none"]
     the_answer = answer(results)
     by_labels = [accuracy.accuracy_by_labels(results, dataset) for dataset in results.datasets]
     return (
@@ -62,7 +62,7 @@ def report(results: ResultSet) -> str:
             ],
             trainings=[
                 *(training.learning(results, model) for model in models),
-                *(figure for model in collapsible for figure in training.health(results, model)),
+                *(figure for model in with_pool for figure in training.health(results, model)),
             ],
             costs=costs_table(results),
             facts=facts(results),

@@ -142,7 +142,7 @@ def _winners(results: ResultSet, model: str) -> list[tuple[str, Record]]:
 
 
 def health(results: ResultSet, model: str) -> list[Chart]:
-    """What tells a semi-supervised training that learns from one that has collapsed."""
+    """What tells a training that learns from its pool from one that has collapsed."""
     charts = []
     for measure, (label, unit) in HEALTH.items():
         courses, rows = {}, []

@@ -166,7 +166,8 @@ def _problems(
         )
         return []
     few = rehearsed(recipe, options.workers)
-    key = f"{spec.backbone} {spec.backbone_args} {spec.method} {classes} {few}"
+    with_pool = spec.pool_images is not None
+    key = f"{spec.backbone} {spec.backbone_args} {spec.method} {with_pool} {classes} {few}"
     if key not in rehearsals:
         rehearsals[key] = _step_problems(spec, fresh.train(), few, classes, options.workers)
     return rehearsals[key]
@@ -178,7 +179,7 @@ def _step_problems(
     """What a step of training finds: a batch of one image, weights that change their shape."""
     views = view_settings(recipe, input_statistics(model))
     try:
-        rehearse(model, recipe, spec.method, views, classes)
+        rehearse(model, recipe, spec.method, views, classes, spec.pool_images is not None)
     except Exception as error:  # whatever the model's own code does
         what = "choose another backbone, backbone_args or img_size"
         if normalizes_over_batch(model) and recipe.batch_size == 1:

@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from semigrid.grid.study.plan import Plan, Search
-from semigrid.trainers.methods import METHODS, epochs_of, resolve
+from semigrid.trainers.methods import epochs_of, resolve
+from semigrid.trainers.recipe import PoolRecipe
 
 _FITTED = ("batch_size", "base_lr", "steps", "warmup_steps", "ema_decay")
 
@@ -20,7 +21,7 @@ class CellLength:
     Attributes:
         cell: the cell's name.
         batch_size: labelled images in a step, over all workers.
-        pool_batch_size: unlabelled images in a step; None for methods without a pool.
+        pool_batch_size: unlabelled images in a step; None without a pool.
         epochs: passes over the labelled set, or over the cell's own pool.
         base_lr: learning rate per 256 labelled images; a step's is ``base_lr`` · batch / 256.
         published: the published values that were fitted to a small set (docs/recipes.md), of
@@ -47,7 +48,7 @@ def lengths(plan: Plan) -> list[CellLength]:
 
 def _length(plan: Plan, search: Search) -> CellLength:
     spec = plan.spec(search, {}, 0, "a parent" if search.parent else None)
-    recipe = spec.recipe
+    recipe, with_pool = spec.recipe, spec.pool_images is not None
     images, epoch_pool = plan.labeled(search.cell), plan.epoch_pool(search.cell)
     unfitted = resolve(plan.recipe(search), spec.method, images, epoch_pool, fit=False)
     return CellLength(
@@ -55,7 +56,9 @@ def _length(plan: Plan, search: Search) -> CellLength:
         steps=recipe.total_steps,
         warmup_steps=recipe.warmup_steps or 0,
         batch_size=recipe.batch_size,
-        pool_batch_size=recipe.pool_batch_size if METHODS[spec.method].needs_pool else None,
+        pool_batch_size=(
+            recipe.pool_batch_size if with_pool and isinstance(recipe, PoolRecipe) else None
+        ),
         epochs=epochs_of(recipe, spec.method, images, spec.pool_images or 0),
         base_lr=recipe.base_lr,
         ema_decay=recipe.ema_decay or 0.0,

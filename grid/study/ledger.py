@@ -27,8 +27,8 @@ from semigrid.grid.study.layout import LEDGER, log_file, record_file
 from semigrid.trainers.evaluation.choose import course, score
 from semigrid.trainers.evaluation.scores import SUFFIXES
 from semigrid.trainers.layout import predictions_file, weights_file
-from semigrid.trainers.loop.health import pool_unused
-from semigrid.trainers.loop.outcome import NetworkName
+from semigrid.trainers.methods import find_method, packages_of
+from semigrid.trainers.methods.method import NetworkName
 from semigrid.trainers.models.weights import Weights
 from semigrid.trainers.recipe import RECIPE_VERSION
 from semigrid.trainers.trial.identity import TrialSpec
@@ -166,8 +166,8 @@ class Record(BaseModel):
 
     @property
     def pool_unused(self) -> bool:
-        """Whether next to nothing was learnt from the pool; see ``health.pool_unused``."""
-        return pool_unused(self.history)
+        """Whether next to nothing was learnt from the pool, as its method tells."""
+        return find_method(self.spec.method).pool_unused(self.history)
 
     @property
     def share_trained(self) -> float:
@@ -334,6 +334,6 @@ def start_record(spec: TrialSpec, cell: str, weights: Weights | None = None) -> 
         cell=cell,
         started_at=time.time(),
         weights=weights,
-        versions=dict(_versions()),
+        versions={**_versions(), **packages_of(spec.method)},
         machine=platform.platform(),
     )

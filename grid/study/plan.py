@@ -13,7 +13,7 @@ from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.experiment.label_count import val_fraction
 from semigrid.grid.experiment.messages import nearest
 from semigrid.grid.experiment.schema import Control, ExperimentFile, show_percent
-from semigrid.trainers.methods import METHODS, MethodName, lengthened, resolve
+from semigrid.trainers.methods import find_method, lengthened, resolve
 from semigrid.trainers.options import uses_ray_stream
 from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.trial.identity import TrialSpec
@@ -30,7 +30,7 @@ class Cell:
     dataset: str
     model: str
     labels: Fraction
-    unlabeled: Fraction | None  # None for finetune
+    unlabeled: Fraction | None  # None without a pool
     control: Control | None = None
 
     @property
@@ -109,15 +109,18 @@ class Plan:
 
     @cached_property
     def _longer(self) -> dict[Cell, Recipe]:
-        """The recipes of compute controls, as long as the semi-supervised ones beside them."""
+        """The recipes of compute controls, as long as those with a pool beside them."""
         return {cell: self._longer_recipe(cell) for cell in self.cells if cell.control == "compute"}
 
     def _longer_recipe(self, cell: Cell) -> Recipe:
-        model = self.source_model(cell)
-        method = self.experiment.file.models[cell.model].method
-        beside = self._resolved(cell, method, self._recipes[cell.model])
-        forwards = METHODS[method].forwards_per_step(beside) * beside.total_steps
-        return lengthened(self._recipes[model], self.method(cell), self.labeled(cell), forwards)
+        config, with_pool = self.experiment.file.models[cell.model], replace(cell, control=None)
+        beside = self._resolved(with_pool, config.method, self._recipes[cell.model])
+        forwards = find_method(config.method).forwards_per_step(beside, True) * beside.total_steps
+        if config.from_ is not None:
+            recipe = self._recipes[config.from_]
+        else:
+            recipe = self.experiment.control_recipe(cell.model)
+        return lengthened(recipe, self.method(cell), self.labeled(cell), forwards)
 
     def control_of(self, cell: Cell, control: Control) -> Cell | None:
         """The control of this kind of a cell; None if there is none.
@@ -140,14 +143,18 @@ class Plan:
     def source_model(self, cell: Cell) -> str:
         """The model whose method, recipe and search space a cell has.
 
-        Its own or, for a compute control, the one that its own starts from.
+        Its own or, for a compute control, the one that its own starts from. A control of a model
+        that starts from a backbone has the method that the model's method names, as published.
         """
         start = self.experiment.file.models[cell.model].from_
         return start if cell.control == "compute" and start is not None else cell.model
 
-    def method(self, cell: Cell) -> MethodName:
+    def method(self, cell: Cell) -> str:
         """The method of a cell's trainings."""
-        return self.experiment.file.models[self.source_model(cell)].method
+        config = self.experiment.file.models[self.source_model(cell)]
+        if cell.control == "compute" and self.source_model(cell) == cell.model:
+            return find_method(config.method).control
+        return config.method
 
     def labeled(self, cell: Cell) -> int:
         """How many labelled images a cell trains on."""
@@ -175,8 +182,8 @@ class Plan:
         return pool_subset(self.experiment.pool_unit(cell.dataset), cell.unlabeled)
 
     def epoch_pool(self, cell: Cell) -> int:
-        """Pool images by which an epoch is counted; those of the cell beside, for a control."""
-        if cell.unlabeled is None:
+        """Pool images by which an epoch is counted; 0 without a pool."""
+        if cell.unlabeled is None or cell.control == "compute":
             return 0
         return self.experiment.epoch_pool(cell.dataset, cell.unlabeled)
 
@@ -206,7 +213,7 @@ class Plan:
     def _resolved(
         self,
         cell: Cell,
-        method: MethodName,
+        method: str,
         recipe: Recipe,
         params: Mapping[str, float] | None = None,
     ) -> Recipe:
@@ -233,6 +240,7 @@ class Plan:
             backbone_args=backbone.backbone_args,
             weights="random" if weights is None else start,
             method=method,
+            method_version=find_method(method).version,
             recipe=recipe,
             precision=file.train.precision,
             seed=seed,
@@ -297,9 +305,10 @@ def cells_of(file: ExperimentFile) -> list[Cell]:
     """The cells of a file's grid, without controls."""
     cells = []
     for entry in file.grid:
-        multipliers: list[Fraction | None] = [None]
-        if METHODS[file.models[entry.model].method].needs_pool:
-            multipliers = list(entry.unlabeled or [Fraction(1)])
+        pool = find_method(file.models[entry.model].method).pool
+        default = Fraction(1) if pool == "required" else None
+        asked = entry.unlabeled if pool != "none" else None
+        multipliers: list[Fraction | None] = [*asked] if asked else [default]
         for dataset in entry.datasets or file.datasets:
             cells += [
                 Cell(dataset, entry.model, fraction, multiplier)

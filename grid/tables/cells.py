@@ -24,7 +24,7 @@ from semigrid.grid.experiment.schema import Control, show_percent
 from semigrid.grid.status.show import show_seconds
 from semigrid.grid.study.ledger import SCORES
 from semigrid.grid.tables.table import Column, Table, frame_of, frame_records
-from semigrid.trainers.loop.health import UNUSED_SHARE
+from semigrid.trainers.methods.pseudo_labels import UNUSED_SHARE
 from semigrid.trainers.models.weights import Weights
 
 T = TypeVar("T")

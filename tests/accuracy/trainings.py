@@ -23,7 +23,7 @@ from semigrid.data.storage import FileFacts
 from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.layout import weights_file
-from semigrid.trainers.methods import MethodName, published, resolve
+from semigrid.trainers.methods import find_method, published, resolve
 from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.trial.identity import TrialSpec
 from semigrid.trainers.trial.job import Place, TrialJob
@@ -90,7 +90,7 @@ class Trainings:
     ) -> TrialSpec:
         dataset, fraction = dataset_of(cell.set, self.folder), self._fraction(cell)
         pool = 0 if parent is None else dataset.manifest.pool
-        method: MethodName = "finetune" if parent is None else "semi"
+        method = "finetune" if parent is None else "semi"
         values = {"img_size": RULE.pixels[cell.set], "evaluations": 1, **SETS[cell.set].recipe}
         return TrialSpec(
             dataset=dataset.manifest.fingerprint,
@@ -100,6 +100,7 @@ class Trainings:
             backbone_args={},
             weights=f"sha256:{weights_hash(self.folder)}",
             method=method,
+            method_version=find_method(method).version,
             recipe=resolve(
                 published(method, BACKBONE, {**values, **own}), method, self.labeled(cell), pool
             ),

@@ -15,14 +15,14 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from semigrid.data.views.augment import ViewSettings
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.methods.semi import SemiRecipe
 
 
 class PlainSemi:
     """Student, teacher and optimiser, and the step that trains them."""
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, views: ViewSettings, device: str, precision: str
+        self, model: nn.Module, recipe: SemiRecipe, views: ViewSettings, device: str, precision: str
     ):
         self.recipe, self.device = recipe, device
         self.autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")

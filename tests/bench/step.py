@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,16 +14,17 @@ from tests.bench.plain import PlainSemi
 from semigrid.data.batches import EvalBatches
 from semigrid.data.schema import ImageTable
 from semigrid.data.storage import open_storage
-from semigrid.data.views.augment import ViewSettings
+from semigrid.data.views.augment import ViewName, ViewSettings
 from semigrid.data.views.render import Batch
 from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.loop.streams import Streams
 from semigrid.trainers.loop.training import Training, step_seed
-from semigrid.trainers.methods import METHODS, published, resolve
+from semigrid.trainers.methods import published, resolve
+from semigrid.trainers.methods.semi import SEMI, SemiRecipe
+from semigrid.trainers.methods.step import StepContext
 from semigrid.trainers.models.create import create_model, flops_per_image
 from semigrid.trainers.options import Precision, TrainOptions
-from semigrid.trainers.recipe import Recipe
 
 CLASSES, RATIO = 10, 5
 # dense peak in bfloat16, in FLOP/s, from NVIDIA's data sheets
@@ -35,7 +37,7 @@ def images(count: int, size: int, seed: int) -> torch.Tensor:
     return torch.randint(256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
 
 
-def batch(count: int, size: int, seed: int, *views: str) -> Batch:
+def batch(count: int, size: int, seed: int, *views: ViewName) -> Batch:
     return Batch(
         ids=[str(i) for i in range(count)],
         labels=torch.arange(count) % CLASSES,
@@ -43,6 +45,10 @@ def batch(count: int, size: int, seed: int, *views: str) -> Batch:
         erase_seeds=torch.arange(count),
         broken_by_row=[[]] * count,
     )
+
+
+def _no_batches(start: int, stop: int) -> Iterator[Batch]:
+    return iter(())
 
 
 class Steps:
@@ -53,17 +59,21 @@ class Steps:
         # a rate so low that the teacher, and with it the masks, stay as they are
         settings = {"img_size": size, "batch_size": labeled, "steps": 10**6, "base_lr": 1e-12}
         settings |= {"min_lr": 0, "warmup_steps": 0, "unlabeled_ratio": RATIO, "head_std": 0.5}
-        self.recipe = resolve(published("semi", backbone, settings), "semi", labeled, 1)
+        recipe = resolve(published("semi", backbone, settings), "semi", labeled, 1)
+        assert isinstance(recipe, SemiRecipe)
+        self.recipe = recipe
         self.model = create_model(backbone, CLASSES, self.recipe, {}, False, 0)
         self.views = ViewSettings(img_size=size)
         self.precision = precision
         self.labeled = batch(labeled, size, 0, "strong")
         self.pool = batch(labeled * RATIO, size, 1, "weak", "strong")
 
-    def ours(self, recipe: Recipe, compiled: bool = False) -> tuple[Callable[[], None], Training]:
+    def ours(
+        self, recipe: SemiRecipe, compiled: bool = False
+    ) -> tuple[Callable[[], None], Training]:
         nothing = ImageTable([], [], np.zeros(0, dtype=np.int64))
         val = EvalBatches(nothing, self.views, 1)
-        streams = Streams(lambda start, stop: iter(()), None, val, self.views)
+        streams = Streams(_no_batches, _no_batches, val, self.views)
         runtime = Runtime(Checkpoints(open_storage(tempfile.mkdtemp())), device=self.device)
         model = copy.deepcopy(self.model)
         training = Training(
@@ -85,7 +95,7 @@ class Steps:
 
         return step, training
 
-    def plain(self, recipe: Recipe) -> Callable[[], None]:
+    def plain(self, recipe: SemiRecipe) -> Callable[[], None]:
         model = copy.deepcopy(self.model)
         plain = PlainSemi(model, recipe, self.views, self.device, self.precision)
         views = self.pool.views
@@ -101,20 +111,22 @@ class Steps:
         if self.device == "cuda":
             torch.cuda.synchronize()
 
-    def at_mask_rate(self, rate: float) -> Recipe:
+    def at_mask_rate(self, rate: float) -> SemiRecipe:
         """The recipe whose threshold keeps this share of the mixed images in step 0."""
         _, training = self.ours(self.recipe)
         inputs = training.streams.step_input(
             self.labeled, self.pool, training.runtime.device, training.batch_norm
         )
-        assert inputs.weak is not None
-        logits = training.teach(inputs.weak)
+        assert inputs.pool is not None
+        logits = training.teach(inputs.pool["weak"])
 
-        def at(threshold: float) -> tuple[float, Recipe]:
+        def at(threshold: float) -> tuple[float, SemiRecipe]:
             recipe = self.recipe.model_copy(update={"confidence_threshold": threshold})
             draw = torch.Generator().manual_seed(step_seed(0, 0, "mix"))
-            context = replace(training.context, recipe=recipe, teacher=lambda weak: logits)
-            targets = METHODS["semi"].step_targets(inputs, context, draw)
+            context: StepContext[Any] = replace(
+                training.context, recipe=recipe, teacher=lambda weak: logits
+            )
+            targets = SEMI.step_targets(inputs, context, draw)
             return abs(float(targets.averages["mask_rate"]) - rate), recipe
 
         confidences = logits.float().softmax(dim=1).max(dim=1).values.tolist()
@@ -163,7 +175,7 @@ def utilization(labeled: int = 64) -> Iterator[tuple[str, float, float]]:
         for _ in range(10):
             step()
         speed = training.images_per_s()
-        forwards = METHODS["semi"].forwards_per_step(recipe) / training.images_per_step
+        forwards = SEMI.forwards_per_step(recipe, True) / training.rows_per_step
         flops = speed * forwards * (flops_per_image(steps.model, 224) or 0)
         name = f"{labeled} + {labeled * RATIO} images{', compiled' if compiled else ''}"
         yield name, speed, flops / PEAK.get(torch.cuda.get_device_name(), float("nan"))

@@ -31,10 +31,10 @@ from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.loop.streams import Streams
 from semigrid.trainers.loop.train import train
 from semigrid.trainers.loop.training import Training
-from semigrid.trainers.methods import published, resolve
+from semigrid.trainers.methods import find_method, published, resolve
 from semigrid.trainers.models.create import create_model
 from semigrid.trainers.options import TrainOptions
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import PoolRecipe, Recipe
 from semigrid.trainers.trial.data import view_settings
 
 # divides by 1, 2 and 3 workers
@@ -57,11 +57,12 @@ def streams(recipe: Recipe, method: str, rank: int, world_size: int) -> Streams:
     where: tuple[int, int, int] = (0, rank, world_size)
     labeled = first_rows(digits, "train", LABELED_IMAGES)
     pool = None
-    if method == "semi":
+    page = find_method(method)
+    if isinstance(recipe, PoolRecipe):
         table = first_rows(digits, "pool", POOL_IMAGES)
-        pool = training_batches(table, recipe.pool_batch_size, views, ("weak", "strong"), *where)
+        pool = training_batches(table, recipe.pool_batch_size, views, page.pool_views, *where)
     return Streams(
-        training_batches(labeled, recipe.batch_size, views, ("strong",), *where),
+        training_batches(labeled, recipe.batch_size, views, page.labeled_views, *where),
         pool,
         EvalBatches(first_rows(digits, "val", VAL_IMAGES), views, 4, rank, world_size),
         views,

@@ -19,10 +19,10 @@ from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.loop.streams import Streams
 from semigrid.trainers.loop.train import train
 from semigrid.trainers.loop.training import DEFAULT_OPTIONS, Training
-from semigrid.trainers.methods import published, resolve
+from semigrid.trainers.methods import find_method, published, resolve
 from semigrid.trainers.models.create import create_model
 from semigrid.trainers.options import TrainOptions
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import PoolRecipe, Recipe
 from semigrid.trainers.trial.data import view_settings
 
 VIT = "vit_tiny_patch16_224"
@@ -58,6 +58,8 @@ def tiny_recipe(method: str, **overrides: Any) -> Recipe:
         # a few steps on a few images say nothing of collapse
         "collapse_evaluations": 0,
     }
+    known = find_method(method).recipe.model_fields
+    small = {name: value for name, value in small.items() if name in known}
     recipe = published(method, VIT, small | overrides)
     return resolve(recipe, method, LABELED_IMAGES, POOL_IMAGES)
 
@@ -73,14 +75,13 @@ def first_rows(dataset: Dataset, split: str, rows: int) -> ImageTable:
 
 def tiny_streams(dataset: Dataset, recipe: Recipe, method: str, seed: int = 0) -> Streams:
     """The streams of one worker, as a trial builds them, over a few digits."""
-    views = view_settings(recipe, ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
-    labeled = training_batches(
-        first_rows(dataset, "train", LABELED_IMAGES), recipe.batch_size, views, ("strong",), seed
-    )
+    views, page = view_settings(recipe, ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))), find_method(method)
+    rows = first_rows(dataset, "train", LABELED_IMAGES)
+    labeled = training_batches(rows, recipe.batch_size, views, page.labeled_views, seed)
     pool = None
-    if method == "semi":
+    if isinstance(recipe, PoolRecipe):
         table = first_rows(dataset, "pool", POOL_IMAGES)
-        pool = training_batches(table, recipe.pool_batch_size, views, ("weak", "strong"), seed)
+        pool = training_batches(table, recipe.pool_batch_size, views, page.pool_views, seed)
     validation = EvalBatches(first_rows(dataset, "val", VAL_IMAGES), views, batch_size=16)
     return Streams(labeled, pool, validation, views)
 

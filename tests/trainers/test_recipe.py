@@ -4,7 +4,7 @@ from pydantic import ValidationError
 from semigrid.data.errors import InputError
 from semigrid.trainers.backbones import backbone_family
 from semigrid.trainers.methods import published, resolve
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import PoolRecipe, Recipe
 
 # docs/methods.md §3, ViT-B (MAE)
 VIT_FINETUNE = {
@@ -51,6 +51,7 @@ RESNET_FINETUNE = {
     "cutmix": 1.0,
 }
 # docs/methods.md §4
+WITH_POOL = ["semi"]
 VIT_SEMI = VIT_FINETUNE | {
     "base_lr": 1e-3,
     "layer_decay": 0.75,
@@ -193,7 +194,7 @@ def test_unresolved_recipes_have_no_number_of_steps() -> None:
 
 
 def test_derived_numbers() -> None:
-    recipe = Recipe(base_lr=1e-3, batch_size=128, unlabeled_ratio=5)
+    recipe = PoolRecipe(base_lr=1e-3, batch_size=128, unlabeled_ratio=5)
     assert recipe.learning_rate == 5e-4
     assert recipe.pool_batch_size == 640
 
@@ -202,7 +203,7 @@ def test_derived_numbers() -> None:
 @pytest.mark.parametrize("crop", [(0.5, 0.2), (0.0, 1.0), (0.1, 1.5), (-0.1, 1.0)])
 def test_crops_must_be_ranges(name: str, crop: tuple[float, float]) -> None:
     with pytest.raises(ValidationError, match=rf"{name} must be a range within \(0, 1\]"):
-        Recipe(**{name: crop})
+        PoolRecipe(**{name: crop})
 
 
 @pytest.mark.parametrize("crop", [(0.3, 0.3), (1.0, 1.0), (0.01, 1.0)])
@@ -228,7 +229,20 @@ def test_ranges_may_be_narrow(crop: tuple[float, float]) -> None:
 )
 def test_wrong_values_and_unknown_keys_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
+        published("semi", "resnet18", wrong)
+
+
+def test_settings_of_other_methods_are_refused_with_their_owners() -> None:
+    wrong = {"confidence_threshold": 0.7, "base_lr": 0.1, "unlabeled_ratio": 3}
+    with pytest.raises(InputError) as refused:
         published("finetune", "resnet18", wrong)
+    owners = f"only {' and '.join(WITH_POOL)} use{'s' * (len(WITH_POOL) == 1)} it"
+    assert refused.value.problems == tuple(
+        f"{name}: {owners}, and the method is finetune; take this key out"
+        for name in ("confidence_threshold", "unlabeled_ratio")
+    )
+    with pytest.raises(ValidationError, match="threshold"):  # of nobody
+        published("finetune", "resnet18", {"threshold": 0.7})
 
 
 def test_a_recipe_cannot_be_changed() -> None:

@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from semigrid.data.storage import FileFacts
-
-NetworkName = Literal["student", "ema"]
+from semigrid.trainers.methods.method import NetworkName
 
 
 @dataclass

@@ -16,7 +16,7 @@ from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.loop.streams import Streams
 from semigrid.trainers.loop.training import Training
-from semigrid.trainers.methods import METHODS, MethodName
+from semigrid.trainers.methods import Stepped, find_method
 from semigrid.trainers.recipe import Recipe
 
 # Images of each kind in a rehearsed step, where a worker's own steps have no fewer.
@@ -42,11 +42,18 @@ def rehearsed(recipe: Recipe, workers: int) -> Recipe:
     share = max(1, recipe.batch_size // workers)
     few = {"batch_size": min(share, IMAGES), "unlabeled_ratio": 1, "confidence_threshold": 0.0}
     numbers = {"base_lr": 1e-4, "weight_decay": 0.05, "label_smoothing": 0.1, "ema_decay": 0.5}
-    return recipe.model_copy(update={**few, **numbers, "steps": 2, "warmup_steps": 0})
+    update = {**few, **numbers, "steps": 2, "warmup_steps": 0}
+    known = type(recipe).model_fields
+    return recipe.model_copy(update={n: value for n, value in update.items() if n in known})
 
 
 def rehearse(
-    model: nn.Module, recipe: Recipe, method: MethodName, views: ViewSettings, num_classes: int
+    model: nn.Module,
+    recipe: Recipe,
+    method: str,
+    views: ViewSettings,
+    num_classes: int,
+    with_pool: bool,
 ) -> None:
     """Takes the first step of a training: forward, backward, optimizer, teacher and its answers.
 
@@ -67,8 +74,11 @@ def rehearse(
         share = Share(recipe.batch_size, 0, 1)
         return MemoryBatches(table, StreamOrder([IMAGES], 0), share, views, of, 0)
 
-    pool = batches("weak", "strong") if METHODS[method].needs_pool else None
-    streams = Streams(batches("strong"), pool, EvalBatches(table, views, IMAGES), views)
+    page = find_method(method)
+    assert isinstance(page, Stepped)
+    pool = batches(*page.pool_views) if with_pool else None
+    labeled = batches(*page.labeled_views)
+    streams = Streams(labeled, pool, EvalBatches(table, views, IMAGES), views)
     with torch.random.fork_rng(devices=[]):
         training = Training(
             recipe,
@@ -80,7 +90,7 @@ def rehearse(
             class_shares=np.ones(num_classes),  # no scores are looked at
             seed=0,
         )
-        for step, labeled, unlabeled in streams.batches(0, 1):
-            training.step(step, labeled, unlabeled)
+        for step, images, unlabeled in streams.batches(0, 1):
+            training.step(step, images, unlabeled)
         size = views.img_size
-        training.teach(torch.zeros(1, 3, size, size))
+        training.teacher.logits(torch.zeros(1, 3, size, size), None)

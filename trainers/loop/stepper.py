@@ -59,24 +59,20 @@ class MicroBatchStepper:
         self.micro_batch = min(filter(None, (micro_batch, known)), default=None)
 
     def learn(self, targets: StepTargets) -> list[torch.Tensor]:
-        """Adds the gradient of the step's loss; returns this rank's L_x and, of a pool, L_u."""
-        parts = [targets.labeled]
-        if targets.unlabeled is not None and len(targets.unlabeled):
-            parts.append(targets.unlabeled)
+        """Adds the gradient of the step's loss; returns this rank's Σ weight · CE of its rows."""
+        parts = [rows for rows in targets.rows if len(rows)]
         while True:
             chunks = self._chunks(parts)
             losses = self._attempt(chunks)
             if losses is not None:
                 break
             self._split_further(max(len(chunk) for chunk in chunks))
-        each = torch.split(torch.cat(losses), [len(part) for part in parts])
-        sums = [(ce * part.weights).sum() for ce, part in zip(each, parts, strict=True)]
-        if targets.unlabeled is not None and len(sums) == 1:
-            sums.append(torch.zeros_like(sums[0]))
-        return sums
+        each = torch.split(torch.cat(losses), [len(rows) for rows in targets.rows])
+        pairs = zip(each, targets.rows, strict=True)
+        return [(ce * rows.weights).sum() for ce, rows in pairs]
 
     def _chunks(self, parts: list[TargetRows]) -> list[TargetRows]:
-        """The rows of each forward; labelled and unlabelled ones together where that is exact."""
+        """The rows of each forward; those of all parts together where that is exact."""
         chunks = []
         for rows in [_joined(parts)] if self.rows_together else [_joined([part]) for part in parts]:
             count = 1 if self.micro_batch is None else math.ceil(len(rows) / self.micro_batch)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from semigrid.data.batches import EvalBatches
-from semigrid.data.views.augment import ViewSettings, erase, normalize
+from semigrid.data.views.augment import ViewName, ViewSettings, erase, normalize
 from semigrid.data.views.render import Batch
 from semigrid.trainers.methods.step import StepInput
 
@@ -17,7 +17,7 @@ BatchSource = Callable[[int, int], Iterator[Batch]]
 
 @dataclass(frozen=True)
 class Streams:
-    """Labelled batches, unlabelled ones for methods that need a pool, and the val images."""
+    """Labelled batches, unlabelled ones where there is a pool, and the val images."""
 
     labeled: BatchSource
     pool: BatchSource | None
@@ -43,14 +43,16 @@ class Streams:
     ) -> StepInput:
         """A step's images, normalised float32 on the device; strong views are erased there."""
 
-        def ready(images: torch.Tensor) -> torch.Tensor:
-            images = normalize(images.to(device), self.views)
-            return images.contiguous(memory_format=torch.channels_last) if channels_last else images
+        def ready(batch: Batch) -> dict[ViewName, torch.Tensor]:
+            views: dict[ViewName, torch.Tensor] = {}
+            for name, images in batch.views.items():
+                images = normalize(images.to(device), self.views)
+                if channels_last:
+                    images = images.contiguous(memory_format=torch.channels_last)
+                if name == "strong":
+                    images = erase(images, batch.erase_seeds, self.views.erase_prob)
+                views[name] = images
+            return views
 
-        def strong(batch: Batch) -> torch.Tensor:
-            return erase(ready(batch.views["strong"]), batch.erase_seeds, self.views.erase_prob)
-
-        x, y = strong(labeled), labeled.labels.to(device)
-        if pool is None:
-            return StepInput(x, y)
-        return StepInput(x, y, ready(pool.views["weak"]), strong(pool))
+        y = labeled.labels.to(device)
+        return StepInput(ready(labeled), y, None if pool is None else ready(pool))

@@ -1,5 +1,6 @@
 """The teacher: an exponential moving average of the student's weights."""
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -19,7 +20,6 @@ class Teacher:
     Args:
         decay: d of teacher ← d·teacher + (1 − d)·student, over parameters; buffers are copied.
         state: the weights that it starts from; None for the student's.
-        rows: most images in one forward pass.
     """
 
     def __init__(
@@ -27,7 +27,6 @@ class Teacher:
         student: nn.Module,
         decay: float,
         state: dict[str, torch.Tensor] | None,
-        rows: int,
         autocast: Callable[[], AbstractContextManager[None]],
     ):
         self._ema = ModelEmaV3(student, decay=decay, exclude_buffers=True)
@@ -35,24 +34,38 @@ class Teacher:
         self.network.requires_grad_(False)
         if state is not None:
             self.network.load_state_dict(state)
-        self._rows, self._autocast = rows, autocast
+        self._rows, self._autocast = sys.maxsize, autocast
 
     def update(self, student: nn.Module) -> None:
         self._ema.update(student)
 
-    def logits(self, images: torch.Tensor, at_most: int | None) -> torch.Tensor:
+    def logits(
+        self, images: torch.Tensor, at_most: int | None, network: nn.Module | None = None
+    ) -> torch.Tensor:
         """Logits (N, K) of images (N, 3, H, W), in eval mode and without gradient.
+
+        ``network`` answers instead where it is given: the student, as its own teacher.
 
         At most ``at_most`` images pass at once. When memory runs out their number is halved, and
         stays so. Raises ``OutOfMemoryError`` if not even one image fits.
         """
-        self.network.eval()  # some models keep what they derive from weights until this is called
+        network = self.network if network is None else network
+        was_training = network.training
+        network.eval()  # some models keep what they derive from weights until this is called
+        try:
+            return self._logits(network, images, at_most)
+        finally:
+            network.train(was_training)
+
+    def _logits(
+        self, network: nn.Module, images: torch.Tensor, at_most: int | None
+    ) -> torch.Tensor:
         self._rows = min(self._rows, at_most or len(images))
         while True:
             try:
                 with torch.inference_mode(), self._autocast():
                     parts = torch.split(images, self._rows)
-                    logits = [self.network(part) for part in parts]
+                    logits = [network(part) for part in parts]
                 return torch.cat(logits)  # outside inference mode: an ordinary tensor again
             except torch.OutOfMemoryError:
                 if self._rows == 1:

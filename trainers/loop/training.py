@@ -17,14 +17,15 @@ from semigrid.trainers.evaluation.predictions import Predictions
 from semigrid.trainers.evaluation.scores import SUFFIXES, Metric
 from semigrid.trainers.execution.checkpoint import NetworkStates, encode_weights
 from semigrid.trainers.execution.runtime import Runtime
-from semigrid.trainers.loop.health import HopelessError, collapse
-from semigrid.trainers.loop.outcome import NetworkName, Outcome
+from semigrid.trainers.loop.health import HopelessError
+from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.loop.schedule import create_optimizer, create_schedule
 from semigrid.trainers.loop.stepper import MicroBatchStepper, normalizes_over_batch
 from semigrid.trainers.loop.streams import Streams
 from semigrid.trainers.loop.teacher import Teacher
-from semigrid.trainers.methods import METHODS, MethodName
+from semigrid.trainers.methods import Stepped, find_method
 from semigrid.trainers.methods.losses import StepAverages, entropy
+from semigrid.trainers.methods.method import NetworkName
 from semigrid.trainers.methods.step import RankShard, StepContext
 from semigrid.trainers.models.drop_path import DropPaths
 from semigrid.trainers.options import Precision, TrainOptions
@@ -40,6 +41,7 @@ class Training:
     It resumes from the latest checkpoint, if there is one.
 
     Args:
+        method: the name of a method that takes steps.
         model: the student, with the weights that it starts from.
         teacher_state: the weights that the teacher starts from; None for the student's.
         precision: the one of the trial's identity, whatever the options say.
@@ -50,7 +52,7 @@ class Training:
     def __init__(
         self,
         recipe: Recipe,
-        method: MethodName,
+        method: str,
         model: nn.Module,
         teacher_state: dict[str, torch.Tensor] | None,
         streams: Streams,
@@ -63,29 +65,35 @@ class Training:
         metric: Metric = "balanced",
     ):
         assert recipe.ema_decay is not None, "the recipe is not resolved"
-        num_classes = len(class_shares)
-        self.recipe, self.method, self.streams = recipe, METHODS[method], streams
+        num_classes, page = len(class_shares), find_method(method)
+        assert isinstance(page, Stepped)
+        self.recipe, self.method, self.streams = recipe, page, streams
         self.runtime, self.seed, self.options = runtime, seed, options
         self.class_shares, self.metric = class_shares, metric
         self.autocast_dtype = PRECISIONS[precision]
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=precision == "fp16")
+        self.method.prepare(model, recipe)
         self.student = model.to(runtime.device)
         self.drop_paths = DropPaths(self.student)
         self.batch_norm = normalizes_over_batch(self.student)
         if self.batch_norm:  # convolutional networks run 1.1 to 1.3 times as fast then, on a CPU
             self.student = self.student.to(memory_format=torch.channels_last)
-        self.teacher = Teacher(
-            self.student, recipe.ema_decay, teacher_state, recipe.pool_batch_size, self._autocast
-        )
+        self.teacher = Teacher(self.student, recipe.ema_decay, teacher_state, self._autocast)
+        self.teacher_name: NetworkName | None = None
+        if self.method.teacher is not None:
+            self.teacher_name = self.method.teacher(recipe)
         self.optimizer = create_optimizer(self.student, recipe)
         self.schedule = create_schedule(self.optimizer, recipe)
         shard = RankShard(runtime.fetch, runtime.rank, runtime.world_size)
-        self.context = StepContext(recipe, num_classes, shard, self.teach, self.batch_norm)
+        state = self.method.state
+        self.state = None if state is None else state(recipe, num_classes, runtime.device)
+        self.context = StepContext(
+            recipe, num_classes, shard, self.teach, self.batch_norm, self.state
+        )
         self.outcome = Outcome()
         self._new_best: bytes | None = None  # weights for the next checkpoint
         self.averages = StepAverages()
-        pool_images = recipe.pool_batch_size if self.method.needs_pool else 0
-        self.images_per_step = recipe.batch_size + pool_images
+        self.rows_per_step = self.method.rows_per_step(recipe, streams.pool is not None)
         labels = torch.from_numpy(np.asarray(streams.validation.table.labels))
         self.natural_entropy = entropy(torch.bincount(labels, minlength=num_classes))
         self._resume()
@@ -110,7 +118,7 @@ class Training:
         inputs = self.streams.step_input(labeled, pool, self.runtime.device, self.batch_norm)
         # only what a model draws for itself (dropout) may differ between ranks
         torch.manual_seed(step_seed(self.seed, number, f"rank {self.runtime.rank}"))
-        self.drop_paths.draw(self.images_per_step, self._generator(number, "drop path"))
+        self.drop_paths.draw(self.rows_per_step, self._generator(number, "drop path"))
         self.schedule.step_update(number)
         targets = self.method.step_targets(inputs, self.context, self._generator(number, "mix"))
         self.optimizer.zero_grad(set_to_none=True)
@@ -121,13 +129,14 @@ class Training:
         if self.batch_norm:
             self.runtime.share_buffers(self.student, self.teacher.network)
         self.averages.add(targets, losses)
-        self.timed_images += self.images_per_step
+        self.timed_images += self.rows_per_step
         if pool is not None and pool.broken:
             self.outcome.broken += sorted(set(pool.broken) - set(self.outcome.broken))
 
     def teach(self, weak: torch.Tensor) -> torch.Tensor:
         """The teacher's logits (N, K) of weak views; no more pass at once than in the student."""
-        return self.teacher.logits(weak, self.stepper.micro_batch)
+        network = self.student if self.teacher_name == "student" else None
+        return self.teacher.logits(weak, self.stepper.micro_batch, network)
 
     def _generator(self, step: int, purpose: str) -> torch.Generator:
         return torch.Generator().manual_seed(step_seed(self.seed, step, purpose))
@@ -151,7 +160,7 @@ class Training:
             speed["micro_batch"] = self.stepper.micro_batch
         self.outcome.speed.append(speed)
         self._join_broken()
-        predictions = {
+        predictions: dict[NetworkName, Predictions] = {
             "student": self._predict("student", self.student),
             "ema": self._predict("ema", self.teacher.network),
         }
@@ -160,13 +169,12 @@ class Training:
             record |= {f"{name}_{metric}": value for metric, value in values.items()}
         acc1 = f"acc1{SUFFIXES[self.metric]}"
         record["teacher_gap"] = metrics["ema"][acc1] - metrics["student"][acc1]
-        if self.method.uses_pseudo_labels:
-            record |= predictions["ema"].confident(self.recipe.confidence_threshold)
+        if self.teacher_name is not None:
+            record |= self.method.measures(predictions[self.teacher_name], self.recipe)
         self.outcome.history.append(record)
-        if self.method.uses_pseudo_labels:
-            collapsed = collapse(self.outcome.history, self.recipe, self.natural_entropy)
-            if collapsed:
-                raise HopelessError("collapsed", collapsed)
+        collapsed = self.method.health(self.outcome.history, self.recipe, self.natural_entropy)
+        if collapsed:
+            raise HopelessError("collapsed", collapsed)
         ema_is_better = is_better(metrics["ema"], metrics["student"], self.metric)
         better: NetworkName = "ema" if ema_is_better else "student"
         if is_better(metrics[better], self.outcome.best_metrics, self.metric):
@@ -207,6 +215,7 @@ class Training:
                     "scaler": self.scaler.state_dict(),
                     # the schedule, random numbers and the streams' positions follow from the step
                     "outcome": vars(self.outcome),
+                    "method": None if self.state is None else self.state.state_dict(),
                     **averages,
                 },
                 self._new_best,
@@ -227,6 +236,8 @@ class Training:
         self.teacher.network.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        if self.state is not None:
+            self.state.load_state_dict(state["method"])
         self.outcome = Outcome(**state["outcome"])
         step = self.outcome.step
         self.outcome.resumed_at.append(step)

@@ -1,8 +1,8 @@
 """The methods by name, one page each, and their recipes.
 
-A page says what its method needs, its published recipe, its search space, and how it turns a
-step's images into targets. Nothing here imports torch before a step is made: a plan asks the
-methods, too.
+A page says what its method needs, its settings with published values and ranges to search, and how
+it turns a step's images into targets. Nothing here imports torch before a step is made: a plan
+asks the methods, too.
 """
 
 from collections.abc import Mapping
@@ -10,51 +10,66 @@ from typing import Any
 
 from semigrid.data.errors import InputError
 from semigrid.trainers.backbones import backbone_family
-from semigrid.trainers.methods.finetune import FINETUNE
 from semigrid.trainers.methods.lengths import ema_decay, fitted_batch, fitted_rate, fitted_steps
-from semigrid.trainers.methods.method import Method, MethodName, Space
-from semigrid.trainers.methods.semi import SEMI
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.methods.method import Method, Space, Stepped
+from semigrid.trainers.methods.registry import (
+    MethodName,
+    find_method,
+    method_names,
+    packages_of,
+    who_uses,
+)
+from semigrid.trainers.recipe import PoolRecipe, Recipe
 
 __all__ = [
-    "METHODS",
     "Method",
     "MethodName",
     "Space",
+    "Stepped",
     "epochs_of",
+    "find_method",
     "lengthened",
+    "method_names",
+    "packages_of",
     "published",
     "resolve",
+    "who_uses",
     "why_unused",
 ]
-
-METHODS: dict[MethodName, Method] = {method.name: method for method in (FINETUNE, SEMI)}
 
 _OPTIMIZER_OF = {"beta1": "adamw", "beta2": "adamw", "momentum": "sgd"}
 
 
-def published(method: MethodName, backbone: str, overrides: Mapping[str, Any]) -> Recipe:
+def published(method: str, backbone: str, overrides: Mapping[str, Any]) -> Recipe:
     """The published recipe of a method for a backbone, with the user's values over it.
 
     ``model_fields_set`` of the result are the user's own values: ``resolve`` leaves them alone.
 
     Args:
-        overrides: fields of ``Recipe``, and ``preset``: the name of one of the method's presets,
-            whose values lie between the published ones and the user's.
+        overrides: fields of the method's recipe, and ``preset``: the name of one of the method's
+            presets, whose values lie between the published ones and the user's.
 
     Raises:
-        InputError: for a preset that the method does not have for this backbone.
+        InputError: for a preset that the method does not have for this backbone, and for fields of
+            other methods.
         pydantic.ValidationError: for a value that cannot be.
     """
-    own, family = dict(overrides), backbone_family(backbone)
-    values = dict(METHODS[method].published[family])
+    page, own, family = find_method(method), dict(overrides), backbone_family(backbone)
+    values = dict(page.published.get(family, {}))
     if "preset" in own:
-        values |= _preset(METHODS[method], family, own.pop("preset"))
-    recipe = Recipe(**{**values, **own})
-    return Recipe.model_construct(_fields_set=set(own), **dict(recipe))
+        values |= _preset(page, family, own.pop("preset"))
+    problems = [
+        f"{name}: {others}, and the method is {method}; take this key out"
+        for name in own
+        if name not in page.recipe.model_fields and (others := who_uses(name))
+    ]
+    if problems:
+        raise InputError(*problems)
+    recipe: Recipe = page.recipe(**{**values, **own})
+    return type(recipe).model_construct(_fields_set=set(own), **dict(recipe))
 
 
-def _preset(method: Method, family: str, name: Any) -> Mapping[str, Any]:
+def _preset(method: Method[Any], family: str, name: Any) -> Mapping[str, Any]:
     names = [each for each, (of, _) in method.presets.items() if of == family]
     if name not in names:
         there = f"there is {' or '.join(names)}" if names else "there is none: take the key out"
@@ -66,7 +81,7 @@ def _preset(method: Method, family: str, name: Any) -> Mapping[str, Any]:
 
 def resolve(
     recipe: Recipe,
-    method: MethodName,
+    method: str,
     labeled_images: int,
     pool_images: int,
     fit: bool = True,
@@ -74,12 +89,13 @@ def resolve(
 ) -> Recipe:
     """Derives batch size, learning rate, steps, warm-up and EMA decay from the sets' sizes.
 
-    An epoch is a pass over the labelled set, or over the pool for methods that need one (as in
+    An epoch is a pass over the labelled set, or over the pool where the method has one (as in
     Semi-ViT). Sets too small for the published batch and epochs get smaller batches and more
     steps, with a learning rate for those (docs/recipes.md); what the user set,
     ``model_fields_set``, stays.
 
     Args:
+        pool_images: 0 without a pool.
         fit: False leaves the published batch and epochs as they are, however small the sets.
         tried: a search's values over the recipe's. Twice its epochs are twice its steps, whether
             these are fitted or not; a learning rate is taken as it is.
@@ -124,25 +140,23 @@ def resolve(
     )
 
 
-def epochs_of(recipe: Recipe, method: MethodName, labeled_images: int, pool_images: int) -> float:
-    """Passes of a resolved recipe over the labelled set, or over the pool if its method has one."""
+def epochs_of(recipe: Recipe, method: str, labeled_images: int, pool_images: int) -> float:
+    """Passes of a resolved recipe over the labelled set, or over the pool where there is one."""
     images, ratio = _epoch(recipe, method, labeled_images, pool_images)
     return recipe.total_steps * recipe.batch_size * ratio / images
 
 
-def _epoch(
-    recipe: Recipe, method: MethodName, labeled_images: int, pool_images: int
-) -> tuple[int, int]:
+def _epoch(recipe: Recipe, method: str, labeled_images: int, pool_images: int) -> tuple[int, int]:
     """Images of an epoch, and how many of them a step takes for each labelled image."""
-    if METHODS[method].needs_pool:
+    if isinstance(recipe, PoolRecipe) and (pool_images or find_method(method).pool == "required"):
         return pool_images, recipe.unlabeled_ratio
     return labeled_images, 1
 
 
-def lengthened(recipe: Recipe, method: MethodName, labeled_images: int, forwards: int) -> Recipe:
+def lengthened(recipe: Recipe, method: str, labeled_images: int, forwards: int) -> Recipe:
     """The recipe with the number of steps that costs ``forwards``, rounded, and one at least.
 
-    A method without a pool; the warm-up keeps its share of the steps. Raises ``ValueError`` as
+    It trains without a pool; the warm-up keeps its share of the steps. Raises ``ValueError`` as
     ``resolve`` does.
 
     Args:
@@ -150,7 +164,7 @@ def lengthened(recipe: Recipe, method: MethodName, labeled_images: int, forwards
         forwards: of one image, a backward counting two; see ``Method.forwards_per_step``.
     """
     usual = resolve(recipe, method, labeled_images, 0)
-    steps = max(1, round(forwards / METHODS[method].forwards_per_step(usual)))
+    steps = max(1, round(forwards / find_method(method).forwards_per_step(usual, False)))
     share = recipe.warmup_epochs / recipe.epochs
     if recipe.warmup_steps is not None:
         share = recipe.warmup_steps / usual.total_steps
@@ -158,11 +172,10 @@ def lengthened(recipe: Recipe, method: MethodName, labeled_images: int, forwards
     return recipe.model_copy(update={"steps": steps, "warmup_steps": warmup})
 
 
-def why_unused(setting: str, recipe: Recipe, method: MethodName) -> str | None:
-    """Why a field of a recipe changes nothing in its trainings; None where it may."""
-    owners = [name for name, each in METHODS.items() if setting in each.own_settings]
-    if owners and method not in owners:
-        return f"only {' and '.join(owners)} uses it"
+def why_unused(setting: str, recipe: Recipe) -> str | None:
+    """Why a setting changes nothing in the trainings of a recipe; None where it may."""
+    if setting not in type(recipe).model_fields:
+        return who_uses(setting)
     if setting in _OPTIMIZER_OF and recipe.optimizer != _OPTIMIZER_OF[setting]:
         return f"only {_OPTIMIZER_OF[setting]} uses it, the optimizer is {recipe.optimizer}"
     if setting == "warmup_epochs" and recipe.warmup_steps is not None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from semigrid.trainers.methods.method import Method, Space
+from pydantic import Field
+
+from semigrid.trainers.methods.method import Space, Stepped
+from semigrid.trainers.methods.rows import labeled_rows
 from semigrid.trainers.methods.step import StepContext, StepInput, StepTargets, TargetRows
 from semigrid.trainers.recipe import Recipe
 
@@ -31,6 +35,13 @@ PUBLISHED_CONVNET: dict[str, Any] = {
 UNMIXED: dict[str, Any] = {"mixup": 0.0, "cutmix": 0.0, "erase_prob": 0.0, "drop_path": 0.0}
 
 
+class FinetuneRecipe(Recipe):
+    """Settings of mixing, beside the shared ones."""
+
+    mixup: float = Field(0.8, ge=0, description="α; 0 switches it off")
+    cutmix: float = Field(1.0, ge=0, description="α; 0 switches it off")
+
+
 def search_space(recipe: Recipe) -> Space:
     """Half to twice the learning rate (MAE's search) and the weight decay."""
     return {
@@ -39,45 +50,40 @@ def search_space(recipe: Recipe) -> Space:
     }
 
 
-def labeled_rows(step: StepInput, context: StepContext, draw: torch.Generator) -> TargetRows:
-    """L_x: label smoothing, then mixup or CutMix of each image with its mirror in the batch.
-
-    Weights are 1/B on every rank: the mean over ranks, which DDP takes of the gradients, is the
-    mean over the global batch.
-    """
+def mixed_rows(
+    step: StepInput, context: StepContext[FinetuneRecipe], draw: torch.Generator
+) -> TargetRows:
+    """L_x: label smoothing, then mixup or CutMix of each image with its mirror in the batch."""
     import torch
 
-    from semigrid.trainers.methods.mixup import draw_labeled_mix, mix_labeled, smooth_one_hot
+    from semigrid.trainers.methods.mixup import draw_labeled_mix, mix_labeled
 
     recipe, shard = context.recipe, context.shard
-    x, y = step.x, smooth_one_hot(step.y, context.num_classes, recipe.label_smoothing)
-    size = len(x) * shard.world_size
+    rows = labeled_rows(step.labeled["strong"], step.y, context)
     mix = draw_labeled_mix(draw, recipe.mixup, recipe.cutmix)
-    if mix is not None:
-        mirrored = shard.deal(torch.arange(size - 1, -1, -1))
-        x, y = mix_labeled(x, y, shard.fetch(x, mirrored), shard.fetch(y, mirrored), mix)
-    weights = torch.full((len(x),), 1 / len(x), device=x.device)
-    return TargetRows(x, y, weights, shard.deal(torch.arange(size))[shard.rank])
+    if mix is None:
+        return rows
+    x, y = rows.images, rows.targets
+    mirrored = shard.deal(torch.arange(len(x) * shard.world_size - 1, -1, -1))
+    x, y = mix_labeled(x, y, shard.fetch(x, mirrored), shard.fetch(y, mirrored), mix)
+    return replace(rows, images=x, targets=y)
 
 
-def step_targets(step: StepInput, context: StepContext, draw: torch.Generator) -> StepTargets:
+def step_targets(
+    step: StepInput, context: StepContext[FinetuneRecipe], draw: torch.Generator
+) -> StepTargets:
     """L = L_x, the soft cross-entropy of the mixed labelled batch."""
-    return StepTargets(labeled_rows(step, context, draw))
+    return StepTargets([mixed_rows(step, context, draw)])
 
 
-FINETUNE = Method(
+FINETUNE = Stepped(
     name="finetune",
-    summary="trained",
-    parents=("finetune",),
-    needs_parent=False,
-    needs_pool=False,
-    uses_pseudo_labels=False,
-    own_settings=frozenset(),
+    recipe=FinetuneRecipe,
     published={"transformer": {}, "convnet": PUBLISHED_CONVNET},
     presets={
         "semivit-1pct": ("transformer", UNMIXED | {"base_lr": 5e-5, "batch_size": 512}),
     },
     search_space=search_space,
-    forwards_per_step=lambda recipe: 3 * recipe.batch_size,
+    forwards_per_step=lambda recipe, with_pool: 3 * recipe.batch_size,
     step_targets=step_targets,
 )

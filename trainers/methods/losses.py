@@ -1,6 +1,6 @@
 """Losses over soft targets, and their averages between two evaluations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,13 +28,15 @@ class StepAverages:
         self.sums: dict[str, torch.Tensor] = {}
         self.steps = 0
 
-    def add(self, targets: StepTargets, losses: list[torch.Tensor]) -> None:
-        """Adds a step's values and its losses, L_x and, of methods with a pool, L_u."""
+    def add(self, targets: StepTargets, losses: Sequence[torch.Tensor]) -> None:
+        """Adds a step's values and its losses, in the order of its rows."""
         values = dict(targets.averages)
-        total = losses[0]
-        if targets.unlabeled is not None:
-            total = total + targets.unlabeled.factor * losses[1]
-            values |= {"labeled_loss": losses[0], "unlabeled_loss": losses[1]}
+        first, *others = zip(targets.rows, losses, strict=True)
+        total = first[0].factor * first[1]
+        for rows, loss in others:
+            total = total + rows.factor * loss
+        if others:
+            values |= {rows.loss: loss for rows, loss in (first, *others)}
         values["loss"] = total
         for name, value in values.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value

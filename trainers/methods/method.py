@@ -2,51 +2,132 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from semigrid.trainers.backbones import Family
-from semigrid.trainers.methods.step import StepContext, StepInput, StepTargets
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.methods.step import MethodState, StepContext, StepInput, StepTargets
+from semigrid.trainers.recipe import PoolRecipe, Recipe
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
-MethodName = Literal["finetune", "semi"]
+    from semigrid.data.views.augment import ViewName
+    from semigrid.trainers.evaluation.predictions import Predictions
+
+R = TypeVar("R", bound=Recipe)
+
+Need = Literal["none", "optional", "required"]
+# the networks of a training: the one that learns, and the average of its weights
+NetworkName = Literal["student", "ema"]
 # hyper-parameters and the ranges to search them in
 Space = dict[str, tuple[float, float]]
+# losses and scores at the evaluations of a training, in order
+History = Sequence[Mapping[str, float]]
 
 
-@dataclass(frozen=True)
-class Method:
-    """How a training learns: what it needs, its recipes, its search, its steps.
+def never_unused(history: History) -> bool:
+    """Whatever pool there is counts as used."""
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Generic[R]):
+    """What all methods say: what they need, their settings, their search and their cost.
+
+    How it learns is a subclass's: ``Stepped`` takes steps in the training loop.
 
     Attributes:
         name: as experiment files write it.
+        version: raised by whoever changes the numbers that an equal recipe gives; it is part of
+            every trial's identity.
         summary: past participle for descriptions of a model: "trained …".
+        recipe: its settings, which extend ``Recipe``; with a pool, ``PoolRecipe``.
+        pool: whether it learns from unlabelled images. Epochs are passes over them then. Where the
+            pool is optional, a cell with ``unlabeled:`` has one.
+        parent: whether it starts from a trained model rather than from a backbone.
         parents: the methods whose trained models it may start from.
-        needs_parent: whether it starts from such a model always, never from a backbone.
-        needs_pool: whether it learns from unlabelled images; its epochs are passes over them then.
-        uses_pseudo_labels: whether the teacher labels images, so that it can collapse.
-        own_settings: fields of ``Recipe`` that no other method reads.
-        published: for each family of backbones, the values that differ from ``Recipe``'s defaults.
+        control: the method that trains on the same labels without the pool, for as many forwards:
+            what remains of its advantage is the pool's. Of a model with a parent, the control is
+            the parent's method and recipe.
+        published: for each family of backbones, the values that differ from the recipe's defaults.
         presets: other published recipes by name: the family of backbones that each is for, and
             the values that differ from the family's ``published``.
+        pool_unused: whether a training has learnt next to nothing from its pool.
         search_space: the default ranges around a recipe's own values.
         forwards_per_step: forwards of one image in a step, over all ranks; a backward counts two.
-        step_targets: makes a step's images into targets; ``draw`` is seeded alike on all ranks.
+            The second argument is whether there is a pool.
     """
 
-    name: MethodName
-    summary: str
-    parents: tuple[MethodName, ...]
-    needs_parent: bool
-    needs_pool: bool
-    uses_pseudo_labels: bool
-    own_settings: frozenset[str]
-    published: Mapping[Family, Mapping[str, Any]]
-    presets: Mapping[str, tuple[Family, Mapping[str, Any]]]
-    search_space: Callable[[Recipe], Space]
-    forwards_per_step: Callable[[Recipe], int]
-    step_targets: Callable[[StepInput, StepContext, torch.Generator], StepTargets]
+    name: str
+    version: int = 1
+    summary: str = "trained"
+    recipe: type[R]
+    pool: Need = "none"
+    parent: Need = "optional"
+    parents: tuple[str, ...] = ("finetune",)
+    control: str = "finetune"
+    published: Mapping[Family, Mapping[str, Any]] = field(default_factory=dict)
+    presets: Mapping[str, tuple[Family, Mapping[str, Any]]] = field(default_factory=dict)
+    search_space: Callable[[R], Space]
+    forwards_per_step: Callable[[R, bool], int]
+    pool_unused: Callable[[History], bool] = never_unused
+
+    def __post_init__(self) -> None:
+        if (self.pool != "none") != issubclass(self.recipe, PoolRecipe):
+            raise TypeError(
+                f"method {self.name}: pool is {self.pool}, and {self.recipe.__name__} "
+                f"{'extends' if self.pool == 'none' else 'does not extend'} PoolRecipe"
+            )
+
+
+def no_preparation(model: nn.Module, recipe: Recipe) -> None:
+    """The model is trained as it comes."""
+
+
+def no_measures(predictions: Predictions, recipe: Recipe) -> dict[str, float]:
+    """Scores say it all."""
+    return {}
+
+
+def never_sick(history: History, recipe: Recipe, natural_entropy: float) -> str | None:
+    """Nothing but a loss that is not finite ends a training."""
+    return None
+
+
+def all_images(recipe: Recipe, with_pool: bool) -> int:
+    """Each image of a step is one row."""
+    pool = recipe.pool_batch_size if with_pool and isinstance(recipe, PoolRecipe) else 0
+    return recipe.batch_size + pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepped(Method[R]):
+    """A method that learns step by step, in the training loop.
+
+    Attributes:
+        step_targets: makes a step's images into targets, once in each step; the generator is
+            seeded alike on all ranks.
+        labeled_views, pool_views: the views that a step needs of its images.
+        teacher: the network that answers ``StepContext.teacher``; None where nothing asks it.
+        prepare: changes a model before it is trained, such as freezing a part of it. Names and
+            shapes of its weights stay.
+        state: makes what it keeps from step to step, of a recipe, the number of classes and the
+            device; it is in ``StepContext.state`` and in every checkpoint.
+        rows_per_step: most rows that it makes in a step, over all ranks, with or without a pool.
+        measures: what else an evaluation records, of the predictions on val by ``teacher``.
+        health: why a training leads to nothing and is ended, after each evaluation; None if it
+            goes on. The last argument is the entropy in nats of the classes of val.
+    """
+
+    step_targets: Callable[[StepInput, StepContext[R], torch.Generator], StepTargets]
+    labeled_views: tuple[ViewName, ...] = ("strong",)
+    pool_views: tuple[ViewName, ...] = ("weak", "strong")
+    teacher: Callable[[R], NetworkName] | None = None
+    prepare: Callable[[nn.Module, R], None] = no_preparation
+    state: Callable[[R, int, torch.device], MethodState] | None = None
+    rows_per_step: Callable[[R, bool], int] = all_images
+    measures: Callable[[Predictions, R], Mapping[str, float]] = no_measures
+    health: Callable[[History, R, float], str | None] = never_sick

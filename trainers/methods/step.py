@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from semigrid.trainers.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
 
+    from semigrid.data.views.augment import ViewName
+
+R = TypeVar("R", bound=Recipe, covariant=True)
+
 
 @dataclass(frozen=True)
 class StepInput:
     """One rank's images of a step, normalised float32 on its device.
 
-    ``x`` (B, 3, H, W) and ``y`` (B,) are labelled; ``weak`` and ``strong`` (μB, 3, H, W) are two
-    views of the unlabelled images, None for methods without a pool.
+    ``labeled`` has the views (B, 3, H, W) that the method asks for, by their names, and ``y`` (B,)
+    the labels; ``pool`` has the views (μB, 3, H, W) of the unlabelled images, None without a pool.
     """
 
-    x: torch.Tensor
+    labeled: Mapping[ViewName, torch.Tensor]
     y: torch.Tensor
-    weak: torch.Tensor | None = None
-    strong: torch.Tensor | None = None
+    pool: Mapping[ViewName, torch.Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,28 +45,51 @@ class RankShard:
         """Global row numbers dealt to the ranks in order, as evenly as they divide."""
         return list(numbers.tensor_split(self.world_size))
 
+    def own_numbers(self, rows: int, after: int = 0) -> torch.Tensor:
+        """The numbers within the step of this rank's ``rows`` rows, (rows,), on the CPU.
+
+        All ranks have as many; ``after`` is how many rows of each rank are numbered before them.
+        """
+        import torch
+
+        return torch.arange(rows) + self.rank * rows + after * self.world_size
+
+
+class MethodState(Protocol):
+    """What a method keeps from step to step; an ``nn.Module`` is one.
+
+    All ranks must have the same: whatever enters it is fetched from all of them first.
+    ``state_dict`` holds tensors, numbers, text, lists and dicts, and goes into the checkpoints.
+    """
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
 
 @dataclass(frozen=True)
-class StepContext:
+class StepContext(Generic[R]):
     """What a method knows in every step of a training.
 
     ``teacher`` maps weak views (N, 3, H, W) to logits (N, K), in eval mode and without gradient.
-    ``batch_norm``: the student's output for an image depends on the images beside it.
+    ``batch_norm``: the student's output for an image depends on the images beside it. ``state`` is
+    what the method's own ``state`` made.
     """
 
-    recipe: Recipe
+    recipe: R
     num_classes: int
     shard: RankShard
     teacher: Callable[[torch.Tensor], torch.Tensor]
     batch_norm: bool = False
+    state: Any = None
 
 
 @dataclass(frozen=True)
 class TargetRows:
     """Images (R, 3, H, W) with soft targets (R, K) and weights (R,); their loss is Σ weight · CE.
 
-    The loss counts ``factor`` times in the method's (λ_u). ``numbers`` (R,), on the CPU, number
-    the rows within the step over all ranks.
+    The loss counts ``factor`` times in the method's (λ_u), and is recorded as ``loss`` where a step
+    has several. ``numbers`` (R,), on the CPU, number the rows within the step over all ranks.
     """
 
     images: torch.Tensor
@@ -71,6 +97,7 @@ class TargetRows:
     weights: torch.Tensor
     numbers: torch.Tensor
     factor: float = 1.0
+    loss: str = "labeled_loss"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -78,12 +105,12 @@ class TargetRows:
 
 @dataclass(frozen=True)
 class StepTargets:
-    """What this rank's student learns from in a step; the method's loss is Σ factor · weight · CE.
+    """What this rank's student learns from in a step; the loss is Σ factor · weight · CE.
 
-    ``averages`` are values to average over ranks and steps; ``pseudo_counts`` (K,) among them
-    counts the pseudo labels of each class over all ranks.
+    Every step has the same rows by their names, of which the first are never empty. ``averages``
+    are values to average over ranks and steps; ``pseudo_counts`` (K,) among them counts the pseudo
+    labels of each class over all ranks.
     """
 
-    labeled: TargetRows
-    unlabeled: TargetRows | None = None
+    rows: Sequence[TargetRows]
     averages: dict[str, torch.Tensor] = field(default_factory=dict)

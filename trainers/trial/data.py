@@ -15,9 +15,10 @@ from semigrid.data.views.augment import ViewName, ViewSettings
 from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.loop.streams import BatchSource, Streams
 from semigrid.trainers.loop.training import step_seed
+from semigrid.trainers.methods import Stepped, find_method
 from semigrid.trainers.models.create import Rgb
 from semigrid.trainers.options import uses_ray_stream
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import PoolRecipe, Recipe
 from semigrid.trainers.trial.job import TrialJob
 
 # Images in one evaluation batch: few, so that several workers share some hundred images evenly.
@@ -51,7 +52,7 @@ def _table(dataset: Dataset, split: str, fraction: Fraction = Fraction(1)) -> Im
 
 def view_settings(recipe: Recipe, statistics: tuple[Rgb, Rgb]) -> ViewSettings:
     """The views of a recipe, normalised with the mean and deviation that the weights expect."""
-    shared = {field.name for field in fields(ViewSettings)} & Recipe.model_fields.keys()
+    shared = {field.name for field in fields(ViewSettings)} & type(recipe).model_fields.keys()
     values = {name: getattr(recipe, name) for name in shared}
     return ViewSettings(**values, mean=statistics[0], std=statistics[1])
 
@@ -86,46 +87,48 @@ def _evaluation_batches(
 
 
 def open_streams(job: TrialJob, views: ViewSettings, runtime: Runtime) -> Streams:
-    """A training's labelled and unlabelled batches, and the val images."""
-    spec, dataset = job.spec, dataset_of(job)
+    """The labelled and unlabelled batches of a training by steps, and the val images."""
+    spec, dataset, method = job.spec, dataset_of(job), find_method(job.spec.method)
+    assert isinstance(method, Stepped)
     table = dataset.read("train", label_subset(dataset.train_labels, Fraction(spec.labels)))
     labeled = MemoryBatches(
         table,
         StreamOrder([len(table)], spec.seed),
         Share(spec.recipe.batch_size, runtime.rank, runtime.world_size),
         views,
-        ("strong",),
+        method.labeled_views,
         spec.seed,
         job.options.loader_workers,
     )
     pool = None
-    if spec.pool_images is not None and spec.pool == "labeled":
-        pool = _labeled_pool(job, table, views, runtime)
-    elif spec.pool_images is not None:
-        pool = _pool(job, dataset, spec.pool_images, views, runtime)
+    if spec.pool_images is not None:
+        assert isinstance(spec.recipe, PoolRecipe)
+        share = Share(spec.recipe.pool_batch_size, runtime.rank, runtime.world_size)
+        how = share, views, method.pool_views
+        if spec.pool == "labeled":
+            pool = _labeled_pool(job, table, how)
+        else:
+            pool = _pool(job, dataset, spec.pool_images, how)
     validation = evaluation_batches(dataset, "val", views, runtime, Fraction(spec.validation))
     return Streams(labeled, pool, validation, views)
 
 
-def _pool(
-    job: TrialJob, dataset: Dataset, images: int, views: ViewSettings, runtime: Runtime
-) -> BatchSource:
+# a rank's share of each batch, and the views of its images
+_How = tuple[Share, ViewSettings, tuple[ViewName, ...]]
+
+
+def _pool(job: TrialJob, dataset: Dataset, images: int, how: _How) -> BatchSource:
     units = pool_units(dataset, images)
-    order = StreamOrder([unit.rows for unit in units], job.spec.seed)
-    share = Share(job.spec.recipe.pool_batch_size, runtime.rank, runtime.world_size)
-    both: tuple[ViewName, ...] = ("weak", "strong")
-    how = (order, share, views, both, job.spec.seed)
+    order, seed = StreamOrder([unit.rows for unit in units], job.spec.seed), job.spec.seed
     if uses_ray_stream(job.options.stream, dataset):
         from semigrid.data.stream import RayBatches
         from semigrid.trainers.cluster.ray_nodes import placement
 
-        return RayBatches(dataset.storage, units, *how, placement)
-    return MemoryBatches(_table(dataset, "pool"), *how, job.options.loader_workers)
+        return RayBatches(dataset.storage, units, order, *how, seed, placement)
+    return MemoryBatches(_table(dataset, "pool"), order, *how, seed, job.options.loader_workers)
 
 
-def _labeled_pool(
-    job: TrialJob, table: ImageTable, views: ViewSettings, runtime: Runtime
-) -> BatchSource:
+def _labeled_pool(job: TrialJob, table: ImageTable, how: _How) -> BatchSource:
     """The labelled images as a pool, in memory as they are, without their labels.
 
     Seeded for itself: with the trial's own seed, each step's pool would begin with the labelled
@@ -133,10 +136,8 @@ def _labeled_pool(
     """
     unlabeled = replace(table, labels=np.full(len(table), -1))
     seed = step_seed(job.spec.seed, 0, "labeled pool")
-    share = Share(job.spec.recipe.pool_batch_size, runtime.rank, runtime.world_size)
-    both: tuple[ViewName, ...] = ("weak", "strong")
     order = StreamOrder([len(table)], seed)
-    return MemoryBatches(unlabeled, order, share, views, both, seed, job.options.loader_workers)
+    return MemoryBatches(unlabeled, order, *how, seed, job.options.loader_workers)
 
 
 def pool_units(dataset: Dataset, rows: int) -> list[RowGroup]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
 
 from semigrid.trainers.evaluation.scores import Metric
-from semigrid.trainers.methods import METHODS, MethodName
+from semigrid.trainers.methods import MethodName, find_method
 from semigrid.trainers.options import Precision
 from semigrid.trainers.recipe import RECIPE_VERSION, Recipe
 
@@ -28,7 +28,8 @@ class TrialSpec(BaseModel):
             whose labels the pool does not have.
         pool_images: how many images of the pool are used, from its start; None without a pool.
         weights: what the backbone starts from: ``random``, ``timm`` (by its tag) or ``sha256:...``.
-        recipe: resolved.
+        method_version: the method's own, by default that of the installed one.
+        recipe: resolved, with the settings of the method.
         parent: id of the trial whose weights it starts from.
         metric: which scores on val choose the weights that it leaves.
     """
@@ -44,12 +45,25 @@ class TrialSpec(BaseModel):
     backbone_args: dict[str, Any]
     weights: str
     method: MethodName
-    recipe: Recipe
+    method_version: int
+    recipe: SerializeAsAny[Recipe]
     precision: Precision
     seed: int
     parent: str | None
     metric: Metric = "balanced"
     validation: str = "1"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_its_method(cls, values: Any) -> Any:
+        """The recipe as the method's page declares it, and the version of that page."""
+        if not isinstance(values, dict) or not isinstance(values.get("method"), str):
+            return values
+        method = find_method(values["method"])
+        recipe = values.get("recipe")
+        if isinstance(recipe, dict):
+            recipe = method.recipe.model_validate(recipe)
+        return {"method_version": method.version} | values | {"recipe": recipe}
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Returns a copy, whose identity differs if the update changes anything."""
@@ -60,7 +74,8 @@ class TrialSpec(BaseModel):
     @property
     def forwards(self) -> int:
         """Forwards of one image that the training costs; a backward costs two."""
-        return METHODS[self.method].forwards_per_step(self.recipe) * self.recipe.total_steps
+        method, with_pool = find_method(self.method), self.pool_images is not None
+        return method.forwards_per_step(self.recipe, with_pool) * self.recipe.total_steps
 
     @cached_property  # a plan reads it at every step for every trial
     def id(self) -> str:

@@ -1,9 +1,12 @@
 """Trains or evaluates one trial, from its job to its files."""
 
 from dataclasses import replace
+from functools import singledispatch
+from typing import Any
 
 import torch
 
+from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
 from semigrid.data.storage import FileFacts
 from semigrid.trainers.evaluation.evaluate import evaluate
@@ -12,6 +15,7 @@ from semigrid.trainers.layout import predictions_file, weights_file
 from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.loop.train import train
 from semigrid.trainers.loop.training import Training
+from semigrid.trainers.methods import Method, Stepped, find_method
 from semigrid.trainers.models.create import input_statistics
 from semigrid.trainers.trial.data import (
     dataset_of,
@@ -24,13 +28,34 @@ from semigrid.trainers.trial.model import finished_model, load_weights, start_mo
 
 
 def run_trial(job: TrialJob, runtime: Runtime) -> Outcome:
-    """Trains a trial to its end, or to a stop.
+    """Trains a trial to its end, or to a stop, in its method's way.
 
     A finished training's best weights are at ``weights_file(spec.id)`` in the experiment's folder
-    before this returns; the checkpoints stay until the ledger has the result. Raises
-    ``DamagedWeightsError`` if the parent's weights are not as they were written.
+    before this returns; the checkpoints stay until the ledger has the result.
+
+    Raises:
+        DamagedWeightsError: the parent's weights are not as they were written.
+        InputError: this machine has another version of the method than the plan was made with.
     """
     torch.set_num_threads(job.options.cpus_per_worker)
+    spec, method = job.spec, find_method(job.spec.method)
+    if method.version != spec.method_version:
+        raise InputError(
+            f"the plan was made with version {spec.method_version} of method {spec.method}, this "
+            f"machine has version {method.version}: install the same version of its package on "
+            "every node"
+        )
+    return learn(method, job, runtime)
+
+
+@singledispatch
+def learn(method: Method[Any], job: TrialJob, runtime: Runtime) -> Outcome:
+    """Trains a trial as its kind of method does; each kind is registered below."""
+    raise NotImplementedError(type(method).__name__)
+
+
+@learn.register(Stepped)
+def _by_steps(method: Stepped[Any], job: TrialJob, runtime: Runtime) -> Outcome:
     spec, place, dataset = job.spec, job.place, dataset_of(job)
     model = start_model(spec, dataset.num_classes, place.weights_uri)
     teacher_state = None

@@ -18,7 +18,8 @@ from semigrid.trainers.loop.stepper import (
     OutOfMemoryError,
     normalizes_over_batch,
 )
-from semigrid.trainers.methods import METHODS, published, resolve
+from semigrid.trainers.methods import published, resolve
+from semigrid.trainers.methods.semi import SEMI
 from semigrid.trainers.methods.step import (
     RankShard,
     StepContext,
@@ -100,7 +101,8 @@ def targets_of(threshold: float, skip: bool, rank: Any = None) -> StepTargets:
     draw = torch.Generator().manual_seed(5)
     with torch.no_grad():
         context = StepContext(recipe, 10, shard, teacher())
-        return METHODS["semi"].step_targets(StepInput(x, y, weak, strong), context, draw)
+        step = StepInput({"strong": x}, y, {"weak": weak, "strong": strong})
+        return SEMI.step_targets(step, context, draw)
 
 
 def gradients(model: nn.Module) -> torch.Tensor:
@@ -118,8 +120,7 @@ def plain_gradient(targets: StepTargets) -> tuple[list[float], torch.Tensor]:
     model = vit().train()
     drop_paths = DropPaths(model)
     drop_paths.draw(100, torch.Generator().manual_seed(0))
-    labeled, unlabeled = targets.labeled, targets.unlabeled
-    assert unlabeled is not None
+    labeled, unlabeled = targets.rows
     numbers = torch.cat([labeled.numbers, unlabeled.numbers])
     drop_paths.use(numbers, torch.device("cpu"))
     logits = model(torch.cat([labeled.images, unlabeled.images]))
@@ -148,7 +149,7 @@ def test_masked_images_change_no_gradient(threshold: float, checkpoints: Checkpo
 
 
 def test_thresholds_of_these_tests_mask_none_some_and_all() -> None:
-    kept = [len(targets_of(threshold, True).unlabeled) for threshold in THRESHOLDS]
+    kept = [len(targets_of(threshold, True).rows[1]) for threshold in THRESHOLDS]
     assert kept[0] == 8 and 8 > kept[1] > 0 and kept[2] == 0
 
 

@@ -57,6 +57,7 @@ def test_a_nested_val_is_read_class_by_class_on_any_number_of_ranks(tmp_path: Pa
         validation="1/4",
         seed=0,
         pool_images=None,
+        method="finetune",
         recipe=SimpleNamespace(batch_size=2),
         dataset=dataset.manifest.fingerprint,
     )

@@ -9,7 +9,7 @@ from torch import nn
 
 from semigrid.data.storage import open_storage
 from semigrid.trainers.execution.checkpoint import Checkpoints
-from semigrid.trainers.methods import METHODS
+from semigrid.trainers.methods import find_method
 from semigrid.trainers.methods.losses import entropy, soft_cross_entropy
 from semigrid.trainers.methods.mixup import draw_pseudo_mix
 from semigrid.trainers.methods.step import RankShard, StepContext, StepInput, StepTargets
@@ -18,8 +18,9 @@ from semigrid.trainers.recipe import Recipe
 PLAIN = {"mixup": 0, "cutmix": 0, "label_smoothing": 0.2, "unlabeled_loss_weight": 3.0}
 
 
-def recipe(**overrides: Any) -> Recipe:
-    return Recipe(**{**PLAIN, **overrides})
+def recipe(method: str = "semi", **overrides: Any) -> Recipe:
+    page, values = find_method(method).recipe, {**PLAIN, **overrides}
+    return page(**{name: value for name, value in values.items() if name in page.model_fields})
 
 
 def reader() -> nn.Module:
@@ -38,10 +39,9 @@ ALONE = RankShard(lambda rows, wanted: rows[wanted[0]], 0, 1)
 
 def losses(student: nn.Module, targets: StepTargets) -> list[float]:
     """L_x and, of ``semi``, L_u as the student's passes find them."""
-    parts = [targets.labeled] + ([] if targets.unlabeled is None else [targets.unlabeled])
     return [
         (soft_cross_entropy(student(rows.images), rows.targets) * rows.weights).sum().item()
-        for rows in parts
+        for rows in targets.rows
     ]
 
 
@@ -55,7 +55,7 @@ def targets_of(
     batch_norm: bool = False,
 ) -> StepTargets:
     context = StepContext(settings, 2, shard, teacher or reader(), batch_norm)
-    return METHODS[method].step_targets(step, context, generator(seed))
+    return find_method(method).step_targets(step, context, generator(seed))
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -85,18 +85,18 @@ def test_entropy_by_hand() -> None:
 
 def test_finetune_without_mixing_is_smoothed_cross_entropy() -> None:
     logits = [(1.0, -1.0), (0.5, 2.0)]
-    step = StepInput(images(*logits), torch.tensor([0, 0]))
-    targets = targets_of("finetune", step, recipe())
+    step = StepInput({"strong": images(*logits)}, torch.tensor([0, 0]))
+    targets = targets_of("finetune", step, recipe("finetune"))
     expected = sum(cross_entropy(list(z), [0.9, 0.1]) for z in logits) / 2
     assert losses(reader(), targets) == pytest.approx([expected], rel=1e-5)
-    assert targets.unlabeled is None
+    assert len(targets.rows) == 1
 
 
 def test_finetune_mixes_what_the_student_sees_and_its_targets() -> None:
     # mixup of two mirrored images gives both the same λ-weighted pair
-    step = StepInput(images((4.0, 0.0), (0.0, 4.0)), torch.tensor([0, 1]))
-    settings = recipe(mixup=0.8, label_smoothing=0)
-    rows = targets_of("finetune", step, settings).labeled
+    step = StepInput({"strong": images((4.0, 0.0), (0.0, 4.0))}, torch.tensor([0, 1]))
+    settings = recipe("finetune", mixup=0.8, label_smoothing=0)
+    [rows] = targets_of("finetune", step, settings).rows
     lam = rows.images[0, 0].item() / 4
     assert 0 < lam < 1
     torch.testing.assert_close(rows.targets, torch.tensor([[lam, 1 - lam], [1 - lam, lam]]))
@@ -110,7 +110,13 @@ LABELED = [(2.0, 0.0), (1.0, 1.0)]
 
 
 def semi_input() -> StepInput:
-    return StepInput(images(*LABELED), torch.tensor([0, 1]), images(*WEAK), images(*STRONG))
+    return step_of(images(*LABELED), torch.tensor([0, 1]), images(*WEAK), images(*STRONG))
+
+
+def step_of(
+    x: torch.Tensor, y: torch.Tensor, weak: torch.Tensor, strong: torch.Tensor
+) -> StepInput:
+    return StepInput({"strong": x}, y, {"weak": weak, "strong": strong})
 
 
 def semi_by_hand(seed: int, threshold: float) -> tuple[float, float, float]:
@@ -141,14 +147,14 @@ def test_semi_by_hand(seed: int, threshold: float, skip: bool) -> None:
     assert losses(reader(), targets) == pytest.approx([labeled, unlabeled], rel=1e-5)
     assert float(targets.averages["mask_rate"]) == mask_rate
     # L = L_x + λ_u L_u
-    assert (targets.labeled.factor, targets.unlabeled.factor) == (1, 3)
-    assert len(targets.unlabeled) == (mask_rate * 4 if skip else 4)
+    assert [rows.factor for rows in targets.rows] == [1, 3]
+    assert len(targets.rows[1]) == (mask_rate * 4 if skip else 4)
     assert targets.averages["pseudo_counts"].tolist() == [2, 2]  # PSEUDO, masked or not
 
 
 def test_a_confidence_that_reaches_the_threshold_counts() -> None:
     # softmax of (0, 0) is exactly ½
-    step = StepInput(
+    step = step_of(
         images((0, 0)), torch.tensor([0]), images((0, 0), (0, 0)), images((1, 0), (0, 1))
     )
     at, above = (targets_of("semi", step, recipe(confidence_threshold=t)) for t in (0.5, 0.5001))
@@ -163,12 +169,12 @@ def test_the_teacher_sees_the_weak_and_the_student_the_strong_views() -> None:
     step = semi_input()
     settings = recipe(confidence_threshold=0)
     targets = targets_of("semi", step, settings, teacher=teacher)
-    assert len(seen) == 1 and torch.equal(seen[0], step.weak)
-    assert torch.equal(targets.labeled.images, step.x)
+    assert len(seen) == 1 and torch.equal(seen[0], step.pool["weak"])
+    assert torch.equal(targets.rows[0].images, step.labeled["strong"])
     # CutMix of single pixels pastes nothing: some rows are strong views as they were
     unmixed = draw_pseudo_mix(generator(), 4).use_cutmix
     assert unmixed.any()
-    assert torch.equal(targets.unlabeled.images[unmixed], step.strong[unmixed])
+    assert torch.equal(targets.rows[1].images[unmixed], step.pool["strong"][unmixed])
 
 
 def test_rows_are_numbered_over_the_whole_step() -> None:
@@ -176,8 +182,9 @@ def test_rows_are_numbered_over_the_whole_step() -> None:
     targets = targets_of("semi", semi_input(), recipe(confidence_threshold=0.85), seed=3)
     mix = draw_pseudo_mix(generator(3), 4)
     kept = [i for i, j in enumerate(mix.permutation) if max(CONFIDENCE[i], CONFIDENCE[j]) >= 0.85]
-    assert targets.labeled.numbers.tolist() == [0, 1]
-    assert targets.unlabeled.numbers.tolist() == [2 + i for i in kept]
+    labeled, unlabeled = targets.rows
+    assert labeled.numbers.tolist() == [0, 1]
+    assert unlabeled.numbers.tolist() == [2 + i for i in kept]
 
 
 @pytest.mark.parametrize("method", ["finetune", "semi"])
@@ -194,13 +201,13 @@ def test_the_rows_do_not_depend_on_how_many_ranks_share_the_batch(
         confidence = teacher(everything[0]).softmax(dim=1).max(dim=1).values.sort().values
     # the second best: two to four of the eight count
     threshold = float(confidence[-2])
-    settings = recipe(mixup=0.8, cutmix=1.0, confidence_threshold=threshold)
+    settings = recipe(method, mixup=0.8, cutmix=1.0, confidence_threshold=threshold)
 
     def targets_on(rank: SimulatedRank) -> StepTargets:
         size = 8 // rank.world_size
         local = slice(rank.rank * size, (rank.rank + 1) * size)
         weak, strong = everything[:, local]
-        step = StepInput(strong, labels[local], weak, strong)
+        step = step_of(strong, labels[local], weak, strong)
         shard = RankShard(rank.fetch, rank.rank, rank.world_size)
         with torch.no_grad():
             return targets_of(method, step, settings, seed, teacher, shard)
@@ -208,20 +215,19 @@ def test_the_rows_do_not_depend_on_how_many_ranks_share_the_batch(
     checkpoints = Checkpoints(open_storage(tmp_path))
     [whole] = on_ranks(1, checkpoints, targets_on)
     parts = on_ranks(world_size, checkpoints, targets_on)
-    names = ["labeled"] + (["unlabeled"] if method == "semi" else [])
-    for name in names:
-        found = [getattr(part, name) for part in parts]
-        expected = getattr(whole, name)
+    assert len(whole.rows) == (2 if method == "semi" else 1)
+    for number, expected in enumerate(whole.rows):
+        found = [part.rows[number] for part in parts]
         for of in ("images", "targets", "numbers"):
             joined = torch.cat([getattr(rows, of) for rows in found])
-            assert torch.equal(joined, getattr(expected, of)), (name, of)
+            assert torch.equal(joined, getattr(expected, of)), (number, of)
         # the mean over ranks of Σ weight · CE is the whole batch's
         weights = torch.cat([rows.weights for rows in found]) / world_size
         torch.testing.assert_close(weights, expected.weights)
         sizes = [len(rows) for rows in found]
         assert max(sizes) - min(sizes) <= 1  # no rank waits for one with more to do
     if method == "semi":
-        assert 0 < len(whole.unlabeled) < 8  # the threshold takes part
+        assert 0 < len(whole.rows[1]) < 8  # the threshold takes part
         for part in parts:
             assert part.averages["pseudo_counts"].equal(whole.averages["pseudo_counts"])
 
@@ -233,7 +239,7 @@ def test_a_single_image_that_counts_leaves_no_rank_without_one(tmp_path: Path) -
 
     def targets_on(rank: SimulatedRank) -> StepTargets:
         mine = slice(rank.rank, rank.rank + 1)
-        step = StepInput(*(noise[mine] for noise in (x, y, weak, strong)))
+        step = step_of(*(noise[mine] for noise in (x, y, weak, strong)))
         shard = RankShard(rank.fetch, rank.rank, 4)
         settings = recipe(confidence_threshold=0.9, skip_masked=True)
 
@@ -245,6 +251,6 @@ def test_a_single_image_that_counts_leaves_no_rank_without_one(tmp_path: Path) -
     x, weak, strong = torch.randn(3, 4, 3, 8, 8, generator=generator())
     y = torch.arange(4) % 2
     shards = on_ranks(4, Checkpoints(open_storage(tmp_path)), targets_on)
-    assert [len(targets.unlabeled) for targets in shards] == [1, 1, 1, 1]  # all there are
+    assert [len(targets.rows[1]) for targets in shards] == [1, 1, 1, 1]  # all there are
     # the image itself, and the one it is the partner of
-    assert sum(float(targets.unlabeled.weights.sum()) for targets in shards) in (1, 2)
+    assert sum(float(targets.rows[1].weights.sum()) for targets in shards) in (1, 2)

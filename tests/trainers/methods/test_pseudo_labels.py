@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from tests.helpers.tiny import tiny_recipe
 
-from semigrid.trainers.loop.health import collapse, pool_unused
+from semigrid.trainers.methods.pseudo_labels import collapse, pool_unused
 
 NATURAL = math.log(10)
 

@@ -1,0 +1,215 @@
+"""What the loop asks of a method, by a method that uses all of it; and the document's method."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.helpers.packages import from_document, on_path
+from tests.helpers.tiny import (
+    TEN_CLASSES,
+    Died,
+    SimulatedRank,
+    die_in_step,
+    on_ranks,
+    run_tiny,
+    tiny_model,
+    tiny_recipe,
+    tiny_streams,
+)
+
+from semigrid.data.schema import Dataset
+from semigrid.data.storage import open_storage
+from semigrid.trainers.execution.checkpoint import Checkpoints
+from semigrid.trainers.execution.runtime import Runtime
+from semigrid.trainers.loop.training import Training
+from semigrid.trainers.methods import find_method, registry
+from semigrid.trainers.methods.finetune import FINETUNE, FinetuneRecipe
+from semigrid.trainers.methods.method import Stepped
+from semigrid.trainers.methods.rows import labeled_rows
+from semigrid.trainers.methods.step import RankShard, StepContext, StepInput, StepTargets
+from semigrid.trainers.options import TrainOptions
+
+
+class Count(torch.nn.Module):
+    """How many labels of each class were seen; rarer classes weigh more."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.seen: torch.Tensor
+        self.register_buffer("seen", torch.ones(num_classes))
+
+
+def counting_targets(
+    step: StepInput, context: StepContext[FinetuneRecipe], draw: torch.Generator
+) -> StepTargets:
+    shard = context.shard
+    everywhere = [torch.arange(len(step.y) * shard.world_size)] * shard.world_size
+    context.state.seen += torch.bincount(shard.fetch(step.y, everywhere), minlength=10)
+    rows = labeled_rows(step.labeled["weak"], step.y, context)
+    again = labeled_rows(step.labeled["strong"], step.y, context)
+    weights = rows.weights / context.state.seen[step.y] * 10
+    numbers = shard.own_numbers(len(step.y), after=len(step.y))
+    return StepTargets(
+        [
+            replace(rows, weights=weights),
+            replace(again, weights=weights, numbers=numbers, factor=0.5, loss="strong_loss"),
+        ],
+        {"commonest": context.state.seen.max()},
+    )
+
+
+def freeze(model: torch.nn.Module, recipe: FinetuneRecipe) -> None:
+    model.requires_grad_(False)
+    model.get_classifier().requires_grad_(True)  # type: ignore[operator]
+
+
+COUNTING = replace(
+    FINETUNE,
+    name="counting",
+    step_targets=counting_targets,
+    labeled_views=("weak", "strong"),
+    rows_per_step=lambda recipe, with_pool: 2 * recipe.batch_size,
+    state=lambda recipe, num_classes, device: Count(num_classes).to(device),
+)
+
+
+def add(method: Stepped[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "BUILT_IN", (*registry.BUILT_IN, method))
+    registry.forget()
+
+
+@pytest.fixture(autouse=True)
+def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    add(COUNTING, monkeypatch)
+    yield
+    registry.forget()
+
+
+def checkpoints(folder: Path) -> Checkpoints:
+    return Checkpoints(open_storage(folder))
+
+
+def test_what_a_method_keeps_survives_an_interruption(digits: Dataset, tmp_path: Path) -> None:
+    recipe = tiny_recipe("counting", drop_path=0.3)
+    whole, parts = checkpoints(tmp_path / "whole"), checkpoints(tmp_path / "parts")
+    uninterrupted = run_tiny(digits, "counting", recipe, whole)
+    every = TrainOptions(checkpoint_steps=1)
+    for step in (3, 6):
+        with pytest.raises(Died):
+            options = {"on_step": die_in_step(step), "options": every}
+            run_tiny(digits, "counting", recipe, parts, **options)
+    resumed = run_tiny(digits, "counting", recipe, parts, options=every)
+    assert resumed.resumed_at == [2, 5]
+    assert replace(resumed, seconds=0) == replace(uninterrupted, seconds=0)
+    one, other = whole.load(), parts.load()
+    assert one is not None and other is not None
+    assert float(one["method"]["seen"].sum()) == 10 + 8 * 4  # 8 steps of 4 labelled images
+    for name in ("student", "ema", "method"):
+        assert all(torch.equal(one[name][key], other[name][key]) for key in one[name])
+
+
+def test_every_loss_of_a_step_is_recorded_by_its_name(digits: Dataset, tmp_path: Path) -> None:
+    history = run_tiny(digits, "counting", tiny_recipe("counting"), checkpoints(tmp_path)).history
+    for record in history:
+        parts = record["labeled_loss"] + 0.5 * record["strong_loss"]
+        assert record["loss"] == pytest.approx(parts, rel=1e-6)
+    assert "commonest" in history[0] and "mask_rate" not in history[0]
+
+
+def test_two_ranks_keep_and_learn_what_one_does(digits: Dataset, tmp_path: Path) -> None:
+    step = StepInput({v: torch.randn(4, 3, 4, 4) for v in ("weak", "strong")}, torch.arange(4) % 2)
+    recipe = tiny_recipe("counting")
+
+    def targets_on(rank: SimulatedRank) -> tuple[StepTargets, torch.Tensor]:
+        mine = slice(rank.rank * 4 // rank.world_size, (rank.rank + 1) * 4 // rank.world_size)
+        own = StepInput({n: view[mine] for n, view in step.labeled.items()}, step.y[mine])
+        shard = RankShard(rank.fetch, rank.rank, rank.world_size)
+        context: Any = StepContext(recipe, 10, shard, lambda weak: weak, state=Count(10))
+        return counting_targets(own, context, torch.Generator()), context.state.seen
+
+    [(whole, seen)] = on_ranks(1, checkpoints(tmp_path), targets_on)
+    parts = on_ranks(2, checkpoints(tmp_path), targets_on)
+    assert all(torch.equal(kept, seen) for _, kept in parts)
+    for number, rows in enumerate(whole.rows):
+        found = [targets.rows[number] for targets, _ in parts]
+        assert torch.cat([each.numbers for each in found]).tolist() == rows.numbers.tolist()
+        torch.testing.assert_close(torch.cat([each.weights for each in found]) / 2, rows.weights)
+    assert sorted(n for rows in whole.rows for n in rows.numbers.tolist()) == list(range(8))
+
+
+def test_a_method_ends_a_training_and_says_why(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def health(history: Any, recipe: Any, natural: float) -> str | None:
+        return "enough is seen" if history[-1]["commonest"] > 3 + natural else None
+
+    add(replace(COUNTING, name="ending", health=health), monkeypatch)
+    recipe = tiny_recipe("ending", steps=30, evaluations=15)
+    outcome = run_tiny(digits, "ending", recipe, checkpoints(tmp_path))
+    assert (outcome.status, outcome.error) == ("collapsed", "enough is seen")
+    assert outcome.history[-1]["commonest"] > 3 and outcome.step < 30
+
+
+def test_a_method_prepares_the_model(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(replace(COUNTING, name="frozen", prepare=freeze), monkeypatch)
+    recipe = tiny_recipe("frozen")
+    before, model = tiny_model(recipe).state_dict(), tiny_model(recipe)
+    run_tiny(digits, "frozen", recipe, checkpoints(tmp_path), model=model)
+    changed = {n for n, w in model.state_dict().items() if not torch.equal(w, before[n])}
+    assert changed == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("answers", ["student", "ema"])
+def test_the_network_that_a_method_names_answers(
+    answers: str, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(replace(COUNTING, name="asking", teacher=lambda recipe: answers), monkeypatch)
+    recipe = tiny_recipe("asking", drop_path=0.5)
+    model = tiny_model(recipe)
+    other = {name: weights + 1 for name, weights in model.state_dict().items()}
+    training = Training(
+        recipe, "asking", model, other, tiny_streams(digits, recipe, "asking"),
+        Runtime(checkpoints(tmp_path), device="cpu"), class_shares=TEN_CLASSES, seed=0,
+    )  # fmt: skip
+    images = torch.randn(3, 3, 16, 16)
+    found = training.teach(images)
+    network = training.student if answers == "student" else training.teacher.network
+    assert training.student.training and not found.requires_grad
+    with torch.no_grad():  # in eval mode: no drop path
+        torch.testing.assert_close(found, network.eval()(images))
+
+
+def test_the_documents_method_by_hand(tmp_path: Path) -> None:
+    from_document(tmp_path)
+    with on_path(tmp_path):
+        method = find_method("mean-teacher")
+        assert isinstance(method, Stepped)
+        recipe = method.recipe(label_smoothing=0.2, consistency_weight=3)
+        weak, strong = torch.randn(2, 4, 3, 2, 2)
+        step = StepInput({"weak": weak[:2]}, torch.tensor([1, 0]), {"weak": weak, "strong": strong})
+        shard = RankShard(lambda rows, wanted: rows[wanted[0]], 0, 1)
+        answers = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [5.0, 5.0]])
+        context: Any = StepContext(recipe, 2, shard, lambda images: answers)
+        labeled, pool = method.step_targets(step, context, torch.Generator()).rows
+        assert torch.equal(labeled.images, weak[:2]) and torch.equal(pool.images, strong)
+        torch.testing.assert_close(labeled.targets, torch.tensor([[0.1, 0.9], [0.9, 0.1]]))
+        torch.testing.assert_close(pool.targets, answers.softmax(dim=1))
+        assert (labeled.weights.tolist(), pool.weights.tolist()) == ([0.5] * 2, [0.25] * 4)
+        assert (labeled.numbers.tolist(), pool.numbers.tolist()) == ([0, 1], [2, 3, 4, 5])
+        assert (labeled.factor, pool.factor) == (1, 3)
+
+
+def test_the_documents_method_trains(digits: Dataset, tmp_path: Path) -> None:
+    from_document(tmp_path)
+    with on_path(tmp_path):
+        recipe = tiny_recipe("mean-teacher")
+        outcome = run_tiny(digits, "mean-teacher", recipe, checkpoints(tmp_path / "checkpoints"))
+        assert outcome.status == "finished" and outcome.step == 8
+        for record in outcome.history:
+            parts = record["labeled_loss"] + record["consistency_loss"]
+            assert record["loss"] == pytest.approx(parts, rel=1e-6)

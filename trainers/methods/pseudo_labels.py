@@ -1,0 +1,128 @@
+"""What methods have in common that learn from a network's own answers for the pool.
+
+Their settings, the rows that a threshold leaves, and the signs that the answers teach nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from semigrid.trainers.methods.method import History, Space
+from semigrid.trainers.methods.step import StepContext
+from semigrid.trainers.recipe import PoolRecipe, Probability
+
+if TYPE_CHECKING:
+    import torch
+
+    from semigrid.trainers.evaluation.predictions import Predictions
+
+# A pool of which a smaller share reached the confidence threshold has taught nothing.
+UNUSED_SHARE = 0.01
+
+
+class PseudoLabelRecipe(PoolRecipe):
+    """Settings of pseudo labels; the defaults are Semi-ViT's (arXiv 2208.05688)."""
+
+    confidence_threshold: Probability = 0.5
+    unlabeled_loss_weight: float = Field(5.0, ge=0)
+    skip_masked: bool | None = Field(
+        None, description="leave masked images out; None: where that changes no number"
+    )
+    # when a training counts as collapsed
+    collapse_evaluations: int = Field(3, ge=0, description="number in a row; 0: never")
+    min_pseudo_entropy: Probability = Field(0.1, description="as a share of that of val's classes")
+
+
+def search_space(recipe: PseudoLabelRecipe) -> Space:
+    """τ ± 0.2, at most 0.95, and half to twice λ_u."""
+    tau, weight = recipe.confidence_threshold, recipe.unlabeled_loss_weight
+    return {
+        "confidence_threshold": (max(0.0, tau - 0.2), min(0.95, tau + 0.2)),
+        "unlabeled_loss_weight": (weight / 2, weight * 2),
+    }
+
+
+def forwards_per_step(recipe: PseudoLabelRecipe, with_pool: bool) -> int:
+    """Training on all images, and the teacher's forward of the unlabelled ones."""
+    return 3 * recipe.batch_size + 4 * recipe.pool_batch_size
+
+
+def everywhere(rows: torch.Tensor, context: StepContext[Any]) -> torch.Tensor:
+    """A value for each image of this rank, (N,), as that of the global batch, on every rank."""
+    import torch
+
+    world_size = context.shard.world_size
+    return context.shard.fetch(rows, [torch.arange(len(rows) * world_size)] * world_size)
+
+
+def numbers_to_train(mask: torch.Tensor, context: StepContext[PseudoLabelRecipe]) -> torch.Tensor:
+    """Sorted global numbers of the unlabelled images that pass through the students.
+
+    Leaving images out changes the batch statistics of those that stay, so models with batch
+    normalisation keep all unless the recipe says otherwise. If they leave images out and any is
+    left, every rank gets two, masked ones if need be: one image has no batch statistics, and a
+    rank without any would not take part in those of the others.
+    """
+    import torch
+
+    skip = context.recipe.skip_masked
+    if skip is None:
+        skip = not context.batch_norm
+    if not skip:
+        return torch.arange(len(mask))
+    kept = mask.nonzero().flatten()
+    least = 2 * context.shard.world_size if context.batch_norm else 0
+    if 0 < len(kept) < least:
+        filling = (~mask).nonzero().flatten()[: least - len(kept)]
+        kept = torch.cat([kept, filling]).sort().values
+    return kept
+
+
+def measures(predictions: Predictions, recipe: PseudoLabelRecipe) -> dict[str, float]:
+    """How good the pseudo labels are, of images whose classes are known."""
+    return predictions.confident(recipe.confidence_threshold)
+
+
+def pool_unused(history: History) -> bool:
+    """Whether a training with pseudo labels has learnt next to nothing from its pool.
+
+    Of all pool images so far fewer than ``UNUSED_SHARE`` had reached the confidence threshold. Such
+    a training is not stopped: it is fine-tuning on its labelled images, and can be compared with
+    other cells only if its schedule comes to its end.
+    """
+    rates = [record["mask_rate"] for record in history if "mask_rate" in record]
+    return bool(rates) and sum(rates) / len(rates) < UNUSED_SHARE  # evaluations are evenly spaced
+
+
+def collapse(history: History, recipe: PseudoLabelRecipe, natural: float) -> str | None:
+    """Why a training with pseudo labels has collapsed; None if it has not.
+
+    It has when, for ``collapse_evaluations`` evaluations in a row, almost all pseudo labels are of
+    one class, or hardly any image reaches the confidence threshold any more (docs/methods.md §6).
+    Pseudo labels that were never used can do neither: see ``pool_unused``.
+
+    Args:
+        natural: entropy in nats of the classes of val, to compare the pseudo labels' with.
+    """
+    count = min(recipe.collapse_evaluations, recipe.evaluations)
+    recent = history[-count:] if count else []
+    if not recent or len(recent) < count or pool_unused(history):
+        return None
+    after = f"at {count} evaluations in a row, the last at step {recent[-1]['step']:g}, "
+    if all(record["mask_rate"] < UNUSED_SHARE for record in recent):
+        return (
+            f"{after}fewer than {UNUSED_SHARE:.0%} of the pool's images reached the confidence "
+            f"threshold ({recipe.confidence_threshold:g}), at first more of them did: the teacher "
+            "has collapsed; lower unlabeled_loss_weight or base_lr"
+        )
+    floor = recipe.min_pseudo_entropy * natural
+    if all(record["pseudo_entropy"] < floor for record in recent):
+        return (
+            f"{after}next to all pseudo labels were of one class (entropy "
+            f"{recent[-1]['pseudo_entropy']:.3f} nats, the classes of val have {natural:.3f}): "
+            "the teacher has collapsed; lower unlabeled_loss_weight or base_lr, or raise "
+            "confidence_threshold"
+        )
+    return None

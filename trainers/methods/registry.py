@@ -1,0 +1,121 @@
+"""The methods by name: those of semigrid, and those that other packages bring.
+
+A package brings a method by the entry point group ``semigrid.methods``: the name that experiment
+files write, and a ``Method`` of that name (docs/your-own-method.md). It is imported when a file
+or a job names it, by the command line and by workers alike.
+"""
+
+import contextlib
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from semigrid.data.errors import InputError
+from semigrid.trainers.methods.finetune import FINETUNE
+from semigrid.trainers.methods.method import Method
+from semigrid.trainers.methods.semi import SEMI
+
+GROUP = "semigrid.methods"
+BUILT_IN: tuple[Method[Any], ...] = (FINETUNE, SEMI)
+
+
+@cache
+def _entries() -> dict[str, tuple[EntryPoint, ...]]:
+    """The entry points of installed packages by the name of their method."""
+    found: dict[str, tuple[EntryPoint, ...]] = {}
+    for entry in entry_points(group=GROUP):
+        found[entry.name] = (*found.get(entry.name, ()), entry)
+    return found
+
+
+def forget() -> None:
+    """Looks for installed packages anew at the next question."""
+    _entries.cache_clear()
+    find_method.cache_clear()
+
+
+def method_names() -> list[str]:
+    """The names of all methods, those of installed packages last."""
+    return list(dict.fromkeys([*(method.name for method in BUILT_IN), *sorted(_entries())]))
+
+
+@cache
+def find_method(name: str) -> Method[Any]:
+    """The method of a name.
+
+    Raises ``InputError`` for one that nobody brings or two packages do, and for one whose package
+    cannot be imported.
+    """
+    own = [method for method in BUILT_IN if method.name == name]
+    entries = _entries().get(name, ())
+    if len(own) + len(entries) > 1:
+        packages = [*("semigrid" for _ in own), *map(package_name, entries)]
+        raise InputError(
+            f"there are several methods of the name {name!r}, of the packages "
+            f"{', '.join(packages)}: uninstall one of them (pip uninstall)"
+        )
+    if own:
+        return own[0]
+    if not entries:
+        raise InputError(
+            f"{name!r} is not a method; there are {', '.join(method_names())}; methods of other "
+            "packages are there once those are installed (pip install), here and on every node"
+        )
+    return _load(entries[0])
+
+
+def _load(entry: EntryPoint) -> Method[Any]:
+    where = f"method {entry.name!r} of the package {package_name(entry)} ({entry.value})"
+    try:
+        method = entry.load()
+    except Exception as error:  # whatever somebody else's module does when it is imported
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{where} cannot be loaded: {type(error).__name__}: {first_line}; mend the package or "
+            "install another version of it"
+        ) from error
+    if not isinstance(method, Method):
+        raise InputError(
+            f"{where} is no Method but of type {type(method).__name__}; mend the package"
+        )
+    if method.name != entry.name:
+        raise InputError(f"{where} has the name {method.name!r}: make the two the same")
+    return method
+
+
+def package_name(entry: EntryPoint) -> str:
+    return "?" if entry.dist is None else entry.dist.name
+
+
+def packages_of(name: str) -> dict[str, str]:
+    """The package that brings a method, with its version; none for a method of semigrid."""
+    return {
+        entry.dist.name: entry.dist.version
+        for entry in _entries().get(name, ())
+        if entry.dist is not None
+    }
+
+
+def who_uses(setting: str) -> str | None:
+    """``only semi uses it``, of a recipe's field; None if no method has it.
+
+    A package that cannot be imported is not asked.
+    """
+    names = []
+    for name in method_names():
+        with contextlib.suppress(InputError):
+            if setting in find_method(name).recipe.model_fields:
+                names.append(name)
+    if not names:
+        return None
+    return f"only {' and '.join(names)} use{'s' if len(names) == 1 else ''} it"
+
+
+def _known(name: str) -> str:
+    find_method(name)
+    return name
+
+
+MethodName = Annotated[str, AfterValidator(_known)]
