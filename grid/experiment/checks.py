@@ -236,6 +236,11 @@ def _schedule_problems(
                 yield from _worker_problems(experiment, model, resolved)
                 if "compute" in experiment.file.controls and model != entry.model:
                     yield from _worker_problems(experiment, entry.model, resolved, model)
+                elif "compute" in experiment.file.controls and multiplier and parent is None:
+                    control, of = experiment.control_recipe(model), find_method(method).control
+                    yield from _worker_problems(
+                        experiment, model, resolve(control, of, max(1, images), 0), of
+                    )
                 for tried in lengths:
                     shown = " and ".join(f"{each} {value:g}" for each, value in tried.items())
                     key = f"search.space, {shown} for {model}"

@@ -92,9 +92,9 @@ def trained(
 
 
 def twenty_steps(folder: Path) -> dict[str, Any]:
-    """Histories of 20 steps of both methods, whole and in micro-batches."""
+    """Histories of 20 steps of each method, whole and in micro-batches."""
     found: dict[str, Any] = {}
-    for method in ("finetune", "semi"):
+    for method in ("finetune", "semi", "fixmatch"):
         recipe = tiny_recipe(method, **TWENTY)
         for micro_batch in (None, 5):
             name = f"{method} {micro_batch}"

@@ -51,7 +51,7 @@ RESNET_FINETUNE = {
     "cutmix": 1.0,
 }
 # docs/methods.md §4
-WITH_POOL = ["semi"]
+WITH_POOL = ["semi", "fixmatch"]
 VIT_SEMI = VIT_FINETUNE | {
     "base_lr": 1e-3,
     "layer_decay": 0.75,
@@ -236,7 +236,7 @@ def test_settings_of_other_methods_are_refused_with_their_owners() -> None:
     wrong = {"confidence_threshold": 0.7, "base_lr": 0.1, "unlabeled_ratio": 3}
     with pytest.raises(InputError) as refused:
         published("finetune", "resnet18", wrong)
-    owners = f"only {' and '.join(WITH_POOL)} use{'s' * (len(WITH_POOL) == 1)} it"
+    owners = f"only {' and '.join(WITH_POOL)} use it"
     assert refused.value.problems == tuple(
         f"{name}: {owners}, and the method is finetune; take this key out"
         for name in ("confidence_threshold", "unlabeled_ratio")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from semigrid.trainers.methods.method import History, Space
-from semigrid.trainers.methods.step import StepContext
+from semigrid.trainers.methods.step import StepContext, StepInput, TargetRows
 from semigrid.trainers.recipe import PoolRecipe, Probability
 
 if TYPE_CHECKING:
@@ -49,12 +49,49 @@ def forwards_per_step(recipe: PseudoLabelRecipe, with_pool: bool) -> int:
     return 3 * recipe.batch_size + 4 * recipe.pool_batch_size
 
 
-def everywhere(rows: torch.Tensor, context: StepContext[Any]) -> torch.Tensor:
-    """A value for each image of this rank, (N,), as that of the global batch, on every rank."""
+def answers(weak: torch.Tensor, context: StepContext[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """p = max q and ŷ = argmax q of the teacher's q = softmax(t(u_w)), (μB,) each.
+
+    Of the whole global batch, on every rank; ``weak`` (N, 3, H, W) are this rank's own.
+    """
     import torch
 
-    world_size = context.shard.world_size
-    return context.shard.fetch(rows, [torch.arange(len(rows) * world_size)] * world_size)
+    shard = context.shard
+    p, labels = context.teacher(weak).float().softmax(dim=1).max(dim=1)
+    everywhere = [torch.arange(len(weak) * shard.world_size)] * shard.world_size
+    return shard.fetch(p, everywhere), shard.fetch(labels, everywhere)
+
+
+def unlabeled_rows(
+    images: torch.Tensor,
+    targets: torch.Tensor,
+    mask: torch.Tensor,
+    numbers: torch.Tensor,
+    step: StepInput,
+    context: StepContext[PseudoLabelRecipe],
+) -> TargetRows:
+    """λ_u L_u: a mean over all unlabelled images, masked ones included (FixMatch, eq. 4).
+
+    Args:
+        images, targets, mask: of the rows that pass on this rank, (R, 3, H, W), (R, K), (R,).
+        numbers: theirs in the global batch of unlabelled images, (R,), on the CPU.
+    """
+    assert step.pool is not None
+    # DDP averages the ranks' gradients: each weighs its rows as if they were of its own batch
+    weights = mask.float() / len(step.pool["weak"])
+    numbers = len(step.y) * context.shard.world_size + numbers
+    factor = context.recipe.unlabeled_loss_weight
+    return TargetRows(images, targets, weights, numbers, factor, loss="unlabeled_loss")
+
+
+def averages(
+    mask: torch.Tensor, labels: torch.Tensor, context: StepContext[Any]
+) -> dict[str, torch.Tensor]:
+    """The share of images that count, and how many pseudo labels each class has."""
+    import torch
+
+    counts = torch.bincount(labels, minlength=context.num_classes)
+    return {"mask_rate": mask.float().mean(), "pseudo_counts": counts}
 
 
 def numbers_to_train(mask: torch.Tensor, context: StepContext[PseudoLabelRecipe]) -> torch.Tensor:

@@ -14,11 +14,12 @@ from pydantic import AfterValidator
 
 from semigrid.data.errors import InputError
 from semigrid.trainers.methods.finetune import FINETUNE
+from semigrid.trainers.methods.fixmatch import FIXMATCH
 from semigrid.trainers.methods.method import Method
 from semigrid.trainers.methods.semi import SEMI
 
 GROUP = "semigrid.methods"
-BUILT_IN: tuple[Method[Any], ...] = (FINETUNE, SEMI)
+BUILT_IN: tuple[Method[Any], ...] = (FINETUNE, SEMI, FIXMATCH)
 
 
 @cache
@@ -110,7 +111,8 @@ def who_uses(setting: str) -> str | None:
                 names.append(name)
     if not names:
         return None
-    return f"only {' and '.join(names)} use{'s' if len(names) == 1 else ''} it"
+    *first, last = names
+    return f"only {', '.join(first)} and {last} use it" if first else f"only {last} uses it"
 
 
 def _known(name: str) -> str:

@@ -11,10 +11,12 @@ from semigrid.trainers.methods import finetune, pseudo_labels
 from semigrid.trainers.methods.method import Space, Stepped
 from semigrid.trainers.methods.pseudo_labels import (
     PseudoLabelRecipe,
-    everywhere,
+    answers,
+    averages,
     numbers_to_train,
+    unlabeled_rows,
 )
-from semigrid.trainers.methods.step import StepContext, StepInput, StepTargets, TargetRows
+from semigrid.trainers.methods.step import StepContext, StepInput, StepTargets
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +36,6 @@ def step_targets(
 ) -> StepTargets:
     """L = L_x + λ_u L_u, with L_u = (1/μB) Σ 1[p'_i ≥ τ] · CE(s(u'_i), y'_i).
 
-    L_u divides by the number of all unlabelled images, masked ones included (FixMatch, eq. 4).
     Masked images have weight 0, and are left out of the rows where that changes no number; the
     rows that stay are dealt to the ranks anew, so that none waits for one that kept more.
     """
@@ -45,9 +46,7 @@ def step_targets(
     assert step.pool is not None
     recipe, shard, weak = context.recipe, context.shard, step.pool["weak"]
     device, size = weak.device, len(weak) * shard.world_size
-    # p and ŷ of the whole batch on every rank: (μB,) of the global batch
-    p, labels = context.teacher(weak).float().softmax(dim=1).max(dim=1)
-    p, labels = everywhere(p, context), everywhere(labels, context)
+    p, labels = answers(weak, context)
 
     labeled = finetune.mixed_rows(step, context, draw)
     mix = draw_pseudo_mix(draw, size)
@@ -62,15 +61,8 @@ def step_targets(
     y = smooth_one_hot(labels, context.num_classes, recipe.label_smoothing)
     use_cutmix, centers = mix.use_cutmix[mine].to(device), mix.centers[mine].to(device)
     u, y = pseudo_mix(u_i, u_j, y[i], y[j], p[i], p[j], use_cutmix, centers)
-    # DDP averages the ranks' gradients: each weighs its rows as if they were of its own batch
-    weights = mask[i].float() / len(weak)
-    numbers = len(step.y) * shard.world_size + mine
-    unlabeled = TargetRows(
-        u, y, weights, numbers, recipe.unlabeled_loss_weight, loss="unlabeled_loss"
-    )
-    counts = torch.bincount(labels, minlength=context.num_classes)
-    averages = {"mask_rate": mask.float().mean(), "pseudo_counts": counts}
-    return StepTargets([labeled, unlabeled], averages)
+    unlabeled = unlabeled_rows(u, y, mask[i], mine, step, context)
+    return StepTargets([labeled, unlabeled], averages(mask, labels, context))
 
 
 SEMI = Stepped(

@@ -168,7 +168,10 @@ def test_the_experiments_that_come_along_are_valid(name: str) -> None:
         ({"vit": {"mixup": {"around": 0, "times": 2}}}, "times of 0 is 0; give plus"),
         ({"semi": {"confidence_threshold": {"plus": 0.7}}}, "around the 0.5 of semi-vit"),
         ({"vit": {"base_lr": [2, 1]}}, "base_lr: [2, 1]: the lower end comes first"),
-        ({"vit": {"confidence_threshold": [0.3, 0.6]}}, "change nothing: only semi uses it"),
+        (
+            {"vit": {"confidence_threshold": [0.3, 0.6]}},
+            "nothing: only semi and fixmatch use",
+        ),
         ({"semi": {"momentum": [0.5, 0.9]}}, "only sgd uses it, the optimizer is adamw"),
         # five epochs of warm-up, as published
         ({"vit": {"epochs": [5, 20]}}, "search.space, epochs 5 for vit: warmup_epochs is 5 of 5"),

@@ -1,0 +1,149 @@
+"""Plans ask a method what it needs: a pool or none, a parent or none, and who its control is."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.helpers.experiments import SMALL, SMALL_VIT, changed, plan_of
+from tests.helpers.packages import from_document, on_path
+
+from semigrid.data.errors import InputError
+from semigrid.grid.study.ledger import Record, start_record
+from semigrid.grid.study.plan import Plan
+from semigrid.grid.study.search import space_of
+from semigrid.trainers.execution.checkpoint import Checkpoints
+from semigrid.trainers.execution.runtime import Runtime
+from semigrid.trainers.methods import registry
+from semigrid.trainers.methods.fixmatch import FIXMATCH, FixmatchRecipe
+from semigrid.trainers.trial.identity import TrialSpec
+from semigrid.trainers.trial.job import Place, TrialJob
+from semigrid.trainers.trial.run import run_trial
+
+OPTIONAL = replace(FIXMATCH, name="maybe", pool="optional", version=7)
+
+
+@pytest.fixture(autouse=True)
+def optional(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(registry, "BUILT_IN", (*registry.BUILT_IN, OPTIONAL))
+    registry.forget()
+    yield
+    registry.forget()
+
+
+def with_net(method: str, grid: dict[str, Any], **changes: Any) -> Plan:
+    content = copy.deepcopy(SMALL)
+    net = content["models"].pop("vit")
+    recipe = {**SMALL_VIT, "batch_size": 4, "unlabeled_ratio": 3}
+    content["models"] = {"net": net | {"method": method, "recipe": recipe}}
+    content["grid"] = [{"model": "net", "labels": ["100%"], **grid}]
+    return plan_of(yaml.safe_dump({**content, **changes}))
+
+
+def spec_of(plan: Plan, name: str) -> TrialSpec:
+    [search] = [search for search in plan.searches if search.name == name]
+    return plan.spec(search, {}, 0, None)
+
+
+def test_a_method_with_a_pool_may_start_from_a_backbone() -> None:
+    plan = with_net("fixmatch", {}, controls=["compute", "labeled-pool"])
+    names = ["digits/net/100%/100%" + end for end in ("", "/compute", "/labeled-pool")]
+    assert [cell.name for cell in plan.cells] == names == [s.name for s in plan.searches]
+    spec, control, labeled = (spec_of(plan, name) for name in names)
+    assert (spec.method, spec.parent, spec.pool_images) == ("fixmatch", None, 300)
+    assert isinstance(spec.recipe, FixmatchRecipe)
+    # 3·4 + 4·12 = 60 forwards a step, 6 steps: 360; the published batch of finetune, fitted
+    assert (control.method, control.pool_images) == ("finetune", None)
+    batch = control.recipe.batch_size
+    assert control.recipe.total_steps == max(1, round(360 / (3 * batch)))
+    assert control.recipe.img_size == 16 and control.recipe.hflip == 0  # the same images
+    assert labeled.method == "fixmatch" and labeled.pool == "labeled"
+    assert plan.baseline_of(plan.cells[0]) == plan.cells[1]
+    spaces = [space_of(plan, search) for search in plan.searches]
+    assert set(spaces[1]) == {"base_lr", "weight_decay"} and "confidence_threshold" in spaces[0]
+
+
+def test_an_optional_pool_is_there_where_the_cell_asks_for_it() -> None:
+    without, with_pool = with_net("maybe", {}), with_net("maybe", {"unlabeled": ["100%", "200%"]})
+    assert [cell.name for cell in without.cells] == ["digits/net/100%"]
+    spec = spec_of(without, "digits/net/100%")
+    assert spec.pool_images is None and spec.forwards == 6 * OPTIONAL.forwards_per_step(
+        spec.recipe, False
+    )
+    assert [cell.name for cell in with_pool.cells] == [
+        "digits/net/100%/100%",
+        "digits/net/100%/200%",
+    ]
+    assert spec_of(with_pool, "digits/net/100%/200%").pool_images == 600
+    with pytest.raises(InputError, match="controls: no model of grid uses unlabelled images"):
+        with_net("maybe", {}, controls=["compute"])
+
+
+def test_a_control_of_a_backbone_must_share_its_batch_too() -> None:
+    with pytest.raises(InputError, match="net's compute control, as of finetune, is"):
+        with_net("fixmatch", {}, controls=["compute"], train={"workers": 4096})
+
+
+def test_a_setting_of_another_method_is_one_clear_problem() -> None:
+    with pytest.raises(InputError) as refused:
+        plan_of(changed("models.vit.recipe.confidence_threshold", 0.7))
+    [problem] = refused.value.problems
+    assert problem == (
+        "file.yaml: models.vit.recipe.confidence_threshold: only semi, fixmatch and maybe use it, "
+        "and the method is finetune; take this key out"
+    )
+    with pytest.raises(InputError, match="recipe.confidence: unknown key; there are confidence_t"):
+        plan_of(changed("models.semi-vit.recipe.confidence", 0.7))
+
+
+def test_name_and_version_are_part_of_the_identity_and_survive_the_journey() -> None:
+    spec = spec_of(with_net("maybe", {"unlabeled": ["100%"]}), "digits/net/100%/100%")
+    assert (spec.method, spec.method_version) == ("maybe", 7)
+    assert spec.model_copy(update={"method_version": 8}).id != spec.id
+    job = TrialJob(spec=spec, place=Place("set", "results"))
+    again = TrialJob.model_validate_json(job.model_dump_json()).spec
+    assert again == spec and again.id == spec.id and isinstance(again.recipe, FixmatchRecipe)
+    record = start_record(spec, "cell")
+    assert Record.model_validate_json(record.model_dump_json()).spec == spec
+
+
+def test_another_version_on_a_worker_is_refused(tmp_path: Path) -> None:
+    spec = spec_of(with_net("maybe", {}), "digits/net/100%")
+    job = TrialJob(
+        spec=spec.model_copy(update={"method_version": 8}), place=Place("set", str(tmp_path))
+    )
+    runtime = Runtime(Checkpoints(job.checkpoints), device="cpu")
+    with pytest.raises(InputError, match="made with version 8 of method maybe, this machine has v"):
+        run_trial(job, runtime)
+
+
+def test_the_documents_method_is_planned_as_any_other(tmp_path: Path) -> None:
+    from_document(tmp_path)
+    content = copy.deepcopy(SMALL)
+    content["models"]["mean"] = {
+        "from": "vit",
+        "method": "mean-teacher",
+        "recipe": {**SMALL_VIT, "consistency_weight": 3},
+    }
+    content["grid"] = [{"model": "mean", "labels": ["100%"], "unlabeled": ["200%"]}]
+    content["controls"] = ["compute"]
+    text = yaml.safe_dump(content)
+    with on_path(tmp_path):
+        plan = plan_of(text)
+        names = [search.name for search in plan.searches]
+        assert set(names) == {
+            "digits/vit/100%",
+            "digits/mean/100%/200%",
+            "digits/mean/100%/200%/compute",
+        }
+        spec = spec_of(plan, "digits/mean/100%/200%")
+        assert TrialSpec.model_validate_json(spec.model_dump_json()).id == spec.id
+        assert spec.recipe.model_dump()["consistency_weight"] == 3
+        assert start_record(spec, "cell").versions["semigrid-mean-teacher"] == "0.1.0"
+        [search] = [s for s in plan.searches if s.name == "digits/mean/100%/200%"]
+        assert space_of(plan, search)["consistency_weight"] == (0.75, 12)
+    with pytest.raises(InputError, match="models.mean.method: 'mean-teacher'"):
+        plan_of(text)
