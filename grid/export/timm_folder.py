@@ -34,10 +34,9 @@ def write_timm_folder(
     """
     from safetensors.torch import save
 
+    from semigrid.trainers.models.create import architecture_args
+
     own = getattr(model, "pretrained_cfg", {})
-    args = dict(spec.backbone_args)
-    if spec.recipe.global_pool is not None:
-        args["global_pool"] = spec.recipe.global_pool
     size = (3, views.img_size, views.img_size)
     pretrained = {name: own[name] for name in _TRAITS if own.get(name) is not None}
     pretrained |= {
@@ -57,7 +56,7 @@ def write_timm_folder(
         "num_classes": len(classes),
         "num_features": getattr(model, "num_features", None),
         "label_names": list(classes),
-        "model_args": args,
+        "model_args": architecture_args(spec.backbone, spec.recipe, spec.backbone_args),
         "pretrained_cfg": pretrained,
     }
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}

@@ -11,9 +11,11 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
+from timm.layers import PatchEmbed
 from torch import nn
 
 from semigrid.data.errors import InputError, RefusedError
@@ -115,16 +117,18 @@ def _problems(
         return [f".pretrained: {error}"]
     except Exception as error:  # whatever timm raises, the file's arguments made it
         return [
-            f": timm cannot build {spec.backbone} with backbone_args {spec.backbone_args}, "
-            f"drop_path {recipe.drop_path:g} and global_pool {recipe.global_pool}: "
-            f"{_first_line(error)}; where a model takes none of them, write drop_path: 0 or "
-            "global_pool: null in recipe"
+            f": timm cannot build {spec.backbone} for images of {size} pixels with backbone_args "
+            f"{spec.backbone_args}, drop_path {recipe.drop_path:g} and global_pool "
+            f"{recipe.global_pool}: {_first_line(error)}; choose an img_size that it takes, and "
+            "where it takes no drop path or pooling, write drop_path: 0 or global_pool: null in "
+            "recipe"
         ]
     problems = _parent_problems(plan, search, model, classes)
     seconds = 0.0
     weights = sum(w.numel() * w.element_size() for w in model.parameters())
     fits = COPIES * weights + PIXEL_BYTES * size**2 < free_memory()
     fresh = copy.deepcopy(model) if fits else None  # a forward may change a model for good
+    problems += _border_problems(spec, model)
     try:
         started = time.monotonic()
         with torch.inference_mode():
@@ -136,10 +140,13 @@ def _problems(
                 f"(1, {classes}): one logit for each class of {search.cell.dataset}"
             )
     except Exception as error:
+        own: Any = model.pretrained_cfg
+        remedy = f"choose one that it takes, such as {own['input_size'][-1]}"
+        if "img_size" in spec.backbone_args:
+            remedy = "take img_size out of backbone_args"
         problems.append(
             f".recipe.img_size: {spec.backbone} refuses images of {size} pixels: "
-            f"{_first_line(error)}; set img_size in recipe and, for models that need it, in "
-            "backbone_args"
+            f"{_first_line(error)}; {remedy}"
         )
     views = view_settings(recipe, input_statistics(model))
     try:
@@ -171,6 +178,22 @@ def _problems(
     if key not in rehearsals:
         rehearsals[key] = _step_problems(spec, fresh.train(), few, classes, options.workers)
     return rehearsals[key]
+
+
+def _border_problems(spec: TrialSpec, model: nn.Module) -> list[str]:
+    """A size that is no multiple of a ViT's patch: it would never see the rest."""
+    patches, size = getattr(model, "patch_embed", None), spec.recipe.img_size
+    if not isinstance(patches, PatchEmbed) or patches.dynamic_img_pad:
+        return []
+    patch = patches.patch_size[0]
+    if not (rest := size % patch):
+        return []
+    sizes = f"{size - rest} or {size - rest + patch}" if size > patch else str(patch)
+    return [
+        f".recipe.img_size: {size} is no multiple of {patch}, the side of a patch of "
+        f"{spec.backbone}: it would not see the last {rest} rows and columns of an image; choose "
+        f"{sizes}"
+    ]
 
 
 def _step_problems(

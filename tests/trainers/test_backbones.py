@@ -1,5 +1,6 @@
 """timm's names: what is said of them, and their cache on this machine."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -7,8 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+from tests.helpers.tiny import tiny_recipe
 
 from semigrid.trainers.backbones import backbone_problem, timm_names
+from semigrid.trainers.models.create import create_model, flops_per_image
+from semigrid.trainers.models.weights import hub_weights
 
 
 @pytest.fixture
@@ -74,3 +80,35 @@ def test_a_damaged_cache_of_names_is_made_again(names_cache: Path) -> None:
         names_cache.write_text(damaged)
         timm_names.cache_clear()
         assert "vit_base_patch16_224" in timm_names().architectures
+
+
+TABLE = re.findall(
+    r"^\| `(.+)` \| (\S+) M \| (\S+) G \| (\S+) \| (\d+) \|",
+    (Path(__file__).parents[2] / "docs/backbones.md").read_text(),
+    re.MULTILINE,
+)
+
+
+def test_the_backbones_of_the_documents_are_as_timm_has_them() -> None:
+    assert len(TABLE) == 13
+    recipe = tiny_recipe("finetune", img_size=224)
+    for name, millions, giga, license, size in TABLE:
+        assert backbone_problem(name, pretrained=True) is None
+        assert hub_weights(name).source == f"timm/{name}"
+        assert hub_weights(name).license == license
+        assert timm.get_pretrained_cfg(name).input_size == (3, int(size), int(size))
+        with torch.device("meta"):
+            model = create_model(name, 0, recipe, {}, False, 0)
+        assert f"{sum(each.numel() for each in model.parameters()) / 1e6:.1f}" == millions
+        # counted with a forward at 224 pixels, whatever its own size
+        flops = flops_per_image(model, 224)
+        assert flops is not None and f"{flops / 2e9:.1f}" == giga
+
+
+def test_plans_tell_the_licences_of_the_documents_backbones() -> None:
+    by_name = {name: hub_weights(name).describe() for name, *_ in TABLE}
+    assert "cc-by-nc-4.0 (not for commercial use)" in by_name["vit_base_patch16_224.mae"]
+    assert [name for name, text in by_name.items() if "not for commercial" in text] == [
+        "vit_base_patch16_224.mae"
+    ]
+    assert "licence dinov3-license," in by_name["convnext_tiny.dinov3_lvd1689m"]

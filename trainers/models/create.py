@@ -1,6 +1,7 @@
 """Models: a timm backbone with a new head, built from a recipe."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -25,13 +26,12 @@ def create_model(
 ) -> nn.Module:
     """A timm model with a new head; its random numbers depend on ``seed`` alone.
 
-    A ``pretrained`` that is no bool overlays timm's own configuration of the weights.
+    A ``pretrained`` that is no bool overlays timm's own configuration of the weights. Where these
+    have position embeddings of another size, timm resamples them as it loads.
     """
-    args: dict[str, Any] = {"num_classes": num_classes, **backbone_args}
+    args = {"num_classes": num_classes, **architecture_args(backbone, recipe, backbone_args)}
     if recipe.drop_path:
         args["drop_path_rate"] = recipe.drop_path
-    if recipe.global_pool is not None:
-        args["global_pool"] = recipe.global_pool
     if isinstance(pretrained, dict):
         args["pretrained_cfg_overlay"] = pretrained
     with torch.random.fork_rng(devices=[]):
@@ -43,6 +43,22 @@ def create_model(
             if head.bias is not None:
                 nn.init.zeros_(head.bias)
     return model
+
+
+def architecture_args(
+    backbone: str, recipe: Recipe, backbone_args: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arguments that decide a model's weights and how it uses them, its classes aside.
+
+    Models that timm makes for one size of images get the recipe's, unless ``backbone_args`` has
+    one: a DINOv2 would take 518 pixels and nothing else.
+    """
+    args = dict(backbone_args)
+    if recipe.global_pool is not None:
+        args["global_pool"] = recipe.global_pool
+    if timm.get_pretrained_cfg(backbone).fixed_input_size:
+        args.setdefault("img_size", recipe.img_size)
+    return args
 
 
 def input_statistics(model: nn.Module) -> tuple[Rgb, Rgb]:

@@ -39,7 +39,8 @@ def test_a_good_experiment_has_no_problem() -> None:
     [
         ("models.vit.backbone_args.colour", 3, "models.vit: timm cannot build"),
         ("models.vit.backbone_args.num_heads", 3, "models.vit: timm cannot build"),
-        ("models.vit.recipe.img_size", 18, "models.vit.recipe.img_size: vit_tiny_patch16_224 refu"),
+        ("models.vit.recipe.img_size", 20, "(16).; take img_size out of backbone_args"),
+        ("models.vit.recipe.img_size", 18, "18 is no multiple of 4, the side of a patch of vit_ti"),
         ("models.vit.recipe.global_pool", "best", "models.vit: timm cannot build"),
         ("models.vit.backbone", "repvit_m0_9", "write drop_path: 0"),
         (
@@ -141,6 +142,15 @@ def test_batch_normalisation_over_one_image(batch_size: int, workers: int, expec
         "pixels: ValueError: Expected more than 1 value per channel"
     )
     assert f"batch normalisation needs several images: give {expected}" in problem
+
+
+def test_a_model_that_takes_few_sizes() -> None:
+    # made for what the recipe says, it still counts positions for its own size alone
+    [problem] = problems(with_net("efficientformer_l1", {"img_size": 128, "batch_size": 4}, {}))
+    assert problem.startswith(
+        "x.yaml: models.net.recipe.img_size: efficientformer_l1 refuses images of 128 pixels: "
+    )
+    assert problem.endswith("; choose one that it takes, such as 224")
 
 
 def test_a_model_whose_teacher_cannot_follow_it() -> None:

@@ -7,7 +7,12 @@ from tests.helpers.tiny import VIT, VIT_ARGS, tiny_recipe
 from torch import nn
 
 from semigrid.trainers.methods import published
-from semigrid.trainers.models.create import create_model, flops_per_image, input_statistics
+from semigrid.trainers.models.create import (
+    architecture_args,
+    create_model,
+    flops_per_image,
+    input_statistics,
+)
 
 
 def tiny(seed: int, **recipe: Any) -> nn.Module:
@@ -76,3 +81,39 @@ def test_a_model_that_cannot_be_counted_stops_nothing() -> None:
     with torch.device("meta"):
         cait = timm.create_model("cait_xxs24_224")
     assert flops_per_image(cait, 224) is None
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size"),
+    [
+        ("vit_small_patch14_dinov2.lvd142m", 224),  # 518 by itself
+        ("vit_base_patch14_reg1_tipsv2.webli", 224),  # 448
+        ("vit_base_patch16_224.mae", 288),
+        ("beit_base_patch16_224", 288),
+        ("deit_tiny_patch16_224", 128),
+        ("eva02_tiny_patch14_336", 224),
+        ("swin_tiny_patch4_window7_224", 448),
+        ("mixer_s16_224", 128),
+        ("coat_tiny", 128),
+        ("convit_tiny", 128),
+        ("vit_small_patch16_dinov3", 224),
+        ("eca_botnext26ts_256", 224),
+    ],
+)
+def test_models_of_one_size_are_made_for_the_recipes(backbone: str, size: int) -> None:
+    recipe = published("finetune", backbone, {"img_size": size})
+    assert architecture_args(backbone, recipe, {})["img_size"] == size
+    with torch.device("meta"):
+        model = create_model(backbone, 10, recipe, {}, False, 0).eval()
+        assert model(torch.empty(1, 3, size, size)).shape == (1, 10)
+
+
+def test_models_of_any_size_are_told_none_and_arguments_of_ones_own_stay() -> None:
+    recipe = published("finetune", "resnet18", {"img_size": 96})
+    assert architecture_args("resnet18.tv_in1k", recipe, {}) == {}
+    recipe = published("finetune", VIT, {"img_size": 32})
+    own = {"img_size": 64, "dynamic_img_size": True, "depth": 1}
+    assert architecture_args(VIT, recipe, own) == {**own, "global_pool": "avg"}
+    model = create_model(VIT, 10, recipe, own, False, 0).eval()
+    assert model.pos_embed.shape[1] == 1 + 4 * 4
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from tests.helpers.experiments import changed
 from tests.helpers.tiny import VIT, VIT_ARGS, tiny_recipe
+from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 from semigrid.data.errors import InputError
@@ -79,6 +80,20 @@ def test_position_embeddings_are_resampled_to_the_models_size(tmp_path: Path) ->
     model = start_model(spec_of(uri), 10, uri)  # of 16 pixels
     assert model.pos_embed.shape == (1, 1 + 16, 32)
     assert model(torch.zeros(1, 3, 16, 16)).shape == (1, 10)
+
+
+def test_a_dinov2_of_518_pixels_is_resampled_to_224(tmp_path: Path) -> None:
+    backbone, args = "vit_small_patch14_dinov2", {"depth": 1, "embed_dim": 32, "num_heads": 2}
+    torch.manual_seed(3)
+    state = timm.create_model(backbone, **args).state_dict()
+    assert state["pos_embed"].shape == (1, 1 + 37**2, 32)
+    uri = written(tmp_path, state)
+    recipe = tiny_recipe("finetune", img_size=224)
+    spec = spec_of(uri, backbone).model_copy(update={"backbone_args": args, "recipe": recipe})
+    model = start_model(spec, 10, uri)
+    expected = resample_abs_pos_embed(state["pos_embed"], new_size=[16, 16], num_prefix_tokens=1)
+    assert torch.equal(model.pos_embed, expected)
+    assert torch.equal(model.pos_embed[:, 0], state["pos_embed"][:, 0])  # the class token's
 
 
 def test_shapes_that_do_not_fit_are_named(tmp_path: Path) -> None:
