@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.accuracy.build import TABLE, built
+from tests.accuracy.build import built
 from tests.accuracy.experiment import experiment
 from tests.accuracy.sets import SETS
 from tests.accuracy.table import table
@@ -34,7 +34,7 @@ def main() -> None:
         for name, file in zip(args.sets, files, strict=True):
             text = experiment(
                 name, built(name, args.folder), weights, args.folder,
-                labels=args.labels, seeds=args.seeds, pixels=TABLE.pixels[name], steps=args.steps,
+                labels=args.labels, seeds=args.seeds, steps=args.steps,
             )  # fmt: skip
             file.write_text(text)
             # a failed cell is a row of the table, too

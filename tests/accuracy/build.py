@@ -14,27 +14,23 @@ class Use:
 
     Attributes:
         labeled: by set, how many images keep their labels; the others are the pool.
-        pixels: by set, the side of the views that the trainings see.
     """
 
     suffix: str
     test_share: float
     val_share: float
     labeled: dict[str, int]
-    pixels: dict[str, int]
 
 
 # nearly half of the labelled images: a test of a tenth would hide what the table asks
 TABLE = Use(
     "", 0.4, 0.1,
     labeled={"solar-cells": 1500, "emoji": 2600, "digits": 800},
-    pixels={"solar-cells": 64, "emoji": 48, "digits": 32},
 )  # fmt: skip
 # candidates are compared on val, so that is nearly half; 1,000 labels to train where there are
 RULE = Use(
     "-rule", 0.05, 0.45,
     labeled={"solar-cells": 2080, "emoji": 2150, "digits": 1150},
-    pixels={"solar-cells": 48, "emoji": 32, "digits": 32},
 )  # fmt: skip
 
 
@@ -49,7 +45,7 @@ def built(name: str, folder: Path, use: Use = TABLE) -> Path:
         command += ["--name", name, "--license", SETS[name].license]
         command += ["--test-share", str(use.test_share), "--val-share", str(use.val_share)]
         # twice the pixels of a view: decoding larger pictures would take as long as training
-        command += ["--shorter-side", str(2 * use.pixels[name])]
+        command += ["--shorter-side", str(2 * SETS[name].pixels)]
         print("semigrid", *command, flush=True)
         subprocess.run([sys.executable, "-m", "semigrid", *command], check=True)
     return dataset

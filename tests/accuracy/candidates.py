@@ -81,6 +81,16 @@ COMPARISONS = {
         parent=_RULE,
         sets=_TWO,
     ),
+    # the same in the rule's own number of steps
+    "decay-long": Comparison(
+        (60,),
+        {
+            "1/20": _of(32, 500, 0.02, ema_decay=_averaging(1 / 20, 500)),
+            "1/5": _of(32, 500, 0.02, ema_decay=_averaging(1 / 5, 500)),
+        },
+        parent=_RULE,
+        sets=_TWO,
+    ),
     # as many images, one of them at the published base rate
     "semi-batch": Comparison(
         (60,),

@@ -17,11 +17,10 @@ def experiment(
     *,
     labels: Sequence[str],
     seeds: int,
-    pixels: int,
     steps: int | None = None,
 ) -> str:
     """YAML; the rule of docs/recipes.md sets batch size, rate and, without ``steps``, those."""
-    recipe = {"img_size": pixels, "evaluations": 5, **SETS[name].recipe}
+    recipe = {"img_size": SETS[name].pixels, "evaluations": 5, **SETS[name].recipe}
     if steps is not None:
         recipe["steps"] = steps
     file: dict[str, Any] = {

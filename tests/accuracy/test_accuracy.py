@@ -22,7 +22,7 @@ def test_the_experiment_file_is_a_valid_one_and_leaves_lengths_to_the_rule(tmp_p
     weights.write_bytes(b"any")
     text = experiment(
         "digits", "builtin://digits", weights, tmp_path,
-        labels=["25%", "100%"], seeds=3, pixels=32,
+        labels=["25%", "100%"], seeds=3,
     )  # fmt: skip
     plan = Plan(load_experiment("digits.yaml", text=text))
     assert [cell.name for cell in plan.cells] == [

@@ -91,7 +91,7 @@ class Trainings:
         dataset, fraction = dataset_of(cell.set, self.folder), self._fraction(cell)
         pool = 0 if parent is None else dataset.manifest.pool
         method = "finetune" if parent is None else "semi"
-        values = {"img_size": RULE.pixels[cell.set], "evaluations": 1, **SETS[cell.set].recipe}
+        values = {"img_size": SETS[cell.set].pixels, "evaluations": 1, **SETS[cell.set].recipe}
         return TrialSpec(
             dataset=dataset.manifest.fingerprint,
             labels=str(fraction),
