@@ -146,7 +146,7 @@ def test_finetune_epochs_are_passes_over_the_labeled_set() -> None:
     resolved = resolve(recipe, "finetune", labeled_images=20480, pool_images=999)
     # 20 steps a pass, 100 passes, the first 5 of them warm-up
     assert (resolved.total_steps, resolved.warmup_steps) == (2000, 100)
-    assert resolved.ema_decay == pytest.approx(1 - 1 / 101)
+    assert resolved.ema_decay == pytest.approx(1 - 1 / 401)
 
 
 def test_semi_epochs_are_passes_over_the_pool() -> None:

@@ -14,7 +14,7 @@ LEAST_BATCH = 32
 BATCH_UNIT = 8  # so that up to eight workers share a batch equally
 LEAST_STEPS = 500
 # The teacher averages over this share of the run, at most over MOST_AVERAGED steps.
-AVERAGED_SHARE = 1 / 20
+AVERAGED_SHARE = 1 / 5
 MOST_AVERAGED = 10_000
 
 
@@ -47,10 +47,11 @@ def fitted_rate(base_lr: float, published: int, batch: int) -> float:
 
 
 def ema_decay(steps: int) -> float:
-    """d = 1 − 1/(1 + steps/20), at most 0.9999: the teacher averages over a twentieth of the run.
+    """d = 1 − 1/(1 + steps/5), at most 0.9999: the teacher averages over a fifth of the run.
 
-    The published 0.9999 belongs to 200,000 steps (Semi-ViT, 100 epochs of ImageNet at 640 images
-    a step), where it averages over the last 10,000. A fixed 0.9999 in a run of 500 steps would
-    leave the teacher where it started.
+    The published 0.9999 averages over the last 10,000 steps. In a run of 500 it would leave the
+    teacher where it started. Over a twentieth of them, its share of the published 200,000
+    (Semi-ViT, 100 epochs of ImageNet at 640 images a step), the teacher follows what a student of
+    few labels has got wrong, and may collapse (docs/recipes.md).
     """
     return 1 - 1 / min(MOST_AVERAGED, 1 + steps * AVERAGED_SHARE)

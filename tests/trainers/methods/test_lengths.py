@@ -59,7 +59,7 @@ def test_by_hand() -> None:
     # 92 images of a pool, 5 for each labelled one; a fifth of 1,200 for 5 each is 48
     semi = fitted("semi", 92)
     assert (semi.batch_size, semi.pool_batch_size, semi.total_steps) == (32, 160, 500)
-    assert semi.ema_decay == pytest.approx(1 - 1 / 26)
+    assert semi.ema_decay == pytest.approx(1 - 1 / 101)
     assert fitted("semi", 1_200).batch_size == 48
 
 
@@ -134,7 +134,7 @@ def test_epochs_by_hand() -> None:
 
 
 def test_ema_decay_shrinks_with_the_run() -> None:
-    assert ema_decay(200_000) == ema_decay(10_000_000) == 0.9999  # as published
-    assert ema_decay(2_000) == pytest.approx(1 - 1 / 101)
-    assert ema_decay(20) == 0.5
+    assert ema_decay(50_000) == ema_decay(10_000_000) == 0.9999  # as published
+    assert ema_decay(2_000) == pytest.approx(1 - 1 / 401)
+    assert ema_decay(20) == 0.8
     assert all(0 < ema_decay(n) < ema_decay(n + 1) for n in range(1, 300))
