@@ -52,6 +52,7 @@ def resnet_recipe(method: str) -> Recipe:
         "steps": 20,
         "warmup_steps": 2,
         "base_lr": 0.5,
+        "ema_decay": 0.5,
         "erase_prob": 0.25,
         "drop_path": 0.3,
         "rand_augment": "rand-m9-mstd0.5-inc1",
