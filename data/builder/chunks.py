@@ -121,9 +121,8 @@ def chunks_of(storage: Storage, items: Sequence[Item], request: BuildRequest) ->
     chunks = []
     for number, first in enumerate(range(0, len(items), size)):
         part = slice(first, first + size)
-        known = tuple(versions[part])
-        chunk = Chunk(number, first, tuple(items[part]), known, folder, buckets, request)
-        chunks.append(chunk)
+        own, known = tuple(items[part]), tuple(versions[part])
+        chunks.append(Chunk(number, first, own, known, folder, buckets, request))
     return chunks
 
 

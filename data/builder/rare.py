@@ -87,7 +87,8 @@ def refuse_rare(
         has = "has" if len(numbers) == 1 else "have"
         those = f"{len(numbers):,} of {len(classes):,} classes {has}"
         problems.append(f"{those} {cause.why}: {few_names(numbers)}; {cause.advice}")
-    problems += _spellings(classes, rare)
+    alike = [group for group in spellings_of(classes) if rare & {*group}]
+    problems += spelling_lines(alike, "write them alike")
     if enough:
         problems[-1] += (
             "; or give --rare pool (images of such classes join the pool) or --rare drop (they "
@@ -99,10 +100,6 @@ def refuse_rare(
     raise InputError(*problems)
 
 
-def _spellings(classes: Iterable[str], rare: Set[str]) -> list[str]:
-    """Hints at rare classes that differ from others in spelling only."""
-    return [
-        f"{', '.join(map(repr, group))} differ only in spelling: write them alike"
-        for group in spellings_of(classes)
-        if rare & {*group}
-    ]
+def spelling_lines(groups: Iterable[Sequence[str]], advice: str) -> list[str]:
+    """A sentence about each group of labels that differ in spelling only."""
+    return [f"{', '.join(map(repr, group))} differ only in spelling: {advice}" for group in groups]

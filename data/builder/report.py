@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from semigrid.data.builder.curate import RANKS
+from semigrid.data.builder.rare import spelling_lines
 from semigrid.data.crowd.consensus import spellings_of
 from semigrid.data.precision import few_names, precision_line, val_lines
 from semigrid.data.schema import Dataset
 
 MOST_SPELLINGS = 5  # that are listed
-UNITE = "--normalize makes them one"
 
 
 def problem_kind(problem: str) -> str:
@@ -64,7 +64,8 @@ def report_lines(dataset: Dataset, report: dict[str, Any]) -> list[str]:
     if report["answers"]:
         lines += answer_lines(report["answers"])
     else:
-        lines += _spelling_lines(spellings_of(dataset.manifest.classes), "write them alike")
+        spellings = spellings_of(dataset.manifest.classes)[:MOST_SPELLINGS]
+        lines += spelling_lines(spellings, "write them alike")
     return [
         *lines,
         f"made from {dataset.manifest.source}",
@@ -122,12 +123,5 @@ def answer_lines(audit: dict[str, Any]) -> list[str]:
         f"count{f' ({dropped})' if dropped else ''}; Fleiss' κ {kappa}",
         f"{audit['labeled']:,} of {audit['tasks']:,} tasks have a label"
         + (f" ({missing})" if missing else ""),
-        *_spelling_lines(audit["spellings"], UNITE),
-    ]
-
-
-def _spelling_lines(spellings: Sequence[Sequence[str]], advice: str) -> list[str]:
-    return [
-        f"{', '.join(map(repr, group))} differ only in spelling: {advice}"
-        for group in spellings[:MOST_SPELLINGS]
+        *spelling_lines(audit["spellings"][:MOST_SPELLINGS], "--normalize makes them one"),
     ]

@@ -180,8 +180,7 @@ def _mturk_labels(table: Table, field: str | None) -> Callable[[int, str], str |
     names += [BUTTONS] if buttons else []
     chosen = field or _only(table.uri, "Answer columns", names, ANSWER_KEY).removeprefix("Answer.")
     if chosen == BUTTONS and buttons:
-        pressed = {label: texts for label, texts in buttons.values()}
-        return lambda row, where: _label(where, {label: pressed[label][row] for label in pressed})
+        return _one_of_columns(table.uri, BUTTONS, dict(buttons.values()))
     if chosen not in fields:
         check_columns(table.uri, table.names, [f"Answer.{chosen}"])
     columns = table.columns(*fields[chosen].values())

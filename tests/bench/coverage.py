@@ -14,6 +14,10 @@ from semigrid.grid.analysis.statistics import Weighted, accuracy_interval, compa
 EXPERIMENTS = 1000
 DIFFICULTY, LUCK = 1.5, 0.7  # standard deviations, in logits, of images and of image and training
 
+# of a quadrature over the normal distribution
+POINTS, CHANCES = np.polynomial.hermite_e.hermegauss(80)
+CHANCES = CHANCES / CHANCES.sum()
+
 # images of each class: what a rare class can spare, and everyone's number
 TEST_SETS = {
     "20 classes of 50": [50] * 20,
@@ -90,7 +94,5 @@ def logit_with(accuracy: float, scatter: float) -> float:
 def accuracies_at(logits: np.ndarray, scatter: float) -> np.ndarray:
     """The accuracies over all images and trainings of classes with these mean logits, (K,)."""
     spread = (DIFFICULTY**2 + LUCK**2 + 2 * scatter**2) ** 0.5
-    points, chances = np.polynomial.hermite_e.hermegauss(80)
-    chances = chances / chances.sum()
-    found = (chances / (1 + np.exp(-logits[:, None] - spread * points))).sum(axis=1)
+    found = (CHANCES / (1 + np.exp(-logits[:, None] - spread * POINTS))).sum(axis=1)
     return np.asarray(found)
