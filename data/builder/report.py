@@ -28,9 +28,9 @@ def report_lines(dataset: Dataset, report: dict[str, Any]) -> list[str]:
     if missed := report["test"]["missed"]:
         name, of = next(iter(missed.items()))
         lines.append(
-            f"groups, which stay together, gave test more or fewer images of {len(missed):,} "
-            f"classes than it should have: {name} {of['images']:,} instead of {of['quota']:,}"
-            + (", …" if len(missed) > 1 else "")
+            f"groups, which stay together, gave test more or fewer images than it should have in "
+            f"{len(missed):,} of {len(dataset.manifest.classes):,} classes: {name} "
+            f"{of['images']:,} instead of {of['quota']:,}" + (", …" if len(missed) > 1 else "")
         )
     if rare := report["rare"]["classes"]:
         pooled = report["rare"]["what"] == "pool"

@@ -175,7 +175,7 @@ def main() -> None:
     if options.only == "coverage":  # some minutes
         title = f"95 % intervals and tests at 5 %, {EXPERIMENTS:,} made-up test sets each"
         print_as_found(console, title, coverage())
-    if options.only == "worth":  # ten minutes of a processor
+    if options.only == "worth":  # some minutes
         title = f"what is said of made-up pools, {GRIDS:,} grids each"
         print_as_found(console, title, worth())
 
