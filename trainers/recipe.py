@@ -17,6 +17,26 @@ RAND_AUGMENT = re.compile(r"rand(-((mstd|p)\d+(\.\d+)?|(mmax|inc|m|n)\d+))+")
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
+class Adapter(BaseModel):
+    """Low-rank additions to layers of a frozen backbone, which are trained with the head (LoRA).
+
+    ``targets`` are ends of layers' names; None stands for the backbone's ``qkv``, an empty list for
+    no layer: the head alone is trained.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: Literal["lora"]
+    rank: int = Field(8, gt=0, le=1024)
+    alpha: float = Field(16, gt=0, description="B·A counts alpha / rank times")
+    dropout: float = Field(0, ge=0, lt=1, description="of what enters A")
+    targets: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
+
+
+# What an adapter learns at with AdamW, as a multiple of the base learning rate of full fine-tuning.
+ADAPTER_RATE = 10
+
+
 class Recipe(BaseModel):
     """What the recipes of all methods have; the defaults are those of ViT-B (MAE), fine-tuned.
 
@@ -53,6 +73,10 @@ class Recipe(BaseModel):
     drop_path: float = Field(0.1, ge=0, lt=1)
     global_pool: str | None = "avg"
     head_std: float | None = Field(2e-5, gt=0)
+    # left out of identities where there is none
+    adapter: Adapter | None = Field(
+        None, exclude_if=lambda adapter: adapter is None, description="instead of all weights"
+    )
     # loss
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     # views

@@ -70,10 +70,13 @@ class Experiment:
         parent = self.file.models[model].from_
         return self.weights.get(model if parent is None else parent)
 
-    def recipe_of(self, model: str) -> Recipe:
+    def recipe_of(self, model: str, beside: str | None = None) -> Recipe:
         """The model's unresolved recipe: the published one, overridden by the file.
 
         Raises pydantic's ``ValidationError`` for a recipe that cannot be.
+
+        Args:
+            beside: another model, whose adapter the recipe has instead of its own.
         """
         config = self.file.models[model]
         backbone = self.backbone_of(model).backbone
@@ -82,14 +85,19 @@ class Experiment:
         if config.from_ is not None:
             parent = self.file.models[config.from_].recipe
             inherited = {key: parent[key] for key in _INHERITED if key in parent}
-        return published(config.method, backbone, {**inherited, **config.recipe})
+        own = {**inherited, **config.recipe}
+        if beside is not None:
+            own["adapter"] = self.file.models[beside].recipe.get("adapter")
+        return published(config.method, backbone, own)
 
     def control_recipe(self, model: str) -> Recipe:
         """The recipe of a control of a model that starts from a backbone, before it is lengthened.
 
-        As published for the method of the control, with what makes it see the same images.
+        As published for the method of the control, with what makes it see the same images, and with
+        the model's adapter.
         """
         config = self.file.models[model]
         assert config.backbone is not None
-        own = {key: config.recipe[key] for key in _INHERITED if key in config.recipe}
+        kept = (*_INHERITED, "adapter")
+        own = {key: config.recipe[key] for key in kept if key in config.recipe}
         return published(find_method(config.method).control, config.backbone, own)

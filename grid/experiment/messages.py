@@ -16,6 +16,7 @@ from semigrid.grid.experiment.schema import (
     SearchConfig,
 )
 from semigrid.trainers.options import TrainOptions
+from semigrid.trainers.recipe import Adapter
 
 # Forms of a value as pydantic's paths name them, and what each key with several forms accepts.
 _RANGE = "[lowest, highest], a range around the value such as {times: 4} or {plus: 0.1}, or null"
@@ -62,6 +63,8 @@ def _problem(section: Sequence[str], form: type[BaseModel] | None, error: ErrorD
     where = [*section, *(part for part in error["loc"] if part not in _FORMS)]
     key = ".".join(map(str, where))
     if error["type"] == "extra_forbidden":
+        if form and error["loc"][:1] == ("adapter",):
+            form = Adapter
         allowed = list(form.model_fields) if form else _allowed_keys(where[:-1])
         return f"{key}: unknown key; {nearest(str(where[-1]), allowed)}"
     if error["type"] == "missing":

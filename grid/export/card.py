@@ -34,6 +34,7 @@ from semigrid.trainers.evaluation.scores import cross_entropies
 from semigrid.trainers.execution.progress import add
 from semigrid.trainers.methods import find_method, why_unused
 from semigrid.trainers.models.weights import UNSTATED, Weights, is_non_commercial
+from semigrid.trainers.recipe import Adapter
 from semigrid.trainers.trial.identity import TrialSpec
 
 CARD = "README.md"
@@ -79,6 +80,7 @@ def model_card(
         keep_trailing_newline=True,
     )
     environment.filters.update(
+        adapter=_adapter,
         code=_code,
         bounds=show_interval,
         date=lambda seconds: f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}",
@@ -140,6 +142,16 @@ def pool_worth(row: CellResult, control: CellResult | None) -> str:
         return f"{start}; what the unlabelled images add {show_points_between(against)}."
     open_ = " So they may add nothing." if against.interval.low <= 0 else ""
     return f"{start}: the unlabelled images add {show_points_between(against)}.{open_}"
+
+
+def _adapter(adapter: Adapter) -> Markup:
+    """What was trained of a model with an adapter."""
+    if adapter.targets == ():
+        return Markup("only the head was trained")
+    return Markup(
+        f"only an adapter (LoRA of rank {adapter.rank}) and the head were trained, and the adapter "
+        "is merged into the weights"
+    )
 
 
 def _hyper_parameters(spec: TrialSpec) -> dict[str, Any]:

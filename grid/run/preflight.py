@@ -25,6 +25,7 @@ from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.state import StudyState
 from semigrid.trainers.loop.rehearsal import rehearse, rehearsed
 from semigrid.trainers.loop.stepper import normalizes_over_batch
+from semigrid.trainers.models.adapter import adapted_layers
 from semigrid.trainers.models.create import input_statistics
 from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.trial.data import view_settings
@@ -123,7 +124,13 @@ def _problems(
             "where it takes no drop path or pooling, write drop_path: 0 or global_pool: null in "
             "recipe"
         ]
+    normalizes = normalizes_over_batch(model)
     problems = _parent_problems(plan, search, model, classes)
+    if recipe.adapter is not None:
+        try:
+            adapted_layers(model, recipe.adapter)
+        except InputError as error:
+            problems.append(f".recipe.adapter: {spec.backbone}: {error}")
     seconds = 0.0
     weights = sum(w.numel() * w.element_size() for w in model.parameters())
     fits = COPIES * weights + PIXEL_BYTES * size**2 < free_memory()
@@ -159,7 +166,7 @@ def _problems(
             "rand-m9-mstd0.5-inc1, or empty for none"
         )
     options = plan.experiment.train_of(search.cell.model)
-    if options.micro_batch is not None and normalizes_over_batch(model):
+    if options.micro_batch is not None and recipe.adapter is None and normalizes:
         problems.append(
             f": {spec.backbone} has batch normalisation, whose numbers depend on the images "
             "beside: it cannot train in micro-batches; take train.micro_batch out"
@@ -203,9 +210,11 @@ def _step_problems(
     views = view_settings(recipe, input_statistics(model))
     try:
         rehearse(model, recipe, spec.method, views, classes, spec.pool_images is not None)
+    except InputError as error:
+        return [f".recipe.adapter: {spec.backbone}: {error}"]
     except Exception as error:  # whatever the model's own code does
         what = "choose another backbone, backbone_args or img_size"
-        if normalizes_over_batch(model) and recipe.batch_size == 1:
+        if recipe.adapter is None and normalizes_over_batch(model) and recipe.batch_size == 1:
             what = "batch normalisation needs several images: give a larger recipe.batch_size"
             what += " or fewer train.workers" if workers > 1 else ""
         images = "one image" if recipe.batch_size == 1 else f"{recipe.batch_size} images"

@@ -116,8 +116,9 @@ class Plan:
         config, with_pool = self.experiment.file.models[cell.model], replace(cell, control=None)
         beside = self._resolved(with_pool, config.method, self._recipes[cell.model])
         forwards = find_method(config.method).forwards_per_step(beside, True) * beside.total_steps
+        # with its adapter, too: a control differs from the cell beside it in the pool alone
         if config.from_ is not None:
-            recipe = self._recipes[config.from_]
+            recipe = self.experiment.recipe_of(config.from_, beside=cell.model)
         else:
             recipe = self.experiment.control_recipe(cell.model)
         return lengthened(recipe, self.method(cell), self.labeled(cell), forwards)

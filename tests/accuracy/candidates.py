@@ -38,6 +38,8 @@ _ADAMW = {"optimizer": "adamw", "weight_decay": 0.05, "layer_decay": 0.65}
 _ADAMW |= {"decay_one_dimensional": False}
 _RULE = _of(32, 250, 0.03)
 _TWO = ("digits", "emoji")
+# in the 1×1 convolutions of Lite0's blocks
+_LORA = {"kind": "lora", "targets": ("conv_pw", "conv_pwl")}
 
 COMPARISONS = {
     # 16,000 images, the least that the rule trains, also in batches as published
@@ -61,6 +63,17 @@ COMPARISONS = {
             "0.0028": _of(32, 250, 2.8e-3, **_ADAMW),
             "0.016": _of(32, 250, 1.6e-2, **_ADAMW),
         },
+    ),
+    # 8,000 images: all weights, LoRA or the head alone; at the rule's rate and ten times that
+    "adapter": Comparison(
+        (60, 1000),
+        {
+            "all weights": _RULE,
+            "LoRA": _of(32, 250, 0.03, adapter=_LORA),
+            "LoRA × 10": _of(32, 250, 0.3, adapter=_LORA),
+            "head × 10": _of(32, 250, 0.3, adapter=_LORA | {"targets": ()}),
+        },
+        sets=_TWO,
     ),
     # 8,000 images, each at the rate of the rule
     "batch": Comparison(

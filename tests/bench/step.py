@@ -115,7 +115,7 @@ class Steps:
         """The recipe whose threshold keeps this share of the mixed images in step 0."""
         _, training = self.ours(self.recipe)
         inputs = training.streams.step_input(
-            self.labeled, self.pool, training.runtime.device, training.batch_norm
+            self.labeled, self.pool, training.runtime.device, training.channels_last
         )
         assert inputs.pool is not None
         logits = training.teach(inputs.pool["weak"])

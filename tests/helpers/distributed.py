@@ -105,6 +105,13 @@ def twenty_steps(folder: Path) -> dict[str, Any]:
     return found
 
 
+def adapted(folder: Path) -> dict[str, Any]:
+    """The history of 20 steps of a student with an adapter."""
+    recipe = tiny_recipe("semi", **TWENTY, adapter={"kind": "lora", "rank": 4})
+    runtime = Runtime(Checkpoints(open_storage(folder)))
+    return {"history": trained(runtime, "semi", recipe).history}
+
+
 def interrupted(folder: Path) -> dict[str, Any]:
     """A semi run of 12 steps, whole, and in 12 pieces of one step."""
     recipe = tiny_recipe("semi", steps=12, drop_path=0.3)
@@ -177,6 +184,7 @@ def batch_statistics(folder: Path) -> dict[str, Any]:
 JOBS: dict[int, list[Callable[[Path], dict[str, Any]]]] = {
     2: [
         twenty_steps,
+        adapted,
         interrupted,
         out_of_memory,
         out_of_memory_with_buffers,

@@ -63,6 +63,16 @@ def test_workers_have_the_losses_of_one_process(
         assert len({record["mask_rate"] for record in expected}) > 5  # masks take part
 
 
+def test_workers_have_the_losses_of_one_process_with_an_adapter(
+    results: dict[int, Any], tmp_path: Path
+) -> None:
+    recipe = tiny_recipe("semi", **TWENTY, adapter={"kind": "lora", "rank": 4})
+    runtime = Runtime(Checkpoints(open_storage(tmp_path)), device="cpu")
+    expected = trained(runtime, "semi", recipe).history
+    assert_same_losses(results[2]["adapted"]["history"], expected)
+    assert expected[-1]["loss"] != pytest.approx(expected[0]["loss"], abs=0.01)  # it learns
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("accumulation", [2, 4])
 def test_gradient_accumulation_has_the_losses_of_one_step(

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -271,3 +273,60 @@ def test_augmentations_that_timm_understands(value: str) -> None:
 def test_augmentations_that_timm_would_read_in_part_are_refused(value: str) -> None:
     with pytest.raises(ValidationError, match="is written as in rand-m9-mstd0.5-inc1"):
         Recipe(rand_augment=value)
+
+
+LORA = {"kind": "lora"}
+
+
+def test_an_adapter_learns_ten_times_as_fast_without_layer_decay() -> None:
+    vit, resnet = "vit_base_patch16_224.mae", "resnet18.tv_in1k"
+    # SGD's steps are as large as its gradients: ten times its rate is too much (docs/methods.md §8)
+    for method, backbone, times in (
+        ("finetune", vit, 10),
+        ("semi", vit, 10),
+        ("finetune", resnet, 1),
+    ):
+        full = published(method, backbone, {})
+        adapted = published(method, backbone, {"adapter": LORA})
+        assert (adapted.base_lr, adapted.layer_decay) == (times * full.base_lr, 1.0)
+        assert (
+            adapted.model_copy(
+                update={"adapter": None, "base_lr": full.base_lr, "layer_decay": full.layer_decay}
+            ).model_dump()
+            == full.model_dump()
+        )
+    rates = [
+        published("finetune", vit, {"adapter": LORA, **own}).base_lr
+        for own in ({"preset": "semivit-1pct"}, {"base_lr": 0.003})
+    ]
+    assert rates == [pytest.approx(5e-4), 0.003]  # ten times the preset's; the user's own
+
+
+def test_the_default_adapter_is_the_published_one() -> None:
+    adapter = published("semi", "vit_base_patch16_224.mae", {"adapter": LORA}).adapter
+    assert adapter is not None
+    assert (adapter.rank, adapter.alpha, adapter.dropout, adapter.targets) == (8, 16, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "key", "message"),
+    [
+        ({"kind": "lora", "rank": 0}, "rank", "greater than 0"),
+        ({"kind": "prefix"}, "kind", "'lora'"),
+        ({}, "kind", "required"),
+        ({"kind": "lora", "layers": 3}, "layers", "not permitted"),
+        ({"kind": "lora", "targets": [""]}, 0, "at least 1 character"),
+    ],
+)
+def test_adapters_that_cannot_be(adapter: dict[str, Any], key: Any, message: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        Recipe(adapter=adapter)
+    [problem] = error.value.errors()
+    assert problem["loc"][-1] == key and message in problem["msg"]
+
+
+def test_a_recipe_without_an_adapter_does_not_mention_it() -> None:
+    # identities of trials are hashes of what is dumped
+    assert "adapter" not in Recipe().model_dump(mode="json")
+    with_one = Recipe(adapter=LORA)
+    assert Recipe(**with_one.model_dump(mode="json")) == with_one

@@ -1,5 +1,8 @@
 """Predictions for a split, each image exactly once on any number of ranks."""
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import nn
@@ -23,20 +26,29 @@ def predict(
     return probabilities
 
 
+@contextlib.contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Within this context the model is in eval mode; after it, each module is in its own again."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:  # not model.train(): what is frozen stays in eval mode
+            module.training = True
+
+
 def evaluate(
     model: nn.Module, batches: EvalBatches, settings: ViewSettings, runtime: Runtime
 ) -> Predictions:
     """Runs the model in eval mode over every rank's rows; all ranks get all, sorted by image id."""
-    was_training = model.training
-    model.eval()
     ids: list[str] = []
     labels, probabilities = [], []
-    with torch.inference_mode():
+    with eval_mode(model), torch.inference_mode():
         for batch in batches:
             probabilities.append(predict(model, batch.views["eval"], settings, runtime.device))
             labels.append(batch.labels.numpy())
             ids += batch.ids
-    model.train(was_training)
     parts = runtime.gather((ids, labels, probabilities))
     all_ids = [image_id for part in parts for image_id in part[0]]
     all_labels = np.concatenate([array for part in parts for array in part[1]])

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import nn
 
 from semigrid.data.batches import EvalBatches, MemoryBatches
+from semigrid.data.errors import InputError
 from semigrid.data.order import Share, StreamOrder
 from semigrid.data.schema import ImageTable
 from semigrid.data.storage import open_storage
@@ -57,7 +58,8 @@ def rehearse(
 ) -> None:
     """Takes the first step of a training: forward, backward, optimizer, teacher and its answers.
 
-    The model's weights change. Raises whatever the model or the libraries raise.
+    The model's weights change. Raises whatever the model or the libraries raise, and ``InputError``
+    for an adapter of layers that learn nothing.
 
     Args:
         recipe: from ``rehearsed``.
@@ -92,5 +94,22 @@ def rehearse(
         )
         for step, images, unlabeled in streams.batches(0, 1):
             training.step(step, images, unlabeled)
+        if recipe.adapter is not None:
+            _check_learning(training.student)
         size = views.img_size
         training.teacher.logits(torch.zeros(1, 3, size, size), None)
+
+
+def _check_learning(model: nn.Module) -> None:
+    """Raises ``InputError`` for adapted layers whose output the model does not use.
+
+    Some attention takes its layer's weight and multiplies by itself (BEiT, Swin V2).
+    """
+    parameters = model.named_parameters()
+    idle = [name for name, each in parameters if each.requires_grad and each.grad is None]
+    layers = [name.partition(".lora_")[0] for name in idle if ".lora_A." in name]
+    if layers:
+        raise InputError(
+            f"it takes the weights of {layers[0]} past the layer ({len(layers)} such layers), so "
+            "an adapter there would learn nothing; name other layers in adapter.targets"
+        )

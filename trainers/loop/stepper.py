@@ -26,8 +26,8 @@ class OutOfMemoryError(RuntimeError):
 
 
 def normalizes_over_batch(model: nn.Module) -> bool:
-    """Whether an image's output in training depends on the images beside it."""
-    return any(isinstance(module, _BatchNorm) for module in model.modules())
+    """Whether an image's output depends on the images beside it, in the mode the model is in."""
+    return any(isinstance(module, _BatchNorm) and module.training for module in model.modules())
 
 
 class MicroBatchStepper:

@@ -1,13 +1,15 @@
 """The teacher: an exponential moving average of the student's weights."""
 
+import copy
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from semigrid.trainers.evaluation.evaluate import eval_mode
 from semigrid.trainers.loop.stepper import OutOfMemoryError
 
 
@@ -18,7 +20,8 @@ class Teacher:
     between its weights and the student's.
 
     Args:
-        decay: d of teacher ← d·teacher + (1 − d)·student, over parameters; buffers are copied.
+        decay: d of teacher ← d·teacher + (1 − d)·student, over the parameters that learn; buffers
+            are copied, and the two networks share parameters that are frozen.
         state: the weights that it starts from; None for the student's.
     """
 
@@ -29,15 +32,20 @@ class Teacher:
         state: dict[str, torch.Tensor] | None,
         autocast: Callable[[], AbstractContextManager[None]],
     ):
-        self._ema = ModelEmaV3(student, decay=decay, exclude_buffers=True)
-        self.network: nn.Module = self._ema.module
-        self.network.requires_grad_(False)
+        self._average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        shared = {id(each): each for each in student.parameters() if not each.requires_grad}
+        self.network: nn.Module = copy.deepcopy(student, shared).eval().requires_grad_(False)
         if state is not None:
             self.network.load_state_dict(state)
         self._rows, self._autocast = sys.maxsize, autocast
 
+    @torch.no_grad()
     def update(self, student: nn.Module) -> None:
-        self._ema.update(student)
+        pairs = zip(self.network.parameters(), student.parameters(), strict=True)
+        own, new = zip(*((t, s) for t, s in pairs if s.requires_grad), strict=True)
+        self._average(own, new, 0)
+        for buffer, of_student in zip(self.network.buffers(), student.buffers(), strict=True):
+            buffer.copy_(of_student)
 
     def logits(
         self, images: torch.Tensor, at_most: int | None, network: nn.Module | None = None
@@ -50,12 +58,9 @@ class Teacher:
         stays so. Raises ``OutOfMemoryError`` if not even one image fits.
         """
         network = self.network if network is None else network
-        was_training = network.training
-        network.eval()  # some models keep what they derive from weights until this is called
-        try:
+        # some models keep what they derive from weights until they are told to be in eval mode
+        with eval_mode(network):
             return self._logits(network, images, at_most)
-        finally:
-            network.train(was_training)
 
     def _logits(
         self, network: nn.Module, images: torch.Tensor, at_most: int | None

@@ -15,7 +15,11 @@ from semigrid.trainers.evaluation.choose import is_better
 from semigrid.trainers.evaluation.evaluate import evaluate
 from semigrid.trainers.evaluation.predictions import Predictions
 from semigrid.trainers.evaluation.scores import SUFFIXES, Metric
-from semigrid.trainers.execution.checkpoint import NetworkStates, encode_weights
+from semigrid.trainers.execution.checkpoint import (
+    NetworkStates,
+    decode_weights,
+    encode_weights,
+)
 from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.loop.health import HopelessError
 from semigrid.trainers.loop.outcome import Outcome
@@ -27,6 +31,7 @@ from semigrid.trainers.methods import Stepped, find_method
 from semigrid.trainers.methods.losses import StepAverages, entropy
 from semigrid.trainers.methods.method import NetworkName
 from semigrid.trainers.methods.step import RankShard, StepContext
+from semigrid.trainers.models.adapter import adapt, learning, merged
 from semigrid.trainers.models.drop_path import DropPaths
 from semigrid.trainers.options import Precision, TrainOptions
 from semigrid.trainers.recipe import Recipe
@@ -73,10 +78,14 @@ class Training:
         self.autocast_dtype = PRECISIONS[precision]
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=precision == "fp16")
         self.method.prepare(model, recipe)
-        self.student = model.to(runtime.device)
+        self.student = model.to(runtime.device).train()
+        # convolutional networks run 1.1 to 1.3 times as fast then, on a CPU
+        self.channels_last = normalizes_over_batch(self.student)
+        if recipe.adapter is not None:
+            adapt(self.student, recipe.adapter, seed)
         self.drop_paths = DropPaths(self.student)
         self.batch_norm = normalizes_over_batch(self.student)
-        if self.batch_norm:  # convolutional networks run 1.1 to 1.3 times as fast then, on a CPU
+        if self.channels_last:
             self.student = self.student.to(memory_format=torch.channels_last)
         self.teacher = Teacher(self.student, recipe.ema_decay, teacher_state, self._autocast)
         self.teacher_name: NetworkName | None = None
@@ -110,12 +119,11 @@ class Training:
             self.scaler,
             options.micro_batch,
         )
-        self.stepper.model.train()
         self.restart_clock()
 
     def step(self, number: int, labeled: Batch, pool: Batch | None) -> None:
         """One optimiser step, and the teacher's update."""
-        inputs = self.streams.step_input(labeled, pool, self.runtime.device, self.batch_norm)
+        inputs = self.streams.step_input(labeled, pool, self.runtime.device, self.channels_last)
         # only what a model draws for itself (dropout) may differ between ranks
         torch.manual_seed(step_seed(self.seed, number, f"rank {self.runtime.rank}"))
         self.drop_paths.draw(self.rows_per_step, self._generator(number, "drop path"))
@@ -223,8 +231,32 @@ class Training:
             self._new_best = None
         self.clock += time.monotonic() - started  # checkpoints do not count as training
 
+    @property
+    def _networks(self) -> dict[str, nn.Module]:
+        return {"student": self.student, "ema": self.teacher.network}
+
     def _weights(self) -> NetworkStates:
-        return {"student": self.student.state_dict(), "ema": self.teacher.network.state_dict()}
+        """What of the networks' states changes in the training: of an adapted one, little."""
+        states = {name: network.state_dict() for name, network in self._networks.items()}
+        if self.recipe.adapter is None:
+            return states
+        names = learning(self.student)
+        return {network: {n: state[n] for n in names} for network, state in states.items()}
+
+    def best_weights(self) -> bytes:
+        """The best weights as a file, after the last step: those of plain timm models.
+
+        An adapter is merged into the weights that it was trained on. The networks change.
+        """
+        best = self.runtime.checkpoints.best_weights()
+        if self.recipe.adapter is None:
+            return best
+        self._load(decode_weights(best))
+        return encode_weights({name: merged(each) for name, each in self._networks.items()})
+
+    def _load(self, states: NetworkStates) -> None:
+        for name, network in self._networks.items():
+            network.load_state_dict(network.state_dict() | states[name])
 
     def _resume(self) -> None:
         state = self.runtime.checkpoints.load()
@@ -232,8 +264,7 @@ class Training:
         if state is None:
             self.outcome.damaged = [f"{what}; trained from the start" for what in damaged]
             return
-        self.student.load_state_dict(state["student"])
-        self.teacher.network.load_state_dict(state["ema"])
+        self._load(state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.state is not None:

@@ -19,7 +19,7 @@ from semigrid.trainers.methods.registry import (
     packages_of,
     who_uses,
 )
-from semigrid.trainers.recipe import PoolRecipe, Recipe
+from semigrid.trainers.recipe import ADAPTER_RATE, PoolRecipe, Recipe
 
 __all__ = [
     "Method",
@@ -58,6 +58,11 @@ def published(method: str, backbone: str, overrides: Mapping[str, Any]) -> Recip
     values = dict(page.published.get(family, {}))
     if "preset" in own:
         values |= _preset(page, family, own.pop("preset"))
+    if own.get("adapter") is not None:  # docs/methods.md §8
+        base_lr = values.get("base_lr", page.recipe.model_fields["base_lr"].default)
+        values |= {"layer_decay": 1.0}
+        if {**values, **own}.get("optimizer", "adamw") == "adamw":
+            values |= {"base_lr": ADAPTER_RATE * base_lr}
     problems = [
         f"{name}: {others}, and the method is {method}; take this key out"
         for name in own

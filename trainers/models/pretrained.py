@@ -15,6 +15,7 @@ from torch import nn
 from semigrid.data.errors import InputError
 from semigrid.data.storage import open_storage
 from semigrid.data.storage.hashes import file_hash
+from semigrid.trainers.models.adapter import NEW_PARTS
 
 
 @contextlib.contextmanager
@@ -110,10 +111,6 @@ def _local(uri: str) -> Iterator[tuple[str, bool]]:
         yield str(path), True
 
 
-# Parts that a file may lack: a change of pooling makes them new.
-_NEW = ("fc_norm.", "attn_pool.")
-
-
 @contextlib.contextmanager
 def _checked_loading(uri: str, backbone: str) -> Iterator[None]:
     """Within this context, loading a state dict names the weights that do not fit.
@@ -130,7 +127,7 @@ def _checked_loading(uri: str, backbone: str) -> Iterator[None]:
         # a decoder or a mask token may be left over; more blocks are those of another model
         parts = {name.partition(".")[0] for name in own}
         state = {
-            **{name: value for name, value in own.items() if name.startswith(_NEW)},
+            **{name: value for name, value in own.items() if name.startswith(NEW_PARTS)},
             **{
                 name: value
                 for name, value in state.items()

@@ -61,8 +61,11 @@ def _by_steps(method: Stepped[Any], job: TrialJob, runtime: Runtime) -> Outcome:
     teacher_state = None
     if spec.parent is not None:
         parent = load_weights(spec.parent, place, model)
-        take_weights(model, parent, "student", spec.parent, place)
-        teacher_state = parent["ema"]
+        if spec.recipe.adapter is None:
+            take_weights(model, parent, "student", spec.parent, place)
+            teacher_state = parent["ema"]
+        else:  # the two share a frozen backbone
+            take_weights(model, parent, "ema", spec.parent, place)
     views = view_settings(spec.recipe, input_statistics(model))
     training = Training(
         spec.recipe,
@@ -79,7 +82,7 @@ def _by_steps(method: Stepped[Any], job: TrialJob, runtime: Runtime) -> Outcome:
     )
     outcome = train(training, job.cutoffs, job.report_seconds)
     if outcome.status == "finished" and runtime.rank == 0:
-        best = runtime.checkpoints.best_weights()
+        best = training.best_weights()
         place.storage.write(weights_file(spec.id), best)
         outcome.weights_file = FileFacts.of(best)
     return outcome

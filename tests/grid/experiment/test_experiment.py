@@ -26,6 +26,21 @@ def problems(text: str) -> tuple[str, ...]:
         ("models.vit.bakbone", "x", ["models.vit.bakbone", "unknown key", "backbone"]),
         ("models.vit.recipe.base_lrr", 1, ["models.vit.recipe.base_lrr", "base_lr"]),
         ("models.vit.recipe.base_lr", -1, ["models.vit.recipe.base_lr", "-1", "greater than 0"]),
+        (
+            "models.vit.recipe.adapter",
+            {"kind": "lora", "rank": 0},
+            ["models.vit.recipe.adapter.rank: 0: Input should be greater than 0"],
+        ),
+        (
+            "models.vit.recipe.adapter",
+            {"kind": "lore"},
+            ["models.vit.recipe.adapter.kind: 'lore': Input should be 'lora'"],
+        ),
+        (
+            "models.vit.recipe.adapter",
+            {"kind": "lora", "layers": ["qkv"]},
+            ["models.vit.recipe.adapter.layers: unknown key; there are kind, rank, alpha, dropout"],
+        ),
         ("models.vit.backbone", "vit_bse_patch16_224", ["vit_base_patch16_224", "nearest"]),
         ("models.vit.pretrained", True, ["models.vit.backbone", "need a tag", "augreg"]),
         ("models.semi-vit.from", "vti", ["models.semi-vit.from", "'vti'", "vit"]),

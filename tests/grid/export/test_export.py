@@ -123,7 +123,9 @@ def shop_experiment(folder: Path, **changes: Any) -> str:
     vit = SMALL["models"]["vit"]
     # in so few steps it would be that of the last step alone: no other weights than the student's
     vit = {**vit, "recipe": {**vit["recipe"], "ema_decay": 0.5}}
-    models = {"vit": vit, "semi-vit": SMALL["models"]["semi-vit"]}
+    semi = SMALL["models"]["semi-vit"]
+    semi = {**semi, "recipe": {**semi["recipe"], "adapter": {"kind": "lora", "rank": 4}}}
+    models = {"vit": vit, "semi-vit": semi}
     content = {
         "name": "run",
         "datasets": {"shop": str(folder / "shop")},
@@ -238,9 +240,10 @@ def test_the_cards_programs_say_what_was_measured_without_semigrid(
         found, printed = run_card_code(exports[name], library, tmp_path, blocked)
         assert np.abs(found - measured.probabilities).max() < 1e-5, library
         best = measured.probabilities[0].argmax()
-        shown = f"{measured.probabilities[0][best]:.3f}"
+        shown = float(printed.split()[0])
+        assert shown == pytest.approx(measured.probabilities[0][best], abs=1e-4)
         # a name may hold terminal commands and line ends, so it is quoted
-        assert printed.startswith(shown) and repr(CLASSES[best]) in printed
+        assert repr(CLASSES[best]) in printed.splitlines()[0]
 
 
 @pytest.mark.parametrize("name", [VIT, RESNET])
@@ -394,6 +397,9 @@ def test_seeds_and_both_stages_are_told(shop: Shop, exports: dict[str, Path]) ->
     assert "### Stage 1 of 2: `finetune`" in card and "### Stage 2 of 2: `semi`" in card
     assert f"| `base_lr` | `{record.spec.recipe.base_lr}` |" in card
     assert record.id in card and str(record.spec.parent) in card
+    _, first, second = card.split("### Stage ")
+    frozen = "Its backbone was frozen: only an adapter (LoRA of rank 4) and the head were trained"
+    assert frozen in second and "frozen" not in first
     # no control was trained beside it
     assert "how much to unlabelled images, has not been tested" in card
     assert "has not been tested" not in (exports[VIT] / "README.md").read_text()

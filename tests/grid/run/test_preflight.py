@@ -100,6 +100,36 @@ def test_batch_normalisation_and_micro_batches_do_not_go_together() -> None:
     assert "take train.micro_batch out" in problem
 
 
+def test_an_adapter_of_layers_that_there_are_not() -> None:
+    lora = {"kind": "lora"}
+    [problem] = problems(changed("models.vit.recipe.adapter", lora | {"targets": ["query"]}))
+    assert problem == (
+        "x.yaml: models.vit.recipe.adapter: vit_tiny_patch16_224: it has no query layer that LoRA "
+        "could adapt; the ends of names of those that it has are proj, qkv, fc1, fc2: name some "
+        "in adapter.targets, or write targets: [] to train the head alone"
+    )
+    assert problems(changed("models.semi-vit.recipe.adapter", lora)) == []
+    [problem] = problems(with_net("test_resnet", {"img_size": 32, "adapter": lora}, {}))
+    assert "models.net.recipe.adapter: test_resnet: it has no qkv layer" in problem
+
+
+def test_an_adapter_of_layers_that_the_backbone_bypasses() -> None:
+    args = {"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    recipe = {"img_size": 32, "adapter": {"kind": "lora"}}
+    [problem] = problems(with_net("beit_base_patch16_224", recipe, {}, **args))
+    assert problem == (
+        "x.yaml: models.net.recipe.adapter: beit_base_patch16_224: it takes the weights of "
+        "blocks.0.attn.qkv past the layer (2 such layers), so an adapter there would learn "
+        "nothing; name other layers in adapter.targets"
+    )
+
+
+def test_frozen_batch_normalisation_goes_with_micro_batches_and_with_one_image() -> None:
+    adapter = {"kind": "lora", "targets": ["conv2"]}
+    recipe = {"img_size": 32, "batch_size": 1, "adapter": adapter}
+    assert problems(with_net("test_resnet", recipe, {"micro_batch": 1})) == []
+
+
 def test_models_that_are_done_are_not_built() -> None:
     plan = Plan(load_experiment("x.yaml", text=changed("models.vit.backbone_args.colour", 3)))
     study = study_of(plan)

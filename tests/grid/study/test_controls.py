@@ -96,6 +96,20 @@ def test_a_compute_control_costs_what_the_cell_beside_it_does(
     assert steps == 1 or abs(spec.forwards - beside.forwards) <= half_a_step
 
 
+@pytest.mark.parametrize("has_one", [True, False])
+def test_a_compute_control_has_the_adapter_of_the_cell_beside_it(has_one: bool) -> None:
+    lora = {"adapter": {"kind": "lora", "rank": 4}}
+    settings = ({}, lora) if has_one else (lora, {})
+    plan = with_controls(["compute"], models=models(*settings))
+    start, beside = spec_of(plan, "digits/vit/50%"), spec_of(plan, "digits/semi-vit/50%/100%")
+    control = spec_of(plan, "digits/semi-vit/50%/100%/compute")
+    assert (beside.recipe.adapter is not None) == has_one == (start.recipe.adapter is None)
+    assert control.recipe.adapter == beside.recipe.adapter
+    # a learning rate that the file sets for the start is the control's, layer decay follows
+    assert control.recipe.base_lr == start.recipe.base_lr
+    assert control.recipe.layer_decay == (1.0 if has_one else 0.65)
+
+
 def test_a_control_is_searched_as_the_method_that_it_has() -> None:
     plan = with_controls(search={"space": {"finetune": {"layer_decay": [0.5, 0.9]}}})
     spaces = {s.cell.control: space_of(plan, s) for s in plan.searches if s.cell.unlabeled}
