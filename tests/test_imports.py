@@ -21,6 +21,7 @@ RAY_MODULES = {
     "semigrid.trainers.cluster.ray_network",
     "semigrid.trainers.cluster.ray_nodes",
     "semigrid.trainers.cluster.ray_private",
+    "semigrid.trainers.cluster.ray_tasks",
     "semigrid.trainers.ray_worker",
     "semigrid.grid.cluster.autoscaler",
     "semigrid.grid.cluster.ray_private",
@@ -28,6 +29,7 @@ RAY_MODULES = {
     "semigrid.grid.run.room",
     "semigrid.grid.run.searcher",
     "semigrid.grid.run.start",
+    "semigrid.grid.run.tasks",
     "semigrid.grid.run.tune",
     "semigrid.grid.predict.ray_data",
     "semigrid.grid.submit.jobs",
@@ -36,8 +38,8 @@ PACKAGES = {"data": semigrid.data, "trainers": semigrid.trainers, "grid": semigr
 ALLOWED = {"data": {"data"}, "trainers": {"data", "trainers"}, "grid": {"data", "trainers", "grid"}}
 # the order in grid: a package imports itself and those that stand after it
 GRID = [
-    "commands", "report", "predict", "export", "submit", "tables", "analysis", "status", "run",
-    "cluster", "trackers", "study", "experiment", "experiments",
+    "commands", "probe", "report", "predict", "export", "submit", "tables", "analysis", "status",
+    "run", "cluster", "trackers", "study", "experiment", "experiments",
 ]  # fmt: skip
 
 

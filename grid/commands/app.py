@@ -13,6 +13,7 @@ from semigrid.grid.commands.console import OK
 from semigrid.grid.commands.export import export
 from semigrid.grid.commands.plan import plan
 from semigrid.grid.commands.predict import predict
+from semigrid.grid.commands.probe import probe
 from semigrid.grid.commands.report import report
 from semigrid.grid.commands.run import drive, run
 from semigrid.grid.commands.status import status
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data.app, name="data")
-for command in (plan, run, status, table, answer, report, predict, export, submit):
+for command in (probe, plan, run, status, table, answer, report, predict, export, submit):
     app.command()(command)
 app.command(hidden=True)(drive)
 

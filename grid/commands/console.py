@@ -1,6 +1,7 @@
 """Where commands print, how they show progress, and how they end."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import cast
@@ -72,6 +73,12 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def prepare_for_ray() -> None:
+    """Keeps Ray's messages out of the results; to be called before Ray is imported."""
+    # Ray reads this at import; it would print its machines' messages among the results
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
 
 
 def this_command() -> str:

@@ -1,6 +1,5 @@
 """``semigrid predict``: a cell's model at work on images."""
 
-import os
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +17,7 @@ from semigrid.grid.commands.console import (
     echo,
     echo_json,
     not_writable,
+    prepare_for_ray,
     progress_bar,
     say,
     say_problem,
@@ -128,8 +128,9 @@ def predict(
 def _predict(
     folder: "PredictionFolder", dataset: Dataset, workers: int | None, each: Demand
 ) -> "Summary":
-    _prepare_for_ray()
-    from semigrid.grid.predict.ray_data import PredictionError, predict_images
+    prepare_for_ray()
+    from semigrid.grid.predict.ray_data import predict_images
+    from semigrid.trainers.cluster.ray_tasks import TaskError
 
     try:
         with progress_bar("predicting") as progress:
@@ -137,7 +138,7 @@ def _predict(
     except KeyboardInterrupt:
         say(f"interrupted: finished parts are kept. To resume: {this_command()}")
         raise typer.Exit(INTERRUPTED) from None
-    except PredictionError as error:
+    except TaskError as error:
         say_problem(f"{error}; finished parts are kept. To resume: {this_command()}")
         raise typer.Exit(SOME_FAILED) from error
 
@@ -157,8 +158,3 @@ def _share(accuracy: str | None, threshold: float | None) -> float | None:
     if not 0 < share < 1:
         raise InputError(f"--accuracy {accuracy}: give a share between 0% and 100%, such as 95%")
     return round(share, 12)  # 0.97 for 97%
-
-
-def _prepare_for_ray() -> None:
-    # Ray reads this at import; it would print its machines' messages among the results
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")

@@ -18,13 +18,14 @@ import pyarrow.parquet as pq
 
 from semigrid.data.errors import InputError
 from semigrid.data.json_text import json_text
+from semigrid.data.ranges import Block, ImageRange
 from semigrid.data.schema import Dataset, Split
 from semigrid.data.splits import label_subset
 from semigrid.data.storage import open_storage
 from semigrid.data.storage.in_use import remove_unfinished
 from semigrid.grid.predict.abstain import Calibration, at_threshold, calibrate
-from semigrid.grid.predict.images import ImageRange, Images
-from semigrid.grid.predict.inference import Block, WinnerModel
+from semigrid.grid.predict.images import Images
+from semigrid.grid.predict.inference import WinnerModel
 from semigrid.grid.study.layout import RAY_LOGS
 
 STARTED, SUMMARY, PARTS = "started.json", "predictions.json", "parts"

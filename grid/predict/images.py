@@ -5,26 +5,24 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
-
-from PIL import Image
 
 from semigrid.data.builder.chunks import read_patiently
 from semigrid.data.builder.clean import CleanSettings, decode_upright
 from semigrid.data.catalog import open_dataset
 from semigrid.data.decoding import MOST_PIXELS, UnusableImageError
 from semigrid.data.errors import InputError
+from semigrid.data.ranges import Decoded, ImageRange, SplitRange
 from semigrid.data.redact import shown
-from semigrid.data.schema import LABELED_SPLITS, MANIFEST, POOL, Dataset, RowGroup, read_row_group
+from semigrid.data.schema import LABELED_SPLITS, MANIFEST, POOL, Dataset
 from semigrid.data.sources.files import folder_items
 from semigrid.data.sources.items import SUFFIXES, Item, readable
 from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.sources.versions import versions_of
-from semigrid.data.storage import Storage, open_storage
+from semigrid.data.storage import open_storage
 from semigrid.data.storage.address import base_name, unique_names
-from semigrid.data.views.render import BrokenImageError, decode
 from semigrid.trainers.trial.data import EVALUATION_BATCH
 
 SPLITS = (*LABELED_SPLITS, POOL)
@@ -32,9 +30,6 @@ SPLITS = (*LABELED_SPLITS, POOL)
 PART_IMAGES = 64 * EVALUATION_BATCH
 # Files read at once: a bucket answers many requests in the time of one.
 READERS = 8
-
-# An image's id, and the image in RGB or the reason why there is none.
-Decoded = tuple[str, Image.Image | None, str | None]
 
 
 @dataclass(frozen=True)
@@ -62,42 +57,6 @@ class FileRange:
                         yield image_id, decode_upright(content.result(), settings), None
                     except UnusableImageError as error:
                         yield image_id, None, str(error)
-
-
-@dataclass(frozen=True)
-class SplitRange:
-    """Rows ``start`` to ``stop`` of a dataset's split, decoded as in an evaluation.
-
-    ``groups`` are the row groups that hold them.
-    """
-
-    storage: Storage
-    groups: Sequence[RowGroup]
-    start: int
-    stop: int
-
-    @property
-    def count(self) -> int:
-        return self.stop - self.start
-
-    def cut(self, start: int, stop: int) -> "SplitRange":
-        start, stop = self.start + start, min(self.start + stop, self.stop)
-        inside = [g for g in self.groups if g.start < stop and start < g.start + g.rows]
-        return replace(self, groups=inside, start=start, stop=stop)
-
-    def decoded(self) -> Iterator[Decoded]:
-        for group in self.groups:
-            ids, images = read_row_group(self.storage, group)
-            wanted = slice(max(0, self.start - group.start), self.stop - group.start)
-            for image_id, content in zip(ids[wanted], images[wanted], strict=True):
-                try:
-                    yield image_id, decode(content or b"", image_id), None
-                except BrokenImageError as error:
-                    yield image_id, None, str(error.__cause__ or error)
-
-
-# Consecutive images that can be cut, sent to a process, and decoded there one by one.
-ImageRange = FileRange | SplitRange
 
 
 @dataclass(frozen=True)

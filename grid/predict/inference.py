@@ -1,6 +1,5 @@
 """A finished trial's model at work: from decoded images to probabilities, without Ray."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,8 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from semigrid.data.views.augment import ViewSettings, isolated_random, make_view
-from semigrid.grid.predict.images import ImageRange
+from semigrid.data.ranges import Block
+from semigrid.data.views.augment import ViewSettings
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.plan import Cell, Plan
 from semigrid.grid.study.winner import load_winner
@@ -19,48 +18,6 @@ from semigrid.trainers.trial.data import EVALUATION_BATCH, view_settings
 from semigrid.trainers.trial.identity import TrialSpec
 from semigrid.trainers.trial.job import Place
 from semigrid.trainers.trial.model import finished_model
-
-
-@dataclass(frozen=True)
-class Block:
-    """Consecutive images: their evaluation views, or what a model says of them.
-
-    ``rows`` are views, uint8 (N, 3, H, W), or probabilities (N, K); those of an image with an
-    error mean nothing.
-    """
-
-    ids: list[str]
-    errors: list[str | None]
-    rows: np.ndarray
-
-    @staticmethod
-    def joined(blocks: Sequence["Block"]) -> "Block":
-        return Block(
-            [image_id for block in blocks for image_id in block.ids],
-            [error for block in blocks for error in block.errors],
-            np.concatenate([block.rows for block in blocks]),
-        )
-
-
-def make_views(images: ImageRange, settings: ViewSettings) -> Block:
-    """The images' views.
-
-    Where an image cannot be read, its view is black: a batch keeps its size, on which the others'
-    arithmetic depends.
-    """
-    ids: list[str] = []
-    errors: list[str | None] = []
-    views = np.zeros((images.count, 3, settings.img_size, settings.img_size), np.uint8)
-    with isolated_random():
-        for view, (image_id, image, error) in zip(views, images.decoded(), strict=True):
-            if image is not None:
-                try:
-                    view[:] = make_view(image, settings, "eval", 0)
-                except (OSError, ValueError, ZeroDivisionError) as why:
-                    error = f"no view can be made of {image.width} × {image.height} pixels: {why}"
-            ids.append(image_id)
-            errors.append(error)
-    return Block(ids, errors, views)
 
 
 @dataclass(frozen=True)

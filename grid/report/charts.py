@@ -142,7 +142,42 @@ def lines(
         x_ticks: the numbers that stand on the axis, if not matplotlib's choice.
         whole_x: whether only whole numbers make sense, as for trials.
     """
-    axes = _axes()
+    return _svg(_drawn_lines(_axes(), series, x_label, y_label, log_x, x_ticks, whole_x))
+
+
+@_styled
+def line_picture(
+    series: Sequence[Series],
+    title: str,
+    x_label: str,
+    y_label: str,
+    x_ticks: Sequence[int],
+    form: str,
+) -> bytes:
+    """Such lines over a logarithmic axis as a file of their own, ``png`` or ``svg``."""
+    axes = _drawn_lines(_axes(7, 4.6), series, x_label, y_label, True, x_ticks)
+    axes.set_title(short(title, 80), fontsize=10)
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure.savefig(
+            buffer, format=form, dpi=150, metadata={"Date": None} if form == "svg" else {}
+        )
+    return buffer.getvalue()
+
+
+def _drawn_lines(
+    axes: Axes,
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    log_x: bool = False,
+    x_ticks: Sequence[int] = (),
+    whole_x: bool = False,
+) -> Axes:
+    """The axes with the lines on them; arguments as of ``lines``."""
     for number, line in enumerate(series):
         index = (number if line.color is None else line.color) % len(COLORS)
         arms = _arms(line.y, line.intervals)
@@ -172,7 +207,7 @@ def lines(
     axes.set(xlabel=x_label, ylabel=y_label)
     if any(line.name for line in series):
         _legend(axes, len(series))
-    return _svg(axes)
+    return axes
 
 
 @_styled

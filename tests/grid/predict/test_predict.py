@@ -19,6 +19,7 @@ from tests.helpers.experiments import experiment_text, plan_of
 from tests.helpers.in_process import Grid
 
 from semigrid.data.errors import InputError
+from semigrid.data.ranges import Decoded, ImageRange, SplitRange, make_views
 from semigrid.data.schema import Dataset
 from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.storage import open_storage
@@ -27,16 +28,8 @@ from semigrid.grid.commands.predict import predict
 from semigrid.grid.predict import images as images_module
 from semigrid.grid.predict.abstain import Calibration
 from semigrid.grid.predict.folder import PredictionFolder
-from semigrid.grid.predict.images import (
-    Decoded,
-    FileRange,
-    ImageRange,
-    Images,
-    SplitRange,
-    dataset_images,
-    find_images,
-)
-from semigrid.grid.predict.inference import WinnerModel, make_views, winner_model
+from semigrid.grid.predict.images import FileRange, Images, dataset_images, find_images
+from semigrid.grid.predict.inference import WinnerModel, winner_model
 from semigrid.grid.study.winner import find_winner
 from semigrid.trainers.evaluation.predictions import Predictions, decode_predictions
 from semigrid.trainers.layout import predictions_file, weights_file

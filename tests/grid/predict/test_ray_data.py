@@ -26,9 +26,9 @@ def test_predictions_are_the_evaluations_and_go_on_where_they_were_stopped(
     cluster: None, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from semigrid.grid.commands import predict as command
-    from semigrid.grid.predict import ray_data
+    from semigrid.trainers.cluster import ray_tasks
 
-    monkeypatch.setattr(ray_data, "TASK_IMAGES", 128)  # digits are few: several tasks for each part
+    monkeypatch.setattr(ray_tasks, "TASK_IMAGES", 128)  # several tasks for each part
     text = experiment_text(grid=[{"model": "vit", "labels": ["100%"]}], search={"trials": 1})
     text += f"storage: {tmp_path}\n"
     file = tmp_path / "small.yaml"
@@ -87,8 +87,9 @@ def test_what_ray_said_is_kept_where_it_or_a_process_died(
 ) -> None:
     from ray.exceptions import WorkerCrashedError
 
-    from semigrid.grid.predict import ray_data
+    from semigrid.grid.run import tasks
     from semigrid.grid.run.supervise import LostRayError
+    from semigrid.trainers.cluster.ray_tasks import TaskError
 
     @contextmanager
     def running(streaming: bool, folder: str) -> Iterator[None]:
@@ -100,14 +101,14 @@ def test_what_ray_said_is_kept_where_it_or_a_process_died(
         yield
 
     def predict() -> None:
-        with ray_data._ray(open_storage(tmp_path)):
+        with tasks.ray_for_tasks(open_storage(tmp_path)):
             try:
                 raise WorkerCrashedError() if died == "a process" else InputError("a shard is gone")
             except (WorkerCrashedError, InputError) as error:
-                raise ray_data.PredictionError("it ended") from error
+                raise TaskError("it ended") from error
 
-    monkeypatch.setattr(ray_data, "ray_running", running)
-    with pytest.raises(ray_data.PredictionError) as raised:
+    monkeypatch.setattr(tasks, "ray_running", running)
+    with pytest.raises(TaskError) as raised:
         predict()
     kept = tmp_path / "logs/ray/session_2026-01-01_00-00-00_000000_1"
     if died == "nothing":

@@ -1,0 +1,1 @@
+"""The learning curve of a frozen backbone on a dataset: how it is made and shown."""

@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+from tests.helpers.clusters import clusters
+
+from semigrid.data.splits import label_subset
+from semigrid.trainers.probe.curve import Features, draw_order, label_fractions, learning_curve
+from semigrid.trainers.probe.fit import fit_probe
+
+
+def split(start: int, stop: int) -> Features:
+    features, labels = clusters(120, 10, 3)
+    return Features([f"i{n}" for n in range(start, stop)], features[start:stop], labels[start:stop])
+
+
+def test_sizes_rise_evenly_from_two_a_class_to_all_and_draws_are_nested() -> None:
+    labels = np.repeat(np.arange(4), 100)
+    fractions = label_fractions(labels)
+    images = [len(label_subset(labels, fraction)) for fraction in fractions]
+    assert len(images) == 20 and (images[0], images[-1]) == (8, 400) and images == sorted(images)
+    ratios = np.array(images[11:]) / images[10:-1]
+    assert ratios == pytest.approx(50 ** (1 / 19), abs=0.06)
+    order = draw_order([str(n) for n in range(400)], 3)
+    assert sorted(order) == list(range(400)) and (order[:20] != np.arange(20)).any()
+    taken = [set(order[label_subset(labels[order], fraction)]) for fraction in fractions]
+    assert all(less < more for less, more in zip(taken, taken[1:], strict=False))
+    assert label_fractions(np.arange(3)) == [1]
+
+
+def test_a_curve_is_that_of_its_single_probes_on_any_number_of_threads() -> None:
+    train, test = split(0, 60), split(60, 120)
+    points = learning_curve(train, test, np.ones(3), sizes=3, draws=2)
+    assert [point.images for point in points] == [6, 18, 60]
+    probe = fit_probe(train.rows, train.labels, 3, np.ones(3))
+    right = probe.logits(test.rows).argmax(axis=1) == test.labels
+    assert (points[-1].logistic[0] == right).all() and points[-1].cs[0] == probe.c
+    assert points[-1].logistic.shape == points[-1].neighbors.shape == (2, 60)
+    again = learning_curve(train, test, np.ones(3), sizes=3, draws=2, threads=3)
+    for one, other in zip(points, again, strict=True):
+        assert (one.logistic == other.logistic).all() and (one.neighbors == other.neighbors).all()
+        assert (one.cs == other.cs).all()

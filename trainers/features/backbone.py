@@ -1,0 +1,112 @@
+"""A frozen pretrained backbone: from evaluation views to one vector an image."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from timm.data import resolve_data_config
+from torch import nn
+
+from semigrid.data.errors import InputError
+from semigrid.data.ranges import Block
+from semigrid.data.views.augment import ViewSettings, normalize
+from semigrid.trainers.models.create import create_model
+from semigrid.trainers.models.pretrained import first_line, from_file, from_hub
+from semigrid.trainers.models.weights import Weights
+from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.trial.data import EVALUATION_BATCH, view_settings
+
+# Raise it when the same backbone gives other features than before.
+FEATURES_VERSION = 1
+
+
+@dataclass(frozen=True)
+class FrozenBackbone:
+    """timm's pooled features before the head, of the evaluation view at ``recipe.img_size``.
+
+    Processes get it without its network, which each loads when it first works.
+
+    Attributes:
+        recipe: of it, only the size of the images and the pooling count.
+        uri: the file of the weights; None for those of the backbone's tag, from the hub.
+        sha256: of the weights; None where the hub's are not known.
+    """
+
+    backbone: str
+    recipe: Recipe
+    uri: str | None
+    sha256: str | None
+    backbone_args: dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+
+    @staticmethod
+    def of(backbone: str, weights: Weights, is_file: bool, img_size: int) -> "FrozenBackbone":
+        """With timm's own pooling."""
+        recipe = Recipe(img_size=img_size, global_pool=None, drop_path=0, head_std=None)
+        uri = weights.source if is_file else None
+        return FrozenBackbone(backbone, recipe, uri, weights.sha256)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that changes the features of an image."""
+        views = self.views
+        return {
+            "version": FEATURES_VERSION,
+            "backbone": self.backbone,
+            "backbone_args": self.backbone_args,
+            "weights": self.sha256 or "timm",
+            "global_pool": self.recipe.global_pool,
+            "img_size": views.img_size,
+            "interpolation": views.interpolation,
+            "mean": views.mean,
+            "std": views.std,
+        }
+
+    @cached_property
+    def views(self) -> ViewSettings:
+        config = timm.get_pretrained_cfg(self.backbone).to_dict()
+        statistics = resolve_data_config(pretrained_cfg=config)
+        return view_settings(self.recipe, (statistics["mean"], statistics["std"]))
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The backbone in eval mode. Raises ``InputError`` where its weights cannot be loaded."""
+        # one class, whose head is not used: a model without one keeps no hidden layer of its head
+        how = (self.backbone, 1, self.recipe, self.backbone_args)
+        if self.uri is None:
+            with from_hub(self.backbone):
+                network = create_model(*how, True, 0)
+        else:
+            with from_file(self.uri, str(self.sha256), self.backbone) as overlay:
+                network = create_model(*how, overlay, 0)
+        return network.to(self.device).eval()
+
+    def check(self) -> None:
+        """Shows the network a black image. Raises ``InputError`` where it does not take it."""
+        size = self.recipe.img_size
+        try:
+            self.features(Block(["black"], [None], np.zeros((1, 3, size, size), np.uint8)))
+        except InputError:
+            raise
+        except Exception as error:  # each of timm's models has its own errors
+            raise InputError(
+                f"{self.backbone} does not take images of {size} pixels: {first_line(error)}"
+            ) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "network"}
+
+    def features(self, views: Block) -> Block:
+        """Vectors (N, D) in float16, in the batches of an evaluation, one thread for each."""
+        torch.set_num_threads(1)  # sums are the same on any number of cores
+        made = []
+        with torch.inference_mode():
+            for batch in torch.split(torch.from_numpy(views.rows), EVALUATION_BATCH):
+                images = normalize(batch.to(self.device), self.views)
+                network: Any = self.network
+                pooled = network.forward_head(network.forward_features(images), pre_logits=True)
+                made.append(pooled.flatten(1).half().cpu().numpy())
+        return Block(views.ids, views.errors, np.concatenate(made))

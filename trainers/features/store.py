@@ -1,0 +1,151 @@
+"""Features of a dataset's images in a folder or bucket, in parts that are never made twice."""
+
+import contextlib
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from semigrid.data.errors import InputError
+from semigrid.data.json_text import json_text
+from semigrid.data.ranges import Block, SplitRange
+from semigrid.data.schema import Dataset
+from semigrid.data.storage import Storage, open_storage
+from semigrid.data.storage.hashes import hash_of
+from semigrid.data.storage.in_use import LOCK, remove_unfinished
+from semigrid.data.storage.locks import LockedError, locked
+from semigrid.trainers.features.backbone import FrozenBackbone
+from semigrid.trainers.trial.data import EVALUATION_BATCH
+
+# Images of a file: the most that an interruption costs, and whole batches.
+PART_IMAGES = 8 * EVALUATION_BATCH
+ABOUT = "features.json"
+_FILE = re.compile(r"((?:train|val|test|pool)-\d{6})-([0-9a-f]{16})\.parquet")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive images of a split whose features are one file; ``name`` begins its name."""
+
+    name: str
+    images: SplitRange
+
+
+class FeatureStore:
+    """The features of one dataset by one backbone, in a folder of their own below ``root``.
+
+    The folder's name is the hash of everything that they depend on: the backbone, its weights, the
+    view, and the dataset's fingerprint. A file's name has the hash of its content, so a file is
+    whole or is made again.
+    """
+
+    def __init__(self, root: str, backbone: FrozenBackbone, dataset: Dataset):
+        self.backbone, self.dataset = backbone, dataset
+        self.about = {**backbone.identity, "dataset": dataset.manifest.fingerprint}
+        digest = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()
+        self.storage: Storage = open_storage(root).folder(digest[:20])
+
+    def parts(self, splits: Sequence[str]) -> list[Part]:
+        """The parts of these splits, in stored order."""
+        found = []
+        for split in splits:
+            groups, rows = self.dataset.row_groups(split), self.dataset.rows_in(split)
+            whole = SplitRange(self.dataset.storage, groups, 0, rows)
+            for number, start in enumerate(range(0, rows, PART_IMAGES)):
+                images = whole.cut(start, start + PART_IMAGES)
+                found.append(Part(f"{split}-{number:06d}", images))
+        return found
+
+    def missing(self, splits: Sequence[str]) -> list[Part]:
+        """The parts of these splits that are not there; damaged ones are removed."""
+        files = self._files()
+        return [part for part in self.parts(splits) if not self._is_whole(files.get(part.name))]
+
+    def _files(self) -> dict[str, tuple[str, str]]:
+        """Names and hashes of the files, by their parts' names."""
+        found = filter(None, map(_FILE.fullmatch, self.storage.names()))
+        return {match[1]: (match[0], match[2]) for match in found}
+
+    def _is_whole(self, file: tuple[str, str] | None) -> bool:
+        if file is None:
+            return False
+        name, digest = file
+        if hash_of(open_storage(self.storage.location(name))).startswith(digest):
+            return True
+        self.storage.delete(name)
+        return False
+
+    @contextlib.contextmanager
+    def alone(self, wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Waits until no other process of this machine writes here, and keeps others waiting.
+
+        ``wait`` is called where there is one. In a bucket two may work at the same time: each
+        writes whole files of the same features.
+        """
+        folder = self.storage.local_path()
+        if folder is None:
+            yield
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            try:
+                is_alone = stack.enter_context(locked(folder / LOCK, seconds=0))
+            except LockedError:
+                wait()
+                is_alone = stack.enter_context(locked(folder / LOCK))
+            if is_alone:
+                remove_unfinished(self.storage, "")
+            yield
+
+    def write(self, part: Part, features: Block) -> None:
+        """Writes a part's file, whole or not at all, with a row for each image.
+
+        ``features.rows`` are (N, D) in float16; those of an image with an error are zero.
+        """
+        broken = np.array([error is not None for error in features.errors], dtype=bool)
+        rows = np.where(broken[:, None], np.float16(0), features.rows.astype(np.float16))
+        flat = pa.array(rows.reshape(-1), pa.float16())
+        columns = {
+            "image_id": pa.array(features.ids, pa.string()),
+            "features": pa.FixedSizeListArray.from_arrays(flat, rows.shape[1]),
+            "error": pa.array(features.errors, pa.string()),
+        }
+        buffer = io.BytesIO()
+        # half-precision numbers hardly become smaller
+        pq.write_table(pa.table(columns), buffer, compression="none")
+        content = buffer.getvalue()
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        if not self.storage.exists(ABOUT):
+            self.storage.write(ABOUT, (json_text(self.about) + "\n").encode())
+        self.storage.write(f"{part.name}-{digest}.parquet", content)
+
+    def read(self, split: str) -> tuple[list[str], np.ndarray]:
+        """Ids and features (N, D), float16, of all images of a split, in stored order.
+
+        Its parts must be there. In the pool an image that cannot be decoded is zero; raises
+        ``InputError`` for a labelled one, as a training does.
+        """
+        files = self._files()
+        ids: list[str] = []
+        rows = []
+        for part in self.parts([split]):
+            with self.storage.open(files[part.name][0], ahead=True) as stream:
+                table = pq.read_table(stream)
+            names = table["image_id"].to_pylist()
+            errors = table["error"].to_pylist()
+            broken = [n for n, error in enumerate(errors) if error is not None]
+            if split != "pool" and broken:
+                raise InputError(
+                    f"{self.dataset.storage.uri}: the image {names[broken[0]]} cannot be decoded: "
+                    f"{errors[broken[0]]}; build the dataset again without it"
+                )
+            column = table["features"].combine_chunks()
+            rows.append(column.flatten().to_numpy(zero_copy_only=False).reshape(len(names), -1))
+            ids += names
+        return ids, np.concatenate(rows)
