@@ -124,20 +124,21 @@ def _curve(
                 progress,
                 lambda: say(f"{store.storage.uri}: another process makes these features; waiting"),
             )
-        tables = []
-        for split in _SPLITS:
-            ids, rows = store.read(split)
+
+        def features(split: str) -> Features:
             labels = np.asarray(dataset.column(split, "label"), dtype=np.int64)
-            tables.append(Features(ids, rows, labels))
+            return Features(*store.read(split), labels)
+
+        train, test = map(features, _SPLITS)
         with progress_bar("fits") as progress:
             weights = np.ones(
                 dataset.num_classes
             )  # C is chosen by balanced accuracy, as trials are
-            points = learning_curve(*tables, weights, threads=_cores(), progress=progress)
+            points = learning_curve(train, test, weights, threads=_cores(), progress=progress)
     except KeyboardInterrupt:
         say(f"interrupted: finished features are kept. To resume: {this_command()}")
         raise typer.Exit(INTERRUPTED) from None
-    return made, points, tables[1].labels
+    return made, points, test.labels
 
 
 def _cores() -> int:
@@ -157,13 +158,14 @@ def _extract(store: "FeatureStore", missing: "Sequence[Part]") -> "Iterator[Bloc
         return
     check_surroundings(say)
     prepare_for_ray()
-    from semigrid.grid.run.tasks import fitting, joined_machines, ray_for_tasks
+    from semigrid.grid.run.room import joined_machines
+    from semigrid.grid.run.tasks import fitting, ray_for_tasks
     from semigrid.trainers.cluster.ray_tasks import TaskError, work_in_order
 
     try:
         with ray_for_tasks(store.storage):
             gpus = any(machine.gpus for machine in joined_machines())
-            each = Demand(0, 1) if gpus else Demand(1)
+            each = Demand(0.0, 1.0) if gpus else Demand(1.0, 0.0)
             model = replace(store.backbone, device="cuda" if gpus else "cpu")
             ranges = [part.images for part in missing]
             yield from work_in_order(ranges, model.views, model.features, fitting(None, each))
@@ -213,7 +215,5 @@ def _show(
     out.print(curve_table(rows), width=80)
     for line in curve_plot(rows):
         echo(line)
-    echo(
-        f"Acc@1 in % on {tested:,} test images, mean of {draws} draws of the train images, with "
-        "95% intervals over draws and test images. No val label was used."
-    )
+    echo(f"Acc@1 in % on {tested:,} test images, mean of {draws} draws of the train images, with")
+    echo("95% intervals over draws and test images. No val label was used.")

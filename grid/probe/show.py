@@ -14,6 +14,7 @@ from semigrid.grid.report.charts import Series, line_picture
 WIDTH, HEIGHT = 64, 12
 MARKS: dict[Learner, str] = {"logistic": "o", "neighbors": "x"}
 BOTH = "*"
+HEADS: dict[Learner, str] = {"logistic": "logistic", "neighbors": "neighbours"}
 
 
 def curve_table(rows: Sequence[CurveRow]) -> Table:
@@ -22,7 +23,7 @@ def curve_table(rows: Sequence[CurveRow]) -> Table:
     table.add_column("labels", justify="right")
     for learner in LEARNERS:
         for metric in METRICS:
-            table.add_column(f"{LEARNERS[learner].rpartition(' ')[2]}\n{metric}", justify="right")
+            table.add_column(f"{HEADS[learner]}\n{metric}", justify="right")
     for row in rows:
         scores = (row.scores[learner, metric] for learner in LEARNERS for metric in METRICS)
         cells = [f"{100 * s.accuracy:.1f} ({show_interval(s.interval, 0)})" for s in scores]

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from tests.bench.bucket import DELAY_SECONDS, looking_from_afar
 from tests.bench.coverage import EXPERIMENTS, coverage
+from tests.bench.features import feature_rates
 from tests.bench.results import results_speed
 from tests.bench.saving import steps_while_saving
 from tests.bench.scale import GPUS, scale
@@ -129,7 +130,7 @@ def print_as_found(console: Console, title: str, rows: Iterable[tuple[str, str, 
 
 
 PARTS = ["steps", "mixing", "saving", "stream", "memory", "trials", "scale", "results", "bucket"]
-PARTS += ["stopping", "coverage", "worth"]
+PARTS += ["features", "stopping", "coverage", "worth"]
 
 
 def main() -> None:
@@ -157,6 +158,9 @@ def main() -> None:
         console.print(rates(stream_rates()))
     if wanted("memory"):
         console.print(memory())
+    if wanted("features"):
+        title = "features of a pool by a frozen backbone"
+        console.print(against_goals(title, feature_rates()))
     if wanted("trials"):
         console.print(against_goals("trials that cost nothing: lower is better", trial_costs()))
     if wanted("scale"):

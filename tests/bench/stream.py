@@ -191,13 +191,13 @@ def memory_at(images: int, size: int = 256) -> float:
 
 
 def _stream_by(uri: str) -> None:
-    before = _used()
+    before = used_memory()
     peak, done = before, threading.Event()
 
     def watch() -> None:
         nonlocal peak
         while not done.wait(0.2):
-            peak = max(peak, _used())
+            peak = max(peak, used_memory())
 
     threading.Thread(target=watch, daemon=True).start()
     from semigrid.data.stream import RayBatches
@@ -214,7 +214,7 @@ def _stream_by(uri: str) -> None:
     print(peak - before)
 
 
-def _used() -> float:
+def used_memory() -> float:
     """Memory that is not to be had, in MiB: all processes, and Ray's object store."""
     facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     total, available = (int(facts[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
