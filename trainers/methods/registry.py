@@ -60,10 +60,7 @@ def find_method(name: str) -> Method[Any]:
     if own:
         return own[0]
     if not entries:
-        raise InputError(
-            f"{name!r} is not a method; there are {', '.join(method_names())}; methods of other "
-            "packages are there once those are installed (pip install), here and on every node"
-        )
+        raise InputError(f"{name!r} {_unknown()}")
     return _load(entries[0])
 
 
@@ -115,9 +112,17 @@ def who_uses(setting: str) -> str | None:
     return f"only {', '.join(first)} and {last} use it" if first else f"only {last} uses it"
 
 
+def _unknown() -> str:
+    return (
+        f"is not a method; there are {', '.join(method_names())}; methods of other packages are "
+        "there once those are installed (pip install), here and on every node"
+    )
+
+
 def _known(name: str) -> str:
-    find_method(name)
-    return name
+    if name not in method_names():
+        raise ValueError(_unknown())
+    return find_method(name).name
 
 
 MethodName = Annotated[str, AfterValidator(_known)]

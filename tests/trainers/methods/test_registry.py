@@ -19,7 +19,7 @@ def test_an_unknown_method_names_those_there_are_and_what_to_install() -> None:
     with pytest.raises(ValidationError) as refused:
         ModelConfig.model_validate({"method": "mean-teacher"})
     message = str(refused.value)
-    assert f"'mean-teacher' is not a method; there are {', '.join(method_names())}" in message
+    assert f"is not a method; there are {', '.join(method_names())}; methods of" in message
     assert "once those are installed (pip install), here and on every node" in message
 
 
