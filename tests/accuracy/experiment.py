@@ -34,7 +34,7 @@ def experiment(
                 "method": "finetune",
                 "recipe": recipe,
             },
-            "semi-lite0": {"from": "lite0", "method": "semi", "recipe": recipe},
+            "semi-lite0": {"from": "lite0", "method": "semi", "recipe": recipe | SETS[name].weak},
         },
         "grid": [
             {"model": "lite0", "labels": list(labels)},

@@ -32,12 +32,16 @@ class Photo:
 
 @dataclass(frozen=True)
 class RealSet:
-    """A set: how to read it from its packages, its licence, its views' side, what else suits it."""
+    """A set: how to read it from its packages, its licence, its views' side, what else suits it.
+
+    ``weak`` are settings of weak views, which only methods with a pool have.
+    """
 
     photos: Callable[[Path], Iterator[Photo]]
     license: str
     pixels: int
     recipe: dict[str, object]
+    weak: dict[str, object]
 
 
 def solar_cells(folder: Path) -> Iterator[Photo]:
@@ -74,11 +78,12 @@ def digits(folder: Path) -> Iterator[Photo]:
 
 
 # no mirror image of a digit is one, and crops must leave enough of a small picture to be read
-_GENTLE = {"hflip": 0, "crop_scale": [0.5, 1.0], "weak_crop_scale": [0.8, 1.0]}
+_GENTLE = {"hflip": 0, "crop_scale": [0.5, 1.0]}
+_WEAK: dict[str, object] = {"weak_crop_scale": [0.8, 1.0]}
 SETS = {
-    "solar-cells": RealSet(solar_cells, "CC-BY-NC-SA-4.0", 48, {}),
-    "emoji": RealSet(emoji, "CC-BY-4.0 (Twemoji) and Apache-2.0 (Noto)", 32, {}),
-    "digits": RealSet(digits, "CC-BY-4.0", 32, _GENTLE),
+    "solar-cells": RealSet(solar_cells, "CC-BY-NC-SA-4.0", 48, {}, {}),
+    "emoji": RealSet(emoji, "CC-BY-4.0 (Twemoji) and Apache-2.0 (Noto)", 32, {}, {}),
+    "digits": RealSet(digits, "CC-BY-4.0", 32, _GENTLE, _WEAK),
 }
 
 

@@ -92,6 +92,8 @@ class Trainings:
         pool = 0 if parent is None else dataset.manifest.pool
         method = "finetune" if parent is None else "semi"
         values = {"img_size": SETS[cell.set].pixels, "evaluations": 1, **SETS[cell.set].recipe}
+        if parent is not None:
+            values |= SETS[cell.set].weak
         return TrialSpec(
             dataset=dataset.manifest.fingerprint,
             labels=str(fraction),

@@ -27,8 +27,9 @@ from semigrid.trainers.trial.data import view_settings
 
 method, backbone, labeled, steps = {method!r}, {backbone!r}, {labeled}, {steps}
 digits = open_dataset("builtin://digits")
-small = {{"steps": steps, "warmup_steps": 1, "batch_size": labeled, "unlabeled_ratio": 1,
-          "evaluations": 1, "confidence_threshold": 0.0, "collapse_evaluations": 0}}
+small = {{"steps": steps, "warmup_steps": 1, "batch_size": labeled, "evaluations": 1}}
+if method == "semi":
+    small |= {{"unlabeled_ratio": 1, "confidence_threshold": 0.0, "collapse_evaluations": 0}}
 recipe = resolve(published(method, backbone, small), method, 40, 40)
 model = create_model(backbone, 10, recipe, {{}}, False, 0)
 before = {{name: p.detach().clone() for name, p in model.named_parameters()}}
