@@ -40,7 +40,7 @@ class EvalViews(Dataset[Any]):
         return len(self.table)
 
     def __getitem__(self, row: int) -> Any:
-        return torch.from_numpy(self.transform(decode(self.table.images[row], "")))
+        return torch.as_tensor(self.transform(decode(self.table.images[row], "")))
 
 
 def backbone_at(folder: str) -> FrozenBackbone:
