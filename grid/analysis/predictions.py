@@ -51,13 +51,15 @@ class SeedPredictions:
 
     ``chosen`` (N,) are the classes it chose, ``confidence`` (N,) their probabilities, and
     ``right`` (N,) tells which are the true ones, ``among_five`` (N,) whether the true one is among
-    the five most probable.
+    the five most probable. ``natural`` is both, (2, N), where classes have their natural shares:
+    the same, unless the model was trained with a logit adjustment.
     """
 
     chosen: np.ndarray
     confidence: np.ndarray
     right: np.ndarray
     among_five: np.ndarray
+    natural: np.ndarray
     scores: Scores
 
 
@@ -125,7 +127,8 @@ def read_predictions(storage: Storage, record: Record, manifest: Manifest) -> Pr
     if counted != [manifest.counts["test"][name] for name in manifest.classes]:
         raise ValueError("its classes have other numbers of images than those of the dataset")
     names = {"acc1": "Acc@1", "acc5": "Acc@5", "ce": "cross-entropy"}
-    for name, here in predictions.metrics(manifest.class_shares).items():
+    tau = record.spec.recipe.logit_adjustment
+    for name, here in predictions.metrics(manifest.class_shares, tau).items():
         in_ledger = record.test[name]
         if not math.isclose(here, in_ledger, abs_tol=1e-6):
             score, _, natural = name.partition("_")
@@ -134,14 +137,18 @@ def read_predictions(storage: Storage, record: Record, manifest: Manifest) -> Pr
     return predictions
 
 
-def reduced(predictions: Predictions, class_shares: np.ndarray) -> SeedPredictions:
-    """What the analysis needs of a trial's predictions; the shares are a dataset's natural ones."""
+def reduced(
+    predictions: Predictions, class_shares: np.ndarray, tau: float = 0.0
+) -> SeedPredictions:
+    """What the analysis needs of a trial's predictions; the arguments are those of ``scores``."""
+    natural = predictions.natural(class_shares, tau)
     return SeedPredictions(
         chosen=predictions.probabilities.argmax(axis=1).astype(np.int32),
         confidence=predictions.probabilities.max(axis=1).astype(np.float32),
         right=predictions.right,
         among_five=in_top_five(predictions.labels, predictions.probabilities),
-        scores=scores(predictions.labels, predictions.probabilities, class_shares),
+        natural=np.stack([natural.right, in_top_five(natural.labels, natural.probabilities)]),
+        scores=scores(predictions.labels, predictions.probabilities, class_shares, tau),
     )
 
 
@@ -160,4 +167,5 @@ def _read(storage: Storage, record: Record, manifest: Manifest) -> tuple[TestSet
     test_set = TestSet(
         predictions.ids, predictions.labels, manifest.classes, slices, manifest.class_shares
     )
-    return test_set, reduced(predictions, manifest.class_shares)
+    tau = record.spec.recipe.logit_adjustment
+    return test_set, reduced(predictions, manifest.class_shares, tau)

@@ -1,6 +1,6 @@
 """The result set: study state and predictions, from which tables, reports and answers are made."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 
@@ -102,10 +102,15 @@ class CellResult:
         if not self.has_predictions:
             return {}
         five = np.stack([seed.among_five for seed in self.predictions])
+        natural = np.stack([seed.natural for seed in self.predictions], axis=1)
+        hits: dict[Metric, Iterable[np.ndarray]] = {
+            "balanced": (self.right, five),
+            "natural": natural,
+        }
         return {
-            f"{name}{suffix}": accuracy_interval(self.weighted(hits, metric))
+            f"{name}{suffix}": accuracy_interval(self.weighted(each, metric))
             for metric, suffix in SUFFIXES.items()
-            for name, hits in (("acc1", self.right), ("acc5", five))
+            for name, each in zip(("acc1", "acc5"), hits[metric], strict=True)
         }
 
     @property

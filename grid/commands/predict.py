@@ -34,7 +34,7 @@ from semigrid.grid.commands.options import (
     option,
 )
 from semigrid.grid.run.surroundings import check_surroundings
-from semigrid.grid.study.winner import find_winner
+from semigrid.grid.study.winner import adjustment_note, find_winner
 
 if TYPE_CHECKING:
     from semigrid.grid.predict.folder import PredictionFolder, Summary
@@ -94,6 +94,8 @@ def predict(
     sources = find_images(images, split or [], left_out)
     for line in left_out.lines():
         say(line)
+    if (note := adjustment_note(record)) is not None:
+        say(f"{winner.name}: {note}")
     model = winner_model(plan, winner, record, plan.experiment.folder, gpus)
     destination = output or file_name(f"predictions-{winner.name.replace('/', '-')}")
     open_folder = partial(

@@ -14,8 +14,9 @@ from semigrid.trainers.models.weights import Weights
 from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.recipe import Recipe
 
-# Keys of a recipe that a model takes over from the one it starts from: both see the same images.
-_INHERITED = ("img_size", "hflip", "global_pool")
+# Keys of a recipe that a model takes over from the one it starts from: both see the same images,
+# and their logits mean the same.
+_INHERITED = ("img_size", "hflip", "global_pool", "logit_adjustment")
 
 
 @dataclass(frozen=True)

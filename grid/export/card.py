@@ -28,6 +28,7 @@ from semigrid.grid.experiment.schema import show_percent
 from semigrid.grid.export.check import Check, show_difference
 from semigrid.grid.status.show import show_seconds
 from semigrid.grid.study.ledger import Record
+from semigrid.grid.study.winner import adjustment_note
 from semigrid.grid.tables.slices import slice_results
 from semigrid.trainers.evaluation.predictions import Predictions
 from semigrid.trainers.evaluation.scores import cross_entropies
@@ -105,6 +106,7 @@ def model_card(
         parameters=parameters,
         check=check,
         worth=worth,
+        adjustment=adjustment_note(record),
         chance=None if learnt_cells([row]) else f"{chance_of(row):.1%}",
         scores=seed.scores,
         intervals=row.intervals,

@@ -21,7 +21,12 @@ from semigrid.grid.export.timm_folder import CONFIG, CROP_PCT, WEIGHTS, write_ti
 from semigrid.grid.export.whole_folder import check_destination, whole_or_not
 from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.state import StudyState
-from semigrid.grid.study.winner import find_winner, load_winner, run_command
+from semigrid.grid.study.winner import (
+    adjustment_note,
+    find_winner,
+    load_winner,
+    run_command,
+)
 from semigrid.trainers.evaluation.predictions import Predictions
 from semigrid.trainers.layout import predictions_file
 from semigrid.trainers.models.weights import is_non_commercial
@@ -109,6 +114,8 @@ def export_cell(
     notes = [] if check.why_random is None else [f"{check.why_random}: random ones were used"]
     if record.weights is not None and is_non_commercial(record.weights.license):
         notes.append(f"made from {record.weights.describe()}")
+    if (note := adjustment_note(record)) is not None:
+        notes.append(note)
     return Exported(str(target), name, record.spec.seed, record.id, files, check, notes)
 
 

@@ -19,6 +19,19 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+def adjustment_note(record: Record) -> str | None:
+    """What a model's probabilities mean that was trained with a logit adjustment."""
+    tau = record.spec.recipe.logit_adjustment
+    if not tau:
+        return None
+    power = "" if tau == 1 else f" to the power of {tau:g}"
+    return (
+        f"its probabilities are those where all classes are equally frequent (logit_adjustment: "
+        f"{tau:g}); for other images, multiply each one by its class's share{power} and divide by "
+        "their sum"
+    )
+
+
 def run_command(experiment: Experiment, cell: str) -> str:
     """The command that finishes a cell.
 

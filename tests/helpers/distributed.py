@@ -66,6 +66,7 @@ def streams(recipe: Recipe, method: str, rank: int, world_size: int) -> Streams:
         pool,
         EvalBatches(first_rows(digits, "val", VAL_IMAGES), views, 4, rank, world_size),
         views,
+        labeled.labels,
     )
 
 
@@ -102,6 +103,9 @@ def twenty_steps(folder: Path) -> dict[str, Any]:
             found[name] = trained(
                 runtime, method, recipe, options=TrainOptions(micro_batch=micro_batch)
             ).history
+    adjusted = tiny_recipe("semi", **TWENTY, logit_adjustment=1)
+    runtime = Runtime(Checkpoints(open_storage(folder / "adjusted")))
+    found["semi adjusted"] = trained(runtime, "semi", adjusted).history
     return found
 
 

@@ -91,6 +91,7 @@ def predicted(right: np.ndarray, labels: np.ndarray, classes: int) -> list[SeedP
             confidence=np.full(len(labels), 0.7),
             right=of_seed,
             among_five=of_seed,
+            natural=np.stack([of_seed, of_seed]),
             scores=NO_SCORES,
         )
         for of_seed in right

@@ -83,7 +83,7 @@ def tiny_streams(dataset: Dataset, recipe: Recipe, method: str, seed: int = 0) -
         table = first_rows(dataset, "pool", POOL_IMAGES)
         pool = training_batches(table, recipe.pool_batch_size, views, page.pool_views, seed)
     validation = EvalBatches(first_rows(dataset, "val", VAL_IMAGES), views, batch_size=16)
-    return Streams(labeled, pool, validation, views)
+    return Streams(labeled, pool, validation, views, rows.labels)
 
 
 def training_batches(
@@ -111,6 +111,7 @@ def run_tiny(
     on_step: Callable[[int], None] = lambda step: None,
     teacher_state: dict[str, torch.Tensor] | None = None,
     model: torch.nn.Module | None = None,
+    streams: Streams | None = None,
     options: TrainOptions = DEFAULT_OPTIONS,
 ) -> Outcome:
     """Trains the tiny model, or goes on from its checkpoint; ``on_step`` may end it by raising."""
@@ -120,7 +121,7 @@ def run_tiny(
             method,
             tiny_model(recipe) if model is None else model,
             teacher_state,
-            tiny_streams(dataset, recipe, method),
+            streams or tiny_streams(dataset, recipe, method),
             Watched(checkpoints, on_step),
             class_shares=TEN_CLASSES,
             seed=0,

@@ -73,6 +73,15 @@ def test_workers_have_the_losses_of_one_process_with_an_adapter(
     assert expected[-1]["loss"] != pytest.approx(expected[0]["loss"], abs=0.01)  # it learns
 
 
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_workers_adjust_logits_by_the_shares_of_all_labels(
+    results: dict[int, Any], world_size: int, tmp_path: Path
+) -> None:
+    runtime = Runtime(Checkpoints(open_storage(tmp_path)), device="cpu")
+    expected = trained(runtime, "semi", tiny_recipe("semi", **TWENTY, logit_adjustment=1)).history
+    assert_same_losses(results[world_size]["twenty_steps"]["semi adjusted"], expected)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("accumulation", [2, 4])
 def test_gradient_accumulation_has_the_losses_of_one_step(

@@ -6,7 +6,7 @@ not wait for it.
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from semigrid.trainers.evaluation.scores import scores
+from semigrid.trainers.evaluation.scores import natural_view, scores
 
 COLUMNS = ("image_id", "label", "probabilities")
 
@@ -28,18 +28,23 @@ class Predictions:
     probabilities: np.ndarray
     slices: Mapping[str, list[str | None]] = field(default_factory=dict)
 
-    def metrics(self, class_shares: np.ndarray) -> dict[str, float]:
+    def metrics(self, class_shares: np.ndarray, tau: float = 0.0) -> dict[str, float]:
         """Acc@1 and Acc@5 in per cent and cross-entropy in nats, as the ledger stores them.
 
         ``acc1``, ``acc5`` and ``ce`` are balanced, ``acc1_natural`` and so on natural. The
-        argument is that of ``scores``.
+        arguments are those of ``scores``.
         """
-        result = scores(self.labels, self.probabilities, class_shares)
+        result = scores(self.labels, self.probabilities, class_shares, tau)
         return {
             name: round(100 * value, 10) if name.startswith("acc") else value
             for name, value in vars(result).items()
             if name != "ece"
         }
+
+    def natural(self, class_shares: np.ndarray, tau: float) -> "Predictions":
+        """The same images with their ``natural_view``."""
+        view = natural_view(self.probabilities, class_shares, tau)
+        return replace(self, probabilities=view)
 
     def confident(self, threshold: float) -> dict[str, float]:
         """How good the predictions would be as pseudo labels, as shares from 0 to 1.

@@ -36,17 +36,21 @@ class Scores:
     ece: float
 
 
-def scores(labels: np.ndarray, probabilities: np.ndarray, class_shares: np.ndarray) -> Scores:
+def scores(
+    labels: np.ndarray, probabilities: np.ndarray, class_shares: np.ndarray, tau: float = 0.0
+) -> Scores:
     """Scores of probabilities (N, K) for true classes (N,). Raises ``ValueError`` if N is 0.
 
     Args:
         class_shares: the classes' shares (K,) among all labelled images, for the natural scores.
+        tau: the model's logit adjustment, for the natural scores: see ``natural_view``.
     """
     if not len(labels):
         raise ValueError("there are no test images to score")
     right = probabilities.argmax(axis=1) == labels
     among_five = in_top_five(labels, probabilities)
     losses = cross_entropies(labels, probabilities)
+    seen = natural_view(probabilities, class_shares, tau)
     classes = probabilities.shape[1]
     balanced = image_weights(labels, np.ones(classes))
     natural = image_weights(labels, class_shares)
@@ -54,11 +58,24 @@ def scores(labels: np.ndarray, probabilities: np.ndarray, class_shares: np.ndarr
         acc1=_share(right, balanced),
         acc5=_share(among_five, balanced),
         ce=float(losses @ balanced),
-        acc1_natural=_share(right, natural),
-        acc5_natural=_share(among_five, natural),
-        ce_natural=float(losses @ natural),
+        acc1_natural=_share(seen.argmax(axis=1) == labels, natural),
+        acc5_natural=_share(in_top_five(labels, seen), natural),
+        ce_natural=float(cross_entropies(labels, seen) @ natural),
         ece=calibration_error(right, probabilities.max(axis=1), balanced),
     )
+
+
+def natural_view(probabilities: np.ndarray, class_shares: np.ndarray, tau: float) -> np.ndarray:
+    """Probabilities (N, K) where classes have these shares: p_c·π_c^τ, raised to a sum of 1.
+
+    A model that was trained with a logit adjustment says p as if classes were equally frequent; its
+    logits z become z + τ·log π (Menon et al. 2021, 2007.07314). Without one, τ = 0, it has learnt
+    the shares of its labels: its probabilities are the natural ones as they are.
+    """
+    if not tau:
+        return probabilities
+    weighted = probabilities * (class_shares / class_shares.sum()) ** tau
+    return np.asarray(weighted / weighted.sum(axis=1, keepdims=True))
 
 
 def image_weights(labels: np.ndarray, class_weights: np.ndarray) -> np.ndarray:

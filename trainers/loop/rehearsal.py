@@ -43,6 +43,7 @@ def rehearsed(recipe: Recipe, workers: int) -> Recipe:
     share = max(1, recipe.batch_size // workers)
     few = {"batch_size": min(share, IMAGES), "unlabeled_ratio": 1, "confidence_threshold": 0.0}
     numbers = {"base_lr": 1e-4, "weight_decay": 0.05, "label_smoothing": 0.1, "ema_decay": 0.5}
+    numbers["logit_adjustment"] = 0.0
     update = {**few, **numbers, "steps": 2, "warmup_steps": 0}
     known = type(recipe).model_fields
     return recipe.model_copy(update={n: value for n, value in update.items() if n in known})

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from semigrid.trainers.execution.runtime import Runtime
-from semigrid.trainers.methods.losses import soft_cross_entropy
+from semigrid.trainers.methods.losses import LogitAdjustment, soft_cross_entropy
 from semigrid.trainers.methods.step import StepTargets, TargetRows
 from semigrid.trainers.models.drop_path import DropPaths
 
@@ -35,6 +35,7 @@ class MicroBatchStepper:
 
     Args:
         model: as the forward must call it: under DDP, compiled, or as it is.
+        adjustment: makes the logits that are learnt of the model's.
         drop_paths: those of the model, drawn for the step already.
         autocast: makes the context of the forward.
         scaler: scales the loss (float16).
@@ -45,6 +46,7 @@ class MicroBatchStepper:
     def __init__(
         self,
         model: nn.Module,
+        adjustment: LogitAdjustment,
         drop_paths: DropPaths,
         runtime: Runtime,
         autocast: Callable[[], AbstractContextManager[None]],
@@ -52,6 +54,7 @@ class MicroBatchStepper:
         micro_batch: int | None,
     ):
         self.model, self.drop_paths, self.runtime = model, drop_paths, runtime
+        self.adjustment = adjustment
         self.autocast, self.scaler = autocast, scaler
         self.ddp = model if isinstance(model, nn.parallel.DistributedDataParallel) else None
         self.rows_together = not normalizes_over_batch(model)
@@ -83,7 +86,8 @@ class MicroBatchStepper:
         """The scaled loss, and the cross-entropies (R,)."""
         self.drop_paths.use(chunk.numbers, self.runtime.device)
         with self.autocast():
-            losses = soft_cross_entropy(self.model(chunk.images), chunk.targets)
+            logits = self.adjustment(self.model(chunk.images))
+            losses = soft_cross_entropy(logits, chunk.targets)
         scaled: torch.Tensor = self.scaler.scale((losses * chunk.weights).sum())
         return scaled, losses.detach()
 

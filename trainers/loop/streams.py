@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from semigrid.data.batches import EvalBatches
@@ -17,12 +18,16 @@ BatchSource = Callable[[int, int], Iterator[Batch]]
 
 @dataclass(frozen=True)
 class Streams:
-    """Labelled batches, unlabelled ones where there is a pool, and the val images."""
+    """Labelled batches, unlabelled ones where there is a pool, and the val images.
+
+    ``labels`` (N,) are those of all labelled images; only a logit adjustment asks for them.
+    """
 
     labeled: BatchSource
     pool: BatchSource | None
     validation: EvalBatches
     views: ViewSettings
+    labels: np.ndarray | None = None
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, Batch, Batch | None]]:
         """(step, labelled batch, pool batch) for the steps from start to stop.

@@ -28,7 +28,7 @@ from semigrid.trainers.loop.stepper import MicroBatchStepper, normalizes_over_ba
 from semigrid.trainers.loop.streams import Streams
 from semigrid.trainers.loop.teacher import Teacher
 from semigrid.trainers.methods import Stepped, find_method
-from semigrid.trainers.methods.losses import StepAverages, entropy
+from semigrid.trainers.methods.losses import LogitAdjustment, StepAverages, entropy
 from semigrid.trainers.methods.method import NetworkName
 from semigrid.trainers.methods.step import RankShard, StepContext
 from semigrid.trainers.models.adapter import adapt, learning, merged
@@ -99,6 +99,10 @@ class Training:
         self.context = StepContext(
             recipe, num_classes, shard, self.teach, self.batch_norm, self.state
         )
+        tau = recipe.logit_adjustment
+        assert streams.labels is not None or not tau, "a logit adjustment needs the labels"
+        of_labels = np.arange(num_classes) if streams.labels is None else streams.labels
+        self.adjustment = LogitAdjustment(of_labels, num_classes, tau, runtime.device)
         self.outcome = Outcome()
         self._new_best: bytes | None = None  # weights for the next checkpoint
         self.averages = StepAverages()
@@ -113,6 +117,7 @@ class Training:
             self.teacher.network.compile(dynamic=True)
         self.stepper = MicroBatchStepper(
             runtime.wrap(self.student),
+            self.adjustment,
             self.drop_paths,
             runtime,
             self._autocast,
@@ -142,9 +147,12 @@ class Training:
             self.outcome.broken += sorted(set(pool.broken) - set(self.outcome.broken))
 
     def teach(self, weak: torch.Tensor) -> torch.Tensor:
-        """The teacher's logits (N, K) of weak views; no more pass at once than in the student."""
+        """The teacher's logits (N, K) of weak views; no more pass at once than in the student.
+
+        They are adjusted as the student's are: of what is trained, not of equally frequent classes.
+        """
         network = self.student if self.teacher_name == "student" else None
-        return self.teacher.logits(weak, self.stepper.micro_batch, network)
+        return self.adjustment(self.teacher.logits(weak, self.stepper.micro_batch, network))
 
     def _generator(self, step: int, purpose: str) -> torch.Generator:
         return torch.Generator().manual_seed(step_seed(self.seed, step, purpose))
@@ -172,13 +180,15 @@ class Training:
             "student": self._predict("student", self.student),
             "ema": self._predict("ema", self.teacher.network),
         }
-        metrics = {name: each.metrics(self.class_shares) for name, each in predictions.items()}
+        shares, tau = self.class_shares, self.recipe.logit_adjustment
+        metrics = {name: each.metrics(shares, tau) for name, each in predictions.items()}
         for name, values in metrics.items():
             record |= {f"{name}_{metric}": value for metric, value in values.items()}
         acc1 = f"acc1{SUFFIXES[self.metric]}"
         record["teacher_gap"] = metrics["ema"][acc1] - metrics["student"][acc1]
         if self.teacher_name is not None:
-            record |= self.method.measures(predictions[self.teacher_name], self.recipe)
+            trained = predictions[self.teacher_name].natural(shares, tau)
+            record |= self.method.measures(trained, self.recipe)
         self.outcome.history.append(record)
         collapsed = self.method.health(self.outcome.history, self.recipe, self.natural_entropy)
         if collapsed:

@@ -15,6 +15,27 @@ def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Ten
     return F.cross_entropy(logits.float(), targets, reduction="none")
 
 
+class LogitAdjustment:
+    """z + τ·log π: the logits that a training learns (Menon et al. 2021, 2007.07314, eq. 10).
+
+    π are the classes' shares among the labels that are trained on. What the network itself says, z,
+    is then as if all classes were equally frequent. With τ = 0 nothing is added.
+
+    Args:
+        labels: those that are trained on, (N,); a class without any counts as if it had one.
+        tau: τ, ``Recipe.logit_adjustment``.
+    """
+
+    def __init__(self, labels: np.ndarray, num_classes: int, tau: float, device: torch.device):
+        counts = np.bincount(labels, minlength=num_classes).clip(min=1)
+        log_shares = torch.from_numpy(np.log(counts / counts.sum()))
+        self._added = (tau * log_shares).float().to(device) if tau else None
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """Adjusted logits (B, K), in float32 if anything was added."""
+        return logits if self._added is None else logits.float() + self._added
+
+
 def entropy(counts: torch.Tensor) -> float:
     """Entropy in nats of the distribution proportional to the counts (K,); 0 without any."""
     shares = counts.double() / counts.sum().clamp(min=1)

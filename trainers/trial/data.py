@@ -110,7 +110,7 @@ def open_streams(job: TrialJob, views: ViewSettings, runtime: Runtime) -> Stream
         else:
             pool = _pool(job, dataset, spec.pool_images, how)
     validation = evaluation_batches(dataset, "val", views, runtime, Fraction(spec.validation))
-    return Streams(labeled, pool, validation, views)
+    return Streams(labeled, pool, validation, views, np.asarray(table.labels))
 
 
 # a rank's share of each batch, and the views of its images

@@ -106,7 +106,8 @@ def evaluate_trial(
     predictions = replace(predictions, slices=_slices(dataset, predictions.ids))
     content = predictions.encode()
     job.place.storage.write(predictions_file(spec.id), content)
-    return predictions.metrics(dataset.manifest.class_shares), FileFacts.of(content)
+    metrics = predictions.metrics(dataset.manifest.class_shares, spec.recipe.logit_adjustment)
+    return metrics, FileFacts.of(content)
 
 
 def _slices(dataset: Dataset, ids: list[str]) -> dict[str, list[str | None]]:

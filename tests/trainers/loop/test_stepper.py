@@ -4,6 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.helpers.tiny import SimulatedRank, on_ranks, tiny_model, tiny_recipe
@@ -19,6 +20,7 @@ from semigrid.trainers.loop.stepper import (
     normalizes_over_batch,
 )
 from semigrid.trainers.methods import published, resolve
+from semigrid.trainers.methods.losses import LogitAdjustment
 from semigrid.trainers.methods.semi import SEMI
 from semigrid.trainers.methods.step import (
     RankShard,
@@ -67,6 +69,7 @@ def stepper_of(
     model.train()
     return MicroBatchStepper(
         wrapped or model,
+        LogitAdjustment(np.arange(10), 10, 0, torch.device("cpu")),
         drop_paths,
         runtime,
         contextlib.nullcontext,
