@@ -9,7 +9,7 @@ from semigrid.data.schema import Dataset
 from semigrid.data.splits import pool_subset
 from semigrid.data.storage import open_storage
 from semigrid.grid.experiment.schema import ExperimentFile, ModelConfig
-from semigrid.trainers.methods import find_method, published
+from semigrid.trainers.methods import find_method, published, users_of
 from semigrid.trainers.models.weights import Weights
 from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.recipe import Recipe
@@ -77,7 +77,8 @@ class Experiment:
         Raises pydantic's ``ValidationError`` for a recipe that cannot be.
 
         Args:
-            beside: another model, whose adapter the recipe has instead of its own.
+            beside: a model that starts from this one, whose adapter, or none, and whose logit
+                adjustment the recipe has instead of its own.
         """
         config = self.file.models[model]
         backbone = self.backbone_of(model).backbone
@@ -85,10 +86,15 @@ class Experiment:
         inherited: dict[str, Any] = {}
         if config.from_ is not None:
             parent = self.file.models[config.from_].recipe
-            inherited = {key: parent[key] for key in _INHERITED if key in parent}
+            page = find_method(config.method)
+            inherited = {
+                key: parent[key] for key in _INHERITED if key in parent and not users_of(key, page)
+            }
         own = {**inherited, **config.recipe}
         if beside is not None:
-            own["adapter"] = self.file.models[beside].recipe.get("adapter")
+            its = self.file.models[beside].recipe
+            own["adapter"] = its.get("adapter")
+            own |= {key: its[key] for key in ("logit_adjustment",) if key in its}
         return published(config.method, backbone, own)
 
     def control_recipe(self, model: str) -> Recipe:

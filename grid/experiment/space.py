@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from semigrid.grid.experiment.messages import nearest
 from semigrid.grid.experiment.schema import Around, ExperimentFile, Range
-from semigrid.trainers.methods import Space, find_method, method_names, who_uses, why_unused
+from semigrid.trainers.methods import Space, find_method, method_names, users_of, why_unused
 from semigrid.trainers.recipe import Recipe, floats_of
 
 # Searched settings that can leave a training without a step, together.
@@ -64,7 +64,7 @@ def space_problems(file: ExperimentFile, recipes: Mapping[str, Recipe]) -> Itera
         method = find_method(file.models[name].method if name in file.models else name)
         for parameter, wanted in ranges.items():
             key = f"search.space.{name}.{parameter}"
-            if parameter not in method.recipe.model_fields and (others := who_uses(parameter)):
+            if others := users_of(parameter, method):
                 yield f"{key}: a search of it would change nothing: {others}"
             elif parameter not in floats_of(method.recipe):
                 yield f"{key}: cannot be searched; {nearest(parameter, floats_of(method.recipe))}"

@@ -187,7 +187,7 @@ class Training:
         acc1 = f"acc1{SUFFIXES[self.metric]}"
         record["teacher_gap"] = metrics["ema"][acc1] - metrics["student"][acc1]
         if self.teacher_name is not None:
-            trained = predictions[self.teacher_name].natural(shares, tau)
+            trained = predictions[self.teacher_name].natural(self.adjustment.shares, tau)
             record |= self.method.measures(trained, self.recipe)
         self.outcome.history.append(record)
         collapsed = self.method.health(self.outcome.history, self.recipe, self.natural_entropy)

@@ -33,10 +33,13 @@ __all__ = [
     "packages_of",
     "published",
     "resolve",
+    "users_of",
     "who_uses",
     "why_unused",
 ]
 
+# what of every recipe only the training loop reads, and would be ignored without a word elsewhere
+_OF_STEPS = ("logit_adjustment",)
 _OPTIMIZER_OF = {"beta1": "adamw", "beta2": "adamw", "momentum": "sgd"}
 
 
@@ -50,8 +53,8 @@ def published(method: str, backbone: str, overrides: Mapping[str, Any]) -> Recip
             presets, whose values lie between the published ones and the user's.
 
     Raises:
-        InputError: for a preset that the method does not have for this backbone, and for fields of
-            other methods.
+        InputError: for a preset that the method does not have for this backbone, and for fields
+            that only other methods use.
         pydantic.ValidationError: for a value that cannot be.
     """
     page, own, family = find_method(method), dict(overrides), backbone_family(backbone)
@@ -66,12 +69,21 @@ def published(method: str, backbone: str, overrides: Mapping[str, Any]) -> Recip
     problems = [
         f"{name}: {others}, and the method is {method}; take this key out"
         for name in own
-        if name not in page.recipe.model_fields and (others := who_uses(name))
+        if (others := users_of(name, page))
     ]
     if problems:
         raise InputError(*problems)
     recipe: Recipe = page.recipe(**{**values, **own})
     return type(recipe).model_construct(_fields_set=set(own), **dict(recipe))
+
+
+def users_of(setting: str, method: Method[Any]) -> str | None:
+    """``only semi uses it``, of a setting that this method does not use and others do."""
+    if setting not in method.recipe.model_fields:
+        return who_uses(setting)
+    if setting in _OF_STEPS and not isinstance(method, Stepped):
+        return "only methods that train by steps use it"
+    return None
 
 
 def _preset(method: Method[Any], family: str, name: Any) -> Mapping[str, Any]:

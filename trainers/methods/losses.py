@@ -21,6 +21,8 @@ class LogitAdjustment:
     π are the classes' shares among the labels that are trained on. What the network itself says, z,
     is then as if all classes were equally frequent. With τ = 0 nothing is added.
 
+    ``shares`` (K,) are the π.
+
     Args:
         labels: those that are trained on, (N,); a class without any counts as if it had one.
         tau: τ, ``Recipe.logit_adjustment``.
@@ -28,7 +30,8 @@ class LogitAdjustment:
 
     def __init__(self, labels: np.ndarray, num_classes: int, tau: float, device: torch.device):
         counts = np.bincount(labels, minlength=num_classes).clip(min=1)
-        log_shares = torch.from_numpy(np.log(counts / counts.sum()))
+        self.shares = counts / counts.sum()
+        log_shares = torch.from_numpy(np.log(self.shares))
         self._added = (tau * log_shares).float().to(device) if tau else None
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:

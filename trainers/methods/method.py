@@ -117,7 +117,8 @@ class Stepped(Method[R]):
         state: makes what it keeps from step to step, of a recipe, the number of classes and the
             device; it is in ``StepContext.state`` and in every checkpoint.
         rows_per_step: most rows that it makes in a step, over all ranks, with or without a pool.
-        measures: what else an evaluation records, of the predictions on val by ``teacher``.
+        measures: what else an evaluation records, of what ``teacher`` answers for val, with
+            the logit adjustment, as in a step.
         health: why a training leads to nothing and is ended, after each evaluation; None if it
             goes on. The last argument is the entropy in nats of the classes of val.
     """

@@ -110,6 +110,15 @@ def test_a_compute_control_has_the_adapter_of_the_cell_beside_it(has_one: bool) 
     assert control.recipe.layer_decay == (1.0 if has_one else 0.65)
 
 
+def test_a_compute_control_has_the_logit_adjustment_of_the_cell_beside_it() -> None:
+    for start, beside, expected in ((1, None, 1), (0, 1, 1), (1, 0, 0)):
+        own = {} if beside is None else {"logit_adjustment": beside}
+        plan = with_controls(["compute"], models=models({"logit_adjustment": start}, own))
+        cells = ("digits/vit/50%", "digits/semi-vit/50%/100%", "digits/semi-vit/50%/100%/compute")
+        found = [spec_of(plan, name).recipe.logit_adjustment for name in cells]
+        assert found == [start, expected, expected]
+
+
 def test_a_control_is_searched_as_the_method_that_it_has() -> None:
     plan = with_controls(search={"space": {"finetune": {"layer_decay": [0.5, 0.9]}}})
     spaces = {s.cell.control: space_of(plan, s) for s in plan.searches if s.cell.unlabeled}

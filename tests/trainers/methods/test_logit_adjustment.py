@@ -75,8 +75,8 @@ def test_off_is_untouched() -> None:
     assert adjusted(0)(logits) is logits
 
 
-def prepared(digits: Dataset, folder: Path, tau: float) -> Training:
-    recipe = tiny_recipe("semi", logit_adjustment=tau)
+def prepared(digits: Dataset, folder: Path, tau: float, **settings: float) -> Training:
+    recipe = tiny_recipe("semi", logit_adjustment=tau, **settings)
     labels = np.repeat(np.arange(10), np.arange(1, 11))  # 1 to 10 of a class
     streams = replace(tiny_streams(digits, recipe, "semi"), labels=labels)
     runtime = Runtime(Checkpoints(open_storage(folder)), device="cpu")
@@ -108,6 +108,18 @@ def test_a_step_learns_from_adjusted_logits(digits: Dataset, tmp_path: Path) -> 
         logits = training.student(rows.images) + log_shares
         expected = (rows.weights * soft_cross_entropy(logits, rows.targets)).sum()
         torch.testing.assert_close(loss, expected.detach())
+
+
+def test_pseudo_labels_are_measured_as_they_are_trained(digits: Dataset, tmp_path: Path) -> None:
+    training = prepared(digits, tmp_path, 8, base_lr=1e-9, confidence_threshold=0.5, head_std=2e-5)
+    [(number, labeled, pool)] = training.streams.batches(0, 1)
+    training.step(number, labeled, pool)
+    training.evaluate()
+    # a head that says nothing yet answers by the train labels: 10^8 / Σ n^8 = 0.6 for the last
+    [record] = training.outcome.history
+    last = np.asarray(training.streams.validation.table.labels) == 9
+    assert record["pseudo_coverage"] == 1
+    assert record["pseudo_accuracy"] == pytest.approx(last.mean())
 
 
 def test_equal_shares_change_nothing(digits: Dataset, tmp_path: Path) -> None:
