@@ -20,9 +20,10 @@ class Teacher:
     between its weights and the student's.
 
     Args:
-        decay: d of teacher ← d·teacher + (1 − d)·student, over the parameters that learn; buffers
-            are copied, and the two networks share parameters that are frozen.
+        decay: d of teacher ← d·teacher + (1 − d)·student, over parameters; buffers are copied.
         state: the weights that it starts from; None for the student's.
+        shares_frozen: whether the two networks share the parameters that do not learn. They need
+            memory once, and start from one state.
     """
 
     def __init__(
@@ -31,9 +32,11 @@ class Teacher:
         decay: float,
         state: dict[str, torch.Tensor] | None,
         autocast: Callable[[], AbstractContextManager[None]],
+        shares_frozen: bool = False,
     ):
         self._average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        shared = {id(each): each for each in student.parameters() if not each.requires_grad}
+        frozen = (each for each in student.parameters() if not each.requires_grad)
+        shared = {id(each): each for each in frozen if shares_frozen}
         self.network: nn.Module = copy.deepcopy(student, shared).eval().requires_grad_(False)
         if state is not None:
             self.network.load_state_dict(state)
@@ -42,7 +45,7 @@ class Teacher:
     @torch.no_grad()
     def update(self, student: nn.Module) -> None:
         pairs = zip(self.network.parameters(), student.parameters(), strict=True)
-        own, new = zip(*((t, s) for t, s in pairs if s.requires_grad), strict=True)
+        own, new = zip(*((t, s) for t, s in pairs if t is not s), strict=True)
         self._average(own, new, 0)
         for buffer, of_student in zip(self.network.buffers(), student.buffers(), strict=True):
             buffer.copy_(of_student)

@@ -87,7 +87,13 @@ class Training:
         self.batch_norm = normalizes_over_batch(self.student)
         if self.channels_last:
             self.student = self.student.to(memory_format=torch.channels_last)
-        self.teacher = Teacher(self.student, recipe.ema_decay, teacher_state, self._autocast)
+        self.teacher = Teacher(
+            self.student,
+            recipe.ema_decay,
+            teacher_state,
+            self._autocast,
+            shares_frozen=recipe.adapter is not None,  # what a method freezes is saved twice
+        )
         self.teacher_name: NetworkName | None = None
         if self.method.teacher is not None:
             self.teacher_name = self.method.teacher(recipe)
