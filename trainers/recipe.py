@@ -79,7 +79,10 @@ class Recipe(BaseModel):
     )
     # loss
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    logit_adjustment: float = Field(0.0, ge=0, le=10, description="τ of log π in the loss; 0: off")
+    # left out of identities where it is off
+    logit_adjustment: float = Field(
+        0.0, ge=0, le=10, exclude_if=lambda tau: tau == 0, description="τ of log π in the loss"
+    )
     # views
     crop_scale: tuple[float, float] = (0.08, 1.0)
     hflip: Probability = 0.5
