@@ -52,6 +52,8 @@ class Headline:
     ``saving`` is that of the cell that the text is about: with the fewest labels that are enough,
     or the nearest to it. ``against`` is its difference from ``full``, labels alone with the most
     labels. Without finished cells that have learnt there is no answer yet, and all three are None.
+    ``may_save`` is whether labels may be said to be saved: neither beside "cannot be excluded", nor
+    where it is undecided whether the pool helps beyond compute.
     """
 
     dataset: str
@@ -61,15 +63,11 @@ class Headline:
     saving: Saving | None = None
     full: CellResult | None = None
     against: Comparison | None = None
+    may_save: bool = False
 
     @property
     def is_answer(self) -> bool:
         return self.verdict != "no answer"
-
-    @property
-    def may_save(self) -> bool:
-        """Whether labels may be said to be saved: nowhere beside "cannot be excluded"."""
-        return self.verdict in ("enough", "not tested")
 
 
 @dataclass(frozen=True)
@@ -113,13 +111,14 @@ def headline(family: Family, savings: list[Saving], claim: Claim, margin: float)
     verdict, shown, start = _verdict(family, tried, bool(fewer), full, margin)
     parts = [f"{start}.", _facts(family, shown, full, len(fewer)), _caveat(family, full, shown)]
     parts.append(_worth(family, claim, shown))
+    may_save = verdict in ("enough", "not tested") and claim.verdict in ("held", "not tested")
     if shown.saving.needed is not None:
         # "saved" stands in no text that says otherwise
-        labels, may_save = shown.saving.row.labeled_images, verdict in ("enough", "not tested")
+        labels = shown.saving.row.labeled_images
         base = baseline_name(family)
         parts.append(shown.saving.needed.text(base, model, labels, may_save))
     text = f"{dataset}: {' '.join(part for part in parts if part)}"
-    return Headline(dataset, model, text, verdict, shown.saving, full, shown.against)
+    return Headline(dataset, model, text, verdict, shown.saving, full, shown.against, may_save)
 
 
 def baseline_name(family: Family) -> str:

@@ -18,11 +18,12 @@ from tests.helpers.scheduling import study_of
 
 from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.errors import InputError
+from semigrid.data.ranges import make_views
 from semigrid.data.schema import Split
 from semigrid.grid.export.cell import export_cell
 from semigrid.grid.export.timm_folder import open_timm_folder
 from semigrid.grid.predict.images import dataset_images
-from semigrid.grid.predict.inference import make_views, winner_model
+from semigrid.grid.predict.inference import winner_model
 from semigrid.grid.run.preflight import check_models
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.winner import find_winner

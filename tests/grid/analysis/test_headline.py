@@ -71,6 +71,18 @@ def test_a_control_that_is_better_takes_back_what_the_parent_gave_away(tmp_path:
     )
 
 
+def test_labels_are_saved_only_where_the_pool_certainly_helps(tmp_path: Path) -> None:
+    # with the pool a quarter of the labels is as good as all: 150 of 200 against 140
+    alone = {"vit": (100, 130), "longer": (110, 140)}
+    found = answer(quarters(tmp_path / "a", **alone, semi=(150, 180)).results())
+    assert (only(found).verdict, only(found).may_save) == ("enough", True)
+    assert " saved, at least " in only(found).text
+    # the same quarter, but with all labels the pool hurts: on the whole it is undecided
+    found = answer(quarters(tmp_path / "b", **alone, semi=(150, 100)).results())
+    assert (only(found).verdict, only(found).may_save) == ("enough", False)
+    assert "saved" not in only(found).text
+
+
 def test_labels_alone_are_the_better_of_two_on_val_whatever_test_says(tmp_path: Path) -> None:
     # trained for longer vit overfits: val says so, and test flatters it at 25 %
     grid = quarters(
