@@ -204,10 +204,11 @@ class Plan:
         """
         with_pool = [cell for cell in cells if cell.unlabeled is not None]
         sharing: dict[Cell, Cell] = {}
-        first: dict[tuple[Cell, Recipe], Cell] = {}
+        first: dict[tuple[Cell, str], Cell] = {}
         for cell in sorted(with_pool, key=lambda cell: cell.unlabeled or 0):
             beside = self._resolved(cell, self.method(cell), self._recipes[cell.model])
-            alike = replace(cell, unlabeled=None), beside
+            # as text: a recipe may hold lists, which have no hash
+            alike = replace(cell, unlabeled=None), beside.model_dump_json()
             sharing[cell] = first.setdefault(alike, cell)
         return sharing
 

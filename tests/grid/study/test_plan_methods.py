@@ -19,6 +19,7 @@ from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.methods import registry
 from semigrid.trainers.methods.fixmatch import FIXMATCH, FixmatchRecipe
+from semigrid.trainers.methods.method import Method
 from semigrid.trainers.trial.identity import TrialSpec
 from semigrid.trainers.trial.job import Place, TrialJob
 from semigrid.trainers.trial.run import run_trial
@@ -26,11 +27,20 @@ from semigrid.trainers.trial.run import run_trial
 OPTIONAL = replace(FIXMATCH, name="maybe", pool="optional", version=7)
 
 
+class ListRecipe(FixmatchRecipe):
+    frozen_layers: list[str] = ["patch_embed"]
+
+
 @pytest.fixture(autouse=True)
 def optional(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(registry, "BUILT_IN", (*registry.BUILT_IN, OPTIONAL))
     registry.forget()
     yield
+    registry.forget()
+
+
+def add_method(monkeypatch: pytest.MonkeyPatch, method: Method[Any]) -> None:
+    monkeypatch.setattr(registry, "BUILT_IN", (*registry.BUILT_IN, method))
     registry.forget()
 
 
@@ -80,6 +90,15 @@ def test_an_optional_pool_is_there_where_the_cell_asks_for_it() -> None:
     assert spec_of(with_pool, "digits/net/100%/200%").pool_images == 600
     with pytest.raises(InputError, match="controls: no model of grid uses unlabelled images"):
         with_net("maybe", {}, controls=["compute"])
+
+
+def test_cells_share_a_control_though_a_setting_is_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    add_method(monkeypatch, replace(FIXMATCH, name="listed", recipe=ListRecipe))
+    plan = with_net("listed", {"unlabeled": ["100%", "200%"]}, controls=["compute"])
+    control = "digits/net/100%/100%/compute"
+    assert [cell.name for cell in plan.cells if cell.control] == [control]
+    larger = next(cell for cell in plan.cells if cell.unlabeled == 2)
+    assert plan.baseline_of(larger) == next(cell for cell in plan.cells if cell.name == control)
 
 
 def test_a_control_of_a_backbone_must_share_its_batch_too() -> None:
