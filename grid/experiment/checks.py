@@ -117,6 +117,11 @@ def _start_problems(file: ExperimentFile, key: str, model: ModelConfig) -> Itera
             f"{key}.from: {model.from_!r} is of method {parent.method}; {method} starts from "
             f"a model of method {' or '.join(parents)}"
         )
+    elif find_method(parent.method).pool == "required":  # parents are trained without a pool
+        yield (
+            f"{key}.from: {model.from_!r} is of method {parent.method}, which cannot do without "
+            "unlabelled images; start from a model that learns from labels alone"
+        )
     elif parent.from_ is not None:
         yield (
             f"{key}.from: {model.from_!r} starts from {parent.from_!r} itself; start from a model "

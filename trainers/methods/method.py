@@ -48,7 +48,7 @@ class Method(Generic[R]):
         pool: whether it learns from unlabelled images. Epochs are passes over them then. Where the
             pool is optional, a cell with ``unlabeled:`` has one.
         parent: whether it starts from a trained model rather than from a backbone.
-        parents: the methods whose trained models it may start from.
+        parents: the methods whose trained models it may start from; these learn without a pool.
         control: the method that trains on the same labels without the pool, for as many forwards:
             what remains of its advantage is the pool's. Of a model with a parent, the control is
             the parent's method and recipe.

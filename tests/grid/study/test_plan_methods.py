@@ -101,6 +101,26 @@ def test_cells_share_a_control_though_a_setting_is_a_list(monkeypatch: pytest.Mo
     assert plan.baseline_of(larger) == next(cell for cell in plan.cells if cell.name == control)
 
 
+def test_a_parent_is_trained_without_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    add_method(monkeypatch, replace(FIXMATCH, name="after", parents=("fixmatch", "maybe")))
+    content = copy.deepcopy(SMALL)
+    content["models"]["vit"] |= {"method": "fixmatch"}
+    content["models"] = {
+        "vit": content["models"]["vit"],
+        "second": {"from": "vit", "method": "after", "recipe": SMALL_VIT},
+    }
+    content["grid"] = [{"model": "second", "labels": ["100%"]}]
+    with pytest.raises(InputError) as refused:
+        plan_of(yaml.safe_dump(content))
+    assert refused.value.problems == (
+        "file.yaml: models.second.from: 'vit' is of method fixmatch, which cannot do without "
+        "unlabelled images; start from a model that learns from labels alone",
+    )
+    content["models"]["vit"]["method"] = "maybe"  # whose pool is optional
+    names = [search.name for search in plan_of(yaml.safe_dump(content)).searches]
+    assert names == ["digits/vit/100%", "digits/second/100%/100%"]
+
+
 def test_a_control_of_a_backbone_must_share_its_batch_too() -> None:
     with pytest.raises(InputError, match="net's compute control, as of finetune, is"):
         with_net("fixmatch", {}, controls=["compute"], train={"workers": 4096})
