@@ -17,6 +17,8 @@ from semigrid.trainers.recipe import Recipe
 # Keys of a recipe that a model takes over from the one it starts from: both see the same images,
 # and their logits mean the same.
 _INHERITED = ("img_size", "hflip", "global_pool", "logit_adjustment")
+# Keys that a compute control has as published: it is as long as the cell beside it costs.
+_LENGTH = ("batch_size", "steps", "epochs", "warmup_steps", "warmup_epochs")
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,12 @@ class Experiment:
     def control_recipe(self, model: str) -> Recipe:
         """The recipe of a control of a model that starts from a backbone, before it is lengthened.
 
-        As published for the method of the control, with what makes it see the same images, and with
-        the model's adapter.
+        As published for the method of the control, with all that the file sets for the model but
+        its length: control and cell differ in the pool, and in what the methods publish.
         """
         config = self.file.models[model]
         assert config.backbone is not None
-        kept = (*_INHERITED, "adapter")
+        control = find_method(find_method(config.method).control)
+        kept = [key for key in control.recipe.model_fields if key not in _LENGTH]
         own = {key: config.recipe[key] for key in kept if key in config.recipe}
-        return published(find_method(config.method).control, config.backbone, own)
+        return published(control.name, config.backbone, own)

@@ -44,10 +44,12 @@ def add_method(monkeypatch: pytest.MonkeyPatch, method: Method[Any]) -> None:
     registry.forget()
 
 
-def with_net(method: str, grid: dict[str, Any], **changes: Any) -> Plan:
+def with_net(
+    method: str, grid: dict[str, Any], own: dict[str, Any] | None = None, **changes: Any
+) -> Plan:
     content = copy.deepcopy(SMALL)
     net = content["models"].pop("vit")
-    recipe = {**SMALL_VIT, "batch_size": 4, "unlabeled_ratio": 3}
+    recipe = {**SMALL_VIT, "batch_size": 4, "unlabeled_ratio": 3, **(own or {})}
     content["models"] = {"net": net | {"method": method, "recipe": recipe}}
     content["grid"] = [{"model": "net", "labels": ["100%"], **grid}]
     return plan_of(yaml.safe_dump({**content, **changes}))
@@ -119,6 +121,31 @@ def test_a_parent_is_trained_without_a_pool(monkeypatch: pytest.MonkeyPatch) -> 
     content["models"]["vit"]["method"] = "maybe"  # whose pool is optional
     names = [search.name for search in plan_of(yaml.safe_dump(content)).searches]
     assert names == ["digits/vit/100%", "digits/second/100%/100%"]
+
+
+def test_a_control_of_a_backbone_keeps_the_settings_that_it_shares_with_the_cell() -> None:
+    own = {
+        "optimizer": "sgd",
+        "momentum": 0.8,
+        "base_lr": 0.02,
+        "weight_decay": 0.001,
+        "drop_path": 0.3,
+        "crop_scale": [0.5, 1.0],
+        "rand_augment": "rand-m5",
+        "warmup_steps": 2,
+        "epochs": 30,
+        "warmup_epochs": 3,
+        "confidence_threshold": 0.8,
+    }
+    plan = with_net("fixmatch", {}, own, controls=["compute"])
+    cell, control = (spec_of(plan, search.name).recipe for search in plan.searches)
+    of_both = ("optimizer", "momentum", "base_lr", "weight_decay", "drop_path", "crop_scale")
+    shared = {*of_both, "rand_augment", "img_size", "hflip", "evaluations"}
+    assert cell.model_dump(include=shared) == control.model_dump(include=shared)
+    assert (control.weight_decay, control.crop_scale) == (0.001, (0.5, 1.0))
+    # 360 forwards as above, whatever length the file gives; epochs and warm-up are finetune's own
+    assert control.total_steps == max(1, round(360 / (3 * control.batch_size)))
+    assert (control.epochs, control.warmup_epochs) == (100, 5) and control.batch_size != 4
 
 
 def test_a_control_of_a_backbone_must_share_its_batch_too() -> None:
