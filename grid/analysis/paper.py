@@ -3,13 +3,13 @@
 Values that cannot be read in the source are left out.
 """
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 
 from semigrid.data.errors import InputError
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.study.plan import Cell
-from semigrid.trainers.methods import find_method
 
 _QUARTERS = tuple(Fraction(n, 4) for n in (1, 2, 3, 4))
 # Acc@1 by task and model with 25, 50, 75, 100 % of the labels
@@ -61,18 +61,27 @@ def paper_tasks(asked: Sequence[str], experiment: Experiment) -> dict[str, str]:
 
 def paper_acc1(cell: Cell, task: str, experiment: Experiment) -> float | None:
     """The paper's value for such a cell, in per cent; None where it has none."""
-    if cell.control is not None:
+    name = _name_in_paper(cell, experiment)
+    if name is None:
         return None
     if cell.unlabeled is not None and cell.unlabeled != 1:
         of_aprons = task == "apron-food-bib-pattern" and cell.labels == Fraction(1, 2)
         return _BY_POOL.get(cell.unlabeled) if of_aprons else None
-    model = experiment.file.models[cell.model]
-    backbone = experiment.backbone_of(cell.model).backbone or ""
-    has_pool = find_method(model.method).pool != "none"
-    kind = model.method if has_pool else backbone
-    if model.from_ is not None and not has_pool:
-        return None  # the paper fine-tunes nothing twice
-    row = next((row for name, row in _BY_LABELS[task].items() if name in kind), None)
-    if row is None or cell.labels not in _QUARTERS:
+    if cell.labels not in _QUARTERS:
         return None
-    return row[_QUARTERS.index(cell.labels)]
+    return _BY_LABELS[task][name][_QUARTERS.index(cell.labels)]
+
+
+def _name_in_paper(cell: Cell, experiment: Experiment) -> str | None:
+    """The paper's model that a cell's is shown beside: ResNet and ViT, fine-tuned, or Semi-ViT."""
+    if cell.control is not None:
+        return None
+    model = experiment.file.models[cell.model]
+    # as timm names them: mobilevit_s and resnetv2_50 are others
+    found = re.match(r"(resnet|vit)(?![a-z])", experiment.backbone_of(cell.model).backbone or "")
+    match model.method, found and found[1]:
+        case "semi", "vit":
+            return "semi"
+        case "finetune", "resnet" | "vit" as name if model.from_ is None:  # nothing twice
+            return str(name)
+    return None

@@ -184,7 +184,7 @@ def test_the_papers_tables_two_and_three(finished: FinishedGrid) -> None:
 
 
 def test_the_papers_own_values_stand_beside(tmp_path: Path) -> None:
-    models = {**SMALL["models"], "resnet": {"backbone": "test_resnet", "method": "finetune"}}
+    models = {**SMALL["models"], "resnet": {"backbone": "resnet18", "method": "finetune"}}
     models["resnet"]["pretrained"] = False
     grid = [
         {"model": "resnet", "labels": ["100%"]},
@@ -212,6 +212,26 @@ def test_the_papers_own_values_stand_beside(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="DATASET=TASK; the datasets are digits, more"):
         paper_tasks(["vest-neck-style"], two)
+
+
+def test_the_papers_values_stand_beside_the_papers_models_only(tmp_path: Path) -> None:
+    models = {**SMALL["models"], "fixed": {**SMALL["models"]["semi-vit"], "method": "fixmatch"}}
+    for name, backbone in (("levit", "levit_128"), ("semi-mobile", "mobilevit_s")):
+        models[name] = {"backbone": backbone, "method": "finetune", "pretrained": False}
+    models["semi-mobile-vit"] = {"from": "semi-mobile", "method": "semi"}
+    pool = {"labels": ["50%"], "unlabeled": ["100%", "200%"]}
+    grid = [
+        {"model": "levit", "labels": ["25%"]},
+        *({"model": name, **pool} for name in ("semi-vit", "fixed", "semi-mobile-vit")),
+    ]
+    experiment = FinishedGrid(tmp_path, models=models, grid=grid).plan.experiment
+    cells = Plan(experiment).cells
+    found = {cell.name: paper_acc1(cell, "apron-food-bib-pattern", experiment) for cell in cells}
+    assert {name: value for name, value in found.items() if value is not None} == {
+        "digits/semi-vit/50%/100%": 77.234,
+        "digits/semi-vit/50%/200%": 78.301,
+    }
+    assert len(found) == 7
 
 
 @pytest.mark.parametrize("view", list(View))
