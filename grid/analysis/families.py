@@ -32,7 +32,7 @@ class Family:
     Attributes:
         semi: its own cells, by labels, then by pool.
         parents: those that it starts from, by label fraction.
-        others: those of further models that are fine-tuned from its parents.
+        others: further cells without a pool that start from its parents.
         controls: those of each kind, beside the smallest pool of each label fraction.
         learnt: the dataset's cells that are certainly above chance.
     """
@@ -119,9 +119,10 @@ def families(results: ResultSet) -> Iterator[Family]:
                 key=lambda row: (row.labeled_images, row.cell.unlabeled or 0),
             )
             of_dataset = [row for cell, row in finished.items() if cell.dataset == dataset]
-            plain = [row for row in of_dataset if row.cell.control is None]
+            plain = [r for r in of_dataset if (r.cell.control, r.cell.unlabeled) == (None, None)]
             parents = {r.cell.labels: r for r in plain if r.cell.model == config.from_}
-            others = [row for row in plain if _is_tuned_from(plan, row.cell.model, config.from_)]
+            models = plan.experiment.file.models
+            others = [row for row in plain if models[row.cell.model].from_ == config.from_]
             controls: dict[Control, dict[Fraction, CellResult]] = {k: {} for k in get_args(Control)}
             largest_first = sorted(finished, key=lambda cell: -(cell.unlabeled or 0))
             for cell in largest_first:
@@ -156,7 +157,8 @@ def name_of(plan: Plan, row: CellResult) -> str:
             return f"{plan.source_model(row.cell)} trained for longer"
         case "labeled-pool":
             return f"{row.cell.model} with its labelled images as the pool"
-    return row.cell.model
+    has_choice = find_method(plan.method(row.cell)).pool == "optional"
+    return row.cell.model + " without a pool" * (has_choice and row.cell.unlabeled is None)
 
 
 def on_val(row: CellResult) -> tuple[float, float]:
@@ -183,9 +185,5 @@ def _kind(row: CellResult) -> tuple[str, Control | None]:
 
 
 def _is_of(cell: Cell, dataset: str, model: str) -> bool:
-    return cell.control is None and (cell.dataset, cell.model) == (dataset, model)
-
-
-def _is_tuned_from(plan: Plan, model: str, start: str) -> bool:
-    config = plan.experiment.file.models[model]
-    return config.from_ == start and find_method(config.method).pool == "none"
+    is_models = (cell.dataset, cell.model) == (dataset, model)
+    return is_models and cell.control is None and cell.unlabeled is not None

@@ -137,7 +137,7 @@ def _unknown(what: str, name: str, known: Iterable[str]) -> str:
 
 
 def _grid_problems(file: ExperimentFile) -> Iterator[str]:
-    seen: set[tuple[str, str, Fraction, Fraction]] = set()
+    seen: set[tuple[str, str, Fraction, Fraction | None]] = set()
     for number, entry in enumerate(file.grid):
         key = f"grid.{number}"
         model = file.models.get(entry.model)
@@ -151,8 +151,9 @@ def _grid_problems(file: ExperimentFile) -> Iterator[str]:
         for name in entry.datasets or []:
             if name not in file.datasets:
                 yield f"{key}.datasets: {_unknown('dataset', name, file.datasets)}"
-        names, multipliers = entry.datasets or file.datasets, entry.unlabeled or [Fraction(1)]
-        for name, fraction, multiplier in product(names, entry.labels, multipliers):
+        names, asked = entry.datasets or file.datasets, entry.unlabeled or []
+        pools = asked if model is None else _multipliers(entry, model)
+        for name, fraction, multiplier in product(names, entry.labels, pools or [None]):
             cell = (name, entry.model, fraction, multiplier)
             if cell in seen:
                 shown = f"{name}/{entry.model}/{show_percent(fraction)}"

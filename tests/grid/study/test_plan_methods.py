@@ -45,13 +45,13 @@ def add_method(monkeypatch: pytest.MonkeyPatch, method: Method[Any]) -> None:
 
 
 def with_net(
-    method: str, grid: dict[str, Any], own: dict[str, Any] | None = None, **changes: Any
+    method: str, entry: dict[str, Any], own: dict[str, Any] | None = None, **changes: Any
 ) -> Plan:
     content = copy.deepcopy(SMALL)
     net = content["models"].pop("vit")
     recipe = {**SMALL_VIT, "batch_size": 4, "unlabeled_ratio": 3, **(own or {})}
     content["models"] = {"net": net | {"method": method, "recipe": recipe}}
-    content["grid"] = [{"model": "net", "labels": ["100%"], **grid}]
+    content["grid"] = [{"model": "net", "labels": ["100%"], **entry}]
     return plan_of(yaml.safe_dump({**content, **changes}))
 
 
@@ -90,6 +90,14 @@ def test_an_optional_pool_is_there_where_the_cell_asks_for_it() -> None:
         "digits/net/100%/200%",
     ]
     assert spec_of(with_pool, "digits/net/100%/200%").pool_images == 600
+    both = [{"model": "net", "labels": ["100%"], **pool} for pool in ({}, {"unlabeled": ["100%"]})]
+    assert [cell.name for cell in with_net("maybe", {}, grid=both).cells] == [
+        "digits/net/100%",
+        "digits/net/100%/100%",
+    ]
+    for entry in both:
+        with pytest.raises(InputError, match="grid.1: the cell digits/net/100% is in the grid twi"):
+            with_net("maybe", {}, grid=[entry, entry])
     with pytest.raises(InputError, match="controls: no model of grid uses unlabelled images"):
         with_net("maybe", {}, controls=["compute"])
 
