@@ -13,7 +13,13 @@ from semigrid.grid.analysis.claims import (
     rare_classes_fail,
 )
 from semigrid.grid.analysis.classes import RARE, class_results
-from semigrid.grid.analysis.families import ByFraction, Family, families, learnt_cells
+from semigrid.grid.analysis.families import (
+    ByFraction,
+    Family,
+    families,
+    learnt_cells,
+    trained_longer,
+)
 from semigrid.grid.analysis.headline import Headline, Saving, baseline_name, headline
 from semigrid.grid.analysis.labels_saved import Needed, labels_needed
 from semigrid.grid.analysis.pool_curve import PoolCurve, pool_curve
@@ -131,7 +137,8 @@ def _claims(family: Family, pools: list[PoolEffect], margin: float) -> list[Clai
     """The claims about a family, first that unlabelled images help beyond compute."""
     names = family.dataset, family.model
     experiment, learnt = family.plan.experiment, family.learnt
-    semi, parents, compute = family.smallest, family.parents, family.controls["compute"]
+    semi, compute = family.smallest, family.controls["compute"]
+    longer = trained_longer(family.plan, family.model)
 
     def rights(rows: ByFraction) -> dict[Fraction, Weighted]:
         return {fraction: row.balanced for fraction, row in rows.items()}
@@ -151,17 +158,18 @@ def _claims(family: Family, pools: list[PoolEffect], margin: float) -> list[Clai
     claims = [
         helps_beyond(*names, what, *_beside(family, control), show)
         for control, what in (
-            ("compute", f"compute ({family.parent} trained for as long)"),
+            ("compute", f"compute ({longer} trained for as long)"),
             ("labeled-pool", "the labelled images as their own pool"),
         )
         if control in ("compute", *experiment.file.controls)
     ]
     # of two that guess, neither beats the other, and they match by doing nothing
-    one_learnt = {
-        f: row for f, row in semi.items() if {row.cell, parents.get(f, row).cell} & learnt
-    }
-    claims.append(beats(*names, family.parent, rights(one_learnt), rights(parents), show))
-    bases = {family.parent: parents, f"{family.parent} trained for longer": compute}
+    for base, rows in family.bases.items():
+        one_learnt = {
+            f: row for f, row in semi.items() if {row.cell, rows.get(f, row).cell} & learnt
+        }
+        claims.append(beats(*names, base, rights(one_learnt), rights(rows), show))
+    bases = {**family.bases, f"{longer} trained for longer": compute}
     claims += [
         half_is_enough(
             *names,

@@ -1,9 +1,11 @@
 """The cells that an answer compares: a semi-supervised model, and what labels alone can do.
 
 Labels alone are the model that a semi-supervised one starts from, those that are fine-tuned from
-the same winner, and its compute control: the same model trained for as long. The control counts
-wherever it exists. But a longer training may be the worse one, and a model must not be praised for
-a control that overfits: another takes its place where that is certainly better on val.
+the same winner, and its compute control: the same model trained for as long. Of one that starts
+from a backbone they are the models without a pool on the same backbone, and its control. The
+control counts wherever it exists. But a longer training may be the worse one, and a model must not
+be praised for a control that overfits: another takes its place where that is certainly better on
+val.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,8 +33,9 @@ class Family:
 
     Attributes:
         semi: its own cells, by labels, then by pool.
-        parents: those that it starts from, by label fraction.
-        others: further cells without a pool that start from its parents.
+        parent: the model that it starts from; None where that is a backbone.
+        parents: its cells, by label fraction.
+        others: further cells without a pool that start from its parents, or from its backbone.
         controls: those of each kind, beside the smallest pool of each label fraction.
         learnt: the dataset's cells that are certainly above chance.
     """
@@ -40,7 +43,7 @@ class Family:
     plan: Plan
     dataset: str
     model: str
-    parent: str
+    parent: str | None
     semi: list[CellResult]
     parents: ByFraction
     others: list[CellResult]
@@ -51,6 +54,16 @@ class Family:
     def smallest(self) -> ByFraction:
         """Its cell with the smallest pool at each label fraction."""
         return {row.cell.labels: row for row in reversed(self.semi)}
+
+    @property
+    def bases(self) -> dict[str, ByFraction]:
+        """What it is held against beside its control: its parent or, without one, all others."""
+        if self.parent is not None:
+            return {self.parent: self.parents}
+        found: dict[str, dict[Fraction, CellResult]] = {}
+        for row in self.others:
+            found.setdefault(name_of(self.plan, row.cell), {})[row.cell.labels] = row
+        return dict(found)
 
     @property
     def labels_only(self) -> list[CellResult]:
@@ -80,13 +93,14 @@ class Family:
 
         A line through trainings of two lengths would take a longer training for more labels. So it
         is the kind that ``alone`` has with the most labels, where that has learnt at two fractions;
-        else controls where they have, else the parents.
+        else controls where they have, else the parents or, without parents, the first of others.
         """
         of_kind: dict[tuple[str, Control | None], dict[Fraction, CellResult]] = {}
         for row in self.labels_only:
             of_kind.setdefault(_kind(row), {})[row.cell.labels] = row
         most = _kind(max(self.alone.values(), key=lambda row: row.label_count.train))
-        for kind in (most, (self.model, "compute"), (self.parent, None)):
+        starts = self.others if self.parent is None else self.parents.values()
+        for kind in (most, (self.model, "compute"), *map(_kind, starts)):
             if len(of_kind.get(kind, ())) > 1:
                 return of_kind[kind]
         return of_kind[most]
@@ -110,8 +124,6 @@ def families(results: ResultSet) -> Iterator[Family]:
     for dataset in results.datasets:
         learnt = learnt_cells(row for cell, row in finished.items() if cell.dataset == dataset)
         for model, config in plan.experiment.file.models.items():
-            if config.from_ is None or find_method(config.method).pool == "none":
-                continue
             if not any(_is_of(cell, dataset, model) for cell in rows):
                 continue
             semi = sorted(
@@ -121,8 +133,7 @@ def families(results: ResultSet) -> Iterator[Family]:
             of_dataset = [row for cell, row in finished.items() if cell.dataset == dataset]
             plain = [r for r in of_dataset if (r.cell.control, r.cell.unlabeled) == (None, None)]
             parents = {r.cell.labels: r for r in plain if r.cell.model == config.from_}
-            models = plan.experiment.file.models
-            others = [row for row in plain if models[row.cell.model].from_ == config.from_]
+            others = [row for row in plain if start_alike(plan, row.cell.model, model)]
             controls: dict[Control, dict[Fraction, CellResult]] = {k: {} for k in get_args(Control)}
             largest_first = sorted(finished, key=lambda cell: -(cell.unlabeled or 0))
             for cell in largest_first:
@@ -150,15 +161,32 @@ def chance_of(row: CellResult) -> float:
     return 1 / len(np.unique(row.balanced.labels))
 
 
-def name_of(plan: Plan, row: CellResult) -> str:
+def start_alike(plan: Plan, other: str, model: str) -> bool:
+    """Whether another model starts from what a model starts from: a model, or a backbone."""
+    experiment = plan.experiment
+    start = experiment.file.models[model].from_
+    if start is not None:
+        return experiment.file.models[other].from_ == start
+    backbones = [experiment.backbone_of(name) for name in (other, model)]
+    first, second = ((b.backbone, b.backbone_args, b.pretrained) for b in backbones)
+    return first == second
+
+
+def trained_longer(plan: Plan, model: str) -> str:
+    """What the compute control of a model trains: the model that it starts from, or a method."""
+    config = plan.experiment.file.models[model]
+    return config.from_ or find_method(config.method).control
+
+
+def name_of(plan: Plan, cell: Cell) -> str:
     """What a cell's model is called in a sentence: ``vit trained for longer``."""
-    match row.cell.control:
+    match cell.control:
         case "compute":
-            return f"{plan.source_model(row.cell)} trained for longer"
+            return f"{trained_longer(plan, cell.model)} trained for longer"
         case "labeled-pool":
-            return f"{row.cell.model} with its labelled images as the pool"
-    has_choice = find_method(plan.method(row.cell)).pool == "optional"
-    return row.cell.model + " without a pool" * (has_choice and row.cell.unlabeled is None)
+            return f"{cell.model} with its labelled images as the pool"
+    has_choice = find_method(plan.method(cell)).pool == "optional"
+    return cell.model + " without a pool" * (has_choice and cell.unlabeled is None)
 
 
 def on_val(row: CellResult) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Literal
 
 from semigrid.grid.analysis.claims import Claim
-from semigrid.grid.analysis.families import Family, chance_of, name_of, on_val
+from semigrid.grid.analysis.families import Family, chance_of, name_of, on_val, start_alike
 from semigrid.grid.analysis.labels_saved import Needed
 from semigrid.grid.analysis.numbers import (
     show_basis,
@@ -123,7 +123,7 @@ def headline(family: Family, savings: list[Saving], claim: Claim, margin: float)
 
 def baseline_name(family: Family) -> str:
     """What the cells are called that labels saved are counted against."""
-    names = dict.fromkeys(name_of(family.plan, row) for row in family.curve.values())
+    names = dict.fromkeys(name_of(family.plan, row.cell) for row in family.curve.values())
     return " or ".join(sorted(names))
 
 
@@ -143,17 +143,38 @@ def _smallest(family: Family, savings: list[Saving]) -> list[Saving]:
 
 def _why_none(family: Family, savings: list[Saving]) -> str | None:
     """Why there is nothing to compare; None if there is."""
-    lacking = family.parent if family.semi else family.model
+    alone = _labels_alone(family)
+    if not alone:
+        return (
+            f"no answer: no cell with labels alone to compare {family.model} with; add controls: "
+            "[compute]"
+        )
+    lacking = alone if family.semi else family.model
     base = [*family.parents.values(), *family.others, *family.controls["compute"].values()]
     if not family.semi or not base:
         return f"no answer yet: no cell of {lacking} is finished"
-    lacking = family.model if not savings else family.parent
+    lacking = family.model if not savings else alone
     if not savings or not family.alone:
         return (
             f"no answer: no finished cell of {lacking} is certainly above chance, "
             f"{chance_of(family.semi[0]):.1%}"
         )
     return None
+
+
+def _labels_alone(family: Family) -> str:
+    """The parent or, of a model on a backbone, whatever is planned there with labels alone."""
+    if family.parent is not None:
+        return family.parent
+    plan, model = family.plan, family.model
+    cells = [
+        cell
+        for cell in plan.cells
+        if cell.dataset == family.dataset
+        if (cell.model == model and cell.control == "compute")
+        or (cell.unlabeled is None and start_alike(plan, cell.model, model))
+    ]
+    return " or ".join(dict.fromkeys(name_of(plan, cell) for cell in cells))
 
 
 def _verdict(
@@ -165,7 +186,7 @@ def _verdict(
     # the most labels that were finished may be fewer than all
     goal = "" if full.cell.labels == 1 else f" to match {show_percent(full.cell.labels)}"
     if not has_fewer:
-        others = f"{name_of(family.plan, full)}, {full.labeled_images:,}"
+        others = f"{name_of(family.plan, full.cell)}, {full.labeled_images:,}"
         return "not tested", best, f"no finished cell of {model} has fewer labels than {others}"
     for each in tried:
         if each.has_learnt and each.against.interval.low >= -margin:
@@ -206,8 +227,9 @@ def _facts(family: Family, shown: _Tried, full: CellResult, together: int) -> st
     all_labels = "all " if full.cell.labels == 1 else ""
     text = (
         f"With {row.labeled_images:,} labels ({row.label_count}) and {row.pool_images:,} "
-        f"unlabelled images it scores {shown.saving.acc1:.1%}; {name_of(family.plan, full)}, with "
-        f"{all_labels}{full.labeled_images:,} labels, scores {full.balanced.mean():.1%}"
+        f"unlabelled images it scores {shown.saving.acc1:.1%}; "
+        f"{name_of(family.plan, full.cell)}, with {all_labels}{full.labeled_images:,} labels, "
+        f"scores {full.balanced.mean():.1%}"
         f"{_chosen(family, full)}"
     )
     if against.is_vague:
@@ -228,7 +250,7 @@ def _chosen(family: Family, full: CellResult) -> str:
         return ""
     fraction = full.cell.labels
     rows = [row for row in family.labels_only if row.cell.labels == fraction]
-    below = [name_of(family.plan, row) for row in rows if on_val(row) < on_val(full)]
+    below = [name_of(family.plan, row.cell) for row in rows if on_val(row) < on_val(full)]
     return f" (chosen on val over {' and '.join(below)})" if below else ""
 
 

@@ -156,7 +156,7 @@ def _name(results: ResultSet, row: CellResult) -> str:
     cell = row.cell
     has_pool = cell.unlabeled is not None and cell.control is None
     pool = f"{row.pool_images:,} unlabelled images and " if has_pool else ""
-    return f"{name_of(results.plan, row)} with {pool}{row.labeled_images:,} labels"
+    return f"{name_of(results.plan, cell)} with {pool}{row.labeled_images:,} labels"
 
 
 def _describe(results: ResultSet, row: CellResult) -> str:

@@ -31,7 +31,7 @@ def answer(
     for text in answered.texts:
         console.print(text)
     if not answered.headlines:
-        console.print("no model of this experiment has a method with a pool of unlabelled images")
+        console.print("no cell of this experiment has a pool of unlabelled images")
     for table in (savings_table(answered), claims_table(answered)):
         if table.rows:
             console.print()

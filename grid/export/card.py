@@ -126,10 +126,16 @@ def model_card(
     )
 
 
-def pool_worth(row: CellResult, control: CellResult | None) -> str:
-    """What a cell's unlabelled images are worth, by its compute control, in a sentence or two."""
+def pool_worth(row: CellResult, control: CellResult | None, has_parent: bool = True) -> str:
+    """What a cell's unlabelled images are worth, by its compute control, in a sentence or two.
+
+    Args:
+        has_parent: whether it starts from a trained model, not from a backbone.
+    """
     if row.cell.control is not None:
         return "It is a control: it saw no unlabelled images but those whose labels it has."
+    if (control is None or not control.has_predictions) and not has_parent:
+        return "How much of its accuracy is due to unlabelled images has not been tested."
     if control is None or not control.has_predictions:
         return (
             "Training went on for longer than that of the model it started from. How much of its "

@@ -106,7 +106,8 @@ def export_cell(
         while (parent := study.records.get(chain[0].spec.parent or "")) is not None:
             chain.insert(0, parent)
         control = None if beside is None else by_cell[beside]
-        worth = None if cell.unlabeled is None else pool_worth(row, control)
+        has_parent = record.spec.parent is not None
+        worth = None if cell.unlabeled is None else pool_worth(row, control, has_parent)
         of_cell = replace(results, rows=[exported])
         card = model_card(of_cell, chain, predictions, parameters, check, worth)
         (folder / CARD).write_text(card, encoding="utf-8")

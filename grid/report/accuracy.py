@@ -8,6 +8,7 @@ import numpy as np
 
 from semigrid.grid.analysis.answer import PoolEffect
 from semigrid.grid.analysis.classes import class_results, confusion_matrix, confusions
+from semigrid.grid.analysis.families import trained_longer
 from semigrid.grid.analysis.numbers import show_interval, show_scores
 from semigrid.grid.analysis.result_set import FEW_IMAGES, CellResult, ResultSet
 from semigrid.grid.analysis.statistics import mean
@@ -35,7 +36,7 @@ MOST_CLASSES = 60  # classes in a confusion matrix
 def _line_name(plan: Plan, cell: Cell) -> str:
     match cell.control:
         case "compute":
-            return f"{plan.source_model(cell)} for as long as {cell.model}"
+            return f"{trained_longer(plan, cell.model)} for as long as {cell.model}"
         case "labeled-pool":
             return f"{cell.model}, labelled images as the pool"
     return cell.model

@@ -332,7 +332,7 @@ def test_an_experiment_without_unlabelled_images_has_no_answer(tmp_path: Path) -
     )
     grid.finish("digits/vit/100%", 150)
     assert answer(grid.results()).headlines == []
-    assert "no model of this experiment" in semigrid("answer", str(grid.file)).stdout
+    assert "no cell of this experiment has a pool" in semigrid("answer", str(grid.file)).stdout
 
 
 def test_a_nested_val_counts_less_and_grows_with_what_is_needed(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which cells an answer compares, of methods whose pool is optional."""
+"""Which cells an answer compares where methods start from a backbone, or may have no pool."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.helpers.command import semigrid
 from tests.helpers.experiments import SMALL, SMALL_VIT
 from tests.helpers.finished import FinishedGrid
 
 from semigrid.grid.analysis.answer import answer
 from semigrid.grid.analysis.families import families
+from semigrid.grid.export.card import pool_worth
+from semigrid.grid.report.accuracy import accuracy_by_labels
 from semigrid.trainers.methods import registry
 from semigrid.trainers.methods.fixmatch import FIXMATCH
 
@@ -54,3 +57,91 @@ def test_cells_without_the_optional_pool_are_labels_alone(tmp_path: Path) -> Non
     )
     # 90 of 100 points, 75 with all labels and no pool
     assert headline.against.difference == pytest.approx(0.15)
+
+
+def on_backbone(folder: Path, grid: list[dict[str, Any]], **changes: Any) -> FinishedGrid:
+    """``net`` learns by FixMatch from the backbone that ``plain`` has, too."""
+    plain = SMALL["models"]["vit"]
+    models = {
+        "plain": plain,
+        "net": plain | {"method": "fixmatch", "recipe": POOLED},
+        "other": {"backbone": "resnet18", "pretrained": False, "method": "finetune"},
+    }
+    return FinishedGrid(folder, models=models, grid=grid, **changes)
+
+
+def test_a_model_on_a_backbone_has_an_answer(tmp_path: Path) -> None:
+    grid = [
+        {"model": "plain", "labels": ["50%", "100%"]},
+        {"model": "other", "labels": ["100%"]},
+        {"model": "net", "labels": ["50%", "100%"], "unlabeled": ["100%", "200%"]},
+    ]
+    finished = on_backbone(tmp_path, grid, controls=["compute"])
+    finished.finish("digits/other/100%", 199, val=99)  # of another backbone: no part of it
+    for fraction, plain, longer, net in (("50%", 100, 120, 180), ("100%", 140, 150, 190)):
+        finished.finish(f"digits/plain/{fraction}", plain)
+        finished.finish(f"digits/net/{fraction}/100%", net)
+        finished.finish(f"digits/net/{fraction}/100%/compute", longer)
+    finished.finish("digits/net/100%/200%", 195)
+    results = finished.results()
+    found = answer(results)
+    (headline,) = found.headlines
+    assert headline.verdict == "enough" and headline.saving.row.cell.name == "digits/net/50%/100%"
+    assert headline.full.cell.name == "digits/net/100%/100%/compute"
+    assert headline.against.difference == pytest.approx(0.15)  # 180 against 150 of 200
+    assert headline.text.startswith("digits: 50% of the train labels are enough for net. With 277")
+    assert "; finetune trained for longer, with all 397 labels, scores 75.0%: +15" in headline.text
+    assert {saving.baseline for saving in found.savings} == {"finetune trained for longer"}
+    claims = {claim.text: claim for claim in found.claims}
+    beyond = claims["net: unlabelled images help beyond compute (finetune trained for as long)"]
+    assert beyond.mean.difference == pytest.approx((60 + 40) / 200 / 2)
+    assert claims["net beats plain at every label fraction"].verdict == "held"
+    for base in ("plain", "finetune trained for longer"):
+        claim = claims[f"net with half the train labels matches {base} (within 1 point)"]
+        assert claim.verdict == "held"
+    (pool,) = found.pools
+    assert pool.name == "net with 100% of the train labels"
+    assert pool.curve.doubling.difference == pytest.approx(0.025)  # 190 and 195 of 200
+    assert "finetune for as long as net" in accuracy_by_labels(results, "digits").alt
+    said = semigrid("answer", str(finished.file)).stdout
+    assert said.startswith("digits: 50% of the train labels are enough for net.")
+    assert "no cell of this experiment" not in said
+
+
+def test_without_a_control_the_models_on_the_same_backbone_are_labels_alone(tmp_path: Path) -> None:
+    grid = [{"model": name, "labels": ["50%", "100%"]} for name in ("plain", "net")]
+    finished = on_backbone(tmp_path, grid)
+    text = answer(finished.results()).headlines[0].text
+    assert text == "digits: no answer yet: no cell of net is finished"
+    finished.finish("digits/net/50%/100%", 100)
+    text = answer(finished.results()).headlines[0].text
+    assert text == "digits: no answer yet: no cell of plain is finished"
+    finished.finish("digits/plain/50%", 110)
+    finished.finish("digits/plain/100%", 160)
+    found = answer(finished.results())
+    (headline,) = found.headlines
+    # 100 against 160 of 200
+    assert headline.verdict == "not enough"
+    assert headline.full.cell.name == "digits/plain/100%"
+    assert headline.against.difference == pytest.approx(-0.3)
+    assert "plain would need" in headline.text
+    assert "longer training: add controls: [compute]." in headline.text
+    rows = {row.cell.name: row for row in finished.results().rows}
+    assert pool_worth(rows["digits/net/50%/100%"], None, has_parent=False) == (
+        "How much of its accuracy is due to unlabelled images has not been tested."
+    )
+
+
+def test_what_a_model_on_a_backbone_lacks_for_an_answer_is_said(tmp_path: Path) -> None:
+    (tmp_path / "with").mkdir()
+    grid = [{"model": "net", "labels": ["100%"]}]
+    alone = on_backbone(tmp_path, grid)
+    alone.finish("digits/net/100%/100%", 180)
+    assert answer(alone.results()).headlines[0].text == (
+        "digits: no answer: no cell with labels alone to compare net with; add controls: [compute]"
+    )
+    controlled = on_backbone(tmp_path / "with", grid, controls=["compute"])
+    controlled.finish("digits/net/100%/100%", 180)
+    assert answer(controlled.results()).headlines[0].text == (
+        "digits: no answer yet: no cell of finetune trained for longer is finished"
+    )
