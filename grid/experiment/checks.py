@@ -152,8 +152,9 @@ def _grid_problems(file: ExperimentFile) -> Iterator[str]:
             if name not in file.datasets:
                 yield f"{key}.datasets: {_unknown('dataset', name, file.datasets)}"
         names, asked = entry.datasets or file.datasets, entry.unlabeled or []
-        pools = asked if model is None else _multipliers(entry, model)
-        for name, fraction, multiplier in product(names, entry.labels, pools or [None]):
+        found = asked if model is None else _multipliers(entry, model)
+        multipliers: list[Fraction | None] = [*found] or [None]
+        for name, fraction, multiplier in product(names, entry.labels, multipliers):
             cell = (name, entry.model, fraction, multiplier)
             if cell in seen:
                 shown = f"{name}/{entry.model}/{show_percent(fraction)}"

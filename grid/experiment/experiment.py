@@ -108,6 +108,10 @@ class Experiment:
         config = self.file.models[model]
         assert config.backbone is not None
         control = find_method(find_method(config.method).control)
-        kept = [key for key in control.recipe.model_fields if key not in _LENGTH]
-        own = {key: config.recipe[key] for key in kept if key in config.recipe}
+        own = {
+            key: value
+            for key, value in config.recipe.items()
+            if key in control.recipe.model_fields and key not in _LENGTH
+            if not users_of(key, control)
+        }
         return published(control.name, config.backbone, own)
