@@ -77,10 +77,11 @@ class Training:
         self.class_shares, self.metric = class_shares, metric
         self.autocast_dtype = PRECISIONS[precision]
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=precision == "fp16")
-        self.method.prepare(model, recipe)
-        self.student = model.to(runtime.device).train()
         # convolutional networks run 1.1 to 1.3 times as fast then, on a CPU
-        self.channels_last = normalizes_over_batch(self.student)
+        self.channels_last = normalizes_over_batch(model.train())
+        # what it puts in eval mode stays so: no train() of the whole model from here on
+        self.method.prepare(model, recipe)
+        self.student = model.to(runtime.device)
         if recipe.adapter is not None:
             adapt(self.student, recipe.adapter, seed)
         self.drop_paths = DropPaths(self.student)

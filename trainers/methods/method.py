@@ -112,8 +112,8 @@ class Stepped(Method[R]):
             seeded alike on all ranks.
         labeled_views, pool_views: the views that a step needs of its images.
         teacher: the network that answers ``StepContext.teacher``; None where nothing asks it.
-        prepare: changes a model before it is trained, such as freezing a part of it. Names and
-            shapes of its weights stay.
+        prepare: changes a model before it is trained, such as freezing a part of it. It is in train
+            mode; modules that are put in eval mode stay so. Names and shapes of its weights stay.
         state: makes what it keeps from step to step, of a recipe, the number of classes and the
             device; it is in ``StepContext.state`` and in every checkpoint.
         rows_per_step: most rows that it makes in a step, over all ranks, with or without a pool.

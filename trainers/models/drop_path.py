@@ -46,7 +46,7 @@ class DropPaths:
         for parent in model.modules():
             for name, child in parent.named_children():
                 if isinstance(child, DropPath):
-                    child = RowDropPath(child.drop_prob)
+                    child = RowDropPath(child.drop_prob).train(child.training)
                     setattr(parent, name, child)
                 if isinstance(child, RowDropPath):
                     self.modules.append(child)

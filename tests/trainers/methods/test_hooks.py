@@ -19,17 +19,20 @@ from tests.helpers.tiny import (
     tiny_recipe,
     tiny_streams,
 )
+from timm.layers import DropPath
 
 from semigrid.data.schema import Dataset
 from semigrid.data.storage import open_storage
 from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.execution.runtime import Runtime
+from semigrid.trainers.loop.train import train
 from semigrid.trainers.loop.training import Training
 from semigrid.trainers.methods import find_method, registry
 from semigrid.trainers.methods.finetune import FINETUNE, FinetuneRecipe
 from semigrid.trainers.methods.method import Stepped
 from semigrid.trainers.methods.rows import labeled_rows
 from semigrid.trainers.methods.step import RankShard, StepContext, StepInput, StepTargets
+from semigrid.trainers.models.create import create_model
 from semigrid.trainers.options import TrainOptions
 
 
@@ -162,6 +165,53 @@ def test_a_method_prepares_the_model(
     run_tiny(digits, "frozen", recipe, checkpoints(tmp_path), model=model)
     changed = {n for n, w in model.state_dict().items() if not torch.equal(w, before[n])}
     assert changed == {"head.weight", "head.bias"}
+
+
+def test_a_frozen_part_of_two_networks_stays_two(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a child starts from its parent's student and average, which differ in what is frozen, too
+    add(replace(COUNTING, name="frozen", prepare=freeze), monkeypatch)
+    recipe = tiny_recipe("frozen")
+    model, before = tiny_model(recipe), tiny_model(recipe).state_dict()
+    average = {name: weights + 1 for name, weights in before.items()}
+    training = Training(
+        recipe, "frozen", model, average, tiny_streams(digits, recipe, "frozen"),
+        Runtime(checkpoints(tmp_path), device="cpu"), class_shares=TEN_CLASSES, seed=0,
+    )  # fmt: skip
+    student, teacher = training.student.state_dict(), training.teacher.network.state_dict()
+    assert all(torch.equal(student[name], before[name]) for name in before)
+    assert all(torch.equal(teacher[name], average[name]) for name in before)
+    train(training)
+    assert torch.equal(student["blocks.0.attn.qkv.weight"], before["blocks.0.attn.qkv.weight"])
+    for name in before:  # 8 steps with d = 0.8 towards what does not move
+        if not name.startswith("head."):
+            torch.testing.assert_close(teacher[name], before[name] + 0.8**8)
+
+
+def test_what_a_method_puts_in_eval_mode_stays_so(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(model: torch.nn.Module, recipe: FinetuneRecipe) -> None:
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d | DropPath):
+                module.eval()
+
+    add(replace(COUNTING, name="still", prepare=prepare), monkeypatch)
+    recipe = tiny_recipe("still", img_size=32, head_std=None, drop_path=0.9)
+    model = create_model("test_resnet", 10, recipe, {}, False, 0)
+    before = {name: weights.clone() for name, weights in model.state_dict().items()}
+    training = Training(
+        recipe, "still", model, None, tiny_streams(digits, recipe, "still"),
+        Runtime(checkpoints(tmp_path), device="cpu"), class_shares=TEN_CLASSES, seed=0,
+    )  # fmt: skip
+    assert training.channels_last and not training.batch_norm
+    assert training.drop_paths.modules and not any(m.training for m in training.drop_paths.modules)
+    train(training)
+    still = {n for n, weights in model.state_dict().items() if torch.equal(weights, before[n])}
+    statistics = {n for n, _ in model.named_buffers()}
+    assert statistics and statistics <= still
+    assert model.training and not still & {"fc.weight", "fc.bias"}  # the rest learns as ever
 
 
 @pytest.mark.parametrize("answers", ["student", "ema"])
