@@ -68,18 +68,18 @@ class Teacher:
     def _logits(
         self, network: nn.Module, images: torch.Tensor, at_most: int | None
     ) -> torch.Tensor:
-        self._rows = min(self._rows, at_most or len(images))
+        rows = max(1, min(self._rows, at_most or len(images), len(images)))
         while True:
             try:
                 with torch.inference_mode(), self._autocast():
-                    parts = torch.split(images, self._rows)
+                    parts = torch.split(images, rows)
                     logits = [network(part) for part in parts]
                 return torch.cat(logits)  # outside inference mode: an ordinary tensor again
             except torch.OutOfMemoryError:
-                if self._rows == 1:
+                if rows == 1:
                     raise OutOfMemoryError(
                         "the device's memory is too small for one image; use a smaller model or "
                         "img_size, or precision: bf16"
                     ) from None
             torch.cuda.empty_cache()
-            self._rows = (min(self._rows, len(images)) + 1) // 2
+            rows = self._rows = (rows + 1) // 2

@@ -203,6 +203,29 @@ def test_the_teacher_sees_no_more_at_once_than_the_student(
         training.teach(torch.ones(8, 3, 16, 16))
 
 
+def test_the_teacher_forgets_how_few_images_it_was_asked_for(
+    digits: Dataset, checkpoints: Checkpoints
+) -> None:
+    training = prepared(digits, checkpoints)
+    seen: list[int] = []
+    limit = 100
+
+    def count(module: torch.nn.Module, args: tuple[torch.Tensor]) -> None:
+        seen.append(len(args[0]))
+        if len(args[0]) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
+
+    training.teacher.network.register_forward_pre_hook(count)
+    for images in (4, 0, 40):
+        assert training.teach(torch.ones(images, 3, 16, 16)).shape == (images, 10)
+    assert seen == [4, 0, 40]
+    limit = 10
+    seen.clear()
+    for images in (40, 3, 40):
+        training.teach(torch.ones(images, 3, 16, 16))
+    assert seen == [40, 20, *[10] * 4, 3, *[10] * 4]  # what memory holds is remembered
+
+
 def test_a_group_that_starts_again_knows_what_fits(
     digits: Dataset, checkpoints: Checkpoints
 ) -> None:
