@@ -44,19 +44,15 @@ ENDED = (*SETTLED, "stopped")
 # a record with the longest history that a recipe allows is half as large
 MOST_BYTES = 64 * 2**20
 # a mean of all may be rounded up
-_PERCENT, _SHARE = (0, 100 + 1e-9), (0, 1 + 1e-4)
+_PERCENT = (0, 100 + 1e-9)
 _NATS = (0, 40)  # scores take no probability for less than 2e-16, which is 36 nats
-# the range of each number; of all others, that of losses in float32
+# the range of each number that every evaluation has; of all others, that of losses in float32
 _RANGES = {
     "step": (1, 1e9),
     "acc1": _PERCENT,
     "acc5": _PERCENT,
     "ce": _NATS,
     "teacher_gap": (-100 - 1e-9, 100 + 1e-9),
-    "mask_rate": _SHARE,
-    "pseudo_accuracy": _SHARE,
-    "pseudo_coverage": _SHARE,
-    "pseudo_entropy": _NATS,
 }
 _OTHERS = (-3.4028235e38, 3.4028235e38)
 

@@ -68,7 +68,7 @@ class Teacher:
     def _logits(
         self, network: nn.Module, images: torch.Tensor, at_most: int | None
     ) -> torch.Tensor:
-        rows = max(1, min(self._rows, at_most or len(images), len(images)))
+        rows = max(1, min(self._rows, at_most or self._rows, len(images)))
         while True:
             try:
                 with torch.inference_mode(), self._autocast():

@@ -1,8 +1,10 @@
 """The moving parts of one training, and the three things done to them: step, evaluate, save."""
 
+import contextlib
 import hashlib
 import math
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from semigrid.data.errors import InputError
 from semigrid.data.views.render import Batch
 from semigrid.trainers.evaluation.choose import is_better
 from semigrid.trainers.evaluation.evaluate import evaluate
@@ -30,12 +33,14 @@ from semigrid.trainers.loop.teacher import Teacher
 from semigrid.trainers.methods import Stepped, find_method
 from semigrid.trainers.methods.losses import LogitAdjustment, StepAverages, entropy
 from semigrid.trainers.methods.method import NetworkName
-from semigrid.trainers.methods.step import RankShard, StepContext
+from semigrid.trainers.methods.step import MethodState, RankShard, StepContext
 from semigrid.trainers.models.adapter import adapt, learning, merged
 from semigrid.trainers.models.drop_path import DropPaths
 from semigrid.trainers.options import Precision, TrainOptions
 from semigrid.trainers.recipe import Recipe
 
+# the largest number that a record may have
+MOST = torch.finfo(torch.float32).max
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEFAULT_OPTIONS = TrainOptions()
 
@@ -80,7 +85,8 @@ class Training:
         # convolutional networks run 1.1 to 1.3 times as fast then, on a CPU
         self.channels_last = normalizes_over_batch(model.train())
         # what it puts in eval mode stays so: no train() of the whole model from here on
-        self.method.prepare(model, recipe)
+        with _seeded(step_seed(seed, 0, "prepare"), runtime.device):
+            self.method.prepare(model, recipe)
         self.student = model.to(runtime.device)
         if recipe.adapter is not None:
             adapt(self.student, recipe.adapter, seed)
@@ -101,8 +107,10 @@ class Training:
         self.optimizer = create_optimizer(self.student, recipe)
         self.schedule = create_schedule(self.optimizer, recipe)
         shard = RankShard(runtime.fetch, runtime.rank, runtime.world_size)
-        state = self.method.state
-        self.state = None if state is None else state(recipe, num_classes, runtime.device)
+        self.state: MethodState | None = None
+        if self.method.state is not None:
+            with _seeded(step_seed(seed, 0, "state"), runtime.device):
+                self.state = self.method.state(recipe, num_classes, runtime.device)
         self.context = StepContext(
             recipe, num_classes, shard, self.teach, self.batch_norm, self.state
         )
@@ -171,12 +179,27 @@ class Training:
     def evaluate(self) -> None:
         """Evaluates student and teacher on val, and keeps the best weights so far.
 
-        Raises ``HopelessError`` when the training leads to nothing.
+        Raises as ``assess`` does.
+        """
+        metrics = self.assess()
+        ema_is_better = is_better(metrics["ema"], metrics["student"], self.metric)
+        better: NetworkName = "ema" if ema_is_better else "student"
+        if is_better(metrics[better], self.outcome.best_metrics, self.metric):
+            self.outcome.best_metrics = metrics[better]
+            self.outcome.best_weights, self.outcome.best_step = better, self.outcome.step
+            if self.runtime.rank == 0:
+                self._new_best = encode_weights(self._weights())
+        self.restart_clock()
+
+    def assess(self) -> dict[NetworkName, dict[str, float]]:
+        """Evaluates student and teacher on val, and adds an evaluation to the history.
+
+        Returns their metrics. Raises ``HopelessError`` when the training leads to nothing, and
+        ``InputError`` when the method records what no record can hold.
         """
         losses = self.averages.take(self.runtime.gather)
         if not math.isfinite(losses["loss"]):
             raise self._diverged(f"the mean loss is {losses['loss']}")
-        record: dict[str, float] = {"step": self.outcome.step, **losses}
         # the losses have been read: a GPU has finished the last steps by now
         speed = {"step": self.outcome.step, "images_per_s": self.images_per_s()}
         if self.stepper.micro_batch is not None:
@@ -189,25 +212,36 @@ class Training:
         }
         shares, tau = self.class_shares, self.recipe.logit_adjustment
         metrics = {name: each.metrics(shares, tau) for name, each in predictions.items()}
+        own: dict[str, float] = {}
         for name, values in metrics.items():
-            record |= {f"{name}_{metric}": value for metric, value in values.items()}
+            own |= {f"{name}_{metric}": value for metric, value in values.items()}
         acc1 = f"acc1{SUFFIXES[self.metric]}"
-        record["teacher_gap"] = metrics["ema"][acc1] - metrics["student"][acc1]
+        own["teacher_gap"] = metrics["ema"][acc1] - metrics["student"][acc1]
+        taken = {"step", *own, *metrics["ema"]}
+        self._check(losses, taken)
+        measures: dict[str, float] = {}
         if self.teacher_name is not None:
             trained = predictions[self.teacher_name].natural(self.adjustment.shares, tau)
-            record |= self.method.measures(trained, self.recipe)
-        self.outcome.history.append(record)
+            found = self.method.measures(trained, self.recipe)
+            measures = {name: float(value) for name, value in found.items()}
+            self._check(measures, taken | {*losses})
+        self.outcome.history.append({"step": self.outcome.step, **losses, **own, **measures})
         collapsed = self.method.health(self.outcome.history, self.recipe, self.natural_entropy)
         if collapsed:
             raise HopelessError("collapsed", collapsed)
-        ema_is_better = is_better(metrics["ema"], metrics["student"], self.metric)
-        better: NetworkName = "ema" if ema_is_better else "student"
-        if is_better(metrics[better], self.outcome.best_metrics, self.metric):
-            self.outcome.best_metrics = metrics[better]
-            self.outcome.best_weights, self.outcome.best_step = better, self.outcome.step
-            if self.runtime.rank == 0:
-                self._new_best = encode_weights(self._weights())
-        self.restart_clock()
+        return metrics
+
+    def _check(self, values: Mapping[str, float], taken: set[str]) -> None:
+        """Raises ``InputError`` for a method's values that would make the record unreadable."""
+        for name, value in values.items():
+            what = f"method {self.method.name}: {name}, which it records,"
+            if name in taken:
+                raise InputError(f"{what} is a name that the evaluation itself has; rename it")
+            if not abs(value) <= MOST:
+                raise InputError(
+                    f"{what} is {value} at step {self.outcome.step}, no finite number: leave out "
+                    "what cannot be told, or mend the method"
+                )
 
     def _predict(self, name: str, network: nn.Module) -> Predictions:
         predictions = evaluate(network, self.streams.validation, self.streams.views, self.runtime)
@@ -306,6 +340,14 @@ class Training:
     def images_per_s(self) -> float:
         """Images of all ranks per second of training, since the last evaluation."""
         return self.timed_images / (time.monotonic() - self.clock)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Within it torch's random numbers depend on the seed alone; after it they are as before."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def step_seed(seed: int, step: int, purpose: str) -> int:

@@ -115,10 +115,12 @@ class Stepped(Method[R]):
         prepare: changes a model before it is trained, such as freezing a part of it. It is in train
             mode; modules that are put in eval mode stay so. Names and shapes of its weights stay.
         state: makes what it keeps from step to step, of a recipe, the number of classes and the
-            device; it is in ``StepContext.state`` and in every checkpoint.
+            device; it is in ``StepContext.state`` and in every checkpoint. Around it and
+            ``prepare``, torch's random numbers are seeded alike on all ranks.
         rows_per_step: most rows that it makes in a step, over all ranks, with or without a pool.
         measures: what else an evaluation records, of what ``teacher`` answers for val, with
-            the logit adjustment, as in a step.
+            the logit adjustment, as in a step: finite numbers under names of its own. What cannot
+            be told is left out.
         health: why a training leads to nothing and is ended, after each evaluation; None if it
             goes on. The last argument is the entropy in nats of the classes of val.
     """

@@ -115,7 +115,7 @@ def finished() -> dict[str, Any]:
         ("val.ce", -1, "val: ce cannot be -1"),
         ("history.0.ema_ce", 41, "history.0: ema_ce cannot be 41"),
         ("history.0.loss", -3.5e38, "history.0: loss cannot be -3.5e+38"),
-        ("history.0.mask_rate", 2, "history.0: mask_rate cannot be 2"),
+        ("history.0.mask_rate", 1e308, "history.0: mask_rate cannot be 1e+308"),
         ("history.0.teacher_gap", 1e308, "history.0: teacher_gap cannot be 1e+308"),
         ("history.0.pseudo_entropy", 1e308, "history.0: pseudo_entropy cannot be 1e+308"),
         ("speed", [{"images_per_s": 1.0}], "speed.0: step is missing"),
@@ -160,6 +160,15 @@ def test_what_no_run_writes_is_named_and_left_out(
     (said,) = ledger.problems
     assert said.startswith(f"{file}: not a readable record (") and problem in said
     assert len(said) < 500
+
+
+def test_a_methods_own_numbers_have_no_range_of_semigrids(tmp_path: Path) -> None:
+    ledger, record = Ledger(open_storage(tmp_path)), record_of()
+    own = {"mask_rate": 37.0, "pseudo_entropy": -2.0, "spread": 1e30}
+    record.history = [{**EVALUATION, **own}]
+    ledger.write(record)
+    found = ledger.read(record.id)
+    assert found is not None and found.history[0] == {**EVALUATION, **own}
 
 
 def test_a_training_that_did_not_finish_has_plausible_scores_too(tmp_path: Path) -> None:

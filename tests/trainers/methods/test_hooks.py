@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.helpers.packages import from_document, on_path
@@ -21,6 +22,7 @@ from tests.helpers.tiny import (
 )
 from timm.layers import DropPath
 
+from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
 from semigrid.data.storage import open_storage
 from semigrid.trainers.execution.checkpoint import Checkpoints
@@ -77,6 +79,24 @@ COUNTING = replace(
     rows_per_step=lambda recipe, with_pool: 2 * recipe.batch_size,
     state=lambda recipe, num_classes, device: Count(num_classes).to(device),
 )
+
+
+def recording(average: float, measured: dict[str, float]) -> Stepped[Any]:
+    """A method that records a number of each step, and numbers at each evaluation."""
+
+    def step_targets(
+        step: StepInput, context: StepContext[FinetuneRecipe], draw: torch.Generator
+    ) -> StepTargets:
+        rows = labeled_rows(step.labeled["strong"], step.y, context)
+        return StepTargets([rows], {"spread": torch.tensor(average)})
+
+    return replace(
+        FINETUNE,
+        name="recording",
+        step_targets=step_targets,
+        teacher=lambda recipe: "student",
+        measures=lambda predictions, recipe: measured,
+    )
 
 
 def add(method: Stepped[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +174,77 @@ def test_a_method_ends_a_training_and_says_why(
     outcome = run_tiny(digits, "ending", recipe, checkpoints(tmp_path))
     assert (outcome.status, outcome.error) == ("collapsed", "enough is seen")
     assert outcome.history[-1]["commonest"] > 3 and outcome.step < 30
+
+
+@pytest.mark.parametrize(
+    ("average", "measured", "problem"),
+    [
+        (0.5, {"drift": float("nan")}, "drift, which it records, is nan at step 2, no finite"),
+        (0.5, {"drift": np.float64("-inf")}, "drift, which it records, is -inf at step 2"),
+        (float("nan"), {}, "spread, which it records, is nan at step 2, no finite number: leave"),
+        (0.5, {"drift": 1e39}, "drift, which it records, is 1e+39 at step 2"),
+        (0.5, {"ema_acc1": 3.0}, "ema_acc1, which it records, is a name that the evaluation"),
+        (0.5, {"spread": 3.0}, "spread, which it records, is a name that the evaluation"),
+    ],
+)
+def test_a_number_that_no_record_can_hold_ends_the_training(
+    average: float,
+    measured: dict[str, float],
+    problem: str,
+    digits: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add(recording(average, measured), monkeypatch)
+    with pytest.raises(InputError) as refused:
+        run_tiny(digits, "recording", tiny_recipe("recording"), checkpoints(tmp_path))
+    [message] = refused.value.problems
+    assert message.startswith(f"method recording: {problem}")
+
+
+def test_numbers_of_numpy_are_recorded_and_resumed(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(recording(0.5, {"mask_rate": np.float64(37), "drift": np.float32(0.25)}), monkeypatch)
+    recipe, left = tiny_recipe("recording"), checkpoints(tmp_path)
+    with pytest.raises(Died):
+        run_tiny(digits, "recording", recipe, left, on_step=die_in_step(3))
+    outcome = run_tiny(digits, "recording", recipe, left)
+    assert outcome.resumed_at == [2] and len(outcome.history) == 4
+    for record in outcome.history:
+        own = record["mask_rate"], record["drift"], record["spread"]
+        assert own == (37, 0.25, 0.5) and {type(value) for value in own} == {float}
+
+
+def test_what_a_method_keeps_is_made_alike_on_all_ranks(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[torch.Tensor] = []
+
+    def prepare(model: torch.nn.Module, recipe: FinetuneRecipe) -> None:
+        drawn.append(torch.rand(3))
+
+    def state(recipe: FinetuneRecipe, num_classes: int, device: torch.device) -> torch.nn.Module:
+        return torch.nn.Linear(2, 3)
+
+    add(replace(COUNTING, name="drawing", prepare=prepare, state=state), monkeypatch)
+    recipe = tiny_recipe("drawing")
+
+    def made(ranks_own: int, seed: int) -> torch.Tensor:
+        model, streams = tiny_model(recipe), tiny_streams(digits, recipe, "drawing")
+        torch.manual_seed(ranks_own)
+        before = torch.get_rng_state()
+        training = Training(
+            recipe, "drawing", model, None, streams,
+            Runtime(checkpoints(tmp_path), device="cpu"), class_shares=TEN_CLASSES, seed=seed,
+        )  # fmt: skip
+        assert torch.equal(torch.get_rng_state(), before)
+        assert isinstance(training.state, torch.nn.Linear)
+        return training.state.weight.detach()
+
+    one, other, third = made(1, 0), made(2, 0), made(1, 7)
+    assert torch.equal(one, other) and not torch.equal(one, third)
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
 
 def test_a_method_prepares_the_model(
