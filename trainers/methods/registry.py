@@ -1,7 +1,7 @@
 """The methods by name: those of semigrid, and those that other packages bring.
 
 A package brings a method by the entry point group ``semigrid.methods``: the name that experiment
-files write, and a ``Method`` of that name (docs/your-own-method.md). It is imported when a file
+files write, and a ``Stepped`` of that name (docs/your-own-method.md). It is imported when a file
 or a job names it, by the command line and by workers alike.
 """
 
@@ -15,7 +15,7 @@ from pydantic import AfterValidator
 from semigrid.data.errors import InputError
 from semigrid.trainers.methods.finetune import FINETUNE
 from semigrid.trainers.methods.fixmatch import FIXMATCH
-from semigrid.trainers.methods.method import Method
+from semigrid.trainers.methods.method import Method, Stepped
 from semigrid.trainers.methods.semi import SEMI
 
 GROUP = "semigrid.methods"
@@ -68,18 +68,23 @@ def _load(entry: EntryPoint) -> Method[Any]:
     where = f"method {entry.name!r} of the package {package_name(entry)} ({entry.value})"
     try:
         method = entry.load()
-    except Exception as error:  # whatever somebody else's module does when it is imported
+    # whatever somebody else's module does when it is imported
+    except (Exception, SystemExit) as error:
         first_line = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{where} cannot be loaded: {type(error).__name__}: {first_line}; mend the package or "
             "install another version of it"
         ) from error
-    if not isinstance(method, Method):
+    if not isinstance(method, Stepped):
         raise InputError(
-            f"{where} is no Method but of type {type(method).__name__}; mend the package"
+            f"{where} is no Stepped but of type {type(method).__name__}; mend the package"
         )
     if method.name != entry.name:
         raise InputError(f"{where} has the name {method.name!r}: make the two the same")
+    if type(method.version) is not int:
+        raise InputError(
+            f"{where} has the version {method.version!r}: let it be a whole number, 1 at first"
+        )
     return method
 
 

@@ -13,6 +13,17 @@ from semigrid.trainers.methods.method import Stepped
 from semigrid.trainers.methods.semi import SEMI, SemiRecipe
 
 PAGE = "from semigrid.trainers.methods.semi import SEMI\n"
+PLAIN = """from semigrid.trainers.methods.finetune import FINETUNE
+from semigrid.trainers.methods.method import Method
+X = Method(name="odd", recipe=FINETUNE.recipe, search_space=FINETUNE.search_space,
+           forwards_per_step=FINETUNE.forwards_per_step)
+"""
+VERSIONED = (
+    PAGE
+    + """from dataclasses import replace
+X = replace(SEMI, name="odd", version="1.2.0")
+"""
+)
 
 
 def test_an_unknown_method_names_those_there_are_and_what_to_install() -> None:
@@ -40,7 +51,10 @@ def test_an_installed_package_brings_its_method(tmp_path: Path) -> None:
     [
         ("1 / 0", "broken:X", "cannot be loaded: ZeroDivisionError: division by zero; mend"),
         ("", "broken:X", "cannot be loaded: AttributeError: "),
-        ("X = 3", "broken:X", "is no Method but of type int; mend the package"),
+        ("import sys\nsys.exit(3)", "broken:X", "cannot be loaded: SystemExit: 3; mend the pack"),
+        ("X = 3", "broken:X", "is no Stepped but of type int; mend the package"),
+        (PLAIN, "broken:X", "is no Stepped but of type Method; mend the package"),
+        (VERSIONED, "broken:X", "has the version '1.2.0': let it be a whole number, 1 at first"),
         (PAGE, "broken:SEMI", "has the name 'semi': make the two the same"),
         ("", "nowhere:X", "cannot be loaded: ModuleNotFoundError: No module named 'nowhere'"),
     ],
