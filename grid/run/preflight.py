@@ -23,8 +23,9 @@ from semigrid.data.schema import LABELED_SPLITS, MANIFEST, Dataset
 from semigrid.data.views.augment import isolated_random, make_view
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.state import StudyState
-from semigrid.trainers.loop.rehearsal import rehearse, rehearsed
+from semigrid.trainers.loop.rehearsal import BypassedError, rehearse, rehearsed
 from semigrid.trainers.loop.stepper import normalizes_over_batch
+from semigrid.trainers.methods import packages_of
 from semigrid.trainers.models.adapter import adapted_layers
 from semigrid.trainers.models.create import input_statistics
 from semigrid.trainers.recipe import Recipe
@@ -206,17 +207,24 @@ def _border_problems(spec: TrialSpec, model: nn.Module) -> list[str]:
 def _step_problems(
     spec: TrialSpec, model: nn.Module, recipe: Recipe, classes: int, workers: int
 ) -> list[str]:
-    """What a step of training finds: a batch of one image, weights that change their shape."""
+    """What a step of training finds: a batch of one image, weights that change their shape.
+
+    Also a method that cannot be evaluated, or of which no checkpoint can be made.
+    """
     views = view_settings(recipe, input_statistics(model))
     try:
         rehearse(model, recipe, spec.method, views, classes, spec.pool_images is not None)
-    except InputError as error:
+    except BypassedError as error:
         return [f".recipe.adapter: {spec.backbone}: {error}"]
-    except Exception as error:  # whatever the model's own code does
+    except InputError as error:  # of the method
+        return [f": {problem}" for problem in error.problems]
+    except Exception as error:  # whatever the model's own code does, and the method's
         what = "choose another backbone, backbone_args or img_size"
         if recipe.adapter is None and normalizes_over_batch(model) and recipe.batch_size == 1:
             what = "batch normalisation needs several images: give a larger recipe.batch_size"
             what += " or fewer train.workers" if workers > 1 else ""
+        for package in packages_of(spec.method):
+            what = f"mend method {spec.method} of the package {package}, or {what}"
         images = "one image" if recipe.batch_size == 1 else f"{recipe.batch_size} images"
         return [
             f": {spec.backbone} fails in a step of {spec.method} on {images} of {views.img_size} "

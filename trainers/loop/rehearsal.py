@@ -1,6 +1,8 @@
 """One small step of a training, on this machine's CPU: what fails here fails in every trial."""
 
+import contextlib
 import io
+import pickle
 
 import numpy as np
 import torch
@@ -15,13 +17,19 @@ from semigrid.data.storage import open_storage
 from semigrid.data.views.augment import ViewName, ViewSettings
 from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.execution.runtime import Runtime
+from semigrid.trainers.loop.health import HopelessError
 from semigrid.trainers.loop.streams import Streams
 from semigrid.trainers.loop.training import Training
 from semigrid.trainers.methods import Stepped, find_method
+from semigrid.trainers.methods.step import MethodState
 from semigrid.trainers.recipe import Recipe
 
 # Images of each kind in a rehearsed step, where a worker's own steps have no fewer.
 IMAGES = 2
+
+
+class BypassedError(InputError):
+    """An adapter of layers whose output the model does not use."""
 
 
 class _NoCheckpoints(Checkpoints):
@@ -57,10 +65,11 @@ def rehearse(
     num_classes: int,
     with_pool: bool,
 ) -> None:
-    """Takes the first step of a training: forward, backward, optimizer, teacher and its answers.
+    """Takes the first step of a training and makes an evaluation: all that a method is asked for.
 
-    The model's weights change. Raises whatever the model or the libraries raise, and ``InputError``
-    for an adapter of layers that learn nothing.
+    The model's weights change. Raises whatever the model, the method or the libraries raise,
+    ``BypassedError`` for an adapter of layers that learn nothing, and ``InputError`` for a state of
+    the method that no checkpoint can hold.
 
     Args:
         recipe: from ``rehearsed``.
@@ -97,12 +106,33 @@ def rehearse(
             training.step(step, images, unlabeled)
         if recipe.adapter is not None:
             _check_learning(training.student)
-        size = views.img_size
-        training.teacher.logits(torch.zeros(1, 3, size, size), None)
+        if training.state is not None:
+            _check_state(method, training.state)
+        training.outcome.step = 1
+        # what it says of two images does not matter, but that it can be said
+        with contextlib.suppress(HopelessError):
+            training.assess()
+        page.pool_unused(training.outcome.history)
+
+
+def _check_state(method: str, state: MethodState) -> None:
+    """Takes a method's state through a checkpoint."""
+    file = io.BytesIO()
+    torch.save(state.state_dict(), file)
+    file.seek(0)
+    try:
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"method {method}: what the state_dict of its state returns cannot be read back from a "
+            "checkpoint: let it be tensors, numbers, text, lists and dicts (and float(x) of a "
+            "number x of numpy)"
+        ) from error
+    state.load_state_dict(saved)
 
 
 def _check_learning(model: nn.Module) -> None:
-    """Raises ``InputError`` for adapted layers whose output the model does not use.
+    """Raises ``BypassedError`` for adapted layers whose output the model does not use.
 
     Some attention takes its layer's weight and multiplies by itself (BEiT, Swin V2).
     """
@@ -110,7 +140,7 @@ def _check_learning(model: nn.Module) -> None:
     idle = [name for name, each in parameters if each.requires_grad and each.grad is None]
     layers = [name.partition(".lora_")[0] for name in idle if ".lora_A." in name]
     if layers:
-        raise InputError(
+        raise BypassedError(
             f"it takes the weights of {layers[0]} past the layer ({len(layers)} such layers), so "
             "an adapter there would learn nothing; name other layers in adapter.targets"
         )

@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 from tests.helpers.experiments import SMALL, changed, experiment_text
 from tests.helpers.nasty import saved
+from tests.helpers.packages import install, on_path
 from tests.helpers.scheduling import study_of
 
 from semigrid.data.builder.write import StoredImage, write_dataset
@@ -191,6 +192,68 @@ def test_a_model_whose_teacher_cannot_follow_it() -> None:
     )
     assert "models.net: convit_tiny fails in a step of finetune on 2 images" in problem
     assert "RuntimeError: " in problem and "choose another backbone" in problem
+
+
+ODD = """
+from dataclasses import replace
+import numpy as np, torch
+from semigrid.data.errors import InputError
+from semigrid.trainers.methods.finetune import FINETUNE
+
+class Total(torch.nn.Module):
+    def state_dict(self):
+        return {{"seen": np.float64(3)}}
+    def load_state_dict(self, state):
+        pass
+
+def refuse(model, recipe):
+    raise InputError("it has no layer 7 to freeze; choose a deeper backbone")
+
+def wrong(*args):
+    return 1 / 0
+
+MADE = dict(name="odd", teacher=lambda recipe: "ema", {change})
+X = replace(FINETUNE, **MADE)
+"""
+MEND = "; mend method odd of the package acme-odd, or choose another backbone, backbone_args or img"
+FAILS = ": vit_tiny_patch16_224 fails in a step of odd on 2 images of 16 pixels: "
+
+
+@pytest.mark.parametrize(
+    ("change", "begin", "end"),
+    [
+        ("", "", ""),
+        ("step_targets=wrong", f"{FAILS}ZeroDivisionError: division by zero{MEND}", ""),
+        ("measures=wrong", f"{FAILS}ZeroDivisionError: division by zero{MEND}", ""),
+        ("health=wrong", f"{FAILS}ZeroDivisionError: division by zero{MEND}", ""),
+        ("pool_unused=wrong", f"{FAILS}ZeroDivisionError: division by zero{MEND}", ""),
+        ("prepare=refuse", ": it has no layer 7 to freeze; choose a deeper backbone", "backbone"),
+        (
+            "state=lambda *args: Total()",
+            ": method odd: what the state_dict of its state returns cannot be read back from a",
+            "and float(x) of a number x of numpy)",
+        ),
+        (
+            "measures=lambda *args: {'drift': float('nan')}",
+            ": method odd: drift, which it records, is nan at step 1, no finite number: leave out",
+            "or mend the method",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_packages_method(
+    change: str, begin: str, end: str, tmp_path: Path
+) -> None:
+    (tmp_path / "acme_odd.py").write_text(ODD.format(change=change))
+    install(tmp_path, "acme-odd", "1.0", {"odd": "acme_odd:X"})
+    content = yaml.safe_load(changed("models.vit.method", "odd"))
+    del content["models"]["semi-vit"], content["grid"][1]
+    with on_path(tmp_path):
+        found = problems(yaml.safe_dump(content))
+    if not begin:
+        assert found == []
+        return
+    [problem] = found
+    assert problem.startswith(f"x.yaml: models.vit{begin}") and problem.endswith(end)
 
 
 def test_equal_steps_are_rehearsed_once_and_large_models_not_at_all(
