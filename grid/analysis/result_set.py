@@ -43,7 +43,7 @@ class CellResult:
     ``with_parents`` those of the cells that it starts from, too. ``val`` are the Acc@1 and
     cross-entropy on val that chose the winner, means over its seeds. ``paper`` is the Acc@1 that
     the paper has for such a cell, in per cent. With predictions there is a ``test_set``.
-    ``pool_unused`` counts the winner's seeds that learnt nothing from their pool.
+    ``pool_unused`` says why, of each of the winner's seeds that learnt nothing from its pool.
     """
 
     cell: Cell
@@ -61,7 +61,7 @@ class CellResult:
     seeds: Sequence[SeedPredictions | None] = ()
     paper: float | None = None
     test_set: TestSet | None = None
-    pool_unused: int = 0
+    pool_unused: Sequence[str] = ()
     val: tuple[float, float] | None = None
     with_parents: DeviceSeconds = field(default_factory=dict)
 

@@ -180,7 +180,7 @@ def _problems(
             "large for this machine"
         )
         return []
-    few = rehearsed(recipe, options.workers)
+    few = rehearsed(recipe, spec.method, options.workers)
     with_pool = spec.pool_images is not None
     key = f"{spec.backbone} {spec.backbone_args} {spec.method} {with_pool} {classes} {few}"
     if key not in rehearsals:

@@ -159,7 +159,7 @@ def cells_progress(study: StudyState) -> dict[str, CellProgress]:
             trials_done=study.trainings_done(cell.name),
             trials=study.plan.trainings_per_search,
             failure=study.searches[cell.name].failure,
-            pool_unused=study.pool_unused(cell.name) > 0,
+            pool_unused=bool(study.pool_unused(cell.name)),
             control=cell.control,
         )
         for cell in study.plan.cells

@@ -161,8 +161,8 @@ class Record(BaseModel):
         return score(self.val, self.spec.metric)
 
     @property
-    def pool_unused(self) -> bool:
-        """Whether next to nothing was learnt from the pool, as its method tells."""
+    def pool_unused(self) -> str | None:
+        """Why next to nothing was learnt from the pool, as its method tells; None if it was."""
         return find_method(self.spec.method).pool_unused(self.history)
 
     @property

@@ -147,10 +147,10 @@ class StudyState:
         """Whether this run has anything to do now."""
         return any(self.jobs(name) for name in self.searches)
 
-    def pool_unused(self, name: str) -> int:
-        """On how many seeds the search's winner learnt next to nothing from its pool."""
+    def pool_unused(self, name: str) -> list[str]:
+        """Why the search's winner learnt next to nothing from its pool, of each seed where so."""
         specs = self.searches[name].by_seed.values()
-        return sum(self.records[spec.id].pool_unused for spec in specs)
+        return [why for spec in specs if (why := self.records[spec.id].pool_unused)]
 
     def trainings_done(self, name: str) -> int:
         """How many trainings of the search have ended."""

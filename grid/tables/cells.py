@@ -24,7 +24,6 @@ from semigrid.grid.experiment.schema import Control, show_percent
 from semigrid.grid.status.show import show_seconds
 from semigrid.grid.study.ledger import SCORES
 from semigrid.grid.tables.table import Column, Table, frame_of, frame_records
-from semigrid.trainers.methods.pseudo_labels import UNUSED_SHARE
 from semigrid.trainers.models.weights import Weights
 
 T = TypeVar("T")
@@ -212,7 +211,7 @@ def _all_columns(results: ResultSet, rows: Sequence[CellResult]) -> CellColumns:
         Column("trials", lambda row: row.trials),
         Column("stopped", lambda row: row.stopped),
         Column("collapsed", lambda row: row.collapsed),
-        Column("pool_unused", lambda row: row.pool_unused),
+        Column("pool_unused", lambda row: len(row.pool_unused)),
         Column("training_seconds", lambda row: round(row.seconds, 1)),
         Column(None, _show_trials, "trials", is_spare=True),
         Column(None, lambda row: row.seconds, "time", show_seconds, is_spare=True),
@@ -317,20 +316,13 @@ def few_notes(images: Iterable[int]) -> list[str]:
 
 
 def pool_notes(rows: Sequence[CellResult]) -> list[str]:
-    """Which cells have a pool that did nothing, so that their scores say nothing of it."""
-    unused = [
-        row.cell.name
-        + (f" ({row.pool_unused} of {len(row.test)} seeds)" if len(row.test) > 1 else "")
-        for row in rows
-        if row.pool_unused
-    ]
-    if not unused:
-        return []
-    return [
-        f"pool unused: {', '.join(unused)}: under {UNUSED_SHARE:.0%} of the pool's images reached "
-        "the confidence threshold, so the labelled images alone made these scores; lower "
-        "confidence_threshold"
-    ]
+    """Which cells have a pool that did nothing, so that their scores say nothing of it, and why."""
+    unused: dict[str, list[str]] = {}
+    for row in rows:
+        for why, seeds in Counter(row.pool_unused).items():
+            of = f" ({seeds} of {len(row.test)} seeds)" if len(row.test) > 1 else ""
+            unused.setdefault(why, []).append(row.cell.name + of)
+    return [f"pool unused: {', '.join(cells)}: {why}" for why, cells in unused.items()]
 
 
 def weights_notes(rows: Sequence[CellResult]) -> list[str]:

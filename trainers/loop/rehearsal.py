@@ -43,13 +43,15 @@ class _NoCheckpoints(Checkpoints):
         return None
 
 
-def rehearsed(recipe: Recipe, workers: int) -> Recipe:
+def rehearsed(recipe: Recipe, method: str, workers: int) -> Recipe:
     """The recipe of a step with as few images as show what a worker's steps would.
 
     Settings that only change numbers have one value, so that equal recipes are rehearsed once.
     """
     share = max(1, recipe.batch_size // workers)
-    few = {"batch_size": min(share, IMAGES), "unlabeled_ratio": 1, "confidence_threshold": 0.0}
+    page = find_method(method)
+    assert isinstance(page, Stepped)
+    few = {"batch_size": min(share, IMAGES), "unlabeled_ratio": 1, **page.rehearsed}
     numbers = {"base_lr": 1e-4, "weight_decay": 0.05, "label_smoothing": 0.1, "ema_decay": 0.5}
     numbers["logit_adjustment"] = 0.0
     update = {**few, **numbers, "steps": 2, "warmup_steps": 0}

@@ -83,6 +83,7 @@ FIXMATCH = Stepped(
     forwards_per_step=pseudo_labels.forwards_per_step,
     step_targets=step_targets,
     teacher=lambda recipe: recipe.teacher,
+    rehearsed=pseudo_labels.REHEARSED,
     measures=pseudo_labels.measures,
     health=pseudo_labels.collapse,
     pool_unused=pseudo_labels.pool_unused,

@@ -28,9 +28,9 @@ Space = dict[str, tuple[float, float]]
 History = Sequence[Mapping[str, float]]
 
 
-def never_unused(history: History) -> bool:
+def never_unused(history: History) -> str | None:
     """Whatever pool there is counts as used."""
-    return False
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Method(Generic[R]):
         published: for each family of backbones, the values that differ from the recipe's defaults.
         presets: other published recipes by name: the family of backbones that each is for, and
             the values that differ from the family's ``published``.
-        pool_unused: whether a training has learnt next to nothing from its pool.
+        pool_unused: why a training has learnt next to nothing from its pool; None if it has learnt.
         search_space: the default ranges around a recipe's own values.
         forwards_per_step: forwards of one image in a step, over all ranks; a backward counts two.
             The second argument is whether there is a pool.
@@ -73,7 +73,7 @@ class Method(Generic[R]):
     presets: Mapping[str, tuple[Family, Mapping[str, Any]]] = field(default_factory=dict)
     search_space: Callable[[R], Space]
     forwards_per_step: Callable[[R, bool], int]
-    pool_unused: Callable[[History], bool] = never_unused
+    pool_unused: Callable[[History], str | None] = never_unused
 
     def __post_init__(self) -> None:
         if (self.pool != "none") != issubclass(self.recipe, PoolRecipe):
@@ -117,6 +117,8 @@ class Stepped(Method[R]):
         state: makes what it keeps from step to step, of a recipe, the number of classes and the
             device; it is in ``StepContext.state`` and in every checkpoint. Around it and
             ``prepare``, torch's random numbers are seeded alike on all ranks.
+        rehearsed: values of its settings with which a step of any two images has all its rows: the
+            step before a run that shows what would fail in it.
         rows_per_step: most rows that it makes in a step, over all ranks, with or without a pool.
         measures: what else an evaluation records, of what ``teacher`` answers for val, with
             the logit adjustment, as in a step: finite numbers under names of its own. What cannot
@@ -131,6 +133,7 @@ class Stepped(Method[R]):
     teacher: Callable[[R], NetworkName] | None = None
     prepare: Callable[[nn.Module, R], None] = no_preparation
     state: Callable[[R, int, torch.device], MethodState] | None = None
+    rehearsed: Mapping[str, Any] = field(default_factory=dict)
     rows_per_step: Callable[[R, bool], int] = all_images
     measures: Callable[[Predictions, R], Mapping[str, float]] = no_measures
     health: Callable[[History, R, float], str | None] = never_sick

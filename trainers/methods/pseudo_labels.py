@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # A pool of which a smaller share reached the confidence threshold has taught nothing.
 UNUSED_SHARE = 0.01
+# With these every pool image of a step teaches.
+REHEARSED = {"confidence_threshold": 0.0}
 
 
 class PseudoLabelRecipe(PoolRecipe):
@@ -122,15 +124,20 @@ def measures(predictions: Predictions, recipe: PseudoLabelRecipe) -> dict[str, f
     return predictions.confident(recipe.confidence_threshold)
 
 
-def pool_unused(history: History) -> bool:
-    """Whether a training with pseudo labels has learnt next to nothing from its pool.
+def pool_unused(history: History) -> str | None:
+    """Why a training with pseudo labels has learnt next to nothing from its pool; None if it has.
 
     Of all pool images so far fewer than ``UNUSED_SHARE`` had reached the confidence threshold. Such
     a training is not stopped: it is fine-tuning on its labelled images, and can be compared with
     other cells only if its schedule comes to its end.
     """
     rates = [record["mask_rate"] for record in history if "mask_rate" in record]
-    return bool(rates) and sum(rates) / len(rates) < UNUSED_SHARE  # evaluations are evenly spaced
+    if not rates or sum(rates) / len(rates) >= UNUSED_SHARE:  # evaluations are evenly spaced
+        return None
+    return (
+        f"under {UNUSED_SHARE:.0%} of the pool's images reached the confidence threshold, so the "
+        "labelled images alone made these scores; lower confidence_threshold"
+    )
 
 
 def collapse(history: History, recipe: PseudoLabelRecipe, natural: float) -> str | None:

@@ -82,6 +82,7 @@ SEMI = Stepped(
     forwards_per_step=pseudo_labels.forwards_per_step,
     step_targets=step_targets,
     teacher=lambda recipe: "ema",
+    rehearsed=pseudo_labels.REHEARSED,
     measures=pseudo_labels.measures,
     health=pseudo_labels.collapse,
     pool_unused=pseudo_labels.pool_unused,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from semigrid.grid.study.layout import SNAPSHOT
 from semigrid.grid.study.ledger import start_record
 from semigrid.grid.study.lock import Holder, RunLock, holder_of
 from semigrid.grid.study.scheduler import Scheduler
-from semigrid.grid.tables.cells import cells_table
+from semigrid.grid.tables.cells import cells_table, pool_notes
 from semigrid.trainers.execution.progress import Meter
 
 
@@ -463,4 +464,22 @@ def test_a_pool_that_was_never_used_is_a_result_and_is_said(tmp_path: Path) -> N
     status = semigrid("status", str(grid.file)).stdout
     assert status.count("finished, pool unused") == 1
     (note,) = (n for n in cells_table(grid.results()).notes if n.startswith("pool unused"))
-    assert note.startswith("pool unused: digits/semi-vit/50%/100%: under 1% of")
+    assert note == (
+        "pool unused: digits/semi-vit/50%/100%: under 1% of the pool's images reached the "
+        "confidence threshold, so the labelled images alone made these scores; lower "
+        "confidence_threshold"
+    )
+
+
+def test_why_a_pool_was_not_used_is_in_the_words_of_its_method(tmp_path: Path) -> None:
+    grid = FinishedGrid(tmp_path, grid=[{"model": "semi-vit", "labels": ["50%", "100%"]}])
+    half, full = (row for row in grid.results().rows if row.cell.model == "semi-vit")
+    rows = [
+        replace(half, pool_unused=["too far away"] * 2, test=[{}] * 3),
+        replace(full, pool_unused=["of one class", "too far away"], test=[{}] * 2),
+    ]
+    names = half.cell.name, full.cell.name
+    assert pool_notes(rows) == [
+        f"pool unused: {names[0]} (2 of 3 seeds), {names[1]} (1 of 2 seeds): too far away",
+        f"pool unused: {names[1]} (1 of 2 seeds): of one class",
+    ]

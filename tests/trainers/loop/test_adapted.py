@@ -221,6 +221,6 @@ def test_a_rehearsal_finds_layers_that_are_bypassed() -> None:
     model = create_model("beit_base_patch16_224", 10, recipe, args, False, 0)
     views = view_settings(recipe, ((0.5,) * 3, (0.5,) * 3))
     with pytest.raises(Exception, match="past the layer") as error:
-        rehearse(model, rehearsed(recipe, 1), "finetune", views, 10, False)
+        rehearse(model, rehearsed(recipe, "finetune", 1), "finetune", views, 10, False)
     assert type(error.value).__name__ == "BypassedError"
     assert "it takes the weights of blocks.0.attn.qkv past the layer (2 such" in str(error.value)
