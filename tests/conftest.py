@@ -38,12 +38,17 @@ def thorough(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A dataset cache for this session only, and one thread for each operation: sums repeat."""
+    """A dataset cache for this session only, and programs with one thread for each operation."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("SEMIGRID_CACHE", str(tmp_path_factory.mktemp("cache")))
         environment.setenv("OMP_NUM_THREADS", "1")
-        torch.set_num_threads(1)
         yield
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Sums repeat, whatever a training in this process has set before."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
