@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import yaml
 from tests.helpers.experiments import SMALL, SMALL_VIT, changed, experiment_text
-from tests.helpers.packages import install, on_path
 
 from semigrid.data.errors import InputError
 from semigrid.grid.experiment.load import load_experiment
@@ -160,41 +159,6 @@ def test_semi_inherits_the_form_of_its_images_and_nothing_else() -> None:
     recipe = experiment.recipe_of("semi-vit")
     assert (recipe.img_size, recipe.hflip) == (16, 0)
     assert recipe.base_lr == 1e-3  # the published one of semi, not the parent's
-
-
-WITHOUT_STEPS = """
-from semigrid.trainers.methods.method import Method
-from semigrid.trainers.recipe import Recipe
-
-ONCE = Method(
-    name="once",
-    recipe=Recipe,
-    search_space=lambda recipe: {},
-    forwards_per_step=lambda recipe, with_pool: 1,
-)
-"""
-
-
-def test_a_method_without_steps_has_no_logit_adjustment(tmp_path: Path) -> None:
-    (tmp_path / "acme_once.py").write_text(WITHOUT_STEPS)
-    install(tmp_path, "acme-once", "1.0", {"once": "acme_once:ONCE"})
-    once = SMALL | {"grid": [{"model": "vit", "labels": ["100%"]}]}
-    vit = {**SMALL["models"]["vit"], "recipe": {"img_size": 16, "logit_adjustment": 1}}
-    child = {"from": "vit", "method": "once"}
-    with on_path(tmp_path):
-        own = once | {"models": {"vit": vit | {"method": "once"}}}
-        space = once | {"search": {"space": {"once": {"logit_adjustment": [0, 1]}}}}
-        for content in (own, space):
-            [problem] = problems(yaml.safe_dump(content))
-            assert "logit_adjustment: " in problem
-            assert "only methods that train by steps use it" in problem
-        experiment = load_experiment(
-            "file.yaml", text=yaml.safe_dump(once | {"models": {"vit": vit, "child": child}})
-        )
-        # it learns probabilities of its own, whatever the start's are
-        assert experiment.recipe_of("vit").logit_adjustment == 1
-        assert experiment.recipe_of("child").logit_adjustment == 0
-        assert experiment.recipe_of("child").img_size == 16
 
 
 def test_percentages_are_exact() -> None:
