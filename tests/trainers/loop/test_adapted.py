@@ -166,10 +166,8 @@ def test_micro_batches_change_no_loss(digits: Dataset, tmp_path: Path) -> None:
 
 
 def test_a_compiled_training_has_the_same_losses(
-    digits: Dataset, thorough: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not thorough:
-        pytest.skip("compiles for several seconds")
     # the graphs are what is tested; Inductor takes half a minute
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     recipe = tiny_recipe("finetune", steps=2, warmup_steps=0, evaluations=1, adapter=SURE)
