@@ -227,16 +227,19 @@ def _check_class_folders(source: str, items: Sequence[Item]) -> None:
 
 
 def _tables_in(source: str) -> str:
-    """A hint at tables in a folder of images, which may have the labels."""
+    """Hints at files in a folder of images that may hold the labels, or the images themselves."""
     storage = open_storage(source)
-    tables = [name for name in storage.walk() if name.lower().endswith(tuple(TABLES))]
-    if not tables:
-        return ""
-    first = min(tables, key=lambda name: (name.count("/"), name))
-    return (
-        f"; or are the labels in {storage.location(first)}? Then give that table as the "
-        "source, with --image-column and --label-column"
-    )
+    names = sorted(storage.walk(), key=lambda name: (name.count("/"), name))
+    hints = ""
+    for kind, suffix in (("webdataset", ".tar"), ("parquet", ".parquet")):
+        if holders := [name for name in names if name.lower().endswith(suffix)]:
+            hints += f"; or are the images in {holders[0]}? Then add --kind {kind}"
+    if tables := [name for name in names if name.lower().endswith(tuple(TABLES))]:
+        hints += (
+            f"; or are the labels in {storage.location(tables[0])}? Then give that table as the "
+            "source, with --image-column and --label-column"
+        )
+    return hints
 
 
 def _kind(source: str) -> str:

@@ -37,6 +37,16 @@ def test_photographs_and_a_table_are_no_class(tmp_path: Path, table: str) -> Non
         gather(BuildRequest(source=str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ("file", "kind"), [("data/train-0.parquet", "parquet"), ("x-0.tar", "webdataset")]
+)
+def test_a_folder_without_images_may_hold_them_packed(tmp_path: Path, file: str, kind: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_bytes(b"packed")
+    with pytest.raises(InputError, match=f"no image here(?s:.*){file}.? Then add --kind {kind}"):
+        gather(BuildRequest(source=str(tmp_path)))
+
+
 def test_splits_are_no_classes_unless_they_are_named(tmp_path: Path) -> None:
     images(tmp_path, "train/cats", "train/dogs", "Test/cats", "Test/dogs")
     items, _ = gather(BuildRequest(source=str(tmp_path)))
