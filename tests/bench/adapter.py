@@ -41,7 +41,7 @@ def measure(folder: str, own: dict[str, Any]) -> str:
         recipe, "finetune", model, None, streams, runtime, class_shares=shares, seed=0
     )
     train(training)
-    parameters = list(training.student.parameters())
+    parameters = list(training.networks.student.parameters())
     learn = sum(each.numel() for each in parameters if each.requires_grad)
     checkpoint = open_storage(folder).size(LATEST_CHECKPOINT) or 0
     return (

@@ -18,8 +18,9 @@ from semigrid.data.views.augment import ViewName, ViewSettings
 from semigrid.data.views.render import Batch
 from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.execution.runtime import Runtime
+from semigrid.trainers.loop.seeds import step_seed
 from semigrid.trainers.loop.streams import Streams
-from semigrid.trainers.loop.training import Training, step_seed
+from semigrid.trainers.loop.training import Training
 from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.methods.semi import SEMI, SemiRecipe
 from semigrid.trainers.methods.step import StepContext
@@ -115,7 +116,7 @@ class Steps:
         """The recipe whose threshold keeps this share of the mixed images in step 0."""
         _, training = self.ours(self.recipe)
         inputs = training.streams.step_input(
-            self.labeled, self.pool, training.runtime.device, training.channels_last
+            self.labeled, self.pool, training.runtime.device, training.networks.channels_last
         )
         assert inputs.pool is not None
         logits = training.teach(inputs.pool["weak"])

@@ -107,7 +107,7 @@ def rehearse(
         for step, images, unlabeled in streams.batches(0, 1):
             training.step(step, images, unlabeled)
         if recipe.adapter is not None:
-            _check_learning(training.student)
+            _check_learning(training.networks.student)
         if training.state is not None:
             _check_state(method, training.state)
         training.outcome.step = 1

@@ -13,8 +13,8 @@ from semigrid.data.schema import Dataset, ImageTable, RowGroup
 from semigrid.data.splits import label_subset
 from semigrid.data.views.augment import ViewName, ViewSettings
 from semigrid.trainers.execution.runtime import Runtime
+from semigrid.trainers.loop.seeds import step_seed
 from semigrid.trainers.loop.streams import BatchSource, Streams
-from semigrid.trainers.loop.training import step_seed
 from semigrid.trainers.methods import Stepped, find_method
 from semigrid.trainers.models.create import Rgb
 from semigrid.trainers.options import uses_ray_stream

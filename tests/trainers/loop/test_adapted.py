@@ -140,17 +140,19 @@ def test_the_teacher_averages_what_learns_and_shares_the_rest(
 ) -> None:
     recipe = tiny_recipe("semi", adapter=LORA, ema_decay=0.8)
     training = training_of(digits, tmp_path, recipe)
-    expected = {n: each.detach().clone() for n, each in training.student.named_parameters()}
+    expected = {
+        n: each.detach().clone() for n, each in training.networks.student.named_parameters()
+    }
     for step, labeled, pool in training.streams.batches(0, 3):
         training.step(step, labeled, pool)
-        for name, each in training.student.named_parameters():
+        for name, each in training.networks.student.named_parameters():
             expected[name] = 0.8 * expected[name] + 0.2 * each.detach()
-    teacher = dict(training.teacher.network.named_parameters())
-    for name, each in training.student.named_parameters():
+    teacher = dict(training.networks.teacher.network.named_parameters())
+    for name, each in training.networks.student.named_parameters():
         torch.testing.assert_close(teacher[name].detach(), expected[name])
         assert (teacher[name] is each) == (not each.requires_grad)
     assert not any(each.requires_grad for each in teacher.values())
-    assert not any(module.training for module in training.teacher.network.modules())
+    assert not any(module.training for module in training.networks.teacher.network.modules())
 
 
 def losses(training: Training) -> list[float]:
@@ -191,9 +193,9 @@ def test_a_frozen_convolutional_network_keeps_its_statistics_and_can_be_split(
     training = training_of(digits, tmp_path / "whole", recipe, "finetune", model)
     whole = losses(training)
     assert len(set(whole)) == 3  # it learns
-    for network in (training.student, training.teacher.network):
+    for network in (training.networks.student, training.networks.teacher.network):
         assert all(torch.equal(each, before[name]) for name, each in network.named_buffers())
-    weight: Any = training.student.get_submodule("layer1.0.conv2.base_layer").weight
+    weight: Any = training.networks.student.get_submodule("layer1.0.conv2.base_layer").weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     recipe, model = net({"kind": "lora", "targets": ["conv2"]})
     split = TrainOptions(micro_batch=3)

@@ -168,11 +168,11 @@ def test_the_teacher_never_answers_with_what_it_was(
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     before = training.teach(images)
     with torch.no_grad():
-        for name, parameter in training.teacher.network.named_parameters():
+        for name, parameter in training.networks.teacher.network.named_parameters():
             if "attention_biases" in name:
                 parameter.normal_(generator=torch.Generator().manual_seed(0))
     fresh = create_model("levit_128s", 10, recipe, {}, False, 0).eval()
-    fresh.load_state_dict(training.teacher.network.state_dict())
+    fresh.load_state_dict(training.networks.teacher.network.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(training.teach(images), fresh(images))
     assert not torch.allclose(training.teach(images), before)
@@ -191,7 +191,7 @@ def test_the_teacher_sees_no_more_at_once_than_the_student(
         if len(args[0]) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
 
-    training.teacher.network.register_forward_pre_hook(count)
+    training.networks.teacher.network.register_forward_pre_hook(count)
     whole = training.teach(torch.ones(8, 3, 16, 16))
     assert seen == [3, 3, 2]
     limit = 1
@@ -215,7 +215,7 @@ def test_the_teacher_forgets_how_few_images_it_was_asked_for(
         if len(args[0]) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
 
-    training.teacher.network.register_forward_pre_hook(count)
+    training.networks.teacher.network.register_forward_pre_hook(count)
     for images in (4, 0, 40):
         assert training.teach(torch.ones(images, 3, 16, 16)).shape == (images, 10)
     assert seen == [4, 0, 40]

@@ -270,7 +270,10 @@ def test_a_frozen_part_of_two_networks_stays_two(
         recipe, "frozen", model, average, tiny_streams(digits, recipe, "frozen"),
         Runtime(checkpoints(tmp_path), device="cpu"), class_shares=TEN_CLASSES, seed=0,
     )  # fmt: skip
-    student, teacher = training.student.state_dict(), training.teacher.network.state_dict()
+    student, teacher = (
+        training.networks.student.state_dict(),
+        training.networks.teacher.network.state_dict(),
+    )
     assert all(torch.equal(student[name], before[name]) for name in before)
     assert all(torch.equal(teacher[name], average[name]) for name in before)
     train(training)
@@ -296,8 +299,10 @@ def test_what_a_method_puts_in_eval_mode_stays_so(
         recipe, "still", model, None, tiny_streams(digits, recipe, "still"),
         Runtime(checkpoints(tmp_path), device="cpu"), class_shares=TEN_CLASSES, seed=0,
     )  # fmt: skip
-    assert training.channels_last and not training.batch_norm
-    assert training.drop_paths.modules and not any(m.training for m in training.drop_paths.modules)
+    assert training.networks.channels_last and not training.networks.batch_norm
+    assert training.networks.drop_paths.modules and not any(
+        m.training for m in training.networks.drop_paths.modules
+    )
     train(training)
     still = {n for n, weights in model.state_dict().items() if torch.equal(weights, before[n])}
     statistics = {n for n, _ in model.named_buffers()}
@@ -319,8 +324,10 @@ def test_the_network_that_a_method_names_answers(
     )  # fmt: skip
     images = torch.randn(3, 3, 16, 16)
     found = training.teach(images)
-    network = training.student if answers == "student" else training.teacher.network
-    assert training.student.training and not found.requires_grad
+    network = (
+        training.networks.student if answers == "student" else training.networks.teacher.network
+    )
+    assert training.networks.student.training and not found.requires_grad
     with torch.no_grad():  # in eval mode: no drop path
         torch.testing.assert_close(found, network.eval()(images))
 

@@ -100,12 +100,12 @@ def test_a_step_learns_from_adjusted_logits(digits: Dataset, tmp_path: Path) -> 
     [(_, labeled, pool)] = training.streams.batches(0, 1)
     inputs = training.streams.step_input(labeled, pool, CPU, False)
     targets = training.method.step_targets(inputs, context, draw)
-    training.drop_paths.draw(100, draw)
+    training.networks.drop_paths.draw(100, draw)
     losses = training.stepper.learn(targets)
     log_shares = torch.log(torch.arange(1, 11) / 55)
     for loss, rows in zip(losses, targets.rows, strict=True):
-        training.drop_paths.use(rows.numbers, CPU)
-        logits = training.student(rows.images) + log_shares
+        training.networks.drop_paths.use(rows.numbers, CPU)
+        logits = training.networks.student(rows.images) + log_shares
         expected = (rows.weights * soft_cross_entropy(logits, rows.targets)).sum()
         torch.testing.assert_close(loss, expected.detach())
 
