@@ -216,7 +216,7 @@ def _worker(config: dict[str, Any]) -> Outcome | DamagedWeightsError:
     held = held_devices(runtime.gather(runtime.device_kind), job.options)
     if runtime.rank == 0:
         runtime.meter = Meter(job.checkpoints, held)
-        runtime.meter.note({"step": 0, "total_steps": job.spec.recipe.total_steps})
+        runtime.meter.note({"step": 0})
     try:
         result: Outcome | DamagedWeightsError = run_trial(job, runtime)
     except DamagedWeightsError as error:

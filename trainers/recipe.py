@@ -1,4 +1,5 @@
-"""Recipes: the hyper-parameters that all methods share, and those of methods with a pool.
+"""Recipes: the hyper-parameters that all methods share, those of methods that take steps, and those
+of methods with a pool.
 
 A page in ``methods`` extends them with what is its own. Defaults are published values.
 """
@@ -38,13 +39,20 @@ ADAPTER_RATE = 10
 
 
 class Recipe(BaseModel):
-    """What the recipes of all methods have; the defaults are those of ViT-B (MAE), fine-tuned.
+    """What the recipes of all methods have: the model and the images that it is shown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    img_size: int = Field(224, gt=0, le=10**4)
+    global_pool: str | None = "avg"
+
+
+class SteppedRecipe(Recipe):
+    """What methods that take steps have; the defaults are those of ViT-B (MAE), fine-tuned.
 
     ``steps``, ``ema_decay`` and ``warmup_steps`` are ``None`` until ``resolve`` derives them, from
     ``epochs`` and ``batch_size`` as published for large sets.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # optimiser and schedule
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -69,9 +77,7 @@ class Recipe(BaseModel):
     )
     ema_decay: float | None = Field(None, ge=0, lt=1)
     # model
-    img_size: int = Field(224, gt=0, le=10**4)
     drop_path: float = Field(0.1, ge=0, lt=1)
-    global_pool: str | None = "avg"
     head_std: float | None = Field(2e-5, gt=0)
     # left out of identities where there is none
     adapter: Adapter | None = Field(
@@ -130,7 +136,7 @@ class Recipe(BaseModel):
         return self.base_lr * self.batch_size / 256
 
 
-class PoolRecipe(Recipe):
+class PoolRecipe(SteppedRecipe):
     """What the recipes of methods with a pool have besides."""
 
     weak_crop_scale: tuple[float, float] = (0.08, 1.0)

@@ -127,7 +127,7 @@ def read_predictions(storage: Storage, record: Record, manifest: Manifest) -> Pr
     if counted != [manifest.counts["test"][name] for name in manifest.classes]:
         raise ValueError("its classes have other numbers of images than those of the dataset")
     names = {"acc1": "Acc@1", "acc5": "Acc@5", "ce": "cross-entropy"}
-    tau = record.spec.recipe.logit_adjustment
+    tau = record.spec.logit_adjustment
     for name, here in predictions.metrics(manifest.class_shares, tau).items():
         in_ledger = record.test[name]
         if not math.isclose(here, in_ledger, abs_tol=1e-6):
@@ -167,5 +167,5 @@ def _read(storage: Storage, record: Record, manifest: Manifest) -> tuple[TestSet
     test_set = TestSet(
         predictions.ids, predictions.labels, manifest.classes, slices, manifest.class_shares
     )
-    tau = record.spec.recipe.logit_adjustment
+    tau = record.spec.logit_adjustment
     return test_set, reduced(predictions, manifest.class_shares, tau)

@@ -21,7 +21,7 @@ from semigrid.grid.experiment.schema import (
 from semigrid.grid.experiment.space import lengths_to_try, space_problems
 from semigrid.trainers.backbones import backbone_problem
 from semigrid.trainers.methods import find_method, resolve
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import Recipe, SteppedRecipe
 
 # Arguments of timm's that other keys or the dataset decide.
 _SET_ELSEWHERE = {
@@ -262,7 +262,7 @@ def _worker_problems(
 ) -> Iterator[str]:
     """Workers of a model that cannot share its batch or, in its control, that of its ``start``."""
     workers = experiment.train_of(model).workers
-    if resolved.batch_size % workers:
+    if isinstance(resolved, SteppedRecipe) and resolved.batch_size % workers:
         own = experiment.file.models[model].train
         key = f"models.{model}.train" if own and "workers" in own.model_fields_set else "train"
         whose = model if start is None else f"{model}'s compute control, as of {start},"

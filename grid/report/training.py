@@ -9,7 +9,6 @@ from optuna.trial import TrialState
 from semigrid.grid.analysis.result_set import ResultSet
 from semigrid.grid.report.charts import COLORS, Chart, Series, bars, lines
 from semigrid.grid.study.ledger import Record
-from semigrid.grid.study.search import space_of
 from semigrid.grid.study.state import SearchState
 from semigrid.grid.trackers.optuna_journal import frozen
 from semigrid.trainers.evaluation.choose import score
@@ -82,7 +81,7 @@ def importance(results: ResultSet, model: str) -> Chart:
     for state in _states(results, model):
         if state.search.cell.control is not None:  # another method's, or another pool's
             continue
-        space = space_of(results.plan, state.search)
+        space = results.plan.space(state.search)
         trials = [
             frozen(record, trial.cutoffs, space)
             for trial in state.trials

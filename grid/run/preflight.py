@@ -28,7 +28,8 @@ from semigrid.trainers.loop.stepper import normalizes_over_batch
 from semigrid.trainers.methods import packages_of
 from semigrid.trainers.models.adapter import adapted_layers
 from semigrid.trainers.models.create import input_statistics
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.options import TrainOptions
+from semigrid.trainers.recipe import Recipe, SteppedRecipe
 from semigrid.trainers.trial.data import view_settings
 from semigrid.trainers.trial.identity import TrialSpec
 from semigrid.trainers.trial.model import start_model
@@ -120,18 +121,14 @@ def _problems(
     except Exception as error:  # whatever timm raises, the file's arguments made it
         return [
             f": timm cannot build {spec.backbone} for images of {size} pixels with backbone_args "
-            f"{spec.backbone_args}, drop_path {recipe.drop_path:g} and global_pool "
-            f"{recipe.global_pool}: {_first_line(error)}; choose an img_size that it takes, and "
-            "where it takes no drop path or pooling, write drop_path: 0 or global_pool: null in "
-            "recipe"
+            f"{spec.backbone_args} and {_of_model(recipe)}: {_first_line(error)}; choose an "
+            "img_size that it takes, and where it takes no drop path or pooling, write drop_path: "
+            "0 or global_pool: null in recipe"
         ]
-    normalizes = normalizes_over_batch(model)
     problems = _parent_problems(plan, search, model, classes)
-    if recipe.adapter is not None:
-        try:
-            adapted_layers(model, recipe.adapter)
-        except InputError as error:
-            problems.append(f".recipe.adapter: {spec.backbone}: {error}")
+    options = plan.experiment.train_of(search.cell.model)
+    if isinstance(recipe, SteppedRecipe):
+        problems += _setting_problems(spec, recipe, model, options)
     seconds = 0.0
     weights = sum(w.numel() * w.element_size() for w in model.parameters())
     fits = COPIES * weights + PIXEL_BYTES * size**2 < free_memory()
@@ -156,23 +153,7 @@ def _problems(
             f".recipe.img_size: {spec.backbone} refuses images of {size} pixels: "
             f"{_first_line(error)}; {remedy}"
         )
-    views = view_settings(recipe, input_statistics(model))
-    try:
-        with isolated_random():
-            make_view(Image.new("RGB", (64, 64)), views, "strong", 0)
-    except Exception as error:
-        problems.append(
-            f".recipe.rand_augment: timm cannot make views with {recipe.rand_augment!r}: "
-            f"{type(error).__name__}: {_first_line(error)}; it is written as in "
-            "rand-m9-mstd0.5-inc1, or empty for none"
-        )
-    options = plan.experiment.train_of(search.cell.model)
-    if options.micro_batch is not None and recipe.adapter is None and normalizes:
-        problems.append(
-            f": {spec.backbone} has batch normalisation, whose numbers depend on the images "
-            "beside: it cannot train in micro-batches; take train.micro_batch out"
-        )
-    if problems:
+    if problems or not isinstance(recipe, SteppedRecipe):
         return problems
     if fresh is None or seconds > SLOW_FORWARD:
         say(
@@ -186,6 +167,42 @@ def _problems(
     if key not in rehearsals:
         rehearsals[key] = _step_problems(spec, fresh.train(), few, classes, options.workers)
     return rehearsals[key]
+
+
+def _of_model(recipe: Recipe) -> str:
+    """The settings that timm builds a model by."""
+    if isinstance(recipe, SteppedRecipe):
+        return f"drop_path {recipe.drop_path:g} and global_pool {recipe.global_pool}"
+    return f"global_pool {recipe.global_pool}"
+
+
+def _setting_problems(
+    spec: TrialSpec, recipe: SteppedRecipe, model: nn.Module, options: TrainOptions
+) -> list[str]:
+    """What is wrong with the adapter, the views and the micro-batches of steps."""
+    problems = []
+    if recipe.adapter is not None:
+        try:
+            adapted_layers(model, recipe.adapter)
+        except InputError as error:
+            problems.append(f".recipe.adapter: {spec.backbone}: {error}")
+    views = view_settings(recipe, input_statistics(model))
+    try:
+        with isolated_random():
+            make_view(Image.new("RGB", (64, 64)), views, "strong", 0)
+    except Exception as error:
+        problems.append(
+            f".recipe.rand_augment: timm cannot make views with {recipe.rand_augment!r}: "
+            f"{type(error).__name__}: {_first_line(error)}; it is written as in "
+            "rand-m9-mstd0.5-inc1, or empty for none"
+        )
+    normalizes = recipe.adapter is None and normalizes_over_batch(model)
+    if options.micro_batch is not None and normalizes:
+        problems.append(
+            f": {spec.backbone} has batch normalisation, whose numbers depend on the images "
+            "beside: it cannot train in micro-batches; take train.micro_batch out"
+        )
+    return problems
 
 
 def _border_problems(spec: TrialSpec, model: nn.Module) -> list[str]:
@@ -205,7 +222,7 @@ def _border_problems(spec: TrialSpec, model: nn.Module) -> list[str]:
 
 
 def _step_problems(
-    spec: TrialSpec, model: nn.Module, recipe: Recipe, classes: int, workers: int
+    spec: TrialSpec, model: nn.Module, recipe: SteppedRecipe, classes: int, workers: int
 ) -> list[str]:
     """What a step of training finds: a batch of one image, weights that change their shape.
 

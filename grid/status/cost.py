@@ -13,6 +13,7 @@ from semigrid.grid.study.ledger import ENDED, Record
 from semigrid.grid.study.plan import Search
 from semigrid.grid.study.state import StudyState
 from semigrid.trainers.execution.progress import add
+from semigrid.trainers.recipe import SteppedRecipe
 from semigrid.trainers.trial.identity import TrialSpec
 
 # Assumptions of an estimate from FLOPs: GPUs are this one at this share of its peak. A CPU core
@@ -94,7 +95,7 @@ def _of_model(
         record
         for record in study.records.values()
         if record.status in ENDED
-        and record.history
+        and record.forwards
         and sum(record.device_seconds.values())
         and _kind(record.spec) == kind
         and ("cpu" not in record.device_seconds) == on_gpus
@@ -116,11 +117,16 @@ def _of_model(
         return Estimate(name, count, None, why)
     if per_forward is None:
         return Estimate(name, count, None, "its FLOPs cannot be counted")
-    passes = sum(share * n * spec.forwards for _, spec, n in left)
-    steps = sum(share * n * spec.recipe.total_steps for _, spec, n in left)
+    forwards = study.plan.forwards
+    passes = sum(share * n * forwards[search.name] for search, _, n in left)
+    steps = sum(share * n * _steps(spec) for _, spec, n in left)
     seconds = {kind: passes * each for kind, each in per_forward.items()}
     seconds = add(seconds, {kind: steps * each for kind, each in per_step.items()})
     return Estimate(name, count, seconds, basis)
+
+
+def _steps(spec: TrialSpec) -> int:
+    return spec.recipe.total_steps if isinstance(spec.recipe, SteppedRecipe) else 0
 
 
 def _kind(spec: TrialSpec) -> tuple[Any, ...]:
@@ -135,7 +141,7 @@ def _measured(samples: list[Record]) -> DeviceSeconds:
     """
     usual, _ = Counter(frozenset(r.device_seconds) for r in samples).most_common(1)[0]
     paces = [
-        {kind: s / (r.spec.forwards * r.share_trained) for kind, s in r.device_seconds.items()}
+        {kind: s / r.forwards for kind, s in r.device_seconds.items()}
         for r in samples
         if r.device_seconds.keys() == usual
     ]

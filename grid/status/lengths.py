@@ -9,7 +9,7 @@ from rich.text import Text
 
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.trainers.methods import epochs_of, resolve
-from semigrid.trainers.recipe import PoolRecipe
+from semigrid.trainers.recipe import PoolRecipe, SteppedRecipe
 
 _FITTED = ("batch_size", "base_lr", "steps", "warmup_steps", "ema_decay")
 
@@ -40,15 +40,20 @@ class CellLength:
 
 
 def lengths(plan: Plan) -> list[CellLength]:
-    """The lengths of a plan's cells, and last those of searches that cells only start from."""
+    """The lengths of a plan's cells, and last those of searches that cells only start from.
+
+    Those of methods without steps have none.
+    """
     order = {cell.name: number for number, cell in enumerate(plan.cells)}
     searches = sorted(plan.searches, key=lambda search: order.get(search.name, len(order)))
-    return [_length(plan, search) for search in searches]
+    return [length for search in searches if (length := _length(plan, search)) is not None]
 
 
-def _length(plan: Plan, search: Search) -> CellLength:
+def _length(plan: Plan, search: Search) -> CellLength | None:
     spec = plan.spec(search, {}, 0, "a parent" if search.parent else None)
     recipe, with_pool = spec.recipe, spec.pool_images is not None
+    if not isinstance(recipe, SteppedRecipe):
+        return None
     images, epoch_pool = plan.labeled(search.cell), plan.epoch_pool(search.cell)
     unfitted = resolve(plan.recipe(search), spec.method, images, epoch_pool, fit=False)
     return CellLength(

@@ -157,7 +157,7 @@ def cells_progress(study: StudyState) -> dict[str, CellProgress]:
         cell.name: CellProgress(
             state=study.searches[cell.name].stage,
             trials_done=study.trainings_done(cell.name),
-            trials=study.plan.trainings_per_search,
+            trials=study.plan.trainings(study.searches[cell.name].search),
             failure=study.searches[cell.name].failure,
             pool_unused=bool(study.pool_unused(cell.name)),
             control=cell.control,

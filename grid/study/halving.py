@@ -8,13 +8,13 @@ earlier waves of its cell, so the decision does not depend on what runs at the s
 from collections.abc import Sequence
 
 from semigrid.trainers.evaluation.choose import Cutoffs, rank
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import SteppedRecipe
 
 # a trial's (step, Acc@1, cross-entropy) at its evaluations, see ``choose.course``
 Course = Sequence[tuple[int, float, float]]
 
 
-def rungs(recipe: Recipe) -> list[int]:
+def rungs(recipe: SteppedRecipe) -> list[int]:
     """Indices of the evaluations nearest to 1/2, 1/4, 1/8 … of the steps, in ascending order.
 
     Evaluations during the warm-up are left out: they do not yet tell good learning rates from bad.
@@ -30,7 +30,9 @@ def rungs(recipe: Recipe) -> list[int]:
     return sorted(indices)
 
 
-def cutoffs(recipe: Recipe, earlier: Sequence[tuple[Recipe, Course]], factor: int) -> Cutoffs:
+def cutoffs(
+    recipe: SteppedRecipe, earlier: Sequence[tuple[SteppedRecipe, Course]], factor: int
+) -> Cutoffs:
     """The scores of the best 1/``factor`` of earlier trials at each rung.
 
     Args:

@@ -30,7 +30,7 @@ from semigrid.trainers.layout import predictions_file, weights_file
 from semigrid.trainers.methods import find_method, packages_of
 from semigrid.trainers.methods.method import NetworkName
 from semigrid.trainers.models.weights import Weights
-from semigrid.trainers.recipe import RECIPE_VERSION
+from semigrid.trainers.recipe import RECIPE_VERSION, SteppedRecipe
 from semigrid.trainers.trial.identity import TrialSpec
 
 Status = Literal["started", "finished", "stopped", "diverged", "collapsed", "failed"]
@@ -136,7 +136,8 @@ class Record(BaseModel):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        if self.spec.recipe.steps is None:
+        recipe = self.spec.recipe
+        if isinstance(recipe, SteppedRecipe) and recipe.steps is None:
             raise ValueError("spec.recipe.steps is missing")
         if self.status == "finished" or self.val:
             try:
@@ -167,9 +168,20 @@ class Record(BaseModel):
 
     @property
     def share_trained(self) -> float:
-        """The share of its steps up to its last evaluation."""
-        reached = self.history[-1]["step"] if self.history else 0
-        return reached / self.spec.recipe.total_steps
+        """The share of its steps up to its last evaluation; all or nothing without steps."""
+        if not self.history:
+            return 0.0
+        recipe = self.spec.recipe
+        if not isinstance(recipe, SteppedRecipe):
+            return 1.0
+        return self.history[-1]["step"] / recipe.total_steps
+
+    @property
+    def forwards(self) -> float:
+        """Forwards of one image up to its last evaluation; without steps, all that it made."""
+        if not isinstance(self.spec.recipe, SteppedRecipe):
+            return self.steps_run
+        return self.spec.forwards * self.share_trained
 
 
 class _Versioned(BaseModel):

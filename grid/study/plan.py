@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
+from typing import TypeVar
 
 from semigrid.data.errors import InputError
 from semigrid.data.splits import pool_subset
@@ -13,11 +14,14 @@ from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.experiment.label_count import val_fraction
 from semigrid.grid.experiment.messages import nearest
 from semigrid.grid.experiment.schema import Control, ExperimentFile, show_percent
-from semigrid.trainers.methods import find_method, lengthened, resolve
+from semigrid.grid.experiment.space import ranges_of, search_space
+from semigrid.trainers.methods import Space, Stepped, find_method, lengthened, resolve
 from semigrid.trainers.options import uses_ray_stream
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import Recipe, SteppedRecipe
 from semigrid.trainers.trial.identity import TrialSpec
 from semigrid.trainers.trial.job import Place
+
+R = TypeVar("R", bound=Recipe)
 
 
 @dataclass(frozen=True)
@@ -75,15 +79,15 @@ class Plan:
         self.cells = [each for cell in cells for each in (cell, *self._controls(cell))]
         self.searches = _searches(experiment, self.cells)
 
-    @property
-    def trials(self) -> int:
-        """Trials per search."""
-        return self.experiment.file.search.trials
+    @cached_property
+    def trials(self) -> dict[str, int]:
+        """Trials of each search, by its name: one where there is nothing to search."""
+        asked = self.experiment.file.search.trials
+        return {search.name: asked if self.space(search) else 1 for search in self.searches}
 
-    @property
-    def trainings_per_search(self) -> int:
+    def trainings(self, search: Search) -> int:
         """A search's trials, and its winner on the other seeds."""
-        return self.trials + self.experiment.file.seeds - 1
+        return self.trials[search.name] + self.experiment.file.seeds - 1
 
     def matching(self, patterns: Sequence[str]) -> list[str]:
         """Names of the cells that match any of the patterns, such as ``aprons/semi-vit/*``.
@@ -112,15 +116,18 @@ class Plan:
         """The recipes of compute controls, as long as those with a pool beside them."""
         return {cell: self._longer_recipe(cell) for cell in self.cells if cell.control == "compute"}
 
-    def _longer_recipe(self, cell: Cell) -> Recipe:
+    def _longer_recipe(self, cell: Cell) -> SteppedRecipe:
         config, with_pool = self.experiment.file.models[cell.model], replace(cell, control=None)
         beside = self._resolved(with_pool, config.method, self._recipes[cell.model])
-        forwards = find_method(config.method).forwards_per_step(beside, True) * beside.total_steps
+        method = find_method(config.method)
+        assert isinstance(method, Stepped)  # it has a pool
+        forwards = method.forwards(beside, True)
         # with its adapter, too: a control differs from the cell beside it in the pool alone
         if config.from_ is not None:
             recipe = self.experiment.recipe_of(config.from_, beside=cell.model)
         else:
             recipe = self.experiment.control_recipe(cell.model)
+        assert isinstance(recipe, SteppedRecipe)
         return lengthened(recipe, self.method(cell), self.labeled(cell), forwards)
 
     def control_of(self, cell: Cell, control: Control) -> Cell | None:
@@ -170,8 +177,16 @@ class Plan:
     def varied(self, search: Search) -> Recipe:
         """``recipe`` with the learning rate that fits the cell's images: what its search varies."""
         own, cell = self.recipe(search), search.cell
+        if not isinstance(own, SteppedRecipe):
+            return own
         fitted = self._resolved(cell, self.method(cell), own)
         return own.model_copy(update={"base_lr": fitted.base_lr})
+
+    def space(self, search: Search) -> Space:
+        """The space that a search's trials are drawn from."""
+        cell = search.cell
+        ranges = ranges_of(self.experiment.file, self.source_model(cell), self.method(cell))
+        return search_space(self.method(cell), self.varied(search), ranges)
 
     def pool_images(self, search: Search) -> int | None:
         """How many unlabelled images the search's trainings see; None where they see none."""
@@ -216,9 +231,9 @@ class Plan:
         self,
         cell: Cell,
         method: str,
-        recipe: Recipe,
+        recipe: R,
         params: Mapping[str, float] | None = None,
-    ) -> Recipe:
+    ) -> R:
         pool = self.epoch_pool(cell)
         return resolve(recipe, method, self.labeled(cell), pool, tried=params)
 
@@ -266,9 +281,21 @@ class Plan:
         )
 
     @cached_property
-    def forwards(self) -> dict[str, int]:
-        """``TrialSpec.forwards`` of one training of each search, by its name."""
-        return {s.name: self.spec(s, {}, 0, None).forwards for s in self.searches}
+    def forwards(self) -> dict[str, float]:
+        """Forwards of one image in one training of each search, by its name.
+
+        A method without steps makes one of each labelled image, for all its cells and seeds: what
+        a cell has more than the next smaller one, shared among its trainings.
+        """
+        return {search.name: self._forwards(search) for search in self.searches}
+
+    def _forwards(self, search: Search) -> float:
+        spec = self.spec(search, {}, 0, None)
+        if isinstance(spec.recipe, SteppedRecipe):
+            return spec.forwards
+        smaller = next((s.cell for s in self.searches if s.name == search.neighbor), None)
+        images = self.labeled(search.cell) - (self.labeled(smaller) if smaller else 0)
+        return images / self.trainings(search)
 
     @property
     def streams_pool(self) -> bool:
@@ -278,7 +305,7 @@ class Plan:
         names = {cell.dataset for cell in cells if cell.unlabeled is not None}
         return any(uses_ray_stream(stream, self.experiment.datasets[name]) for name in names)
 
-    def priorities(self) -> dict[str, int]:
+    def priorities(self) -> dict[str, float]:
         """Forwards on the longest chain of trainings that begins with each search."""
         chain = dict(self.forwards)
         for search in reversed(self.searches):  # children before parents
@@ -289,17 +316,23 @@ class Plan:
 
     def counts(self) -> dict[str, int]:
         """Counts for ``semigrid plan``; ``trainings_unshared`` if every cell trained its parent."""
-        each, rows = self.trainings_per_search, [s for s in self.searches if s.in_table]
+        trainings = {search.name: self.trainings(search) for search in self.searches}
+        alone = sum(
+            trainings[search.name] + (trainings[search.parent.name] if search.parent else 0)
+            for search in self.searches
+            if search.in_table
+        )
+        forwards = sum(self.forwards[name] * each for name, each in trainings.items())
         controls = sum(cell.control is not None for cell in self.cells)
         return {
             "cells": len(self.cells) - controls,
             "controls": controls,
             "searches": len(self.searches),
-            "trials_per_search": self.trials,
+            "trials_per_search": max(self.trials.values()),
             "seeds": self.experiment.file.seeds,
-            "trainings": len(self.searches) * each,
-            "trainings_unshared": sum(1 if s.parent is None else 2 for s in rows) * each,
-            "forwards": sum(self.forwards.values()) * each,
+            "trainings": sum(trainings.values()),
+            "trainings_unshared": alone,
+            "forwards": round(forwards),
         }
 
 

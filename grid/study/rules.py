@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from semigrid.grid.study.halving import cutoffs
 from semigrid.grid.study.ledger import COLLAPSED, Record
 from semigrid.grid.study.plan import Plan
-from semigrid.grid.study.search import Tried, Wave, space_of, suggest_wave
+from semigrid.grid.study.search import Tried, Wave, suggest_wave
 from semigrid.grid.study.state import Job, SearchState, StudyState, Trial, goals_of
 from semigrid.trainers.evaluation.choose import Cutoffs, rank, stopped_at
+from semigrid.trainers.recipe import SteppedRecipe
 from semigrid.trainers.trial.identity import TrialSpec
 
 
@@ -83,22 +84,23 @@ class StudyRules:
             if missing:
                 jobs = (Job("train", t.spec, state.search, t.cutoffs) for t in missing)
                 return replace(state, pending=tuple(jobs))
-            if len(state.trials) >= study.plan.trials:
+            if len(state.trials) >= study.plan.trials[state.search.name]:
                 return self._choose_winner(study, state)
             state = replace(state, trials=(*state.trials, *self._next_wave(study, state)))
 
     def _next_wave(self, study: StudyState, state: SearchState) -> list[Trial]:
         plan, config, parent = study.plan, study.plan.experiment.file.search, _parent(study, state)
         parent_id = parent.winner.id if parent and parent.winner else None
+        most = plan.trials[state.search.name]
         # the trial that the others are compared with goes first, alone
         alone = config.early_stopping and not state.trials
         wave = Wave(
             identity=plan.spec(state.search, {}, 0, parent_id).id,
             recipe=plan.varied(state.search),
-            space=space_of(plan, state.search),
+            space=plan.space(state.search),
             sampler=config.sampler,
             earlier=[_tried(study, trial) for trial in state.trials],
-            count=1 if alone else min(config.wave, plan.trials - len(state.trials)),
+            count=1 if alone else min(config.wave, most - len(state.trials)),
             starts=_starts(study, state),
         )
         trials = []
@@ -188,12 +190,12 @@ def _starts(study: StudyState, state: SearchState) -> list[dict[str, float]]:
 
 def _cutoffs(study: StudyState, state: SearchState, spec: TrialSpec) -> Cutoffs:
     config = study.plan.experiment.file.search
-    if not config.early_stopping:
+    if not config.early_stopping or not isinstance(spec.recipe, SteppedRecipe):
         return {}
     earlier = [
         (trial.spec.recipe, _course(study, trial))
         for trial in state.trials
-        if study.outcome(trial) not in COLLAPSED
+        if isinstance(trial.spec.recipe, SteppedRecipe) and study.outcome(trial) not in COLLAPSED
     ]
     return cutoffs(spec.recipe, earlier, config.reduction_factor)
 

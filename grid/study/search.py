@@ -14,9 +14,7 @@ from pydantic import BaseModel
 from semigrid.data.plausible import Number
 from semigrid.data.storage import Storage
 from semigrid.data.storage.files import UnusableFileError
-from semigrid.grid.experiment.space import ranges_of, search_space
 from semigrid.grid.study.layout import SUGGESTED, suggested_file
-from semigrid.grid.study.plan import Plan, Search
 from semigrid.trainers.methods import Space
 from semigrid.trainers.recipe import Recipe
 
@@ -52,13 +50,6 @@ class Wave:
     earlier: Sequence[Tried]
     count: int
     starts: Sequence[dict[str, float]] = ({},)
-
-
-def space_of(plan: Plan, search: Search) -> Space:
-    """The space that a search's trials are drawn from."""
-    cell = search.cell
-    ranges = ranges_of(plan.experiment.file, plan.source_model(cell), plan.method(cell))
-    return search_space(plan.method(cell), plan.varied(search), ranges)
 
 
 def suggest_wave(wave: Wave) -> list[dict[str, float]]:

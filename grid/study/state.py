@@ -168,7 +168,7 @@ class StudyState:
         if state.stage not in ("waiting", "searching"):
             return pending
         seeds = self.plan.experiment.file.seeds - 1 if with_seeds else 0
-        return pending + self.plan.trials - len(state.trials) + seeds
+        return pending + self.plan.trials[name] - len(state.trials) + seeds
 
 
 def goals_of(plan: Plan, only: Collection[str] | None = None) -> dict[str, Stage]:

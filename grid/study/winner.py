@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def adjustment_note(record: Record) -> str | None:
     """What a model's probabilities mean that was trained with a logit adjustment."""
-    tau = record.spec.recipe.logit_adjustment
+    tau = record.spec.logit_adjustment
     if not tau:
         return None
     power = "" if tau == 1 else f" to the power of {tau:g}"

@@ -16,7 +16,7 @@ from semigrid.data.storage import Storage
 from semigrid.grid.study.layout import OPTUNA, OPTUNA_JOURNAL
 from semigrid.grid.study.ledger import ENDED, Record
 from semigrid.grid.study.plan import Plan, Search
-from semigrid.grid.study.search import distribution, space_of
+from semigrid.grid.study.search import distribution
 from semigrid.grid.study.state import Job, StudyState
 from semigrid.grid.trackers.tracker import Tracker, folder_at
 from semigrid.trainers.evaluation.choose import Cutoffs, stopped_at
@@ -160,6 +160,6 @@ def _with_published(plan: Plan, search: Search) -> Space:
 
     Optuna compares the trials of a study only by parameters with one range in all of them.
     """
-    recipe, space = plan.varied(search), space_of(plan, search)
+    recipe, space = plan.varied(search), plan.space(search)
     own = {name: float(getattr(recipe, name)) for name in space}
     return {n: (min(low, own[n]), max(high, own[n])) for n, (low, high) in space.items()}

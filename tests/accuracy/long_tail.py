@@ -131,7 +131,7 @@ def _train(spec: TrialSpec, dataset: Dataset, counts: np.ndarray, folder: Path) 
     predictions = evaluate(
         model, evaluation_batches(dataset, "val", views, runtime), views, runtime
     )
-    tau, shares = spec.recipe.logit_adjustment, counts / counts.sum()
+    tau, shares = spec.logit_adjustment, counts / counts.sum()
     metrics = predictions.metrics(shares, tau)
     rare = predictions.labels >= dataset.num_classes - RARE
     return {

@@ -25,6 +25,7 @@ from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.layout import weights_file
 from semigrid.trainers.methods import find_method, published, resolve
 from semigrid.trainers.options import TrainOptions
+from semigrid.trainers.recipe import SteppedRecipe
 from semigrid.trainers.trial.identity import TrialSpec
 from semigrid.trainers.trial.job import Place, TrialJob
 from semigrid.trainers.trial.run import run_trial
@@ -122,6 +123,7 @@ class Trainings:
         started = time.process_time()
         outcome = run_trial(job, Runtime(checkpoints, device="cpu"))
         checkpoints.delete()
+        assert isinstance(spec.recipe, SteppedRecipe)
         recipe, last = spec.recipe, outcome.history[-1] if outcome.history else {}
         line = {
             "trial": spec.id, "set": cell.set, "labels": cell.labels, "method": spec.method,

@@ -20,6 +20,7 @@ from semigrid.trainers.loop.train import train
 from semigrid.trainers.loop.training import Training
 from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.models.create import create_model, input_statistics
+from semigrid.trainers.recipe import SteppedRecipe
 from semigrid.trainers.trial.data import view_settings
 
 BACKBONE = "vit_base_patch16_224.mae"
@@ -29,6 +30,7 @@ def measure(folder: str, own: dict[str, Any]) -> str:
     digits = open_dataset("builtin://digits")
     short = {"steps": 1, "warmup_steps": 0, "batch_size": 2, "evaluations": 1}
     recipe = resolve(published("finetune", BACKBONE, short | own), "finetune", 40, 0)
+    assert isinstance(recipe, SteppedRecipe)
     model = create_model(BACKBONE, 10, recipe, {}, False, 0)
     views = view_settings(recipe, input_statistics(model))
     rows = digits.read("train", np.arange(40))

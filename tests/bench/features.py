@@ -47,7 +47,7 @@ def backbone_at(folder: str) -> FrozenBackbone:
     """The network with the weights in a folder, which are made if they are not there."""
     file = Path(folder) / "weights.safetensors"
     if not file.exists():
-        recipe = Recipe(global_pool=None, drop_path=0, head_std=None)
+        recipe = Recipe(global_pool=None)
         save_file(create_model(BACKBONE, 2, recipe, {}, False, 0).state_dict(), file)
     return FrozenBackbone.of(BACKBONE, file_weights(str(file), None, BACKBONE), True, SIZE)
 

@@ -34,7 +34,7 @@ from semigrid.trainers.loop.training import Training
 from semigrid.trainers.methods import find_method, published, resolve
 from semigrid.trainers.models.create import create_model
 from semigrid.trainers.options import TrainOptions
-from semigrid.trainers.recipe import PoolRecipe, Recipe
+from semigrid.trainers.recipe import PoolRecipe, SteppedRecipe
 from semigrid.trainers.trial.data import view_settings
 
 # divides by 1, 2 and 3 workers
@@ -51,7 +51,7 @@ class Runtime(DistributedRuntime):
             raise Died
 
 
-def streams(recipe: Recipe, method: str, rank: int, world_size: int) -> Streams:
+def streams(recipe: SteppedRecipe, method: str, rank: int, world_size: int) -> Streams:
     digits = open_dataset("builtin://digits")
     views = view_settings(recipe, ((0.5,) * 3, (0.5,) * 3))
     where: tuple[int, int, int] = (0, rank, world_size)
@@ -73,7 +73,7 @@ def streams(recipe: Recipe, method: str, rank: int, world_size: int) -> Streams:
 def trained(
     runtime: Any,
     method: str,
-    recipe: Recipe,
+    recipe: SteppedRecipe,
     model: torch.nn.Module | None = None,
     **settings: Any,
 ) -> Outcome:
@@ -149,7 +149,7 @@ def out_of_memory_with_buffers(folder: Path) -> dict[str, Any]:
     return _short_of_memory(folder, recipe, tiny_swin)
 
 
-def tiny_swin(recipe: Recipe) -> torch.nn.Module:
+def tiny_swin(recipe: SteppedRecipe) -> torch.nn.Module:
     """A model with buffers, and none of them statistics."""
     sizes = {"img_size": 32, "window_size": 4, "embed_dim": 16, "depths": (1, 1)}
     args = sizes | {"num_heads": (1, 2)}
@@ -157,7 +157,7 @@ def tiny_swin(recipe: Recipe) -> torch.nn.Module:
 
 
 def _short_of_memory(
-    folder: Path, recipe: Recipe, make: Callable[[Recipe], torch.nn.Module]
+    folder: Path, recipe: SteppedRecipe, make: Callable[[SteppedRecipe], torch.nn.Module]
 ) -> dict[str, Any]:
     checkpoints = [Checkpoints(open_storage(folder / name)) for name in ("plain", "short")]
     plain = trained(Runtime(checkpoints[0]), "semi", recipe, make(recipe))

@@ -22,7 +22,7 @@ from semigrid.trainers.loop.training import DEFAULT_OPTIONS, Training
 from semigrid.trainers.methods import find_method, published, resolve
 from semigrid.trainers.models.create import create_model
 from semigrid.trainers.options import TrainOptions
-from semigrid.trainers.recipe import PoolRecipe, Recipe
+from semigrid.trainers.recipe import PoolRecipe, SteppedRecipe
 from semigrid.trainers.trial.data import view_settings
 
 VIT = "vit_tiny_patch16_224"
@@ -39,7 +39,7 @@ LABELED_IMAGES, POOL_IMAGES, VAL_IMAGES = 40, 64, 30
 TEN_CLASSES = np.full(10, 0.1)  # the digits, as they occur
 
 
-def tiny_recipe(method: str, **overrides: Any) -> Recipe:
+def tiny_recipe(method: str, **overrides: Any) -> SteppedRecipe:
     """The published ViT recipe, resolved for a run of 8 steps on a few digits."""
     small = {
         "img_size": 16,
@@ -64,7 +64,7 @@ def tiny_recipe(method: str, **overrides: Any) -> Recipe:
     return resolve(recipe, method, LABELED_IMAGES, POOL_IMAGES)
 
 
-def tiny_model(recipe: Recipe, seed: int = 0) -> torch.nn.Module:
+def tiny_model(recipe: SteppedRecipe, seed: int = 0) -> torch.nn.Module:
     return create_model(VIT, 10, recipe, VIT_ARGS, False, seed)
 
 
@@ -73,7 +73,7 @@ def first_rows(dataset: Dataset, split: str, rows: int) -> ImageTable:
     return dataset.read(split, np.arange(rows))
 
 
-def tiny_streams(dataset: Dataset, recipe: Recipe, method: str, seed: int = 0) -> Streams:
+def tiny_streams(dataset: Dataset, recipe: SteppedRecipe, method: str, seed: int = 0) -> Streams:
     """The streams of one worker, as a trial builds them, over a few digits."""
     views, page = view_settings(recipe, ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))), find_method(method)
     rows = first_rows(dataset, "train", LABELED_IMAGES)
@@ -105,7 +105,7 @@ def training_batches(
 def run_tiny(
     dataset: Dataset,
     method: str,
-    recipe: Recipe,
+    recipe: SteppedRecipe,
     checkpoints: Checkpoints,
     *,
     on_step: Callable[[int], None] = lambda step: None,

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from semigrid.data.errors import InputError
 from semigrid.trainers.backbones import backbone_family
 from semigrid.trainers.methods import published, resolve
-from semigrid.trainers.recipe import PoolRecipe, Recipe
+from semigrid.trainers.recipe import PoolRecipe, SteppedRecipe
 
 # docs/methods.md §3, ViT-B (MAE)
 VIT_FINETUNE = {
@@ -192,7 +192,7 @@ def test_resolving_again_changes_nothing() -> None:
 
 def test_unresolved_recipes_have_no_number_of_steps() -> None:
     with pytest.raises(ValueError, match="not resolved"):
-        _ = Recipe().total_steps
+        _ = SteppedRecipe().total_steps
 
 
 def test_derived_numbers() -> None:
@@ -210,7 +210,7 @@ def test_crops_must_be_ranges(name: str, crop: tuple[float, float]) -> None:
 
 @pytest.mark.parametrize("crop", [(0.3, 0.3), (1.0, 1.0), (0.01, 1.0)])
 def test_ranges_may_be_narrow(crop: tuple[float, float]) -> None:
-    assert Recipe(crop_scale=crop).crop_scale == crop
+    assert SteppedRecipe(crop_scale=crop).crop_scale == crop
 
 
 @pytest.mark.parametrize(
@@ -249,12 +249,12 @@ def test_settings_of_other_methods_are_refused_with_their_owners() -> None:
 
 def test_a_recipe_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Recipe().base_lr = 1.0
+        SteppedRecipe().base_lr = 1.0
 
 
 @pytest.mark.parametrize("value", ["rand-m9-mstd0.5-inc1", "rand-m7-n3", "rand-m9-p0.5", ""])
 def test_augmentations_that_timm_understands(value: str) -> None:
-    assert Recipe(rand_augment=value).rand_augment == value
+    assert SteppedRecipe(rand_augment=value).rand_augment == value
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_augmentations_that_timm_understands(value: str) -> None:
 )
 def test_augmentations_that_timm_would_read_in_part_are_refused(value: str) -> None:
     with pytest.raises(ValidationError, match="is written as in rand-m9-mstd0.5-inc1"):
-        Recipe(rand_augment=value)
+        SteppedRecipe(rand_augment=value)
 
 
 LORA = {"kind": "lora"}
@@ -320,13 +320,13 @@ def test_the_default_adapter_is_the_published_one() -> None:
 )
 def test_adapters_that_cannot_be(adapter: dict[str, Any], key: Any, message: str) -> None:
     with pytest.raises(ValidationError) as error:
-        Recipe(adapter=adapter)
+        SteppedRecipe(adapter=adapter)
     [problem] = error.value.errors()
     assert problem["loc"][-1] == key and message in problem["msg"]
 
 
 def test_a_recipe_without_an_adapter_does_not_mention_it() -> None:
     # identities of trials are hashes of what is dumped
-    assert "adapter" not in Recipe().model_dump(mode="json")
-    with_one = Recipe(adapter=LORA)
-    assert Recipe(**with_one.model_dump(mode="json")) == with_one
+    assert "adapter" not in SteppedRecipe().model_dump(mode="json")
+    with_one = SteppedRecipe(adapter=LORA)
+    assert SteppedRecipe(**with_one.model_dump(mode="json")) == with_one

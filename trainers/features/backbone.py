@@ -45,7 +45,7 @@ class FrozenBackbone:
     @staticmethod
     def of(backbone: str, weights: Weights, is_file: bool, img_size: int) -> "FrozenBackbone":
         """With timm's own pooling."""
-        recipe = Recipe(img_size=img_size, global_pool=None, drop_path=0, head_std=None)
+        recipe = Recipe(img_size=img_size, global_pool=None)
         uri = weights.source if is_file else None
         return FrozenBackbone(backbone, recipe, uri, weights.sha256)
 

@@ -20,7 +20,7 @@ from semigrid.trainers.loop.streams import Streams
 from semigrid.trainers.methods import Stepped
 from semigrid.trainers.methods.losses import LogitAdjustment, entropy
 from semigrid.trainers.methods.method import NetworkName
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import SteppedRecipe
 
 # the largest number that a record may have
 MOST = torch.finfo(torch.float32).max
@@ -37,7 +37,7 @@ class Assessor:
     def __init__(
         self,
         method: Stepped[Any],
-        recipe: Recipe,
+        recipe: SteppedRecipe,
         networks: Networks,
         streams: Streams,
         runtime: Runtime,

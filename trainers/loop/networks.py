@@ -19,7 +19,7 @@ from semigrid.trainers.methods.method import NetworkName
 from semigrid.trainers.models.adapter import adapt, learning, merged
 from semigrid.trainers.models.drop_path import DropPaths
 from semigrid.trainers.options import Precision
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import SteppedRecipe
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -39,7 +39,7 @@ class Networks:
     def __init__(
         self,
         method: Stepped[Any],
-        recipe: Recipe,
+        recipe: SteppedRecipe,
         model: nn.Module,
         teacher_state: dict[str, torch.Tensor] | None,
         *,

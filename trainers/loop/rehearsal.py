@@ -22,7 +22,7 @@ from semigrid.trainers.loop.streams import Streams
 from semigrid.trainers.loop.training import Training
 from semigrid.trainers.methods import Stepped, find_method
 from semigrid.trainers.methods.step import MethodState
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import SteppedRecipe
 
 # Images of each kind in a rehearsed step, where a worker's own steps have no fewer.
 IMAGES = 2
@@ -43,7 +43,7 @@ class _NoCheckpoints(Checkpoints):
         return None
 
 
-def rehearsed(recipe: Recipe, method: str, workers: int) -> Recipe:
+def rehearsed(recipe: SteppedRecipe, method: str, workers: int) -> SteppedRecipe:
     """The recipe of a step with as few images as show what a worker's steps would.
 
     Settings that only change numbers have one value, so that equal recipes are rehearsed once.
@@ -61,7 +61,7 @@ def rehearsed(recipe: Recipe, method: str, workers: int) -> Recipe:
 
 def rehearse(
     model: nn.Module,
-    recipe: Recipe,
+    recipe: SteppedRecipe,
     method: str,
     views: ViewSettings,
     num_classes: int,

@@ -7,10 +7,10 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import SteppedRecipe
 
 
-def create_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def create_optimizer(model: nn.Module, recipe: SteppedRecipe) -> torch.optim.Optimizer:
     """AdamW or Nesterov SGD, with layer-wise decay of the learning rate.
 
     Norms, biases, position embeddings and tokens have no weight decay, unless the recipe says
@@ -34,7 +34,7 @@ def create_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return optimizer
 
 
-def create_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> CosineLRScheduler:
+def create_schedule(optimizer: torch.optim.Optimizer, recipe: SteppedRecipe) -> CosineLRScheduler:
     """Linear warm-up from 0, then a half-cosine to ``min_lr`` at ``total_steps``.
 
     It has no state: call ``step_update(step)`` before every optimiser step.

@@ -24,7 +24,7 @@ from semigrid.trainers.methods.losses import LogitAdjustment, StepAverages
 from semigrid.trainers.methods.method import NetworkName
 from semigrid.trainers.methods.step import MethodState, RankShard, StepContext
 from semigrid.trainers.options import Precision, TrainOptions
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import SteppedRecipe
 
 DEFAULT_OPTIONS = TrainOptions()
 
@@ -45,7 +45,7 @@ class Training:
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: SteppedRecipe,
         method: str,
         model: nn.Module,
         teacher_state: dict[str, torch.Tensor] | None,

@@ -6,7 +6,7 @@ asks the methods, too.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from semigrid.data.errors import InputError
 from semigrid.trainers.backbones import backbone_family
@@ -19,7 +19,7 @@ from semigrid.trainers.methods.registry import (
     packages_of,
     who_uses,
 )
-from semigrid.trainers.recipe import ADAPTER_RATE, PoolRecipe, Recipe
+from semigrid.trainers.recipe import ADAPTER_RATE, PoolRecipe, Recipe, SteppedRecipe
 
 __all__ = [
     "Method",
@@ -38,8 +38,7 @@ __all__ = [
     "why_unused",
 ]
 
-# what of every recipe only the training loop reads, and would be ignored without a word elsewhere
-_OF_STEPS = ("logit_adjustment",)
+R = TypeVar("R", bound=Recipe)
 _OPTIMIZER_OF = {"beta1": "adamw", "beta2": "adamw", "momentum": "sgd"}
 
 
@@ -58,6 +57,13 @@ def published(method: str, backbone: str, overrides: Mapping[str, Any]) -> Recip
         pydantic.ValidationError: for a value that cannot be.
     """
     page, own, family = find_method(method), dict(overrides), backbone_family(backbone)
+    problems = [
+        f"{name}: {others}, and the method is {method}; take this key out"
+        for name in own
+        if (others := users_of(name, page))
+    ]
+    if problems:
+        raise InputError(*problems)
     values = dict(page.published.get(family, {}))
     if "preset" in own:
         values |= _preset(page, family, own.pop("preset"))
@@ -66,24 +72,17 @@ def published(method: str, backbone: str, overrides: Mapping[str, Any]) -> Recip
         values |= {"layer_decay": 1.0}
         if {**values, **own}.get("optimizer", "adamw") == "adamw":
             values |= {"base_lr": ADAPTER_RATE * base_lr}
-    problems = [
-        f"{name}: {others}, and the method is {method}; take this key out"
-        for name in own
-        if (others := users_of(name, page))
-    ]
-    if problems:
-        raise InputError(*problems)
     recipe: Recipe = page.recipe(**{**values, **own})
     return type(recipe).model_construct(_fields_set=set(own), **dict(recipe))
 
 
 def users_of(setting: str, method: Method[Any]) -> str | None:
     """``only semi uses it``, of a setting that this method does not use and others do."""
-    if setting not in method.recipe.model_fields:
-        return who_uses(setting)
-    if setting in _OF_STEPS and not isinstance(method, Stepped):
+    if setting in method.recipe.model_fields:
+        return None
+    if setting in SteppedRecipe.model_fields:
         return "only methods that train by steps use it"
-    return None
+    return who_uses(setting)
 
 
 def _preset(method: Method[Any], family: str, name: Any) -> Mapping[str, Any]:
@@ -97,19 +96,19 @@ def _preset(method: Method[Any], family: str, name: Any) -> Mapping[str, Any]:
 
 
 def resolve(
-    recipe: Recipe,
+    recipe: R,
     method: str,
     labeled_images: int,
     pool_images: int,
     fit: bool = True,
     tried: Mapping[str, float] | None = None,
-) -> Recipe:
+) -> R:
     """Derives batch size, learning rate, steps, warm-up and EMA decay from the sets' sizes.
 
     An epoch is a pass over the labelled set, or over the pool where the method has one (as in
     Semi-ViT). Sets too small for the published batch and epochs get smaller batches and more
     steps, with a learning rate for those (docs/recipes.md); what the user set,
-    ``model_fields_set``, stays.
+    ``model_fields_set``, stays. A recipe without steps has nothing to derive.
 
     Args:
         pool_images: 0 without a pool.
@@ -120,6 +119,8 @@ def resolve(
     Raises:
         ValueError: for a warm-up that leaves no step to train.
     """
+    if not isinstance(recipe, SteppedRecipe):
+        return recipe
     given, epochs = recipe.model_fields_set, recipe.epochs
     recipe = recipe.model_copy(update=tried)
     images, ratio = _epoch(recipe, method, labeled_images, pool_images)
@@ -157,20 +158,24 @@ def resolve(
     )
 
 
-def epochs_of(recipe: Recipe, method: str, labeled_images: int, pool_images: int) -> float:
+def epochs_of(recipe: SteppedRecipe, method: str, labeled_images: int, pool_images: int) -> float:
     """Passes of a resolved recipe over the labelled set, or over the pool where there is one."""
     images, ratio = _epoch(recipe, method, labeled_images, pool_images)
     return recipe.total_steps * recipe.batch_size * ratio / images
 
 
-def _epoch(recipe: Recipe, method: str, labeled_images: int, pool_images: int) -> tuple[int, int]:
+def _epoch(
+    recipe: SteppedRecipe, method: str, labeled_images: int, pool_images: int
+) -> tuple[int, int]:
     """Images of an epoch, and how many of them a step takes for each labelled image."""
     if isinstance(recipe, PoolRecipe) and (pool_images or find_method(method).pool == "required"):
         return pool_images, recipe.unlabeled_ratio
     return labeled_images, 1
 
 
-def lengthened(recipe: Recipe, method: str, labeled_images: int, forwards: int) -> Recipe:
+def lengthened(
+    recipe: SteppedRecipe, method: str, labeled_images: int, forwards: int
+) -> SteppedRecipe:
     """The recipe with the number of steps that costs ``forwards``, rounded, and one at least.
 
     It trains without a pool; the warm-up keeps its share of the steps. Raises ``ValueError`` as
@@ -178,10 +183,12 @@ def lengthened(recipe: Recipe, method: str, labeled_images: int, forwards: int) 
 
     Args:
         labeled_images: size of the labelled set.
-        forwards: of one image, a backward counting two; see ``Method.forwards_per_step``.
+        forwards: of one image, a backward counting two; see ``Stepped.forwards_per_step``.
     """
     usual = resolve(recipe, method, labeled_images, 0)
-    steps = max(1, round(forwards / find_method(method).forwards_per_step(usual, False)))
+    page = find_method(method)
+    assert isinstance(page, Stepped)
+    steps = max(1, round(forwards / page.forwards_per_step(usual, False)))
     share = recipe.warmup_epochs / recipe.epochs
     if recipe.warmup_steps is not None:
         share = recipe.warmup_steps / usual.total_steps
@@ -193,6 +200,8 @@ def why_unused(setting: str, recipe: Recipe) -> str | None:
     """Why a setting changes nothing in the trainings of a recipe; None where it may."""
     if setting not in type(recipe).model_fields:
         return who_uses(setting)
+    if not isinstance(recipe, SteppedRecipe):
+        return None
     if setting in _OPTIMIZER_OF and recipe.optimizer != _OPTIMIZER_OF[setting]:
         return f"only {_OPTIMIZER_OF[setting]} uses it, the optimizer is {recipe.optimizer}"
     if setting == "warmup_epochs" and recipe.warmup_steps is not None:

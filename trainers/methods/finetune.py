@@ -10,7 +10,7 @@ from pydantic import Field
 from semigrid.trainers.methods.method import Space, Stepped
 from semigrid.trainers.methods.rows import labeled_rows
 from semigrid.trainers.methods.step import StepContext, StepInput, StepTargets, TargetRows
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import SteppedRecipe
 
 if TYPE_CHECKING:
     import torch
@@ -35,14 +35,14 @@ PUBLISHED_CONVNET: dict[str, Any] = {
 UNMIXED: dict[str, Any] = {"mixup": 0.0, "cutmix": 0.0, "erase_prob": 0.0, "drop_path": 0.0}
 
 
-class FinetuneRecipe(Recipe):
+class FinetuneRecipe(SteppedRecipe):
     """Settings of mixing, beside the shared ones."""
 
     mixup: float = Field(0.8, ge=0, description="α; 0 switches it off")
     cutmix: float = Field(1.0, ge=0, description="α; 0 switches it off")
 
 
-def search_space(recipe: Recipe) -> Space:
+def search_space(recipe: SteppedRecipe) -> Space:
     """Half to twice the learning rate (MAE's search) and the weight decay."""
     return {
         "base_lr": (recipe.base_lr / 2, recipe.base_lr * 2),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from semigrid.trainers.backbones import Family
 from semigrid.trainers.methods.step import MethodState, StepContext, StepInput, StepTargets
-from semigrid.trainers.recipe import PoolRecipe, Recipe
+from semigrid.trainers.recipe import PoolRecipe, Recipe, SteppedRecipe
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from semigrid.trainers.evaluation.predictions import Predictions
 
 R = TypeVar("R", bound=Recipe)
+S = TypeVar("S", bound=SteppedRecipe)
 
 Need = Literal["none", "optional", "required"]
 # the networks of a training: the one that learns, and the average of its weights
@@ -35,7 +36,7 @@ def never_unused(history: History) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Method(Generic[R]):
-    """What all methods say: what they need, their settings, their search and their cost.
+    """What all methods say: what they need, their settings and their search.
 
     How it learns is a subclass's: ``Stepped`` takes steps in the training loop.
 
@@ -44,7 +45,8 @@ class Method(Generic[R]):
         version: raised by whoever changes the numbers that an equal recipe gives; it is part of
             every trial's identity.
         summary: past participle for descriptions of a model: "trained …".
-        recipe: its settings, which extend ``Recipe``; with a pool, ``PoolRecipe``.
+        recipe: its settings, which extend ``SteppedRecipe`` where it takes steps, ``PoolRecipe``
+            where it has a pool, else ``Recipe``.
         pool: whether it learns from unlabelled images. Epochs are passes over them then. Where the
             pool is optional, a cell with ``unlabeled:`` has one.
         parent: whether it starts from a trained model rather than from a backbone.
@@ -56,9 +58,8 @@ class Method(Generic[R]):
         presets: other published recipes by name: the family of backbones that each is for, and
             the values that differ from the family's ``published``.
         pool_unused: why a training has learnt next to nothing from its pool; None if it has learnt.
-        search_space: the default ranges around a recipe's own values.
-        forwards_per_step: forwards of one image in a step, over all ranks; a backward counts two.
-            The second argument is whether there is a pool.
+        search_space: the default ranges around a recipe's own values. A method with nothing to
+            search has one trial in each cell.
     """
 
     name: str
@@ -72,7 +73,6 @@ class Method(Generic[R]):
     published: Mapping[Family, Mapping[str, Any]] = field(default_factory=dict)
     presets: Mapping[str, tuple[Family, Mapping[str, Any]]] = field(default_factory=dict)
     search_space: Callable[[R], Space]
-    forwards_per_step: Callable[[R, bool], int]
     pool_unused: Callable[[History], str | None] = never_unused
 
     def __post_init__(self) -> None:
@@ -97,17 +97,19 @@ def never_sick(history: History, recipe: Recipe, natural_entropy: float) -> str 
     return None
 
 
-def all_images(recipe: Recipe, with_pool: bool) -> int:
+def all_images(recipe: SteppedRecipe, with_pool: bool) -> int:
     """Each image of a step is one row."""
     pool = recipe.pool_batch_size if with_pool and isinstance(recipe, PoolRecipe) else 0
     return recipe.batch_size + pool
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stepped(Method[R]):
+class Stepped(Method[S]):
     """A method that learns step by step, in the training loop.
 
     Attributes:
+        forwards_per_step: forwards of one image in a step, over all ranks; a backward counts two.
+            The second argument is whether there is a pool.
         step_targets: makes a step's images into targets, once in each step; the generator is
             seeded alike on all ranks.
         labeled_views, pool_views: the views that a step needs of its images.
@@ -127,13 +129,25 @@ class Stepped(Method[R]):
             goes on. The last argument is the entropy in nats of the classes of val.
     """
 
-    step_targets: Callable[[StepInput, StepContext[R], torch.Generator], StepTargets]
+    forwards_per_step: Callable[[S, bool], int]
+    step_targets: Callable[[StepInput, StepContext[S], torch.Generator], StepTargets]
     labeled_views: tuple[ViewName, ...] = ("strong",)
     pool_views: tuple[ViewName, ...] = ("weak", "strong")
-    teacher: Callable[[R], NetworkName] | None = None
-    prepare: Callable[[nn.Module, R], None] = no_preparation
-    state: Callable[[R, int, torch.device], MethodState] | None = None
+    teacher: Callable[[S], NetworkName] | None = None
+    prepare: Callable[[nn.Module, S], None] = no_preparation
+    state: Callable[[S, int, torch.device], MethodState] | None = None
     rehearsed: Mapping[str, Any] = field(default_factory=dict)
-    rows_per_step: Callable[[R, bool], int] = all_images
-    measures: Callable[[Predictions, R], Mapping[str, float]] = no_measures
-    health: Callable[[History, R, float], str | None] = never_sick
+    rows_per_step: Callable[[S, bool], int] = all_images
+    measures: Callable[[Predictions, S], Mapping[str, float]] = no_measures
+    health: Callable[[History, S, float], str | None] = never_sick
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not issubclass(self.recipe, SteppedRecipe):
+            raise TypeError(
+                f"method {self.name}: {self.recipe.__name__} does not extend SteppedRecipe"
+            )
+
+    def forwards(self, recipe: S, with_pool: bool) -> int:
+        """Forwards of one image in a whole training."""
+        return self.forwards_per_step(recipe, with_pool) * recipe.total_steps

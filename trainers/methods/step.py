@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import SteppedRecipe
 
 if TYPE_CHECKING:
     import torch
 
     from semigrid.data.views.augment import ViewName
 
-R = TypeVar("R", bound=Recipe, covariant=True)
+R = TypeVar("R", bound=SteppedRecipe, covariant=True)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from timm.data import resolve_data_config
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import Recipe, SteppedRecipe
 
 # One number for each channel of an image.
 Rgb = tuple[float, float, float]
@@ -30,16 +30,19 @@ def create_model(
     have position embeddings of another size, timm resamples them as it loads.
     """
     args = {"num_classes": num_classes, **architecture_args(backbone, recipe, backbone_args)}
-    if recipe.drop_path:
-        args["drop_path_rate"] = recipe.drop_path
+    drop_path, head_std = 0.0, None
+    if isinstance(recipe, SteppedRecipe):
+        drop_path, head_std = recipe.drop_path, recipe.head_std
+    if drop_path:
+        args["drop_path_rate"] = drop_path
     if isinstance(pretrained, dict):
         args["pretrained_cfg_overlay"] = pretrained
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model: nn.Module = timm.create_model(backbone, pretrained=bool(pretrained), **args)
         head = model.get_classifier()  # type: ignore[operator]  # every timm model has it
-        if recipe.head_std is not None and isinstance(head, nn.Linear):
-            nn.init.trunc_normal_(head.weight, std=recipe.head_std)
+        if head_std is not None and isinstance(head, nn.Linear):
+            nn.init.trunc_normal_(head.weight, std=head_std)
             if head.bias is not None:
                 nn.init.zeros_(head.bias)
     return model

@@ -18,7 +18,7 @@ from semigrid.trainers.loop.streams import BatchSource, Streams
 from semigrid.trainers.methods import Stepped, find_method
 from semigrid.trainers.models.create import Rgb
 from semigrid.trainers.options import uses_ray_stream
-from semigrid.trainers.recipe import PoolRecipe, Recipe
+from semigrid.trainers.recipe import PoolRecipe, Recipe, SteppedRecipe
 from semigrid.trainers.trial.job import TrialJob
 
 # Images in one evaluation batch: few, so that several workers share some hundred images evenly.
@@ -89,7 +89,7 @@ def _evaluation_batches(
 def open_streams(job: TrialJob, views: ViewSettings, runtime: Runtime) -> Streams:
     """The labelled and unlabelled batches of a training by steps, and the val images."""
     spec, dataset, method = job.spec, dataset_of(job), find_method(job.spec.method)
-    assert isinstance(method, Stepped)
+    assert isinstance(method, Stepped) and isinstance(spec.recipe, SteppedRecipe)
     table = dataset.read("train", label_subset(dataset.train_labels, Fraction(spec.labels)))
     labeled = MemoryBatches(
         table,

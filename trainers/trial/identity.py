@@ -9,9 +9,9 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
 
 from semigrid.trainers.evaluation.scores import Metric
-from semigrid.trainers.methods import MethodName, find_method
+from semigrid.trainers.methods import MethodName, Stepped, find_method
 from semigrid.trainers.options import Precision
-from semigrid.trainers.recipe import RECIPE_VERSION, Recipe
+from semigrid.trainers.recipe import RECIPE_VERSION, Recipe, SteppedRecipe
 
 
 class TrialSpec(BaseModel):
@@ -73,9 +73,16 @@ class TrialSpec(BaseModel):
 
     @property
     def forwards(self) -> int:
-        """Forwards of one image that the training costs; a backward costs two."""
-        method, with_pool = find_method(self.method), self.pool_images is not None
-        return method.forwards_per_step(self.recipe, with_pool) * self.recipe.total_steps
+        """Forwards of one image that its steps cost; a backward costs two."""
+        method = find_method(self.method)
+        if not isinstance(method, Stepped):
+            return 0
+        return method.forwards(self.recipe, self.pool_images is not None)
+
+    @property
+    def logit_adjustment(self) -> float:
+        """τ of log π in its loss; 0 for a method without one."""
+        return self.recipe.logit_adjustment if isinstance(self.recipe, SteppedRecipe) else 0.0
 
     @cached_property  # a plan reads it at every step for every trial
     def id(self) -> str:

@@ -17,6 +17,7 @@ from semigrid.trainers.loop.train import train
 from semigrid.trainers.loop.training import Training
 from semigrid.trainers.methods import Method, Stepped, find_method
 from semigrid.trainers.models.create import input_statistics
+from semigrid.trainers.recipe import SteppedRecipe
 from semigrid.trainers.trial.data import (
     dataset_of,
     evaluation_batches,
@@ -57,18 +58,20 @@ def learn(method: Method[Any], job: TrialJob, runtime: Runtime) -> Outcome:
 @learn.register(Stepped)
 def _by_steps(method: Stepped[Any], job: TrialJob, runtime: Runtime) -> Outcome:
     spec, place, dataset = job.spec, job.place, dataset_of(job)
+    recipe = spec.recipe
+    assert isinstance(recipe, SteppedRecipe)
     model = start_model(spec, dataset.num_classes, place.weights_uri)
     teacher_state = None
     if spec.parent is not None:
         parent = load_weights(spec.parent, place, model)
-        if spec.recipe.adapter is None:
+        if recipe.adapter is None:
             take_weights(model, parent, "student", spec.parent, place)
             teacher_state = parent["ema"]
         else:  # the two share a frozen backbone
             take_weights(model, parent, "ema", spec.parent, place)
-    views = view_settings(spec.recipe, input_statistics(model))
+    views = view_settings(recipe, input_statistics(model))
     training = Training(
-        spec.recipe,
+        recipe,
         spec.method,
         model,
         teacher_state,
@@ -106,7 +109,7 @@ def evaluate_trial(
     predictions = replace(predictions, slices=_slices(dataset, predictions.ids))
     content = predictions.encode()
     job.place.storage.write(predictions_file(spec.id), content)
-    metrics = predictions.metrics(dataset.manifest.class_shares, spec.recipe.logit_adjustment)
+    metrics = predictions.metrics(dataset.manifest.class_shares, spec.logit_adjustment)
     return metrics, FileFacts.of(content)
 
 

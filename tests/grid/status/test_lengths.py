@@ -9,7 +9,6 @@ from tests.helpers.experiments import SMALL, plan_of
 
 from semigrid.data.errors import InputError
 from semigrid.grid.status.lengths import lengths, lengths_parts
-from semigrid.grid.study.search import space_of
 
 
 def by_the_rule(**semi: object) -> str:
@@ -50,7 +49,7 @@ def test_a_search_varies_the_rate_that_fits_the_cell() -> None:
     # 5e-4 per 256 images of a batch of 1,024, now 32
     assert vit.base_lr == pytest.approx(5e-4 * 32**0.5) and vit.published["base_lr"] == 5e-4
     search = next(search for search in plan.searches if search.name == vit.cell)
-    assert space_of(plan, search)["base_lr"] == (vit.base_lr / 2, vit.base_lr * 2)
+    assert plan.space(search)["base_lr"] == (vit.base_lr / 2, vit.base_lr * 2)
     assert plan.spec(search, {"base_lr": 1e-3}, 0, None).recipe.base_lr == 1e-3
 
 

@@ -17,7 +17,6 @@ from semigrid.grid.analysis.paper import paper_acc1
 from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.report.accuracy import calibration
 from semigrid.grid.study.plan import Cell, Plan
-from semigrid.grid.study.search import space_of
 from semigrid.grid.tables.cells import cells_frame, cells_table, comparisons_table
 from semigrid.grid.tables.paper_tables import labels_table, pool_table
 from semigrid.grid.tables.slices import slices_table
@@ -121,7 +120,7 @@ def test_a_compute_control_has_the_logit_adjustment_of_the_cell_beside_it() -> N
 
 def test_a_control_is_searched_as_the_method_that_it_has() -> None:
     plan = with_controls(search={"space": {"finetune": {"layer_decay": [0.5, 0.9]}}})
-    spaces = {s.cell.control: space_of(plan, s) for s in plan.searches if s.cell.unlabeled}
+    spaces = {s.cell.control: plan.space(s) for s in plan.searches if s.cell.unlabeled}
     assert set(spaces["compute"]) == {"base_lr", "weight_decay", "layer_decay"}
     assert spaces["compute"]["base_lr"] == (0.015, 0.06)
     assert spaces["labeled-pool"] == spaces[None]

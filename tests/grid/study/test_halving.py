@@ -17,11 +17,11 @@ from semigrid.grid.study.ledger import Record, start_record
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.state import Job
 from semigrid.trainers.evaluation.choose import Cutoffs, course, stopped_at
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import SteppedRecipe
 
 
-def recipe(evaluations: int, steps: int = 400, warmup: int = 0) -> Recipe:
-    return Recipe(steps=steps, evaluations=evaluations, warmup_steps=warmup)
+def recipe(evaluations: int, steps: int = 400, warmup: int = 0) -> SteppedRecipe:
+    return SteppedRecipe(steps=steps, evaluations=evaluations, warmup_steps=warmup)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,15 @@ def test_a_parent_that_is_no_cell_is_searched_but_not_a_row() -> None:
     ]
 
 
+def test_a_model_with_nothing_to_search_has_one_trial_a_cell() -> None:
+    nothing = {"vit": {"base_lr": None, "weight_decay": None}}
+    plan = plan_of(experiment_text(search={"trials": 4, "space": nothing}, seeds=3))
+    trials = {s.cell.model: plan.trials[s.name] for s in plan.searches}
+    assert trials == {"vit": 1, "semi-vit": 4}
+    cells = [s.cell.model for s in plan.searches]
+    assert plan.counts()["trainings"] == 3 * cells.count("vit") + 6 * cells.count("semi-vit")
+
+
 def test_a_model_may_fine_tune_on_from_the_winner_of_another() -> None:
     models = SMALL["models"] | {"longer": {"from": "vit", "method": "finetune"}}
     plan = plan_of(experiment_text(models=models, grid=[{"model": "longer", "labels": ["50%"]}]))

@@ -14,7 +14,6 @@ from tests.helpers.packages import from_document, on_path
 from semigrid.data.errors import InputError
 from semigrid.grid.study.ledger import Record, start_record
 from semigrid.grid.study.plan import Plan
-from semigrid.grid.study.search import space_of
 from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.methods import registry
@@ -74,7 +73,7 @@ def test_a_method_with_a_pool_may_start_from_a_backbone() -> None:
     assert control.recipe.img_size == 16 and control.recipe.hflip == 0  # the same images
     assert labeled.method == "fixmatch" and labeled.pool == "labeled"
     assert plan.baseline_of(plan.cells[0]) == plan.cells[1]
-    spaces = [space_of(plan, search) for search in plan.searches]
+    spaces = [plan.space(search) for search in plan.searches]
     assert set(spaces[1]) == {"base_lr", "weight_decay"} and "confidence_threshold" in spaces[0]
 
 
@@ -218,6 +217,6 @@ def test_the_documents_method_is_planned_as_any_other(tmp_path: Path) -> None:
         assert spec.recipe.model_dump()["consistency_weight"] == 3
         assert start_record(spec, "cell").versions["semigrid-mean-teacher"] == "0.1.0"
         [search] = [s for s in plan.searches if s.name == "digits/mean/100%/200%"]
-        assert space_of(plan, search)["consistency_weight"] == (0.75, 12)
+        assert plan.space(search)["consistency_weight"] == (0.75, 12)
     with pytest.raises(InputError, match="models.mean.method: 'mean-teacher'"):
         plan_of(text)

@@ -28,7 +28,7 @@ from semigrid.trainers.features.store import FeatureStore, Part
 from semigrid.trainers.models.create import create_model
 from semigrid.trainers.recipe import Recipe
 
-RECIPE = Recipe(img_size=16, global_pool="avg", drop_path=0, head_std=None)
+RECIPE = Recipe(img_size=16, global_pool="avg")
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from semigrid.trainers.loop.training import Training
 from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.models.create import create_model
 from semigrid.trainers.options import TrainOptions
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import SteppedRecipe
 from semigrid.trainers.trial.data import view_settings
 
 LORA = {"kind": "lora", "rank": 4, "dropout": 0.1}
@@ -46,7 +46,7 @@ def at(folder: Path) -> Checkpoints:
 def training_of(
     digits: Dataset,
     folder: Path,
-    recipe: Recipe,
+    recipe: SteppedRecipe,
     method: str = "semi",
     model: torch.nn.Module | None = None,
     options: TrainOptions = EVERY_STEP,
@@ -179,7 +179,7 @@ def test_a_compiled_training_has_the_same_losses(
     assert losses(compiled) == pytest.approx(eager, abs=1e-5)
 
 
-def net(adapter: dict[str, Any]) -> tuple[Recipe, torch.nn.Module]:
+def net(adapter: dict[str, Any]) -> tuple[SteppedRecipe, torch.nn.Module]:
     settings = {"steps": 3, "batch_size": 8, "img_size": 32, "evaluations": 3, "adapter": adapter}
     recipe = resolve(published("finetune", "resnet18", settings), "finetune", LABELED_IMAGES, 0)
     return recipe, create_model("test_resnet", 10, recipe, {}, False, 0)

@@ -9,15 +9,15 @@ from tests.helpers.tiny import VIT, VIT_ARGS, tiny_recipe
 from semigrid.trainers.loop.schedule import create_optimizer, create_schedule
 from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.models.create import create_model
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import SteppedRecipe
 
 
-def vit(recipe: Recipe) -> torch.nn.Module:
+def vit(recipe: SteppedRecipe) -> torch.nn.Module:
     # with a class token, as MAE's has one
     return create_model(VIT, 10, recipe, VIT_ARGS | {"class_token": True}, False, seed=0)
 
 
-def rates(recipe: Recipe, step: int) -> list[float]:
+def rates(recipe: SteppedRecipe, step: int) -> list[float]:
     """Every group's learning rate at a step over its layer's share."""
     optimizer = create_optimizer(vit(recipe), recipe)
     create_schedule(optimizer, recipe).step_update(step)
@@ -48,7 +48,7 @@ def test_without_warmup_the_first_step_has_the_full_rate() -> None:
     assert rates(recipe, 0) == pytest.approx([0.02] * len(rates(recipe, 0)))
 
 
-def groups_by_name(model: torch.nn.Module, recipe: Recipe) -> dict[str, dict[str, Any]]:
+def groups_by_name(model: torch.nn.Module, recipe: SteppedRecipe) -> dict[str, dict[str, Any]]:
     """The optimiser's group of every parameter; each is in exactly one."""
     groups = create_optimizer(model, recipe).param_groups
     of = {id(parameter): group for group in groups for parameter in group["params"]}
@@ -129,7 +129,7 @@ def test_all_parameters_of_the_published_resnet_decay_at_one_rate() -> None:
     assert {g["lr_scale"] for g in groups.values()} == {1.0}
 
 
-def one_group(recipe: Recipe, backbone: str = "test_resnet", **args: Any) -> dict[str, Any]:
+def one_group(recipe: SteppedRecipe, backbone: str = "test_resnet", **args: Any) -> dict[str, Any]:
     model = create_model(backbone, 10, recipe, args, False, seed=0)
     optimizer = create_optimizer(model, recipe)
     return {"type": type(optimizer)} | optimizer.param_groups[0]

@@ -44,7 +44,7 @@ from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.methods.pseudo_labels import pool_unused
 from semigrid.trainers.models.create import create_model
 from semigrid.trainers.options import TrainOptions
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import SteppedRecipe
 
 
 @pytest.fixture
@@ -80,7 +80,9 @@ def perturb_random_generators() -> None:
 EVERY_STEP = TrainOptions(checkpoint_steps=1)
 
 
-def die(digits: Dataset, method: str, recipe: Recipe, checkpoints: Checkpoints, step: int) -> None:
+def die(
+    digits: Dataset, method: str, recipe: SteppedRecipe, checkpoints: Checkpoints, step: int
+) -> None:
     """Trains until the last checkpoint is of this step."""
     with pytest.raises(Died):
         on_step = die_in_step(step + 1)
@@ -508,14 +510,14 @@ def test_a_worker_alone_fetches_from_its_own_batch(checkpoints: Checkpoints) -> 
     ],
 )
 def test_evaluation_steps(steps: int, evaluations: int, expected: set[int]) -> None:
-    assert set(Recipe(steps=steps, evaluations=evaluations).evaluation_steps) == expected
+    assert set(SteppedRecipe(steps=steps, evaluations=evaluations).evaluation_steps) == expected
 
 
 @given(steps=st.integers(1, 500), evaluations=st.integers(1, 60))
 def test_evaluations_are_as_many_as_asked_and_the_last_is_at_the_end(
     steps: int, evaluations: int
 ) -> None:
-    found = Recipe(steps=steps, evaluations=evaluations).evaluation_steps
+    found = SteppedRecipe(steps=steps, evaluations=evaluations).evaluation_steps
     assert len(found) == min(steps, evaluations)
     assert found[0] >= 1 and found[-1] == steps
     gaps = np.diff([0, *found])
@@ -614,7 +616,7 @@ def test_a_compiled_training_has_the_same_losses(
     assert losses(True) == pytest.approx(losses(False), abs=1e-4)
 
 
-def collapsing(**settings: Any) -> Recipe:
+def collapsing(**settings: Any) -> SteppedRecipe:
     """λ_u absurd, τ = 0: the student learns what the teacher says, whatever it says."""
     absurd = {"unlabeled_loss_weight": 1000, "confidence_threshold": 0, "collapse_evaluations": 3}
     return tiny_recipe("semi", **{"steps": 40, "evaluations": 8, **absurd, **settings})

@@ -7,14 +7,14 @@ import pytest
 
 from semigrid.trainers.methods import epochs_of, published, resolve
 from semigrid.trainers.methods.lengths import ema_decay
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import SteppedRecipe
 
 VIT = "vit_base_patch16_224.mae"
 # every size from 20 to 400, then one more in a hundred
 SIZES = [*range(20, 400), *(round(400 * 1.01**i) for i in range(700))]
 
 
-def fitted(method: str, images: int, backbone: str = VIT, **given: object) -> Recipe:
+def fitted(method: str, images: int, backbone: str = VIT, **given: object) -> SteppedRecipe:
     """The recipe for an epoch of so many images, labelled ones or the pool's."""
     return resolve(published(method, backbone, given), method, images, images)
 
@@ -98,7 +98,7 @@ def test_a_search_of_the_epochs_is_around_the_fitted_steps(backbone: str, epochs
     recipe = published("finetune", backbone, {})
     whole = resolve(recipe, "finetune", 63, 0)
 
-    def tried(**values: float) -> Recipe:
+    def tried(**values: float) -> SteppedRecipe:
         return resolve(recipe, "finetune", 63, 0, tried=values)
 
     # the published epochs are the recipe itself, wherever a trial has them from

@@ -15,8 +15,12 @@ from semigrid.trainers.methods.semi import SEMI, SemiRecipe
 PAGE = "from semigrid.trainers.methods.semi import SEMI\n"
 PLAIN = """from semigrid.trainers.methods.finetune import FINETUNE
 from semigrid.trainers.methods.method import Method
-X = Method(name="odd", recipe=FINETUNE.recipe, search_space=FINETUNE.search_space,
-           forwards_per_step=FINETUNE.forwards_per_step)
+X = Method(name="odd", recipe=FINETUNE.recipe, search_space=FINETUNE.search_space)
+"""
+SHORT = """from dataclasses import replace
+from semigrid.trainers.methods.finetune import FINETUNE
+from semigrid.trainers.recipe import Recipe
+X = replace(FINETUNE, name="odd", recipe=Recipe)
 """
 VERSIONED = (
     PAGE
@@ -54,6 +58,7 @@ def test_an_installed_package_brings_its_method(tmp_path: Path) -> None:
         ("import sys\nsys.exit(3)", "broken:X", "cannot be loaded: SystemExit: 3; mend the pack"),
         ("X = 3", "broken:X", "is no Stepped but of type int; mend the package"),
         (PLAIN, "broken:X", "is no Stepped but of type Method; mend the package"),
+        (SHORT, "broken:X", "cannot be loaded: TypeError: method odd: Recipe does not extend Ste"),
         (VERSIONED, "broken:X", "has the version '1.2.0': let it be a whole number, 1 at first"),
         (PAGE, "broken:SEMI", "has the name 'semi': make the two the same"),
         ("", "nowhere:X", "cannot be loaded: ModuleNotFoundError: No module named 'nowhere'"),

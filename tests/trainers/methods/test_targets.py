@@ -13,12 +13,12 @@ from semigrid.trainers.methods import find_method
 from semigrid.trainers.methods.losses import entropy, soft_cross_entropy
 from semigrid.trainers.methods.mixup import draw_pseudo_mix
 from semigrid.trainers.methods.step import RankShard, StepContext, StepInput, StepTargets
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import SteppedRecipe
 
 PLAIN = {"mixup": 0, "cutmix": 0, "label_smoothing": 0.2, "unlabeled_loss_weight": 3.0}
 
 
-def recipe(method: str = "semi", **overrides: Any) -> Recipe:
+def recipe(method: str = "semi", **overrides: Any) -> SteppedRecipe:
     page, values = find_method(method).recipe, {**PLAIN, **overrides}
     return page(**{name: value for name, value in values.items() if name in page.model_fields})
 
@@ -48,7 +48,7 @@ def losses(student: nn.Module, targets: StepTargets) -> list[float]:
 def targets_of(
     method: str,
     step: StepInput,
-    settings: Recipe,
+    settings: SteppedRecipe,
     seed: int = 0,
     teacher: Any = None,
     shard: RankShard = ALONE,

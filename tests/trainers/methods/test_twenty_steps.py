@@ -11,7 +11,7 @@ from semigrid.data.storage import open_storage
 from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.models.create import create_model
-from semigrid.trainers.recipe import Recipe
+from semigrid.trainers.recipe import SteppedRecipe
 
 # loss of each of 20 steps on the first digits, seed 0, fp32, CPU: of a ViT with mixup, CutMix,
 # erasing and drop path, and of a ResNet with batch normalisation and the same
@@ -43,7 +43,7 @@ LOSSES = {
 }
 
 
-def resnet_recipe(method: str) -> Recipe:
+def resnet_recipe(method: str) -> SteppedRecipe:
     """The published recipe of convolutional networks, with what it leaves out."""
     settings = {
         "img_size": 32,
@@ -67,7 +67,7 @@ def resnet_recipe(method: str) -> Recipe:
     return resolve(recipe, method, LABELED_IMAGES, POOL_IMAGES)
 
 
-def model_of(network: str, recipe: Recipe) -> torch.nn.Module:
+def model_of(network: str, recipe: SteppedRecipe) -> torch.nn.Module:
     if network == "vit":
         return tiny_model(recipe)
     return create_model("test_resnet", 10, recipe, {}, False, 0)
