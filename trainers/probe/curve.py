@@ -59,7 +59,10 @@ def label_fractions(labels: np.ndarray, sizes: int = SIZES) -> list[Fraction]:
 
 def draw_order(ids: Sequence[str], draw: int) -> np.ndarray:
     """The order of a draw, (N,): the first is the dataset's own, from which a grid's cells take."""
-    return np.arange(len(ids)) if draw == 0 else np.array(seeded_order(ids, draw))
+    if draw == 0:
+        return np.arange(len(ids))
+    # stored order is that of the bare ids, by a seed that may be this draw's number
+    return np.array(seeded_order([f"probe/{image_id}" for image_id in ids], draw))
 
 
 def learning_curve(
@@ -90,6 +93,7 @@ def learning_curve(
     total = len(fractions) * draws
     progress(0, total)
     # threads of a product of matrices would be in the way of those that run here
+    found = {}
     with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
         # the largest first, so that no core waits for the last
         tasks = {
@@ -97,9 +101,13 @@ def learning_curve(
             for size, fraction in reversed(list(enumerate(fractions)))
             for draw, order in enumerate(orders)
         }
-        for done, _ in enumerate(as_completed(tasks), 1):
-            progress(done, total)
-    found = {place: task.result() for task, place in tasks.items()}
+        try:
+            for task in as_completed(tasks):
+                found[tasks[task]] = task.result()
+                progress(len(found), total)
+        except BaseException:  # an error of a fit, or an interrupt
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     points = []
     for size, fraction in enumerate(fractions):
         right, near, cs = zip(*(found[size, draw] for draw in range(draws)), strict=True)

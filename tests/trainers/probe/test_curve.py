@@ -1,10 +1,13 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from tests.helpers.clusters import clusters
 
-from semigrid.data.splits import label_subset
+from semigrid.data.splits import label_subset, seeded_order
+from semigrid.trainers.probe import curve
 from semigrid.trainers.probe.curve import Features, draw_order, label_fractions, learning_curve
-from semigrid.trainers.probe.fit import fit_probe
+from semigrid.trainers.probe.fit import Probe, fit_probe
 
 
 def split(start: int, stop: int) -> Features:
@@ -26,6 +29,14 @@ def test_sizes_rise_evenly_from_two_a_class_to_all_and_draws_are_nested() -> Non
     assert label_fractions(np.arange(3)) == [1]
 
 
+@pytest.mark.parametrize("order_seed", [0, 3, 9])
+def test_no_two_draws_are_the_same_whatever_order_the_dataset_has(order_seed: int) -> None:
+    names = [f"i{number}" for number in range(60)]
+    stored = [names[position] for position in seeded_order(names, order_seed)]
+    draws = {tuple(draw_order(stored, draw)) for draw in range(10)}
+    assert len(draws) == 10
+
+
 def test_a_curve_is_that_of_its_single_probes_on_any_number_of_threads() -> None:
     train, test = split(0, 60), split(60, 120)
     points = learning_curve(train, test, np.ones(3), sizes=3, draws=2)
@@ -38,3 +49,26 @@ def test_a_curve_is_that_of_its_single_probes_on_any_number_of_threads() -> None
     for one, other in zip(points, again, strict=True):
         assert (one.logistic == other.logistic).all() and (one.neighbors == other.neighbors).all()
         assert (one.cs == other.cs).all()
+
+
+@pytest.mark.parametrize("ended_by", ["interrupt", "fit"])
+def test_what_ends_a_curve_early_ends_the_fits_that_wait(
+    ended_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits: list[int] = []
+
+    def counted(features: np.ndarray, *rest: Any) -> Probe:
+        fits.append(len(features))
+        if ended_by == "fit":
+            raise KeyboardInterrupt
+        return fit_probe(features, *rest)
+
+    def interrupt(done: int, total: int) -> None:
+        assert total > 150
+        if done:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(curve, "fit_probe", counted)
+    with pytest.raises(KeyboardInterrupt):
+        learning_curve(split(0, 60), split(60, 120), np.ones(3), threads=2, progress=interrupt)
+    assert len(fits) < 100
