@@ -19,7 +19,7 @@ from semigrid.grid.commands.options import (
     option,
 )
 from semigrid.grid.study.plan import Plan
-from semigrid.grid.submit.job_package import JobPackage, job_package, pinned_requirements
+from semigrid.grid.submit.job_package import JobPackage, job_package
 from semigrid.grid.submit.kuberay import RayJobOptions, manifest
 
 _kuberay = partial(option, panel="Options of --kuberay")
@@ -83,26 +83,26 @@ def submit(
         )
         print_text(manifest(experiment, options))
         return
-    package = job_package(experiment, only)
+    package = job_package(experiment, only, install)
     if dry_run:
-        _show(package, install)
+        _show(package)
         return
-    raise typer.Exit(_follow(package, address, install, follow, retries))
+    raise typer.Exit(_follow(package, address, follow, retries))
 
 
-def _show(package: JobPackage, install: bool) -> None:
+def _show(package: JobPackage) -> None:
     """Prints the files that a job takes along, the packages to install, and its command."""
     files = package.files()
     for name, content in files.items():
         echo(f"{len(content):>10,}  {name}")
-    for pin in pinned_requirements() if install else ():
+    for pin in package.pins:
         echo(f"   install  {pin}")
     size = sum(map(len, files.values()))
     echo(f"{size:>10,}  bytes in {len(files)} files; the job's command: {package.entrypoint}")
     say(f"nothing was sent; the job would write to {package.folder}")
 
 
-def _follow(package: JobPackage, address: str, install: bool, follow: bool, retries: int) -> int:
+def _follow(package: JobPackage, address: str, follow: bool, retries: int) -> int:
     """Submits and follows a job, again if it is lost; returns the job's exit code."""
     from semigrid.grid.submit.jobs import ClusterAwayError, JobClient, was_lost
 
@@ -110,7 +110,7 @@ def _follow(package: JobPackage, address: str, install: bool, follow: bool, retr
     command = escape.command(words, err.encoding)
     client = JobClient(address, say)
     for left in range(retries, -1, -1):
-        job, is_new = client.submit(package, install)
+        job, is_new = client.submit(package)
         say(f"{job}: {'submitted' if is_new else 'already at work: nothing is submitted'}")
         if not follow:
             say(f"results: {package.folder}; to follow it: {command}")

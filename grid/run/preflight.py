@@ -25,7 +25,7 @@ from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.state import StudyState
 from semigrid.trainers.loop.rehearsal import BypassedError, rehearse, rehearsed
 from semigrid.trainers.loop.stepper import normalizes_over_batch
-from semigrid.trainers.methods import packages_of
+from semigrid.trainers.methods import package_of
 from semigrid.trainers.models.adapter import adapted_layers
 from semigrid.trainers.models.create import input_statistics
 from semigrid.trainers.options import TrainOptions
@@ -240,8 +240,8 @@ def _step_problems(
         if recipe.adapter is None and normalizes_over_batch(model) and recipe.batch_size == 1:
             what = "batch normalisation needs several images: give a larger recipe.batch_size"
             what += " or fewer train.workers" if workers > 1 else ""
-        for package in packages_of(spec.method):
-            what = f"mend method {spec.method} of the package {package}, or {what}"
+        if (package := package_of(spec.method)) is not None:
+            what = f"mend method {spec.method} of the package {package.name}, or {what}"
         images = "one image" if recipe.batch_size == 1 else f"{recipe.batch_size} images"
         return [
             f": {spec.backbone} fails in a step of {spec.method} on {images} of {views.img_size} "

@@ -27,7 +27,7 @@ from semigrid.grid.study.layout import LEDGER, log_file, record_file
 from semigrid.trainers.evaluation.choose import course, score
 from semigrid.trainers.evaluation.scores import SUFFIXES
 from semigrid.trainers.layout import predictions_file, weights_file
-from semigrid.trainers.methods import find_method, packages_of
+from semigrid.trainers.methods import find_method, package_of
 from semigrid.trainers.methods.method import NetworkName
 from semigrid.trainers.models.weights import Weights
 from semigrid.trainers.recipe import RECIPE_VERSION, SteppedRecipe
@@ -336,12 +336,13 @@ def _commit() -> str | None:
 
 def start_record(spec: TrialSpec, cell: str, weights: Weights | None = None) -> Record:
     """The record of a trial about to be trained, with the versions that will train it."""
+    package = package_of(spec.method)
     return Record(
         status="started",
         spec=spec,
         cell=cell,
         started_at=time.time(),
         weights=weights,
-        versions={**_versions(), **packages_of(spec.method)},
+        versions=_versions() | ({package.name: package.version} if package else {}),
         machine=platform.platform(),
     )

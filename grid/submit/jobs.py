@@ -98,11 +98,11 @@ class JobClient:
         ]
         return next((j.submission_id for j in jobs if j.status in ACTIVE), None), len(jobs)
 
-    def submit(self, package: JobPackage, install: bool) -> tuple[str, bool]:
+    def submit(self, package: JobPackage) -> tuple[str, bool]:
         """Submits unless the results folder has an active job; its identity, and if it is new."""
-        return self._reach(lambda: self._submit(package, install))
+        return self._reach(lambda: self._submit(package))
 
-    def _submit(self, package: JobPackage, install: bool) -> tuple[str, bool]:
+    def _submit(self, package: JobPackage) -> tuple[str, bool]:
         job, count = self._jobs(package.folder)
         if job is not None:
             return job, False
@@ -112,7 +112,7 @@ class JobClient:
                 self._client.submit_job(
                     entrypoint=package.entrypoint,
                     submission_id=job_id,
-                    runtime_env=package.runtime_env(Path(temporary), install),
+                    runtime_env=package.runtime_env(Path(temporary)),
                     metadata=package.metadata,
                 )
             except RuntimeError as error:

@@ -14,9 +14,10 @@ from semigrid.trainers.methods.lengths import ema_decay, fitted_batch, fitted_ra
 from semigrid.trainers.methods.method import Method, Space, Stepped
 from semigrid.trainers.methods.registry import (
     MethodName,
+    Package,
     find_method,
     method_names,
-    packages_of,
+    package_of,
     who_uses,
 )
 from semigrid.trainers.recipe import ADAPTER_RATE, PoolRecipe, Recipe, SteppedRecipe
@@ -24,13 +25,14 @@ from semigrid.trainers.recipe import ADAPTER_RATE, PoolRecipe, Recipe, SteppedRe
 __all__ = [
     "Method",
     "MethodName",
+    "Package",
     "Space",
     "Stepped",
     "epochs_of",
     "find_method",
     "lengthened",
     "method_names",
-    "packages_of",
+    "package_of",
     "published",
     "resolve",
     "users_of",

@@ -6,8 +6,10 @@ or a job names it, by the command line and by workers alike.
 """
 
 import contextlib
+import json
+from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
@@ -92,13 +94,43 @@ def package_name(entry: EntryPoint) -> str:
     return "?" if entry.dist is None else entry.dist.name
 
 
-def packages_of(name: str) -> dict[str, str]:
-    """The package that brings a method, with its version; none for a method of semigrid."""
-    return {
-        entry.dist.name: entry.dist.version
-        for entry in _entries().get(name, ())
-        if entry.dist is not None
-    }
+@dataclass(frozen=True)
+class Package:
+    """An installed package that brings a method.
+
+    Attributes:
+        module: the top-level module of the method.
+        pip: what ``pip install`` takes for the same package on another machine; None if it was
+            installed from a folder or file of this one.
+    """
+
+    name: str
+    version: str
+    module: str
+    pip: str | None
+
+
+def package_of(name: str) -> Package | None:
+    """The package that brings a method; None for one of semigrid, or of nobody."""
+    for entry in _entries().get(name, ()):
+        if entry.dist is not None:
+            module = entry.module.partition(".")[0]
+            return Package(entry.dist.name, entry.dist.version, module, _pip(entry.dist))
+    return None
+
+
+def _pip(package: Distribution) -> str | None:
+    """By where pip says that it was installed from (PEP 610); from an index it says nothing."""
+    origin = json.loads(package.read_text("direct_url.json") or "null")
+    if origin is None:
+        return f"{package.name}=={package.version}"
+    if origin["url"].startswith("file:"):
+        return None
+    url = origin["url"]
+    if "vcs_info" in origin:
+        url = f"{origin['vcs_info']['vcs']}+{url}@{origin['vcs_info']['commit_id']}"
+    folder = f"#subdirectory={origin['subdirectory']}" if "subdirectory" in origin else ""
+    return f"{package.name} @ {url}{folder}"
 
 
 def who_uses(setting: str) -> str | None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from ray.job_submission import JobDetails, JobType
 from setuptools import find_packages
 from tests.helpers.command import semigrid
 from tests.helpers.experiments import experiment_text
+from tests.helpers.packages import from_document, on_path
 
 from semigrid.data.errors import InputError
+from semigrid.data.schema import Dataset
 from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.submit.job_package import (
     FOLDER_KEY,
@@ -38,7 +41,7 @@ def test_a_job_is_known_by_its_folder(tmp_path: Path, monkeypatch: pytest.Monkey
         "python -m semigrid run experiment.yaml --only 'digits/vit/*' "
         "--only digits/semi-vit/50%/100%"
     )
-    assert "env_vars" not in sent.runtime_env(tmp_path, install=False)
+    assert "env_vars" not in sent.runtime_env(tmp_path)
     monkeypatch.setenv("SEMIGRID_STORAGE_PATIENCE", "300")
     assert job_package(experiment).entrypoint == (
         "SEMIGRID_STORAGE_PATIENCE=300 python -m semigrid run experiment.yaml"
@@ -52,7 +55,7 @@ def test_a_job_is_known_by_its_folder(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_experiment_goes_along_as_the_command_line_has_it(tmp_path: Path) -> None:
     overrides = {"seeds": 3, "storage": str(tmp_path / "elsewhere")}
     sent = job_package(load_experiment("a.yaml", overrides, text_for(tmp_path)))
-    environment = sent.runtime_env(tmp_path, install=False)
+    environment = sent.runtime_env(tmp_path)
     assert set(environment) == {"working_dir", "py_modules"}  # nothing of this process's own
     written = yaml.safe_load(Path(environment["working_dir"], "experiment.yaml").read_text())
     assert written["seeds"] == 3 and written["storage"] == str(tmp_path / "elsewhere")
@@ -99,12 +102,69 @@ def test_a_dry_run_lists_what_would_be_sent(tmp_path: Path) -> None:
     assert "nothing was sent" in done.stderr and not (tmp_path / "s").exists()
 
 
-def test_pins_are_what_runs_here() -> None:
-    pins = dict(pin.split("==") for pin in pinned_requirements())
+def test_pins_are_what_runs_here(tmp_path: Path) -> None:
+    experiment = load_experiment("a.yaml", text=text_for(tmp_path))
+    pins = dict(pin.split("==") for pin in pinned_requirements(experiment))
     for name in ("torch", "timm", "optuna", "pyarrow", "matplotlib", "scipy"):
         assert pins[name] == version(name)
     # neither Ray, nor what only an extra or a test needs, nor we ourselves
     assert pins.keys().isdisjoint({"ray", "pytest", "onnx", "mlflow-skinny", "semigrid"})
+
+
+def test_pins_have_the_extras_that_the_file_needs(tmp_path: Path) -> None:
+    text = text_for(tmp_path, trackers=["mlflow", "tensorboard"])
+    pins = dict(
+        pin.split("==") for pin in pinned_requirements(load_experiment("a.yaml", text=text))
+    )
+    assert pins["mlflow-skinny"] == version("mlflow-skinny") and "wandb" not in pins
+    assert pins["databricks-sdk"] == version("databricks-sdk")  # which it requires
+    assert "s3fs" not in pins
+    experiment = load_experiment("a.yaml", text=text)
+    file = experiment.file.model_copy(update={"storage": "s3://shop/experiments"})
+    pins = dict(pin.split("==") for pin in pinned_requirements(replace(experiment, file=file)))
+    assert pins["s3fs"] == version("s3fs") and pins["aiobotocore"] == version("aiobotocore")
+
+
+def mean_teacher_file(tmp_path: Path, **how: object) -> Path:
+    """An experiment with the method of the documents, whose package is in the folder."""
+    from_document(tmp_path, **how)
+    models = {
+        "vit": {"backbone": "vit_tiny_patch16_224", "method": "finetune", "pretrained": False},
+        "mean": {"from": "vit", "method": "mean-teacher"},
+    }
+    file = tmp_path / "a.yaml"
+    grid = [{"model": "mean", "labels": ["100%"], "unlabeled": ["100%"]}]
+    file.write_text(text_for(tmp_path, models=models, grid=grid))
+    return file
+
+
+def test_a_methods_package_is_installed_too(tmp_path: Path, digits: Dataset) -> None:
+    file = mean_teacher_file(tmp_path)
+    with on_path(tmp_path):
+        done = semigrid("submit", str(file), "--dry-run", "--install")
+    assert done.returncode == 0, done.stderr
+    pins = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("   install")]
+    assert "semigrid-mean-teacher==0.1.0" in pins
+    # the package requires semigrid, which is sent
+    assert not [pin for pin in pins if pin.startswith(("semigrid==", "ray=="))]
+
+
+def test_a_package_that_no_index_has_is_refused_by_install_alone(
+    tmp_path: Path, digits: Dataset
+) -> None:
+    origin = {"url": f"file://{tmp_path}", "dir_info": {"editable": True}}
+    file = mean_teacher_file(tmp_path, origin=origin)
+    with on_path(tmp_path):
+        experiment = load_experiment(str(file))
+        assert job_package(experiment).pins == ()
+        with pytest.raises(InputError) as refused:
+            job_package(experiment, install=True)
+    [problem] = refused.value.problems
+    assert problem.startswith(
+        "--install: method mean-teacher: its package semigrid-mean-teacher 0.1.0 was installed "
+        "from a folder of this machine"
+    )
+    assert "install a wheel of it (pip wheel) on every node" in problem
 
 
 def test_relative_paths_are_refused_each_by_its_key(tmp_path: Path) -> None:

@@ -72,11 +72,11 @@ def test_a_head_without_an_agent_yet_is_asked_again(
             raise RuntimeError(f"Request failed with {refusal}")
 
     client[0]._client.submit_job = submit_job
-    assert client[0].submit(package, install=False) == (package.job_id(1), True)
+    assert client[0].submit(package) == (package.job_id(1), True)
     assert sent == [package.job_id(1)] * 2 and len(client[1]) == 1
     answers = ["status code 500: Traceback"]
     with pytest.raises(InputError, match="the job is refused: .*Traceback"):
-        client[0].submit(package, install=False)
+        client[0].submit(package)
 
 
 def test_a_silent_host_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from pydantic import ValidationError
 from tests.helpers.packages import from_document, install, on_path
 
 from semigrid.data.errors import InputError
 from semigrid.grid.experiment.schema import ModelConfig
-from semigrid.trainers.methods import find_method, method_names, packages_of, who_uses
+from semigrid.trainers.methods import find_method, method_names, package_of, who_uses
 from semigrid.trainers.methods.method import Stepped
 from semigrid.trainers.methods.semi import SEMI, SemiRecipe
 
@@ -44,10 +45,41 @@ def test_an_installed_package_brings_its_method(tmp_path: Path) -> None:
         assert method_names()[-1] == "mean-teacher"
         method = find_method("mean-teacher")
         assert isinstance(method, Stepped) and method.name == "mean-teacher"
-        assert packages_of("mean-teacher") == {"semigrid-mean-teacher": "0.1.0"}
+        package = package_of("mean-teacher")
+        assert package is not None and package.module == "semigrid_mean_teacher"
+        assert package.pip == "semigrid-mean-teacher==0.1.0"
         assert who_uses("consistency_weight") == "only mean-teacher uses it"
         assert ModelConfig.model_validate({"method": "mean-teacher"}).method == "mean-teacher"
-    assert "mean-teacher" not in method_names() and packages_of("semi") == {}
+    assert "mean-teacher" not in method_names() and package_of("semi") is None
+
+
+GIT = {"vcs": "git", "commit_id": "0123abcd"}
+
+
+@pytest.mark.parametrize(
+    ("origin", "pip"),
+    [
+        (None, "semigrid-mean-teacher==0.1.0"),
+        ({"url": "file:///home/me/mt", "dir_info": {"editable": True}}, None),
+        ({"url": "file:///home/me/mt-0.1.0.whl", "archive_info": {}}, None),
+        (
+            {"url": "https://git.example/mt", "vcs_info": GIT, "subdirectory": "a/b"},
+            "semigrid-mean-teacher @ git+https://git.example/mt@0123abcd#subdirectory=a/b",
+        ),
+        (
+            {"url": "https://example.org/mt.whl", "archive_info": {}},
+            "semigrid-mean-teacher @ https://example.org/mt.whl",
+        ),
+    ],
+)
+def test_where_a_package_can_be_installed_from(
+    tmp_path: Path, origin: dict[str, object] | None, pip: str | None
+) -> None:
+    from_document(tmp_path, origin=origin)
+    with on_path(tmp_path):
+        package = package_of("mean-teacher")
+        assert package is not None and package.pip == pip
+        assert pip is None or Requirement(pip).name == package.name
 
 
 @pytest.mark.parametrize(
