@@ -1,11 +1,13 @@
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 from pydantic import ValidationError
 
 from semigrid.data.errors import InputError
 from semigrid.trainers.backbones import backbone_family
-from semigrid.trainers.methods import published, resolve
+from semigrid.trainers.methods import published, registry, resolve
+from semigrid.trainers.methods.finetune import FINETUNE, FinetuneRecipe
 from semigrid.trainers.recipe import PoolRecipe, SteppedRecipe
 
 # docs/methods.md §3, ViT-B (MAE)
@@ -300,6 +302,37 @@ def test_an_adapter_learns_ten_times_as_fast_without_layer_decay() -> None:
         for own in ({"preset": "semivit-1pct"}, {"base_lr": 0.003})
     ]
     assert rates == [pytest.approx(5e-4), 0.003]  # ten times the preset's; the user's own
+
+
+@pytest.mark.parametrize(
+    ("backbone", "optimizer", "base_lr"),
+    [
+        ("vit_base_patch16_224.mae", "adamw", 5e-3),
+        # a published rate is the published optimizer's: it is no other's, ten times or not
+        ("vit_base_patch16_224.mae", "sgd", 5e-4),
+        ("resnet18.tv_in1k", "adamw", 0.01),
+        ("resnet18.tv_in1k", "sgd", 0.01),
+    ],
+)
+def test_an_adapters_rate_is_of_the_published_optimizer(
+    backbone: str, optimizer: str, base_lr: float
+) -> None:
+    own = {"adapter": LORA, "optimizer": optimizer}
+    assert published("finetune", backbone, own).base_lr == pytest.approx(base_lr)
+
+
+def test_an_adapters_rate_asks_the_methods_own_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OwnRecipe(FinetuneRecipe):
+        optimizer: Literal["adamw", "sgd"] = "sgd"
+
+    own = replace(FINETUNE, name="own", recipe=OwnRecipe)
+    monkeypatch.setattr(registry, "BUILT_IN", (*registry.BUILT_IN, own))
+    registry.forget()
+    try:
+        recipe = published("own", "vit_base_patch16_224.mae", {"adapter": LORA})
+    finally:
+        registry.forget()
+    assert (recipe.optimizer, recipe.base_lr) == ("sgd", 5e-4)
 
 
 def test_the_default_adapter_is_the_published_one() -> None:

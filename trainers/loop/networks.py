@@ -99,9 +99,15 @@ class Networks:
         return {network: {n: state[n] for n in names} for network, state in states.items()}
 
     def load(self, states: NetworkStates) -> None:
-        """Goes on from what ``states`` returned; other entries are ignored."""
+        """Goes on from what ``states`` returned; other entries are ignored.
+
+        Raises ``RuntimeError`` if it lacks a tensor.
+        """
+        learn = set(learning(self.student))
         for name, network in self.by_name.items():
-            network.load_state_dict(network.state_dict() | states[name])
+            own = network.state_dict() if self._adapted else {}
+            frozen = {n: each for n, each in own.items() if n not in learn}
+            network.load_state_dict(frozen | states[name])
 
     def plain(self, best: bytes) -> bytes:
         """A file of plain timm models of a file of ``states``, after the last step.

@@ -52,8 +52,13 @@ def rehearsed(recipe: SteppedRecipe, method: str, workers: int) -> SteppedRecipe
     page = find_method(method)
     assert isinstance(page, Stepped)
     few = {"batch_size": min(share, IMAGES), "unlabeled_ratio": 1, **page.rehearsed}
-    numbers = {"base_lr": 1e-4, "weight_decay": 0.05, "label_smoothing": 0.1, "ema_decay": 0.5}
-    numbers["logit_adjustment"] = 0.0
+    numbers = {
+        "base_lr": 1e-4,
+        "weight_decay": 0.05,
+        "label_smoothing": 0.1,
+        "logit_adjustment": 0.0,
+        "ema_decay": 0.5,
+    }
     update = {**few, **numbers, "steps": 2, "warmup_steps": 0}
     known = type(recipe).model_fields
     return recipe.model_copy(update={n: value for n, value in update.items() if n in known})

@@ -70,10 +70,12 @@ def published(method: str, backbone: str, overrides: Mapping[str, Any]) -> Recip
     if "preset" in own:
         values |= _preset(page, family, own.pop("preset"))
     if own.get("adapter") is not None:  # docs/methods.md §8
-        base_lr = values.get("base_lr", page.recipe.model_fields["base_lr"].default)
+        default = {name: field.default for name, field in page.recipe.model_fields.items()}
+        full = {**default, **values}
         values |= {"layer_decay": 1.0}
-        if {**values, **own}.get("optimizer", "adamw") == "adamw":
-            values |= {"base_lr": ADAPTER_RATE * base_lr}
+        # the published rate is one of the published optimizer
+        if full["optimizer"] == own.get("optimizer", full["optimizer"]) == "adamw":
+            values |= {"base_lr": ADAPTER_RATE * full["base_lr"]}
     recipe: Recipe = page.recipe(**{**values, **own})
     return type(recipe).model_construct(_fields_set=set(own), **dict(recipe))
 

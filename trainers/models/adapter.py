@@ -22,14 +22,15 @@ def adapted_layers(model: nn.Module, adapter: Adapter) -> list[str]:
     """Names of the layers that the adapter changes.
 
     Raises ``InputError``, with the names that there are, if a target is the name of no layer that
-    can be adapted. Those are linear layers and convolutions without groups, outside the head.
+    can be adapted. Those are linear layers and convolutions without groups or dilation, outside
+    the head.
     """
     head = _head(model)
     possible = [
         name
         for name, module in model.named_modules()
         # not their subclasses, which do more with their weight than to multiply by it
-        if (type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1))
+        if (type(module) is nn.Linear or (type(module) is nn.Conv2d and _is_dense(module)))
         and id(module.weight) not in head
     ]
     targets = DEFAULT_TARGETS if adapter.targets is None else adapter.targets
@@ -43,6 +44,11 @@ def adapted_layers(model: nn.Module, adapter: Adapter) -> list[str]:
             "write targets: [] to train the head alone"
         )
     return [name for name in possible if any(_ends(name, target) for target in targets)]
+
+
+def _is_dense(convolution: nn.Conv2d) -> bool:
+    """Whether peft's layer, which has neither groups nor dilation, covers the same pixels."""
+    return convolution.groups == 1 and convolution.dilation == (1, 1)
 
 
 def _ends(name: str, target: str) -> bool:

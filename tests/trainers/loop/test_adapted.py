@@ -185,6 +185,22 @@ def net(adapter: dict[str, Any]) -> tuple[SteppedRecipe, torch.nn.Module]:
     return recipe, create_model("test_resnet", 10, recipe, {}, False, 0)
 
 
+@pytest.mark.parametrize("adapter", [None, SURE])
+def test_a_checkpoint_that_lacks_a_tensor_is_no_checkpoint(
+    digits: Dataset, tmp_path: Path, adapter: dict[str, Any] | None
+) -> None:
+    networks = training_of(digits, tmp_path, tiny_recipe("semi", adapter=adapter)).networks
+    states = networks.states()
+    networks.load(states)
+    for network in ("student", "ema"):
+        names = [name for name in states[network] if name.startswith(("head.", "blocks.1.attn"))]
+        assert len(names) > 2
+        for name in names:
+            less = {n: each for n, each in states[network].items() if n != name}
+            with pytest.raises(RuntimeError, match=f'Missing key.*"{name}"'):
+                networks.load(states | {network: less})
+
+
 def test_a_frozen_convolutional_network_keeps_its_statistics_and_can_be_split(
     digits: Dataset, tmp_path: Path
 ) -> None:

@@ -191,5 +191,16 @@ def test_targets_that_no_layer_has(name: str, targets: list[str] | None, expecte
     assert expected in str(error.value)
 
 
+def test_dilated_convolutions_are_not_among_the_layers() -> None:
+    # peft's own convolution has no dilation: it would give another size
+    dilated = timm.create_model("test_resnet", output_stride=8)
+    found = adapted_layers(dilated, lora(targets=["conv2"]))
+    layers = {name: each for name, each in dilated.named_modules() if name.endswith(".conv2")}
+    assert {each.dilation for each in layers.values()} == {(1, 1), (4, 4)}
+    assert found == [name for name, each in layers.items() if each.dilation == (1, 1)]
+    adapt(dilated, lora(targets=["conv2"]), SEED)
+    assert dilated(torch.zeros(2, 3, 64, 64)).shape == (2, 1000)
+
+
 def test_a_target_may_say_where() -> None:
     assert adapted_layers(tiny_vit(), lora(targets=["1.attn.qkv"])) == ["blocks.1.attn.qkv"]
