@@ -127,7 +127,8 @@ def _curve(
 
         def features(split: str) -> Features:
             labels = np.asarray(dataset.column(split, "label"), dtype=np.int64)
-            return Features(*store.read(split), labels)
+            groups = np.unique(dataset.column(split, "group"), return_inverse=True)[1]
+            return Features(*store.read(split), labels, groups)
 
         train, test = map(features, _SPLITS)
         with progress_bar("fits") as progress:

@@ -17,11 +17,12 @@ SIZES, DRAWS = 20, 10
 
 @dataclass(frozen=True)
 class Features:
-    """Ids, features (N, D) and class indices (N,) of a split's images."""
+    """Ids, features (N, D), class indices (N,) and groups by number (N,) of a split's images."""
 
     ids: Sequence[str]
     rows: np.ndarray
     labels: np.ndarray
+    groups: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def learning_curve(
     def work(fraction: Fraction, order: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         rows = order[label_subset(train.labels[order], fraction)]
         labels = train.labels[rows]
-        probe = fit_probe(train.rows[rows], labels, classes, class_weights)
+        probe = fit_probe(train.rows[rows], labels, train.groups[rows], classes, class_weights)
         by_probe = probe.logits(test.rows).argmax(axis=1)
         by_neighbors = vote(similar[:, rows], labels, classes)
         return by_probe == test.labels, by_neighbors == test.labels, probe.c

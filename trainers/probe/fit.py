@@ -12,9 +12,9 @@ from semigrid.trainers.evaluation.scores import cross_entropies, image_weights
 from semigrid.trainers.probe.logistic import Fits, Path, Turned
 
 CS = 10 ** np.linspace(-6, 5, 45)
-# C where no image can be held out, since each is the only one of its class.
+# C where no image can be held out, since each is of the only group of its class.
 UNCHOSEN = 1.0
-# A class with fewer images than this has no tenth: then all have folds.
+# A class with fewer groups than this has no tenth: then all have folds.
 TENTHS, FOLDS = 10, 5
 
 
@@ -35,26 +35,36 @@ class Probe:
         return np.asarray(features.astype(np.float64) @ self.weight + self.bias)
 
 
-def held_out(labels: np.ndarray) -> np.ndarray:
-    """Which images (N,) each of F fits does not learn from, (F, N), by their order in a class.
+def held_out(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Which images (N,) each of F fits does not learn from, (F, N): whole groups, in their order.
 
-    One fit without the first tenth of each class; five, without a fifth each, where a class has
-    under ten images. The only image of a class is always learnt from.
+    One fit without the first tenth of each class's groups; five, without a fifth each, where a
+    class has under ten. A group counts for the class of its first image. Groups without which no
+    image of some class would be left to learn from are not held out.
     """
-    counts = np.bincount(labels)
-    order = np.empty(len(labels), int)  # of an image in its class
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    counts = np.bincount(labels[first], minlength=labels.max() + 1)  # groups of each class
+    place = np.empty(len(first), int)  # of a group among those of its class
     for label in np.flatnonzero(counts):
-        order[labels == label] = np.arange(counts[label])
-    of_class = counts[labels]
-    if of_class.min() >= TENTHS:
-        return np.asarray(order < of_class // TENTHS)[None]
-    folds = np.arange(FOLDS)[:, None] == order % FOLDS
-    folds &= of_class > 1
-    return np.asarray(folds[folds.any(axis=1)])
+        of_class = np.flatnonzero(labels[first] == label)
+        place[of_class[np.argsort(first[of_class])]] = np.arange(len(of_class))
+    if counts[np.unique(labels)].min() >= TENTHS:
+        held = (place < counts[labels[first]] // TENTHS)[None]
+    else:
+        held = np.arange(FOLDS)[:, None] == place % FOLDS
+    for fold in held:
+        lost = np.setdiff1d(labels, labels[~fold[group]])
+        fold[group[np.isin(labels, lost)]] = False
+    held = held[:, group]
+    return np.asarray(held[held.any(axis=1)])
 
 
 def fit_probe(
-    features: np.ndarray, labels: np.ndarray, classes: int, class_weights: np.ndarray
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    classes: int,
+    class_weights: np.ndarray,
 ) -> Probe:
     """Fits features (N, D) to class indices (N,), in an order that decides what is held out.
 
@@ -62,9 +72,10 @@ def fit_probe(
     the lowest cross-entropy; then all images are fitted. A class without images is never predicted.
 
     Args:
+        groups: numbers (N,), the same for images that must not stand on both sides of a choice.
         class_weights: what each class counts in a score, (K,), see ``image_weights``.
     """
-    turned, held = Turned.of(features), held_out(labels)
+    turned, held = Turned.of(features), held_out(labels, groups)
     c, start = UNCHOSEN, Fits.zero(turned, 1, classes)
     if len(held):
         c, start = _choose(Path(turned, labels, classes, ~held), held, labels, class_weights)

@@ -12,7 +12,8 @@ from semigrid.trainers.probe.fit import Probe, fit_probe
 
 def split(start: int, stop: int) -> Features:
     features, labels = clusters(120, 10, 3)
-    return Features([f"i{n}" for n in range(start, stop)], features[start:stop], labels[start:stop])
+    names, groups = [f"i{n}" for n in range(start, stop)], np.arange(start, stop) // 2
+    return Features(names, features[start:stop], labels[start:stop], groups)
 
 
 def test_sizes_rise_evenly_from_two_a_class_to_all_and_draws_are_nested() -> None:
@@ -41,7 +42,7 @@ def test_a_curve_is_that_of_its_single_probes_on_any_number_of_threads() -> None
     train, test = split(0, 60), split(60, 120)
     points = learning_curve(train, test, np.ones(3), sizes=3, draws=2)
     assert [point.images for point in points] == [6, 18, 60]
-    probe = fit_probe(train.rows, train.labels, 3, np.ones(3))
+    probe = fit_probe(train.rows, train.labels, train.groups, 3, np.ones(3))
     right = probe.logits(test.rows).argmax(axis=1) == test.labels
     assert (points[-1].logistic[0] == right).all() and points[-1].cs[0] == probe.c
     assert points[-1].logistic.shape == points[-1].neighbors.shape == (2, 60)
