@@ -10,6 +10,7 @@ One seed does not show how much trainings scatter: there they refer to the train
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 from scipy import stats
@@ -139,12 +140,24 @@ def accuracy_interval(cell: Weighted, level: float = LEVEL) -> Interval:
     S·N: in an array whose rows and columns could be exchanged, two results of one seed, or of one
     image, are never negatively correlated (Aldous 1981), so no S·N results tell more than as many
     independent ones.
+
+    Where that is more than the images, it is estimated with two images more, one that all seeds
+    get right and one that none does: a few mistakes of single seeds tell next to nothing of how
+    alike the seeds are, nor of how far they scatter.
     """
-    seeds, share = len(cell), cell.mean()
+    seeds, share, images = len(cell), cell.mean(), cell.images
     if share in (0.0, 1.0) or (seeds == 1 and cell.is_plain):
-        return _wilson(share, cell.images, _normal(level))
-    _, variance, freedom = combine([1.0], [cell])
-    alike = min(share * (1 - share) / variance, cell.right.size)
+        return _wilson(share, images, _normal(level))
+    parts = _Parts.of([1.0], [cell])
+    variance = parts.variance(parts.of_images)
+    # sums of squares, of as many images by themselves and as they vary together
+    alone, together = images * share * (1 - share), images**2 * variance
+    middle = (images * share + 1) / (images + 2)
+    added = images * (share - middle) ** 2 + (1 - middle) ** 2 + middle**2
+    freedom = parts.freedom(variance + added / images**2)
+    if together < alone:
+        alone, together = alone + added, together + added
+    alike = min(images * alone / together, cell.right.size)
     return _wilson(share, alike, quantile(freedom, level))
 
 
@@ -232,30 +245,65 @@ def combine(weights: Sequence[float], cells: Sequence[Weighted]) -> tuple[float,
 
     The variance is never 0, however equal the results are: see ``_least_variance``.
     """
-    score = cells[0]
-    by_image = np.zeros(len(score.labels))
-    scatter = of_seeds = chance = 0.0
-    freedom = 0
-    for weight, cell in zip(weights, cells, strict=True):
-        seeds, by_seed = len(cell), cell.right @ score.weights
-        by_image += weight * cell.right.mean(axis=0)
-        of_seeds += weight**2 / seeds
-        if seeds > 1:
-            # equal seeds have no scatter at all, not even one by rounding
-            differences = np.round(by_seed - by_seed[0], 12)
-            scatter += float(differences.var(ddof=1)) * (seeds - 1)
-            chance += cell.chance_of_seeds
-            freedom += seeds - 1
-    value = round(float(by_image @ score.weights), 12)
-    of_images = _variance_of_images(by_image, score) if len(by_image) > 1 else 0.25
-    of_images = max(of_images, _least_variance(weights, value, score.images))
-    if scatter == 0:
-        return value, of_images, max(1.0, score.images - 1)
-    chance *= of_seeds / freedom
-    of_seeds *= scatter / freedom
-    # never below the images' own variance: seeds that agree by luck prove nothing
-    variance = max(of_images, of_seeds + max(0.0, of_images - chance))
-    return value, variance, freedom * (variance / of_seeds) ** 2
+    parts = _Parts.of(weights, cells)
+    least = _least_variance(weights, parts.value, parts.images)
+    variance = parts.variance(max(parts.of_images, least))
+    return parts.value, variance, parts.freedom(variance)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What the variance of a weighted sum of cells' accuracies is made of.
+
+    Attributes:
+        value: the sum.
+        images: how many there are, as if of equal weight.
+        of_images: its variance by the choice of images, with the chance of these seeds in it.
+        of_seeds: its variance by the choice of seeds, with the chance on these images in it.
+        chance: that chance.
+        spare: the seeds less one for each cell, of which ``of_seeds`` is known.
+    """
+
+    value: float
+    images: float
+    of_images: float
+    of_seeds: float
+    chance: float
+    spare: int
+
+    @classmethod
+    def of(cls, weights: Sequence[float], cells: Sequence[Weighted]) -> Self:
+        score = cells[0]
+        by_image = np.zeros(len(score.labels))
+        scatter = squares = chance = 0.0
+        spare = 0
+        for weight, cell in zip(weights, cells, strict=True):
+            seeds, by_seed = len(cell), cell.right @ score.weights
+            by_image += weight * cell.right.mean(axis=0)
+            squares += weight**2 / seeds
+            if seeds > 1:
+                # equal seeds have no scatter at all, not even one by rounding
+                differences = np.round(by_seed - by_seed[0], 12)
+                scatter += float(differences.var(ddof=1)) * (seeds - 1)
+                chance += cell.chance_of_seeds
+                spare += seeds - 1
+        value = round(float(by_image @ score.weights), 12)
+        of_images = _variance_of_images(by_image, score) if len(by_image) > 1 else 0.25
+        per_seed = squares / max(1, spare)
+        return cls(value, score.images, of_images, per_seed * scatter, per_seed * chance, spare)
+
+    def variance(self, of_images: float) -> float:
+        """Of the sum, where the images' part is this."""
+        if self.of_seeds == 0:
+            return of_images
+        # never below the images' own variance: seeds that agree by luck prove nothing
+        return max(of_images, self.of_seeds + max(0.0, of_images - self.chance))
+
+    def freedom(self, variance: float) -> float:
+        """The degrees of freedom of a variance of the sum."""
+        if self.of_seeds == 0:
+            return max(1.0, self.images - 1)
+        return self.spare * (variance / self.of_seeds) ** 2
 
 
 def _variance_of_images(values: np.ndarray, score: Weighted, ddof: int = 1) -> float:
