@@ -8,7 +8,7 @@ from typing import Any
 from semigrid.data.schema import Dataset
 from semigrid.data.splits import pool_subset
 from semigrid.data.storage import open_storage
-from semigrid.grid.experiment.schema import ExperimentFile, ModelConfig
+from semigrid.grid.experiment.schema import OF_ADAPTATION, ExperimentFile, ModelConfig
 from semigrid.trainers.methods import find_method, published, users_of
 from semigrid.trainers.models.weights import Weights
 from semigrid.trainers.options import TrainOptions
@@ -80,7 +80,8 @@ class Experiment:
 
         Args:
             beside: a model that starts from this one, whose adapter, or none, and whose logit
-                adjustment the recipe has instead of its own.
+                adjustment the recipe has instead of its own. Where only one of the two trains an
+                adapter, optimiser, learning rate and layer decay are as published.
         """
         config = self.file.models[model]
         backbone = self.backbone_of(model).backbone
@@ -95,6 +96,8 @@ class Experiment:
         own = {**inherited, **config.recipe}
         if beside is not None:
             its = self.file.models[beside].recipe
+            if self.file.adapts_otherwise(model, beside):
+                own = {key: value for key, value in own.items() if key not in OF_ADAPTATION}
             own["adapter"] = its.get("adapter")
             own |= {key: its[key] for key in ("logit_adjustment",) if key in its}
         return published(config.method, backbone, own)
@@ -112,6 +115,5 @@ class Experiment:
             key: value
             for key, value in config.recipe.items()
             if key in control.recipe.model_fields and key not in _LENGTH
-            if not users_of(key, control)
         }
         return published(control.name, config.backbone, own)

@@ -63,6 +63,8 @@ class DatasetConfig(Section):
     pool_unit: int | None = Field(None, gt=0)
 
 
+# Keys of a recipe whose values hold for training all weights or for an adapter, not for both.
+OF_ADAPTATION = ("optimizer", "base_lr", "layer_decay")
 # Keys of ``train`` that hold for all models and cannot be set for one.
 SHARED_TRAIN_KEYS = ("precision", "stream")
 
@@ -163,6 +165,11 @@ class ExperimentFile(Section):
     trackers: list[Literal["optuna", "tensorboard", "mlflow", "wandb"]] = ["optuna", "tensorboard"]
     prices: dict[str, Price] = {}
     storage: str = Field("results", min_length=1)
+
+    def adapts_otherwise(self, model: str, other: str) -> bool:
+        """Whether one of two models trains an adapter and the other all weights."""
+        full = [self.models[name].recipe.get("adapter") is None for name in (model, other)]
+        return full[0] != full[1]
 
     @property
     def locations(self) -> dict[str, str]:

@@ -6,12 +6,14 @@ from itertools import product
 from pydantic import ValidationError
 
 from semigrid.grid.experiment.messages import nearest
-from semigrid.grid.experiment.schema import Around, ExperimentFile, Range
+from semigrid.grid.experiment.schema import OF_ADAPTATION, Around, ExperimentFile, Range
 from semigrid.trainers.methods import Space, find_method, method_names, users_of, why_unused
 from semigrid.trainers.recipe import Recipe, floats_of
 
 # Searched settings that can leave a training without a step, together.
 _LENGTHS = ("epochs", "warmup_epochs")
+# Settings that a child and a control have from the file: a winner may not have others.
+_SHARED = ("logit_adjustment",)
 
 
 def search_space(method: str, recipe: Recipe, ranges: Mapping[str, Range]) -> Space:
@@ -35,10 +37,30 @@ def search_space(method: str, recipe: Recipe, ranges: Mapping[str, Range]) -> Sp
     return space
 
 
-def ranges_of(file: ExperimentFile, model: str, method: str) -> dict[str, Range]:
-    """The file's ranges for a model: its own before those of a method."""
+def ranges_of(
+    file: ExperimentFile, model: str, method: str, beside: str | None = None
+) -> dict[str, Range]:
+    """The file's ranges for a model: its own before those of a method.
+
+    Args:
+        beside: the model whose adapter, or none, is trained instead of its own; see
+            ``Experiment.recipe_of``. Where that is another training, ranges of rates do not hold.
+    """
     space = file.search.space
-    return {**space.get(method, {}), **space.get(model, {})}
+    ranges = {**space.get(method, {}), **space.get(model, {})}
+    if beside is None or not file.adapts_otherwise(model, beside):
+        return ranges
+    return {
+        name: wanted
+        for name, wanted in ranges.items()
+        if name not in OF_ADAPTATION or wanted is None or _is_factor(name, wanted)
+    }
+
+
+def _is_factor(name: str, wanted: Range) -> bool:
+    """Whether a range is one around whichever learning rate the recipe has."""
+    around = isinstance(wanted, Around) and wanted.around is None and wanted.times is not None
+    return around and name == "base_lr"
 
 
 def lengths_to_try(file: ExperimentFile, model: str, recipe: Recipe) -> list[dict[str, float]]:
@@ -66,6 +88,8 @@ def space_problems(file: ExperimentFile, recipes: Mapping[str, Recipe]) -> Itera
             key = f"search.space.{name}.{parameter}"
             if others := users_of(parameter, method):
                 yield f"{key}: a search of it would change nothing: {others}"
+            elif parameter in _SHARED:
+                yield f"{key}: is set, not searched: compare models with and without it"
             elif parameter not in floats_of(method.recipe):
                 yield f"{key}: cannot be searched; {nearest(parameter, floats_of(method.recipe))}"
             elif wanted is not None:

@@ -184,9 +184,10 @@ class Plan:
 
     def space(self, search: Search) -> Space:
         """The space that a search's trials are drawn from."""
-        cell = search.cell
-        ranges = ranges_of(self.experiment.file, self.source_model(cell), self.method(cell))
-        return search_space(self.method(cell), self.varied(search), ranges)
+        cell, method = search.cell, self.method(search.cell)
+        beside = cell.model if cell.control == "compute" else None
+        ranges = ranges_of(self.experiment.file, self.source_model(cell), method, beside)
+        return search_space(method, self.varied(search), ranges)
 
     def pool_images(self, search: Search) -> int | None:
         """How many unlabelled images the search's trainings see; None where they see none."""

@@ -178,6 +178,11 @@ def test_the_experiments_that_come_along_are_valid(name: str) -> None:
     [
         ({"finetun": {}}, "search.space.finetun: not a method or model; there are finetune,"),
         ({"vit": {"base_lr": {"times": 2, "plus": 1}}}, "base_lr: give either times or plus"),
+        (
+            {"finetune": {"logit_adjustment": [0, 1]}},
+            "search.space.finetune.logit_adjustment: is set, not searched: compare models with",
+        ),
+        ({"semi-vit": {"logit_adjustment": {"plus": 1}}}, "logit_adjustment: is set, not searched"),
         ({"vit": {"base_lr": {"around": 2}}}, "search.space.vit.base_lr: give either times or"),
         ({"vit": {"base_lr": {"times": 0.5}}}, "greater than 1"),
         ({"vit": {"mixup": {"around": 0, "times": 2}}}, "times of 0 is 0; give plus"),

@@ -104,9 +104,66 @@ def test_a_compute_control_has_the_adapter_of_the_cell_beside_it(has_one: bool) 
     control = spec_of(plan, "digits/semi-vit/50%/100%/compute")
     assert (beside.recipe.adapter is not None) == has_one == (start.recipe.adapter is None)
     assert control.recipe.adapter == beside.recipe.adapter
-    # a learning rate that the file sets for the start is the control's, layer decay follows
-    assert control.recipe.base_lr == start.recipe.base_lr
-    assert control.recipe.layer_decay == (1.0 if has_one else 0.65)
+
+
+LORA = {"adapter": {"kind": "lora"}}
+
+
+@pytest.mark.parametrize(
+    ("start", "beside", "optimizer", "base_lr", "layer_decay"),
+    [
+        # what was chosen for one kind of training is no value for the other: as published
+        ({"layer_decay": 0.5}, LORA, "adamw", 5e-3, 1.0),
+        ({"optimizer": "sgd"}, LORA, "adamw", 5e-3, 1.0),
+        ({**LORA, "layer_decay": 0.9}, {}, "adamw", 5e-4, 0.65),
+        ({**LORA, "optimizer": "sgd"}, {"adapter": None}, "adamw", 5e-4, 0.65),
+        # the same kind of training: as the file says
+        ({**LORA, "optimizer": "sgd"}, {"adapter": {"kind": "lora", "rank": 2}}, "sgd", 0.03, 1.0),
+        ({"layer_decay": 0.5}, {}, "adamw", 0.03, 0.5),
+    ],
+)
+def test_a_control_with_another_kind_of_training_learns_as_published(
+    start: dict[str, Any],
+    beside: dict[str, Any],
+    optimizer: str,
+    base_lr: float,
+    layer_decay: float,
+) -> None:
+    plan = with_controls(["compute"], models=models(start, beside))  # vit has a base_lr of 0.03
+    recipe = spec_of(plan, "digits/semi-vit/50%/100%/compute").recipe
+    found = recipe.optimizer, recipe.base_lr, recipe.layer_decay
+    assert found == (optimizer, pytest.approx(base_lr), layer_decay)
+    assert (recipe.batch_size, recipe.img_size) == (8, 16)  # all else is as the file says
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ([1e-4, 1e-3], (2.5e-3, 1e-2)),  # half and twice the rate of LoRA
+        ({"around": 1e-4, "times": 4}, (2.5e-3, 1e-2)),
+        ({"plus": 1e-4}, (2.5e-3, 1e-2)),
+        ({"times": 4}, (1.25e-3, 2e-2)),  # holds around any rate
+        (None, None),
+    ],
+)
+@pytest.mark.parametrize("key", ["vit", "finetune"])
+def test_ranges_for_another_kind_of_training_are_not_the_controls(
+    key: str, wanted: Any, expected: tuple[float, float] | None
+) -> None:
+    ranges = {"base_lr": wanted, "layer_decay": {"plus": 0.1}, "weight_decay": [0.01, 0.02]}
+    search = {"space": {key: ranges}}
+    plan = with_controls(["compute"], models=models({}, LORA), search=search)
+    of_start, of_control = (
+        plan.space(search)
+        for search in plan.searches
+        if search.name in ("digits/vit/50%", "digits/semi-vit/50%/100%/compute")
+    )
+    assert of_control["weight_decay"] == of_start["weight_decay"] == (0.01, 0.02)
+    assert "layer_decay" in of_start and "layer_decay" not in of_control
+    assert of_control.get("base_lr") == (expected and pytest.approx(expected))
+    same = with_controls(["compute"], models=models({}, {}), search=search)
+    spaces = {search.name: same.space(search) for search in same.searches}
+    assert spaces["digits/semi-vit/50%/100%/compute"] == spaces["digits/vit/50%"]
 
 
 def test_a_compute_control_has_the_logit_adjustment_of_the_cell_beside_it() -> None:
