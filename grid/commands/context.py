@@ -17,6 +17,7 @@ from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.rules import StudyRules
 from semigrid.grid.study.search import Suggestions
 from semigrid.grid.study.state import StudyState
+from semigrid.trainers.methods import package_gone
 
 if TYPE_CHECKING:
     from semigrid.grid.analysis.result_set import ResultSet
@@ -49,7 +50,7 @@ def load(
         overrides["seeds"] = seeds
     folder = open_storage(source)
     if not folder.is_folder():
-        return load_experiment(source, overrides, None, workers, without_data)
+        return _told(load_experiment(source, overrides, None, workers, without_data))
     text = last_text(folder)
     if text is None:
         raise InputError(
@@ -64,6 +65,14 @@ def load(
             f"{folder.uri}: this folder was renamed: its experiment is called "
             f"{experiment.file.name!r}; rename the folder to that"
         )
+    return _told(experiment)
+
+
+def _told(experiment: Experiment) -> Experiment:
+    """The experiment; says which methods are known from its runs alone."""
+    for name in sorted({model.method for model in experiment.file.models.values()}):
+        if (why := package_gone(name)) is not None:
+            say(f"{why} to train with it; what its runs have left is shown")
     return experiment
 
 

@@ -1,5 +1,6 @@
 """``semigrid run``: trains what the ledger lacks, in a process that is restarted if it dies."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -52,6 +53,8 @@ from semigrid.grid.study.lock import Lease, LostLockError, RunLock
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.state import StudyState
 from semigrid.grid.trackers.create import check_trackers, create_trackers
+from semigrid.trainers.methods import package_gone
+from semigrid.trainers.methods.recorded import RecordedMethod, read_methods, write_methods
 
 # Environment variable that tells a driver the token of the run's lock.
 LEASE = "SEMIGRID_LEASE"
@@ -127,6 +130,7 @@ def _run(experiment: Experiment, folder: Storage, only: list[str] | None) -> int
         mine.write(EXPERIMENT_COPY, experiment.text.encode())
         # the folder exists from here on: if it vanishes, it is waited for
         study = open_study(experiment, only, True, storage_patience(), lock.check)
+        _keep_methods(study.state.plan, mine)
         if not study.state.has_jobs:
             say("nothing to train: every trial of this experiment is in the ledger")
             create_trackers(study.state, study.ledger.storage, say).close()
@@ -143,6 +147,15 @@ def _run(experiment: Experiment, folder: Storage, only: list[str] | None) -> int
         say(f"interrupted: finished trials are kept. To resume: {this_command()}")
     err.show_cursor(True)  # a live view that was killed has hidden it
     return code
+
+
+def _keep_methods(plan: Plan, folder: Storage) -> None:
+    """Writes down the methods from packages; those whose package is gone stay as they were."""
+    kept: list[RecordedMethod] = []
+    with contextlib.suppress(InputError):  # a damaged file is replaced
+        kept = [each for each in read_methods(folder) if package_gone(each.name)]
+    if methods := plan.recorded_methods():
+        write_methods(folder, [*methods, *kept])
 
 
 def drive(source: str, folder: str, only: OnlyOption = None) -> None:

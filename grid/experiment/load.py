@@ -17,6 +17,9 @@ from semigrid.grid.experiment.checks import problems_of
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.experiment.messages import problems_in
 from semigrid.grid.experiment.schema import ExperimentFile, ModelConfig
+from semigrid.trainers.methods import method_names
+from semigrid.trainers.methods.recorded import read_methods
+from semigrid.trainers.methods.registry import recall
 from semigrid.trainers.models.weights import UNSTATED, Weights, file_weights, hub_weights
 
 _MAPPING = "an experiment is a mapping with name, datasets, models, grid"
@@ -50,6 +53,7 @@ def load_experiment(
     content = {**parse_yaml(path, text, _MAPPING), **(overrides or {})}
     if workers is not None:
         _set_workers(content, workers)
+    _recall_methods(content)
     try:
         file = ExperimentFile.model_validate(content)
     except ValidationError as error:
@@ -83,6 +87,20 @@ def load_experiment(
     if problems:
         raise _refusal(path, problems)
     return experiment
+
+
+def _recall_methods(content: dict[str, Any]) -> None:
+    """Makes methods known whose package is gone, if a run wrote them down in its folder."""
+    models, place = content.get("models"), content.get("storage", "results")
+    models = models.values() if isinstance(models, dict) else ()
+    asked = {model.get("method") for model in models if isinstance(model, dict)}
+    gone = {name for name in asked if isinstance(name, str)} - {*method_names()}
+    if not gone or not isinstance(place, str):
+        return
+    with contextlib.suppress(StorageGoneError, PermissionError):  # said where the file is checked
+        for recorded in read_methods(open_storage(f"{place.rstrip('/')}/{content.get('name')}")):
+            if recorded.name in gone:
+                recall(recorded)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.state import StudyState
 from semigrid.trainers.loop.rehearsal import BypassedError, rehearse, rehearsed
 from semigrid.trainers.loop.stepper import normalizes_over_batch
-from semigrid.trainers.methods import package_of
+from semigrid.trainers.methods import package_gone, package_of
 from semigrid.trainers.models.adapter import adapted_layers
 from semigrid.trainers.models.create import input_statistics
 from semigrid.trainers.options import TrainOptions
@@ -62,10 +62,19 @@ def check_models(study: StudyState, say: Callable[[str], None]) -> bool:
     """
     experiment = study.plan.experiment
     to_train: dict[str, Search] = {}  # one search of each model
+    untrainable: dict[str, list[str]] = {}  # cells by why
     for search in study.plan.searches:
-        if study.is_wanted(search.name) and study.searches[search.name].stage != "finished":
+        if not study.is_wanted(search.name) or study.searches[search.name].stage == "finished":
+            continue
+        if (why := package_gone(study.plan.method(search.cell))) is None:
             to_train.setdefault(search.cell.model, search)
-    problems = _damaged_datasets(study, say)
+        elif study.trainings_left(search.name):
+            untrainable.setdefault(why, []).append(search.name)
+    problems = [
+        f"{why}, or leave out by --only what it would train: {', '.join(cells)}"
+        for why, cells in untrainable.items()
+    ]
+    problems += _damaged_datasets(study, say)
     rehearsals: Rehearsals = {}
     downloaded = False
     for name, search in to_train.items():

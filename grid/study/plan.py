@@ -15,7 +15,8 @@ from semigrid.grid.experiment.label_count import val_fraction
 from semigrid.grid.experiment.messages import nearest
 from semigrid.grid.experiment.schema import Control, ExperimentFile, show_percent
 from semigrid.grid.experiment.space import ranges_of, search_space
-from semigrid.trainers.methods import Space, Stepped, find_method, lengthened, resolve
+from semigrid.trainers.methods import Space, Stepped, find_method, lengthened, package_of, resolve
+from semigrid.trainers.methods.recorded import RecordedMethod
 from semigrid.trainers.options import uses_ray_stream
 from semigrid.trainers.recipe import Recipe, SteppedRecipe
 from semigrid.trainers.trial.identity import TrialSpec
@@ -297,6 +298,21 @@ class Plan:
         smaller = next((s.cell for s in self.searches if s.name == search.neighbor), None)
         images = self.labeled(search.cell) - (self.labeled(smaller) if smaller else 0)
         return images / self.trainings(search)
+
+    def recorded_methods(self) -> list[RecordedMethod]:
+        """What a run writes down of its methods from packages, for when these are gone."""
+        found = []
+        for name in sorted({self.method(search.cell) for search in self.searches}):
+            package, method = package_of(name), find_method(name)
+            if package is None or not isinstance(method, Stepped):
+                continue
+            own = [search for search in self.searches if self.method(search.cell) == name]
+            models = {self.source_model(search.cell) for search in own}
+            varied = [*map(self.varied, own), *(self._recipes[model] for model in models)]
+            specs = [self.spec(search, {}, 0, None) for search in own]
+            resolved = [s.recipe for s in specs if isinstance(s.recipe, SteppedRecipe)]
+            found.append(RecordedMethod.of(method, package, varied, resolved))
+        return found
 
     @property
     def streams_pool(self) -> bool:

@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from tests.helpers import nasty
 from tests.hostile import runs
 from tests.hostile.mutations import (
@@ -33,6 +35,14 @@ from semigrid.data.catalog import open_dataset
 from semigrid.data.decoding import UnusableImageError
 from semigrid.data.schema import LABELED_SPLITS, POOL
 from semigrid.data.sources.items import Item
+from semigrid.data.storage import open_storage
+from semigrid.trainers.methods.fixmatch import FIXMATCH, FixmatchRecipe
+from semigrid.trainers.methods.recorded import (
+    METHODS_FILE,
+    Package,
+    RecordedMethod,
+    read_methods,
+)
 
 
 @dataclass(frozen=True)
@@ -235,6 +245,21 @@ def _requests() -> st.SearchStrategy[bytes]:
     )
 
 
+def _recorded() -> st.SearchStrategy[bytes]:
+    recipe = FixmatchRecipe(steps=5)
+    package = Package(name="p", version="1", module="p", pip="p==1")
+    recorded = RecordedMethod.of(FIXMATCH, package, [recipe], [recipe])
+    return documents([{"methods": [recorded.model_dump(mode="json")]}]).map(as_json)
+
+
+def _methods(folder: Path, content: bytes) -> None:
+    """The methods, and a recipe of each as an experiment file asks for it."""
+    (folder / METHODS_FILE).write_bytes(content)
+    for recorded in read_methods(open_storage(folder)):
+        with suppress(ValidationError):  # a problem of the file's recipe
+            recorded.stand_in().recipe()
+
+
 def readers() -> list[Reader]:
     """All of them, those that need no PyTorch first."""
     import matplotlib.font_manager  # noqa: F401  # asks for this machine's fonts, once
@@ -255,6 +280,7 @@ def readers() -> list[Reader]:
         Reader("manifest", _manifests(), _manifest, 4),
         Reader("experiment", _experiments(), _experiment, 0.5),
         Reader("record", runs.json_in(runs.RECORDS), runs.read_record, 1.5),
+        Reader("methods", _recorded(), _methods, 2),
         Reader("predictions", runs.prediction_tables(), runs.read_table, 3),
         Reader("live", runs.json_in(runs.LIVE), runs.by_commands(runs.LIVE, *runs.STATUS), 0.2),
         Reader("record-in-run", runs.json_in(runs.RECORDS), runs.by_commands(runs.RECORDS), 0.03),

@@ -12,11 +12,12 @@ from semigrid.data.errors import InputError
 from semigrid.trainers.backbones import backbone_family
 from semigrid.trainers.methods.lengths import ema_decay, fitted_batch, fitted_rate, fitted_steps
 from semigrid.trainers.methods.method import Method, Space, Stepped
+from semigrid.trainers.methods.recorded import Package
 from semigrid.trainers.methods.registry import (
     MethodName,
-    Package,
     find_method,
     method_names,
+    package_gone,
     package_of,
     who_uses,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "find_method",
     "lengthened",
     "method_names",
+    "package_gone",
     "package_of",
     "published",
     "resolve",

@@ -7,7 +7,6 @@ or a job names it, by the command line and by workers alike.
 
 import contextlib
 import json
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Annotated, Any
@@ -18,10 +17,13 @@ from semigrid.data.errors import InputError
 from semigrid.trainers.methods.finetune import FINETUNE
 from semigrid.trainers.methods.fixmatch import FIXMATCH
 from semigrid.trainers.methods.method import Method, Stepped
+from semigrid.trainers.methods.recorded import Package, RecordedMethod
 from semigrid.trainers.methods.semi import SEMI
 
 GROUP = "semigrid.methods"
 BUILT_IN: tuple[Method[Any], ...] = (FINETUNE, SEMI, FIXMATCH)
+# methods without their packages, as the runs that are looked at wrote them down
+_recalled: dict[str, RecordedMethod] = {}
 
 
 @cache
@@ -37,16 +39,29 @@ def forget() -> None:
     """Looks for installed packages anew at the next question."""
     _entries.cache_clear()
     find_method.cache_clear()
+    _recalled.clear()
+
+
+def recall(recorded: RecordedMethod) -> None:
+    """Makes a method known whose package is not installed here."""
+    _recalled[recorded.name] = recorded
+    find_method.cache_clear()
+
+
+def package_gone(name: str) -> str | None:
+    """That the package of a method is gone, and what to do; None where it is there."""
+    gone = name in _recalled and name not in method_names()
+    return _recalled[name].problem if gone else None
 
 
 def method_names() -> list[str]:
-    """The names of all methods, those of installed packages last."""
+    """The names of all methods that can train, those of installed packages last."""
     return list(dict.fromkeys([*(method.name for method in BUILT_IN), *sorted(_entries())]))
 
 
 @cache
 def find_method(name: str) -> Method[Any]:
-    """The method of a name.
+    """The method of a name; a stand-in for one that was recalled.
 
     Raises ``InputError`` for one that nobody brings or two packages do, and for one whose package
     cannot be imported.
@@ -61,6 +76,8 @@ def find_method(name: str) -> Method[Any]:
         )
     if own:
         return own[0]
+    if not entries and name in _recalled:
+        return _recalled[name].stand_in()
     if not entries:
         raise InputError(f"{name!r} {_unknown()}")
     return _load(entries[0])
@@ -94,28 +111,17 @@ def package_name(entry: EntryPoint) -> str:
     return "?" if entry.dist is None else entry.dist.name
 
 
-@dataclass(frozen=True)
-class Package:
-    """An installed package that brings a method.
-
-    Attributes:
-        module: the top-level module of the method.
-        pip: what ``pip install`` takes for the same package on another machine; None if it was
-            installed from a folder or file of this one.
-    """
-
-    name: str
-    version: str
-    module: str
-    pip: str | None
-
-
 def package_of(name: str) -> Package | None:
     """The package that brings a method; None for one of semigrid, or of nobody."""
     for entry in _entries().get(name, ()):
         if entry.dist is not None:
             module = entry.module.partition(".")[0]
-            return Package(entry.dist.name, entry.dist.version, module, _pip(entry.dist))
+            return Package(
+                name=entry.dist.name,
+                version=entry.dist.version,
+                module=module,
+                pip=_pip(entry.dist),
+            )
     return None
 
 
@@ -157,7 +163,7 @@ def _unknown() -> str:
 
 
 def _known(name: str) -> str:
-    if name not in method_names():
+    if name not in method_names() and package_gone(name) is None:
         raise ValueError(_unknown())
     return find_method(name).name
 

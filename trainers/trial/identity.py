@@ -1,5 +1,6 @@
 """A trial's identity: everything that can change its numbers."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -8,8 +9,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
 
+from semigrid.data.errors import InputError
 from semigrid.trainers.evaluation.scores import Metric
-from semigrid.trainers.methods import MethodName, Stepped, find_method
+from semigrid.trainers.methods import Method, Stepped, find_method
+from semigrid.trainers.methods.recorded import recipe_form
 from semigrid.trainers.options import Precision
 from semigrid.trainers.recipe import RECIPE_VERSION, Recipe, SteppedRecipe
 
@@ -44,7 +47,7 @@ class TrialSpec(BaseModel):
     backbone: str
     backbone_args: dict[str, Any]
     weights: str
-    method: MethodName
+    method: str
     method_version: int
     recipe: SerializeAsAny[Recipe]
     precision: Precision
@@ -59,11 +62,15 @@ class TrialSpec(BaseModel):
         """The recipe as the method's page declares it, and the version of that page."""
         if not isinstance(values, dict) or not isinstance(values.get("method"), str):
             return values
-        method = find_method(values["method"])
+        method: Method[Any] | None = None
+        with contextlib.suppress(InputError):  # what is trained can be used without its method
+            method = find_method(values["method"])
         recipe = values.get("recipe")
         if isinstance(recipe, dict):
-            recipe = method.recipe.model_validate(recipe)
-        return {"method_version": method.version} | values | {"recipe": recipe}
+            form = recipe_form(recipe) if method is None else method.recipe
+            recipe = form.model_validate(recipe)
+        version = {} if method is None else {"method_version": method.version}
+        return version | values | {"recipe": recipe}
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Returns a copy, whose identity differs if the update changes anything."""
@@ -73,11 +80,15 @@ class TrialSpec(BaseModel):
 
     @property
     def forwards(self) -> int:
-        """Forwards of one image that its steps cost; a backward costs two."""
-        method = find_method(self.method)
-        if not isinstance(method, Stepped):
-            return 0
-        return method.forwards(self.recipe, self.pool_images is not None)
+        """Forwards of one image that its steps cost; a backward costs two.
+
+        0 where nobody knows: the package of the method is gone.
+        """
+        with contextlib.suppress(InputError):
+            method = find_method(self.method)
+            if isinstance(method, Stepped):
+                return method.forwards(self.recipe, self.pool_images is not None)
+        return 0
 
     @property
     def logit_adjustment(self) -> float:
