@@ -7,6 +7,7 @@ from typing import Any
 
 from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.views.augment import ViewSettings
+from semigrid.trainers.recipe import SteppedRecipe
 from semigrid.trainers.trial import data
 
 COUNTS = {0: 200, 1: 100, 2: 1}  # and no image of class 3
@@ -58,7 +59,7 @@ def test_a_nested_val_is_read_class_by_class_on_any_number_of_ranks(tmp_path: Pa
         seed=0,
         pool_images=None,
         method="finetune",
-        recipe=SimpleNamespace(batch_size=2),
+        recipe=SteppedRecipe(batch_size=2),
         dataset=dataset.manifest.fingerprint,
     )
     job: Any = SimpleNamespace(
