@@ -66,7 +66,10 @@ def _train(job: TrialJob, ledger: Ledger, report: ReportMetrics, run_group: RunG
     record.device_seconds = meter.spent()
     ledger.write(record)
     if spec.parent is not None:
-        job = _with_hash(job, ledger.read(spec.parent))
+        parent = ledger.read(spec.parent)
+        job = _with_hash(job, parent)
+        if parent is not None:
+            job = job.model_copy(update={"parent_network": parent.best_weights})
     try:
         if options.workers == 1:
             runtime = Runtime(checkpoints, report, options.device, meter=meter)

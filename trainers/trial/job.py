@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from semigrid.data.storage import Storage, open_storage
 from semigrid.trainers.evaluation.choose import Cutoffs
 from semigrid.trainers.layout import checkpoint_folder
+from semigrid.trainers.methods.method import NetworkName
 from semigrid.trainers.models.weights import Weights
 from semigrid.trainers.options import REPORT_SECONDS, TrainOptions
 from semigrid.trainers.trial.fence import Fence
@@ -56,6 +57,7 @@ class TrialJob(BaseModel):
         cell: name of the cell that asks for the trial.
         cutoffs: what its best evaluation must reach at some steps, else the training ends there.
         weights: what is known of the pretrained weights that the trial starts from.
+        parent_network: which of its parent's networks val chose.
         report_seconds: time between reports on progress, besides those at evaluations.
         scratch: folder for the files of Ray Train, for a job on several workers.
         lacked_room: whether the job was handed back before, because there was no room for it.
@@ -70,6 +72,7 @@ class TrialJob(BaseModel):
     options: TrainOptions = TrainOptions()
     cutoffs: Cutoffs = {}
     weights: Weights | None = None
+    parent_network: NetworkName = "student"
     report_seconds: float = REPORT_SECONDS
     scratch: str = ""
     lacked_room: bool = False

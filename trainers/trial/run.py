@@ -68,7 +68,7 @@ def _by_steps(method: Stepped[Any], job: TrialJob, runtime: Runtime) -> Outcome:
             take_weights(model, parent, "student", spec.parent, place)
             teacher_state = parent["ema"]
         else:  # the two share a frozen backbone
-            take_weights(model, parent, "ema", spec.parent, place)
+            take_weights(model, parent, job.parent_network, spec.parent, place)
     views = view_settings(recipe, input_statistics(model))
     training = Training(
         recipe,

@@ -80,19 +80,22 @@ def test_semi_starts_from_an_adapted_parent(lora: TrialJob, tmp_path: Path) -> N
     assert moved(left_by(full)["student"], parent["student"]) > TRAINED  # every weight learns
     own = job(tmp_path, "semi", lora, adapter={"kind": "lora", "rank": 2})
     train(own, tmp_path / "own")
-    for state in left_by(own).values():  # the frozen ones are those of the parent's average
-        assert moved(state, parent["ema"]) == TRAINED
+    for state in left_by(own).values():
+        assert moved(state, parent["student"]) == TRAINED
 
 
-def test_an_adapted_child_of_a_full_parent_shares_its_averaged_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("chosen", ["student", "ema"])
+def test_an_adapted_child_of_a_full_parent_shares_the_network_that_val_chose(
+    tmp_path: Path, chosen: str
+) -> None:
     full = job(tmp_path, "finetune")
     train(full, tmp_path / "full")
     parent = left_by(full)
     assert moved(parent["ema"], parent["student"]) > TRAINED
     child = job(tmp_path, "semi", full, adapter=LORA)
-    train(child, tmp_path / "child")
+    train(child.model_copy(update={"parent_network": chosen}), tmp_path / "child")
     for state in left_by(child).values():
-        assert moved(state, parent["ema"]) == TRAINED
+        assert moved(state, parent[chosen]) == TRAINED
 
 
 def test_a_killed_trial_leaves_the_same_weights(lora: TrialJob, tmp_path: Path) -> None:
