@@ -20,6 +20,7 @@ from semigrid.grid.analysis.families import (
     learnt_cells,
     trained_longer,
 )
+from semigrid.grid.analysis.frontier import Frontier, frontiers
 from semigrid.grid.analysis.headline import Headline, Saving, baseline_name, headline
 from semigrid.grid.analysis.labels_saved import Needed, labels_needed
 from semigrid.grid.analysis.pool_curve import PoolCurve, pool_curve
@@ -48,19 +49,29 @@ class Answer:
     """Sentences and figures; ``margin`` is the share within which models match."""
 
     margin: float
-    headlines: list[Headline] = field(default_factory=list)
     recommendations: list[Recommendation] = field(default_factory=list)
+    frontiers: list[Frontier] = field(default_factory=list)
+    headlines: list[Headline] = field(default_factory=list)
     savings: list[Saving] = field(default_factory=list)
     pools: list[PoolEffect] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
 
     @property
-    def texts(self) -> list[str]:
-        """What it says in sentences, dataset by dataset."""
-        of_datasets: list[Headline | Recommendation | PoolEffect]
-        of_datasets = [*self.headlines, *self.recommendations, *self.pools]
-        names = dict.fromkeys(each.dataset for each in of_datasets)
-        return [each.text for name in names for each in of_datasets if each.dataset == name]
+    def datasets(self) -> list[str]:
+        """Those that it says anything of."""
+        said: list[Recommendation | Headline] = [*self.recommendations, *self.headlines]
+        return list(dict.fromkeys(each.dataset for each in said))
+
+    def to_use(self, dataset: str) -> list[str]:
+        """Which model to use and, with the most labels, what others are worth their time."""
+        texts = [each.text for each in self.recommendations if each.dataset == dataset]
+        most = [each for each in self.frontiers if each.dataset == dataset and each.models > 1]
+        return texts + [each.text for each in most[-1:]]
+
+    def of_pools(self, dataset: str) -> list[str]:
+        """What labels the pool replaces, for each model with one, and what more of it does."""
+        said: list[Headline | PoolEffect] = [*self.headlines, *self.pools]
+        return [each.text for each in said if each.dataset == dataset]
 
 
 def answer(results: ResultSet, margin: float = MARGIN) -> Answer:
@@ -69,7 +80,7 @@ def answer(results: ResultSet, margin: float = MARGIN) -> Answer:
     Args:
         margin: how much worse, as a share from 0 to 1, a model may be and still match another.
     """
-    found = Answer(margin)
+    found = Answer(margin, frontiers=list(frontiers(results, margin)))
     for family in families(results):
         savings = _savings(family)
         pools = _pool_effects(family)
@@ -124,7 +135,7 @@ def _pool_effects(family: Family) -> list[PoolEffect]:
         curve = pool_curve(_by_pool(alike))
         if curve is not None:
             name = f"{family.model} with {show_percent(fraction)} of the train labels"
-            text = curve.text(f"{family.dataset}: {name}")
+            text = curve.text(name)
             effects.append(PoolEffect(family.dataset, name, alike, curve, text))
     return effects
 

@@ -5,7 +5,7 @@ One of them is enough to refute it, so for that the level is divided among them 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -35,8 +35,9 @@ ByFraction = Mapping[Fraction, Weighted]  # cells by label fraction
 class Claim:
     """A claim about one dataset, the verdict, and the figures that it rests on.
 
-    ``mean`` is the difference that decides, where one does: a mean over label fractions. Where
-    ``is_unlike``, it would, but at one of them the opposite is certain.
+    ``mean`` is the difference that decides, where one does: a mean over label fractions, whose own
+    are in ``parts``, with intervals that hold together. Where ``is_unlike``, it would, but at one
+    of them the opposite is certain.
     """
 
     dataset: str
@@ -44,6 +45,7 @@ class Claim:
     verdict: Verdict
     evidence: list[str]
     mean: Comparison | None = None
+    parts: Mapping[Fraction, Comparison] = field(default_factory=dict)
     is_unlike: bool = False
 
 
@@ -78,7 +80,9 @@ def helps_beyond(
     mean = mean_difference(list(pairs.values()))
     if mean is None:
         lacking = "one seed at one label fraction does not show how much trainings scatter"
-        return Claim(dataset, text, "undecided", [*evidence, f"{lacking}: add seeds: 3"])
+        return Claim(
+            dataset, text, "undecided", [*evidence, f"{lacking}: add seeds: 3"], None, strict
+        )
     helps, hurts = mean.interval.low > 0, mean.interval.high <= 0
     verdict: Verdict = "held" if helps else "refuted" if hurts else "undecided"
     is_unlike = (helps and any(each.interval.high < 0 for each in strict.values())) or (
@@ -91,7 +95,7 @@ def helps_beyond(
         evidence.append("not alike at every fraction")
     elif verdict == "undecided" and not mean.is_vague:
         evidence.append(f"so at most {show_points(100 * mean.interval.high)} points")
-    return Claim(dataset, text, verdict, evidence, mean, is_unlike)
+    return Claim(dataset, text, verdict, evidence, mean, strict, is_unlike)
 
 
 def mean_difference(pairs: Sequence[tuple[Weighted, Weighted]]) -> Comparison | None:

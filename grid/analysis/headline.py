@@ -9,7 +9,14 @@ from fractions import Fraction
 from typing import Literal
 
 from semigrid.grid.analysis.claims import Claim
-from semigrid.grid.analysis.families import Family, chance_of, name_of, on_val, start_alike
+from semigrid.grid.analysis.families import (
+    Family,
+    chance_of,
+    name_of,
+    on_val,
+    start_alike,
+    trained_longer,
+)
 from semigrid.grid.analysis.labels_saved import Needed
 from semigrid.grid.analysis.numbers import (
     show_basis,
@@ -53,12 +60,15 @@ class Headline:
     or the nearest to it. ``against`` is its difference from ``full``, labels alone with the most
     labels. Without finished cells that have learnt there is no answer yet, and all three are None.
     ``may_save`` is whether labels may be said to be saved: neither beside "cannot be excluded", nor
-    where it is undecided whether the pool helps beyond compute.
+    where it is undecided whether the pool helps beyond compute. ``worth`` is the claim that it
+    does, beyond ``control``, by its name.
     """
 
     dataset: str
     model: str
     text: str
+    worth: Claim
+    control: str
     verdict: Verdict = "no answer"
     saving: Saving | None = None
     full: CellResult | None = None
@@ -92,9 +102,10 @@ def headline(family: Family, savings: list[Saving], claim: Claim, margin: float)
         margin: how much worse, as a share from 0 to 1, a model may be and still match another.
     """
     dataset, model = family.dataset, family.model
+    control = f"{trained_longer(family.plan, model)} trained for longer"
     text = _why_none(family, savings)
     if text is not None:
-        return Headline(dataset, model, f"{dataset}: {text}")
+        return Headline(dataset, model, text, claim, control)
     full = max(family.alone.values(), key=lambda row: row.label_count.train)
     smallest = _smallest(family, savings)
     fewer = [each for each in smallest if each.row.labeled_images < full.labeled_images]
@@ -117,8 +128,10 @@ def headline(family: Family, savings: list[Saving], claim: Claim, margin: float)
         labels = shown.saving.row.labeled_images
         base = baseline_name(family)
         parts.append(shown.saving.needed.text(base, model, labels, may_save))
-    text = f"{dataset}: {' '.join(part for part in parts if part)}"
-    return Headline(dataset, model, text, verdict, shown.saving, full, shown.against, may_save)
+    text = " ".join(part for part in parts if part)
+    return Headline(
+        dataset, model, text, claim, control, verdict, shown.saving, full, shown.against, may_save
+    )
 
 
 def baseline_name(family: Family) -> str:
@@ -146,17 +159,17 @@ def _why_none(family: Family, savings: list[Saving]) -> str | None:
     alone = _labels_alone(family)
     if not alone:
         return (
-            f"no answer: no cell with labels alone to compare {family.model} with; add controls: "
+            f"No answer: no cell with labels alone to compare {family.model} with; add controls: "
             "[compute]"
         )
     lacking = alone if family.semi else family.model
     base = [*family.parents.values(), *family.others, *family.controls["compute"].values()]
     if not family.semi or not base:
-        return f"no answer yet: no cell of {lacking} is finished"
+        return f"No answer yet: no cell of {lacking} is finished"
     lacking = family.model if not savings else alone
     if not savings or not family.alone:
         return (
-            f"no answer: no finished cell of {lacking} is certainly above chance, "
+            f"No answer: no finished cell of {lacking} is certainly above chance, "
             f"{chance_of(family.semi[0]):.1%}"
         )
     return None
@@ -187,7 +200,7 @@ def _verdict(
     goal = "" if full.cell.labels == 1 else f" to match {show_percent(full.cell.labels)}"
     if not has_fewer:
         others = f"{name_of(family.plan, full.cell)}, {full.labeled_images:,}"
-        return "not tested", best, f"no finished cell of {model} has fewer labels than {others}"
+        return "not tested", best, f"No finished cell of {model} has fewer labels than {others}"
     for each in tried:
         if each.has_learnt and each.against.interval.low >= -margin:
             share = show_percent(each.fraction)
@@ -207,13 +220,13 @@ def _verdict(
     shown = good[0] if good else max(able or candidates, key=lambda each: each.against.difference)
     share = show_percent(shown.fraction)
     if shown.against.is_vague:
-        start = f"whether fewer labels are enough for {model}{goal} cannot be said"
+        start = f"Whether fewer labels are enough for {model}{goal} cannot be said"
         start += f" from {show_basis(shown.against)}"
     elif good:
         start = f"{share} of the train labels may be enough for {model}{goal}: "
         start += f"neither that nor {loss} can be excluded"
     else:
-        start = f"whether fewer labels are enough for {model}{goal} is undecided: with {share}, "
+        start = f"Whether fewer labels are enough for {model}{goal} is undecided: with {share}, "
         if able:
             start += f"the loss may be more than {show_margin(margin)}, or less"
         else:

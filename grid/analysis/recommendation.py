@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from semigrid.grid.analysis.families import chance_of, learnt_cells, name_of
+from semigrid.grid.analysis.families import chance_of, learnt_cells
+from semigrid.grid.analysis.frontier import Costs, name_with_pool
 from semigrid.grid.analysis.numbers import (
     show_basis,
     show_margin,
@@ -12,7 +13,7 @@ from semigrid.grid.analysis.numbers import (
 )
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.analysis.statistics import LEVEL, Comparison, compare
-from semigrid.grid.experiment.bill import bill, show_bill
+from semigrid.grid.experiment.bill import show_bill
 from semigrid.grid.study.plan import Cell
 
 _ROUGH = 0.2  # the width of a score's interval from which a model may have learnt unseen
@@ -53,7 +54,7 @@ def recommend(results: ResultSet, dataset: str, margin: float) -> Recommendation
     learnt = learnt_cells(rows)
     able = _by_cost(results, [row for row in rows if row.cell in learnt])
     if not able:
-        return Recommendation(dataset, f"{dataset}: {_nothing_learnt(rows)}")
+        return Recommendation(dataset, _nothing_learnt(rows))
     best = max(able, key=lambda row: row.balanced.mean())
     level = 1 - (1 - LEVEL) / max(1, len(able) - 1)
     against = {
@@ -77,7 +78,7 @@ def recommend(results: ResultSet, dataset: str, margin: float) -> Recommendation
         possible,
         against.get(possible.cell),
     )
-    text = f"{dataset}: {_sentence(results, found, able, against, margin)}."
+    text = f"{_sentence(results, found, able, against, margin)}."
     guessing = [row.cell.name for row in rows if row.cell not in learnt]
     if guessing:
         text += f" Not certainly above chance, and left out: {', '.join(guessing)}."
@@ -86,15 +87,8 @@ def recommend(results: ResultSet, dataset: str, margin: float) -> Recommendation
 
 def _by_cost(results: ResultSet, rows: Sequence[CellResult]) -> list[CellResult]:
     """By labels, then by what training took; of equals, the higher score comes first."""
-    prices = results.plan.experiment.file.prices
-    bills = {row.cell: bill(row.with_parents, prices) for row in rows}
-    all_priced = not any(each.unpriced for each in bills.values())
-
-    def cost(row: CellResult) -> tuple[float, float, float]:
-        took = bills[row.cell].price if all_priced else sum(row.with_parents.values())
-        return row.labeled_images, took, -row.balanced.mean()
-
-    return sorted(rows, key=cost)
+    took = Costs(results).of
+    return sorted(rows, key=lambda row: (row.labeled_images, took(row), -row.balanced.mean()))
 
 
 def _sentence(
@@ -109,16 +103,16 @@ def _sentence(
     assert chosen is not None and best is not None and possible is not None
     points, models = show_margin(margin), f"{len(able)} trained models"
     if len(able) == 1:
-        return f"the only finished model that has learnt is {_describe(results, best)}"
+        return f"The only finished model that has learnt is {_describe(results, best)}"
     # the best is held against the next, the others against the best
     following = max((row for row in able if row is not best), key=lambda r: r.balanced.mean())
     told = [found.against or against[following.cell], found.possibly]
     if vague := [each for each in told if each is not None and each.is_vague]:
         return (
-            f"which of {models} to use cannot be said from {show_basis(vague[0])}; the "
+            f"Which of {models} to use cannot be said from {show_basis(vague[0])}; the "
             f"highest is {_describe(results, best)}"
         )
-    text = f"use {_describe(results, chosen)}, "
+    text = f"Use {_describe(results, chosen)}, "
     if found.against is None:
         text += f"the highest of {models}"
     elif chosen.labeled_images < best.labeled_images:
@@ -153,10 +147,9 @@ def _show(against: Comparison, models: int) -> str:
 
 def _name(results: ResultSet, row: CellResult) -> str:
     """``semi-vit with 300 unlabelled images and 214 labels``."""
-    cell = row.cell
-    has_pool = cell.unlabeled is not None and cell.control is None
-    pool = f"{row.pool_images:,} unlabelled images and " if has_pool else ""
-    return f"{name_of(results.plan, cell)} with {pool}{row.labeled_images:,} labels"
+    name = name_with_pool(results.plan, row)
+    has_pool = row.cell.unlabeled is not None and row.cell.control is None
+    return f"{name} {'and' if has_pool else 'with'} {row.labeled_images:,} labels"
 
 
 def _describe(results: ResultSet, row: CellResult) -> str:
@@ -171,7 +164,7 @@ def _nothing_learnt(rows: Sequence[CellResult]) -> str:
     images, share, interval = best.right.shape[1], best.balanced.mean(), best.interval
     few = interval is not None and interval.high - interval.low > _ROUGH
     return (
-        f"no model has demonstrably learnt anything: none of the finished cells ({len(rows)}) is "
+        f"No model has demonstrably learnt anything: none of the finished cells ({len(rows)}) is "
         f"certainly above chance, {chance_of(best):.1%}, on {images:,} test images; the highest, "
         f"{best.cell.name}, is at {share:.1%}. Try more labels, a pretrained backbone or longer "
         "training, and check the labels."

@@ -27,9 +27,10 @@ def table(
         View,
         option(
             "VIEW",
-            help="cells: all results; labels, pool: the paper's tables 2 and 3; classes, "
-            "confusions: the best cells; comparisons: all pairs of cells; costs; savings: labels "
-            "saved; claims: the pool's worth, the paper's claims.",
+            help="cells: all results; models: what each scores and took, by labels; labels, pool: "
+            "the paper's tables 2 and 3; classes, confusions: the best cells; comparisons: all "
+            "pairs of cells; costs; savings: labels saved; claims: the pool's worth, the paper's "
+            "claims.",
         ),
     ] = View.cells,
     format: Annotated[

@@ -2,28 +2,35 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import get_args
 
 import numpy as np
 
-from semigrid.grid.analysis.answer import PoolEffect
+from semigrid.grid.analysis.answer import Answer, PoolEffect
 from semigrid.grid.analysis.classes import class_results, confusion_matrix, confusions
-from semigrid.grid.analysis.families import trained_longer
-from semigrid.grid.analysis.numbers import show_interval, show_scores
+from semigrid.grid.analysis.frontier import Costs
+from semigrid.grid.analysis.numbers import (
+    show_difference,
+    show_interval,
+    show_margin,
+    show_scores,
+)
 from semigrid.grid.analysis.result_set import FEW_IMAGES, CellResult, ResultSet
-from semigrid.grid.analysis.statistics import mean
-from semigrid.grid.experiment.schema import Control
+from semigrid.grid.analysis.statistics import Comparison, mean
+from semigrid.grid.experiment.bill import show_bill
+from semigrid.grid.experiment.schema import Control, show_percent
 from semigrid.grid.report.charts import (
     COLORS,
     Chart,
+    LineStyle,
     Series,
     bars,
+    differences,
+    frontier_lines,
     heat,
     lines,
     reliability,
     short,
 )
-from semigrid.grid.study.plan import Cell, Plan
 from semigrid.grid.tables.slices import SliceResult
 from semigrid.trainers.evaluation.scores import calibration_bins, calibration_error
 
@@ -33,25 +40,28 @@ MOST_BARS = 40  # classes or slices in a chart; more are in the table
 MOST_CLASSES = 60  # classes in a confusion matrix
 
 
-def _line_name(plan: Plan, cell: Cell) -> str:
-    match cell.control:
-        case "compute":
-            return f"{trained_longer(plan, cell.model)} for as long as {cell.model}"
-        case "labeled-pool":
-            return f"{cell.model}, labelled images as the pool"
-    return cell.model
+_LINES: dict[Control | None, LineStyle] = {None: "-", "compute": "--", "labeled-pool": ":"}
+_LINE_NOTES: dict[Control, str] = {
+    "compute": "dashed: the model's control, trained for as long without the pool",
+    "labeled-pool": "dotted: with its labelled images as the pool",
+}
+
+
+def colors(results: ResultSet) -> dict[str, int]:
+    """The place of each model among the charts' colours, the same in all charts."""
+    models = dict.fromkeys(row.cell.model for row in results.rows)
+    return {model: n for n, model in enumerate(models)}
 
 
 def accuracy_by_labels(results: ResultSet, dataset: str) -> Chart:
     """Accuracy over labels of train and val, a line for each model with its smallest pool."""
-    title = f"Accuracy by labels, {dataset}"
+    title = "Accuracy by labels"
     rows = [row for row in results.rows if row.cell.dataset == dataset and row.has_predictions]
     if not rows:
         return Chart(title, "no cell is finished yet")
-    joined: list[Series] = []
-    larger: list[Series] = []
-    models, kinds = results.plan.experiment.file.models, (None, *get_args(Control))
-    for model, control in product(models, kinds):
+    series: list[Series] = []
+    has_larger = False
+    for (model, color), control in product(colors(results).items(), _LINES):
         of_model = sorted(
             (row for row in rows if (row.cell.model, row.cell.control) == (model, control)),
             key=lambda row: (row.labeled_images, row.pool_images or 0),
@@ -59,26 +69,27 @@ def accuracy_by_labels(results: ResultSet, dataset: str) -> Chart:
         smallest = {row.cell.labels: row for row in reversed(of_model)}
         line = [row for row in of_model if row is smallest[row.cell.labels]]
         rest = [row for row in of_model if row is not smallest[row.cell.labels]]
-        color = len(joined)
-        if not line:
-            continue
-        name = _line_name(results.plan, line[0].cell)
-        joined.append(_over("labeled_images", name, line, color))
+        if line:
+            name, hollow = "" if control else model, control is not None
+            series.append(_over("labeled_images", name, line, color, _LINES[control], hollow))
         if rest:
-            larger.append(
-                _over("labeled_images", f"{name}, larger pools", rest, color, joined=False)
-            )
+            has_larger = True
+            series.append(_over("labeled_images", "", rest, color, "none", is_hollow=True))
     numbers = sorted({row.labeled_images for row in rows})
     ends = f"{numbers[0]:,} to {numbers[-1]:,}" if len(numbers) > 1 else f"{numbers[0]:,}"
     best = max(rows, key=lambda row: row.mean("acc1") or 0)
     ticks = numbers if len(numbers) <= 8 else ()
+    controls = dict.fromkeys(row.cell.control for row in rows)
+    notes = [_LINE_NOTES[control] for control in controls if control is not None]
+    notes += ["hollow marks without a line: larger pools"] * has_larger
+    notes.append("bars: 95 % intervals over test images and, with several seeds, trainings")
     return Chart(
         title,
-        "bars: 95 % intervals over test images and, with several seeds, trainings",
-        lines([*joined, *larger], "labels, of train and val", ACC1, log_x=True, x_ticks=ticks),
+        "; ".join(notes),
+        lines(series, "labels, of train and val", ACC1, log_x=True, x_ticks=ticks),
         f"Acc@1 on the test images of {dataset} over {ends} labels, of train and val, for "
-        f"{', '.join(each.name for each in joined)}. The highest is {best.cell.name} with "
-        f"{show_scores(best.scores('acc1'))} %.",
+        f"{', '.join(dict.fromkeys(row.cell.model for row in rows))}. The highest is "
+        f"{best.cell.name} with {show_scores(best.scores('acc1'))} %.",
         ["cell", "labels", "of train", "of val", *SCORES],
         [
             [
@@ -92,24 +103,117 @@ def accuracy_by_labels(results: ResultSet, dataset: str) -> Chart:
     )
 
 
+def accuracy_by_cost(results: ResultSet, answered: Answer, dataset: str) -> Chart:
+    """Accuracy over what each cell took, with the frontier of each number of labels."""
+    costs = Costs(results)
+    title = "Accuracy by price" if costs.are_prices else "Accuracy by device time"
+    rows = [
+        row
+        for row in results.rows
+        if row.cell.dataset == dataset and row.has_predictions and costs.of(row) > 0
+    ]
+    fronts = [each for each in answered.frontiers if each.dataset == dataset]
+    if not rows:
+        return Chart(title, "no cell is finished yet")
+    marked = {row.cell for each in fronts for row in each.rows}
+    series = []
+    for (model, color), hollow in product(colors(results).items(), (True, False)):
+        of_kind = [r for r in rows if r.cell.model == model and (r.cell not in marked) == hollow]
+        x, y = [costs.of(row) for row in of_kind], [row.mean("acc1") or 0.0 for row in of_kind]
+        if of_kind:
+            series.append(Series(model, x, y, line="none", color=color, is_hollow=hollow))
+    frontiers = {
+        f"{each.rows[0].labeled_images:,} labels": [
+            (costs.of(row), row.mean("acc1") or 0.0) for row in each.rows
+        ]
+        for each in fronts
+    }
+    of_what = "price" if costs.are_prices else "device time"
+    return Chart(
+        title,
+        "filled, on grey lines: no cheaper model with as many labels scores as much, "
+        f"{show_margin(answered.margin)} aside; hollow: all others, with controls and larger "
+        f"pools; {of_what}: all trials and seeds of a cell and of those that it starts from",
+        frontier_lines(
+            series, frontiers, f"{of_what}, search and parents included", ACC1, not costs.are_prices
+        ),
+        f"Acc@1 on the test images of {dataset} over {of_what}. {fronts[-1].text}"
+        if fronts
+        else f"Acc@1 on the test images of {dataset} over {of_what}; no model has learnt.",
+        ["cell", "labels", "took", *SCORES],
+        [
+            [
+                row.cell.name,
+                f"{row.labeled_images:,}",
+                show_bill(row.with_parents, results.plan.experiment.file.prices),
+                *_scores(row),
+            ]
+            for row in sorted(rows, key=costs.of)
+        ],
+    )
+
+
+def pool_worth_chart(results: ResultSet, answered: Answer, dataset: str) -> Chart:
+    """What the pool of each model adds beyond its control: the mean, and by number of labels."""
+    title = "What the pool is worth"
+    rows: list[tuple[str, Comparison, int | None]] = []
+    table = []
+    for each in answered.headlines:
+        worth = each.worth
+        if each.dataset != dataset or not worth.parts:
+            continue
+        if worth.mean is not None:
+            rows.append((each.model, worth.mean, colors(results)[each.model]))
+        for fraction, part in worth.parts.items():
+            name = f"{show_percent(fraction)} of train labels"
+            rows.append((name if worth.mean else f"{each.model}, {name}", part, None))
+        parts = {"mean": worth.mean} | {show_percent(f): part for f, part in worth.parts.items()}
+        table += [
+            [each.model, each.control, name, show_difference(part)]
+            for name, part in parts.items()
+            if part is not None
+        ]
+    if not rows:
+        return Chart(title, "no cell with a pool is finished beside its control")
+    return Chart(
+        title,
+        "right of 0 the pool helps; coloured: the mean over label fractions; grey: each of them, "
+        "with intervals that hold together; 95 %",
+        differences(rows, "points of Acc@1 above the control"),
+        " ".join(
+            f"{each.model}: {each.worth.verdict}."
+            for each in answered.headlines
+            if each.dataset == dataset
+        ),
+        ["model", "control", "labels", "points"],
+        table,
+    )
+
+
 def _over(
-    images: str, name: str, rows: Sequence[CellResult], color: int = 0, joined: bool = True
+    images: str,
+    name: str,
+    rows: Sequence[CellResult],
+    color: int = 0,
+    line: LineStyle = "-",
+    is_hollow: bool = False,
 ) -> Series:
     """The accuracy of cells with predictions over their ``labeled_images`` or ``pool_images``."""
     x = [getattr(row, images) for row in rows]
     acc1 = [row.mean("acc1") or 0.0 for row in rows]
-    return Series(name, x, acc1, [row.interval for row in rows], joined, color)
+    return Series(name, x, acc1, [row.interval for row in rows], line, color, is_hollow)
 
 
 def _scores(row: CellResult) -> list[str]:
     return [show_scores(row.scores("acc1")), show_interval(row.interval)]
 
 
-def accuracy_by_pool(pool: PoolEffect) -> Chart:
+def accuracy_by_pool(results: ResultSet, pool: PoolEffect) -> Chart:
     """Accuracy of a model over the size of its pool."""
-    line, ticks = _over("pool_images", "", pool.rows), pool.curve.pools
+    color = colors(results)[pool.rows[0].cell.model]
+    line, ticks = _over("pool_images", "", pool.rows, color), pool.curve.pools
     return Chart(
-        f"More unlabelled images, {pool.dataset}, {pool.name}",
+        f"More unlabelled images: {pool.name}",
         svg=lines([line], "unlabelled images", ACC1, log_x=True, x_ticks=ticks),
         alt=pool.text,
         header=["unlabelled images", *SCORES],
@@ -199,7 +303,7 @@ def confusion_chart(results: ResultSet, row: CellResult) -> Chart:
 
 def calibration(results: ResultSet, dataset: str) -> Chart:
     """Reliability of each model's best cell on a dataset (Guo et al. 2017, arXiv 1706.04599)."""
-    title = f"Calibration, {dataset}"
+    title = f"Calibration, {dataset}" if results.datasets[1:] else "Calibration"
     finished = [
         row for row in results.contenders if row.cell.dataset == dataset and row.has_predictions
     ]

@@ -6,25 +6,29 @@ formulas or markup.
 """
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from semigrid.data.escape import one_line, visible
-from semigrid.grid.analysis.statistics import Interval
+from semigrid.grid.analysis.statistics import Comparison, Interval
 
 # dark enough for white paper (contrast above 4.5), apart for colour-blind eyes, each with its mark
 COLORS = ("#0b5394", "#a64b00", "#00664b", "#86207a", "#444444", "#8a6d00", "#b3123a", "#1c7c8c")
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
-WIDTH, HEIGHT = 4.6, 3.3  # inches
+WIDTH, HEIGHT = 4.6, 2.9  # inches, without a legend
+_LEGEND_LINE = 0.18
 _BAR, _FAINT = "#7fa8d1", "#d3dfec"  # light enough for a dark whisker
 SHORT = 28  # letters of a name on an axis
 _STYLE: dict[Any, Any] = {
@@ -40,6 +44,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8,
 }
+LineStyle = Literal["-", "--", ":", "none"]
 _styled = matplotlib.rc_context(_STYLE)  # as a decorator
 
 
@@ -62,14 +67,19 @@ class Chart:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one name; ``y`` is in per cent where there are intervals (of shares)."""
+    """Points of one name; ``y`` is in per cent where there are intervals (of shares).
+
+    ``line`` is matplotlib's style, ``none`` without one; ``color`` the place among ``COLORS`` and
+    ``MARKS``, the series' own by default. One without a name is not in the legend.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     intervals: Sequence[Interval | None] = ()
-    joined: bool = True
+    line: LineStyle = "-"
     color: int | None = None
+    is_hollow: bool = False
 
 
 def short(name: str, letters: int = SHORT) -> str:
@@ -120,11 +130,30 @@ def _arms(
     return list(zip(*arms, strict=True))
 
 
-def _legend(axes: Axes, count: int) -> None:
+def _legend(axes: Axes, handles: Sequence[Artist]) -> None:
     """Below the chart: on a phone there is no room beside it, and inside it would hide points."""
-    axes.figure.legend(
-        loc="outside lower center", ncols=2 if count > 1 else 1, handlelength=1.6, columnspacing=1
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    columns = 2 if len(handles) > 1 else 1
+    figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * -(-len(handles) // columns))
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=columns,
+        handlelength=1.6,
+        columnspacing=1,
     )
+
+
+def _handle(name: str, index: int, line: LineStyle) -> Line2D:
+    """What stands beside a name in a legend."""
+    color, mark = _look(index)
+    return Line2D([], [], color=color, marker=mark, markersize=4.5, linestyle=line, label=name)
+
+
+def _look(index: int) -> tuple[str, str]:
+    """Colour and mark; of more series than colours, no two have both in common."""
+    return COLORS[index % len(COLORS)], MARKS[(index + index // len(COLORS)) % len(MARKS)]
 
 
 @_styled
@@ -178,24 +207,29 @@ def _drawn_lines(
     whole_x: bool = False,
 ) -> Axes:
     """The axes with the lines on them; arguments as of ``lines``."""
+    handles = []
+    middle, apart = (len(series) - 1) / 2, _apart(series)
     for number, line in enumerate(series):
-        index = (number if line.color is None else line.color) % len(COLORS)
+        index = number if line.color is None else line.color
+        color, mark = _look(index)
         arms = _arms(line.y, line.intervals)
         # bars at the same place would hide one another
-        aside = 0.012 * (number - (len(series) - 1) / 2) if arms is not None and log_x else 0
+        aside = apart * (number - middle) if arms is not None and log_x else 0
         axes.errorbar(
             np.asarray(line.x, float) * np.exp(aside),
             line.y,
             arms,
-            label=short(line.name),
-            color=COLORS[index],
-            marker=MARKS[index] if len(line.x) < 40 else "",
+            color=color,
+            marker=mark if len(line.x) < 40 else "",
             markersize=4.5,
-            linewidth=1.4 if line.joined else 0,
+            linestyle=line.line,
+            linewidth=1.4,
             elinewidth=1,
             capsize=2.5,
-            markerfacecolor=COLORS[index] if line.joined else "white",
+            markerfacecolor="white" if line.is_hollow else color,
         )
+        if line.name:
+            handles.append(_handle(short(line.name), index, line.line))
     if log_x:
         axes.set_xscale("log")
         axes.minorticks_off()
@@ -205,9 +239,107 @@ def _drawn_lines(
     if x_ticks:
         axes.set_xticks(x_ticks, [short(f"{tick:,}", 10) for tick in x_ticks])
     axes.set(xlabel=x_label, ylabel=y_label)
-    if any(line.name for line in series):
-        _legend(axes, len(series))
+    if handles:
+        _legend(axes, handles)
     return axes
+
+
+def _apart(series: Sequence[Series]) -> float:
+    """How far apart, in logarithms, bars of the same place stand: all within a third of a gap."""
+    places = np.log(np.unique([x for line in series for x in line.x if x > 0]))
+    if len(series) < 2 or len(places) < 2:
+        return 0.012
+    return min(0.012, float(np.diff(places).min()) / 3 / (len(series) - 1))
+
+
+@_styled
+def frontier_lines(
+    series: Sequence[Series],
+    fronts: Mapping[str, Sequence[tuple[float, float]]],
+    x_label: str,
+    y_label: str,
+    are_seconds: bool,
+) -> str:
+    """Points over a logarithmic axis of seconds or prices, and grey lines through some of them.
+
+    Args:
+        fronts: the points of each grey line, by the name at its end.
+    """
+    axes = _axes()
+    for points in fronts.values():
+        axes.plot(*zip(*points, strict=True), color="#999999", linewidth=1, zorder=1)
+    named: dict[int, str] = {}
+    for number, line in enumerate(series):
+        index = number if line.color is None else line.color
+        color, mark = _look(index)
+        face = "white" if line.is_hollow else color
+        size = (4 if line.is_hollow else 6) * (1.4 if mark == "*" else 1)
+        axes.plot(line.x, line.y, mark, color=color, markerfacecolor=face, markersize=size)
+        named.setdefault(index, short(line.name))
+    axes.set_xscale("log")
+    axes.margins(x=0.12)
+    _name_ends(axes, {name: points[-1] for name, points in fronts.items()})
+    axes.minorticks_off()
+    ticks = _ticks(*axes.get_xlim(), are_seconds)
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.set(xlabel=x_label, ylabel=y_label)
+    _legend(axes, [_handle(name, index, "none") for index, name in sorted(named.items())])
+    return _svg(axes)
+
+
+def _name_ends(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
+    """Names right of points, below one another where they would overlap."""
+    placed: list[tuple[float, float]] = []
+    for name, end in sorted(ends.items(), key=lambda item: -item[1][1]):
+        x, y = axes.transData.transform(end) * 72 / axes.figure.dpi  # points
+        at = y
+        while any(abs(x - other) < 48 and abs(at - height) < 9 for other, height in placed):
+            at -= 1
+        placed.append((x, at))
+        place = (6, at - y - 3)
+        axes.annotate(
+            name, end, xytext=place, textcoords="offset points", fontsize=8, color="#444444"
+        )
+
+
+def _ticks(low: float, high: float, are_seconds: bool) -> dict[float, str]:
+    """Round numbers between two, and how they are written, three to six of them if that can be."""
+    if not are_seconds:
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        powers = {10.0**n: f"{10.0**n:,.10g}" for n in decades}
+        all_ = {m * value: f"{m * value:,.10g}" for value in powers for m in (1, 2, 5)}
+    else:
+        units = {"s": 1.0, "min": 60.0, "h": 3600.0}
+        all_ = {n * s: f"{n} {u}" for u, s in units.items() for n in (1, 2, 5, 10, 20, 30)}
+        all_ |= {n * 3600.0: f"{n:,} h" for n in (50, 100, 200, 500, 1000, 10_000, 100_000)}
+        powers = {s * n: f"{n} {u}" for u, s in units.items() for n in (1, 10)}
+        powers |= {n * 3600.0: f"{n:,} h" for n in (100, 1000, 10_000, 100_000)}
+    coarse = {at: text for at, text in powers.items() if low <= at <= high}
+    fine = {at: text for at, text in all_.items() if low <= at <= high}
+    chosen = coarse if len(coarse) > 2 else fine
+    return dict(list(chosen.items())[:: max(1, -(-len(chosen) // 6))])
+
+
+@_styled
+def differences(rows: Sequence[tuple[str, Comparison, int | None]], x_label: str) -> str:
+    """Differences in points with their intervals beside zero, the first at the top.
+
+    Args:
+        rows: name, difference, and the place among ``COLORS`` of a main row; None for one below it.
+    """
+    axes = _axes(WIDTH, 0.9 + 0.21 * len(rows))
+    axes.axvline(0, color="#777777", linewidth=1)
+    for at, (_, found, index) in enumerate(rows):
+        color, mark = ("#777777", "|") if index is None else _look(index)
+        ends = [100 * found.interval.low, 100 * found.interval.high]
+        axes.plot(ends, [at, at], color=color, linewidth=1 if index is None else 2)
+        axes.plot(100 * found.difference, at, mark, color=color, markersize=6)
+    axes.set_yticks(range(len(rows)), [short(name) for name, _, _ in rows])
+    for label, (_, _, index) in zip(axes.get_yticklabels(), rows, strict=True):
+        label.set_color("#555555" if index is None else "black")
+    axes.set(xlabel=x_label, ylim=(len(rows) - 0.4, -0.6))
+    axes.grid(axis="y", visible=False)
+    return _svg(axes)
 
 
 @_styled
@@ -223,7 +355,7 @@ def bars(
 
     Everything is in per cent where there are intervals (of shares).
     """
-    axes = _axes(WIDTH, 1.1 + 0.21 * len(names))
+    axes = _axes(WIDTH, 0.9 + 0.21 * len(names))
     at = np.arange(len(names))
     axes.barh(at, values, color=[_FAINT if pale else _BAR for pale in faint] or _BAR, height=0.66)
     arms = _arms(values, intervals)
@@ -232,8 +364,8 @@ def bars(
         axes.set_xlim(0, 100)
     if train_shares:
         label = "share of the training images"
-        axes.plot(train_shares, at, "D", color=COLORS[1], markersize=4, label=label)
-        _legend(axes, 1)
+        shares = axes.plot(train_shares, at, "D", color=COLORS[1], markersize=4, label=label)
+        _legend(axes, shares)
     axes.set_yticks(at, [short(name) for name in names])
     axes.set(xlabel=x_label, ylim=(len(names) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
@@ -267,12 +399,13 @@ def reliability(bins: Mapping[str, np.ndarray]) -> str:
     """Accuracy over confidence, by name; (B, 3) as ``calibration_bins`` returns."""
     axes = _axes(WIDTH, WIDTH * 0.85)
     axes.plot([0, 1], [0, 1], color="#777777", linewidth=1, linestyle="--")
+    handles: list[Artist] = []
     for number, (name, counted) in enumerate(bins.items()):
         images, right, believed = counted[counted[:, 0] > 0].T
         x, y, color = believed / images, right / images, COLORS[number % len(COLORS)]
-        axes.plot(x, y, color=color, linewidth=1.2, label=short(name))
+        handles += axes.plot(x, y, color=color, linewidth=1.2, label=short(name))
         # the more images, by their weights, the larger the mark
         axes.scatter(x, y, s=8 + 80 * images / images.sum(), color=color)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
-    _legend(axes, len(bins))
+    _legend(axes, handles)
     return _svg(axes)

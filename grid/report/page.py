@@ -1,6 +1,5 @@
 """The page: everything that is known of a grid, in one HTML file."""
 
-import contextlib
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,19 +9,18 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from semigrid.data.errors import InputError
 from semigrid.data.escape import html
-from semigrid.grid.analysis.answer import answer
+from semigrid.grid.analysis.answer import Answer, answer
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.report import accuracy, training
 from semigrid.grid.report.mistakes import confident_mistakes
 from semigrid.grid.report.provenance import facts, recipes
 from semigrid.grid.status.show import finished_of
-from semigrid.grid.tables.answer import claims_table, savings_table
+from semigrid.grid.tables.answer import claims_table, savings_table, worth_table
 from semigrid.grid.tables.cells import cells_table, comparisons_table
 from semigrid.grid.tables.classes import classes_table, confusions_table
 from semigrid.grid.tables.costs import costs_table
-from semigrid.grid.tables.paper_tables import labels_table, pool_table
+from semigrid.grid.tables.models import models_table
 from semigrid.grid.tables.slices import slice_results, slices_table
 from semigrid.grid.tables.table import Table
 from semigrid.trainers.methods import find_method
@@ -38,7 +36,6 @@ def report(results: ResultSet) -> str:
     methods = {model: find_method(experiment.file.models[model].method) for model in models}
     with_pool = [model for model in models if methods[model].pool != "none"]
     the_answer = answer(results)
-    by_labels = [accuracy.accuracy_by_labels(results, dataset) for dataset in results.datasets]
     return (
         _environment()
         .get_template("page.html.j2")
@@ -48,7 +45,7 @@ def report(results: ResultSet) -> str:
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             finished=finished_of((row.cell.control, row.state) for row in results.rows),
             answer=the_answer,
-            answer_figures=[*by_labels, *map(accuracy.accuracy_by_pool, the_answer.pools)],
+            datasets=[_dataset(results, the_answer, dataset) for dataset in results.datasets],
             answer_tables=[
                 t for t in (savings_table(the_answer), claims_table(the_answer)) if t.rows
             ],
@@ -96,10 +93,30 @@ def _visible(value: Any) -> Any:
     return html(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
+def _dataset(results: ResultSet, answered: Answer, dataset: str) -> dict[str, Any]:
+    """What is said of a dataset: which model to use, and what its pool is worth."""
+    pools = [pool for pool in answered.pools if pool.dataset == dataset]
+    worth = worth_table(answered, dataset)
+    has_controls = any(headline.worth.parts for headline in answered.headlines)
+    return {
+        "name": dataset,
+        "to_use": answered.to_use(dataset),
+        "models": models_table(results, answered, dataset),
+        "figures": [
+            accuracy.accuracy_by_labels(results, dataset),
+            accuracy.accuracy_by_cost(results, answered, dataset),
+        ],
+        "worth": worth,
+        "of_pools": answered.of_pools(dataset),
+        "pool_figures": [
+            *([accuracy.pool_worth_chart(results, answered, dataset)] if has_controls else []),
+            *(accuracy.accuracy_by_pool(results, pool) for pool in pools),
+        ],
+    }
+
+
 def _tables(results: ResultSet) -> list[Table[Any]]:
-    tables: list[Table[Any]] = [cells_table(results), labels_table(results)]
-    with contextlib.suppress(InputError):  # no cells differ in their pool only
-        tables.append(pool_table(results))
+    tables: list[Table[Any]] = [cells_table(results)]
     pairs = comparisons_table(results)
     if len(pairs.rows) > MOST_PAIRS:
         note = (

@@ -4,11 +4,20 @@ from dataclasses import asdict
 from typing import Any
 
 from semigrid.grid.analysis.answer import Answer
-from semigrid.grid.analysis.claims import Claim
-from semigrid.grid.analysis.headline import Saving
+from semigrid.grid.analysis.claims import Claim, Verdict
+from semigrid.grid.analysis.headline import Headline, Saving
 from semigrid.grid.analysis.labels_saved import Needed
-from semigrid.grid.analysis.numbers import NONE, show_count, show_interval, show_number
+from semigrid.grid.analysis.numbers import (
+    NONE,
+    show_count,
+    show_interval,
+    show_margin,
+    show_number,
+    show_points,
+    show_points_range,
+)
 from semigrid.grid.analysis.statistics import LEVEL, Comparison
+from semigrid.grid.experiment.schema import show_percent
 from semigrid.grid.tables.cells import label_count_columns, label_notes
 from semigrid.grid.tables.table import Column, Table, frame_records
 
@@ -17,6 +26,24 @@ def answer_facts(answer: Answer) -> dict[str, Any]:
     """The answer for programs: in per cent and points, but for ``pools``, whose are shares."""
     return {
         "margin": 100 * answer.margin,
+        "frontiers": [
+            {
+                "dataset": each.dataset,
+                "labeled_images": each.rows[0].labeled_images,
+                "models": each.models,
+                "text": each.text,
+                "cells": [
+                    {
+                        "cell": step.row.cell.name,
+                        "acc1": 100 * step.row.balanced.mean(),
+                        "device_seconds": step.row.with_parents,
+                        **_difference(step.gain),
+                    }
+                    for step in each.steps
+                ],
+            }
+            for each in answer.frontiers
+        ],
         "headlines": [
             {
                 "dataset": each.dataset,
@@ -26,6 +53,13 @@ def answer_facts(answer: Answer) -> dict[str, Any]:
                 "cell": None if each.saving is None else each.saving.row.cell.name,
                 "baseline": None if each.full is None else each.full.cell.name,
                 **_difference(each.against),
+                "pool_helps": each.worth.verdict,
+                "control": each.control,
+                **{f"worth_{k}": v for k, v in _difference(each.worth.mean).items()},
+                "worth_by_labels": {
+                    show_percent(fraction): _difference(part)
+                    for fraction, part in each.worth.parts.items()
+                },
             }
             for each in answer.headlines
         ],
@@ -109,13 +143,60 @@ def _saving_columns(answer: Answer, baselines: int) -> list[Column[Saving]]:
     ]
 
 
-_CLAIM_COLUMNS: list[Column[Claim]] = [
-    Column("dataset", lambda claim: claim.dataset, "dataset", is_name=True),
-    Column("claim", lambda claim: claim.text, "claim", is_name=True, may_break=True),
-    Column("verdict", lambda claim: claim.verdict, "here", is_name=True),
-    Column("evidence", lambda claim: "; ".join(claim.evidence)),
-    Column(None, lambda claim: ";\n".join(claim.evidence), "because", is_name=True, may_break=True),
-]
+_HELPS: dict[Verdict, str] = {
+    "held": "yes",
+    "refuted": "no",
+    "undecided": "undecided",
+    "not tested": NONE,
+}
+
+
+def _show_enough(headline: Headline) -> str:
+    """``75%``, ``75%?`` where that is open."""
+    if headline.saving is None or headline.verdict not in ("enough", "open", "not enough"):
+        return NONE
+    if headline.verdict == "not enough":
+        return "no fewer"
+    share = show_percent(headline.saving.row.cell.labels)
+    return share if headline.verdict == "enough" else f"{share}?"
+
+
+def _mean(headline: Headline) -> Comparison | None:
+    """What the pool adds on average; None where that is not known, or says nothing."""
+    mean = headline.worth.mean
+    return None if mean is None or mean.is_vague else mean
+
+
+def worth_table(answer: Answer, dataset: str | None = None) -> Table[Headline]:
+    """What the unlabelled images add to each model with a pool, and what labels are enough with it.
+
+    Args:
+        dataset: the only one that is shown, None for all.
+    """
+    rows = [each for each in answer.headlines if dataset in (None, each.dataset)]
+    several = len({each.dataset for each in rows}) > 1
+    columns: list[Column[Headline]] = [
+        Column(None, lambda h: h.dataset, "dataset" if several else None, is_name=True),
+        Column(None, lambda h: h.model, "model", is_name=True),
+        Column(None, lambda h: h.control, "beyond its control", is_name=True, may_break=True),
+        Column(None, lambda h: (m := _mean(h)) and 100 * m.difference, "points", show_points),
+        Column(None, lambda h: (m := _mean(h)) and m.interval, f"{LEVEL:.0%}", show_points_range),
+        Column(None, lambda h: _HELPS[h.worth.verdict], "helps", is_name=True),
+        Column(None, _show_enough, "enough labels", is_name=True),
+    ]
+    notes = [
+        "points of Acc@1 above the same start trained for as long without the pool, a mean over "
+        f"label fractions, with its {LEVEL:.0%} interval"
+    ]
+    if any(each.worth.mean is None for each in rows):
+        lacking = [(e.model, e.worth.evidence[-1]) for e in rows if e.worth.mean is None]
+        notes += [f"{model}: {why}" for model, why in dict(lacking).items()]
+    if any(each.saving is not None for each in rows):
+        notes.append(
+            "enough labels: the fewest, of those to train, that match labels alone with all of "
+            f"them, {show_margin(answer.margin)} aside; ?: neither that nor a loss is certain"
+        )
+    return Table("What the pool is worth", columns, rows, notes)
 
 
 def savings_table(answer: Answer) -> Table[Saving]:
@@ -130,6 +211,15 @@ def savings_table(answer: Answer) -> Table[Saving]:
     if len(names) == 1:
         notes.insert(0, f"needs: the labels that {names[0]} would need, with its 95% interval")
     return Table("Labels saved", _saving_columns(answer, len(names)), answer.savings, notes)
+
+
+_CLAIM_COLUMNS: list[Column[Claim]] = [
+    Column("dataset", lambda claim: claim.dataset, "dataset", is_name=True),
+    Column("claim", lambda claim: claim.text, "claim", is_name=True, may_break=True),
+    Column("verdict", lambda claim: claim.verdict, "here", is_name=True),
+    Column("evidence", lambda claim: "; ".join(claim.evidence)),
+    Column(None, lambda claim: ";\n".join(claim.evidence), "because", is_name=True, may_break=True),
+]
 
 
 def claims_table(answer: Answer) -> Table[Claim]:

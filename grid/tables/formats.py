@@ -5,7 +5,9 @@ from enum import StrEnum, auto
 from semigrid.data.errors import InputError
 
 # what a table shows of the results
-View = StrEnum("View", "cells labels pool classes confusions comparisons costs savings claims")
+View = StrEnum(
+    "View", "cells models labels pool classes confusions comparisons costs savings claims"
+)
 
 
 class Format(StrEnum):

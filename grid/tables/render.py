@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 from rich import box
+from rich.cells import cell_len
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -54,43 +55,64 @@ def show(table: Table[Any], console: Terminal) -> None:
 
 
 def _parts(table: Table[Any], console: Terminal) -> list[list[Column[Any]]]:
-    """The columns of one table, or of as many as it takes to hold all columns."""
-    boundless = console.options.update(max_width=10**6)
+    """The columns of one table, or of as many as it takes to cut no number.
 
-    def fits(columns: Sequence[Column[Any]]) -> bool:
-        whole = _rich_table(table, columns, console.encoding)
-        return Measurement.get(console, boundless, whole).maximum <= console.width
-
-    columns = list(table.columns)
-    if table.repeated is None:
+    Spare columns go first, then names and sentences get lines; what is too wide even so is shown in
+    parts, each with the columns that are ``repeated``, or else the names that stand first.
+    """
+    columns, repeated = list(table.columns), table.repeated
+    if repeated is None:
         for spare in [column for column in reversed(columns) if column.is_spare]:
-            if not fits(columns):
+            if not _fits(table, columns, console):
                 columns.remove(spare)
-        return [columns]
-    first, rest = columns[: table.repeated], columns[table.repeated :]
+        if _fits(table, columns, console, squeezed=True):
+            return [columns]
+        repeated = max(1, next(n for n, c in enumerate([*columns, None]) if not c or not c.is_name))
+    squeezed = table.repeated is None
+    first, rest = columns[:repeated], columns[repeated:]
     parts: list[list[Column[Any]]] = [[]]
     for column in rest:
-        if parts[-1] and not fits([*first, *parts[-1], column]):
+        if parts[-1] and not _fits(table, [*first, *parts[-1], column], console, squeezed):
             parts.append([])
         parts[-1].append(column)
     return [[*first, *part] for part in parts]
 
 
-def _rich_table(table: Table[Any], columns: Sequence[Column[Any]], encoding: str) -> RichTable:
+def _fits(
+    table: Table[Any], columns: Sequence[Column[Any]], console: Terminal, squeezed: bool = False
+) -> bool:
+    """Whether columns fit into the console's width; ``squeezed`` if what can break does."""
+    boundless = console.options.update(max_width=10**6)
+    whole = _rich_table(table, columns, console.encoding, squeezed)
+    return Measurement.get(console, boundless, whole).maximum <= console.width
+
+
+_NARROW = 16  # characters of a name's line, where there is no room for longer ones
+
+
+def _rich_table(
+    table: Table[Any], columns: Sequence[Column[Any]], encoding: str, squeezed: bool = False
+) -> RichTable:
     rich_table = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in columns:
+        texts = [column.header or "", *(_in_cell(column, row) for row in table.rows)]
+        word = max(cell_len(terminal(each, encoding)) for t in texts for each in t.split() or [""])
+        breaks = column.may_break or column.is_name
         rich_table.add_column(
             Text(terminal(column.header or "", encoding)),
             justify="left" if column.is_name else "right",
-            no_wrap=not column.may_break,
+            no_wrap=not breaks,
             overflow="fold",
+            max_width=(min(word, _NARROW) if column.is_name else word)
+            if squeezed and breaks
+            else None,
         )
     for row in table.rows:
-        texts = [
+        cells = [
             Text(terminal(_in_cell(column, row), encoding), "bold" if column.is_bold(row) else "")
             for column in columns
         ]
-        rich_table.add_row(*texts, style="dim" if table.is_dim(row) else "")
+        rich_table.add_row(*cells, style="dim" if table.is_dim(row) else "")
     return rich_table
 
 

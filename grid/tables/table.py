@@ -24,8 +24,9 @@ class Column(Generic[T]):
 
     Without a name or a header it is left out there. ``show`` makes the text of a value that is not
     missing. A column with ``is_name`` is aligned to the left, any other to the right. Scores and
-    sentences ``may_break`` into lines, names may not. A ``spare`` column is left out where a
-    terminal is too narrow, the last one first, and its ``note`` with it.
+    sentences ``may_break`` into lines, names where nothing else helps, and numbers never. A
+    ``spare`` column is left out where a terminal is too narrow, the last one first, and its
+    ``note`` with it.
     """
 
     name: str | None
@@ -49,8 +50,8 @@ class Table(Generic[T]):
 
     ``problems`` are notes on what is missing and should not be. ``data`` is the frame where it is
     not that of the columns with a name, ``records`` the content of JSON where it is not that of the
-    frame. When a terminal is too narrow, a table with ``repeated`` columns is shown in parts, and
-    these columns stand first in each part.
+    frame. When a terminal is too narrow, a table with ``repeated`` columns is shown in parts before
+    any name is broken, and these columns stand first in each part.
     """
 
     title: str

@@ -11,7 +11,11 @@ def check_what_is_said(answered: Answer) -> str:
     """Sentences promise no more than their figures; returns which verdict they give."""
     (headline,), (recommendation,) = answered.headlines, answered.recommendations
     evidence = [each for claim in answered.claims for each in claim.evidence]
-    for text in [*answered.texts, *evidence]:
+    for text in [
+        *answered.to_use(headline.dataset),
+        *answered.of_pools(headline.dataset),
+        *evidence,
+    ]:
         assert not re.search(r"−(9\d|1\d\d)\.\d+ to \+(9\d|1\d\d)\.", text), text
         assert "nan" not in text and "inf" not in text and "None" not in text
         assert not (
@@ -33,5 +37,5 @@ def check_what_is_said(answered: Answer) -> str:
         assert against.interval.low < -margin or "not certainly above chance" in headline.text
         assert "saved" not in headline.text
         assert re.search("can be excluded|is undecided|cannot be said", headline.text)
-    assert (recommendation.row is None) == ("no model has demonstrably" in recommendation.text)
+    assert (recommendation.row is None) == ("No model has demonstrably" in recommendation.text)
     return headline.verdict

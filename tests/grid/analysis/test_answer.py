@@ -243,7 +243,7 @@ def test_a_quarter_of_the_labels_is_enough(finished: FinishedGrid) -> None:
     assert headline.saving.row.cell.name == "digits/semi-vit/25%/100%"
     # val has 151 images, which choose at every fraction
     assert headline.text.startswith(
-        "digits: 25% of the train labels are enough for semi-vit. With 214 labels (63 to train and "
+        "25% of the train labels are enough for semi-vit. With 214 labels (63 to train and "
         "151 to choose) and 300 unlabelled images it scores 81.5%; vit, with all 397 labels, "
         "scores 80.0%: +1.50 points (95% interval for 2 fractions together "
     )
@@ -280,14 +280,15 @@ def test_a_model_that_saves_nothing_says_so(tmp_path: Path) -> None:
     assert facts["cell"] == "digits/semi-vit/50%/100%" and facts["baseline"] == "digits/vit/100%"
     assert facts["difference"] == pytest.approx(-30)
     assert headline.text.startswith(
-        "digits: 25% and 50% of the train labels are not enough for semi-vit. With 277 labels"
+        "25% and 50% of the train labels are not enough for semi-vit. With 277 labels"
     )
 
 
 def test_what_is_not_finished_is_said_and_shown_as_a_dash(tmp_path: Path) -> None:
     grid = FinishedGrid(tmp_path)
     (headline,) = answer(grid.results()).headlines
-    assert headline.text == "digits: no answer yet: no cell of semi-vit is finished"
+    assert headline.text == "No answer yet: no cell of semi-vit is finished"
+    assert "Models by labels" not in semigrid("answer", str(grid.file)).stdout
     grid.finish("digits/vit/25%", 100)
     grid.finish("digits/semi-vit/25%/100%", 120)
     (headline,) = answer(grid.results()).headlines
@@ -295,7 +296,7 @@ def test_what_is_not_finished_is_said_and_shown_as_a_dash(tmp_path: Path) -> Non
     (facts,) = answer_facts(answer(grid.results()))["headlines"]
     assert facts["cell"] == "digits/semi-vit/25%/100%" and facts["baseline"] == "digits/vit/25%"
     assert facts["difference"] == pytest.approx(10)
-    assert "no finished cell of semi-vit has fewer labels than vit, 214." in headline.text
+    assert "No finished cell of semi-vit has fewer labels than vit, 214." in headline.text
     done = semigrid("table", str(grid.file), "--view", "labels", "--format", "markdown")
     assert done.stdout.count("| — | — | — |") == 4, done.stdout
     done = semigrid("table", str(grid.file), "--view", "savings")
@@ -305,8 +306,10 @@ def test_what_is_not_finished_is_said_and_shown_as_a_dash(tmp_path: Path) -> Non
 def test_the_command_answers(finished: FinishedGrid) -> None:
     done = semigrid_process("answer", str(finished.file))
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert done.stdout.startswith("digits: 25% of the train labels are enough for semi-vit.")
-    assert "Labels saved" in done.stdout and "\nClaims\n" in done.stdout
+    assert done.stdout.startswith("Use semi-vit with 600 unlabelled images and 277 labels (94.0% ")
+    assert "\n25% of the train labels are enough for semi-vit." in done.stdout
+    assert "\nModels by labels\n" in done.stdout
+    assert "the paper's claims, tested here: semigrid table " in done.stdout
     facts = json.loads(semigrid("answer", str(finished.file), "--json").stdout)
     assert facts["headlines"][0]["cell"] == "digits/semi-vit/25%/100%"
     assert facts["pools"][0]["turn"]["images"] == pytest.approx(600, rel=0.3)

@@ -26,10 +26,11 @@ from semigrid.grid.analysis.statistics import (
     plain,
 )
 from semigrid.grid.report import accuracy
-from semigrid.grid.tables.answer import answer_facts, claims_table, savings_table
+from semigrid.grid.tables.answer import answer_facts, claims_table, savings_table, worth_table
 from semigrid.grid.tables.cells import cells_table, comparisons_table
 from semigrid.grid.tables.classes import classes_table, confusions_table
 from semigrid.grid.tables.formats import Format
+from semigrid.grid.tables.models import models_table
 from semigrid.grid.tables.paper_tables import labels_table, pool_table
 from semigrid.grid.tables.render import render
 from semigrid.grid.tables.slices import slice_results, slices_table
@@ -187,6 +188,7 @@ def test_all_of_the_analysis_is_defined_for_every_table(
         shown = [cells_table(results), comparisons_table(results), labels_table(results)]
         shown += [pool_table(results), slices_table(results, "where"), classes_table(results)]
         shown += [confusions_table(results), savings_table(answered), claims_table(answered)]
+        shown += [models_table(results, answered), worth_table(answered)]
         for table in shown:
             records = json.loads(render(table, Format.json))
             json.dumps(records, allow_nan=False)
@@ -211,11 +213,13 @@ def test_the_charts_of_such_tables_are_drawn(grid: Grid, kind: str) -> None:
     results = grid.of_tables([[table, table]] * 7, labels)
     row = results.best[0]
     by_slice = slice_results(results, "where")[row.cell]
-    pools = answer(results).pools
+    answered = answer(results)
+    pools = answered.pools
     assert len(pools) == (kind == "right")  # of cells that have learnt
     charts = [
         accuracy.accuracy_by_labels(results, "digits"),
-        *(accuracy.accuracy_by_pool(pool) for pool in pools),
+        accuracy.accuracy_by_cost(results, answered, "digits"),
+        *(accuracy.accuracy_by_pool(results, pool) for pool in pools),
         accuracy.accuracy_by_class(results, row),
         accuracy.accuracy_by_slice(row, "where", by_slice),
         accuracy.confusion_chart(results, row),

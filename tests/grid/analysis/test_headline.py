@@ -45,6 +45,11 @@ def quarters(
     return grid
 
 
+def said(found: Answer) -> list[str]:
+    """All sentences."""
+    return [text for d in found.datasets for text in (*found.to_use(d), *found.of_pools(d))]
+
+
 def only(found: Answer) -> Headline:
     (headline,) = found.headlines
     return headline
@@ -56,7 +61,7 @@ def test_a_control_that_is_better_takes_back_what_the_parent_gave_away(tmp_path:
     headline = only(answer(quarters(tmp_path / "a", **right).results()))
     assert headline.verdict == "not enough"
     assert headline.saving.row.cell.name == "digits/semi-vit/25%/100%"
-    assert headline.text.startswith("digits: 25% of the train labels are not enough for semi-vit.")
+    assert headline.text.startswith("25% of the train labels are not enough for semi-vit.")
     assert headline.full.cell.name == "digits/semi-vit/100%/100%/compute"
     assert "vit trained for longer, with all 397 labels, scores 49.0%" in headline.text
     assert "chosen on val" not in headline.text and "−7.50 points" in headline.text
@@ -208,14 +213,14 @@ def test_an_interval_that_says_nothing_is_not_printed() -> None:
     headline = only(found)
     assert headline.verdict == "open" and headline.against.difference == pytest.approx(-0.2)
     assert headline.text.startswith(
-        "digits: whether fewer labels are enough for semi-vit cannot be said from 10 test images "
+        "Whether fewer labels are enough for semi-vit cannot be said from 10 test images "
         "and 1 seed. With"
     )
     (recommended,) = found.recommendations
     assert "cannot be said from 10 test images and 1 seed; the highest is vit" in recommended.text
     evidence = " ".join(each for claim in found.claims for each in claim.evidence)
     assert "25% (" in evidence and "cannot be said from 10 test images and 1 seed" in evidence
-    assert not any(" to +" in text or " to −" in text for text in [*found.texts, evidence])
+    assert not any(" to +" in text or " to −" in text for text in [*said(found), evidence])
 
 
 def test_no_model_has_learnt(tmp_path: Path) -> None:
@@ -225,16 +230,19 @@ def test_no_model_has_learnt(tmp_path: Path) -> None:
     (recommendation,) = found.recommendations
     assert recommendation.row is None
     assert recommendation.text.startswith(
-        "digits: no model has demonstrably learnt anything: none of the finished cells (4) is "
+        "No model has demonstrably learnt anything: none of the finished cells (4) is "
         "certainly above chance, 10.0%, on 200 test images; the highest, digits/vit/100%, is at "
         "14.0%. Try more"
     )
     assert recommendation.text.endswith("and check the labels.")
     headline = only(found)
-    assert not headline.is_answer and "no finished cell of semi-vit is certainly" in headline.text
+    assert (
+        not headline.is_answer
+        and "No answer: no finished cell of semi-vit is certainly" in headline.text
+    )
     assert found.savings == [] and {claim.verdict for claim in found.claims} == {"not tested"}
     done = semigrid("answer", str(grid.file))
-    assert done.returncode == 0 and "no model has demonstrably learnt" in done.stdout
+    assert done.returncode == 0 and "No model has demonstrably learnt" in done.stdout
 
 
 def test_trainings_that_lie_far_apart_have_learnt_all_the_same() -> None:
@@ -255,13 +263,13 @@ def test_a_cell_that_has_not_learnt_is_not_denied(tmp_path: Path) -> None:
     headline = only(answer(grid.results()))
     assert headline.verdict == "not enough"
     assert headline.text.startswith(
-        "digits: 25% of the train labels are not enough for semi-vit. With 214 labels (63 to train "
+        "25% of the train labels are not enough for semi-vit. With 214 labels (63 to train "
         "and 151 to choose) and 300 unlabelled images it scores 11.0%; vit, with all 397 labels, "
         "scores 80.0%: −69.00 points"
     )
     # within 80 points of labels alone, but so is guessing
     assert only(answer(grid.results(), 0.8)).text.startswith(
-        "digits: whether fewer labels are enough for semi-vit is undecided: with 25%, it is not "
+        "Whether fewer labels are enough for semi-vit is undecided: with 25%, it is not "
         "certainly above chance, 10.0%. With 214 labels"
     )
 
@@ -272,7 +280,7 @@ def test_a_smaller_fraction_is_enough_and_a_larger_one_is_not(tmp_path: Path) ->
         grid.finish(f"digits/vit/{fraction}", vit)
         grid.finish(f"digits/semi-vit/{fraction}/100%", semi)
     assert only(answer(grid.results())).text.startswith(
-        "digits: 25% of the train labels are enough for semi-vit, but 50% are not. With 214 labels"
+        "25% of the train labels are enough for semi-vit, but 50% are not. With 214 labels"
     )
 
 
@@ -341,7 +349,7 @@ def test_the_most_labels_may_be_fewer_than_all(tmp_path: Path) -> None:
         grid.finish(f"digits/vit/{fraction}", vit)
         grid.finish(f"digits/semi-vit/{fraction}/100%", semi)
     text = only(answer(grid.results())).text
-    assert text.startswith("digits: 25% of the train labels are enough for semi-vit to match 50%.")
+    assert text.startswith("25% of the train labels are enough for semi-vit to match 50%.")
     assert "vit, with 277 labels, scores 66.5%" in text
 
 
@@ -388,7 +396,7 @@ def test_a_model_is_recommended_over_all(tmp_path: Path) -> None:
     assert recommended.row.with_parents == {"cpu": 240.0}
     assert recommended.best.cell.name == "digits/semi-vit/100%/100%/compute"
     assert recommended.text.startswith(
-        "digits: use semi-vit with 300 unlabelled images and 214 labels (98.5% after 4.0 min of "
+        "Use semi-vit with 300 unlabelled images and 214 labels (98.5% after 4.0 min of "
         "CPU cores), the one of 6 trained models with the fewest labels within 1 point of the "
         "highest, which is vit trained for longer with 397 labels: −0.50 points (95% interval for "
     )
@@ -439,7 +447,7 @@ def test_the_highest_and_cheapest_is_held_against_the_next(tmp_path: Path) -> No
         for fraction, each in zip(("25%", "100%"), right, strict=True)
     }
     (recommended,) = answer(few.results(labels, seeds, 2)).recommendations
-    assert "which of 2 trained models to use cannot be said from 10 test images and 1 seed" in (
+    assert "Which of 2 trained models to use cannot be said from 10 test images and 1 seed" in (
         recommended.text
     )
 
@@ -459,9 +467,9 @@ def test_of_equal_labels_the_lower_price_is_the_cheaper() -> None:
         return text.text
 
     # two hours at 0.05 cost less than one at 4; without prices, or with one only, hours count
-    assert "use vit with 1,160 labels" in recommended(prices={"cpu": 0.05, "NVIDIA H100": 4.0})
-    assert "use semi-vit with 300" in recommended(prices={"cpu": 0.05})
-    assert "use semi-vit with 300" in recommended()
+    assert "Use vit with 1,160 labels" in recommended(prices={"cpu": 0.05, "NVIDIA H100": 4.0})
+    assert "Use semi-vit with 300" in recommended(prices={"cpu": 0.05})
+    assert "Use semi-vit with 300" in recommended()
 
 
 def test_prices_stand_in_the_recommendation(tmp_path: Path) -> None:
@@ -470,11 +478,11 @@ def test_prices_stand_in_the_recommendation(tmp_path: Path) -> None:
     grid.finish("digits/vit/100%", 160)
     (recommended,) = answer(grid.results()).recommendations
     assert recommended.text == (
-        "digits: the only finished model that has learnt is vit with 397 labels (80.0% after "
+        "The only finished model that has learnt is vit with 397 labels (80.0% after "
         "2.0 min of CPU cores, price 1.00)."
     )
     done = semigrid("answer", str(grid.file))
-    assert "the only finished model" in re.sub(r"\s+", " ", done.stdout)
+    assert "The only finished model" in re.sub(r"\s+", " ", done.stdout)
 
 
 # ---- whatever the figures

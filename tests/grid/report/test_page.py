@@ -21,6 +21,7 @@ from tests.helpers.shop import SETTINGS, shop
 
 from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.sources.files import folder_items
+from semigrid.grid.analysis.answer import answer
 from semigrid.grid.analysis.statistics import Interval
 from semigrid.grid.report import accuracy, charts, training
 from semigrid.grid.report.mistakes import confident_mistakes
@@ -101,7 +102,7 @@ def test_the_file_stands_alone(finished: FinishedGrid) -> None:
 
 def test_a_grid_that_has_not_begun_has_a_report(tmp_path: Path) -> None:
     html = report(FinishedGrid(tmp_path).results())
-    assert "0 of 8 cells finished" in html and "no answer yet" in html
+    assert "0 of 8 cells finished" in html and "No answer yet" in html
     assert html.count("not shown") >= 5 and "<svg" not in html
 
 
@@ -226,6 +227,11 @@ def test_in_a_browser(finished: FinishedGrid, browser: Browser, tmp_path: Path, 
     titles = seen.page.locator("figure figcaption").all_inner_texts()
     for title in ("Accuracy by labels", "Calibration", "Confusions", "By class", "By market<b>"):
         assert any(text.startswith(title) for text in titles), (title, titles)
+    # its two first charts share the width, and a single dataset's name is said once, in the table
+    assert not any("shop" in title for title in titles if title.startswith("Accuracy"))
+    first, second = (seen.page.locator("figure").nth(n).bounding_box() for n in (0, 1))
+    if width > 1000:
+        assert first["y"] == second["y"] and second["x"] + second["width"] > 0.95 * width
     boxes = [svg.bounding_box() for svg in seen.page.locator("figure svg").all()]
     assert len(boxes) == len(titles) >= 6
     for box in boxes:
@@ -261,10 +267,49 @@ def test_figures_have_numbers_and_words(finished: FinishedGrid) -> None:
     assert "The highest is shop/vit/100%" in figure.alt
 
 
-def test_a_controls_line_is_named_by_what_was_trained(tmp_path: Path) -> None:
+def test_controls_are_drawn_beside_their_models_and_what_the_pool_adds(tmp_path: Path) -> None:
     controls = ["compute", "labeled-pool"]
     grid = FinishedGrid(tmp_path, controls=controls, grid=SMALL["grid"], models=SMALL["models"])
-    for name in ("vit/50%", "semi-vit/50%/100%/compute", "semi-vit/50%/100%/labeled-pool"):
-        grid.finish(f"digits/{name}", 100)
-    names = "vit, vit for as long as semi-vit, semi-vit, labelled images as the pool."
-    assert names in accuracy.accuracy_by_labels(grid.results(), "digits").alt
+    for fraction in ("50%", "100%"):
+        grid.finish(f"digits/vit/{fraction}", 100)
+        grid.finish(f"digits/semi-vit/{fraction}/100%", 140)
+        for control in controls:
+            grid.finish(f"digits/semi-vit/{fraction}/100%/{control}", 120)
+    results = grid.results()
+    by_labels = accuracy.accuracy_by_labels(results, "digits")
+    assert "for vit, semi-vit." in by_labels.alt
+    assert "dashed: the model's control" in by_labels.note and "dotted: with its" in by_labels.note
+    assert by_labels.svg.count(">semi-vit</text>") == 1  # one colour, one line in the legend
+    worth = accuracy.pool_worth_chart(results, answer(results), "digits")
+    # 140 against 120 of 200 at both fractions
+    assert [row[:3] for row in worth.rows] == [
+        ["semi-vit", "vit trained for longer", name] for name in ("mean", "50%", "100%")
+    ]
+    assert all(row[3].startswith("+10.00 points (") for row in worth.rows)
+    assert worth.alt == "semi-vit: held." and ">50% of train labels</text>" in worth.svg
+
+
+def test_the_costs_axis_has_round_numbers() -> None:
+    assert list(charts._ticks(8, 40_000, True).values()) == [
+        "10 s",
+        "1 min",
+        "10 min",
+        "1 h",
+        "10 h",
+    ]
+    assert list(charts._ticks(130, 1500, True).values()) == ["5 min", "10 min", "20 min"]
+    assert charts._ticks(0.02, 30, False) == {0.1: "0.1", 1.0: "1", 10.0: "10"}
+    assert list(charts._ticks(1.5, 25, False).values()) == ["2", "5", "10", "20"]
+    # a place of its own for each of many models
+    assert len({charts._look(number) for number in range(64)}) == 64
+
+
+def test_accuracy_over_what_it_took(finished: FinishedGrid) -> None:
+    results = finished.results()
+    figure = accuracy.accuracy_by_cost(results, answer(results), "shop")
+    assert figure.title == "Accuracy by device time"
+    # each was trained twice for 120 seconds
+    assert [row[2] for row in figure.rows] == ["4.0 min of CPU cores"] * 2
+    # with half the labels it is not certainly above chance, so nothing is said of these
+    fewer, whole = (row.labeled_images for row in results.rows)
+    assert f">{whole} labels</text>" in figure.svg and f">{fewer} labels<" not in figure.svg
