@@ -106,6 +106,7 @@ def _curve(
     dataset: Dataset, model: "FrozenBackbone", uri: str | None
 ) -> tuple[int, "list[Point]", np.ndarray]:
     """How many images' features were made now, the curve, and the classes of the test images."""
+    from semigrid.grid.run.preflight import free_memory
     from semigrid.trainers.features.extract import fill
     from semigrid.trainers.features.store import FeatureStore
     from semigrid.trainers.probe.curve import Features, learning_curve
@@ -132,10 +133,14 @@ def _curve(
 
         train, test = map(features, _SPLITS)
         with progress_bar("fits") as progress:
-            weights = np.ones(
-                dataset.num_classes
-            )  # C is chosen by balanced accuracy, as trials are
-            points = learning_curve(train, test, weights, threads=_cores(), progress=progress)
+            points = learning_curve(
+                train,
+                test,
+                np.ones(dataset.num_classes),  # C is chosen by balanced accuracy, as trials are
+                threads=_cores(),
+                memory=free_memory() / 2,
+                progress=progress,
+            )
     except KeyboardInterrupt:
         say(f"interrupted: finished features are kept. To resume: {this_command()}")
         raise typer.Exit(INTERRUPTED) from None
@@ -143,7 +148,7 @@ def _curve(
 
 
 def _cores() -> int:
-    """Cores that this process may use; each thread has some memory of its own."""
+    """Cores that this process may use, or 8 of them."""
     return min(len(os.sched_getaffinity(0)), 8)
 
 

@@ -1,16 +1,17 @@
 """The learning curve of frozen features: how accuracy grows with the number of labels."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from fractions import Fraction
+from threading import Event
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from semigrid.data.splits import label_subset, seeded_order
-from semigrid.trainers.probe.fit import fit_probe
-from semigrid.trainers.probe.neighbors import similarities, vote
+from semigrid.trainers.probe.fit import fit_bytes, fit_probe, held_out
+from semigrid.trainers.probe.neighbors import neighbors, unit
 
 SIZES, DRAWS = 20, 10
 
@@ -73,28 +74,49 @@ def learning_curve(
     sizes: int = SIZES,
     draws: int = DRAWS,
     threads: int = 1,
+    memory: float = float("inf"),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Point]:
     """Probes of nested, class-stratified draws of the train images, by threads of this process.
 
     The images of a smaller size are among those of each larger one of the same draw.
+
+    Args:
+        threads: most fits at a time.
+        memory: bytes that they may take together; one fit takes what it needs.
     """
     classes, fractions = len(class_weights), label_fractions(train.labels, sizes)
     orders = [draw_order(train.ids, draw) for draw in range(draws)]
-    similar = similarities(test.rows, train.rows)
+    near_test, near_train = unit(test.rows), unit(train.rows)
+    subsets = [label_subset(train.labels, fraction) for fraction in fractions]
+    needed = max(
+        fit_bytes(
+            len(rows),
+            train.rows.shape[1],
+            classes,
+            len(held_out(train.labels[rows], train.groups[rows])),
+        )
+        for rows in subsets
+    )
+    ended = Event()
+
+    def may_go_on() -> None:
+        if ended.is_set():
+            raise CancelledError
 
     def work(fraction: Fraction, order: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         rows = order[label_subset(train.labels[order], fraction)]
-        labels = train.labels[rows]
-        probe = fit_probe(train.rows[rows], labels, train.groups[rows], classes, class_weights)
+        labels, groups = train.labels[rows], train.groups[rows]
+        probe = fit_probe(train.rows[rows], labels, groups, classes, class_weights, may_go_on)
         by_probe = probe.logits(test.rows).argmax(axis=1)
-        by_neighbors = vote(similar[:, rows], labels, classes)
+        by_neighbors = neighbors(near_test, near_train[rows], labels, classes)
         return by_probe == test.labels, by_neighbors == test.labels, probe.c
 
     total = len(fractions) * draws
     progress(0, total)
-    # threads of a product of matrices would be in the way of those that run here
     found = {}
+    threads = max(1, int(min(threads, memory // needed)))
+    # threads of a product of matrices would be in the way of those that run here
     with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
         # the largest first, so that no core waits for the last
         tasks = {
@@ -107,11 +129,11 @@ def learning_curve(
                 found[tasks[task]] = task.result()
                 progress(len(found), total)
         except BaseException:  # an error of a fit, or an interrupt
+            ended.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     points = []
-    for size, fraction in enumerate(fractions):
+    for size, subset in enumerate(subsets):
         right, near, cs = zip(*(found[size, draw] for draw in range(draws)), strict=True)
-        images = len(label_subset(train.labels, fraction))
-        points.append(Point(images, np.stack(right), np.stack(near), np.array(cs)))
+        points.append(Point(len(subset), np.stack(right), np.stack(near), np.array(cs)))
     return points

@@ -4,6 +4,7 @@ The values of C, and a tenth of the train labels to choose among them, are those
 evaluation (arXiv 2304.07193, appendix B.3). No label of val is used.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +66,7 @@ def fit_probe(
     groups: np.ndarray,
     classes: int,
     class_weights: np.ndarray,
+    may_go_on: Callable[[], None] = lambda: None,
 ) -> Probe:
     """Fits features (N, D) to class indices (N,), in an order that decides what is held out.
 
@@ -74,11 +76,14 @@ def fit_probe(
     Args:
         groups: numbers (N,), the same for images that must not stand on both sides of a choice.
         class_weights: what each class counts in a score, (K,), see ``image_weights``.
+        may_go_on: is called after each C, some seconds apart for many images; ends the fit by an
+            exception.
     """
     turned, held = Turned.of(features), held_out(labels, groups)
     c, start = UNCHOSEN, Fits.zero(turned, 1, classes)
     if len(held):
-        c, start = _choose(Path(turned, labels, classes, ~held), held, labels, class_weights)
+        path = Path(turned, labels, classes, ~held)
+        c, start = _choose(path, held, labels, class_weights, may_go_on)
     path = Path(turned, labels, classes, np.ones((1, len(labels)), bool))
     weights = path.at(c, start).weights[:, 0]
     weight = turned.turn @ weights[:-1] / turned.scale
@@ -90,8 +95,19 @@ def fit_probe(
 _NEVER = -1e9
 
 
+def fit_bytes(images: int, columns: int, classes: int, fits: int) -> int:
+    """Most memory of ``fit_probe`` where so many ``fits`` choose C."""
+    span = min(images, columns)
+    numbers = 2.2 * images * columns + 2 * span**2 + 20 * (images + span) * fits * classes
+    return int(8 * numbers)
+
+
 def _choose(
-    path: Path, held: np.ndarray, labels: np.ndarray, class_weights: np.ndarray
+    path: Path,
+    held: np.ndarray,
+    labels: np.ndarray,
+    class_weights: np.ndarray,
+    may_go_on: Callable[[], None],
 ) -> tuple[float, Fits]:
     """The C that is best on the images held out, and where a fit of all images may start."""
     fold, row = np.nonzero(held)
@@ -106,5 +122,6 @@ def _choose(
         quality = right, -float(cross_entropies(truth, p) @ weights)
         if best is None or quality > best[0]:
             best = quality, float(c), fits
+        may_go_on()
     assert best is not None
     return best[1], best[2].mean()

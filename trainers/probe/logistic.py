@@ -25,8 +25,9 @@ _FLAT = 1e-12
 class Turned:
     """Features of n images in orthogonal columns, centred, with a mean squared length of 1.
 
-    ``rows`` (n, r) are (features − ``mean``) / ``scale`` @ ``turn``, with a ``turn`` (d, r) whose
-    columns are orthonormal; ``spread`` (r,) is the columns' squared length.
+    ``rows`` (n, r + 1) are (features − ``mean``) / ``scale`` @ ``turn``, and a column of ones. The
+    columns of ``turn`` (d, r) are orthonormal; ``spread`` (r + 1,) are the squared lengths of those
+    of ``rows``.
     """
 
     rows: np.ndarray
@@ -41,16 +42,18 @@ class Turned:
         x = features.astype(np.float64)
         mean = x.mean(axis=0)
         x -= mean
-        scale = float(np.sqrt((x**2).sum() / len(x))) or 1.0
+        scale = float(np.sqrt(np.vdot(x, x) / len(x))) or 1.0
         x /= scale
         if len(x) <= x.shape[1]:
             spread, left = _spanned(x @ x.T)
-            rows = left * np.sqrt(spread)
             turn = x.T @ (left / np.sqrt(spread))
+            rows = left * np.sqrt(spread)
         else:
             spread, turn = _spanned(x.T @ x)
             rows = x @ turn
-        return Turned(rows, spread, turn, mean, scale)
+        del x
+        rows = np.hstack([rows, np.ones((len(rows), 1))])
+        return Turned(rows, np.append(spread, float(len(rows))), turn, mean, scale)
 
 
 def _spanned(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +76,7 @@ class Fits:
     @staticmethod
     def zero(turned: Turned, subsets: int, classes: int) -> "Fits":
         images, columns = turned.rows.shape
-        return Fits(np.zeros((columns + 1, subsets, classes)), np.zeros((images, subsets, classes)))
+        return Fits(np.zeros((columns, subsets, classes)), np.zeros((images, subsets, classes)))
 
     def mean(self) -> "Fits":
         """The mean of all subsets, as one: where the fit of their union may start."""
@@ -89,9 +92,9 @@ class Path:
     """
 
     def __init__(self, turned: Turned, labels: np.ndarray, classes: int, subsets: np.ndarray):
-        self._rows = np.hstack([turned.rows, np.ones((len(labels), 1))])
+        self._rows = turned.rows
         self._start = Fits.zero(turned, len(subsets), classes)
-        self._spread = np.append(turned.spread, float(len(labels)))[:, None, None]
+        self._spread = turned.spread[:, None, None]
         self._used = subsets.T.astype(float)[:, :, None]  # (n, G, 1)
         self._targets = np.eye(classes)[labels][:, None, :] * self._used
         self.absent = self._targets.sum(axis=0) == 0  # (G, K)

@@ -30,7 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_from_images_to_a_curve(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(curve.learning_curve, "__defaults__", (4, 3, 1, lambda done, total: None))
+    monkeypatch.setattr(
+        curve.learning_curve, "__defaults__", (4, 3, 1, 1e9, lambda done, total: None)
+    )
     command = ["probe", str(folder / "shop"), "--backbone", BACKBONE, "--img-size", "32"]
     command += ["--pretrained", str(folder / "weights.safetensors")]
     command += ["--features", str(tmp_path / "features")]

@@ -1,3 +1,5 @@
+import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -52,14 +54,30 @@ def test_a_curve_is_that_of_its_single_probes_on_any_number_of_threads() -> None
         assert (one.cs == other.cs).all()
 
 
+def test_as_many_fits_at_a_time_as_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: set[str] = set()
+
+    def noted(*given: Any) -> Probe:
+        threads.add(threading.current_thread().name)
+        return fit_probe(*given)
+
+    monkeypatch.setattr(curve, "fit_probe", noted)
+    train, test = split(0, 60), split(60, 120)
+    learning_curve(train, test, np.ones(3), 3, 2, threads=3, memory=1)
+    assert len(threads) == 1
+
+
 @pytest.mark.parametrize("ended_by", ["interrupt", "fit"])
-def test_what_ends_a_curve_early_ends_the_fits_that_wait(
+def test_what_ends_a_curve_early_ends_its_other_fits(
     ended_by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fits: list[int] = []
 
-    def counted(features: np.ndarray, *rest: Any) -> Probe:
+    def first_or_endless(features: np.ndarray, *rest: Any) -> Probe:
         fits.append(len(features))
+        for _ in range(2000 if len(fits) > 1 else 0):
+            rest[-1]()
+            time.sleep(0.01)
         if ended_by == "fit":
             raise KeyboardInterrupt
         return fit_probe(features, *rest)
@@ -69,7 +87,21 @@ def test_what_ends_a_curve_early_ends_the_fits_that_wait(
         if done:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(curve, "fit_probe", counted)
+    monkeypatch.setattr(curve, "fit_probe", first_or_endless)
+    started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         learning_curve(split(0, 60), split(60, 120), np.ones(3), threads=2, progress=interrupt)
-    assert len(fits) < 100
+    assert time.monotonic() - started < 15 and len(fits) < 5
+
+
+def test_a_fit_can_be_ended_after_each_c() -> None:
+    train, tried = split(0, 60), 0
+
+    def may_go_on() -> None:
+        nonlocal tried
+        tried += 1
+        if tried == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_probe(train.rows, train.labels, train.groups, 3, np.ones(3), may_go_on)

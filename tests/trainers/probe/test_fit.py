@@ -1,5 +1,6 @@
 """The probe: what is held out, which C is chosen, and the head that comes out."""
 
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -9,7 +10,7 @@ from tests.helpers.clusters import clusters
 
 from semigrid.trainers.evaluation.scores import cross_entropies, image_weights
 from semigrid.trainers.probe import fit
-from semigrid.trainers.probe.fit import CS, UNCHOSEN, fit_probe, held_out
+from semigrid.trainers.probe.fit import CS, UNCHOSEN, fit_bytes, fit_probe, held_out
 
 
 def alone(labels: np.ndarray) -> np.ndarray:
@@ -106,3 +107,20 @@ def test_with_one_image_of_each_class_there_is_nothing_to_choose_by() -> None:
     probe = fit_probe(features, labels, alone(labels), 4, np.ones(4))
     assert probe.c == UNCHOSEN and (probe.logits(features).argmax(axis=1) == labels).all()
     assert probe.bias[3] == fit._NEVER  # the fourth class has no image
+
+
+@pytest.mark.parametrize(
+    ("images", "columns", "classes"), [(900, 64, 3), (900, 64, 30), (150, 40, 30), (400, 900, 2)]
+)
+def test_a_fit_takes_no_more_memory_than_it_is_given(
+    images: int, columns: int, classes: int
+) -> None:
+    features, labels = clusters(images, columns, classes)
+    groups = alone(labels)
+    fits = len(held_out(labels, groups))
+    tracemalloc.start()
+    fit_probe(features, labels, groups, classes, np.ones(classes))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    given = fit_bytes(images, columns, classes, fits)
+    assert given / 2 < peak < given

@@ -16,7 +16,9 @@ def test_every_subset_is_fitted_as_scikit_learn_fits_it(images: int, columns: in
     turned = Turned.of(features)
     scaled = (features.astype(float) - turned.mean) / turned.scale
     assert (scaled**2).sum(axis=1).mean() == pytest.approx(1)
-    assert turned.rows @ turned.rows.T == pytest.approx(scaled @ scaled.T, abs=1e-9)
+    turns, ones = turned.rows[:, :-1], turned.rows[:, -1]
+    assert turns @ turns.T == pytest.approx(scaled @ scaled.T, abs=1e-9) and (ones == 1).all()
+    assert turned.rows.T @ turned.rows == pytest.approx(np.diag(turned.spread), abs=1e-9)
     subsets = np.ones((3, images), bool)
     subsets[0, ::10] = False
     subsets[1, labels == 2] = False  # a class that this one does not know
