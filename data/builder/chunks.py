@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -42,7 +42,6 @@ IN_VAIN = (InputError, PermissionError, IsADirectoryError, TimeoutError, Unusabl
 # attempts in a row that end a build, where a process died and no chunk was finished
 VAIN_ATTEMPTS = 3
 _CHUNK = re.compile(r"chunk-(\d{6,})-\w+\.parquet")
-UNKNOWN = "once"  # in the name of a chunk that no later build uses as it is
 INTERRUPTS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 SAFE_PATH = "PYTHONSAFEPATH"  # keeps the working directory out of a new process's sys.path
 _SCHEMA = pa.schema(
@@ -82,8 +81,8 @@ class Chunk:
     """Consecutive items to clean into a file in ``folder``, with a row group for each bucket.
 
     ``versions`` says what the items' files are, as ``versions_of`` does; None for files that are
-    asked for right before they are read, or tell it then. ``earlier`` is the chunk's file of an
-    earlier build.
+    asked for right before they are read, or tell it then. ``earlier`` has the names of the chunk's
+    files of earlier builds.
     """
 
     number: int
@@ -93,15 +92,7 @@ class Chunk:
     folder: str
     buckets: int
     request: BuildRequest
-    earlier: str | None = None
-
-    def file_of(self, versions: Sequence[str | None]) -> str:
-        """The name of the chunk's file where its items' files have these versions."""
-        told = "".join(f"{version}\n" for version in versions)
-        digest = hashlib.sha256(told.encode()).hexdigest()[:16]
-        if None in versions:
-            digest = UNKNOWN + uuid.uuid4().hex[:16]
-        return f"chunk-{self.number:06d}-{digest}.parquet"
+    earlier: Sequence[str] = ()
 
 
 def chunks_of(storage: Storage, items: Sequence[Item], request: BuildRequest) -> list[Chunk]:
@@ -129,34 +120,31 @@ def chunks_of(storage: Storage, items: Sequence[Item], request: BuildRequest) ->
 def run_chunks(
     chunks: Sequence[Chunk], processes: int, progress: Callable[[int, int], None]
 ) -> list[str]:
-    """Cleans the chunks that have no file yet, and returns the URI of each chunk's file.
+    """Cleans the chunks, and returns the URI of each chunk's file.
 
     Raises ``InputError`` when processes keep dying.
     """
     storage, total = open_storage(chunks[0].folder), sum(len(chunk.items) for chunk in chunks)
-    outdated = _outdated(chunks, lambda done: progress(done, total))
-    chunks = [replace(chunk, earlier=outdated.get(chunk.number)) for chunk in chunks]
-    done_before, count, vain = _done(storage, outdated), processes, 0
-    while True:
-        left = [chunk for chunk in chunks if chunk.number not in done_before]
-        done = total - sum(len(chunk.items) for chunk in left)
-        progress(done, total)
+    files: dict[int, str] = {}
+    count, vain = processes, 0
+    while left := [chunk for chunk in chunks if chunk.number not in files]:
+        there, before = _files(storage), len(files)
+        left = [replace(chunk, earlier=there.get(chunk.number, ())) for chunk in left]
+        progress(before * len(chunks[0].items), total)
         try:
-            for _ in map(clean_chunk, left) if processes == 1 else _in_processes(left, count):
-                done = min(total, done + len(chunks[0].items))
-                progress(done, total)
-            files = _done(storage, {})
-            return [storage.location(files[chunk.number]) for chunk in chunks]
+            for done in map(clean_chunk, left) if processes == 1 else _in_processes(left, count):
+                files |= [done]
+                progress(min(total, len(files) * len(chunks[0].items)), total)
         except BrokenProcessPool as error:
-            done_now = _done(storage, outdated)
-            vain = vain + 1 if done_now == done_before else 0
+            vain = vain + 1 if len(files) == before else 0
             if vain == VAIN_ATTEMPTS:
                 raise InputError(
                     f"{chunks[0].folder}: processes that clean images died {vain} times in a row, "
                     "perhaps for lack of memory; the images cleaned so far are kept: give fewer "
                     "--processes and run the same command again"
                 ) from error
-            done_before, count = done_now, max(1, count // 2)
+            count = max(1, count // 2)
+    return [storage.location(files[chunk.number]) for chunk in chunks]
 
 
 def _files(storage: Storage) -> dict[int, list[str]]:
@@ -167,58 +155,8 @@ def _files(storage: Storage) -> dict[int, list[str]]:
     return files
 
 
-def _done(storage: Storage, outdated: Mapping[int, str]) -> dict[int, str]:
-    return {
-        number: name
-        for number, names in _files(storage).items()
-        for name in names
-        if outdated.get(number) != name
-    }
-
-
-def _outdated(chunks: Sequence[Chunk], progress: Callable[[int], None]) -> dict[int, str]:
-    """Chunks of which a file is another by now, or could not be read, with their earlier files.
-
-    ``progress`` gets the number of images in chunks that stay.
-    """
-    storage, outdated, done = open_storage(chunks[0].folder), {}, 0
-    for number, names in _files(storage).items():
-        chunk = chunks[number]
-        stays = next((name for name in names if UNKNOWN not in name), None)
-        if stays is not None:  # all images of this chunk were read
-            remember_answered(host_of(item.uri) for item in chunk.items if item.tells_its_version)
-        if stays is None or stays != chunk.file_of(_versions_now(chunk, chunk.items)):
-            stays = outdated[number] = names[0]
-        else:
-            done += len(chunk.items)
-        if None in chunk.versions:  # it was asked for, which may take a while
-            progress(done)
-        for name in names:
-            if name != stays:
-                storage.delete(name)
-    return outdated
-
-
-def _versions_now(chunk: Chunk, read: Collection[Item]) -> list[str | None]:
-    """The versions of the chunk's files, None for those that tell it when they are first read.
-
-    ``read`` are the items that an earlier build has read.
-    """
-    versions = list(chunk.versions)
-    known = {item.image_id for item in read}
-    asked = [
-        index
-        for index, item in enumerate(chunk.items)
-        if versions[index] is None and (item.image_id in known or not item.tells_its_version)
-    ]
-    answers = versions_of([chunk.items[index] for index in asked])
-    for index, version in zip(asked, answers, strict=True):
-        versions[index] = version
-    return versions
-
-
-def _in_processes(chunks: Sequence[Chunk], count: int) -> Iterator[None]:
-    """Cleans chunks side by side, and yields once for each."""
+def _in_processes(chunks: Sequence[Chunk], count: int) -> Iterator[tuple[int, str]]:
+    """Cleans chunks side by side, and yields what ``clean_chunk`` returns for each."""
     # forked processes may hang, since this one has threads
     with _safe_path(), _pool(count) as pool:
         try:
@@ -265,18 +203,31 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def clean_chunk(chunk: Chunk) -> None:
-    """Reads and cleans a chunk's images and writes them.
+def clean_chunk(chunk: Chunk) -> tuple[int, str]:
+    """Reads and cleans a chunk's images and writes them; returns its number and its file's name.
 
     Images whose files are what they were when an earlier build cleaned them are taken from it.
     """
-    by_bucket: list[list[dict[str, Any]]] = [[] for _ in range(chunk.buckets)]
-    earlier = _earlier_rows(chunk)
+    storage, earlier = open_storage(chunk.folder), _earlier_rows(chunk, ["version", "source"])
     before = [(i, earlier.get(number, {})) for number, i in enumerate(chunk.items, chunk.first)]
     web = [item for item, row in before if item.tells_its_version and row.get("source")]
     remember_answered(host_of(item.uri) for item in web)
-    # asked before the files are read: one that changes meanwhile is read again by the next build
-    versions = _versions_now(chunk, [item for item, row in before if row.get("version")])
+    versions = list(chunk.versions)
+    asked = [  # without those that tell it when they are first read
+        index
+        for index, (item, row) in enumerate(before)
+        if versions[index] is None and (row.get("version") or not item.tells_its_version)
+    ]
+    # before the files are read: one that changes meanwhile is read again by the next build
+    answers = versions_of([chunk.items[index] for index in asked])
+    for index, version in zip(asked, answers, strict=True):
+        versions[index] = version
+    if None not in versions and versions == [row.get("version") for _, row in before]:
+        for name in chunk.earlier[1:]:
+            storage.delete(name)
+        return chunk.number, chunk.earlier[0]
+    earlier = _earlier_rows(chunk, _SCHEMA.names[1:])
+    by_bucket: list[list[dict[str, Any]]] = [[] for _ in range(chunk.buckets)]
     for index, item in enumerate(chunk.items):
         # buckets are consecutive parts of the seeded order, of equal size
         place = int.from_bytes(order_key(item.image_id, chunk.request.seed)[0][:8], "big")
@@ -303,19 +254,22 @@ def clean_chunk(chunk: Chunk) -> None:
     with pq.ParquetWriter(buffer, _SCHEMA, compression="none") as writer:
         for rows in by_bucket:
             writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))  # also an empty one
-    storage, name = open_storage(chunk.folder), chunk.file_of(versions)
+    # a new name: another build may have taken over, and read the file that it found
+    name = f"chunk-{chunk.number:06d}-{uuid.uuid4().hex}.parquet"
     storage.write(name, buffer.getvalue())
-    if chunk.earlier not in (None, name):
-        storage.delete(str(chunk.earlier))
+    for earlier_name in chunk.earlier:
+        storage.delete(earlier_name)
+    return chunk.number, name
 
 
-def _earlier_rows(chunk: Chunk) -> dict[int, dict[str, Any]]:
-    """The rows of the chunk's earlier file by number; none if it is damaged, or gone."""
-    if chunk.earlier is None:
+def _earlier_rows(chunk: Chunk, columns: Sequence[str]) -> dict[int, dict[str, Any]]:
+    """Rows of the chunk's earlier file by number; none if it is damaged, or gone."""
+    if not chunk.earlier:
         return {}
     try:
-        with open_storage(chunk.folder).open(chunk.earlier, ahead=True) as file:
-            return {row["number"]: row for row in pq.read_table(file).to_pylist()}
+        with open_storage(chunk.folder).open(chunk.earlier[0], ahead=True) as file:
+            rows = pq.read_table(file, columns=["number", *columns]).to_pylist()
+            return {row["number"]: row for row in rows}
     except (OSError, ValueError, pa.ArrowException) as error:
         if isinstance(error, FileNotFoundError) or is_damage(error):
             return {}

@@ -164,50 +164,41 @@ def _only(where: str, kind: str, names: list[str], option: str) -> str:
 
 
 def _mturk_labels(table: Table, field: str | None) -> Callable[[int, str], str | None]:
-    """What reads the label of a row, see ``_label``; a row is told in messages by a string."""
-    fields: dict[str, dict[str, str]] = {}  # columns by field and, where each has its own, by label
+    """What reads the label of a row; a row is told in messages by a string.
+
+    ``Answer.<field>`` has a field's value, and ``Answer.<field>.<key>`` a part of it, which is true
+    or false unless MTurk's own classifiers wrote it.
+    """
+    columns: dict[str, dict[str, str]] = {}  # by field and, where it has several, by key
     for column in table.names:
         kind, _, name = column.partition(".")
         if kind == "Answer":
-            name, _, label = name.partition(".")
-            fields.setdefault(name, {})[label] = column
-    if JSON_FIELD in fields and (field == JSON_FIELD or field not in fields):
+            name, _, key = name.partition(".")
+            columns.setdefault(name, {})[key] = column
+    if JSON_FIELD in columns and (field == JSON_FIELD or field not in columns):
         wanted = None if field == JSON_FIELD else field
         texts = table.columns(f"Answer.{JSON_FIELD}")[f"Answer.{JSON_FIELD}"]
         return lambda row, where: _json_answer(where, texts[row], wanted)
-    buttons = _button_columns(table, fields)
-    names = [f"Answer.{name}" for name in sorted(fields) if name not in buttons]
-    names += [BUTTONS] if buttons else []
-    chosen = field or _only(table.uri, "Answer columns", names, ANSWER_KEY).removeprefix("Answer.")
-    if chosen == BUTTONS and buttons:
-        return _one_of_columns(table.uri, BUTTONS, dict(buttons.values()))
-    if chosen not in fields:
-        check_columns(table.uri, table.names, [f"Answer.{chosen}"])
-    columns = table.columns(*fields[chosen].values())
-    by_label = {label: columns[name] for label, name in fields[chosen].items()}
-    if len(by_label) > 1:
-        by_label.pop("", None)
-    if "" in by_label:
-        return lambda row, where: by_label[""][row]
-    return _one_of_columns(table.uri, f"Answer.{chosen}", by_label)
+    if field not in (None, BUTTONS, *columns):
+        check_columns(table.uri, table.names, [f"Answer.{field}"])
+    names = [name for of_field in columns.values() for name in of_field.values()]
+    cells = table.columns(*names) if names else {}
+    fields: dict[str, list[Any]] = {}
+    for name, keys in columns.items():
+        parts = {key: cells[column] for key, column in keys.items() if key or len(keys) == 1}
+        if not {*parts} <= {"", *CLASSIFIED} and all(
+            cell.strip().lower() in BOOLEANS for part in parts.values() for cell in part
+        ):
+            parts = {key: [_is_true(cell) for cell in part] for key, part in parts.items()}
+        values = [dict(zip(parts, row, strict=True)) for row in zip(*parts.values(), strict=True)]
+        fields[name] = parts.get("", values)
+    return lambda row, where: _chosen(
+        table.uri, where, {name: values[row] for name, values in fields.items()}, field
+    )
 
 
-def _button_columns(
-    table: Table, fields: dict[str, dict[str, str]]
-) -> dict[str, tuple[str, list[str]]]:
-    """The label and the column of each field that is a radio button, by its name, see ``_buttons``.
-
-    Such a field has one column, ``Answer.<name>.<value>``, of true and false.
-    """
-    alone = {name: next(iter(own.items())) for name, own in fields.items() if len(own) == 1}
-    alone = {name: one for name, one in alone.items() if one[0] not in ("", *CLASSIFIED)}
-    columns = table.columns(*(column for _, column in alone.values())) if alone else {}
-    values = {
-        name: value
-        for name, (value, column) in alone.items()
-        if {text.strip().lower() for text in columns[column]} <= BOOLEANS
-    }
-    return {name: (label, columns[alone[name][1]]) for name, label in _buttons(values).items()}
+def _is_true(text: str) -> bool:
+    return text.strip().lower() == "true"
 
 
 def _buttons(values: dict[str, str]) -> dict[str, str]:
@@ -224,37 +215,6 @@ def _buttons(values: dict[str, str]) -> dict[str, str]:
     return values if 1 < len(values) == len({*values.values()}) else {}
 
 
-def _one_of_columns(
-    uri: str, field: str, by_label: dict[str, list[str]]
-) -> Callable[[int, str], str | None]:
-    """Reads a field with several columns.
-
-    MTurk's own classifiers fill ``label`` with the label or ``labels`` with a JSON list. Forms of
-    others have a column for each label, which is true in one of them.
-    """
-    odd = {
-        label: (row, text)
-        for label, texts in by_label.items()
-        for row, text in enumerate(texts, 1)
-        if text.strip().lower() not in BOOLEANS
-    }
-    if {*by_label} <= CLASSIFIED or odd and CLASSIFIED & {*by_label}:
-        none = [""] * max(map(len, by_label.values()))
-        one, many = by_label.get("label", none), by_label.get("labels", none)
-        return lambda row, where: one[row] or _listed(f"{where}: {field}.labels", many[row])
-    if odd:
-        label, (row, text) = next(iter(odd.items()))
-        raise InputError(
-            f"{uri}: row {row}: {field}.{label} is {text!r}; where a field has a column for each "
-            "label, they are true or false"
-        )
-    return lambda row, where: _label(where, {label: by_label[label][row] for label in by_label})
-
-
-def _listed(where: str, text: str) -> str | None:
-    return _label(where, parse_json(_Many, text, where).root if text.strip()[:1] == "[" else text)
-
-
 def _json_answer(where: str, text: str, name: str | None) -> str | None:
     """Reads an answer in ``Answer.taskAnswers``, such as ``[{"pattern": {"label": "dots"}}]``.
 
@@ -265,8 +225,11 @@ def _json_answer(where: str, text: str, name: str | None) -> str | None:
         return ""
     where = f"{where}: the JSON answer"
     fields = next(iter(parse_json(_Answer, text, where).root), {})
-    if not fields:
-        return ""
+    return _chosen(where, where, fields, name) if fields else ""
+
+
+def _chosen(uri: str, where: str, fields: dict[str, Any], name: str | None) -> str | None:
+    """The label that one of an answer's fields has, or all of its radio buttons together."""
     buttons = _buttons(
         {
             field: next(iter(value))
@@ -275,11 +238,11 @@ def _json_answer(where: str, text: str, name: str | None) -> str | None:
         }
     )
     names = [*(field for field in fields if field not in buttons), *([BUTTONS] if buttons else [])]
-    chosen = name or _only(where, "fields", names, ANSWER_KEY)
+    chosen = name or _only(uri, "answer fields", names, ANSWER_KEY)
     if chosen == BUTTONS and buttons:
         pressed = {label: next(iter(fields[field].values())) for field, label in buttons.items()}
-        return _label(where, pressed)
-    return _label(where, fields.get(chosen))
+        return _label(f"{where}: {BUTTONS}", pressed)
+    return _label(f"{where}: {chosen}", fields.get(chosen))
 
 
 def _label(where: str, value: Any) -> str | None:
@@ -299,14 +262,20 @@ def _label(where: str, value: Any) -> str | None:
             return "" if not labels else labels.pop() if len(labels) == 1 else None
         case dict() if all(isinstance(chosen, bool) for chosen in value.values()):
             return _label(where, [label for label, chosen in value.items() if chosen])
-        case {"label": (str() | int() | float() | None) as label}:
+        case {"label": (str() | int() | float()) as label} if label != "":
             return _label(where, label)
         case {"labels": list(labels)}:
             return _label(where, labels)
+        case {"labels": str(text)}:  # a cell
+            is_list = text.strip()[:1] == "["
+            return _label(where, parse_json(_Many, text, where).root if is_list else text)
+        case {"label": "" | None}:
+            return ""
         case dict() if all(str(chosen).strip().lower() in BOOLEANS for chosen in value.values()):
-            chosen = {label: str(text).strip().lower() == "true" for label, text in value.items()}
-            return _label(where, chosen)
-    raise InputError(f"{where} is {str(value)[:80]}, which names no label")
+            return _label(where, {label: _is_true(str(text)) for label, text in value.items()})
+    raise InputError(
+        f"{where} is {str(value)[:80]}, which names no label; give one, or true or false for each"
+    )
 
 
 def _ground_truth(uri: str, content: bytes, attribute: str | None) -> pd.DataFrame:
