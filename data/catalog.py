@@ -9,6 +9,7 @@ from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.plausible import first_problem
 from semigrid.data.schema import MANIFEST, POOL, Dataset, Manifest
 from semigrid.data.storage import Storage, open_storage
+from semigrid.data.storage.files import NOT_THERE
 
 LARGEST_MANIFEST = 64 * 2**20  # bytes
 
@@ -17,7 +18,7 @@ def open_dataset(uri: str) -> Dataset:
     """Opens ``builtin://NAME`` or a folder or bucket that holds ``dataset.json``.
 
     Raises ``InputError`` when it is missing, of another format, contradicts itself, or lacks a
-    shard.
+    shard, and ``StorageGoneError``.
     """
     if uri.startswith("builtin://"):
         from semigrid.data.builder.builtin import builtin_folder
@@ -25,16 +26,12 @@ def open_dataset(uri: str) -> Dataset:
         uri = builtin_folder(uri)
     storage = open_storage(uri)
     try:
-        exists = storage.exists(MANIFEST)
-    except OSError as error:
-        raise InputError(f"{uri}: cannot be read: {error}") from error
-    if not exists:
+        manifest = Manifest.model_validate_json(storage.read(MANIFEST, LARGEST_MANIFEST))
+    except NOT_THERE as error:
         raise InputError(
             f"{uri}: no dataset here ({MANIFEST} is missing); give the folder or URI of a built "
             "dataset, builtin://digits or builtin://patterns"
-        )
-    try:
-        manifest = Manifest.model_validate_json(storage.read(MANIFEST, LARGEST_MANIFEST))
+        ) from error
     except ValidationError as error:
         raise InputError(
             f"{uri}/{MANIFEST}: {first_problem(error)}; build the dataset again"
@@ -58,6 +55,7 @@ def _check_shards(storage: Storage, manifest: Manifest) -> None:
             f"{storage.uri}: {len(missing)} of {len(files)} shards are missing, the first is "
             f"{missing[0]}; copy them here or build the dataset again"
         )
+    rows: Counter[str] = Counter()
     for shard in manifest.shards:
         where, size = storage.location(shard.file), sizes[shard.file] or 0
         # a link may lead anywhere, as in caches: a file's hash is compared before it is used
@@ -68,8 +66,6 @@ def _check_shards(storage: Storage, manifest: Manifest) -> None:
                 f"{where}: {size:,} bytes cannot hold {shard.rows:,} images; copy it here again or "
                 "build the dataset again"
             )
-    rows: Counter[str] = Counter()
-    for shard in manifest.shards:
         rows[shard.split] += shard.rows
     stated: dict[str, int] = {s: sum(images.values()) for s, images in manifest.counts.items()}
     for split, images in (stated | {POOL: manifest.pool}).items():

@@ -245,8 +245,8 @@ class Dataset:
                 ) from error
         return pa.concat_tables(tables)
 
-    def _read_shard(self, shard: Shard, file: pq.ParquetFile, columns: list[str]) -> pa.Table:
-        """Columns of a shard. Raises ``ValueError`` for others than the manifest's."""
+    def check_file(self, shard: Shard, file: pq.ParquetFile, columns: Sequence[str]) -> None:
+        """Raises ``ValueError`` unless a shard's rows and columns are those of the manifest."""
         groups = tuple(file.metadata.row_group(n).num_rows for n in range(file.num_row_groups))
         if groups != shard.row_groups:
             raise ValueError(
@@ -259,6 +259,10 @@ class Dataset:
                 raise ValueError(f"it has no column {name!r}")
             if (kind := file.schema_arrow.field(name).type) != expected.field(name).type:
                 raise ValueError(f"its column {name!r} is {kind}, not {expected.field(name).type}")
+
+    def _read_shard(self, shard: Shard, file: pq.ParquetFile, columns: list[str]) -> pa.Table:
+        """Columns of a shard. Raises ``ValueError`` for others than the manifest's."""
+        self.check_file(shard, file, columns)
         table = file.read(columns=columns).select(columns)
         table.validate(full=True)
         if "label" in columns and shard.split != POOL:
@@ -267,7 +271,7 @@ class Dataset:
                 raise ValueError(f"it has labels other than 0 to {self.num_classes - 1}")
         if "image_id" in columns and table["image_id"].null_count:
             raise ValueError("it has an image without an id")
-        return table.replace_schema_metadata(expected.metadata)
+        return table.replace_schema_metadata(columns_of(self.manifest.extra_columns).metadata)
 
     def column(self, split: str, name: str, *, check: bool = True) -> pa.ChunkedArray:
         """One column of a split in stored order.

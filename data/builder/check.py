@@ -19,7 +19,7 @@ def check_dataset(
 
     ``progress`` gets the number of shards read and the number of all shards.
     """
-    manifest, expected = dataset.manifest, columns_of(dataset.manifest.extra_columns)
+    manifest = dataset.manifest
     problems: list[str] = []
     seen: set[str] = set()
     split_of: dict[str, str] = {}
@@ -36,16 +36,7 @@ def check_dataset(
             continue
         try:
             file = pq.ParquetFile(io.BytesIO(content))
-            groups = tuple(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
-            if groups != shard.row_groups:
-                problems.append(
-                    f"{shard.file}: row groups of {groups} rows, not {shard.row_groups}"
-                )
-                continue
-            if not file.schema_arrow.equals(expected):
-                names = file.schema_arrow.names
-                problems.append(f"{shard.file}: columns {names}, not {expected.names}")
-                continue
+            dataset.check_file(shard, file, columns_of(manifest.extra_columns).names)
             batches = file.iter_batches(batch_size=256)
             for row in (row for rows in batches for row in rows.to_pylist()):
                 name, group = row["image_id"], row["group"]

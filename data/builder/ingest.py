@@ -121,8 +121,6 @@ def build_dataset(
 
 def _as_text(item: Item) -> Item:
     """The item with names that can be written: file names, and others, need not be text."""
-    if all(map(_is_text, (item.image_id, item.label, item.group, *item.slices.values()))):
-        return item
     return replace(
         item,
         image_id=readable(item.image_id),
@@ -131,10 +129,6 @@ def _as_text(item: Item) -> Item:
         slices={readable(name): readable(value) for name, value in item.slices.items()},
         votes=item.votes and {readable(label): count for label, count in item.votes.items()},
     )
-
-
-def _is_text(name: str | None) -> bool:
-    return name is None or name.isascii() or readable(name) == name
 
 
 def _facts(item: Item, pixels: str) -> Facts:

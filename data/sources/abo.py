@@ -29,8 +29,8 @@ class _Value(BaseModel):
     language_tag: str | None = None
 
 
-class _Plain(RootModel[list[_Value]]):
-    """A plain attribute: a value, or a list whose first one counts."""
+class _Values(RootModel[list[_Value]]):
+    """An attribute: a plain one is a value or a list whose first one counts."""
 
     @model_validator(mode="before")
     @classmethod
@@ -40,14 +40,10 @@ class _Plain(RootModel[list[_Value]]):
     def __str__(self) -> str:
         return (self.root[0].value if self.root else None) or ""
 
-
-class _Localized(RootModel[list[_Value] | None]):
-    """An attribute with values in several languages."""
-
     def english(self) -> set[str]:
         return {
             entry.value.strip().lower()
-            for entry in self.root or []
+            for entry in self.root
             if (entry.language_tag or "").startswith("en") and entry.value
         }
 
@@ -57,7 +53,7 @@ class _Listing(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     item_id: str
-    product_type: _Plain = _Plain([])
+    product_type: _Values = _Values([])
     main_image_id: str | None = None
     other_image_id: list[str] | None = None
 
@@ -100,11 +96,11 @@ def abo_items(
         joined.add(product)
         shown = [listing.main_image_id, *((all_images and listing.other_image_id) or [])]
         for image_id in [image_id for image_id in shown if image_id in paths]:
-            said = of_shape(_Localized, more.get(attribute), f"{where}: {attribute}")
+            said = of_shape(_Values, more.get(attribute), f"{where}: {attribute}")
             labels.setdefault(image_id, set()).update(said.english())
             of_image = slices.setdefault(image_id, set())
             if slice is not None:
-                value = str(of_shape(_Plain, more.get(slice), f"{where}: {slice}"))
+                value = str(of_shape(_Values, more.get(slice), f"{where}: {slice}"))
                 of_image.update([value] if value else [])
             joined.add((image_id,))
             joined.merge(product, (image_id,))

@@ -16,12 +16,7 @@ from semigrid.data.errors import InputError, StorageGoneError
 from semigrid.data.parquet import column_texts, open_parquet
 from semigrid.data.schema import Split
 from semigrid.data.shapes import of_shape, parse_json
-from semigrid.data.sources.given import (
-    FOUND_COLUMN,
-    found_column,
-    splits_found,
-    splits_of_column,
-)
+from semigrid.data.sources.given import FOUND_COLUMN, found_column, splits_of_column
 from semigrid.data.sources.guarded_tar import TEXT_BYTES, GuardedTar
 from semigrid.data.sources.items import (
     FOREIGN,
@@ -241,10 +236,9 @@ def parquet_items(
             if column is not None:
                 splits[path] = [value or "" for value in _labels(path, file, column)]
     found: list[Split | None] = []
-    if split is not None:
-        found = splits_of_column(splits)
-    elif len(splits) == len(paths):
-        found = splits_found(splits, FOUND_COLUMN, left_out or LeftOut())
+    if len(splits) == len(paths):
+        is_asked, left_out = split is not None, left_out or LeftOut()
+        found = splits_of_column(splits, split or FOUND_COLUMN, is_asked, left_out)
     if not found:
         return items
     return [replace(item, split=of_row) for item, of_row in zip(items, found, strict=True)]

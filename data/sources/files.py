@@ -11,12 +11,7 @@ from semigrid.data.decoding import FORMATS, HEAD_BYTES, format_of
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
 from semigrid.data.redact import shown
 from semigrid.data.schema import Split
-from semigrid.data.sources.given import (
-    found_column,
-    note_folders,
-    splits_found,
-    splits_of_column,
-)
+from semigrid.data.sources.given import found_column, note_folders, splits_of_column
 from semigrid.data.sources.items import FOREIGN, HEIC, SUFFIXES, Item, readable
 from semigrid.data.sources.left_out import LeftOut
 from semigrid.data.storage import Storage, open_storage
@@ -133,11 +128,9 @@ def table_items(
     table = open_table(uri)
     splits: list[Split | None] = []
     column = split or (found_column(table.names) if find_split else None)
-    if split is not None:
-        splits = splits_of_column({uri: table.columns(split)[split]})
-    elif column is not None:
+    if column is not None:
         of_column = {uri: table.columns(column)[column]}
-        splits = splits_found(of_column, column, left_out or LeftOut())
+        splits = splits_of_column(of_column, column, split is not None, left_out or LeftOut())
     names = [name for name in (image, label, image_id, group, *slices) if name is not None]
     columns = table.columns(*names)
     paths = columns[image]

@@ -81,15 +81,31 @@ def found_column(names: Iterable[str]) -> str | None:
     return columns[0] if len(columns) == 1 else None
 
 
-def splits_of_column(values: Mapping[str, Sequence[str]]) -> list[Split | None]:
+def splits_of_column(
+    values: Mapping[str, Sequence[str]], column: str, asked: bool, left_out: LeftOut
+) -> list[Split | None]:
     """The split of each row, one file after the other; None where the value is blank.
+
+    Empty where the column was not asked for but found, and names fewer than two splits.
 
     Args:
         values: those of the column, by file.
+        left_out: receives a column that is not used.
 
     Raises ``InputError`` for a value that is no split.
     """
-    found = splits_in({value.strip() for of_file in values.values() for value in of_file} - {""})
+    distinct = {value.strip() for of_file in values.values() for value in of_file}
+    found = splits_in(sorted(distinct - {""}))
+    named = {split for split in found.values() if split is not None}
+    odd = next((value for value, split in found.items() if split is None), None)
+    if not asked and len(named) < 2 and odd is not None:
+        left_out.notes.append(
+            f"all splits are drawn: the column {column!r} does not hold splits, but {odd[:80]!r}"
+            + "".join(f" beside {split}" for split in named)
+        )
+        return []
+    if not asked and len(distinct) < 2:
+        return []
     for uri, of_file in values.items():
         for row, value in enumerate(map(str.strip, of_file), 1):
             if value and found[value] is None:
@@ -99,27 +115,6 @@ def splits_of_column(values: Mapping[str, Sequence[str]]) -> list[Split | None]:
                     "it, or draw all splits anew with --splits new"
                 )
     return [found.get(value.strip()) for of_file in values.values() for value in of_file]
-
-
-def splits_found(
-    values: Mapping[str, Sequence[str]], column: str, left_out: LeftOut
-) -> list[Split | None]:
-    """The splits of a column that was found; empty where it names fewer than two.
-
-    ``left_out`` receives a column that is not used. Raises ``InputError`` where it names two, and
-    others of its values are none.
-    """
-    distinct = {value.strip() for of_file in values.values() for value in of_file}
-    found = splits_in(sorted(distinct - {""}))
-    named = {split for split in found.values() if split is not None}
-    if len(named) > 1 or None not in found.values():
-        return splits_of_column(values) if len(distinct) > 1 else []
-    odd = next(value for value, split in found.items() if split is None)
-    left_out.notes.append(
-        f"all splits are drawn: the column {column!r} does not hold splits, but {odd[:80]!r}"
-        + "".join(f" beside {split}" for split in named)
-    )
-    return []
 
 
 def splits_of_files(uri: str, items: Sequence[Item], left_out: LeftOut) -> list[Item]:

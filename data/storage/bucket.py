@@ -106,10 +106,7 @@ class BucketFiles:
 
     def open(self, path: str, ahead: bool, do: Callable[..., Any]) -> BufferedReader:
         """Opens a file, whose requests are made by ``do`` of a function and its arguments."""
-        try:
-            file = self._fs.open(path, "rb", **(READ_AHEAD if ahead else {"cache_type": "none"}))
-        except TypeError:  # some file systems lack these options
-            file = self._fs.open(path, "rb")
+        file = self._fs.open(path, "rb", **(READ_AHEAD if ahead else {"cache_type": "none"}))
         if (cache := getattr(file, "cache", None)) is not None:
             cache.fetcher = partial(do, cache.fetcher)
         return cast(BufferedReader, file)

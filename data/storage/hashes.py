@@ -5,7 +5,6 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from semigrid.data.errors import InputError, RefusedError, StorageGoneError
@@ -34,7 +33,13 @@ def hash_of(storage: Storage) -> str:
     version = storage.version()
     told = f"{storage.uri} {version}".encode(errors="surrogateescape")  # a path may be any bytes
     key = hashlib.sha256(told).hexdigest()
-    with _alone(key) as cache:
+    folder = _folder()
+    cache = None if folder is None else open_storage(folder)
+    with contextlib.ExitStack() as stack:
+        if folder is not None:
+            with contextlib.suppress(OSError):  # else the file is read once by each
+                # some files share a lock, so that there are few, which nobody needs to remove
+                stack.enter_context(locked(folder / f".{key[:2]}.lock"))
         if version and cache and cache.exists(key):
             return cache.read(key).decode()
         with storage.open(ahead=True) as file:
@@ -43,21 +48,6 @@ def hash_of(storage: Storage) -> str:
             if cache:
                 cache.write(key, digest.encode())
         return digest
-
-
-@contextlib.contextmanager
-def _alone(key: str) -> Iterator[Storage | None]:
-    """The folder of hashes that can be written, None without one.
-
-    Lets one process of this machine at a time hash a file, where there are locks.
-    """
-    folder = _folder()
-    with contextlib.ExitStack() as stack:
-        if folder is not None:
-            with contextlib.suppress(OSError):  # else the file is read once by each
-                # some files share a lock, so that there are few, which nobody needs to remove
-                stack.enter_context(locked(folder / f".{key[:2]}.lock"))
-        yield None if folder is None else open_storage(folder)
 
 
 def _folder() -> Path | None:

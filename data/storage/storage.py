@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
@@ -77,21 +78,15 @@ def open_storage(uri: str | Path, patience: float | None = None) -> "Storage":
         files,
         files.root.rstrip("/") or "/",
         None if scheme in WEB else seconds,
-        ReadOnly(uri) if scheme in READ_ONLY else always,
+        partial(_refuse, uri) if scheme in READ_ONLY else always,
     )
 
 
-@dataclass(frozen=True)
-class ReadOnly:
+def _refuse(uri: str) -> None:
     """Prevents every change at an address that is only read."""
-
-    uri: str
-
-    def __call__(self) -> None:
-        raise RefusedError(
-            f"{self.uri}: nothing is written there; give a path on this machine, or s3://, "
-            "gs:// or abfs://"
-        )
+    raise RefusedError(
+        f"{uri}: nothing is written there; give a path on this machine, or s3://, gs:// or abfs://"
+    )
 
 
 @dataclass(frozen=True)

@@ -192,12 +192,6 @@ def test_evaluation_takes_each_row_once(digits: Dataset, world_size: int, batch_
     assert seen == dict(zip(table.ids, table.labels.tolist(), strict=True))
 
 
-def test_more_ranks_than_images(digits: Dataset) -> None:
-    table = first_rows(digits, "val", 2)
-    parts = [list(EvalBatches(table, VIEWS, 1, rank, 3)) for rank in range(3)]
-    assert [len(part) for part in parts] == [1, 1, 0]
-
-
 def test_evaluating_again_gives_the_same_views(digits: Dataset) -> None:
     batches = EvalBatches(first_rows(digits, "val", 10), VIEWS, 4)
     next(iter(batches))  # an evaluation that was broken off must not count as all there is

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from pydantic import ValidationError
 
 from semigrid.data.builder.builtin import DIGITS
 from semigrid.data.builder.builtin import digits as digit_rows
@@ -22,7 +21,7 @@ from semigrid.data.builder.check import check_dataset
 from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError
-from semigrid.data.schema import MANIFEST, Dataset, Shard, Split, check_shard, read_row_group
+from semigrid.data.schema import MANIFEST, Dataset, Split, check_shard, read_row_group
 from semigrid.data.storage import open_storage
 
 
@@ -155,21 +154,8 @@ def test_without_its_manifest_it_is_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no dataset here \(dataset.json is missing\)") as caught:
         open_dataset(str(tmp_path))
     assert str(tmp_path) in str(caught.value)
-
-
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no dataset here") as caught:
-        open_dataset(str(tmp_path / "nowhere"))
-    assert str(tmp_path / "nowhere") in str(caught.value)
-
-
-def test_another_format_is_refused(tmp_path: Path) -> None:
-    write(tmp_path)
-    manifest = json.loads((tmp_path / MANIFEST).read_text())
-    (tmp_path / MANIFEST).write_text(json.dumps(manifest | {"format": 2}))
-    with pytest.raises(InputError, match="format 2, this version reads 1") as caught:
-        open_dataset(str(tmp_path))
-    assert str(tmp_path / MANIFEST) in str(caught.value)
+    with pytest.raises(InputError, match=f"{tmp_path}/nowhere: no dataset here"):
+        open_dataset(f"{tmp_path}/nowhere")
 
 
 def test_a_later_format_is_named_even_if_it_has_new_fields(tmp_path: Path) -> None:
@@ -178,7 +164,8 @@ def test_a_later_format_is_named_even_if_it_has_new_fields(tmp_path: Path) -> No
     manifest = json.loads((tmp_path / MANIFEST).read_text())
     later = manifest | {"format": 2, "slices": ["marketplace"]}
     (tmp_path / MANIFEST).write_text(json.dumps(later))
-    with pytest.raises(InputError, match="format 2, this version reads 1"):
+    expected = f"{tmp_path}/{MANIFEST}: format: format 2, this version reads 1"
+    with pytest.raises(InputError, match=expected):
         open_dataset(str(tmp_path))
 
 
@@ -211,6 +198,9 @@ HUGE = 10**400
         ({"shard_file": "../../etc/passwd"}, "shards.0.file: "),
         ({"shard_file": "../other/train-00000.parquet"}, "shards.0.file: "),
         ({"shard_file": "/etc/train-00000.parquet"}, "shards.0.file: "),
+        ({"shard_file": "b/a.parquet"}, "shards.0.file: "),
+        ({"shard_file": "./a.parquet"}, "shards.0.file: "),
+        ({"shard_file": ".."}, "shards.0.file: "),
         ({"shard_file": "a::b.parquet"}, "shards.0.file: "),
         ({"shard_file": "s3://bucket/a.parquet"}, "shards.0.file: "),
         ({"shard_file": "val-00000.parquet"}, "the shard 'val-00000.parquet' occurs twice"),
@@ -294,12 +284,6 @@ def test_a_shard_that_is_no_file_is_refused_at_once(tmp_path: Path, target: str)
     shard.symlink_to(tmp_path / "pipe" if target == "a pipe" else target)
     with pytest.raises(InputError, match="val-00000.parquet: not a file"):
         open_dataset(str(tmp_path / "set"))
-
-
-@pytest.mark.parametrize("name", ["../a.parquet", "/a.parquet", "b/a.parquet", "..", "./a.parquet"])
-def test_a_manifest_names_no_files_elsewhere(name: str) -> None:
-    with pytest.raises(ValidationError, match="file"):
-        Shard(file=name, split="val", row_groups=(1,), sha256="0" * 64)
 
 
 def test_a_shard_that_is_not_what_the_manifest_says(tmp_path: Path) -> None:

@@ -281,7 +281,7 @@ def test_parquet_labels_are_read_as_those_of_tables(tmp_path: Path) -> None:
         ('{"item_id": "1", "other_image_id": "a"}', "other_image_id: Input should be a valid arr"),
         ('{"item_id": "1", "product_type": [1]}', "product_type.0: Input should be an object"),
         ('{"item_id": "\\ud800"}', "Invalid JSON"),
-        ("PATTERN7", "line 2: pattern: Input should be a valid list"),
+        ("PATTERN[7]", "line 2: pattern: 0: Input should be a valid dictionary"),
         ('PATTERN["x"]', "line 2: pattern: 0: Input should be a valid dictionary"),
     ],
 )
