@@ -185,9 +185,11 @@ def _mturk_labels(table: Table, field: str | None) -> Callable[[int, str], str |
     cells = table.columns(*names) if names else {}
     fields: dict[str, list[Any]] = {}
     for name, keys in columns.items():
-        parts = {key: cells[column] for key, column in keys.items() if key or len(keys) == 1}
-        if not {*parts} <= {"", *CLASSIFIED} and all(
-            cell.strip().lower() in BOOLEANS for part in parts.values() for cell in part
+        parts: dict[str, list[Any]] = {
+            key: [*cells[column]] for key, column in keys.items() if key or len(keys) == 1
+        }
+        if keys.keys().isdisjoint({"", *CLASSIFIED}) and all(
+            _is_boolean(cell) for part in parts.values() for cell in part
         ):
             parts = {key: [_is_true(cell) for cell in part] for key, part in parts.items()}
         values = [dict(zip(parts, row, strict=True)) for row in zip(*parts.values(), strict=True)]
@@ -195,6 +197,10 @@ def _mturk_labels(table: Table, field: str | None) -> Callable[[int, str], str |
     return lambda row, where: _chosen(
         table.uri, where, {name: values[row] for name, values in fields.items()}, field
     )
+
+
+def _is_boolean(text: str) -> bool:
+    return text.strip().lower() in BOOLEANS
 
 
 def _is_true(text: str) -> bool:
@@ -266,13 +272,17 @@ def _label(where: str, value: Any) -> str | None:
             return _label(where, label)
         case {"labels": list(labels)}:
             return _label(where, labels)
+        case dict() if (
+            "label" not in value
+            and {*value} != {"labels"}
+            and all(_is_boolean(str(chosen)) for chosen in value.values())
+        ):
+            return _label(where, {label: _is_true(str(text)) for label, text in value.items()})
         case {"labels": str(text)}:  # a cell
             is_list = text.strip()[:1] == "["
             return _label(where, parse_json(_Many, text, where).root if is_list else text)
         case {"label": "" | None}:
             return ""
-        case dict() if all(str(chosen).strip().lower() in BOOLEANS for chosen in value.values()):
-            return _label(where, {label: _is_true(str(text)) for label, text in value.items()})
     raise InputError(
         f"{where} is {str(value)[:80]}, which names no label; give one, or true or false for each"
     )

@@ -295,6 +295,12 @@ def test_json_answers_of_radio_buttons(tmp_path: Path, fields: Any, label: str |
     assert triples(found.fillna("several")) == [("1.jpg", "W", label or "several")]
 
 
+def test_a_label_that_is_blank_is_no_answer_whatever_is_confirmed_beside_it(tmp_path: Path) -> None:
+    text = "WorkerId,AssignmentStatus,Input.image,Answer.a.label,Answer.a.sure\n"
+    file = written(tmp_path, "batch.csv", f"{text}W1,,1.jpg,,true\nW2,,1.jpg,Cat,true\n")
+    assert triples(read_answers(file)) == [("1.jpg", "W2", "Cat")]
+
+
 def test_a_label_column_may_say_true(tmp_path: Path) -> None:
     text = (
         "WorkerId,AssignmentStatus,Input.image,Answer.ok.label\nW1,,1.jpg,true\nW2,,1.jpg,false\n"
