@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from semigrid.grid.analysis.families import chance_of, learnt_cells
 from semigrid.grid.analysis.frontier import Costs, name_with_pool
@@ -25,7 +26,9 @@ class Recommendation:
 
     The cheapest is the one with the fewest labels and, of these, the lowest price or, where a
     device has none, the fewest device-seconds, its parents' included. ``possible`` is the cheapest
-    that may be as good, since it is not certainly further below the best than the margin;
+    that may be as good, since it is not certainly further below the best than the margin, of the
+    highest of the cheaper ones with each number of labels: one that scatters widely may be
+    anything, and so says nothing where a steadier one scores more.
     ``against`` and ``possibly`` are the differences of the two from ``best``, None for itself.
     Where no model has learnt, all are None.
     """
@@ -68,7 +71,10 @@ def recommend(results: ResultSet, dataset: str, margin: float) -> Recommendation
         return (found.interval.high if possibly else found.difference) >= -margin
 
     chosen = next(row for row in able if is_within(row))
-    possible = next(row for row in able if is_within(row, possibly=True))
+    cheaper = able[: able.index(chosen)]
+    by_labels = groupby(cheaper, key=lambda row: row.labeled_images)
+    highest = [max(alike, key=lambda row: row.balanced.mean()) for _, alike in by_labels]
+    possible = next((row for row in highest if is_within(row, possibly=True)), chosen)
     found = Recommendation(
         dataset,
         "",
@@ -128,7 +134,11 @@ def _sentence(
             f"{_describe(results, possible)} may still do: {_show(found.possibly, len(able))}"
         )
     if chosen is not able[0]:
-        return f"{text}; each cheaper one is certainly more than {points} worse"
+        cheaper = len({row.labeled_images for row in able[: able.index(chosen)]})
+        which = "the highest of those that are cheaper"
+        if cheaper > 1:
+            which += ", with each number of labels,"
+        return f"{text}; {which} is certainly more than {points} worse"
     if chosen is best:
         text += (
             f"; the next is {_name(results, following)}: "
