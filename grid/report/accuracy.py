@@ -155,7 +155,7 @@ def accuracy_by_cost(results: ResultSet, answered: Answer, dataset: str) -> Char
 
 def pool_worth_chart(results: ResultSet, answered: Answer, dataset: str) -> Chart:
     """What the pool of each model adds beyond its control: the mean, and by number of labels."""
-    title = "What the pool is worth"
+    title = "Above the control, by labels"
     rows: list[tuple[str, Comparison, int | None]] = []
     table = []
     for each in answered.headlines:

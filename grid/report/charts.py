@@ -24,8 +24,8 @@ from matplotlib.ticker import MaxNLocator
 from semigrid.data.escape import one_line, visible
 from semigrid.grid.analysis.statistics import Comparison, Interval
 
-# dark enough for white paper (contrast above 4.5), apart for colour-blind eyes, each with its mark
-COLORS = ("#0b5394", "#a64b00", "#00664b", "#86207a", "#444444", "#8a6d00", "#b3123a", "#1c7c8c")
+# dark enough for white paper (contrast above 3), apart for colour-blind eyes, each with its mark
+COLORS = ("#004890", "#c07800", "#781848", "#0090a8", "#f06060", "#484800", "#6000f0", "#c060f0")
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 WIDTH, HEIGHT = 4.6, 2.9  # inches, without a legend
 _LEGEND_LINE = 0.18

@@ -178,11 +178,11 @@ def worth_table(answer: Answer, dataset: str | None = None) -> Table[Headline]:
     columns: list[Column[Headline]] = [
         Column(None, lambda h: h.dataset, "dataset" if several else None, is_name=True),
         Column(None, lambda h: h.model, "model", is_name=True),
-        Column(None, lambda h: h.control, "beyond its control", is_name=True, may_break=True),
         Column(None, lambda h: (m := _mean(h)) and 100 * m.difference, "points", show_points),
         Column(None, lambda h: (m := _mean(h)) and m.interval, f"{LEVEL:.0%}", show_points_range),
         Column(None, lambda h: _HELPS[h.worth.verdict], "helps", is_name=True),
         Column(None, _show_enough, "enough labels", is_name=True),
+        Column(None, lambda h: h.control, "control", is_name=True, may_break=True),
     ]
     notes = [
         "points of Acc@1 above the same start trained for as long without the pool, a mean over "

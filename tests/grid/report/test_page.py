@@ -289,21 +289,6 @@ def test_controls_are_drawn_beside_their_models_and_what_the_pool_adds(tmp_path:
     assert worth.alt == "semi-vit: held." and ">50% of train labels</text>" in worth.svg
 
 
-def test_the_costs_axis_has_round_numbers() -> None:
-    assert list(charts._ticks(8, 40_000, True).values()) == [
-        "10 s",
-        "1 min",
-        "10 min",
-        "1 h",
-        "10 h",
-    ]
-    assert list(charts._ticks(130, 1500, True).values()) == ["5 min", "10 min", "20 min"]
-    assert charts._ticks(0.02, 30, False) == {0.1: "0.1", 1.0: "1", 10.0: "10"}
-    assert list(charts._ticks(1.5, 25, False).values()) == ["2", "5", "10", "20"]
-    # a place of its own for each of many models
-    assert len({charts._look(number) for number in range(64)}) == 64
-
-
 def test_accuracy_over_what_it_took(finished: FinishedGrid) -> None:
     results = finished.results()
     figure = accuracy.accuracy_by_cost(results, answer(results), "shop")
