@@ -478,10 +478,10 @@ def test_a_scattering_model_may_not_do_where_a_steadier_one_is_better(tmp_path: 
     grid = FinishedGrid(tmp_path, grid=TWO, **CONTROLS, seeds=3)
     grid.finish("digits/vit/25%", 60, 61, 62)
     grid.finish("digits/vit/100%", 90, 91, 92)
-    # on average 60 of 200, and from −75 to −5 or so
-    grid.finish("digits/semi-vit/25%/100%", 30, 60, 90)
-    grid.finish("digits/semi-vit/25%/100%/compute", 120, 121, 122)
-    grid.finish("digits/semi-vit/100%/100%/compute", 140, 141, 142)
+    # 25 points below the best, and with seeds so far apart that it may be as good
+    grid.finish("digits/semi-vit/25%/100%", 80, 110, 140)
+    grid.finish("digits/semi-vit/25%/100%/compute", 150, 151, 152)
+    grid.finish("digits/semi-vit/100%/100%/compute", 160, 161, 162)
     (recommended,) = answer(grid.results()).recommendations
     assert recommended.row is recommended.best is recommended.possible
     assert recommended.text.endswith(
