@@ -1,6 +1,7 @@
 """``semigrid probe``: the learning curve of a frozen backbone, before anything is trained."""
 
 import os
+import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,7 @@ from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError
 from semigrid.data.escape import file_name
 from semigrid.data.schema import Dataset
-from semigrid.data.storage import cache_folder
+from semigrid.data.storage import cache_folder, open_storage
 from semigrid.grid.cluster.machines import Demand
 from semigrid.grid.commands.console import (
     INTERRUPTED,
@@ -76,6 +77,13 @@ def probe(
         raise InputError(f"--picture {picture}: pictures are .png or .svg files")
     opened = open_dataset(dataset)
     _check_labels(opened)
+    if picture is None and not as_json:
+        picture = file_name(f"probe-{opened.manifest.name}-{backbone}") + ".png"
+    if picture is not None:
+        try:
+            open_storage(posixpath.dirname(picture) or ".").check_could_write()
+        except OSError as error:
+            raise not_writable(f"--picture {picture}", error) from error
     file = None if pretrained is None else file_weights(pretrained, None, backbone)
     # these import PyTorch, which takes seconds: errors so far came without it
     from semigrid.trainers.features.backbone import FrozenBackbone
@@ -112,10 +120,11 @@ def _curve(
     from semigrid.trainers.probe.curve import Features, learning_curve
 
     store = FeatureStore(uri or str(cache_folder() / "features"), model, dataset)
-    try:
-        store.storage.check_writable()
-    except OSError as error:
-        raise not_writable(f"--features {store.storage.uri}", error) from error
+    if store.missing(_SPLITS):  # a store that is complete may be read-only
+        try:
+            store.storage.check_writable()
+        except OSError as error:
+            raise not_writable(f"--features {store.storage.uri}", error) from error
     try:
         with progress_bar("features") as progress:
             made = fill(
@@ -197,10 +206,6 @@ def _show(
     rows = curve_rows(points, test_labels, manifest.class_shares)
     draws, tested = len(points[0].cs), len(test_labels)
     images = tested + points[-1].images
-    if picture is not None or not as_json:
-        name = picture or file_name(f"probe-{manifest.name}-{model.backbone}") + ".png"
-        title = f"{manifest.name}: {model.backbone}, frozen, {size} px"
-        write_file(name, curve_picture(rows, title, name.rpartition(".")[2].lower()))
     if as_json:
         echo_json(
             {
@@ -214,12 +219,17 @@ def _show(
                 "curve": curve_json(rows),
             }
         )
-        return
-    echo(f"{manifest.name}: {model.backbone}, frozen, images of {size} px")
-    echo(f"weights: {weights.describe()}")
-    echo(f"features: {images:,} images, {made:,} of them made now")
-    out.print(curve_table(rows), width=80)
-    for line in curve_plot(rows):
-        echo(line)
-    echo(f"Acc@1 in % on {tested:,} test images, mean of {draws} draws of the train images, with")
-    echo("95% intervals over draws and test images. No val label was used.")
+    else:
+        echo(f"{manifest.name}: {model.backbone}, frozen, images of {size} px")
+        echo(f"weights: {weights.describe()}")
+        echo(f"features: {images:,} images, {made:,} of them made now")
+        out.print(curve_table(rows), width=80)
+        for line in curve_plot(rows, out.width if out.is_terminal else 80):
+            echo(line)
+        echo(f"Acc@1 in % on {tested:,} test images, mean of {draws} draws of the train images.")
+        echo("95% intervals are over test images and draws; all labels are one draw. No val")
+        echo("label was used.")
+    if picture is not None:  # last: the answer stands whatever becomes of the file
+        title = f"{manifest.name}: {model.backbone}, frozen, {size} px"
+        form = picture.rpartition(".")[2].lower()
+        write_file(picture, curve_picture(rows, title, form))

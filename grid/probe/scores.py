@@ -20,7 +20,10 @@ METRICS: tuple[Metric, ...] = ("balanced", "natural")
 
 @dataclass(frozen=True)
 class Score:
-    """A mean accuracy over draws, and its interval over draws and test images: shares."""
+    """A mean accuracy over draws, and its interval over draws and test images: shares.
+
+    All labels are one draw, so there the interval is over test images, and over what chose C.
+    """
 
     accuracy: float
     interval: Interval

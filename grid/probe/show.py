@@ -10,8 +10,8 @@ from semigrid.grid.analysis.numbers import show_count, show_interval
 from semigrid.grid.probe.scores import LEARNERS, METRICS, CurveRow, Learner
 from semigrid.grid.report.charts import Series, line_picture
 
-# Characters of the plot, and its marks; two at one place are a star.
-WIDTH, HEIGHT = 64, 12
+# Most characters of the plot and before it, and its marks; two at one place are a star.
+WIDTH, HEIGHT, BEFORE = 64, 12, 7
 MARKS: dict[Learner, str] = {"logistic": "o", "neighbors": "x"}
 BOTH = "*"
 HEADS: dict[Learner, str] = {"logistic": "logistic", "neighbors": "neighbours"}
@@ -31,27 +31,31 @@ def curve_table(rows: Sequence[CurveRow]) -> Table:
     return table
 
 
-def curve_plot(rows: Sequence[CurveRow]) -> list[str]:
-    """Balanced accuracy in per cent over the logarithm of the number of labels, line by line."""
+def curve_plot(rows: Sequence[CurveRow], columns: int) -> list[str]:
+    """Balanced accuracy in per cent over the logarithm of the number of labels, line by line.
+
+    ``columns`` are those of the terminal.
+    """
+    width = max(1, min(WIDTH, columns - BEFORE))
     values = {
         learner: [100 * row.scores[learner, "balanced"].accuracy for row in rows]
         for learner in LEARNERS
     }
     every = np.concatenate(list(values.values()))
-    low, high = 10 * np.floor(every.min() / 10), 10 * np.ceil(every.max() / 10)
-    high = max(high, low + 10)
+    high = max(10, 10 * np.ceil(every.max() / 10))
+    low = min(high - 10, 10 * np.floor(every.min() / 10))
     at = np.log([row.images for row in rows])
-    columns = np.round((at - at[0]) / max(float(at[-1] - at[0]), 1e-9) * (WIDTH - 1)).astype(int)
-    grid = [[" "] * WIDTH for _ in range(HEIGHT)]
+    places = np.round((at - at[0]) / max(float(at[-1] - at[0]), 1e-9) * (width - 1)).astype(int)
+    grid = [[" "] * width for _ in range(HEIGHT)]
     for learner, accuracies in values.items():
-        for column, value in zip(columns, accuracies, strict=True):
+        for place, value in zip(places, accuracies, strict=True):
             line = grid[HEIGHT - 1 - round((value - low) / (high - low) * (HEIGHT - 1))]
-            line[column] = MARKS[learner] if line[column] in (" ", MARKS[learner]) else BOTH
+            line[place] = MARKS[learner] if line[place] in (" ", MARKS[learner]) else BOTH
     ends = {0: f"{high:3.0f}%", HEIGHT - 1: f"{low:3.0f}%"}
     lines = [f"{ends.get(n, ''):>5} |{''.join(line)}".rstrip() for n, line in enumerate(grid)]
     first, last = show_count(rows[0].images), show_count(rows[-1].images)
-    lines.append(f"{'':5} +{'-' * WIDTH}")
-    lines.append(f"{'':7}{first}{last:>{WIDTH - len(first)}}")
+    lines.append(f"{'':5} +{'-' * width}")
+    lines.append(f"{'':7}{first}{last:>{width - len(first)}}")
     legend = ", ".join(f"{MARKS[learner]} {name}" for learner, name in LEARNERS.items())
     return [*lines, f"{'':7}balanced accuracy: {legend}"]
 

@@ -15,12 +15,17 @@ from semigrid.data.ranges import Block
 from semigrid.data.views.augment import ViewSettings, normalize
 from semigrid.trainers.models.create import create_model
 from semigrid.trainers.models.pretrained import first_line, from_file, from_hub
-from semigrid.trainers.models.weights import Weights
+from semigrid.trainers.models.weights import Weights, hub_weights
 from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.trial.data import EVALUATION_BATCH, view_settings
 
 # Raise it when the same backbone gives other features than before.
 FEATURES_VERSION = 1
+# What to do where a network cannot be reached.
+_FROM_FILE = (
+    "Give a local file instead, --pretrained model.safetensors (or .pth), or copy the hub's cache "
+    "(HF_HOME) from a machine that has them"
+)
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,14 @@ class FrozenBackbone:
         # one class, whose head is not used: a model without one keeps no hidden layer of its head
         how = (self.backbone, 1, self.recipe, self.backbone_args)
         if self.uri is None:
-            with from_hub(self.backbone):
+            with from_hub(self.backbone, _FROM_FILE):
                 network = create_model(*how, True, 0)
+            loaded = hub_weights(self.backbone)
+            if self.sha256 not in (None, loaded.sha256):
+                raise InputError(
+                    f"{loaded.describe()}: these are not the weights with sha256 "
+                    f"{str(self.sha256)[:12]} that this began with; run it again"
+                )
         else:
             with from_file(self.uri, str(self.sha256), self.backbone) as overlay:
                 network = create_model(*how, overlay, 0)
@@ -88,13 +99,23 @@ class FrozenBackbone:
         """Shows the network a black image. Raises ``InputError`` where it does not take it."""
         size = self.recipe.img_size
         try:
-            self.features(Block(["black"], [None], np.zeros((1, 3, size, size), np.uint8)))
+            views = Block(["a black image"], [None], np.zeros((1, 3, size, size), np.uint8))
+            self.check_finite(self.features(views))
         except InputError:
             raise
         except Exception as error:  # each of timm's models has its own errors
             raise InputError(
                 f"{self.backbone} does not take images of {size} pixels: {first_line(error)}"
             ) from error
+
+    def check_finite(self, features: Block) -> None:
+        """Raises ``InputError`` where features of an image without an error are no numbers."""
+        for name, error, row in zip(features.ids, features.errors, features.rows, strict=True):
+            if error is None and not np.isfinite(row).all():
+                raise InputError(
+                    f"{name}: {self.backbone} makes features of it that half precision does not "
+                    "hold; its weights are damaged, or of no use as they are: give others"
+                )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "network"}

@@ -63,7 +63,7 @@ class FeatureStore:
         return found
 
     def missing(self, splits: Sequence[str]) -> list[Part]:
-        """The parts of these splits that are not there; damaged ones are removed."""
+        """The parts of these splits that are not there, or damaged."""
         files = self._files()
         return [part for part in self.parts(splits) if not self._is_whole(files.get(part.name))]
 
@@ -76,10 +76,7 @@ class FeatureStore:
         if file is None:
             return False
         name, digest = file
-        if hash_of(open_storage(self.storage.location(name))).startswith(digest):
-            return True
-        self.storage.delete(name)
-        return False
+        return hash_of(open_storage(self.storage.location(name))).startswith(digest)
 
     @contextlib.contextmanager
     def alone(self, wait: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -106,8 +103,10 @@ class FeatureStore:
     def write(self, part: Part, features: Block) -> None:
         """Writes a part's file, whole or not at all, with a row for each image.
 
-        ``features.rows`` are (N, D) in float16; those of an image with an error are zero.
+        ``features.rows`` are (N, D) in float16; those of an image with an error are zero. Raises
+        ``InputError`` for others that are not finite.
         """
+        self.backbone.check_finite(features)
         broken = np.array([error is not None for error in features.errors], dtype=bool)
         rows = np.where(broken[:, None], np.float16(0), features.rows.astype(np.float16))
         flat = pa.array(rows.reshape(-1), pa.float16())
@@ -123,7 +122,11 @@ class FeatureStore:
         digest = hashlib.sha256(content).hexdigest()[:16]
         if not self.storage.exists(ABOUT):
             self.storage.write(ABOUT, (json_text(self.about) + "\n").encode())
-        self.storage.write(f"{part.name}-{digest}.parquet", content)
+        name = f"{part.name}-{digest}.parquet"
+        self.storage.write(name, content)
+        for other in self.storage.names():  # damaged, and of another content before
+            if other.startswith(f"{part.name}-") and other != name:
+                self.storage.delete(other)
 
     def read(self, split: str) -> tuple[list[str], np.ndarray]:
         """Ids and features (N, D), float16, of all images of a split, in stored order.

@@ -17,12 +17,19 @@ from semigrid.data.storage import open_storage
 from semigrid.data.storage.hashes import file_hash
 from semigrid.trainers.models.adapter import NEW_PARTS
 
+# What to do where a network cannot be reached, in an experiment file.
+IN_A_FILE = (
+    "Give a local file instead, pretrained: path/to/model.safetensors (or .pth), or copy the hub's "
+    "cache (HF_HOME) from a machine that has them, or train from random weights with "
+    "pretrained: false"
+)
+
 
 @contextlib.contextmanager
-def from_hub(backbone: str) -> Iterator[None]:
+def from_hub(backbone: str, instead: str = IN_A_FILE) -> Iterator[None]:
     """Within this context, timm loads weights that it downloads, where they are not cached.
 
-    Raises ``InputError`` if the hub cannot be reached.
+    Raises ``InputError`` if the hub cannot be reached, with what to do ``instead``.
     """
     try:
         with _quiet("huggingface_hub"):
@@ -30,9 +37,7 @@ def from_hub(backbone: str) -> Iterator[None]:
     except OSError as error:
         raise InputError(
             f"the pretrained weights of {backbone} cannot be downloaded "
-            f"({type(error).__name__}: {first_line(error)}). Give a local file instead, "
-            "pretrained: path/to/model.safetensors (or .pth), or copy the hub's cache (HF_HOME) "
-            "from a machine that has them, or train from random weights with pretrained: false"
+            f"({type(error).__name__}: {first_line(error)}). {instead}"
         ) from error
 
 
@@ -44,7 +49,7 @@ def from_file(uri: str, sha256: str, backbone: str) -> Iterator[dict[str, Any]]:
     weights of the model but those of a new head must be in it, in the model's shape; raises
     ``InputError`` otherwise.
     """
-    changed = InputError(f"{uri}: these weights changed since the plan was made; run it again")
+    changed = InputError(f"{uri}: these weights changed since they were first read; run it again")
     if file_hash(uri) != sha256:
         raise changed
     with _local(uri) as (path, is_copy), _quiet("timm"), _checked_loading(uri, backbone):

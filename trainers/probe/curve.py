@@ -43,8 +43,8 @@ class Point:
 def label_fractions(labels: np.ndarray, sizes: int = SIZES) -> list[Fraction]:
     """Ascending label fractions, about evenly spaced by their logarithm, no two of equal images.
 
-    The first has two images a class on average, and the last is 1. There are fewer than ``sizes``
-    where there are few images.
+    The first has two images a class on average, or more where rare classes add one each, and the
+    last is 1. There are fewer than ``sizes`` where there are few images.
     """
     images, classes = len(labels), len(np.unique(labels))
     found: list[Fraction] = []

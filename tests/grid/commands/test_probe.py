@@ -1,10 +1,12 @@
 """The command from images to curve, and what bad input gets."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import timm
+from huggingface_hub import constants
 from safetensors.torch import save_file
 from tests.helpers.command import semigrid
 from tests.helpers.shop import SETTINGS, shop
@@ -12,6 +14,7 @@ from tests.helpers.shop import SETTINGS, shop
 from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.schema import MANIFEST
 from semigrid.data.sources.files import folder_items
+from semigrid.data.storage import Storage
 from semigrid.trainers.probe import curve
 
 BACKBONE = "test_efficientnet"  # timm's smallest
@@ -25,6 +28,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_dataset(str(folder / "shop"), items, SETTINGS)
     save_file(timm.create_model(BACKBONE).state_dict(), folder / "weights.safetensors")
     return folder
+
+
+def read_only_below(folder: Path) -> Callable[[Storage, str, bytes], None]:
+    """``Storage.write`` for whoever may not write there: tests may run as root, who always may."""
+    write = Storage.write
+
+    def checked(storage: Storage, name: str, content: bytes) -> None:
+        if storage.location(name).startswith(f"{folder}/"):
+            raise PermissionError(f"{folder} is not writable")
+        write(storage, name, content)
+
+    return checked
 
 
 def test_from_images_to_a_curve(
@@ -58,6 +73,20 @@ def test_from_images_to_a_curve(
     assert f"{last['acc1']:.1f} (" in done.stdout
     assert "<svg" in (tmp_path / "c.svg").read_text()
 
+    # a complete store that may only be read, and a picture that a folder is in the way of
+    (tmp_path / "c.svg").unlink()
+    (tmp_path / "c.svg").mkdir()
+    monkeypatch.setattr(Storage, "write", read_only_below(tmp_path / "features"))
+    done = semigrid(*command, "--picture", str(tmp_path / "c.svg"), cwd=tmp_path)
+    assert (
+        done.returncode == 1 and "c.svg" in done.stderr and f"{last['acc1']:.1f} (" in done.stdout
+    )
+    for file in (tmp_path / "features").glob("*/test*.parquet"):
+        file.unlink()
+    done = semigrid(*command, cwd=tmp_path)
+    assert done.returncode == 2 and not done.stdout
+    assert f"--features {tmp_path}/features/" in done.stderr and "cannot be wri" in done.stderr
+
 
 @pytest.mark.parametrize(
     ("changes", "problem"),
@@ -65,6 +94,7 @@ def test_from_images_to_a_curve(
         ({"--backbone": "resnet19.tv_in1k"}, "no backbone of this name; the nearest are resnet1"),
         ({"--backbone": "resnet18"}, "pretrained weights need a tag (resnet18."),
         ({"--picture": "curve.gif"}, "--picture curve.gif: pictures are .png or .svg files"),
+        ({"--picture": f"{__file__}/c.svg"}, f"c.svg: cannot be written: {__file__} is not a fold"),
         ({"--pretrained": "gone.safetensors"}, "'gone.safetensors': there is no such file"),
         ({"--pretrained": "weights.zip"}, "weights are a file ending in .safetensors"),
         ({"dataset": "nowhere"}, "nowhere: no dataset here"),
@@ -96,3 +126,22 @@ def test_a_class_without_a_label_and_foreign_weights_are_refused(
     assert "1 of 2 classes have no labelled image in train, the first is 'dots'" in done.stderr
     done = semigrid("probe", str(folder / "shop"), "--backbone", "test_vit", *how)
     assert done.returncode == 2 and "these are not weights of test_vit" in done.stderr
+
+
+def test_weights_that_make_no_numbers_and_a_hub_out_of_reach_are_one_message(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = timm.create_model(BACKBONE).state_dict()
+    state["conv_stem.weight"] *= float("nan")
+    save_file(state, tmp_path / "nan.safetensors")
+    how = ["--pretrained", str(tmp_path / "nan.safetensors")]
+    done = semigrid("probe", str(folder / "shop"), "--backbone", BACKBONE, *how, cwd=tmp_path)
+    assert done.returncode == 2 and not done.stdout and len(done.stderr.splitlines()) == 1
+    assert f"a black image: {BACKBONE} makes features of it that half prec" in done.stderr
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    tagged = "test_resnet.r160_in1k"
+    done = semigrid("probe", str(folder / "shop"), "--backbone", tagged, cwd=tmp_path)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert f"the pretrained weights of {tagged} cannot be downloaded" in done.stderr
+    assert "--pretrained model.safetensors" in done.stderr and "pretrained:" not in done.stderr

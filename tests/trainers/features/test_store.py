@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 from tests.helpers.tiny import VIT, VIT_ARGS
 
@@ -26,6 +28,7 @@ from semigrid.trainers.features.backbone import FrozenBackbone
 from semigrid.trainers.features.extract import fill, in_threads
 from semigrid.trainers.features.store import FeatureStore, Part
 from semigrid.trainers.models.create import create_model
+from semigrid.trainers.models.weights import hub_weights
 from semigrid.trainers.recipe import Recipe
 
 RECIPE = Recipe(img_size=16, global_pool="avg")
@@ -107,6 +110,12 @@ def test_nothing_is_made_twice_whatever_ends_it(
     assert fill(store, ["test", "pool"], again) == again.images == 1024
     assert (folder / first).read_bytes() == content
 
+    # a damaged one that other arithmetic made, under another name
+    name = "pool-000000-ffffffffffffffff.parquet"
+    (folder / name).write_bytes(content)
+    assert fill(store, ["pool"], Extraction(backbone)) == 512
+    assert (folder / first).read_bytes() == content and not (folder / name).exists()
+
 
 def test_whatever_changes_a_feature_has_a_folder_of_its_own(
     digits: Dataset, backbone: FrozenBackbone
@@ -173,6 +182,42 @@ def test_images_that_cannot_be_decoded(
     assert (features[ids.index("pool1")] == 0).all() and (features[ids.index("pool0")] != 0).any()
     with pytest.raises(InputError, match="the image test0 cannot be decoded: not an image"):
         store.read("test")
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_features_that_are_no_numbers_are_not_kept(
+    wrong: float, digits: Dataset, backbone: FrozenBackbone, tmp_path: Path
+) -> None:
+    store = FeatureStore(str(tmp_path), backbone, digits)
+    (part,) = store.parts(["test"])
+    made = Block.joined(list(in_threads(backbone, [part], 2)))
+    made.rows[7, 3] = wrong
+    with pytest.raises(InputError, match=f"{made.ids[7]}: {VIT} makes features of it that half"):
+        store.write(part, made)
+    assert not store.storage.exists() and store.missing(["test"]) == [part]
+    made.errors[7] = "no image"  # it is not decoded, so what was made of it means nothing
+    store.write(part, made)
+    assert not store.missing(["test"])
+
+
+def test_hub_weights_are_those_that_name_the_folder(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    name = "test_resnet.r160_in1k"
+    repository = tmp_path / "models--timm--test_resnet.r160_in1k"
+    for folder in ("refs", "snapshots/abc"):
+        (repository / folder).mkdir(parents=True)
+    (repository / "refs/main").write_text("abc")
+    file = repository / "snapshots/abc/model.safetensors"
+    save_file(timm.create_model(name.partition(".")[0]).state_dict(), file)
+    known = FrozenBackbone.of(name, hub_weights(name), False, 32)
+    assert known.sha256 == file_hash(str(file))
+    replace(known).check()
+    save_file(timm.create_model(name.partition(".")[0]).state_dict(), file)  # others, at random
+    with pytest.raises(InputError, match=f"not the weights with sha256 {known.sha256[:12]}"):
+        replace(known).check()
 
 
 def test_images_of_a_size_that_the_network_does_not_take_are_refused(

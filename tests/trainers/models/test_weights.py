@@ -201,7 +201,7 @@ def test_a_file_that_changed_is_refused(tmp_path: Path) -> None:
     uri = written(tmp_path, source().state_dict())
     spec = spec_of(uri)
     written(tmp_path, {k: v + 1 for k, v in source().state_dict().items()})
-    with pytest.raises(InputError, match="changed since the plan was made"):
+    with pytest.raises(InputError, match="changed since they were first read; run it again"):
         start_model(spec, 10, uri)
 
 
