@@ -79,7 +79,7 @@ def models_table(
 
 
 def _model_rows(rows: Sequence[CellResult]) -> list[ModelRow]:
-    """In the file's order, below each model its controls and its larger pools."""
+    """By dataset in the file's order, below each model its controls and its larger pools."""
     smallest: dict[tuple[str, str, Fraction], Fraction] = {}
     for row in rows:
         cell = row.cell
@@ -100,7 +100,9 @@ def _model_rows(rows: Sequence[CellResult]) -> list[ModelRow]:
         of_model = found.setdefault((row.cell.dataset, row.cell.model), {})
         named = of_model.setdefault(name(row.cell), ModelRow(row.cell.dataset, name(row.cell), {}))
         named.cells[row.cell.labels] = row
-    return [row for of_model in found.values() for row in of_model.values()]
+    made = [row for of_model in found.values() for row in of_model.values()]
+    datasets = list(dict.fromkeys(row.cell.dataset for row in rows))
+    return sorted(made, key=lambda row: datasets.index(row.dataset))
 
 
 def _for_programs(

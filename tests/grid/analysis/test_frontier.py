@@ -242,3 +242,25 @@ def test_no_number_is_cut_however_narrow_the_terminal(grid: FinishedGrid, width:
                 continue
             for row in table.rows:
                 assert all(word in words for word in column.text(row).split()), column.header
+
+
+def test_several_datasets_stand_one_below_another(tmp_path: Path) -> None:
+    both = FinishedGrid(
+        tmp_path,
+        datasets={name: "builtin://digits" for name in ("first", "second")},
+        grid=SMALL["grid"],
+    )
+    for dataset, count in (("first", 150), ("second", 160)):
+        both.finish(f"{dataset}/vit/100%", count)
+    results = both.results()
+    answered = answer(results)
+    table = models_table(results, answered)
+    assert [(row.dataset, row.name) for row in table.rows] == [
+        (dataset, model) for dataset in ("first", "second") for model in ("vit", "semi-vit")
+    ]
+    assert [column.header for column in table.columns] == ["dataset", "model", "50%", "100%"]
+    alone = models_table(results, answered, "second")
+    assert [column.header for column in alone.columns] == ["model", "277 labels", "397 labels"]
+    lines = semigrid("answer", str(both.file)).stdout.splitlines()
+    assert lines[0] == "first" and "second" in lines
+    assert lines[1].startswith("The only finished model that has learnt is vit with 397 labels (75")
