@@ -1,5 +1,6 @@
 """A frozen pretrained backbone: from evaluation views to one vector an image."""
 
+import threading
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,12 +21,45 @@ from semigrid.trainers.recipe import Recipe
 from semigrid.trainers.trial.data import EVALUATION_BATCH, view_settings
 
 # Raise it when the same backbone gives other features than before.
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 # What to do where a network cannot be reached.
 _FROM_FILE = (
     "Give a local file instead, --pretrained model.safetensors (or .pth), or copy the hub's cache "
     "(HF_HOME) from a machine that has them"
 )
+
+
+class _Float32:
+    """Within it, a GPU multiplies all bits of float32 numbers, in every thread of the process.
+
+    By default its convolutions take 10 (TF32), which features in half precision would show.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, [""]
+
+    @property
+    def _settings(self) -> list[Any]:
+        cudnn: Any = torch.backends.cudnn
+        return [cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul]
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = [each.fp32_precision for each in self._settings]
+                for each in self._settings:
+                    each.fp32_precision = "ieee"
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:  # the last thread
+                for each, before in zip(self._settings, self._before, strict=True):
+                    each.fp32_precision = before
+
+
+_float32 = _Float32()
 
 
 @dataclass(frozen=True)
@@ -56,7 +90,11 @@ class FrozenBackbone:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything that changes the features of an image."""
+        """Everything that changes the features of an image.
+
+        All devices compute in float32: what they and builds of torch do in another order is far
+        smaller than what half precision rounds.
+        """
         views = self.views
         return {
             "version": FEATURES_VERSION,
@@ -124,7 +162,7 @@ class FrozenBackbone:
         """Vectors (N, D) in float16, in the batches of an evaluation, one thread for each."""
         torch.set_num_threads(1)  # sums are the same on any number of cores
         made = []
-        with torch.inference_mode():
+        with torch.inference_mode(), _float32:
             for batch in torch.split(torch.from_numpy(views.rows), EVALUATION_BATCH):
                 images = normalize(batch.to(self.device), self.views)
                 network: Any = self.network

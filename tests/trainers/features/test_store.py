@@ -1,5 +1,6 @@
 """Features are the network's, are made once, and are kept whatever happens in between."""
 
+import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -80,6 +81,30 @@ def test_features_are_the_networks_before_its_head(
     with torch.inference_mode():
         found = head(torch.from_numpy(features).float()).numpy()
     assert found == pytest.approx(np.concatenate(expected), abs=2e-3)  # half precision
+
+
+def test_a_gpu_computes_in_float32_while_any_thread_makes_features(
+    digits: Dataset, backbone: FrozenBackbone, tmp_path: Path
+) -> None:
+    """Here without a GPU: the settings that torch's CUDA kernels obey."""
+    settings: list[Any] = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]
+    before = [each.fp32_precision for each in settings]
+    assert before[0] == "tf32"  # torch's default
+    seen: list[str] = []
+    meeting = threading.Barrier(2, timeout=60)
+
+    def forward(*call: Any) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meeting.wait()  # both threads are inside; one leaves before the other
+        seen.extend(each.fp32_precision for each in settings)
+
+    watched = replace(backbone)
+    hook = watched.network.patch_embed.register_forward_pre_hook(forward)
+    store = FeatureStore(str(tmp_path), watched, digits)
+    fill(store, ["pool"], Extraction(watched, threads=2))
+    hook.remove()
+    assert seen == ["ieee"] * len(seen) and len(seen) >= 2 * 1200 // 64
+    assert [each.fp32_precision for each in settings] == before
 
 
 def test_nothing_is_made_twice_whatever_ends_it(
