@@ -250,8 +250,8 @@ def test_several_datasets_stand_one_below_another(tmp_path: Path) -> None:
         datasets={name: "builtin://digits" for name in ("first", "second")},
         grid=SMALL["grid"],
     )
-    for dataset, count in (("first", 150), ("second", 160)):
-        both.finish(f"{dataset}/vit/100%", count)
+    for dataset in ("first", "second"):  # the same images, so the same trainings
+        both.finish(f"{dataset}/vit/100%", 160)
     results = both.results()
     answered = answer(results)
     table = models_table(results, answered)
@@ -263,4 +263,4 @@ def test_several_datasets_stand_one_below_another(tmp_path: Path) -> None:
     assert [column.header for column in alone.columns] == ["model", "277 labels", "397 labels"]
     lines = semigrid("answer", str(both.file)).stdout.splitlines()
     assert lines[0] == "first" and "second" in lines
-    assert lines[1].startswith("The only finished model that has learnt is vit with 397 labels (75")
+    assert lines[1].startswith("The only finished model that has learnt is vit with 397 labels (80")
