@@ -23,10 +23,10 @@ from semigrid.data.schema import LABELED_SPLITS, MANIFEST, Dataset
 from semigrid.data.views.augment import isolated_random, make_view
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.state import StudyState
-from semigrid.trainers.loop.rehearsal import BypassedError, rehearse, rehearsed
+from semigrid.trainers.loop.rehearsal import rehearse, rehearsed
 from semigrid.trainers.loop.stepper import normalizes_over_batch
 from semigrid.trainers.methods import package_gone, package_of
-from semigrid.trainers.models.adapter import adapted_layers
+from semigrid.trainers.models.adapter import BypassedError, adapted_layers
 from semigrid.trainers.models.create import input_statistics
 from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.recipe import Recipe, SteppedRecipe

@@ -17,6 +17,7 @@ from tests.helpers.tiny import (
     VAL_IMAGES,
     Died,
     first_rows,
+    tiny_beit,
     tiny_model,
     tiny_recipe,
     training_batches,
@@ -32,6 +33,7 @@ from semigrid.trainers.loop.streams import Streams
 from semigrid.trainers.loop.train import train
 from semigrid.trainers.loop.training import Training
 from semigrid.trainers.methods import find_method, published, resolve
+from semigrid.trainers.models.adapter import BypassedError
 from semigrid.trainers.models.create import create_model
 from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.recipe import PoolRecipe, SteppedRecipe
@@ -116,6 +118,18 @@ def adapted(folder: Path) -> dict[str, Any]:
     return {"history": trained(runtime, "semi", recipe).history}
 
 
+def bypassed(folder: Path) -> dict[str, Any]:
+    """What each rank says of an adapter that learns nothing."""
+    recipe = tiny_recipe("finetune", **TWENTY, adapter={"kind": "lora"})
+    runtime = Runtime(Checkpoints(open_storage(folder)))
+    said = ""
+    try:
+        trained(runtime, "finetune", recipe, tiny_beit(recipe))
+    except BypassedError as error:
+        said = str(error)
+    return {"said": runtime.gather(said)}
+
+
 def interrupted(folder: Path) -> dict[str, Any]:
     """A semi run of 12 steps, whole, and in 12 pieces of one step."""
     recipe = tiny_recipe("semi", steps=12, drop_path=0.3)
@@ -189,6 +203,7 @@ JOBS: dict[int, list[Callable[[Path], dict[str, Any]]]] = {
     2: [
         twenty_steps,
         adapted,
+        bypassed,
         interrupted,
         out_of_memory,
         out_of_memory_with_buffers,

@@ -68,6 +68,12 @@ def tiny_model(recipe: SteppedRecipe, seed: int = 0) -> torch.nn.Module:
     return create_model(VIT, 10, recipe, VIT_ARGS, False, seed)
 
 
+def tiny_beit(recipe: SteppedRecipe) -> torch.nn.Module:
+    """A model whose attention takes the weight of ``qkv`` past the layer."""
+    args = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    return create_model("beit_base_patch16_224", 10, recipe, args, False, 0)
+
+
 @lru_cache(maxsize=8)
 def first_rows(dataset: Dataset, split: str, rows: int) -> ImageTable:
     return dataset.read(split, np.arange(rows))

@@ -104,6 +104,11 @@ def test_workers_that_die_in_every_step_end_as_if_they_never_did(
             assert torch.equal(weights, parts[part][name]), f"{part} {name}"
 
 
+def test_all_ranks_say_that_an_adapter_is_bypassed(results: dict[int, Any]) -> None:
+    first, second = results[2]["bypassed"]["said"]
+    assert first == second and "an adapter of blocks.0.attn.qkv would learn nothing" in first
+
+
 @pytest.mark.parametrize("job", ["out_of_memory", "out_of_memory_with_buffers"])
 def test_a_rank_short_of_memory_changes_no_number(results: dict[int, Any], job: str) -> None:
     found = results[2][job]

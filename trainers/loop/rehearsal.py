@@ -28,10 +28,6 @@ from semigrid.trainers.recipe import SteppedRecipe
 IMAGES = 2
 
 
-class BypassedError(InputError):
-    """An adapter of layers whose output the model does not use."""
-
-
 class _NoCheckpoints(Checkpoints):
     def __init__(self) -> None:
         super().__init__(open_storage("."))
@@ -111,8 +107,6 @@ def rehearse(
         )
         for step, images, unlabeled in streams.batches(0, 1):
             training.step(step, images, unlabeled)
-        if recipe.adapter is not None:
-            _check_learning(training.networks.student)
         if training.state is not None:
             _check_state(method, training.state)
         training.outcome.step = 1
@@ -136,18 +130,3 @@ def _check_state(method: str, state: MethodState) -> None:
             "number x of numpy)"
         ) from error
     state.load_state_dict(saved)
-
-
-def _check_learning(model: nn.Module) -> None:
-    """Raises ``BypassedError`` for adapted layers whose output the model does not use.
-
-    Some attention takes its layer's weight and multiplies by itself (BEiT, Swin V2).
-    """
-    parameters = model.named_parameters()
-    idle = [name for name, each in parameters if each.requires_grad and each.grad is None]
-    layers = [name.partition(".lora_")[0] for name in idle if ".lora_A." in name]
-    if layers:
-        raise BypassedError(
-            f"it takes the weights of {layers[0]} past the layer ({len(layers)} such layers), so "
-            "an adapter there would learn nothing; name other layers in adapter.targets"
-        )

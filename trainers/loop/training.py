@@ -23,6 +23,7 @@ from semigrid.trainers.methods import Stepped, find_method
 from semigrid.trainers.methods.losses import LogitAdjustment, StepAverages
 from semigrid.trainers.methods.method import NetworkName
 from semigrid.trainers.methods.step import MethodState, RankShard, StepContext
+from semigrid.trainers.models.adapter import check_learning
 from semigrid.trainers.options import Precision, TrainOptions
 from semigrid.trainers.recipe import SteppedRecipe
 
@@ -104,7 +105,10 @@ class Training:
         self.restart_clock()
 
     def step(self, number: int, labeled: Batch, pool: Batch | None) -> None:
-        """One optimiser step, and the teacher's update."""
+        """One optimiser step, and the teacher's update.
+
+        Raises ``BypassedError`` in the first step, for an adapter of layers that learn nothing.
+        """
         runtime, seed, networks = self.runtime, self.seed, self.networks
         inputs = self.streams.step_input(labeled, pool, runtime.device, networks.channels_last)
         # only what a model draws for itself (dropout) may differ between ranks
@@ -115,6 +119,8 @@ class Training:
         targets = self.method.step_targets(inputs, self.context, draw)
         self.optimizer.zero_grad(set_to_none=True)
         losses = self.stepper.learn(targets)
+        if number == 0 and self.recipe.adapter is not None:
+            check_learning(networks.student)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         networks.teacher.update(networks.student)

@@ -18,6 +18,10 @@ NEW_PARTS = ("fc_norm.", "attn_pool.")
 _NAME = "default"  # of the one adapter, in peft's words
 
 
+class BypassedError(InputError):
+    """An adapter of layers whose output the model does not use."""
+
+
 def adapted_layers(model: nn.Module, adapter: Adapter) -> list[str]:
     """Names of the layers that the adapter changes.
 
@@ -110,6 +114,21 @@ def adapt(model: nn.Module, adapter: Adapter, seed: int) -> None:
 def learning(model: nn.Module) -> list[str]:
     """Names of the parameters that training changes."""
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def check_learning(model: nn.Module) -> None:
+    """Raises ``BypassedError`` for adapters that a step, the first, has left without a gradient.
+
+    Some attention takes its layer's weight and multiplies by itself, as in BEiT and Swin V2.
+    """
+    parameters = model.named_parameters()
+    idle = [name for name, each in parameters if each.requires_grad and each.grad is None]
+    layers = [name.partition(".lora_")[0] for name in idle if ".lora_A." in name]
+    if layers:
+        raise BypassedError(
+            f"an adapter of {layers[0]} would learn nothing ({len(layers)} such layers): the "
+            "backbone takes the weights past the layer; name other layers in adapter.targets"
+        )
 
 
 @torch.no_grad()

@@ -119,9 +119,9 @@ def test_an_adapter_of_layers_that_the_backbone_bypasses() -> None:
     recipe = {"img_size": 32, "adapter": {"kind": "lora"}}
     [problem] = problems(with_net("beit_base_patch16_224", recipe, {}, **args))
     assert problem == (
-        "x.yaml: models.net.recipe.adapter: beit_base_patch16_224: it takes the weights of "
-        "blocks.0.attn.qkv past the layer (2 such layers), so an adapter there would learn "
-        "nothing; name other layers in adapter.targets"
+        "x.yaml: models.net.recipe.adapter: beit_base_patch16_224: an adapter of "
+        "blocks.0.attn.qkv would learn nothing (2 such layers): the backbone takes the weights "
+        "past the layer; name other layers in adapter.targets"
     )
 
 

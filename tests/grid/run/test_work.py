@@ -37,3 +37,17 @@ def test_adapted_children_of_a_slow_average_start_from_the_student(tmp_path: Pat
     for left in states.values():
         for network in left.values():
             assert torch.equal(network[frozen], start["student"][frozen])
+
+
+def test_a_trial_whose_adapter_is_bypassed_fails_with_that_message(tmp_path: Path) -> None:
+    # where no step is tried before a run, as for large models
+    args = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    vit = SMALL["models"]["vit"]
+    beit = {"backbone": "beit_base_patch16_224", "backbone_args": args}
+    models = {"beit": vit | beit | {"recipe": vit["recipe"] | {"adapter": {"kind": "lora"}}}}
+    content = {**SMALL, "models": models, "search": {"trials": 1}, "storage": str(tmp_path)}
+    content |= {"grid": [{"model": "beit", "labels": ["50%"]}]}
+    grid = Grid(plan_of(yaml.safe_dump(content)), tmp_path / "small").run()
+    [problem] = grid.problems
+    assert problem.startswith("BypassedError: an adapter of blocks.0.attn.qkv would learn nothing")
+    assert [record.status for record in grid.records.values()] == ["failed"]

@@ -14,6 +14,7 @@ from tests.helpers.tiny import (
     Died,
     die_in_step,
     run_tiny,
+    tiny_beit,
     tiny_model,
     tiny_recipe,
     tiny_streams,
@@ -28,6 +29,7 @@ from semigrid.trainers.loop.rehearsal import rehearse, rehearsed
 from semigrid.trainers.loop.train import train
 from semigrid.trainers.loop.training import Training
 from semigrid.trainers.methods import published, resolve
+from semigrid.trainers.models.adapter import BypassedError
 from semigrid.trainers.models.create import create_model
 from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.recipe import SteppedRecipe
@@ -230,13 +232,23 @@ def test_the_head_alone_is_trained_where_nothing_is_adapted(
     assert {n for n, e in left.items() if not torch.equal(e, start[n])} == {"fc.weight", "fc.bias"}
 
 
-def test_a_rehearsal_finds_layers_that_are_bypassed() -> None:
-    settings = {"img_size": 32, "steps": 2, "adapter": {"kind": "lora"}}
-    recipe = resolve(published("finetune", "beit_base_patch16_224", settings), "finetune", 40, 0)
-    args = {"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2}
-    model = create_model("beit_base_patch16_224", 10, recipe, args, False, 0)
+def test_layers_that_are_bypassed_end_a_training_and_its_rehearsal(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe("finetune", adapter=SURE)
+    expected = r"adapter of blocks.0.attn.qkv would learn nothing \(2 such layers\): the backbone"
+    training = training_of(digits, tmp_path, recipe, "finetune", tiny_beit(recipe))
+    with pytest.raises(BypassedError, match=expected):
+        train(training)
+    assert training.outcome.step == 0  # not at the end of what is paid for
     views = view_settings(recipe, ((0.5,) * 3, (0.5,) * 3))
-    with pytest.raises(Exception, match="past the layer") as error:
-        rehearse(model, rehearsed(recipe, "finetune", 1), "finetune", views, 10, False)
-    assert type(error.value).__name__ == "BypassedError"
-    assert "it takes the weights of blocks.0.attn.qkv past the layer (2 such" in str(error.value)
+    few = rehearsed(recipe, "finetune", 1)
+    with pytest.raises(BypassedError, match=expected):
+        rehearse(tiny_beit(few), few, "finetune", views, 10, False)
+
+
+def test_what_a_bypassing_backbone_does_not_bypass_is_trained(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe("finetune", adapter=SURE | {"targets": ["proj", "fc1", "fc2"]})
+    train(training_of(digits, tmp_path, recipe, "finetune", tiny_beit(recipe)))
