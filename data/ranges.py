@@ -9,7 +9,7 @@ from PIL import Image
 
 from semigrid.data.schema import RowGroup, read_row_group
 from semigrid.data.storage import Storage
-from semigrid.data.views.augment import ViewSettings, isolated_random, make_view
+from semigrid.data.views.augment import ViewSettings, isolated_random, make_view, view_seed
 from semigrid.data.views.render import BrokenImageError, decode
 
 # An image's id, and the image in RGB or the reason why there is none.
@@ -88,7 +88,7 @@ class EncodedRange:
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive images: their evaluation views, or what a model says of them.
+    """Consecutive images: their views, or what a model says of them.
 
     ``rows`` are views, uint8 (N, 3, H, W), or a row of numbers for each image (N, …); those of an
     image with an error mean nothing.
@@ -107,8 +107,8 @@ class Block:
         )
 
 
-def make_views(images: ImageRange, settings: ViewSettings) -> Block:
-    """The images' evaluation views.
+def make_views(images: ImageRange, settings: ViewSettings, weak_seed: int | None = None) -> Block:
+    """The images' evaluation views; with ``weak_seed`` a weak view, by that seed and the image.
 
     Where an image cannot be read, its view is black: a batch keeps its size, on which the others'
     arithmetic depends.
@@ -120,7 +120,11 @@ def make_views(images: ImageRange, settings: ViewSettings) -> Block:
         for view, (image_id, image, error) in zip(views, images.decoded(), strict=True):
             if image is not None:
                 try:
-                    view[:] = make_view(image, settings, "eval", 0)
+                    if weak_seed is None:
+                        view[:] = make_view(image, settings, "eval", 0)
+                    else:
+                        seed = view_seed(weak_seed, 0, image_id, "weak")
+                        view[:] = make_view(image, settings, "weak", seed)
                 except (OSError, ValueError, ZeroDivisionError) as why:
                     error = f"no view can be made of {image.width} × {image.height} pixels: {why}"
             ids.append(image_id)

@@ -4,6 +4,7 @@ LATEST_CHECKPOINT, PREVIOUS_CHECKPOINT = "latest.pt", "previous.pt"
 PROGRESS = "progress.json"  # beside the checkpoints: the last sign of life of a worker group
 CHECKPOINTS = "checkpoints"
 ATTEMPTS = "attempts"
+SOFT_TARGETS = "soft_targets"
 
 
 def weights_file(trial_id: str) -> str:
@@ -14,6 +15,11 @@ def weights_file(trial_id: str) -> str:
 def predictions_file(trial_id: str) -> str:
     """The probabilities of a winner for all test images."""
     return f"predictions/{trial_id}.parquet"
+
+
+def soft_targets_folder(trial_id: str) -> str:
+    """The probabilities of a teacher for images of the pool."""
+    return f"{SOFT_TARGETS}/{trial_id}"
 
 
 def checkpoint_folder(trial_id: str) -> str:

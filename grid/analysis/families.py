@@ -132,7 +132,7 @@ def families(results: ResultSet) -> Iterator[Family]:
             )
             of_dataset = [row for cell, row in finished.items() if cell.dataset == dataset]
             plain = [r for r in of_dataset if (r.cell.control, r.cell.unlabeled) == (None, None)]
-            parents = {r.cell.labels: r for r in plain if r.cell.model == config.from_}
+            parents = {r.cell.labels: r for r in plain if r.cell.model == config.parent}
             others = [row for row in plain if start_alike(plan, row.cell.model, model)]
             controls: dict[Control, dict[Fraction, CellResult]] = {k: {} for k in get_args(Control)}
             largest_first = sorted(finished, key=lambda cell: -(cell.unlabeled or 0))
@@ -140,7 +140,7 @@ def families(results: ResultSet) -> Iterator[Family]:
                 if cell.control is not None and (cell.dataset, cell.model) == (dataset, model):
                     controls[cell.control][cell.labels] = finished[cell]
             yield Family(
-                plan, dataset, model, config.from_, semi, parents, others, controls, learnt
+                plan, dataset, model, config.parent, semi, parents, others, controls, learnt
             )
 
 
@@ -164,9 +164,9 @@ def chance_of(row: CellResult) -> float:
 def start_alike(plan: Plan, other: str, model: str) -> bool:
     """Whether another model starts from what a model starts from: a model, or a backbone."""
     experiment = plan.experiment
-    start = experiment.file.models[model].from_
+    start = experiment.file.models[model].parent
     if start is not None:
-        return experiment.file.models[other].from_ == start
+        return experiment.file.models[other].parent == start
     backbones = [experiment.backbone_of(name) for name in (other, model)]
     first, second = ((b.backbone, b.backbone_args, b.pretrained) for b in backbones)
     return first == second
@@ -175,7 +175,7 @@ def start_alike(plan: Plan, other: str, model: str) -> bool:
 def trained_longer(plan: Plan, model: str) -> str:
     """What the compute control of a model trains: the model that it starts from, or a method."""
     config = plan.experiment.file.models[model]
-    return config.from_ or find_method(config.method).control
+    return config.parent or find_method(config.method).control
 
 
 def name_of(plan: Plan, cell: Cell) -> str:

@@ -82,6 +82,6 @@ def _name_in_paper(cell: Cell, experiment: Experiment) -> str | None:
     match model.method, found and found[1]:
         case "semi", "vit":
             return "semi"
-        case "finetune", "resnet" | "vit" as name if model.from_ is None:  # nothing twice
+        case "finetune", "resnet" | "vit" as name if model.parent is None:  # nothing twice
             return str(name)
     return None

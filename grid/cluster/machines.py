@@ -42,8 +42,8 @@ class Machine:
 
 
 def demand_of(train: TrainOptions, kind: str) -> Demand:
-    """A training holds its whole worker group, an evaluation on test a single worker."""
-    workers = train.workers if kind == "train" else 1
+    """An evaluation on test holds a single worker, all other jobs a whole worker group."""
+    workers = 1 if kind == "evaluate" else train.workers
     return Demand(train.cpus_per_worker, train.gpus_per_worker, workers)
 
 

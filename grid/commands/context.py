@@ -108,6 +108,7 @@ def open_study(
     rules = StudyRules(
         ledger.has_weights,
         ledger.has_predictions if for_run else lambda record: True,
+        ledger.has_soft_targets,
         Suggestions(ledger.storage, writes=for_run and patience is not None).suggest,
     )
     with ledger.listed():

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from semigrid.data.errors import InputError
 from semigrid.data.schema import Dataset
 from semigrid.data.splits import images_at, pool_subset
+from semigrid.grid.experiment.cells import asked_cells, multipliers, teacher_cell
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.experiment.messages import nearest, problems_in
 from semigrid.grid.experiment.schema import (
@@ -74,8 +75,8 @@ def problems_of(experiment: Experiment) -> list[str]:
 def _has_backbone(file: ExperimentFile, name: str) -> bool:
     """Whether a model has a backbone, its own or that of the model it comes ``from``."""
     model = file.models[name]
-    source = model if model.from_ is None else file.models.get(model.from_)
-    return source is not None and source.from_ is None and source.backbone is not None
+    source = model if model.parent is None else file.models.get(model.parent)
+    return source is not None and source.parent is None and source.backbone is not None
 
 
 def _model_problems(file: ExperimentFile, name: str) -> Iterator[str]:
@@ -96,22 +97,30 @@ def _start_problems(file: ExperimentFile, key: str, model: ModelConfig) -> Itera
     """What is wrong with the backbone, or with the model that a model starts from."""
     method, parents = model.method, find_method(model.method).parents
     need = find_method(method).parent
-    if model.from_ is None:
+    if find_method(method).soft_targets:
+        yield from _teacher_problems(file, key, model)
+    elif isinstance(model.from_, list):
+        yield (
+            f"{key}.from: {model.from_}: method {method} starts from one model: give its name, "
+            "without brackets"
+        )
+        return
+    if model.parent is None:
         if need == "required":
             yield f"{key}.from: missing; method {method} starts from a {' or '.join(parents)} model"
         elif model.backbone is None:
             yield (
-                f"{key}.backbone: missing; give a timm name such as resnet18.tv_in1k, or from: a "
-                "model to start from"
+                f"{key}.backbone: missing; give a timm name such as resnet18.tv_in1k"
+                + (", or from: a model to start from" if need == "optional" else "")
             )
         elif problem := backbone_problem(model.backbone, model.pretrained is True):
             yield f"{key}.backbone: {model.backbone!r}: {problem}"
         return
-    parent = file.models.get(model.from_)
+    parent = file.models.get(model.parent)
     if need == "none":
         yield f"{key}.from: method {method} starts from a backbone: give backbone instead"
     elif parent is None:
-        yield f"{key}.from: {_unknown('model', model.from_, file.models)}"
+        yield f"{key}.from: {_unknown('model', model.parent, file.models)}"
     elif parent.method not in parents:
         yield (
             f"{key}.from: {model.from_!r} is of method {parent.method}; {method} starts from "
@@ -122,14 +131,33 @@ def _start_problems(file: ExperimentFile, key: str, model: ModelConfig) -> Itera
             f"{key}.from: {model.from_!r} is of method {parent.method}, which cannot do without "
             "unlabelled images; start from a model that learns from labels alone"
         )
-    elif parent.from_ is not None:
+    elif parent.parent is not None:
         yield (
-            f"{key}.from: {model.from_!r} starts from {parent.from_!r} itself; start from a model "
+            f"{key}.from: {model.from_!r} starts from {parent.parent!r} itself; start from a model "
             "with a backbone, such as that one"
         )
     for ignored in _OF_BACKBONES:
         if ignored in model.model_fields_set:
             yield f"{key}.{ignored}: comes from {model.from_!r}; take this key out"
+
+
+def _teacher_problems(file: ExperimentFile, key: str, model: ModelConfig) -> Iterator[str]:
+    """What is wrong with the models that make a model's soft targets."""
+    if not model.teachers:
+        yield (
+            f"{key}.from: missing; method {model.method} learns what other models say of the pool: "
+            "name one, or a list of them"
+        )
+    for name in dict.fromkeys(model.teachers):
+        if name not in file.models:
+            yield f"{key}.from: {_unknown('model', name, file.models)}"
+        elif find_method(file.models[name].method).soft_targets:
+            yield (
+                f"{key}.from: {name!r} is of method {file.models[name].method} and learns from "
+                "other models itself; name those"
+            )
+        elif model.teachers.count(name) > 1:
+            yield f"{key}.from: {name!r} is named twice"
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:
@@ -151,29 +179,38 @@ def _grid_problems(file: ExperimentFile) -> Iterator[str]:
         for name in entry.datasets or []:
             if name not in file.datasets:
                 yield f"{key}.datasets: {_unknown('dataset', name, file.datasets)}"
-        names, asked = entry.datasets or file.datasets, entry.unlabeled or []
-        found = asked if model is None else _multipliers(entry, model)
-        multipliers: list[Fraction | None] = [*found] or [None]
-        for name, fraction, multiplier in product(names, entry.labels, multipliers):
+        names = entry.datasets or file.datasets
+        asked: list[Fraction | None] = [*(entry.unlabeled or [])] or [None]
+        pools = asked if model is None else multipliers(entry, model.method)
+        for name, fraction, multiplier in product(names, entry.labels, pools):
             cell = (name, entry.model, fraction, multiplier)
             if cell in seen:
                 shown = f"{name}/{entry.model}/{show_percent(fraction)}"
                 yield f"{key}: the cell {shown} is in the grid twice"
             seen.add(cell)
+    if all(entry.model in file.models for entry in file.grid):
+        yield from _teacher_cell_problems(file)
 
 
-def _multipliers(entry: GridEntry, model: ModelConfig) -> list[Fraction]:
-    """The pools of a grid entry's cells, none where they have none."""
-    pool = find_method(model.method).pool
-    if pool == "none":
-        return []
-    return entry.unlabeled or ([Fraction(1)] if pool == "required" else [])
+def _teacher_cell_problems(file: ExperimentFile) -> Iterator[str]:
+    """Cells whose soft targets no cell of the grid makes."""
+    for cell in asked_cells(file):
+        for teacher in file.models[cell[1]].teachers:
+            if teacher in file.models and teacher != cell[1]:
+                try:
+                    teacher_cell(file, teacher, cell)
+                except LookupError as error:
+                    yield (
+                        f"models.{cell[1]}.from: {error}; {cell[1]} at {show_percent(cell[2])} "
+                        f"learns from that cell: add it to grid, or take {cell[1]} out at this "
+                        "label fraction"
+                    )
 
 
 def _has_pool(file: ExperimentFile, name: str) -> bool:
     """Whether any cell of a model has a pool."""
     entries = [entry for entry in file.grid if entry.model == name]
-    return any(_multipliers(entry, file.models[name]) for entry in entries)
+    return any(multipliers(entry, file.models[name].method) != [None] for entry in entries)
 
 
 def _control_problems(file: ExperimentFile) -> Iterator[str]:
@@ -205,7 +242,7 @@ def _size_problems(experiment: Experiment, number: int, name: str) -> Iterator[s
             )
     model, unit = experiment.file.models.get(entry.model), experiment.pool_unit(name)
     if model is not None:
-        for multiplier in _multipliers(entry, model):
+        for multiplier in filter(None, multipliers(entry, model.method)):
             if not 0 < pool_subset(unit, multiplier) <= manifest.pool:
                 yield (
                     f"grid.{number}.unlabeled: {show_percent(multiplier)} of {name} is "
@@ -226,17 +263,16 @@ def _schedule_problems(
     And, ``with_search``, with what their searches may try instead.
     """
     config = experiment.file.models.get(entry.model)
-    parent = None if config is None else config.from_
+    parent = None if config is None else config.parent
     for model in (entry.model, parent):
         if model not in recipes:
             continue
         method, recipe = experiment.file.models[model].method, recipes[model]
-        found = _multipliers(entry, experiment.file.models[model])
-        multipliers: list[Fraction | None] = [*found] or [None]
+        pools = multipliers(entry, method)
         lengths = lengths_to_try(experiment.file, model, recipe) if with_search else []
         key = f"models.{model}.recipe"
         try:
-            for fraction, multiplier in product(entry.labels, multipliers):
+            for fraction, multiplier in product(entry.labels, pools):
                 images = labeled_images(experiment.datasets[name], fraction)
                 pool = 0 if multiplier is None else experiment.epoch_pool(name, multiplier)
                 resolved = resolve(recipe, method, max(1, images), pool)

@@ -60,7 +60,7 @@ class Experiment:
         config = self.file.models[model]
         # no further: none starts from one that starts from another (checks), and in a file that
         # was never checked, such as the copy of an earlier run, they may go round in a circle
-        return config if config.from_ is None else self.file.models[config.from_]
+        return config if config.parent is None else self.file.models[config.parent]
 
     def train_of(self, model: str) -> TrainOptions:
         """How a model's trainings run: the file's ``train``, overridden by the model's own."""
@@ -70,7 +70,7 @@ class Experiment:
 
     def weights_of(self, model: str) -> Weights | None:
         """The pretrained weights that a model, or the one it comes ``from``, starts with."""
-        parent = self.file.models[model].from_
+        parent = self.file.models[model].parent
         return self.weights.get(model if parent is None else parent)
 
     def recipe_of(self, model: str, beside: str | None = None) -> Recipe:
@@ -87,8 +87,8 @@ class Experiment:
         backbone = self.backbone_of(model).backbone
         assert backbone is not None
         inherited: dict[str, Any] = {}
-        if config.from_ is not None:
-            parent = self.file.models[config.from_].recipe
+        if config.parent is not None:
+            parent = self.file.models[config.parent].recipe
             page = find_method(config.method)
             inherited = {
                 key: parent[key] for key in _INHERITED if key in parent and not users_of(key, page)

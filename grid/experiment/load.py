@@ -69,7 +69,7 @@ def load_experiment(
         with _noting(problems, f"datasets.{name}"):
             datasets[name] = _assumed_dataset(name) if without_data else open_dataset(config.uri)
     for name, model in file.models.items():
-        if model.from_ is None and model.backbone is not None and model.pretrained is not False:
+        if model.parent is None and model.backbone is not None and model.pretrained is not False:
             with _noting(problems, f"models.{name}.pretrained"):
                 weights[name] = _weights_of(model, model.backbone)
     pinned = [name for name in weights if isinstance(file.models[name].pretrained, str)]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from semigrid.trainers.evaluation.scores import Metric
-from semigrid.trainers.methods import MethodName
+from semigrid.trainers.methods import MethodName, find_method
 from semigrid.trainers.options import TrainOptions
 
 
@@ -32,6 +32,13 @@ def _multiplier(value: Fraction) -> Fraction:
 
 def _dataset(value: Any) -> Any:
     return {"uri": value} if isinstance(value, str) else value
+
+
+def _names(value: Any) -> Any:
+    names = value if isinstance(value, list) else [value]
+    if value is not None and not (names and all(isinstance(name, str) for name in names)):
+        raise ValueError("must be the name of a model or, of several, a list such as [vit, probe]")
+    return value
 
 
 LabelFraction = Annotated[Fraction, BeforeValidator(_percent), AfterValidator(_fraction)]
@@ -72,13 +79,15 @@ SHARED_TRAIN_KEYS = ("precision", "stream")
 class ModelConfig(Section):
     """A row of models: a backbone to fine-tune, or the model to start ``from``, for any method.
 
+    Of a method with soft targets, ``from`` has the models that make them, one or several, and the
+    backbone is its own.
     ``pretrained`` is true for timm's weights of the backbone's tag, false for random weights, or
     the path or URI of a file. ``weights_license`` is the licence of that file, and
     ``weights_sha256`` the hash that it must have. Keys of ``train`` override the file's ``train``.
     """
 
     backbone: str | None = None
-    from_: str | None = Field(None, alias="from")
+    from_: Annotated[str | list[str] | None, BeforeValidator(_names)] = Field(None, alias="from")
     method: MethodName
     pretrained: bool | str = True
     weights_license: str | None = None
@@ -86,6 +95,19 @@ class ModelConfig(Section):
     backbone_args: dict[str, JsonValue] = {}
     recipe: dict[str, Any] = {}
     train: TrainOptions | None = None
+
+    @property
+    def parent(self) -> str | None:
+        """The model whose winner it starts from; None where it starts from its own backbone."""
+        is_one = isinstance(self.from_, str) and not find_method(self.method).soft_targets
+        return self.from_ if is_one else None  # type: ignore[return-value]
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The models whose winners make its soft targets."""
+        if self.from_ is None or not find_method(self.method).soft_targets:
+            return ()
+        return (self.from_,) if isinstance(self.from_, str) else tuple(self.from_)
 
 
 class GridEntry(Section):

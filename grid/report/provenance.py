@@ -28,7 +28,7 @@ def facts(results: ResultSet) -> dict[str, list[str]]:
     for model, weights in experiment.weights.items():
         lines[f"weights of {model}"] = [weights.describe()]
     for model, config in file.models.items():
-        start = f"those of {config.from_}'s winner" if config.from_ else "random ones"
+        start = f"those of {config.parent}'s winner" if config.parent else "random ones"
         lines.setdefault(f"weights of {model}", [f"starts from {start}"])
     seeds = sorted({record.spec.seed for record in records if record.test is not None})
     trials = f"{file.search.trials} trial" + ("s" if file.search.trials > 1 else "")

@@ -44,6 +44,7 @@ def trial_job(
         weights=plan.experiment.weights_of(model),
         report_seconds=max(REPORT_SECONDS, running / REPORTS_PER_SECOND),
         scratch=scratch,
+        images=job.images,
         lacked_room=lacked_room,
     )
 
@@ -93,6 +94,8 @@ def conclude(
         problem = _with_log(record)
     elif job.kind == "evaluate" and record.test is None:
         problem = f"could not be evaluated on test: {_with_log(record)}"
+    elif job.kind == "soft targets" and record.soft_targets < job.images:
+        problem = f"could not be asked of the pool: {_with_log(record)}"
     scheduler.complete(job, record, problem)
     return record, problem
 

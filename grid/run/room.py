@@ -194,9 +194,9 @@ class Room:
     def request(self, job: Job) -> dict[str, float]:
         """The resources that Tune reserves for the job's own process."""
         demand = self.demand(job)
-        if demand.workers > 1:
-            # The process only drives the worker group. Any share of a CPU would leave the last
-            # group of a machine one short, and Tune refuses an empty request.
+        if demand.workers > 1 or job.kind == "soft targets":
+            # The process only drives the worker group, or tasks of Ray Data. Any share of a CPU
+            # would leave the last group of a machine one short, and Tune refuses an empty request.
             return {"memory": driver_memory(self._memories)}
         return {"CPU": demand.cpus, "GPU": demand.gpus}
 

@@ -191,6 +191,8 @@ class GridSearcher(Searcher):  # type: ignore[misc]  # Ray is untyped
                 return False
             if job.kind == "evaluate":
                 return record.test is not None and self.ledger.has_predictions(record)
+            if job.kind == "soft targets":
+                return self.ledger.has_soft_targets(record, job.images)
             known = self.scheduler.study.records.get(job.spec.id)
             if known is not None and known.finished_at == record.finished_at:
                 return False  # the result of an earlier training

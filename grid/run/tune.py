@@ -2,11 +2,12 @@
 
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ray import tune
 
+from semigrid.data.ranges import Block
 from semigrid.grid.cluster.machines import demand_of
 from semigrid.grid.run.dispatch import RunObserver
 from semigrid.grid.run.reports import GroupReports
@@ -19,10 +20,17 @@ from semigrid.grid.study.ledger import Ledger
 from semigrid.grid.study.scheduler import Scheduler
 from semigrid.grid.trackers.tracker import Trackers
 from semigrid.trainers.cluster.ray_nodes import placement
+from semigrid.trainers.cluster.ray_tasks import Workers, work_in_order
+from semigrid.trainers.features.store import Part
 from semigrid.trainers.layout import ATTEMPTS, CHECKPOINTS, checkpoint_folder
 from semigrid.trainers.loop.outcome import Outcome
+from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.ray_worker import run_group
+from semigrid.trainers.soft_targets.make import Teacher, in_this_process
 from semigrid.trainers.trial.job import TrialJob
+
+# Images below which soft targets are made without Ray Data.
+FEW = 1024
 
 
 def execute(config: dict[str, Any]) -> None:
@@ -31,7 +39,7 @@ def execute(config: dict[str, Any]) -> None:
     Its last report has the job's failure, if any; Tune wants a step in every report.
     """
     job = TrialJob.model_validate_json(config["job"])
-    failure = do_job(job, tune.report, _on_group)
+    failure = do_job(job, tune.report, _on_group, _by_ray_data)
     tune.report({"step": 0, "failure": failure.model_dump_json() if failure else ""})
 
 
@@ -39,6 +47,18 @@ def _on_group(job: TrialJob) -> Outcome:
     reports = GroupReports()
     with reports.passed_to(tune.report):
         return run_group(job, [reports])
+
+
+def _by_ray_data(teacher: Teacher, parts: Sequence[Part], options: TrainOptions) -> Iterator[Block]:
+    """A teacher's answers by as many processes as a training of its has, which hold its room.
+
+    For few images this process is faster than others are started; it has no GPU.
+    """
+    if not options.gpus_per_worker and sum(part.images.count for part in parts) < FEW:
+        return in_this_process(teacher, parts)
+    workers = Workers(options.workers, options.cpus_per_worker, options.gpus_per_worker)
+    ranges = [part.images for part in parts]
+    return work_in_order(ranges, teacher.views, teacher.answers, workers, teacher.seed)
 
 
 def run_plan(

@@ -3,15 +3,19 @@
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from semigrid.data.ranges import Block
 from semigrid.data.redact import without_secrets
 from semigrid.grid.study.ledger import ENDED, Ledger, Record, start_record
 from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.execution.progress import Meter, held_devices, read_progress
 from semigrid.trainers.execution.runtime import ReportMetrics, Runtime
+from semigrid.trainers.features.store import Part
 from semigrid.trainers.loop.outcome import Outcome
+from semigrid.trainers.options import TrainOptions
+from semigrid.trainers.soft_targets.make import Teacher, in_this_process, make_soft_targets
 from semigrid.trainers.trial.fence import FencedError
 from semigrid.trainers.trial.job import (
     DamagedWeightsError,
@@ -24,21 +28,31 @@ from semigrid.trainers.trial.run import evaluate_trial, run_trial
 
 # Trains a trial on a group of workers.
 RunGroup = Callable[[TrialJob], Outcome]
+# Lets a teacher answer for images, with the options that its trainings have.
+AskTeacher = Callable[[Teacher, Sequence[Part], TrainOptions], Iterator[Block]]
 
 
-def do_job(job: TrialJob, report: ReportMetrics, run_group: RunGroup) -> Failure | None:
-    """Trains or evaluates a trial; its record says how it ended, the failure what it cannot say.
+def do_job(
+    job: TrialJob,
+    report: ReportMetrics,
+    run_group: RunGroup,
+    ask: AskTeacher = lambda teacher, parts, options: in_this_process(teacher, parts),
+) -> Failure | None:
+    """Does a job with a trial; its record says how it ended, the failure what it cannot say.
 
     Args:
         report: is called with the training's progress and evaluations.
-        run_group: is called for a job on more than one worker.
+        run_group: is called for a training on more than one worker.
+        ask: is called for soft targets.
     """
     ledger = Ledger(job.place.storage)
     try:
         if job.kind == "train":
             _train(job, ledger, report, run_group)
-        else:
+        elif job.kind == "evaluate":
             _evaluate(job, ledger)
+        else:
+            _make_soft_targets(job, ledger, report, ask)
     except NoRoomError as error:
         return _failed("no_room", error)
     except DamagedWeightsError as error:
@@ -132,6 +146,43 @@ def _evaluate(job: TrialJob, ledger: Ledger) -> None:
     except Exception as error:  # see _train
         _note_error(record, error, ledger)
     ledger.write(record)
+
+
+def _make_soft_targets(
+    job: TrialJob, ledger: Ledger, report: ReportMetrics, ask: AskTeacher
+) -> None:
+    record = ledger.read(job.spec.id)
+    assert record is not None
+    options = job.options
+    # what another cell asked for, too, in case it was lost
+    job = job.model_copy(update={"images": max(job.images, record.soft_targets)})
+    held = {} if options.gpus_per_worker else {"cpu": options.workers * options.cpus_per_worker}
+    meter = Meter(job.checkpoints, held, record.device_seconds)
+    told = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= job.report_seconds:
+            told = time.monotonic()
+            report(meter.note({"step": done, "total_steps": total}))
+
+    try:
+        record.soft_target_files = make_soft_targets(
+            _with_hash(job, record),
+            record.best_weights,
+            options.device,
+            lambda teacher, parts: ask(teacher, parts, options),
+            progress,
+        )
+        record.soft_targets = job.images
+        record.error = record.log = None
+    except (DamagedWeightsError, FencedError):
+        raise
+    except Exception as error:  # see _train
+        _note_error(record, error, ledger)
+    record.device_seconds = meter.spent()
+    ledger.write(record)
+    meter.wait()
 
 
 def _with_hash(job: TrialJob, record: Record | None) -> TrialJob:

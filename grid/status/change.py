@@ -108,7 +108,8 @@ def _as_written(text: str | None, now: Experiment) -> Experiment | None:
         file = ExperimentFile.model_validate(parse_yaml(EXPERIMENT_COPY, text, "no experiment"))
     except (ValueError, TypeError):
         return None
-    named = {entry.model for entry in file.grid} | {m.from_ for m in file.models.values()}
+    named = {entry.model for entry in file.grid} | {m.parent for m in file.models.values()}
+    named |= {teacher for model in file.models.values() for teacher in model.teachers}
     if not named <= {None, *file.models}:
         return None
     return Experiment(source=now.source, file=file, text=text, datasets={}, weights={})

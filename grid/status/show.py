@@ -137,8 +137,9 @@ def _running_row(trial: RunningTrial, now: float) -> list[str]:
     if trial.kind == "evaluate":
         return [f"{trial.cell}, on test", "", "", "", "", "", heard]
     left = trial.seconds_left(now)
+    what = ", soft targets" if trial.kind == "soft targets" else ""
     return [
-        f"{trial.cell}, seed {trial.seed}",
+        f"{trial.cell}, seed {trial.seed}{what}",
         "starting" if trial.total_steps is None else f"{trial.step}/{trial.total_steps}",
         "" if trial.loss is None else f"{trial.loss:.3f}",
         "" if trial.acc1 is None else f"{trial.acc1:.1f}",

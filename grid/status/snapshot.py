@@ -73,7 +73,10 @@ class RunningTrial(BaseModel):
 
     @property
     def share_done(self) -> float:
-        return (self.step or 0) / self.total_steps if self.total_steps else 0.0
+        """Of a training; other jobs are none of the work that is counted."""
+        if self.kind != "train" or not self.total_steps:
+            return 0.0
+        return (self.step or 0) / self.total_steps
 
     def seconds_left(self, now: float) -> float | None:
         """Estimated from its mean pace so far, evaluations included."""

@@ -26,7 +26,7 @@ from semigrid.data.storage.files import UnusableFileError
 from semigrid.grid.study.layout import LEDGER, log_file, record_file
 from semigrid.trainers.evaluation.choose import course, score
 from semigrid.trainers.evaluation.scores import SUFFIXES
-from semigrid.trainers.layout import predictions_file, weights_file
+from semigrid.trainers.layout import predictions_file, soft_targets_folder, weights_file
 from semigrid.trainers.methods import find_method, package_of
 from semigrid.trainers.methods.method import NetworkName
 from semigrid.trainers.models.weights import Weights
@@ -102,6 +102,8 @@ class Record(BaseModel):
         damaged: checkpoints that could not be resumed from.
         weights_file, predictions_file: sizes and hashes, which tell damaged files from whole ones.
         test: scores on test, once the trial is evaluated as a cell's winner.
+        soft_targets: how many images of the pool, from its start, it has answered as a teacher, in
+            ``soft_target_files`` files.
         error: why it diverged, collapsed or failed; ``log`` is the file with the traceback.
         weights: the pretrained weights that it or the first of its parents started from.
     """
@@ -128,6 +130,8 @@ class Record(BaseModel):
     weights_file: FileFacts | None = None
     predictions_file: FileFacts | None = None
     test: TestScores | None = None
+    soft_targets: Count = 0
+    soft_target_files: Count = 0
     error: str | None = None
     log: str | None = None
     weights: Weights | None = None
@@ -269,9 +273,14 @@ class Ledger:
         if self._listings is None:
             return self.storage.size(name)
         folder, _, file = name.rpartition("/")
+        return self._sizes(folder).get(file)
+
+    def _sizes(self, folder: str) -> dict[str, int]:
+        if self._listings is None:
+            return self.storage.sizes(folder)
         if folder not in self._listings:
             self._listings[folder] = self.storage.sizes(folder)
-        return self._listings[folder].get(file)
+        return self._listings[folder]
 
     def has_weights(self, record: Record) -> bool:
         """Whether a finished trial's weights are there, with the size they were written with."""
@@ -283,6 +292,17 @@ class Ledger:
         name, remedy = predictions_file(record.id), "its trial is evaluated again"
         return self._is_whole(name, record.predictions_file, "missing", remedy)
 
+    def has_soft_targets(self, record: Record, images: int) -> bool:
+        """Whether a trial's answers for so many images of the pool are there."""
+        if record.soft_targets < images:
+            return False
+        folder, wanted = soft_targets_folder(record.id), record.soft_target_files
+        there = sum(name.endswith(".parquet") for name in self._sizes(folder))
+        if there < wanted:
+            where = self.storage.location(folder)
+            self._note(f"{where}: {there} of {wanted} files are there; the others are made again")
+        return there >= wanted
+
     def _is_whole(self, name: str, facts: FileFacts | None, missing: str, remedy: str) -> bool:
         size = self._size(name)
         if size is not None and (facts is None or size == facts.size):
@@ -290,10 +310,12 @@ class Ledger:
         problem = missing
         if size is not None and facts is not None:
             problem = f"damaged, {size:,} bytes instead of {facts.size:,}"
-        message = f"{self.storage.location(name)}: {problem}; {remedy}"
-        if message not in self.problems:
-            self.problems.append(message)
+        self._note(f"{self.storage.location(name)}: {problem}; {remedy}")
         return False
+
+    def _note(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def write_log(self, record: Record, text: str) -> None:
         """Writes a failed trial's log, without secrets, and notes in the record where it is."""

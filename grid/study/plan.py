@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from semigrid.data.errors import InputError
 from semigrid.data.splits import pool_subset
+from semigrid.grid.experiment.cells import asked_cells, teacher_cell
 from semigrid.grid.experiment.checks import labeled_images
 from semigrid.grid.experiment.experiment import Experiment
 from semigrid.grid.experiment.label_count import val_fraction
@@ -55,6 +56,7 @@ class Search:
 
     Attributes:
         parent: the search whose winner its trials start from.
+        teachers: the searches whose winners make the soft targets of its pool.
         in_table: whether the file's grid has this cell; False for one that only others start from.
         neighbor: name of the search with the next smaller label fraction or, at the smallest, with
             the next smaller pool; of a control, among controls of its kind.
@@ -64,10 +66,16 @@ class Search:
     parent: "Search | None"
     in_table: bool
     neighbor: str | None = None
+    teachers: tuple["Search", ...] = ()
 
     @property
     def name(self) -> str:
         return self.cell.name
+
+    @property
+    def sources(self) -> tuple["Search", ...]:
+        """The searches whose winners it cannot do without."""
+        return self.teachers if self.parent is None else (self.parent,)
 
 
 class Plan:
@@ -123,9 +131,10 @@ class Plan:
         method = find_method(config.method)
         assert isinstance(method, Stepped)  # it has a pool
         forwards = method.forwards(beside, True)
+        forwards += self._answered(with_pool)  # whoever distils pays for the soft targets, too
         # with its adapter, too: a control differs from the cell beside it in the pool alone
-        if config.from_ is not None:
-            recipe = self.experiment.recipe_of(config.from_, beside=cell.model)
+        if config.parent is not None:
+            recipe = self.experiment.recipe_of(config.parent, beside=cell.model)
         else:
             recipe = self.experiment.control_recipe(cell.model)
         assert isinstance(recipe, SteppedRecipe)
@@ -134,9 +143,12 @@ class Plan:
     def control_of(self, cell: Cell, control: Control) -> Cell | None:
         """The control of this kind of a cell; None if there is none.
 
-        A cell may share those of another one, see ``_find_sharing``.
+        A cell may share those of another one, see ``_find_sharing``. Soft targets are those of the
+        dataset's pool, so a cell that has them has no control with another pool.
         """
         if cell not in self._sharing or control not in self.experiment.file.controls:
+            return None
+        if control == "labeled-pool" and self.experiment.file.models[cell.model].teachers:
             return None
         return replace(self._sharing[cell], control=control)
 
@@ -155,7 +167,7 @@ class Plan:
         Its own or, for a compute control, the one that its own starts from. A control of a model
         that starts from a backbone has the method that the model's method names, as published.
         """
-        start = self.experiment.file.models[cell.model].from_
+        start = self.experiment.file.models[cell.model].parent
         return start if cell.control == "compute" and start is not None else cell.model
 
     def method(self, cell: Cell) -> str:
@@ -209,9 +221,14 @@ class Plan:
         """The controls that stand beside a cell, without those that it shares."""
         if self._sharing.get(cell) != cell:
             return []
-        return [
-            replace(cell, control=name) for name in dict.fromkeys(self.experiment.file.controls)
-        ]
+        controls = dict.fromkeys(self.experiment.file.controls)
+        return [c for name in controls if (c := self.control_of(cell, name)) is not None]
+
+    def _answered(self, cell: Cell) -> int:
+        """Forwards of teachers that the soft targets of a cell's pool cost, once for its search."""
+        assert cell.unlabeled is not None
+        unit = self.experiment.pool_unit(cell.dataset)
+        return len(_teachers_of(self.experiment, cell)) * pool_subset(unit, cell.unlabeled)
 
     def _find_sharing(self, cells: list[Cell]) -> dict[Cell, Cell]:
         """Of each cell with a pool, the one whose controls are its own.
@@ -240,9 +257,18 @@ class Plan:
         return resolve(recipe, method, self.labeled(cell), pool, tried=params)
 
     def spec(
-        self, search: Search, params: dict[str, float], seed: int, parent_id: str | None
+        self,
+        search: Search,
+        params: dict[str, float],
+        seed: int,
+        parent_id: str | None,
+        teachers: Sequence[str] = (),
     ) -> TrialSpec:
-        """The trial with these hyper-parameters over the search's recipe."""
+        """The trial with these hyper-parameters over the search's recipe.
+
+        ``parent_id`` and ``teachers`` are the trials that its search's sources chose; they change
+        nothing of what it costs.
+        """
         file, cell = self.experiment.file, search.cell
         method, backbone = self.method(cell), self.experiment.backbone_of(cell.model)
         dataset = self.experiment.datasets[cell.dataset]
@@ -264,6 +290,7 @@ class Plan:
             precision=file.train.precision,
             seed=seed,
             parent=parent_id,
+            teachers=tuple(sorted(teachers)),
             metric=file.search.metric,
             validation=str(val_fraction(self.experiment, cell.dataset, cell.labels)),
         )
@@ -322,12 +349,22 @@ class Plan:
         names = {cell.dataset for cell in cells if cell.unlabeled is not None}
         return any(uses_ray_stream(stream, self.experiment.datasets[name]) for name in names)
 
+    @cached_property
+    def answers(self) -> dict[str, int]:
+        """Pool images of which each teacher's winner makes soft targets, by its search's name."""
+        most: dict[str, int] = {}
+        for search in self.searches:
+            for teacher in search.teachers:
+                images = self.pool_images(search) or 0
+                most[teacher.name] = max(most.get(teacher.name, 0), images)
+        return most
+
     def priorities(self) -> dict[str, float]:
         """Forwards on the longest chain of trainings that begins with each search."""
         chain = dict(self.forwards)
         for search in reversed(self.searches):  # children before parents
-            if search.parent is not None:
-                name = search.parent.name
+            for source in search.sources:
+                name = source.name
                 chain[name] = max(chain[name], self.forwards[name] + chain[search.name])
         return chain
 
@@ -335,18 +372,20 @@ class Plan:
         """Counts for ``semigrid plan``; ``trainings_unshared`` if every cell trained its parent."""
         trainings = {search.name: self.trainings(search) for search in self.searches}
         alone = sum(
-            trainings[search.name] + (trainings[search.parent.name] if search.parent else 0)
+            trainings[search.name] + sum(trainings[source.name] for source in search.sources)
             for search in self.searches
             if search.in_table
         )
+        seeds = self.experiment.file.seeds
         forwards = sum(self.forwards[name] * each for name, each in trainings.items())
+        forwards += sum(self.answers.values()) * seeds
         controls = sum(cell.control is not None for cell in self.cells)
         return {
             "cells": len(self.cells) - controls,
             "controls": controls,
             "searches": len(self.searches),
             "trials_per_search": max(self.trials.values()),
-            "seeds": self.experiment.file.seeds,
+            "seeds": seeds,
             "trainings": sum(trainings.values()),
             "trainings_unshared": alone,
             "forwards": round(forwards),
@@ -355,25 +394,22 @@ class Plan:
 
 def cells_of(file: ExperimentFile) -> list[Cell]:
     """The cells of a file's grid, without controls."""
-    cells = []
-    for entry in file.grid:
-        pool = find_method(file.models[entry.model].method).pool
-        default = Fraction(1) if pool == "required" else None
-        asked = entry.unlabeled if pool != "none" else None
-        multipliers: list[Fraction | None] = [*asked] if asked else [default]
-        for dataset in entry.datasets or file.datasets:
-            cells += [
-                Cell(dataset, entry.model, fraction, multiplier)
-                for fraction in entry.labels
-                for multiplier in multipliers
-            ]
-    return cells
+    return [Cell(*asked) for asked in asked_cells(file)]
 
 
 def _parent_of(experiment: Experiment, cell: Cell) -> Cell | None:
     """The cell whose winner a cell starts from."""
-    model = experiment.file.models[cell.model].from_
+    model = experiment.file.models[cell.model].parent
     return None if model is None else Cell(cell.dataset, model, cell.labels, None)
+
+
+def _teachers_of(experiment: Experiment, cell: Cell) -> list[Cell]:
+    """The cells whose winners make a cell's soft targets."""
+    if cell.control is not None:
+        return []
+    asked = cell.dataset, cell.model, cell.labels, cell.unlabeled
+    teachers = experiment.file.models[cell.model].teachers
+    return [Cell(*teacher_cell(experiment.file, teacher, asked)) for teacher in teachers]
 
 
 def _searches(experiment: Experiment, cells: list[Cell]) -> list[Search]:
@@ -383,12 +419,22 @@ def _searches(experiment: Experiment, cells: list[Cell]) -> list[Search]:
     in_table = set(cells)
     pairs = [each for cell in cells for each in (parent_of(cell), cell)]
     wanted = list(dict.fromkeys(cell for cell in pairs if cell is not None))
-    # no parent has a parent of its own (experiment.checks)
-    wanted.sort(key=lambda c: (parent_of(c) is not None, c.labels, c.unlabeled or Fraction(0)))
+    teachers = {cell: _teachers_of(experiment, cell) for cell in wanted}
+
+    def generation(cell: Cell) -> int:
+        # no parent has a parent of its own, and no teacher has teachers (experiment.checks)
+        return 2 if teachers[cell] else int(parent_of(cell) is not None)
+
+    wanted.sort(key=lambda c: (generation(c), c.labels, c.unlabeled or Fraction(0)))
     searches: dict[Cell | None, Search] = {}
     for cell in wanted:
-        parent = searches.get(parent_of(cell))
-        searches[cell] = Search(cell, parent, cell in in_table, _neighbor(cell, wanted))
+        searches[cell] = Search(
+            cell,
+            searches.get(parent_of(cell)),
+            cell in in_table,
+            _neighbor(cell, wanted),
+            tuple(searches[teacher] for teacher in teachers[cell]),
+        )
     return list(searches.values())
 
 

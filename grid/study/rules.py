@@ -1,6 +1,6 @@
 """How searches move through their stages: the study state as a function of plan and ledger."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from semigrid.grid.study.halving import cutoffs
@@ -20,11 +20,13 @@ class StudyRules:
     Args:
         has_weights: whether the weights of a finished trial are there.
         has_predictions: whether the predictions of an evaluated trial are there.
+        has_soft_targets: whether a trial's answers for so many images of the pool are there.
         suggest: ``suggest_wave``, or the same with a memory.
     """
 
     has_weights: Callable[[Record], bool]
     has_predictions: Callable[[Record], bool] = lambda record: True
+    has_soft_targets: Callable[[Record, int], bool] = lambda record, images: True
     suggest: Callable[[Wave], list[dict[str, float]]] = suggest_wave
 
     def assess(
@@ -46,21 +48,23 @@ class StudyRules:
         """
         searches = dict(study.searches)
         study = replace(study, searches=searches)
-        for search in study.plan.searches:  # parents come first
+        for search in study.plan.searches:  # those that others need come first
             state = searches[search.name]
             if not state.ended and _concerns(study, state, changed):
                 searches[search.name] = self._advance(study, replace(state, pending=()))
         return study
 
     def _advance(self, study: StudyState, state: SearchState) -> SearchState:
-        parent = _parent(study, state)
-        if parent is not None:
-            # a parent that could not be evaluated is trained, and can be started from
-            if parent.stage in ("failed", "blocked") and not parent.by_seed:
-                failure = f"starts from {parent.search.name}, which is {parent.stage}"
-                return replace(state, stage="blocked", failure=failure, hopeless=parent.hopeless)
-            if parent.winner is None:
+        for source in _sources(study, state):
+            # one that could not be evaluated is trained, and can be started from
+            if source.stage in ("failed", "blocked") and not source.by_seed:
+                does = "starts" if source.search == state.search.parent else "learns"
+                failure = f"{does} from {source.search.name}, which is {source.stage}"
+                return replace(state, stage="blocked", failure=failure, hopeless=source.hopeless)
+            if source.winner is None:
                 return state
+        if not all(teacher.ended for teacher in _teachers(study, state)):
+            return state
         neighbor = _neighbor(study, state)
         if neighbor is not None and neighbor.winner is None and not neighbor.hopeless:
             if neighbor.ended:  # the next run may find its winner, and would search anew with it
@@ -69,7 +73,11 @@ class StudyRules:
                 return replace(state, stage="blocked", failure=failure)
             return state
         if state.winner is None:
-            state = self._search(study, replace(state, stage="searching"))
+            searched = self._search(study, replace(state, stage="searching"))
+            specs = [job.spec for job in searched.pending]
+            if not self._are_taught(study, specs):
+                return self._make_soft_targets(study, replace(state, stage="waiting"), specs)
+            state = searched
         if state.winner is not None and not state.pending:
             state = self._train_seeds(study, replace(state, stage="seeds"))
         if state.by_seed and not state.pending:
@@ -89,13 +97,12 @@ class StudyRules:
             state = replace(state, trials=(*state.trials, *self._next_wave(study, state)))
 
     def _next_wave(self, study: StudyState, state: SearchState) -> list[Trial]:
-        plan, config, parent = study.plan, study.plan.experiment.file.search, _parent(study, state)
-        parent_id = parent.winner.id if parent and parent.winner else None
-        most = plan.trials[state.search.name]
+        plan, config = study.plan, study.plan.experiment.file.search
+        start, most = _start(study, state, 0), plan.trials[state.search.name]
         # the trial that the others are compared with goes first, alone
         alone = config.early_stopping and not state.trials
         wave = Wave(
-            identity=plan.spec(state.search, {}, 0, parent_id).id,
+            identity=plan.spec(state.search, {}, 0, *start).id,
             recipe=plan.varied(state.search),
             space=plan.space(state.search),
             sampler=config.sampler,
@@ -105,7 +112,7 @@ class StudyRules:
         )
         trials = []
         for params in self.suggest(wave):
-            spec = plan.spec(state.search, params, 0, parent_id)
+            spec = plan.spec(state.search, params, 0, *start)
             trials.append(Trial(params, spec, _cutoffs(study, state, spec)))
         return trials
 
@@ -123,11 +130,11 @@ class StudyRules:
 
     def _train_seeds(self, study: StudyState, state: SearchState) -> SearchState:
         assert state.winner is not None
-        parent = _parent(study, state)
+        sources = _sources(study, state)
         seeds = {0: state.winner.spec}
         for seed in range(1, study.plan.experiment.file.seeds):
-            parent_id = parent.seeds[seed].id if parent else None
-            seeds[seed] = study.plan.spec(state.search, state.winner.params, seed, parent_id)
+            start = _start(study, state, seed)
+            seeds[seed] = study.plan.spec(state.search, state.winner.params, seed, *start)
         state = replace(state, seeds=seeds)
         failure = _first_failure(study, seeds.values()) or _first_collapse(study, seeds)
         if failure:
@@ -137,13 +144,16 @@ class StudyRules:
             for seed, spec in seeds.items()
             if study.settled(spec.id) is None or not self._has_weights(study, spec.id)
         }
-        jobs = (
-            Job("train", spec, state.search)
-            for seed, spec in missing.items()
-            if parent is None or parent.seeds[seed] not in parent.missing
-        )
         by_seed = {} if missing else seeds
-        return replace(state, by_seed=by_seed, missing=tuple(missing.values()), pending=tuple(jobs))
+        state = replace(state, by_seed=by_seed, missing=tuple(missing.values()))
+        ready = [
+            spec
+            for seed, spec in missing.items()
+            if not any(source.seeds[seed] in source.missing for source in sources)
+        ]
+        if not self._are_taught(study, ready):
+            return self._make_soft_targets(study, state, ready)
+        return replace(state, pending=tuple(Job("train", spec, state.search) for spec in ready))
 
     def _evaluate(self, study: StudyState, state: SearchState) -> SearchState:
         if not state.search.in_table:
@@ -157,6 +167,32 @@ class StudyRules:
         )
         return replace(state, stage="evaluating" if jobs else "finished", pending=jobs)
 
+    def _are_taught(self, study: StudyState, specs: Sequence[TrialSpec]) -> bool:
+        """Whether all answers of teachers are there which these trials learn."""
+        return all(
+            self.has_soft_targets(study.records[teacher], spec.pool_images or 0)
+            for spec in specs
+            for teacher in spec.teachers
+        )
+
+    def _make_soft_targets(
+        self, study: StudyState, state: SearchState, specs: Sequence[TrialSpec]
+    ) -> SearchState:
+        """The search waits for answers of its teachers; it fails where one could not give them."""
+        jobs = {}
+        for teacher in _teachers(study, state):
+            for spec in teacher.seeds.values():
+                images = max(
+                    (t.pool_images or 0 for t in specs if spec.id in t.teachers), default=0
+                )
+                if self.has_soft_targets(study.records[spec.id], images):
+                    continue
+                if spec.id in study.failed:
+                    failure = f"{teacher.search.name} made no soft targets: {study.failed[spec.id]}"
+                    return replace(state, stage="failed", failure=failure)
+                jobs[spec.id] = Job("soft targets", spec, teacher.search, images=images)
+        return replace(state, pending=tuple(jobs.values()))
+
     def _has_weights(self, study: StudyState, trial_id: str) -> bool:
         return trial_id not in study.lost and self.has_weights(study.records[trial_id])
 
@@ -165,12 +201,22 @@ def _concerns(study: StudyState, state: SearchState, trial_id: str | None) -> bo
     """Whether a trial's end may move the search; always true for a search without jobs."""
     if not state.pending or any(job.spec.id == trial_id for job in state.pending):
         return True
-    parent = _parent(study, state)
-    return parent is not None and trial_id in parent.chosen
+    return any(trial_id in source.chosen for source in _sources(study, state))
 
 
-def _parent(study: StudyState, state: SearchState) -> SearchState | None:
-    return None if state.search.parent is None else study.searches[state.search.parent.name]
+def _sources(study: StudyState, state: SearchState) -> list[SearchState]:
+    """The searches whose winners it starts or learns from."""
+    return [study.searches[source.name] for source in state.search.sources]
+
+
+def _teachers(study: StudyState, state: SearchState) -> list[SearchState]:
+    return [study.searches[teacher.name] for teacher in state.search.teachers]
+
+
+def _start(study: StudyState, state: SearchState, seed: int) -> tuple[str | None, list[str]]:
+    """The parent and the teachers, as trials, of a search's trainings with a seed."""
+    chosen = [source.seeds[seed].id for source in _sources(study, state)]
+    return (None, chosen) if state.search.parent is None else (chosen[0], [])
 
 
 def _neighbor(study: StudyState, state: SearchState) -> SearchState | None:

@@ -61,7 +61,7 @@ class Scheduler:
         elif job.kind == "train":
             self.trained.append(trial_id)
             study = replace(study, lost=study.lost - {trial_id})
-        else:
+        elif job.kind == "evaluate":
             self.evaluated.append(trial_id)
         self.study = self.rules.advance(study, trial_id)
 
@@ -100,6 +100,6 @@ def _without_weights(study: StudyState, trial_id: str) -> StudyState:
         # a failed search, too: those that start from it must learn of it
         if state.stage != "blocked" and trial_id in state.chosen:
             searches[name] = SearchState(state.search, trials=state.trials)
-            children = [s for s in searches.values() if s.search.parent == state.search]
+            children = [s for s in searches.values() if state.search in s.search.sources]
             searches |= {child.search.name: replace(child, pending=()) for child in children}
     return replace(study, searches=searches, lost=study.lost | {trial_id})

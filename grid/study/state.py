@@ -17,12 +17,16 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 
 @dataclass(frozen=True)
 class Job:
-    """One thing to do: train a trial, or evaluate a finished trial on test."""
+    """One thing to do: train a trial, evaluate a finished one on test, or ask it of the pool.
+
+    ``images`` is how many images of the pool, from its start, a trial is to answer: soft targets.
+    """
 
     kind: JobKind
     spec: TrialSpec
     search: Search
     cutoffs: Cutoffs = field(default_factory=dict, hash=False)  # of early stopping
+    images: int = 0
 
     @property
     def key(self) -> tuple[str, str]:
@@ -188,6 +192,8 @@ def goals_of(plan: Plan, only: Collection[str] | None = None) -> dict[str, Stage
             needs[search.neighbor] = "searching"
         if search.parent is not None:
             needs[search.parent.name] = "seeds"
+        # evaluated, too: a student's claim is that it is as good as they are
+        needs |= {teacher.name: "finished" for teacher in search.teachers}
         for name, stage in needs.items():
             goals[name] = max(goals.get(name, stage), stage, key=STAGES.index)
     return goals

@@ -17,6 +17,7 @@ from tests.helpers.tiny import (
     VAL_IMAGES,
     Died,
     first_rows,
+    made_up_targets,
     tiny_beit,
     tiny_model,
     tiny_recipe,
@@ -69,6 +70,7 @@ def streams(recipe: SteppedRecipe, method: str, rank: int, world_size: int) -> S
         EvalBatches(first_rows(digits, "val", VAL_IMAGES), views, 4, rank, world_size),
         views,
         labeled.labels,
+        made_up_targets if page.soft_targets else None,
     )
 
 
@@ -97,7 +99,7 @@ def trained(
 def twenty_steps(folder: Path) -> dict[str, Any]:
     """Histories of 20 steps of each method, whole and in micro-batches."""
     found: dict[str, Any] = {}
-    for method in ("finetune", "semi", "fixmatch"):
+    for method in ("finetune", "semi", "fixmatch", "distill"):
         recipe = tiny_recipe(method, **TWENTY)
         for micro_batch in (None, 5):
             name = f"{method} {micro_batch}"

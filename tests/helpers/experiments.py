@@ -85,3 +85,20 @@ def pair_text(**recipe: Any) -> str:
     content["train"] = {"checkpoint_steps": 20}
     content["search"] = {"trials": 1}
     return yaml.safe_dump(content)
+
+
+# cells of ``distill_text``
+STUDENT = "digits/small/50%/100%"
+VIT, SEMI = "digits/vit/50%", "digits/semi-vit/50%/100%"
+
+
+def distill_text(source: Any = ("vit", "semi-vit"), **changes: Any) -> str:
+    """The small experiment with a student of these models, at one label fraction."""
+    content = copy.deepcopy(SMALL)
+    net = content["models"]["vit"]
+    recipe = {**SMALL_VIT, "batch_size": 4, "unlabeled_ratio": 3}
+    names = source if isinstance(source, str) else list(source)
+    content["models"]["small"] = net | {"method": "distill", "from": names, "recipe": recipe}
+    content["grid"] = [{"model": name, "labels": ["50%"]} for name in ("vit", "semi-vit", "small")]
+    content["search"] = {"trials": 1}
+    return yaml.safe_dump({**content, **changes})

@@ -30,7 +30,11 @@ class Grid:
         self.plan = plan
         self.ledger = Ledger(open_storage(folder, patience))
         self.scheduler = scheduler_of(
-            plan, self.ledger.read_all(), self.ledger.has_weights, self.ledger.has_predictions
+            plan,
+            self.ledger.read_all(),
+            self.ledger.has_weights,
+            self.ledger.has_predictions,
+            has_soft_targets=self.ledger.has_soft_targets,
         )
         self.problems: list[str] = []
 

@@ -30,8 +30,9 @@ def scheduler_of(
     has_weights: Callable[[Record], bool] = always,
     has_predictions: Callable[[Record], bool] = always,
     only: Collection[str] | None = None,
+    has_soft_targets: Callable[[Record, int], bool] = lambda record, images: True,
 ) -> Scheduler:
-    rules = StudyRules(has_weights, has_predictions)
+    rules = StudyRules(has_weights, has_predictions, has_soft_targets)
     return Scheduler(rules.assess(plan, trials or {}, only), rules)
 
 

@@ -1,6 +1,7 @@
 """A tiny model, recipes that take seconds, and simulated ranks."""
 
 import threading
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -89,7 +90,15 @@ def tiny_streams(dataset: Dataset, recipe: SteppedRecipe, method: str, seed: int
         table = first_rows(dataset, "pool", POOL_IMAGES)
         pool = training_batches(table, recipe.pool_batch_size, views, page.pool_views, seed)
     validation = EvalBatches(first_rows(dataset, "val", VAL_IMAGES), views, batch_size=16)
-    return Streams(labeled, pool, validation, views, rows.labels)
+    soft_targets = made_up_targets if page.soft_targets else None
+    return Streams(labeled, pool, validation, views, rows.labels, soft_targets)
+
+
+def made_up_targets(ids: Sequence[str]) -> torch.Tensor:
+    """Probabilities (N, 10) that depend on an image's id alone."""
+    seeds = [zlib.crc32(name.encode()) for name in ids]
+    rows = [torch.randn(10, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return (2 * torch.stack(rows)).softmax(dim=1)
 
 
 def training_batches(

@@ -13,6 +13,7 @@ import ray.data
 from semigrid.data.errors import InputError
 from semigrid.data.ranges import Block, ImageRange, make_views
 from semigrid.data.views.augment import ViewSettings
+from semigrid.trainers.cluster.ray_nodes import placement
 from semigrid.trainers.trial.data import EVALUATION_BATCH
 
 # Largest task: long enough for Ray to keep up, short enough to share a few thousand images. Its
@@ -26,6 +27,8 @@ RETRIES = 3
 # A model at work on a task's views; one object for all tasks, which loads its weights when it
 # first works.
 Work = Callable[[Block], Block]
+# of views, their settings and, of weak ones, their seed
+_Views = tuple[ViewSettings, int | None]
 
 
 class TaskError(RuntimeError):
@@ -42,11 +45,18 @@ class Workers:
 
 
 def work_in_order(
-    ranges: Iterable[ImageRange], views: ViewSettings, work: Work, workers: Workers
+    ranges: Iterable[ImageRange],
+    views: ViewSettings,
+    work: Work,
+    workers: Workers,
+    weak_seed: int | None = None,
 ) -> Iterator[Block]:
     """Yields what the model makes of all images, in order, in blocks that end where a range does.
 
     Ray runs already. Raises ``TaskError``.
+
+    Args:
+        weak_seed: the model sees a weak view of each image instead of the evaluation's.
     """
     # a power of two of batches, as most row groups: each is read whole for each of its tasks
     batches = TASK_BYTES // (EVALUATION_BATCH * 3 * views.img_size**2)
@@ -57,11 +67,11 @@ def work_in_order(
         for start in range(0, images.count, step)
     ]
     for first in range(0, len(tasks), MAX_TASKS):
-        yield from _execute(tasks[first : first + MAX_TASKS], views, work, workers)
+        yield from _execute(tasks[first : first + MAX_TASKS], (views, weak_seed), work, workers)
 
 
 def _execute(
-    tasks: Sequence[ImageRange], views: ViewSettings, work: Work, workers: Workers
+    tasks: Sequence[ImageRange], views: _Views, work: Work, workers: Workers
 ) -> Iterator[Block]:
     """The results of each task, in order, by one execution of Ray Data."""
     # a row for each task, with one pickled object that Ray Data does not look into
@@ -72,6 +82,7 @@ def _execute(
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
     context.execution_options.preserve_order = True
+    context.execution_options.label_selector = placement()  # on nodes that lack nothing
     # errors are raised here; the context sets the loggers up
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
@@ -79,7 +90,7 @@ def _execute(
         warnings.simplefilter("ignore", DeprecationWarning)
         if workers.gpus:
             # CPUs decode for GPUs; a process with a GPU takes no CPU from them
-            rows = rows.map(_make_views, fn_args=(views,), max_retries=RETRIES).map(
+            rows = rows.map(_make_views, fn_args=views, max_retries=RETRIES).map(
                 _WorkOnViews,
                 fn_constructor_args=(work,),
                 compute=ray.data.ActorPoolStrategy(size=workers.count),
@@ -90,7 +101,7 @@ def _execute(
         else:
             rows = rows.map(
                 _work_on_images,
-                fn_args=(pickle.dumps((views, work)),),
+                fn_args=(pickle.dumps((*views, work)),),
                 compute=ray.data.TaskPoolStrategy(size=workers.count),
                 num_cpus=workers.cpus,
                 max_retries=RETRIES,
@@ -109,8 +120,10 @@ def _execute(
         raise TaskError(f"a process died: {words[0]}") from error
 
 
-def _make_views(row: dict[str, bytes], settings: ViewSettings) -> dict[str, bytes]:
-    return {"packed": pickle.dumps(make_views(pickle.loads(row["packed"]), settings))}
+def _make_views(
+    row: dict[str, bytes], settings: ViewSettings, weak_seed: int | None
+) -> dict[str, bytes]:
+    return {"packed": pickle.dumps(make_views(pickle.loads(row["packed"]), settings, weak_seed))}
 
 
 class _WorkOnViews:
@@ -125,12 +138,13 @@ class _WorkOnViews:
 
 def _work_on_images(row: dict[str, bytes], pickled: bytes) -> dict[str, bytes]:
     """Reads, decodes and works in one process: on CPUs, passing views on gains nothing."""
-    views, work = _unpickled(pickled)
-    return {"packed": pickle.dumps(work(make_views(pickle.loads(row["packed"]), views)))}
+    settings, weak_seed, work = _unpickled(pickled)
+    views = make_views(pickle.loads(row["packed"]), settings, weak_seed)
+    return {"packed": pickle.dumps(work(views))}
 
 
 @lru_cache(maxsize=1)  # Ray gives its processes one task after the other
-def _unpickled(pickled: bytes) -> tuple[ViewSettings, Work]:
+def _unpickled(pickled: bytes) -> tuple[ViewSettings, int | None, Work]:
     """The same objects each time, so that a model loads its weights once."""
-    unpickled: tuple[ViewSettings, Work] = pickle.loads(pickled)
+    unpickled: tuple[ViewSettings, int | None, Work] = pickle.loads(pickled)
     return unpickled

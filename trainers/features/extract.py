@@ -1,4 +1,4 @@
-"""Makes the features that a store lacks."""
+"""Makes the rows that a store lacks."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -6,12 +6,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from semigrid.data.ranges import Block, EncodedRange, make_views
 from semigrid.trainers.features.backbone import FrozenBackbone
-from semigrid.trainers.features.store import FeatureStore, Part
+from semigrid.trainers.features.store import Part, PartStore
 from semigrid.trainers.trial.data import EVALUATION_BATCH
 
 
 def fill(
-    store: FeatureStore,
+    store: PartStore,
     splits: Sequence[str],
     extract: Callable[[Sequence[Part]], Iterator[Block]],
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -20,8 +20,8 @@ def fill(
     """Writes the parts of these splits that are not there; returns the number of images made.
 
     Args:
-        extract: yields the features of all images of some parts, in order, in blocks that end
-            where a part does; not called where nothing is missing.
+        extract: yields the rows of all images of some parts, in order, in blocks that end where a
+            part does; not called where nothing is missing.
         progress: receives the number of images that are there, and of all.
         wait: is called where another process writes here, before waiting for it.
     """

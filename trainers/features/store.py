@@ -1,12 +1,13 @@
-"""Features of a dataset's images in a folder or bucket, in parts that are never made twice."""
+"""Numbers for each image of a dataset, such as features, in parts that are never made twice."""
 
 import contextlib
 import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,37 +26,44 @@ from semigrid.trainers.trial.data import EVALUATION_BATCH
 
 # Images of a file: the most that an interruption costs, and whole batches.
 PART_IMAGES = 8 * EVALUATION_BATCH
-ABOUT = "features.json"
+ABOUT = "about.json"
 _FILE = re.compile(r"((?:train|val|test|pool)-\d{6})-([0-9a-f]{16})\.parquet")
 
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive images of a split whose features are one file; ``name`` begins its name."""
+    """Consecutive images of a split whose rows are one file; ``name`` begins its name."""
 
     name: str
     images: SplitRange
 
 
-class FeatureStore:
-    """The features of one dataset by one backbone, in a folder of their own below ``root``.
+@dataclass
+class PartStore:
+    """Rows of numbers for the images of a dataset, in a folder of their own.
 
-    The folder's name is the hash of everything that they depend on: the backbone, its weights, the
-    view, and the dataset's fingerprint. A file's name has the hash of its content, so a file is
-    whole or is made again.
+    A file's name has the hash of its content, so a file is whole or is made again.
+
+    Attributes:
+        about: everything that the rows depend on, which is written beside them.
+        column: what the rows are called in the files.
+        pool_images: how many images of the pool have rows, from its start; None for all. A last
+            part is whole nevertheless, so that a larger number makes nothing twice.
     """
 
-    def __init__(self, root: str, backbone: FrozenBackbone, dataset: Dataset):
-        self.backbone, self.dataset = backbone, dataset
-        self.about = {**backbone.identity, "dataset": dataset.manifest.fingerprint}
-        digest = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()
-        self.storage: Storage = open_storage(root).folder(digest[:20])
+    storage: Storage
+    dataset: Dataset
+    about: Mapping[str, Any]
+    column: str
+    pool_images: int | None = None
 
     def parts(self, splits: Sequence[str]) -> list[Part]:
         """The parts of these splits, in stored order."""
         found = []
         for split in splits:
             groups, rows = self.dataset.row_groups(split), self.dataset.rows_in(split)
+            if split == "pool" and self.pool_images is not None:
+                rows = min(rows, -(-self.pool_images // PART_IMAGES) * PART_IMAGES)
             whole = SplitRange(self.dataset.storage, groups, 0, rows)
             for number, start in enumerate(range(0, rows, PART_IMAGES)):
                 images = whole.cut(start, start + PART_IMAGES)
@@ -83,7 +91,7 @@ class FeatureStore:
         """Waits until no other process of this machine writes here, and keeps others waiting.
 
         ``wait`` is called where there is one. In a bucket two may work at the same time: each
-        writes whole files of the same features.
+        writes whole files of the same rows.
         """
         folder = self.storage.local_path()
         if folder is None:
@@ -100,20 +108,18 @@ class FeatureStore:
                 remove_unfinished(self.storage, "")
             yield
 
-    def write(self, part: Part, features: Block) -> None:
+    def write(self, part: Part, made: Block) -> None:
         """Writes a part's file, whole or not at all, with a row for each image.
 
-        ``features.rows`` are (N, D) in float16; those of an image with an error are zero. Raises
-        ``InputError`` for others that are not finite.
+        ``made.rows`` are (N, D), kept in float16; those of an image with an error are zero.
         """
-        self.backbone.check_finite(features)
-        broken = np.array([error is not None for error in features.errors], dtype=bool)
-        rows = np.where(broken[:, None], np.float16(0), features.rows.astype(np.float16))
+        broken = np.array([error is not None for error in made.errors], dtype=bool)
+        rows = np.where(broken[:, None], np.float16(0), made.rows.astype(np.float16))
         flat = pa.array(rows.reshape(-1), pa.float16())
         columns = {
-            "image_id": pa.array(features.ids, pa.string()),
-            "features": pa.FixedSizeListArray.from_arrays(flat, rows.shape[1]),
-            "error": pa.array(features.errors, pa.string()),
+            "image_id": pa.array(made.ids, pa.string()),
+            self.column: pa.FixedSizeListArray.from_arrays(flat, rows.shape[1]),
+            "error": pa.array(made.errors, pa.string()),
         }
         buffer = io.BytesIO()
         # half-precision numbers hardly become smaller
@@ -121,12 +127,46 @@ class FeatureStore:
         content = buffer.getvalue()
         digest = hashlib.sha256(content).hexdigest()[:16]
         if not self.storage.exists(ABOUT):
-            self.storage.write(ABOUT, (json_text(self.about) + "\n").encode())
+            self.storage.write(ABOUT, (json_text(dict(self.about)) + "\n").encode())
         name = f"{part.name}-{digest}.parquet"
         self.storage.write(name, content)
-        for other in self.storage.names():  # damaged, and of another content before
-            if other.startswith(f"{part.name}-") and other != name:
-                self.storage.delete(other)
+        self.remove(part, but=name)  # damaged, and of another content before
+
+    def remove(self, part: Part, but: str = "") -> None:
+        """Removes the files of a part, all of them or all but one."""
+        for name in self.storage.names():
+            if name.startswith(f"{part.name}-") and name != but:
+                self.storage.delete(name)
+
+    def blocks(self, split: str) -> Iterator[Block]:
+        """What each part of a split has, in stored order. Its parts must be there."""
+        files = self._files()
+        for part in self.parts([split]):
+            with self.storage.open(files[part.name][0], ahead=True) as stream:
+                table = pq.read_table(stream)
+            names = table["image_id"].to_pylist()
+            column = table[self.column].combine_chunks()
+            rows = column.flatten().to_numpy(zero_copy_only=False).reshape(len(names), -1)
+            yield Block(names, table["error"].to_pylist(), rows)
+
+
+class FeatureStore(PartStore):
+    """The features of one dataset by one backbone, in a folder of their own below ``root``.
+
+    The folder's name is the hash of everything that they depend on: the backbone, its weights, the
+    view, and the dataset's fingerprint.
+    """
+
+    def __init__(self, root: str, backbone: FrozenBackbone, dataset: Dataset):
+        about = {**backbone.identity, "dataset": dataset.manifest.fingerprint}
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        super().__init__(open_storage(root).folder(digest[:20]), dataset, about, "features")
+        self.backbone = backbone
+
+    def write(self, part: Part, made: Block) -> None:
+        """Raises ``InputError`` for features that are not finite."""
+        self.backbone.check_finite(made)
+        super().write(part, made)
 
     def read(self, split: str) -> tuple[list[str], np.ndarray]:
         """Ids and features (N, D), float16, of all images of a split, in stored order.
@@ -134,21 +174,15 @@ class FeatureStore:
         Its parts must be there. In the pool an image that cannot be decoded is zero; raises
         ``InputError`` for a labelled one, as a training does.
         """
-        files = self._files()
         ids: list[str] = []
         rows = []
-        for part in self.parts([split]):
-            with self.storage.open(files[part.name][0], ahead=True) as stream:
-                table = pq.read_table(stream)
-            names = table["image_id"].to_pylist()
-            errors = table["error"].to_pylist()
-            broken = [n for n, error in enumerate(errors) if error is not None]
+        for block in self.blocks(split):
+            broken = [n for n, error in enumerate(block.errors) if error is not None]
             if split != "pool" and broken:
                 raise InputError(
-                    f"{self.dataset.storage.uri}: the image {names[broken[0]]} cannot be decoded: "
-                    f"{errors[broken[0]]}; build the dataset again without it"
+                    f"{self.dataset.storage.uri}: the image {block.ids[broken[0]]} cannot be "
+                    f"decoded: {block.errors[broken[0]]}; build the dataset again without it"
                 )
-            column = table["features"].combine_chunks()
-            rows.append(column.flatten().to_numpy(zero_copy_only=False).reshape(len(names), -1))
-            ids += names
+            rows.append(block.rows)
+            ids += block.ids
         return ids, np.concatenate(rows)

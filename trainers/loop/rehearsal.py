@@ -93,7 +93,9 @@ def rehearse(
     assert isinstance(page, Stepped)
     pool = batches(*page.pool_views) if with_pool else None
     labeled = batches(*page.labeled_views)
-    streams = Streams(labeled, pool, EvalBatches(table, views, IMAGES), views)
+    evenly = torch.full((IMAGES, num_classes), 1 / num_classes)
+    soft = (lambda ids: evenly[: len(ids)]) if page.soft_targets else None
+    streams = Streams(labeled, pool, EvalBatches(table, views, IMAGES), views, soft_targets=soft)
     with torch.random.fork_rng(devices=[]):
         training = Training(
             recipe,

@@ -10,6 +10,7 @@ import gc
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -87,6 +88,8 @@ class MicroBatchStepper:
         self.drop_paths.use(chunk.numbers, self.runtime.device)
         with self.autocast():
             logits = self.adjustment(self.model(chunk.images))
+            if isinstance(chunk.temperature, torch.Tensor):
+                logits = logits.float() / chunk.temperature[:, None]
             losses = soft_cross_entropy(logits, chunk.targets)
         scaled: torch.Tensor = self.scaler.scale((losses * chunk.weights).sum())
         return scaled, losses.detach()
@@ -152,16 +155,21 @@ class MicroBatchStepper:
 
 def _joined(parts: Sequence[TargetRows]) -> TargetRows:
     """All rows as one, their factors in their weights."""
+    temperature: float | torch.Tensor = 1.0
+    if any(part.temperature != 1.0 for part in parts):
+        each = [torch.full_like(part.weights, part.temperature) for part in parts]
+        temperature = torch.cat(each)
     return TargetRows(
         torch.cat([part.images for part in parts]),
         torch.cat([part.targets for part in parts]),
         torch.cat([part.weights * part.factor for part in parts]),
         torch.cat([part.numbers for part in parts]),
+        temperature=temperature,
     )
 
 
 def _split(rows: TargetRows, count: int) -> list[TargetRows]:
     """The rows in ``count`` pieces, as even as they divide."""
-    columns = (rows.images, rows.targets, rows.weights, rows.numbers)
-    pieces = zip(*(column.tensor_split(count) for column in columns), strict=True)
-    return [TargetRows(*piece) for piece in pieces]
+    columns = {n: each for n, each in vars(rows).items() if isinstance(each, torch.Tensor)}
+    pieces = zip(*(column.tensor_split(count) for column in columns.values()), strict=True)
+    return [replace(rows, **dict(zip(columns, piece, strict=True))) for piece in pieces]

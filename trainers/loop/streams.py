@@ -1,7 +1,7 @@
 """A training's data: endless batches, and the tensors that a step makes of them."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ class Streams:
     """Labelled batches, unlabelled ones where there is a pool, and the val images.
 
     ``labels`` (N,) are those of all labelled images; only a logit adjustment asks for them.
+    ``soft_targets`` (N, K) of pool images, by their ids, are for methods that learn them.
     """
 
     labeled: BatchSource
@@ -28,6 +29,7 @@ class Streams:
     validation: EvalBatches
     views: ViewSettings
     labels: np.ndarray | None = None
+    soft_targets: Callable[[Sequence[str]], torch.Tensor] | None = None
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, Batch, Batch | None]]:
         """(step, labelled batch, pool batch) for the steps from start to stop.
@@ -60,4 +62,7 @@ class Streams:
             return views
 
         y = labeled.labels.to(device)
-        return StepInput(ready(labeled), y, None if pool is None else ready(pool))
+        if pool is None:
+            return StepInput(ready(labeled), y)
+        soft = None if self.soft_targets is None else self.soft_targets(pool.ids).to(device)
+        return StepInput(ready(labeled), y, ready(pool), soft)

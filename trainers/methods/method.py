@@ -51,6 +51,9 @@ class Method(Generic[R]):
             pool is optional, a cell with ``unlabeled:`` has one.
         parent: whether it starts from a trained model rather than from a backbone.
         parents: the methods whose trained models it may start from; these learn without a pool.
+        soft_targets: whether each pool image comes with what other models say of it: the mean
+            probabilities of those that the file names in ``from:``, in ``StepInput``. It starts
+            from a backbone of its own.
         control: the method that trains on the same labels without the pool, for as many forwards:
             what remains of its advantage is the pool's. Of a model with a parent, the control is
             the parent's method and recipe.
@@ -69,6 +72,7 @@ class Method(Generic[R]):
     pool: Need = "none"
     parent: Need = "optional"
     parents: tuple[str, ...] = ("finetune",)
+    soft_targets: bool = False
     control: str = "finetune"
     published: Mapping[Family, Mapping[str, Any]] = field(default_factory=dict)
     presets: Mapping[str, tuple[Family, Mapping[str, Any]]] = field(default_factory=dict)
@@ -80,6 +84,11 @@ class Method(Generic[R]):
             raise TypeError(
                 f"method {self.name}: pool is {self.pool}, and {self.recipe.__name__} "
                 f"{'extends' if self.pool == 'none' else 'does not extend'} PoolRecipe"
+            )
+        if self.soft_targets and (self.pool, self.parent) != ("required", "none"):
+            raise TypeError(
+                f"method {self.name}: soft_targets are those of a pool, for a student that starts "
+                "from a backbone: let pool be required, and parent none"
             )
 
 

@@ -80,6 +80,7 @@ class RecordedMethod(BaseModel):
     pool: Need
     parent: Need
     parents: tuple[str, ...]
+    soft_targets: bool = False
     control: str
     published: dict[Family, dict[str, Any]]
     presets: dict[str, tuple[Family, dict[str, Any]]]
@@ -101,8 +102,8 @@ class RecordedMethod(BaseModel):
             varied: recipes that are searched around.
             resolved: recipes of trainings.
         """
-        kept = ("name", "version", "summary", "pool", "parent", "parents", "control", "published",
-                "presets")  # fmt: skip
+        kept = ("name", "version", "summary", "pool", "parent", "parents", "soft_targets",
+                "control", "published", "presets")  # fmt: skip
         fields = method.recipe.model_fields
         return RecordedMethod(
             package=package,
@@ -152,6 +153,7 @@ class RecordedMethod(BaseModel):
             pool=self.pool,
             parent=self.parent,
             parents=self.parents,
+            soft_targets=self.soft_targets,
             control=self.control,
             published=self.published,
             presets=self.presets,

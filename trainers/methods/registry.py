@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from semigrid.data.errors import InputError
+from semigrid.trainers.methods.distill import DISTILL
 from semigrid.trainers.methods.finetune import FINETUNE
 from semigrid.trainers.methods.fixmatch import FIXMATCH
 from semigrid.trainers.methods.method import Method, Stepped
@@ -21,7 +22,7 @@ from semigrid.trainers.methods.recorded import Package, RecordedMethod
 from semigrid.trainers.methods.semi import SEMI
 
 GROUP = "semigrid.methods"
-BUILT_IN: tuple[Method[Any], ...] = (FINETUNE, SEMI, FIXMATCH)
+BUILT_IN: tuple[Method[Any], ...] = (FINETUNE, SEMI, FIXMATCH, DISTILL)
 # methods without their packages, as the runs that are looked at wrote them down
 _recalled: dict[str, RecordedMethod] = {}
 

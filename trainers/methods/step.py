@@ -22,11 +22,14 @@ class StepInput:
 
     ``labeled`` has the views (B, 3, H, W) that the method asks for, by their names, and ``y`` (B,)
     the labels; ``pool`` has the views (μB, 3, H, W) of the unlabelled images, None without a pool.
+    ``soft_targets`` (μB, K) are the teachers' mean probabilities for these, where the method has
+    such; a row of zeros for an image that no teacher could be shown.
     """
 
     labeled: Mapping[ViewName, torch.Tensor]
     y: torch.Tensor
     pool: Mapping[ViewName, torch.Tensor] | None = None
+    soft_targets: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class StepContext(Generic[R]):
 class TargetRows:
     """Images (R, 3, H, W) with soft targets (R, K) and weights (R,); their loss is Σ weight · CE.
 
+    The cross-entropy is that of the logits divided by the ``temperature``.
     The loss counts ``factor`` times in the method's (λ_u), and is recorded as ``loss`` where a step
     has several. ``numbers`` (R,), on the CPU, number the rows within the step over all ranks.
     """
@@ -98,6 +102,7 @@ class TargetRows:
     numbers: torch.Tensor
     factor: float = 1.0
     loss: str = "labeled_loss"
+    temperature: Any = 1.0
 
     def __len__(self) -> int:
         return len(self.images)

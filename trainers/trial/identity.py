@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
 from semigrid.data.errors import InputError
 from semigrid.trainers.evaluation.scores import Metric
@@ -34,6 +34,8 @@ class TrialSpec(BaseModel):
         method_version: the method's own, by default that of the installed one.
         recipe: resolved, with the settings of the method.
         parent: id of the trial whose weights it starts from.
+        teachers: ids of the trials whose mean answers are its soft targets, sorted; left out of
+            identities where there are none.
         metric: which scores on val choose the weights that it leaves.
     """
 
@@ -53,6 +55,7 @@ class TrialSpec(BaseModel):
     precision: Precision
     seed: int
     parent: str | None
+    teachers: tuple[str, ...] = Field((), exclude_if=lambda teachers: not teachers)
     metric: Metric = "balanced"
     validation: str = "1"
 

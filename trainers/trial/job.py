@@ -14,7 +14,7 @@ from semigrid.trainers.options import REPORT_SECONDS, TrainOptions
 from semigrid.trainers.trial.fence import Fence
 from semigrid.trainers.trial.identity import TrialSpec
 
-JobKind = Literal["train", "evaluate"]
+JobKind = Literal["train", "evaluate", "soft targets"]
 FailureKind = Literal["no_room", "damaged_weights", "given_up", "storage", "process_died"]
 
 
@@ -51,7 +51,7 @@ class Place:
 
 
 class TrialJob(BaseModel):
-    """Everything a worker process needs to train or evaluate one trial.
+    """Everything a worker process needs to train or evaluate one trial, or to ask it of the pool.
 
     Attributes:
         cell: name of the cell that asks for the trial.
@@ -60,6 +60,7 @@ class TrialJob(BaseModel):
         parent_network: which of its parent's networks val chose.
         report_seconds: time between reports on progress, besides those at evaluations.
         scratch: folder for the files of Ray Train, for a job on several workers.
+        images: how many images of the pool, from its start, are to be answered.
         lacked_room: whether the job was handed back before, because there was no room for it.
     """
 
@@ -75,6 +76,7 @@ class TrialJob(BaseModel):
     parent_network: NetworkName = "student"
     report_seconds: float = REPORT_SECONDS
     scratch: str = ""
+    images: int = 0
     lacked_room: bool = False
 
     @property

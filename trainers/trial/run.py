@@ -18,6 +18,7 @@ from semigrid.trainers.loop.training import Training
 from semigrid.trainers.methods import Method, Stepped, find_method
 from semigrid.trainers.models.create import input_statistics
 from semigrid.trainers.recipe import SteppedRecipe
+from semigrid.trainers.soft_targets.read import open_soft_targets
 from semigrid.trainers.trial.data import (
     dataset_of,
     evaluation_batches,
@@ -70,12 +71,15 @@ def _by_steps(method: Stepped[Any], job: TrialJob, runtime: Runtime) -> Outcome:
         else:  # the two share a frozen backbone
             take_weights(model, parent, job.parent_network, spec.parent, place)
     views = view_settings(recipe, input_statistics(model))
+    streams = open_streams(job, views, runtime)
+    if spec.teachers:
+        streams = replace(streams, soft_targets=open_soft_targets(job))
     training = Training(
         recipe,
         spec.method,
         model,
         teacher_state,
-        open_streams(job, views, runtime),
+        streams,
         runtime,
         class_shares=dataset.manifest.class_shares,
         seed=spec.seed,

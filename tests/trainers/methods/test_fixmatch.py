@@ -80,7 +80,7 @@ def test_published_values(backbone: str) -> None:
     assert recipe.label_smoothing == 0 and recipe.teacher == "student"
     assert recipe.rand_augment and recipe.erase_prob == 0.25  # strong views are strong
     assert recipe.optimizer == ("adamw" if backbone == VIT else "sgd")
-    with pytest.raises(InputError, match="mixup: only finetune and semi use it"):
+    with pytest.raises(InputError, match="mixup: only finetune, semi and distill use it"):
         published("fixmatch", backbone, {"mixup": 0.5})
 
 
