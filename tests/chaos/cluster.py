@@ -52,7 +52,7 @@ class TwoNodes:
 
     def kill_second(self) -> None:
         """At once and without a goodbye: the raylet first, then whatever it had started."""
-        workers = list(_descendants(_raylet(self._second)))
+        workers = list(descendants(_raylet(self._second)))
         self._cluster.remove_node(self._second, allow_graceful=False)
         self._second = None
         for pid in workers:
@@ -70,7 +70,7 @@ class TwoNodes:
 
 def actors_of(pid: int, kind: str) -> list[int]:
     """Those processes of one of ``TITLES`` that descend from the process."""
-    return [each for each in _descendants(pid) if title(each).startswith(TITLES[kind])]
+    return [each for each in descendants(pid) if title(each).startswith(TITLES[kind])]
 
 
 def kill(pid: int) -> None:
@@ -94,10 +94,10 @@ def children(pid: int) -> list[int]:
         return []
 
 
-def _descendants(pid: int) -> Iterator[int]:
+def descendants(pid: int) -> Iterator[int]:
     for child in children(pid):
         yield child
-        yield from _descendants(child)
+        yield from descendants(child)
 
 
 def _raylet(node: Any) -> int:
