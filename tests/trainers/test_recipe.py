@@ -55,7 +55,6 @@ RESNET_FINETUNE = {
     "cutmix": 1.0,
 }
 # docs/methods.md §4
-WITH_POOL = ["semi", "fixmatch"]
 VIT_SEMI = VIT_FINETUNE | {
     "base_lr": 1e-3,
     "layer_decay": 0.75,
@@ -240,10 +239,13 @@ def test_settings_of_other_methods_are_refused_with_their_owners() -> None:
     wrong = {"confidence_threshold": 0.7, "base_lr": 0.1, "unlabeled_ratio": 3}
     with pytest.raises(InputError) as refused:
         published("finetune", "resnet18", wrong)
-    owners = f"only {' and '.join(WITH_POOL)} use it"
+    owners = {
+        "confidence_threshold": "semi and fixmatch",
+        "unlabeled_ratio": "semi, fixmatch and distill",
+    }
     assert refused.value.problems == tuple(
-        f"{name}: {owners}, and the method is finetune; take this key out"
-        for name in ("confidence_threshold", "unlabeled_ratio")
+        f"{name}: only {users} use it, and the method is finetune; take this key out"
+        for name, users in owners.items()
     )
     with pytest.raises(ValidationError, match="threshold"):  # of nobody
         published("finetune", "resnet18", {"threshold": 0.7})
