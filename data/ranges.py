@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from semigrid.data.schema import RowGroup, read_row_group
+from semigrid.data.schema import Dataset, RowGroup, read_row_group
 from semigrid.data.storage import Storage
 from semigrid.data.views.augment import ViewSettings, isolated_random, make_view, view_seed
 from semigrid.data.views.render import BrokenImageError, decode
@@ -27,6 +27,14 @@ class ImageRange(Protocol):
     def decoded(self) -> Iterator[Decoded]: ...
 
 
+Range = TypeVar("Range", bound=ImageRange)
+
+
+def pieces(images: Range, size: int) -> list[Range]:
+    """The images cut into ranges of ``size`` in their order; the last may have fewer."""
+    return [images.cut(start, start + size) for start in range(0, images.count, size)]
+
+
 @dataclass(frozen=True)
 class SplitRange:
     """Rows ``start`` to ``stop`` of a dataset's split, decoded as in an evaluation.
@@ -42,6 +50,12 @@ class SplitRange:
     @property
     def count(self) -> int:
         return self.stop - self.start
+
+    @staticmethod
+    def whole(dataset: Dataset, split: str) -> "SplitRange":
+        """All rows of a split."""
+        groups, rows = dataset.row_groups(split), dataset.rows_in(split)
+        return SplitRange(dataset.storage, groups, 0, rows)
 
     def cut(self, start: int, stop: int) -> "SplitRange":
         start, stop = self.start + start, min(self.start + stop, self.stop)

@@ -86,14 +86,17 @@ def probe(
             raise not_writable(f"--picture {picture}", error) from error
     file = None if pretrained is None else file_weights(pretrained, None, backbone)
     # these import PyTorch, which takes seconds: errors so far came without it
+    import torch
+
     from semigrid.trainers.features.backbone import FrozenBackbone
 
     weights = file or hub_weights(backbone)
-    model = FrozenBackbone.of(backbone, weights, file is not None, img_size)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = FrozenBackbone.of(backbone, weights, file is not None, img_size, device)
     model.check()
     if file is None:  # known once they were downloaded
         weights = hub_weights(backbone)
-        model = FrozenBackbone.of(backbone, weights, False, img_size)
+        model = replace(model, sha256=weights.sha256).using(model.network)
     made, points, test_labels = _curve(opened, model, features)
     _show(opened, model, weights, made, points, test_labels, picture, as_json)
 
@@ -163,13 +166,10 @@ def _cores() -> int:
 
 def _extract(store: "FeatureStore", missing: "Sequence[Part]") -> "Iterator[Block]":
     """The features of some parts: by threads where they are few, else by Ray Data."""
-    import torch
-
     from semigrid.trainers.features.extract import in_threads
 
     if sum(part.images.count for part in missing) < _MANY:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        yield from in_threads(replace(store.backbone, device=device), missing, _cores())
+        yield from in_threads(store.backbone, missing, _cores())
         return
     check_surroundings(say)
     prepare_for_ray()

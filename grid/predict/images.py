@@ -14,7 +14,7 @@ from semigrid.data.builder.clean import CleanSettings, decode_upright
 from semigrid.data.catalog import open_dataset
 from semigrid.data.decoding import MOST_PIXELS, UnusableImageError
 from semigrid.data.errors import InputError
-from semigrid.data.ranges import Decoded, ImageRange, SplitRange
+from semigrid.data.ranges import Decoded, ImageRange, SplitRange, pieces
 from semigrid.data.redact import shown
 from semigrid.data.schema import LABELED_SPLITS, MANIFEST, POOL, Dataset
 from semigrid.data.sources.files import folder_items
@@ -109,8 +109,7 @@ def dataset_images(dataset: Dataset, splits: Sequence[str]) -> Images:
     """The images of some splits, in the order of their evaluation. ``InputError`` without any."""
     parts: dict[str, ImageRange] = {}
     for split in splits:
-        rows = SplitRange(dataset.storage, dataset.row_groups(split), 0, dataset.rows_in(split))
-        parts |= _parts(split, rows)
+        parts |= _parts(split, SplitRange.whole(dataset, split))
     if not parts:
         raise InputError(f"{dataset.storage.uri}: there are no images in {', '.join(splits)}")
     return Images(parts, {"dataset": dataset.manifest.fingerprint, "splits": list(splits)})
@@ -148,8 +147,7 @@ def _files(source: str, name: str, several: bool, left_out: LeftOut) -> list[tup
 
 
 def _parts(name: str, images: ImageRange) -> dict[str, ImageRange]:
-    starts = range(0, images.count, PART_IMAGES)
     return {
-        f"{name}-{number:06d}.parquet": images.cut(start, start + PART_IMAGES)
-        for number, start in enumerate(starts)
+        f"{name}-{number:06d}.parquet": part
+        for number, part in enumerate(pieces(images, PART_IMAGES))
     }

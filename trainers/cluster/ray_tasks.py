@@ -11,7 +11,7 @@ import ray
 import ray.data
 
 from semigrid.data.errors import InputError
-from semigrid.data.ranges import Block, ImageRange, make_views
+from semigrid.data.ranges import Block, ImageRange, make_views, pieces
 from semigrid.data.views.augment import ViewSettings
 from semigrid.trainers.cluster.ray_nodes import placement
 from semigrid.trainers.trial.data import EVALUATION_BATCH
@@ -61,11 +61,7 @@ def work_in_order(
     # a power of two of batches, as most row groups: each is read whole for each of its tasks
     batches = TASK_BYTES // (EVALUATION_BATCH * 3 * views.img_size**2)
     step = min(TASK_IMAGES, EVALUATION_BATCH << max(0, batches.bit_length() - 1))
-    tasks = [
-        images.cut(start, start + step)
-        for images in ranges
-        for start in range(0, images.count, step)
-    ]
+    tasks = [task for images in ranges for task in pieces(images, step)]
     for first in range(0, len(tasks), MAX_TASKS):
         yield from _execute(tasks[first : first + MAX_TASKS], (views, weak_seed), work, workers)
 

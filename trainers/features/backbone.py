@@ -1,7 +1,7 @@
 """A frozen pretrained backbone: from evaluation views to one vector an image."""
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -82,11 +82,19 @@ class FrozenBackbone:
     device: str = "cpu"
 
     @staticmethod
-    def of(backbone: str, weights: Weights, is_file: bool, img_size: int) -> "FrozenBackbone":
+    def of(
+        backbone: str, weights: Weights, is_file: bool, img_size: int, device: str = "cpu"
+    ) -> "FrozenBackbone":
         """With timm's own pooling."""
         recipe = Recipe(img_size=img_size, global_pool=None)
         uri = weights.source if is_file else None
-        return FrozenBackbone(backbone, recipe, uri, weights.sha256)
+        return FrozenBackbone(backbone, recipe, uri, weights.sha256, device=device)
+
+    def using(self, network: nn.Module) -> "FrozenBackbone":
+        """The same with its network at hand, in eval mode on ``device``, whatever its head is."""
+        own = replace(self)
+        vars(own)["network"] = network
+        return own
 
     @property
     def identity(self) -> dict[str, Any]:

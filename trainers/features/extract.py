@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from semigrid.data.ranges import Block, EncodedRange, make_views
+from semigrid.data.ranges import Block, EncodedRange, make_views, pieces
 from semigrid.trainers.features.backbone import FrozenBackbone
 from semigrid.trainers.features.store import Part, PartStore
 from semigrid.trainers.trial.data import EVALUATION_BATCH
@@ -61,9 +61,7 @@ def in_threads(backbone: FrozenBackbone, parts: Sequence[Part], threads: int) ->
         ahead: deque[Future[Block]] = deque()
         for part in parts:
             # read here: a Parquet file is no thing for two threads
-            images = part.images.read()
-            for start in range(0, images.count, EVALUATION_BATCH):
-                batch = images.cut(start, start + EVALUATION_BATCH)
+            for batch in pieces(part.images.read(), EVALUATION_BATCH):
                 ahead.append(pool.submit(work, batch))
                 if len(ahead) > threads:
                     yield ahead.popleft().result()

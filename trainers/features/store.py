@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from semigrid.data.errors import InputError
 from semigrid.data.json_text import json_text
-from semigrid.data.ranges import Block, SplitRange
+from semigrid.data.ranges import Block, SplitRange, pieces
 from semigrid.data.schema import Dataset
 from semigrid.data.storage import Storage, open_storage
 from semigrid.data.storage.hashes import hash_of
@@ -61,13 +61,11 @@ class PartStore:
         """The parts of these splits, in stored order."""
         found = []
         for split in splits:
-            groups, rows = self.dataset.row_groups(split), self.dataset.rows_in(split)
+            images = SplitRange.whole(self.dataset, split)
             if split == "pool" and self.pool_images is not None:
-                rows = min(rows, -(-self.pool_images // PART_IMAGES) * PART_IMAGES)
-            whole = SplitRange(self.dataset.storage, groups, 0, rows)
-            for number, start in enumerate(range(0, rows, PART_IMAGES)):
-                images = whole.cut(start, start + PART_IMAGES)
-                found.append(Part(f"{split}-{number:06d}", images))
+                images = images.cut(0, -(-self.pool_images // PART_IMAGES) * PART_IMAGES)
+            for number, part in enumerate(pieces(images, PART_IMAGES)):
+                found.append(Part(f"{split}-{number:06d}", part))
         return found
 
     def missing(self, splits: Sequence[str]) -> list[Part]:

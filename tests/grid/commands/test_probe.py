@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -10,11 +11,13 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from tests.helpers.command import semigrid
 from tests.helpers.shop import SETTINGS, shop
+from torch import nn
 
 from semigrid.data.builder.ingest import build_dataset
 from semigrid.data.schema import MANIFEST
 from semigrid.data.sources.files import folder_items
 from semigrid.data.storage import Storage
+from semigrid.trainers.features import backbone
 from semigrid.trainers.probe import curve
 
 BACKBONE = "test_efficientnet"  # timm's smallest
@@ -51,8 +54,17 @@ def test_from_images_to_a_curve(
     command = ["probe", str(folder / "shop"), "--backbone", BACKBONE, "--img-size", "32"]
     command += ["--pretrained", str(folder / "weights.safetensors")]
     command += ["--features", str(tmp_path / "features")]
+    made: list[str] = []
+    create = backbone.create_model
+
+    def counted(name: str, *how: Any) -> nn.Module:
+        made.append(name)
+        return create(name, *how)
+
+    monkeypatch.setattr(backbone, "create_model", counted)
     done = semigrid(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert made == [BACKBONE]  # the network is loaded once
     manifest = json.loads((folder / "shop" / MANIFEST).read_text())
     counts = {split: sum(images.values()) for split, images in manifest["counts"].items()}
     used = counts["train"] + counts["test"]
