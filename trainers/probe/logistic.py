@@ -4,9 +4,10 @@ For one subset, with features x, classes y and C, it is what scikit-learn's ``Lo
 minimises: Σ_i −log softmax(W x_i + b)_{y_i} + ‖W‖² / 2C. The minimum does not change when the
 features are turned, so they are turned to as many orthogonal columns as they span (Hastie et al.,
 The Elements of Statistical Learning, section 18.3.5): at most one for each image. There the Hessian
-is nearly diagonal, and a few steps of preconditioned conjugate gradients solve each of Newton's
-equations. Along the path each C starts where the last two lead, and the subsets, such as the folds
-of a cross-validation and all images, share every matrix product.
+is nearly diagonal for features of similar length, and a few steps of preconditioned conjugate
+gradients solve each of Newton's equations; otherwise it takes many. Along the path each C starts
+where the last two lead, and the subsets, such as the folds of a cross-validation and all images,
+share every matrix product.
 """
 
 from collections.abc import Iterator, Sequence
