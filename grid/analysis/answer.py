@@ -6,6 +6,7 @@ from fractions import Fraction
 
 from semigrid.grid.analysis.claims import (
     Claim,
+    as_good_as_teacher,
     beats,
     half_is_enough,
     helps_beyond,
@@ -193,6 +194,13 @@ def _claims(family: Family, pools: list[PoolEffect], margin: float) -> list[Clai
         for base, rows in bases.items()
         if rows or base == family.parent
     ]
+    if teachers := experiment.file.models[family.model].teachers:
+        pairs = {
+            f"{show(fraction)}, {teacher.cell.model}": (row.balanced, teacher.balanced)
+            for fraction, row in sorted(semi.items())
+            if (teacher := family.teachers.get(row.cell)) is not None and teacher.cell in learnt
+        }
+        claims.append(as_good_as_teacher(*names, teachers, pairs, margin))
     claims += [more_helps_then_hurts(p.dataset, p.name, p.curve, _by_pool(p.rows)) for p in pools]
     return claims
 

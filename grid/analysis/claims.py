@@ -172,6 +172,25 @@ def half_is_enough(
     return _judge(dataset, text, pairs, -margin, "no fraction has its double")
 
 
+def as_good_as_teacher(
+    dataset: str,
+    student: str,
+    teachers: Sequence[str],
+    pairs: Mapping[str, tuple[Weighted, Weighted]],
+    margin: float,
+) -> Claim:
+    """A distilled model matches the best of its teachers on val, at every label fraction.
+
+    It matches where it is certainly at most ``margin``, a share, below (non-inferiority).
+
+    Args:
+        pairs: student and teacher, by what the figures of each pair are called.
+    """
+    whose = "its teacher" if len(teachers) == 1 else "the best of its teachers"
+    text = f"{student} is as good as {whose}, {', '.join(teachers)} (within {show_margin(margin)})"
+    return _judge(dataset, text, pairs, -margin, "no teacher that has learnt is finished with it")
+
+
 def _judge(
     dataset: str,
     text: str,

@@ -9,7 +9,7 @@ val.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from typing import get_args
@@ -38,6 +38,7 @@ class Family:
         others: further cells without a pool that start from its parents, or from its backbone.
         controls: those of each kind, beside the smallest pool of each label fraction.
         learnt: the dataset's cells that are certainly above chance.
+        teachers: of each of its cells that is distilled, the best of its teachers on val.
     """
 
     plan: Plan
@@ -49,6 +50,7 @@ class Family:
     others: list[CellResult]
     controls: Mapping[Control, ByFraction]
     learnt: frozenset[Cell]
+    teachers: Mapping[Cell, CellResult] = field(default_factory=dict)
 
     @cached_property
     def smallest(self) -> ByFraction:
@@ -139,8 +141,22 @@ def families(results: ResultSet) -> Iterator[Family]:
             for cell in largest_first:
                 if cell.control is not None and (cell.dataset, cell.model) == (dataset, model):
                     controls[cell.control][cell.labels] = finished[cell]
+            teachers = {
+                row.cell: max((finished[cell] for cell in of_row), key=on_val)
+                for row in semi
+                if (of_row := plan.teachers_of(row.cell)) and finished.keys() >= {*of_row}
+            }
             yield Family(
-                plan, dataset, model, config.parent, semi, parents, others, controls, learnt
+                plan,
+                dataset,
+                model,
+                config.parent,
+                semi,
+                parents,
+                others,
+                controls,
+                learnt,
+                teachers,
             )
 
 

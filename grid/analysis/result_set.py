@@ -40,9 +40,9 @@ class CellResult:
     ``seeds`` are the winner's predictions, None for a seed whose predictions cannot be used.
     ``stopped`` counts trials that early stopping ended, ``collapsed`` trainings that collapsed;
     ``seconds`` and ``device_seconds`` add up all its trainings, without the parent's, and
-    ``with_parents`` those of the cells that it starts from, too. ``val`` are the Acc@1 and
-    cross-entropy on val that chose the winner, means over its seeds. ``paper`` is the Acc@1 that
-    the paper has for such a cell, in per cent. With predictions there is a ``test_set``.
+    ``with_parents`` those of the cells that it starts or learns from, too. ``val`` are the Acc@1
+    and cross-entropy on val that chose the winner, means over its seeds. ``paper`` is the Acc@1
+    that the paper has for such a cell, in per cent. With predictions there is a ``test_set``.
     ``pool_unused`` says why, of each of the winner's seeds that learnt nothing from its pool.
     """
 
@@ -257,5 +257,10 @@ def _spent(study: StudyState, search: str) -> DeviceSeconds:
 
 
 def _spent_with_parents(study: StudyState, search: Search) -> DeviceSeconds:
-    own = _spent(study, search.name)
-    return own if search.parent is None else add(own, _spent_with_parents(study, search.parent))
+    """Those of all searches that it starts or learns from, too, each once."""
+    names, found = {search.name: search}, [search]
+    while found:
+        new = {each.name: each for each in found.pop().sources if each.name not in names}
+        names |= new
+        found += new.values()
+    return reduce(add, (_spent(study, name) for name in names), {})

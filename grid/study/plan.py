@@ -161,6 +161,10 @@ class Plan:
         control = self.control_of(cell, "compute") if cell.control is None else None
         return control or _parent_of(self.experiment, cell)
 
+    def teachers_of(self, cell: Cell) -> list[Cell]:
+        """The cells whose winners make a cell's soft targets; none for most."""
+        return _teachers_of(self.experiment, cell)
+
     def source_model(self, cell: Cell) -> str:
         """The model whose method, recipe and search space a cell has.
 

@@ -67,7 +67,8 @@ class FinishedGrid:
                 right = self.first(right)
             predictions = self.predictions(right)
             parent = None if search.parent is None else self.winners[search.parent.name, seed].id
-            spec = self.plan.spec(search, {}, seed, parent)
+            teachers = [self.winners[teacher.name, seed].id for teacher in search.teachers]
+            spec = self.plan.spec(search, {}, seed, parent, teachers)
             self.winners[cell, seed] = spec
             record = start_record(spec, cell)
             record.status, record.seconds, record.device_seconds = "finished", 60, {"cpu": 120.0}

@@ -14,6 +14,7 @@ from tests.helpers.finished import FinishedGrid
 from semigrid.grid.analysis.answer import answer
 from semigrid.grid.analysis.claims import (
     Claim,
+    as_good_as_teacher,
     beats,
     half_is_enough,
     helps_beyond,
@@ -119,6 +120,21 @@ def test_half_the_labels_are_enough_within_a_margin() -> None:
     below = by_fraction(p25=1200, p50=1300)
     assert verdicts(half_is_enough(*names, below, vit, 0.01)) == ("refuted", 2)
     assert verdicts(half_is_enough(*names, by_fraction(p100=1400), vit, 0.01)) == ("not tested", 1)
+
+
+def test_a_student_is_as_good_as_its_teacher_within_a_margin() -> None:
+    def claim(student: int, teacher: int, margin: float = 0.01) -> Claim:
+        pairs = {"50%": (share(student), share(teacher))}
+        return as_good_as_teacher("d", "small", ["vit"], pairs, margin)
+
+    assert verdicts(claim(1400, 1400)) == ("held", 1)
+    assert claim(1400, 1400).text == "small is as good as its teacher, vit (within 1 point)"
+    assert verdicts(claim(1395, 1400)) == ("held", 1)
+    assert verdicts(claim(1395, 1400, 0.001)) == ("undecided", 1)
+    assert verdicts(claim(1300, 1400)) == ("refuted", 1)
+    none = as_good_as_teacher("d", "small", ["vit", "semi-vit"], {}, 0.01)
+    assert verdicts(none) == ("not tested", 1)
+    assert "the best of its teachers, vit, semi-vit" in none.text
 
 
 def test_unlabelled_images_help_beyond_a_control() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests.helpers.command import semigrid
-from tests.helpers.experiments import SMALL, SMALL_VIT
+from tests.helpers.experiments import SEMI, SMALL, SMALL_VIT, STUDENT, VIT, distill_text
 from tests.helpers.finished import FinishedGrid
 
 from semigrid.grid.analysis.answer import answer
@@ -145,3 +146,23 @@ def test_what_a_model_on_a_backbone_lacks_for_an_answer_is_said(tmp_path: Path) 
     assert answer(controlled.results()).headlines[0].text == (
         "No answer yet: no cell of finetune trained for longer is finished"
     )
+
+
+def test_a_student_is_held_against_the_teacher_that_val_chose(tmp_path: Path) -> None:
+    models = yaml.safe_load(distill_text())["models"]
+    grid = [{"model": name, "labels": ["50%"]} for name in ("vit", "semi-vit", "small")]
+    finished = FinishedGrid(tmp_path, models=models, grid=grid)
+    finished.finish(VIT, 160, val=85)
+    finished.finish(SEMI, 150, val=88)  # better on val, worse on test
+    finished.finish(STUDENT, 150)
+    results = finished.results()
+    family = next(family for family in families(results) if family.model == "small")
+    assert {cell.name: row.cell.name for cell, row in family.teachers.items()} == {STUDENT: SEMI}
+    [claim] = [each for each in answer(results).claims if "as good as" in each.text]
+    assert claim.text == (
+        "small is as good as the best of its teachers, vit, semi-vit (within 1 point)"
+    )
+    assert claim.verdict == "held" and "semi-vit" in claim.evidence[0]
+    costs = {row.cell.name: row.with_parents for row in results.rows}
+    # its own and each teacher's once, though one of them starts from the other
+    assert costs[STUDENT] == {"cpu": 3 * 120.0}
