@@ -5,6 +5,7 @@ PROGRESS = "progress.json"  # beside the checkpoints: the last sign of life of a
 CHECKPOINTS = "checkpoints"
 ATTEMPTS = "attempts"
 SOFT_TARGETS = "soft_targets"
+FEATURES = "features"  # of frozen backbones, for all trials of the run
 
 
 def weights_file(trial_id: str) -> str:

@@ -35,6 +35,7 @@ from semigrid.grid.status.cost import Cost, estimate, spent
 from semigrid.grid.status.lengths import CellLength, lengths, lengths_parts
 from semigrid.grid.status.show import cost_parts, finished_of
 from semigrid.grid.study.state import StudyState
+from semigrid.trainers.methods import Fitted, find_method
 
 WIDE_VAL = 0.08  # half a 95 % interval, as a share: what some 100 images give
 _WITHOUT_DATA: dict[str, object] = {"forwards": None, "test": {}, "without_val": {}, "labels": {}}
@@ -54,7 +55,8 @@ def plan(
 ) -> None:
     """Show what would run: what changed, what is kept, what remains, and its cost.
 
-    Each cell has its steps, its batch (labelled + unlabelled images) and its epochs.
+    Each cell that takes steps has their number, its batch (labelled + unlabelled images) and its
+    epochs.
     """
     experiment = load(source, storage, seeds, without_data=without_data)
     show_plan(open_study(experiment, only, for_run=True), without_data, as_json)
@@ -113,6 +115,7 @@ def _lines(study: StudyState, counts: Mapping[str, int], without_data: bool) -> 
     yield f"{experiment.file.name}: {finished_of(stages)}{extra}"
     yield (
         f"{counts['trainings']:,} trainings: {counts['trials_per_search']} trials per cell"
+        + (", one where nothing is searched" if len({*study.plan.trials.values()}) > 1 else "")
         + (f", winners on {seeds} seeds" if seeds > 1 else "")
         + f"; {counts['trainings_unshared']:,} if parents were not shared"
     )
@@ -120,6 +123,9 @@ def _lines(study: StudyState, counts: Mapping[str, int], without_data: bool) -> 
         f"{counts['trainings_remaining']:,} trainings remain, {counts['trainings_done']:,} are in "
         "the ledger"
     )
+    fitted = sum(isinstance(find_method(study.plan.method(c)), Fitted) for c in study.plan.cells)
+    if fitted:
+        yield f"{fitted:,} cells take no steps: a head is fitted to features of a frozen backbone"
     if without_data:
         yield "the datasets were not opened: their sizes and fractions are not checked"
     else:

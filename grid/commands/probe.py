@@ -77,6 +77,8 @@ def probe(
         raise InputError(f"--picture {picture}: pictures are .png or .svg files")
     opened = open_dataset(dataset)
     _check_labels(opened)
+    for split in _SPLITS:  # features and labels are those of the images that the manifest names
+        opened.check(split)
     if picture is None and not as_json:
         picture = file_name(f"probe-{opened.manifest.name}-{backbone}") + ".png"
     if picture is not None:

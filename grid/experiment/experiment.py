@@ -14,8 +14,8 @@ from semigrid.trainers.models.weights import Weights
 from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.recipe import Recipe
 
-# Keys of a recipe that a model takes over from the one it starts from: both see the same images,
-# and their logits mean the same.
+# Keys of a recipe that a model takes over from the one it starts from: both see the same images and
+# pool their features alike, and their logits mean the same.
 _INHERITED = ("img_size", "hflip", "global_pool", "logit_adjustment")
 # Keys that a compute control has as published: it is as long as the cell beside it costs.
 _LENGTH = ("batch_size", "steps", "epochs", "warmup_steps", "warmup_epochs")
@@ -88,11 +88,13 @@ class Experiment:
         assert backbone is not None
         inherited: dict[str, Any] = {}
         if config.parent is not None:
-            parent = self.file.models[config.parent].recipe
-            page = find_method(config.method)
-            inherited = {
-                key: parent[key] for key in _INHERITED if key in parent and not users_of(key, page)
-            }
+            page, parent = find_method(config.method), self.file.models[config.parent]
+            of_start = find_method(parent.method).recipe.model_fields
+            keys = [key for key in _INHERITED if key in of_start and not users_of(key, page)]
+            start = published(
+                parent.method, backbone, {k: v for k, v in parent.recipe.items() if k in keys}
+            )
+            inherited = {key: getattr(start, key) for key in keys}
         own = {**inherited, **config.recipe}
         if beside is not None:
             its = self.file.models[beside].recipe

@@ -91,7 +91,9 @@ def space_problems(file: ExperimentFile, recipes: Mapping[str, Recipe]) -> Itera
             elif parameter in _SHARED:
                 yield f"{key}: is set, not searched: compare models with and without it"
             elif parameter not in floats_of(method.recipe):
-                yield f"{key}: cannot be searched; {nearest(parameter, floats_of(method.recipe))}"
+                floats = floats_of(method.recipe)
+                there = nearest(parameter, floats) if floats else f"{method.name} has no search"
+                yield f"{key}: cannot be searched; {there}"
             elif wanted is not None:
                 yield from _parameter_problems(key, parameter, wanted, searched, method.recipe)
 

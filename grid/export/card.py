@@ -35,7 +35,7 @@ from semigrid.trainers.evaluation.scores import cross_entropies
 from semigrid.trainers.execution.progress import add
 from semigrid.trainers.methods import find_method, why_unused
 from semigrid.trainers.models.weights import UNSTATED, Weights, is_non_commercial
-from semigrid.trainers.recipe import Adapter
+from semigrid.trainers.recipe import Adapter, SteppedRecipe
 from semigrid.trainers.trial.identity import TrialSpec
 
 CARD = "README.md"
@@ -101,6 +101,7 @@ def model_card(
         manifest=manifest,
         method=find_method(record.spec.method),
         hyper_parameters=_hyper_parameters,
+        stepped=lambda spec: isinstance(spec.recipe, SteppedRecipe),
         trials=len(search.trials),
         acc1_by_seed=dict(sorted(zip(search.by_seed, row.scores("acc1"), strict=True))),
         parameters=parameters,

@@ -23,7 +23,7 @@ from semigrid.grid.tables.costs import costs_table
 from semigrid.grid.tables.models import models_table
 from semigrid.grid.tables.slices import slice_results, slices_table
 from semigrid.grid.tables.table import Table
-from semigrid.trainers.methods import find_method
+from semigrid.trainers.methods import Stepped, find_method
 
 MOST_PAIRS = 100  # pairs in the table of comparisons; all of them are a command away
 
@@ -34,6 +34,7 @@ def report(results: ResultSet) -> str:
     planned = {search.cell.model for search in results.plan.searches}
     models = [model for model in experiment.file.models if model in planned]
     methods = {model: find_method(experiment.file.models[model].method) for model in models}
+    stepped = [model for model in models if isinstance(methods[model], Stepped)]
     with_pool = [model for model in models if methods[model].pool != "none"]
     the_answer = answer(results)
     return (
@@ -54,11 +55,11 @@ def report(results: ResultSet) -> str:
             best_tables=_best_tables(results),
             calibration=[accuracy.calibration(results, dataset) for dataset in results.datasets],
             searches=[
-                *(training.search_history(results, model) for model in models),
-                *(training.importance(results, model) for model in models),
+                *(training.search_history(results, model) for model in stepped),
+                *(training.importance(results, model) for model in stepped),
             ],
             trainings=[
-                *(training.learning(results, model) for model in models),
+                *(training.learning(results, model) for model in stepped),
                 *(figure for model in with_pool for figure in training.health(results, model)),
             ],
             costs=costs_table(results),

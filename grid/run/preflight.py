@@ -25,9 +25,10 @@ from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.state import StudyState
 from semigrid.trainers.loop.rehearsal import rehearse, rehearsed
 from semigrid.trainers.loop.stepper import normalizes_over_batch
-from semigrid.trainers.methods import package_gone, package_of
+from semigrid.trainers.methods import Fitted, find_method, package_gone, package_of
 from semigrid.trainers.models.adapter import BypassedError, adapted_layers
 from semigrid.trainers.models.create import input_statistics
+from semigrid.trainers.models.head import check_head
 from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.recipe import Recipe, SteppedRecipe
 from semigrid.trainers.trial.data import view_settings
@@ -162,6 +163,11 @@ def _problems(
             f".recipe.img_size: {spec.backbone} refuses images of {size} pixels: "
             f"{_first_line(error)}; {remedy}"
         )
+    if not problems and isinstance(find_method(spec.method), Fitted):
+        try:
+            check_head(model, size)
+        except InputError as error:
+            problems.append(f".backbone: {spec.backbone}: {error}")
     if problems or not isinstance(recipe, SteppedRecipe):
         return problems
     if fresh is None or seconds > SLOW_FORWARD:

@@ -9,6 +9,7 @@ from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.search import Tried, Wave, suggest_wave
 from semigrid.grid.study.state import Job, SearchState, StudyState, Trial, goals_of
 from semigrid.trainers.evaluation.choose import Cutoffs, rank, stopped_at
+from semigrid.trainers.methods import Fitted, find_method
 from semigrid.trainers.recipe import SteppedRecipe
 from semigrid.trainers.trial.identity import TrialSpec
 
@@ -64,6 +65,8 @@ class StudyRules:
             if source.winner is None:
                 return state
         if not all(teacher.ended for teacher in _teachers(study, state)):
+            return state
+        if _waits_for_features(study, state):
             return state
         neighbor = _neighbor(study, state)
         if neighbor is not None and neighbor.winner is None and not neighbor.hopeless:
@@ -224,6 +227,14 @@ def _neighbor(study: StudyState, state: SearchState) -> SearchState | None:
     if not study.plan.experiment.file.search.warm_start or state.search.neighbor is None:
         return None
     return study.searches[state.search.neighbor]
+
+
+def _waits_for_features(study: StudyState, state: SearchState) -> bool:
+    """Whether a cell with fewer labels is making features that this one needs, too."""
+    plan, before = study.plan, state.search.neighbor
+    if before is None or not isinstance(find_method(plan.method(state.search.cell)), Fitted):
+        return False
+    return study.is_open(before) and study.searches[before].winner is None
 
 
 def _starts(study: StudyState, state: SearchState) -> list[dict[str, float]]:

@@ -33,6 +33,7 @@ from semigrid.trainers.layout import predictions_file
 DINO = "vit_small_patch14_dinov2"
 SMALL = {"depth": 1, "embed_dim": 48, "num_heads": 2}
 FINETUNED, SEMI = "shapes/dino/100%", "shapes/semi-dino/100%/100%"
+PROBED = "shapes/probe/100%"
 
 
 def shapes(folder: Path) -> None:
@@ -64,11 +65,12 @@ def plan_with(folder: Path, **recipe: Any) -> Plan:
         "method": "semi",
         "recipe": {**short, "unlabeled_ratio": 1, "confidence_threshold": 0.1},
     }
+    probe = {key: value for key, value in dino.items() if key != "recipe"} | {"method": "probe"}
     content = {
         "name": "run",
         "datasets": {"shapes": str(folder / "shapes")},
-        "models": {"dino": dino, "semi-dino": semi},
-        "grid": [{"model": name, "labels": ["100%"]} for name in ("dino", "semi-dino")],
+        "models": {"dino": dino, "semi-dino": semi, "probe": probe},
+        "grid": [{"model": name, "labels": ["100%"]} for name in ("dino", "semi-dino", "probe")],
         "search": {"trials": 1},
         "storage": str(folder),
     }
@@ -94,7 +96,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(folder, grid)
 
 
-@pytest.mark.parametrize("cell", [FINETUNED, SEMI])
+@pytest.mark.parametrize("cell", [FINETUNED, SEMI, PROBED])
 def test_it_is_measured_and_predicts_at_224_pixels(run: Run, cell: str) -> None:
     found, record = find_winner(run.grid.study, cell)
     model = winner_model(run.grid.plan, found, record, str(run.folder / "run"), gpus=0)

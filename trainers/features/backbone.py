@@ -15,6 +15,7 @@ from semigrid.data.errors import InputError
 from semigrid.data.ranges import Block
 from semigrid.data.views.augment import ViewSettings, normalize
 from semigrid.trainers.models.create import create_model
+from semigrid.trainers.models.head import pooled
 from semigrid.trainers.models.pretrained import first_line, from_file, from_hub
 from semigrid.trainers.models.weights import Weights, hub_weights
 from semigrid.trainers.recipe import Recipe
@@ -71,7 +72,7 @@ class FrozenBackbone:
     Attributes:
         recipe: of it, only the size of the images and the pooling count.
         uri: the file of the weights; None for those of the backbone's tag, from the hub.
-        sha256: of the weights; None where the hub's are not known.
+        sha256: of the weights, or which random ones they are; None where the hub's are not known.
     """
 
     backbone: str
@@ -173,7 +174,5 @@ class FrozenBackbone:
         with torch.inference_mode(), _float32:
             for batch in torch.split(torch.from_numpy(views.rows), EVALUATION_BATCH):
                 images = normalize(batch.to(self.device), self.views)
-                network: Any = self.network
-                pooled = network.forward_head(network.forward_features(images), pre_logits=True)
-                made.append(pooled.flatten(1).half().cpu().numpy())
+                made.append(pooled(self.network, images).half().cpu().numpy())
         return Block(views.ids, views.errors, np.concatenate(made))

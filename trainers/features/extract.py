@@ -1,7 +1,7 @@
 """Makes the rows that a store lacks."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from semigrid.data.ranges import Block, EncodedRange, make_views, pieces
@@ -35,18 +35,36 @@ def fill(
         done = total - made
         progress(done, total)
         blocks = extract(missing) if missing else iter(())
-        for part in missing:
-            of_part: list[Block] = []
-            end = done + part.images.count
-            while done < end:
-                of_part.append(next(blocks))
-                done += len(of_part[-1].ids)
-                progress(done, total)
-            store.write(part, Block.joined(of_part))
+        for _ in write_parts(store, missing, blocks, lambda now: progress(done + now, total)):
+            pass
         return made
 
 
-def in_threads(backbone: FrozenBackbone, parts: Sequence[Part], threads: int) -> Iterator[Block]:
+def write_parts(
+    store: PartStore,
+    parts: Sequence[Part],
+    blocks: Iterator[Block],
+    progress: Callable[[int], None],
+) -> Iterator[Part]:
+    """Writes parts, whose rows come in ``blocks``; yields each when it is there.
+
+    ``progress`` receives the number of images made, after each block.
+    """
+    done = 0
+    for part in parts:
+        of_part: list[Block] = []
+        end = done + part.images.count
+        while done < end:
+            of_part.append(next(blocks))
+            done += len(of_part[-1].ids)
+            progress(done)
+        store.write(part, Block.joined(of_part))
+        yield part
+
+
+def in_threads(
+    backbone: FrozenBackbone, parts: Sequence[Part], threads: int
+) -> Generator[Block, None, None]:
     """The features of all images of some parts, in order, by threads of this process.
 
     A batch is one thread's, so the features are those of a process that works by itself, to the

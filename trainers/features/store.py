@@ -68,6 +68,11 @@ class PartStore:
                 found.append(Part(f"{split}-{number:06d}", part))
         return found
 
+    def parts_with(self, split: str, rows: np.ndarray) -> list[Part]:
+        """The parts of a split that have any of these rows."""
+        parts = self.parts([split])
+        return [parts[number] for number in np.unique(rows // PART_IMAGES)]
+
     def missing(self, splits: Sequence[str]) -> list[Part]:
         """The parts of these splits that are not there, or damaged."""
         files = self._files()
@@ -138,8 +143,11 @@ class PartStore:
 
     def blocks(self, split: str) -> Iterator[Block]:
         """What each part of a split has, in stored order. Its parts must be there."""
+        return self._blocks(self.parts([split]))
+
+    def _blocks(self, parts: Sequence[Part]) -> Iterator[Block]:
         files = self._files()
-        for part in self.parts([split]):
+        for part in parts:
             with self.storage.open(files[part.name][0], ahead=True) as stream:
                 table = pq.read_table(stream)
             names = table["image_id"].to_pylist()
@@ -155,10 +163,11 @@ class FeatureStore(PartStore):
     view, and the dataset's fingerprint.
     """
 
-    def __init__(self, root: str, backbone: FrozenBackbone, dataset: Dataset):
+    def __init__(self, root: str | Storage, backbone: FrozenBackbone, dataset: Dataset):
         about = {**backbone.identity, "dataset": dataset.manifest.fingerprint}
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-        super().__init__(open_storage(root).folder(digest[:20]), dataset, about, "features")
+        storage = open_storage(root) if isinstance(root, str) else root
+        super().__init__(storage.folder(digest[:20]), dataset, about, "features")
         self.backbone = backbone
 
     def write(self, part: Part, made: Block) -> None:
@@ -166,21 +175,26 @@ class FeatureStore(PartStore):
         self.backbone.check_finite(made)
         super().write(part, made)
 
-    def read(self, split: str) -> tuple[list[str], np.ndarray]:
-        """Ids and features (N, D), float16, of all images of a split, in stored order.
+    def read(self, split: str, rows: np.ndarray | None = None) -> tuple[list[str], np.ndarray]:
+        """Ids and features (N, D), float16, of a split in stored order, or of ascending ``rows``.
 
-        Its parts must be there. In the pool an image that cannot be decoded is zero; raises
+        Their parts must be there. In the pool an image that cannot be decoded is zero; raises
         ``InputError`` for a labelled one, as a training does.
         """
         ids: list[str] = []
-        rows = []
-        for block in self.blocks(split):
-            broken = [n for n, error in enumerate(block.errors) if error is not None]
+        found = []
+        if rows is None:
+            rows = np.arange(self.dataset.rows_in(split))
+        parts = self.parts_with(split, rows)
+        for part, block in zip(parts, self._blocks(parts), strict=True):
+            start, stop = part.images.start, part.images.stop
+            kept = rows[(start <= rows) & (rows < stop)] - start
+            broken = [n for n in kept if block.errors[n] is not None]
             if split != "pool" and broken:
                 raise InputError(
                     f"{self.dataset.storage.uri}: the image {block.ids[broken[0]]} cannot be "
                     f"decoded: {block.errors[broken[0]]}; build the dataset again without it"
                 )
-            rows.append(block.rows)
-            ids += block.ids
-        return ids, np.concatenate(rows)
+            found.append(block.rows[kept])
+            ids += [block.ids[n] for n in kept]
+        return ids, np.concatenate(found)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from semigrid.data.errors import InputError
 from semigrid.trainers.backbones import backbone_family
 from semigrid.trainers.methods.lengths import ema_decay, fitted_batch, fitted_rate, fitted_steps
-from semigrid.trainers.methods.method import Method, Space, Stepped
+from semigrid.trainers.methods.method import Fitted, Method, Space, Stepped
 from semigrid.trainers.methods.recorded import Package
 from semigrid.trainers.methods.registry import (
     MethodName,
@@ -24,6 +24,7 @@ from semigrid.trainers.methods.registry import (
 from semigrid.trainers.recipe import ADAPTER_RATE, PoolRecipe, Recipe, SteppedRecipe
 
 __all__ = [
+    "Fitted",
     "Method",
     "MethodName",
     "Package",

@@ -79,6 +79,7 @@ def step_targets(
 FINETUNE = Stepped(
     name="finetune",
     recipe=FinetuneRecipe,
+    parents=("finetune", "probe"),
     published={"transformer": {}, "convnet": PUBLISHED_CONVNET},
     presets={
         "semivit-1pct": ("transformer", UNMIXED | {"base_lr": 5e-5, "batch_size": 512}),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from semigrid.trainers.backbones import Family
 from semigrid.trainers.methods.step import MethodState, StepContext, StepInput, StepTargets
 from semigrid.trainers.recipe import PoolRecipe, Recipe, SteppedRecipe
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import nn
 
@@ -38,7 +39,8 @@ def never_unused(history: History) -> str | None:
 class Method(Generic[R]):
     """What all methods say: what they need, their settings and their search.
 
-    How it learns is a subclass's: ``Stepped`` takes steps in the training loop.
+    How it learns is a subclass's: ``Stepped`` takes steps in the training loop, ``Fitted`` fits a
+    head to features of a frozen backbone.
 
     Attributes:
         name: as experiment files write it.
@@ -160,3 +162,29 @@ class Stepped(Method[S]):
     def forwards(self, recipe: S, with_pool: bool) -> int:
         """Forwards of one image in a whole training."""
         return self.forwards_per_step(recipe, with_pool) * recipe.total_steps
+
+
+class Head(Protocol):
+    """A linear head: logits are features (N, D) @ ``weight`` (D, K) + ``bias`` (K,)."""
+
+    @property
+    def weight(self) -> np.ndarray: ...
+
+    @property
+    def bias(self) -> np.ndarray: ...
+
+    @property
+    def measures(self) -> Mapping[str, float]:
+        """What the record keeps of it beside the scores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted(Method[R]):
+    """A method that fits a head to one vector an image, made once by a frozen backbone.
+
+    Attributes:
+        fit: a head for features (N, D), class indices (N,) and groups by number (N,). The order of
+            the images is seeded; the last argument, (K,), is what each class counts in a score.
+    """
+
+    fit: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Head]

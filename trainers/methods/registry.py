@@ -18,11 +18,12 @@ from semigrid.trainers.methods.distill import DISTILL
 from semigrid.trainers.methods.finetune import FINETUNE
 from semigrid.trainers.methods.fixmatch import FIXMATCH
 from semigrid.trainers.methods.method import Method, Stepped
+from semigrid.trainers.methods.probe import PROBE
 from semigrid.trainers.methods.recorded import Package, RecordedMethod
 from semigrid.trainers.methods.semi import SEMI
 
 GROUP = "semigrid.methods"
-BUILT_IN: tuple[Method[Any], ...] = (FINETUNE, SEMI, FIXMATCH, DISTILL)
+BUILT_IN: tuple[Method[Any], ...] = (FINETUNE, SEMI, FIXMATCH, DISTILL, PROBE)
 # methods without their packages, as the runs that are looked at wrote them down
 _recalled: dict[str, RecordedMethod] = {}
 

@@ -31,6 +31,10 @@ class Probe:
     bias: np.ndarray
     c: float
 
+    @property
+    def measures(self) -> dict[str, float]:
+        return {"c": self.c}
+
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Logits (N, K) of features (N, D)."""
         return np.asarray(features.astype(np.float64) @ self.weight + self.bias)
@@ -91,8 +95,8 @@ def fit_probe(
     return Probe(weight, np.where(path.absent[0], _NEVER, bias), c)
 
 
-# a bias that no logit reaches, and float32 holds
-_NEVER = -1e9
+# a bias that no logit reaches, and from which training can go on
+_NEVER = -1e4
 
 
 def fit_bytes(images: int, columns: int, classes: int, fits: int) -> int:

@@ -15,7 +15,7 @@ from semigrid.trainers.layout import predictions_file, weights_file
 from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.loop.train import train
 from semigrid.trainers.loop.training import Training
-from semigrid.trainers.methods import Method, Stepped, find_method
+from semigrid.trainers.methods import Fitted, Method, Stepped, find_method
 from semigrid.trainers.models.create import input_statistics
 from semigrid.trainers.recipe import SteppedRecipe
 from semigrid.trainers.soft_targets.read import open_soft_targets
@@ -25,6 +25,7 @@ from semigrid.trainers.trial.data import (
     open_streams,
     view_settings,
 )
+from semigrid.trainers.trial.fit import fit_trial
 from semigrid.trainers.trial.job import TrialJob
 from semigrid.trainers.trial.model import finished_model, load_weights, start_model, take_weights
 
@@ -93,6 +94,9 @@ def _by_steps(method: Stepped[Any], job: TrialJob, runtime: Runtime) -> Outcome:
         place.storage.write(weights_file(spec.id), best)
         outcome.weights_file = FileFacts.of(best)
     return outcome
+
+
+learn.register(Fitted)(fit_trial)
 
 
 def evaluate_trial(
