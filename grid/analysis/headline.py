@@ -120,7 +120,11 @@ def headline(family: Family, savings: list[Saving], claim: Claim, margin: float)
         for each in fewer or smallest[:1]
     ]
     verdict, shown, start = _verdict(family, tried, bool(fewer), full, margin)
-    parts = [f"{start}.", _facts(family, shown, full, len(fewer)), _caveat(family, full, shown)]
+    parts = [
+        f"{start}.",
+        _facts(family, shown, full, len(fewer)),
+        _caveat(family, full, shown, verdict),
+    ]
     parts.append(_worth(family, claim, shown))
     may_save = verdict in ("enough", "not tested") and claim.verdict in ("held", "not tested")
     if shown.saving.needed is not None:
@@ -305,8 +309,17 @@ def _show(against: Comparison, whose: str = "") -> str:
     )
 
 
-def _caveat(family: Family, full: CellResult, shown: _Tried) -> str:
-    """What part longer training may have; nothing where both fractions have a control."""
+def _caveat(family: Family, full: CellResult, shown: _Tried, verdict: Verdict) -> str:
+    """What part longer training may have in a gain, or in few labels being enough.
+
+    Nothing where both fractions have a control.
+    """
+    if shown.against.difference > 0:
+        what = "Some or all of this"
+    elif verdict == "enough":
+        what = "That these are enough"
+    else:
+        return ""
     controlled = family.controls["compute"]
     lacking = [f for f in {full.cell.labels: 0, shown.fraction: 0} if f not in controlled]
     if not lacking:
@@ -315,9 +328,9 @@ def _caveat(family: Family, full: CellResult, shown: _Tried) -> str:
     planned = [f for f in lacking if (family.dataset, family.model, f, "compute") in kinds]
     share = show_percents(sorted(planned or lacking))
     if "compute" not in family.plan.experiment.file.controls:
-        what = "add controls: [compute]"
+        why = "add controls: [compute]"
     elif planned:
-        what = f"the control with {share} is not finished"
+        why = f"the control with {share} is not finished"
     else:
-        what = f"the grid has no {family.model} cell at {share}, so there is no control for it"
-    return f"Some or all of this may be due to longer training: {what}."
+        why = f"the grid has no {family.model} cell at {share}, so there is no control for it"
+    return f"{what} may be due to longer training: {why}."

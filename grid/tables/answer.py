@@ -151,14 +151,17 @@ _HELPS: dict[Verdict, str] = {
 }
 
 
-def _show_enough(headline: Headline) -> str:
-    """``75%``, ``75%?`` where that is open."""
+def _show_enough(headline: Headline, margin: float) -> str:
+    """``75%``, ``75%?`` where that is open, ``?`` where it is and even that one scores less."""
     if headline.saving is None or headline.verdict not in ("enough", "open", "not enough"):
         return NONE
     if headline.verdict == "not enough":
         return "no fewer"
     share = show_percent(headline.saving.row.cell.labels)
-    return share if headline.verdict == "enough" else f"{share}?"
+    if headline.verdict == "enough":
+        return share
+    is_less = headline.against is None or headline.against.difference < -margin
+    return "?" if is_less else f"{share}?"
 
 
 def _mean(headline: Headline) -> Comparison | None:
@@ -181,7 +184,7 @@ def worth_table(answer: Answer, dataset: str | None = None) -> Table[Headline]:
         Column(None, lambda h: (m := _mean(h)) and 100 * m.difference, "points", show_points),
         Column(None, lambda h: (m := _mean(h)) and m.interval, f"{LEVEL:.0%}", show_points_range),
         Column(None, lambda h: _HELPS[h.worth.verdict], "helps", is_name=True),
-        Column(None, _show_enough, "enough labels", is_name=True),
+        Column(None, lambda h: _show_enough(h, answer.margin), "enough labels", is_name=True),
         Column(None, lambda h: h.control, "control", is_name=True, may_break=True),
     ]
     notes = [

@@ -11,7 +11,7 @@ from semigrid.grid.tables.table import Column, Table
 
 @dataclass(frozen=True)
 class CellCost:
-    """What a cell cost, alone and with the cells it starts from, and what that gained.
+    """What a cell cost, alone and with the cells it starts or learns from, and what that gained.
 
     Prices are None where a device has none. ``over_parent`` is in points of Acc@1, None without a
     parent or a score.
@@ -93,8 +93,9 @@ def costs_table(results: ResultSet) -> Table[CellCost]:
         ),
     ]
     notes = [
-        "all trials and seeds of a cell, stopped and failed ones included; a point is one of Acc@1 "
-        "over the cell that it starts from"
+        "all trials and seeds of a cell, stopped and failed ones included; with parents: and of "
+        "those that it starts or learns from; a point is one of Acc@1 over the cell that it starts "
+        "from"
     ]
     if not has_prices:
         notes.append("for prices give prices: {DEVICE: PRICE OF AN HOUR} in the experiment file")

@@ -76,6 +76,19 @@ def test_a_control_that_is_better_takes_back_what_the_parent_gave_away(tmp_path:
     )
 
 
+def test_a_loss_is_not_due_to_longer_training(tmp_path: Path) -> None:
+    grid = quarters(tmp_path, controls=False, vit=(100, 160), semi=(150, 165))
+    assert only(answer(grid.results())).verdict == "not enough"
+    assert "due to" not in only(answer(grid.results())).text
+    # with a margin of ten points a loss of five is none, but the control may do as well
+    headline = only(answer(grid.results(), 0.1))
+    assert headline.verdict == "enough" and headline.against.difference < 0
+    assert (
+        " That these are enough may be due to longer training: add controls: [compute]."
+        in headline.text
+    )
+
+
 def test_labels_are_saved_only_where_the_pool_certainly_helps(tmp_path: Path) -> None:
     # with the pool a quarter of the labels is as good as all: 150 of 200 against 140
     alone = {"vit": (100, 130), "longer": (110, 140)}

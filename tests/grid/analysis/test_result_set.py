@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from rich.console import Console
-from tests.helpers.experiments import experiment_text
+from tests.helpers.experiments import SEMI, STUDENT, VIT, distill_text, experiment_text
+from tests.helpers.finished import FinishedGrid
 from tests.helpers.scheduling import study_of
 from tests.helpers.scores import alike
 
@@ -80,6 +82,17 @@ def test_mean_and_spread_over_seeds(rows: list[CellResult]) -> None:
     # the sample standard deviation of 90 and 93: 3 / sqrt(2)
     assert rows[0].std("acc1") == pytest.approx(3 / 2**0.5)
     assert (rows[0].trials, rows[0].seconds, rows[0].labeled_images) == (1, 122, 126 + 151)
+
+
+def test_what_teachers_took_counts_once(tmp_path: Path) -> None:
+    kept = ("models", "grid", "seeds", "search")
+    text = yaml.safe_load(distill_text())
+    grid = FinishedGrid(tmp_path, **{name: text[name] for name in kept if name in text})
+    for cell in (VIT, SEMI, STUDENT):
+        grid.finish(cell, 150)
+    (row,) = [row for row in grid.results().rows if row.cell.name == STUDENT]
+    # 120 seconds each: the teacher vit is the parent of the other teacher, too
+    assert (row.device_seconds, row.with_parents) == ({"cpu": 120.0}, {"cpu": 360.0})
 
 
 def test_a_missing_score_is_a_dash_in_print_and_missing_as_data(results: ResultSet) -> None:
