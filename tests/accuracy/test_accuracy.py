@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.accuracy.candidates import COMPARISONS
 from tests.accuracy.experiment import experiment
+from tests.accuracy.methods import methods_experiment
 from tests.accuracy.rule import mean_and_deviation, with_interval
 from tests.accuracy.sets import write_table
 from tests.accuracy.table import difference
@@ -44,6 +45,20 @@ def test_the_experiment_file_is_a_valid_one_and_leaves_lengths_to_the_rule(tmp_p
     assert [steps[cell.name] for cell in plan.cells[:3]] == [500, 500, 500]
     # 32 labelled images and 160 of the pool in a step of semi, a teacher's forward of the latter
     assert steps["digits/semi-lite0/25%/100%/compute"] == round(500 * (3 * 32 + 4 * 160) / 96)
+
+
+def test_all_methods_stand_in_one_file_with_their_controls(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"any")
+    text = methods_experiment(
+        "digits", "builtin://digits", weights, tmp_path,
+        labels=["25%", "100%"], seeds=3, steps=200,
+    )  # fmt: skip
+    plan = Plan(load_experiment("methods.yaml", text=text))
+    models = ["probe", "lite0", "lora", "semi", "fixmatch", "small"]
+    assert list(dict.fromkeys(cell.model for cell in plan.cells)) == models
+    controls = [cell.model for cell in plan.cells if cell.control]
+    assert controls == ["semi", "semi", "fixmatch", "fixmatch", "small", "small"]
 
 
 def test_a_seeded_part_of_the_digits_keeps_its_labels(tmp_path: Path) -> None:

@@ -136,6 +136,13 @@ def test_the_papers_file_can_be_counted_without_its_datasets() -> None:
     assert semigrid("plan", str(paper)).returncode == 2
 
 
+def test_todays_file_can_be_counted_without_its_datasets() -> None:
+    today = Path(__file__).parents[3] / "grid/experiments/today.yaml"
+    facts = json.loads(semigrid("plan", str(today), "--without-data", "--json").stdout)
+    # a dataset has three models on four fractions and the student on two, semi and it with controls
+    assert facts["cells"] == 3 * (3 * 4 + 2) and facts["controls"] == 3 * (4 + 2)
+
+
 def test_status_and_table_of_what_has_not_begun(tmp_path: Path) -> None:
     file = tmp_path / "good.yaml"
     file.write_text(experiment_text(storage=str(tmp_path / "s")))
