@@ -17,7 +17,14 @@ from tests.helpers.runs import (
     with_modules_of_the_user,
 )
 
+from semigrid.data.ranges import make_views
 from semigrid.data.schema import Dataset
+from semigrid.grid.analysis.predictions import read_predictions
+from semigrid.grid.commands.context import load, open_study
+from semigrid.grid.export.cell import export_cell
+from semigrid.grid.predict.images import dataset_images
+from semigrid.grid.predict.inference import winner_model
+from semigrid.grid.study.winner import find_winner
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
 
@@ -29,10 +36,14 @@ def in_process(text: str, folder: Path) -> Grid:
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str, str]:
-    """The small experiment, run whole: file, storage, what it printed on stdout and stderr."""
+    """The small experiment and a probe, run whole: file, storage, stdout and stderr."""
     folder = tmp_path_factory.mktemp("run")
     file = folder / "small.yaml"
-    file.write_text(experiment_text(search={"trials": 2}))
+    content = yaml.safe_load(experiment_text(search={"trials": 2}))
+    of_probe = {"method": "probe", "recipe": {"img_size": 16, "global_pool": "avg"}}
+    content["models"]["probe"] = {**content["models"]["vit"], **of_probe}
+    content["grid"].append({"model": "probe", "labels": ["100%"]})
+    file.write_text(yaml.safe_dump(content))
     where = ("--storage", str(folder / "results"))
     # whatever lies where it is started, none of its processes imports it
     cwd = with_modules_of_the_user(folder / "cwd")
@@ -46,18 +57,36 @@ def test_the_grid_runs_from_file_to_table(finished_run: tuple[Path, Path, str, s
     assert re.search("^(Use|The only|Which|No model) ", out, re.M)  # the answer, below the table
     assert f"report: {storage}/small/report.html" in out
     assert (storage / "small/report.html").read_text().startswith("<!doctype html>")
-    assert "4 of 4 cells finished" in err
+    assert "5 of 5 cells finished" in err
     # Ray's own chatter goes to its log files
     assert not any(word in err.lower() for word in ("raylet", "warning", "pid=", "traceback"))
     found = records(storage / "small")
-    assert len(found) == 8 and {r.status for r in found.values()} == {"finished"}
-    assert sum(r.test is not None for r in found.values()) == 4
+    assert len(found) == 9 and {r.status for r in found.values()} == {"finished"}
+    assert sum(r.test is not None for r in found.values()) == 5
     # winners keep their weights and predictions, losers and checkpoints are gone
-    assert len(list((storage / "small/weights").iterdir())) == 4
-    assert len(list((storage / "small/predictions").iterdir())) == 4
+    assert len(list((storage / "small/weights").iterdir())) == 5
+    assert len(list((storage / "small/predictions").iterdir())) == 5
     assert list((storage / "small/checkpoints").iterdir()) == []
     assert all(r.device_seconds["cpu"] > r.seconds > 0 for r in found.values())
     assert not (storage / "small/live.json").exists()
+
+
+def test_a_probe_of_the_run_predicts_and_is_exported(
+    finished_run: tuple[Path, Path, str, str], tmp_path: Path
+) -> None:
+    study = open_study(load(str(finished_run[1] / "small")))
+    cell, record = find_winner(study.state, "digits/probe/100%")
+    model = winner_model(study.state.plan, cell, record, study.ledger.storage.uri, gpus=0)
+    dataset = study.state.plan.experiment.datasets["digits"]
+    assert record.steps_run == len(dataset.train_labels)
+    [images] = dataset_images(dataset, ["test"]).parts.values()
+    found = model.predict(make_views(images, model.views))
+    measured = read_predictions(study.ledger.storage, record, dataset.manifest)
+    rows = [found.ids.index(image_id) for image_id in measured.ids]
+    assert found.rows[rows] == pytest.approx(measured.probabilities, abs=1e-6)
+    to = str(tmp_path / "export")
+    done = export_cell(study.state, study.ledger.storage, cell.name, to, onnx=False)
+    assert done.check.measured is not None and done.check.measured < 1e-5
 
 
 def test_the_same_command_again_trains_nothing_and_starts_no_ray(
@@ -133,19 +162,32 @@ def test_a_pool_streamed_from_a_relative_path_gives_the_numbers_of_one_in_memory
     # Ray's workers run in working directories of their own
     _, in_memory, _, _ = finished_run
     shutil.copytree(digits.storage.uri, tmp_path / "my-digits")
-    text = experiment_text(
-        datasets={"digits": "my-digits"},
-        grid=[{"model": "semi-vit", "labels": ["50%"]}],
-        search={"trials": 1},
-        train={"stream": "ray"},
+    content = yaml.safe_load(
+        experiment_text(
+            datasets={"digits": "my-digits"},
+            grid=[{"model": name, "labels": ["50%"]} for name in ("vit", "semi-vit")],
+            search={"trials": 1},
+            train={"stream": "ray"},
+        )
     )
+    # a student learns what Ray Data asked its teacher; of 1,024 images and more it does
+    net = content["models"]["vit"]
+    recipe = {**net["recipe"], "batch_size": 4, "unlabeled_ratio": 2}
+    content["models"]["small"] = net | {"method": "distill", "from": "vit", "recipe": recipe}
+    content["grid"] += [{"model": "small", "labels": ["50%"], "unlabeled": ["400%"]}]
+    text = yaml.safe_dump(content)
     (tmp_path / "small.yaml").write_text(text)
     finish(semigrid("run", "small.yaml", cwd=tmp_path))
     expected, streamed = numbers(in_memory / "small"), numbers(tmp_path / "results" / "small")
+    here_text = text.replace("my-digits", "builtin://digits").replace("stream: ray", "stream: auto")
+    in_process(here_text, tmp_path / "here")
+    here = numbers(tmp_path / "here")
     assert {record[1] for record in streamed.values()} == {
-        "digits/vit/50%", "digits/semi-vit/50%/100%"
+        "digits/vit/50%", "digits/semi-vit/50%/100%", "digits/small/50%/400%"
     }  # fmt: skip
     for trial_id, (*training, _, best_step, weights, history) in streamed.items():
         # of more trials another may win, and only winners are measured on test
-        *same, _, best, kind, course = expected[trial_id]
+        *same, _, best, kind, course = expected.get(trial_id) or here[trial_id]
         assert (training, best_step, weights, history) == (same, best, kind, course)
+    [teacher] = [r for r in records(tmp_path / "results/small").values() if r.soft_targets]
+    assert (teacher.soft_targets, teacher.soft_target_files) == (1200, 3)
