@@ -30,6 +30,7 @@ from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.analysis.statistics import Weighted
 from semigrid.grid.experiment.label_count import labels_used, val_labels_for
 from semigrid.grid.experiment.schema import Control, show_percent
+from semigrid.grid.status.show import finished_of
 
 MARGIN = 0.01  # the loss, as a share, within which a model still matches another
 
@@ -47,9 +48,13 @@ class PoolEffect:
 
 @dataclass(frozen=True)
 class Answer:
-    """Sentences and figures; ``margin`` is the share within which models match."""
+    """Sentences and figures; ``margin`` is the share within which models match.
+
+    ``unfinished`` says of datasets with cells that are not finished how many are, and which failed.
+    """
 
     margin: float
+    unfinished: dict[str, str] = field(default_factory=dict)
     recommendations: list[Recommendation] = field(default_factory=list)
     frontiers: list[Frontier] = field(default_factory=list)
     headlines: list[Headline] = field(default_factory=list)
@@ -61,7 +66,7 @@ class Answer:
     def datasets(self) -> list[str]:
         """Those that it says anything of."""
         said: list[Recommendation | Headline] = [*self.recommendations, *self.headlines]
-        return list(dict.fromkeys(each.dataset for each in said))
+        return list(dict.fromkeys([*(each.dataset for each in said), *self.unfinished]))
 
     def to_use(self, dataset: str) -> list[str]:
         """Which model to use and, with the most labels, what others are worth their time."""
@@ -81,7 +86,7 @@ def answer(results: ResultSet, margin: float = MARGIN) -> Answer:
     Args:
         margin: how much worse, as a share from 0 to 1, a model may be and still match another.
     """
-    found = Answer(margin, frontiers=list(frontiers(results, margin)))
+    found = Answer(margin, _unfinished(results), frontiers=list(frontiers(results, margin)))
     for family in families(results):
         savings = _savings(family)
         pools = _pool_effects(family)
@@ -98,6 +103,20 @@ def answer(results: ResultSet, margin: float = MARGIN) -> Answer:
         classes = class_results(results, row)
         rare = {each.name: each.right for each in classes if each.train_share < RARE}
         found.claims.append(rare_classes_fail(row.cell.dataset, row.cell.name, rare, RARE))
+    return found
+
+
+def _unfinished(results: ResultSet) -> dict[str, str]:
+    """``50 of 52 cells finished; failed: digits/vit/50%``, by dataset."""
+    found = {}
+    for dataset in results.datasets:
+        rows = [row for row in results.rows if row.cell.dataset == dataset]
+        if any(row.state != "finished" for row in rows):
+            text = finished_of((row.cell.control, row.state) for row in rows)
+            for state in ("failed", "blocked"):
+                if names := [row.cell.name for row in rows if row.state == state]:
+                    text += f"; {state}: {', '.join(names)}"
+            found[dataset] = text + "."
     return found
 
 

@@ -194,8 +194,18 @@ def trained_longer(plan: Plan, model: str) -> str:
     return config.parent or find_method(config.method).control
 
 
+def name_among_all(plan: Plan, cell: Cell) -> str:
+    """What a cell is called beside those of all models: ``semi-vit's control``."""
+    match cell.control:
+        case "compute":
+            return f"{cell.model}'s control"
+        case "labeled-pool":
+            return f"{cell.model}'s control, labelled pool"
+    return name_of(plan, cell)
+
+
 def name_of(plan: Plan, cell: Cell) -> str:
-    """What a cell's model is called in a sentence: ``vit trained for longer``."""
+    """What a cell is called in what is said of its model: ``vit trained for longer``."""
     match cell.control:
         case "compute":
             return f"{trained_longer(plan, cell.model)} trained for longer"

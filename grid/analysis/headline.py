@@ -19,6 +19,7 @@ from semigrid.grid.analysis.families import (
 )
 from semigrid.grid.analysis.labels_saved import Needed
 from semigrid.grid.analysis.numbers import (
+    ONE_SEED,
     show_basis,
     show_margin,
     show_percents,
@@ -252,12 +253,9 @@ def _facts(family: Family, shown: _Tried, full: CellResult, together: int) -> st
     if against.is_vague:
         return f"{text}."
     whose = "95% interval" + (f" for {together} fractions together" if together > 1 else "")
-    one_seed = (
-        " With a single seed, this holds for these particular trainings only; set `seeds: 3`."
-    )
     return (
         f"{text}: {show_points(100 * against.difference)} points ({whose} "
-        f"{show_points_range(against.interval)}).{one_seed if against.seeds == 1 else ''}"
+        f"{show_points_range(against.interval)}).{f' {ONE_SEED}' * (against.seeds == 1)}"
     )
 
 
@@ -280,10 +278,8 @@ def _worth(family: Family, claim: Claim, shown: _Tried) -> str:
     if mean is None or mean.is_vague:
         return ""
     found = []
-    row, control = pairs.get(shown.fraction, (None, None))
-    if len(pairs) > 1 and row is shown.saving.row and control is not None:
-        level = 1 - (1 - LEVEL) / len(pairs)
-        own = compare(row.balanced, control.balanced, level)
+    if len(pairs) > 1 and pairs.get(shown.fraction, (None,))[0] is shown.saving.row:
+        own = claim.parts[shown.fraction]
         if not own.is_vague:
             share, whose = show_percent(shown.fraction), f"for {len(pairs)} fractions together "
             found.append(f"with {share}, {_show(own, whose)}")

@@ -7,6 +7,7 @@ from semigrid.grid.analysis.statistics import Comparison, Interval, mean, std
 from semigrid.grid.experiment.schema import show_percent
 
 NONE = "—"  # stands for a missing number
+ONE_SEED = "With a single seed, this holds for these particular trainings only; set `seeds: 3`."
 
 
 def show_number(number: float | None, digits: int = 2) -> str:

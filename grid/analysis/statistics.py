@@ -20,6 +20,7 @@ from semigrid.trainers.evaluation.scores import image_weights
 
 LEVEL = 0.95
 VAGUE = 0.5  # the width above which an interval of a difference around 0 says nothing
+_UNUSUAL = 0.9  # how sure it must be that cells scatter more than others do
 # images of all classes together that are added to each class, when its own variance is estimated
 _BORROWED = 2
 
@@ -169,16 +170,22 @@ def mean_interval(values: np.ndarray, score: Weighted, level: float = LEVEL) -> 
     return Interval(middle - half, middle + half)
 
 
-def compare(first: Weighted, second: Weighted, level: float = LEVEL) -> Comparison:
+def compare(
+    first: Weighted, second: Weighted, level: float = LEVEL, others: Sequence[Weighted] = ()
+) -> Comparison:
     """Whether two cells differ, image by image, from (S, N) and (S', N) of the same N images.
 
     With one seed each: an exact test, see ``flips``, and the interval of Agresti and Min (2005),
     which adds half an image to each kind of pair. With more: a t-test of the difference with the
     variance from ``combine``; a cell with one seed is taken to scatter as the other does.
+
+    Args:
+        others: further cells whose seeds tell how far trainings usually scatter, see ``_as_usual``.
     """
-    if len(first) == len(second) == 1:
+    both = [first, second]
+    if all(len(cell) == 1 for cell in (*both, *others)):
         return _compare_pairs(first, second, level)
-    free = contrast([1.0, -1.0], [first, second], level)
+    free = _tested(*combine([1.0, -1.0], both, others), both, level)
     interval = Interval(max(-1.0, free.interval.low), min(1.0, free.interval.high))
     return replace(free, interval=interval)
 
@@ -210,7 +217,13 @@ def contrast(
     weights: Sequence[float], cells: Sequence[Weighted], level: float = LEVEL
 ) -> Comparison:
     """A weighted sum of cells' accuracies compared with zero by a t-test; see ``combine``."""
-    value, variance, freedom = combine(weights, cells)
+    return _tested(*combine(weights, cells), cells, level)
+
+
+def _tested(
+    value: float, variance: float, freedom: float, cells: Sequence[Weighted], level: float
+) -> Comparison:
+    """A t-test of whether a value that was made of these cells is 0."""
     half = float(quantile(freedom, level) * variance**0.5)
     p = float(2 * stats.t.sf(abs(value) / variance**0.5, freedom))
     images, seeds = len(cells[0].labels), min(len(cell) for cell in cells)
@@ -234,7 +247,9 @@ def _wilson(share: float, images: float, z: float) -> Interval:
     return Interval(max(0.0, middle - half), min(1.0, middle + half))
 
 
-def combine(weights: Sequence[float], cells: Sequence[Weighted]) -> tuple[float, float, float]:
+def combine(
+    weights: Sequence[float], cells: Sequence[Weighted], others: Sequence[Weighted] = ()
+) -> tuple[float, float, float]:
     """A weighted sum of cells' accuracies, its variance, and the degrees of freedom of that.
 
     Each cell is a ``right``, (S, N), with its own number of seeds and the same N images, and all
@@ -244,8 +259,13 @@ def combine(weights: Sequence[float], cells: Sequence[Weighted]) -> tuple[float,
     subtracted from the images' part, of which as in Hillis' equations no less than nothing is left.
 
     The variance is never 0, however equal the results are: see ``_least_variance``.
+
+    Args:
+        others: as of ``compare``.
     """
     parts = _Parts.of(weights, cells)
+    if others:
+        parts = _as_usual(parts, weights, cells, others)
     least = _least_variance(weights, parts.value, parts.images)
     variance = parts.variance(max(parts.of_images, least))
     return parts.value, variance, parts.freedom(variance)
@@ -261,7 +281,7 @@ class _Parts:
         of_images: its variance by the choice of images, with the chance of these seeds in it.
         of_seeds: its variance by the choice of seeds, with the chance on these images in it.
         chance: that chance.
-        spare: the seeds less one for each cell, of which ``of_seeds`` is known.
+        spare: the degrees of freedom of ``of_seeds``: the seeds less one for each cell.
     """
 
     value: float
@@ -269,7 +289,7 @@ class _Parts:
     of_images: float
     of_seeds: float
     chance: float
-    spare: int
+    spare: float
 
     @classmethod
     def of(cls, weights: Sequence[float], cells: Sequence[Weighted]) -> Self:
@@ -304,6 +324,30 @@ class _Parts:
         if self.of_seeds == 0:
             return max(1.0, self.images - 1)
         return self.spare * (variance / self.of_seeds) ** 2
+
+
+def _as_usual(
+    parts: _Parts, weights: Sequence[float], cells: Sequence[Weighted], others: Sequence[Weighted]
+) -> _Parts:
+    """The parts with the usual scatter of seeds: the median of all cells.
+
+    Three seeds of two cells tell next to nothing at a high level, those of 30 cells do. A median,
+    so that one cell that scatters widely says nothing of the others. The cells keep their own
+    scatter where that is greater, and its few degrees of freedom where an F-test says that it is.
+    """
+    scatters, spare = [], 0.0
+    for cell in (*cells, *others):
+        own = len(cell) - 1
+        if own > 0:
+            by_seed = cell.right @ cell.weights
+            scatter = float(np.round(by_seed - by_seed[0], 12).var(ddof=1))
+            scatters.append(scatter * own / float(stats.chi2.median(own)))
+            spare += own / 2  # a median tells about half of what the mean would
+    squares = sum(w**2 / len(cell) for w, cell in zip(weights, cells, strict=True))
+    usual = squares * float(np.median(scatters))
+    if parts.spare and parts.of_seeds > usual * stats.f.ppf(_UNUSUAL, parts.spare, spare):
+        return parts
+    return replace(parts, of_seeds=max(parts.of_seeds, usual), spare=spare)
 
 
 def _variance_of_images(values: np.ndarray, score: Weighted, ddof: int = 1) -> float:

@@ -46,6 +46,8 @@ def answer(
         if to_use := answered.to_use(dataset):
             console.print("\n\n".join(to_use))
             show_titled(models_table(results, answered, dataset))
+        if unfinished := answered.unfinished.get(dataset):
+            console.print("\n" * bool(to_use) + unfinished)
         show_titled(worth_table(answered, dataset))
         for text in answered.of_pools(dataset):
             console.print()

@@ -1,6 +1,6 @@
 """Charts of accuracy: over labels, over the pool, by class and slice, calibration, confusions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -16,11 +16,11 @@ from semigrid.grid.analysis.numbers import (
 )
 from semigrid.grid.analysis.result_set import FEW_IMAGES, CellResult, ResultSet
 from semigrid.grid.analysis.statistics import Comparison, mean
-from semigrid.grid.experiment.bill import show_bill
 from semigrid.grid.experiment.schema import Control, show_percent
 from semigrid.grid.report.charts import (
     COLORS,
     Chart,
+    Fill,
     LineStyle,
     Series,
     bars,
@@ -31,6 +31,7 @@ from semigrid.grid.report.charts import (
     reliability,
     short,
 )
+from semigrid.grid.study.plan import Cell
 from semigrid.grid.tables.slices import SliceResult
 from semigrid.trainers.evaluation.scores import calibration_bins, calibration_error
 
@@ -41,6 +42,7 @@ MOST_CLASSES = 60  # classes in a confusion matrix
 
 
 _LINES: dict[Control | None, LineStyle] = {None: "-", "compute": "--", "labeled-pool": ":"}
+_FILLS: tuple[Fill, ...] = ("none", "left", "full")  # the last one is drawn on top
 _LINE_NOTES: dict[Control, str] = {
     "compute": "dashed: the model's control, trained for as long without the pool",
     "labeled-pool": "dotted: with its labelled images as the pool",
@@ -70,11 +72,12 @@ def accuracy_by_labels(results: ResultSet, dataset: str) -> Chart:
         line = [row for row in of_model if row is smallest[row.cell.labels]]
         rest = [row for row in of_model if row is not smallest[row.cell.labels]]
         if line:
-            name, hollow = "" if control else model, control is not None
-            series.append(_over("labeled_images", name, line, color, _LINES[control], hollow))
+            name: str = "" if control else model
+            fill: Fill = "none" if control else "full"
+            series.append(_over("labeled_images", name, line, color, _LINES[control], fill))
         if rest:
             has_larger = True
-            series.append(_over("labeled_images", "", rest, color, "none", is_hollow=True))
+            series.append(_over("labeled_images", "", rest, color, "none", "none"))
     numbers = sorted({row.labeled_images for row in rows})
     ends = f"{numbers[0]:,} to {numbers[-1]:,}" if len(numbers) > 1 else f"{numbers[0]:,}"
     best = max(rows, key=lambda row: row.mean("acc1") or 0)
@@ -117,11 +120,12 @@ def accuracy_by_cost(results: ResultSet, answered: Answer, dataset: str) -> Char
         return Chart(title, "no cell is finished yet")
     marked = {row.cell for each in fronts for row in each.rows}
     series = []
-    for (model, color), hollow in product(colors(results).items(), (True, False)):
-        of_kind = [r for r in rows if r.cell.model == model and (r.cell not in marked) == hollow]
+    for (model, color), fill in product(colors(results).items(), _FILLS):
+        of_kind = [r for r in rows if r.cell.model == model and _fill(r.cell, marked) == fill]
         x, y = [costs.of(row) for row in of_kind], [row.mean("acc1") or 0.0 for row in of_kind]
         if of_kind:
-            series.append(Series(model, x, y, line="none", color=color, is_hollow=hollow))
+            series.append(Series(model, x, y, line="none", color=color, fill=fill))
+    has_half = any(line.fill == "left" for line in series)
     frontiers = {
         f"{each.rows[0].labeled_images:,} labels": [
             (costs.of(row), row.mean("acc1") or 0.0) for row in each.rows
@@ -131,9 +135,12 @@ def accuracy_by_cost(results: ResultSet, answered: Answer, dataset: str) -> Char
     of_what = "price" if costs.are_prices else "device time"
     return Chart(
         title,
-        "filled, on grey lines: no cheaper model with as many labels scores as much, "
-        f"{show_margin(answered.margin)} aside; hollow: all others, with controls and larger "
-        f"pools; {of_what}: all trials and seeds of a cell and of those that it starts from",
+        "filled, on grey lines: no cheaper one with as many labels scores as much, "
+        f"{show_margin(answered.margin)} aside"
+        + "; half filled: such a one that is the model's control"
+        * has_half
+        + f"; hollow: all others, with controls and larger pools; {of_what}: all trials and seeds "
+        "of a cell and of those that it starts or learns from",
         frontier_lines(
             series, frontiers, f"{of_what}, search and parents included", ACC1, not costs.are_prices
         ),
@@ -145,12 +152,19 @@ def accuracy_by_cost(results: ResultSet, answered: Answer, dataset: str) -> Char
             [
                 row.cell.name,
                 f"{row.labeled_images:,}",
-                show_bill(row.with_parents, results.plan.experiment.file.prices),
+                costs.show(row),
                 *_scores(row),
             ]
             for row in sorted(rows, key=costs.of)
         ],
     )
+
+
+def _fill(cell: Cell, marked: Collection[Cell]) -> Fill:
+    """How the mark of a cell is filled: a control has its model's colour and no name."""
+    if cell not in marked:
+        return "none"
+    return "full" if cell.control is None else "left"
 
 
 def pool_worth_chart(results: ResultSet, answered: Answer, dataset: str) -> Chart:
@@ -196,12 +210,12 @@ def _over(
     rows: Sequence[CellResult],
     color: int = 0,
     line: LineStyle = "-",
-    is_hollow: bool = False,
+    fill: Fill = "full",
 ) -> Series:
     """The accuracy of cells with predictions over their ``labeled_images`` or ``pool_images``."""
     x = [getattr(row, images) for row in rows]
     acc1 = [row.mean("acc1") or 0.0 for row in rows]
-    return Series(name, x, acc1, [row.interval for row in rows], line, color, is_hollow)
+    return Series(name, x, acc1, [row.interval for row in rows], line, color, fill)
 
 
 def _scores(row: CellResult) -> list[str]:

@@ -45,6 +45,7 @@ _STYLE: dict[Any, Any] = {
     "legend.fontsize": 8,
 }
 LineStyle = Literal["-", "--", ":", "none"]
+Fill = Literal["full", "left", "none"]
 _styled = matplotlib.rc_context(_STYLE)  # as a decorator
 
 
@@ -70,7 +71,8 @@ class Series:
     """Points of one name; ``y`` is in per cent where there are intervals (of shares).
 
     ``line`` is matplotlib's style, ``none`` without one; ``color`` the place among ``COLORS`` and
-    ``MARKS``, the series' own by default. One without a name is not in the legend.
+    ``MARKS``, the series' own by default. ``fill`` is of its marks, as matplotlib calls it. One
+    without a name is not in the legend.
     """
 
     name: str
@@ -79,7 +81,7 @@ class Series:
     intervals: Sequence[Interval | None] = ()
     line: LineStyle = "-"
     color: int | None = None
-    is_hollow: bool = False
+    fill: Fill = "full"
 
 
 def short(name: str, letters: int = SHORT) -> str:
@@ -226,7 +228,7 @@ def _drawn_lines(
             linewidth=1.4,
             elinewidth=1,
             capsize=2.5,
-            markerfacecolor="white" if line.is_hollow else color,
+            markerfacecolor="white" if line.fill == "none" else color,
         )
         if line.name:
             handles.append(_handle(short(line.name), index, line.line))
@@ -272,13 +274,16 @@ def frontier_lines(
     for number, line in enumerate(series):
         index = number if line.color is None else line.color
         color, mark = _look(index)
-        face = "white" if line.is_hollow else color
-        size = (4 if line.is_hollow else 6) * (1.4 if mark == "*" else 1)
-        axes.plot(line.x, line.y, mark, color=color, markerfacecolor=face, markersize=size)
+        face = "white" if line.fill == "none" else color
+        size = (4 if line.fill == "none" else 6) * (1.4 if mark == "*" else 1)
+        fill: Fill = "left" if line.fill == "left" else "full"
+        look: dict[str, Any] = {"markerfacecolor": face, "markerfacecoloralt": "white"}
+        axes.plot(line.x, line.y, mark, color=color, markersize=size, fillstyle=fill, **look)
         named.setdefault(index, short(line.name))
     axes.set_xscale("log")
     axes.margins(x=0.12)
-    _name_ends(axes, {name: points[-1] for name, points in fronts.items()})
+    marks = [point for line in series for point in zip(line.x, line.y, strict=True)]
+    _name_ends(axes, {name: points[-1] for name, points in fronts.items()}, marks)
     axes.minorticks_off()
     ticks = _ticks(*axes.get_xlim(), are_seconds)
     axes.set_xticks(list(ticks), list(ticks.values()))
@@ -287,15 +292,27 @@ def frontier_lines(
     return _svg(axes)
 
 
-def _name_ends(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
-    """Names right of points, below one another where they would overlap."""
-    placed: list[tuple[float, float]] = []
+def _name_ends(
+    axes: Axes, ends: Mapping[str, tuple[float, float]], marks: Sequence[tuple[float, float]]
+) -> None:
+    """Names right of points, as near as they can be to overlap neither one another nor marks."""
+    size = 72 / axes.figure.dpi  # in points, of which a letter of the names takes four or so
+    spots = [axes.transData.transform(mark) * size for mark in marks]
+    placed: list[tuple[float, float, float]] = []
     for name, end in sorted(ends.items(), key=lambda item: -item[1][1]):
-        x, y = axes.transData.transform(end) * 72 / axes.figure.dpi  # points
-        at = y
-        while any(abs(x - other) < 48 and abs(at - height) < 9 for other, height in placed):
-            at -= 1
-        placed.append((x, at))
+        x, y = axes.transData.transform(end) * size
+        right = x + 6 + 4 * len(name)
+
+        def is_free(at: float, x: float = x, right: float = right) -> bool:
+            over_mark = any(x + 3 < a < right + 3 and abs(at - b) < 7 for a, b in spots)
+            return not over_mark and not any(
+                x < other_right and other < right and abs(at - height) < 9
+                for other, other_right, height in placed
+            )
+
+        near = sorted(range(-80, 81), key=lambda points: (abs(points), points))
+        at = next((y + points for points in near if is_free(y + points)), y)
+        placed.append((x, right, at))
         place = (6, at - y - 3)
         axes.annotate(
             name, end, xytext=place, textcoords="offset points", fontsize=8, color="#444444"

@@ -26,6 +26,7 @@ def answer_facts(answer: Answer) -> dict[str, Any]:
     """The answer for programs: in per cent and points, but for ``pools``, whose are shares."""
     return {
         "margin": 100 * answer.margin,
+        "unfinished": answer.unfinished,
         "frontiers": [
             {
                 "dataset": each.dataset,
@@ -67,9 +68,11 @@ def answer_facts(answer: Answer) -> dict[str, Any]:
             {
                 "dataset": each.dataset,
                 "text": each.text,
+                "verdict": each.verdict,
                 "cell": each.row and each.row.cell.name,
                 "labeled_images": each.row and each.row.labeled_images,
                 "device_seconds": each.row and each.row.with_parents,
+                "price": each.price,
                 "best": each.best and each.best.cell.name,
                 **_difference(each.against),
                 "possible": each.possible and each.possible.cell.name,
@@ -197,7 +200,8 @@ def worth_table(answer: Answer, dataset: str | None = None) -> Table[Headline]:
     if any(each.saving is not None for each in rows):
         notes.append(
             "enough labels: the fewest, of those to train, that match labels alone with all of "
-            f"them, {show_margin(answer.margin)} aside; ?: neither that nor a loss is certain"
+            f"them, {show_margin(answer.margin)} aside; ?: neither that nor a loss is certain, and "
+            "without a number all score less"
         )
     return Table("What the pool is worth", columns, rows, notes)
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from semigrid.grid.analysis.answer import Answer
+from semigrid.grid.analysis.families import name_among_all
 from semigrid.grid.analysis.frontier import Costs
 from semigrid.grid.analysis.numbers import show_margin, show_scores
 from semigrid.grid.analysis.result_set import CellResult, ResultSet
 from semigrid.grid.experiment.bill import show_hours, show_price
 from semigrid.grid.experiment.schema import show_percent
-from semigrid.grid.study.plan import Cell
+from semigrid.grid.study.plan import Cell, Plan
 from semigrid.grid.tables.cells import cell_columns
 from semigrid.grid.tables.table import Column, Table, frame_of
 
@@ -40,8 +41,10 @@ def models_table(
     def column(fraction: Fraction) -> Column[ModelRow]:
         def text(row: ModelRow) -> str | None:
             cell = row.cells.get(fraction)
-            if cell is None or not cell.has_predictions:
-                return None
+            if cell is None:
+                return None  # not in the grid
+            if not cell.has_predictions:
+                return "no predictions" if cell.state == "finished" else cell.state
             mark = "*" if cell.cell in marked else ""
             took = show_price(costs.of(cell)) if costs.are_prices else show_hours(costs.of(cell))
             return f"{mark}{show_scores(cell.scores('acc1'), 1)}\n({took})"
@@ -56,29 +59,31 @@ def models_table(
     columns: list[Column[ModelRow]] = [
         Column(None, lambda row: row.dataset, "dataset" if several else None, is_name=True),
         Column(None, lambda row: row.name, "model", is_name=True),
-        *map(column, sorted({row.cell.labels for row in rows})),
+        # a narrow terminal or phone shows the first ones at once
+        *map(column, sorted({row.cell.labels for row in rows}, reverse=True)),
     ]
     took = "price" if costs.are_prices else "device time"
+    why = f" ({costs.why_time})" if costs.why_time else ""
     notes = [
-        f"Acc@1 and, below it, the {took} of all trials and seeds of a cell and of those that it "
-        "starts from"
+        f"Acc@1 and, below it, the {took}{why} of all trials and seeds of a cell and of those that "
+        "it starts or learns from"
     ]
     if marked:
         notes.append(
-            "*: no cheaper model with as many labels scores as much, "
+            "*: no cheaper one with as many labels scores as much, "
             f"{show_margin(answered.margin)} aside"
         )
     return Table(
         "Models by labels",
         columns,
-        _model_rows(rows),
+        _model_rows(results.plan, rows),
         notes,
         data=frame_of(_for_programs(costs, marked, rows), rows),
         repeated=2 if several else 1,
     )
 
 
-def _model_rows(rows: Sequence[CellResult]) -> list[ModelRow]:
+def _model_rows(plan: Plan, rows: Sequence[CellResult]) -> list[ModelRow]:
     """By dataset in the file's order, below each model its controls and its larger pools."""
     smallest: dict[tuple[str, str, Fraction], Fraction] = {}
     for row in rows:
@@ -88,12 +93,13 @@ def _model_rows(rows: Sequence[CellResult]) -> list[ModelRow]:
             smallest[key] = min(cell.unlabeled, smallest.get(key, cell.unlabeled))
 
     def name(cell: Cell) -> str:
-        if cell.control is not None:
-            kind = "control" if cell.control == "compute" else "control, labelled pool"
-            return f"{cell.model}'s {kind}"
-        if cell.unlabeled in (None, smallest.get((cell.dataset, cell.model, cell.labels))):
-            return cell.model
-        return f"{cell.model}, pool {show_percent(cell.unlabeled)}"
+        own, least = (
+            name_among_all(plan, cell),
+            smallest.get((cell.dataset, cell.model, cell.labels)),
+        )
+        if cell.control is not None or cell.unlabeled in (None, least):
+            return own
+        return f"{own}, pool {show_percent(cell.unlabeled)}"
 
     found: dict[tuple[str, str], dict[str, ModelRow]] = {}
     for row in rows:

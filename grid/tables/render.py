@@ -51,7 +51,7 @@ def show(table: Table[Any], console: Terminal) -> None:
         console.print(_rich_table(table, part, console.encoding))
     shown = dict.fromkeys(column for part in parts for column in part)
     for note in table.notes_of(shown):
-        console.print(note, soft_wrap=True)
+        console.print(note)
 
 
 def _parts(table: Table[Any], console: Terminal) -> list[list[Column[Any]]]:

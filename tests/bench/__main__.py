@@ -16,6 +16,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from tests.bench.bucket import DELAY_SECONDS, looking_from_afar
+from tests.bench.chosen import GRIDS as EQUAL_GRIDS
+from tests.bench.chosen import chosen
 from tests.bench.coverage import EXPERIMENTS, coverage
 from tests.bench.features import feature_rates
 from tests.bench.results import results_speed
@@ -130,7 +132,7 @@ def print_as_found(console: Console, title: str, rows: Iterable[tuple[str, str, 
 
 
 PARTS = ["steps", "mixing", "saving", "stream", "memory", "trials", "scale", "results", "bucket"]
-PARTS += ["features", "stopping", "coverage", "worth"]
+PARTS += ["features", "stopping", "coverage", "worth", "chosen"]
 
 
 def main() -> None:
@@ -179,6 +181,9 @@ def main() -> None:
     if options.only == "coverage":  # some minutes
         title = f"95 % intervals and tests at 5 %, {EXPERIMENTS:,} made-up test sets each"
         print_as_found(console, title, coverage())
+    if options.only == "chosen":  # some minutes
+        title = f"what is said of equally good cells, {EQUAL_GRIDS:,} grids each"
+        print_as_found(console, title, chosen())
     if options.only == "worth":  # some minutes
         title = f"what is said of made-up pools, {GRIDS:,} grids each"
         print_as_found(console, title, worth())

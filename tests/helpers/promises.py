@@ -37,5 +37,17 @@ def check_what_is_said(answered: Answer) -> str:
         assert against.interval.low < -margin or "not certainly above chance" in headline.text
         assert "saved" not in headline.text
         assert re.search("can be excluded|is undecided|cannot be said", headline.text)
-    assert (recommendation.row is None) == ("No model has demonstrably" in recommendation.text)
+    starts = {
+        "use": "Use ",
+        "only one": "The only finished model",
+        "cannot be said": "Which of ",
+        "nothing learnt": "No model has demonstrably",
+    }
+    assert recommendation.text.startswith(starts[recommendation.verdict])
+    assert (recommendation.row is None) == (
+        recommendation.verdict in ("cannot be said", "nothing learnt")
+    )
+    if recommendation.against is not None:
+        assert recommendation.against.difference >= -margin
+        assert not recommendation.against.is_vague
     return headline.verdict

@@ -11,7 +11,7 @@ from statsmodels.stats.multitest import multipletests
 from tests.helpers.experiments import SMALL, experiment_text, plan_of
 from tests.helpers.finished import FinishedGrid
 
-from semigrid.grid.analysis.comparisons import compare_planned
+from semigrid.grid.analysis.comparisons import compare_planned, comparer
 from semigrid.grid.analysis.statistics import compare, plain
 from semigrid.grid.status.terminal import Terminal
 from semigrid.grid.study.plan import Cell
@@ -139,3 +139,15 @@ def test_a_narrow_terminal_cuts_no_number(grid: FinishedGrid, width: int) -> Non
     # a column is whole or absent, and what is said of it with it
     assert ("+25.00 (p <0.001)" in row) == ("baseline" in heads) == (width >= 80)
     assert any(line.startswith("vs baseline: ") for line in lines) == (width >= 80)
+
+
+def test_any_two_are_compared_at_a_level_for_all_pairs() -> None:
+    right = {
+        cell(name): plain(np.arange(200)[None] < n)
+        for name, n in zip("abcd", (150, 160, 160, 180), strict=True)
+    }
+    found = comparer(right)(cell("b"), cell("a"))
+    # Agresti and Min, ten pairs of 200 and two added; six pairs of cells: 1 − 0.05 / 6, z = 2.6383
+    half = 2.6383 * ((200 * 0.05 * 0.95 + 2 * 200 * 0.05**2 / 202 + 1) / 202**2) ** 0.5
+    assert found.difference == pytest.approx(0.05)
+    assert found.interval.low == pytest.approx(0.05 * 200 / 202 - half, abs=1e-5)

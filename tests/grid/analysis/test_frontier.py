@@ -69,15 +69,14 @@ def test_a_frontier_by_hand() -> None:
     gains = [step.gain for step in frontier.steps]
     assert gains[0] is None
     assert [gain.difference for gain in gains[1:]] == pytest.approx([0.05, 0.015])
-    # Agresti and Min: ten pairs of 200, two added; six comparisons: 1 − 0.05 / 6: z = 2.6383
-    half = 2.6383 * ((200 * 0.05 * 0.95 + 2 * 200 * 0.05**2 / 202 + 1) / 202**2) ** 0.5
+    # Agresti and Min: ten pairs of 200, two added; 21 pairs of models: 1 − 0.05 / 21: z = 3.0380
+    half = 3.0380 * ((200 * 0.05 * 0.95 + 2 * 200 * 0.05**2 / 202 + 1) / 202**2) ** 0.5
     assert gains[1].interval.low == pytest.approx(0.05 * 200 / 202 - half, abs=2e-4)
     assert gains[1].interval.low > 0 > gains[2].interval.low
     assert frontier.text == (
-        "With 1,160 labels, the cheapest first: a (75.0% after 1.0 min of CPU cores); b (80.0% "
-        "after 2.0 min of CPU cores); e (81.5% after 5.0 min of CPU cores). Certainly better than "
-        "the one before it: b. Any other of these 7 models took no less than one of them that is "
-        "at most 1 point below it."
+        "With 1,160 labels, the cheapest of 7 cells first: a (75.0% after 1.0 min of CPU cores); b "
+        "(80.0% after 2.0 min of CPU cores); e (81.5% after 5.0 min of CPU cores). Certainly "
+        "better than the one before it: b."
     )
     assert found.to_use("digits")[1] == frontier.text
     assert on_frontier(answer(results, 0)) == ["a", "b", "c", "d", "e"]
@@ -90,7 +89,7 @@ def test_of_models_that_cost_the_same_only_the_better_counts() -> None:
     found = answer(made_up(dict.fromkeys("ab", {"cpu": 60.0}), {"a": 150, "b": 180}))
     assert on_frontier(found) == ["b"]
     assert found.frontiers[0].text == (
-        "With 1,160 labels, the cheapest of 2 models is b (90.0% after 1.0 min of CPU cores); "
+        "With 1,160 labels, the cheapest of 2 cells is b (90.0% after 1.0 min of CPU cores); "
         "no other is over 1 point better."
     )
 
@@ -110,10 +109,27 @@ def test_with_prices_the_lower_price_is_the_cheaper() -> None:
     assert on_frontier(answer(made_up(took, right))) == ["b"]
     priced = made_up(took, right, prices=prices)
     assert on_frontier(answer(priced)) == ["a"]
+    (recommended,) = answer(priced).recommendations
+    assert (recommended.row.cell.model, recommended.price) == ("a", pytest.approx(0.1))
     table = models_table(priced, answer(priced))
     shown = [column.text(row) for row in table.rows for column in table.columns]
     assert shown == ["a", "*80.0\n(0.10)", "b", "80.0\n(4.00)"]
     assert table.frame["price_with_parents"].tolist() == pytest.approx([0.1, 4.0])
+
+
+def test_without_a_price_for_every_device_time_counts_and_no_price_is_shown() -> None:
+    took = {"a": {"cpu": 7200.0}, "b": {"NVIDIA H100": 3600.0}, "c": {"cpu": 60.0}}
+    results = made_up(took, {"a": 190, "b": 160, "c": 140}, prices={"NVIDIA H100": 4.0})
+    found = answer(results)
+    assert found.frontiers[0].text == (
+        "With 1,160 labels, the cheapest of 3 cells first, by device time (no price for cpu): c "
+        "(70.0% after 1.0 min of CPU cores); b (80.0% after 1.0 h of NVIDIA H100); a (95.0% after "
+        "2.0 h of CPU cores). Each is certainly better than the one before it."
+    )
+    (recommended,) = found.recommendations
+    assert recommended.price is None and "price" not in recommended.text
+    notes = models_table(results, found).all_notes
+    assert notes[0].startswith("Acc@1 and, below it, the device time (no price for cpu) of all")
 
 
 # ---- as text, as JSON, as tables
@@ -220,11 +236,12 @@ def test_models_by_labels(grid: FinishedGrid) -> None:
         "fix's control",
     ]
     assert [column.header for column in table.columns[1:]] == [
-        f"{n} labels" for n in (214, 277, 335, 397)
+        f"{n} labels"
+        for n in (397, 335, 277, 214)  # the most stand where nothing hides them
     ]
     # 150 of 200 after its own two trainings of 120 seconds and its parent's two
-    assert lines[2][1] == "*75.0 ± 0.0\n(8.0 min)"
-    assert lines[4] == ["semi-vit, pool 200%", "—", "75.0 ± 0.0\n(8.0 min)", "—", "—"]
+    assert lines[2][4] == "*75.0 ± 0.0\n(8.0 min)"
+    assert lines[4] == ["semi-vit, pool 200%", "—", "—", "75.0 ± 0.0\n(8.0 min)", "—"]
     frame = table.frame.set_index("cell")
     assert frame.loc["digits/semi-vit/25%/100%", "device_hours_with_parents"] == pytest.approx(
         480 / 3600
@@ -247,11 +264,11 @@ def test_no_number_is_cut_however_narrow_the_terminal(grid: FinishedGrid, width:
         costs_table(results),
     ]
     for table in tables:
-        file = io.StringIO()
+        file, bare = io.StringIO(), io.StringIO()
         show(table, Terminal(file, width=width))
-        lines = [line for line in file.getvalue().splitlines() if line not in table.all_notes]
-        words = set(" ".join(lines).split())
-        assert all(len(line) <= width for line in lines)
+        assert all(len(line) <= width for line in file.getvalue().splitlines())
+        show(replace(table, notes=()), Terminal(bare, width=width))
+        words = set(bare.getvalue().split())
         for column in table.columns:
             if column.is_name or column.is_spare:
                 continue
@@ -273,9 +290,9 @@ def test_several_datasets_stand_one_below_another(tmp_path: Path) -> None:
     assert [(row.dataset, row.name) for row in table.rows] == [
         (dataset, model) for dataset in ("first", "second") for model in ("vit", "semi-vit")
     ]
-    assert [column.header for column in table.columns] == ["dataset", "model", "50%", "100%"]
+    assert [column.header for column in table.columns] == ["dataset", "model", "100%", "50%"]
     alone = models_table(results, answered, "second")
-    assert [column.header for column in alone.columns] == ["model", "277 labels", "397 labels"]
+    assert [column.header for column in alone.columns] == ["model", "397 labels", "277 labels"]
     lines = semigrid("answer", str(both.file)).stdout.splitlines()
     assert lines[0] == "first" and "second" in lines
     assert lines[1].startswith("The only finished model that has learnt is vit with 397 labels (80")

@@ -20,6 +20,7 @@ from semigrid.grid.analysis.answer import Answer, answer
 from semigrid.grid.analysis.headline import Headline
 from semigrid.grid.export.card import pool_worth
 from semigrid.grid.tables.answer import answer_facts
+from semigrid.grid.tables.models import models_table
 
 TWO = [
     {"model": "vit", "labels": ["25%", "100%"]},
@@ -266,7 +267,7 @@ def test_trainings_that_lie_far_apart_have_learnt_all_the_same() -> None:
     seeds = {cell.name: predicted(right, labels, 10) for cell in grid.plan.cells}
     assert len(seeds) == 16
     (recommendation,) = answer(grid.results(labels, seeds, 10)).recommendations
-    assert recommendation.row is not None
+    assert recommendation.verdict != "nothing learnt"
     assert "left out" not in recommendation.text
 
 
@@ -410,12 +411,17 @@ def test_a_model_is_recommended_over_all(tmp_path: Path) -> None:
     assert recommended.best.cell.name == "digits/semi-vit/100%/100%/compute"
     assert recommended.text.startswith(
         "Use semi-vit with 300 unlabelled images and 214 labels (98.5% after 4.0 min of "
-        "CPU cores), the one of 6 trained models with the fewest labels within 1 point of the "
-        "highest, which is vit trained for longer with 397 labels: −0.50 points (95% interval for "
+        "CPU cores). It has the fewest labels of those within 1 point of the highest of 6 cells, "
+        "semi-vit's control (vit trained for longer) with 397 labels: −0.50 points (95% interval "
+        "for all pairs together −"
     )
     assert recommended.text.endswith(
-        "the highest of those that are cheaper is certainly more than 1 point worse."
+        " The highest of the cheaper ones, vit with 214 labels, is certainly more than 1 point "
+        "below. With a single seed, this holds for "
+        "these particular trainings only; set `seeds: 3`. For predict and export it is "
+        "digits/semi-vit/25%/100%."
     )
+    assert (recommended.verdict, recommended.possible) == ("use", None)
     # with a margin of 60 points the cheapest will do
     (recommended,) = answer(grid.results(), 0.6).recommendations
     assert recommended.row.cell.name == "digits/vit/25%"
@@ -435,11 +441,12 @@ def test_a_cheaper_model_that_may_do_is_named(tmp_path: Path) -> None:
     assert recommended.row.cell.name == "digits/vit/100%"
     assert recommended.possible.cell.name == "digits/semi-vit/25%/100%"
     assert (
-        "(95.0% after 2.0 min of CPU cores), the highest of 4 trained models; " in recommended.text
+        "(95.0% after 2.0 min of CPU cores). It is the highest of 4 cells; the next is "
+        in recommended.text
     )
     assert (
-        "with fewer labels, semi-vit with 300 unlabelled images and 214 labels (89.0% after 4.0 "
-        "min of CPU cores) may still do: −6.00 points (95% interval for all comparisons together −"
+        "With fewer labels, semi-vit with 300 unlabelled images and 214 labels (89.0% after 4.0 "
+        "min of CPU cores) may still do: −6.00 points (95% interval for all pairs together −"
     ) in recommended.text
 
 
@@ -449,9 +456,8 @@ def test_the_highest_and_cheapest_is_held_against_the_next(tmp_path: Path) -> No
     grid.finish("digits/vit/100%", 170)
     (recommended,) = answer(grid.results()).recommendations
     # McNemar: ten images that only the higher one has right
-    assert (
-        "the highest of 2 trained models; the next is vit with 397 labels: −5.00 points (95% "
-        in (recommended.text)
+    assert "the highest of 2 cells; the next is vit with 397 labels: −5.00 points (95% " in (
+        recommended.text
     )
     # nine of ten against eight: nothing can be said
     few = MadeUpGrid(grid=[{"model": "vit", "labels": ["25%", "100%"]}])
@@ -462,9 +468,10 @@ def test_the_highest_and_cheapest_is_held_against_the_next(tmp_path: Path) -> No
         for fraction, each in zip(("25%", "100%"), right, strict=True)
     }
     (recommended,) = answer(few.results(labels, seeds, 2)).recommendations
-    assert "Which of 2 trained models to use cannot be said from 10 test images and 1 seed" in (
+    assert "Which of 2 cells to use cannot be said from 10 test images and 1 seed" in (
         recommended.text
     )
+    assert (recommended.verdict, recommended.row) == ("cannot be said", None)
 
 
 def test_of_equal_labels_the_lower_price_is_the_cheaper() -> None:
@@ -493,14 +500,74 @@ def test_a_scattering_model_may_not_do_where_a_steadier_one_is_better(tmp_path: 
     grid.finish("digits/vit/100%", 90, 91, 92)
     # 25 points below the best, and with seeds so far apart that it may be as good
     grid.finish("digits/semi-vit/25%/100%", 80, 110, 140)
-    grid.finish("digits/semi-vit/25%/100%/compute", 150, 151, 152)
+    grid.finish("digits/semi-vit/25%/100%/compute", 140, 141, 142)
     grid.finish("digits/semi-vit/100%/100%/compute", 160, 161, 162)
     (recommended,) = answer(grid.results()).recommendations
-    assert recommended.row is recommended.best is recommended.possible
-    assert recommended.text.endswith(
-        "; the highest of those that are cheaper, with each number of labels, is certainly more "
-        "than 1 point worse."
+    assert recommended.row is recommended.best and recommended.possible is None
+    assert (
+        " The highest of the cheaper ones, semi-vit's control (vit trained for longer) with 214 "
+        "labels, is certainly more than 1 point below." in recommended.text
     )
+
+
+def test_a_cheap_cell_that_scatters_takes_nothing_from_the_others(tmp_path: Path) -> None:
+    cells = ["25%", "50%", "100%"]
+    grid = FinishedGrid(tmp_path, grid=[{"model": "vit", "labels": cells}], seeds=3)
+    for fraction, right in zip(
+        cells, ((60, 100, 140), (170, 171, 172), (180, 181, 182)), strict=True
+    ):
+        grid.finish(f"digits/vit/{fraction}", *right)
+    (recommended,) = answer(grid.results()).recommendations
+    # 50 ± 20 %, 85.5 and 90.5 %: what the first may be is unknown, and nobody would use it
+    assert (recommended.verdict, recommended.row.cell.name) == ("use", "digits/vit/100%")
+    assert "vit with 214" not in recommended.text
+    # within 20 points is 50 %, though 25 % might be, too
+    (recommended,) = answer(grid.results(), 0.2).recommendations
+    assert recommended.row.cell.name == "digits/vit/50%" and recommended.possible is None
+    # within 45 points is 25 %, but what it really is cannot be told
+    (recommended,) = answer(grid.results(), 0.45).recommendations
+    assert recommended.row.cell.name == "digits/vit/50%"
+
+
+def test_controls_of_two_models_can_be_told_apart_and_found(tmp_path: Path) -> None:
+    vit, semi = SMALL["models"]["vit"], SMALL["models"]["semi-vit"]["recipe"]
+    models = {name: vit | {"method": "fixmatch", "recipe": semi} for name in ("fix-a", "fix-b")}
+    models["fix-b"] = models["fix-b"] | {"backbone_args": vit["backbone_args"] | {"depth": 2}}
+    grid = FinishedGrid(
+        tmp_path,
+        models=models,
+        grid=[{"model": name, "labels": ["100%"]} for name in models],
+        **CONTROLS,
+    )
+    for name, control in (("fix-a", 170), ("fix-b", 190)):
+        grid.finish(f"digits/{name}/100%/100%", 120)
+        grid.finish(f"digits/{name}/100%/100%/compute", control)
+    results = grid.results()
+    found = answer(results)
+    first, second = found.to_use("digits")
+    assert first.startswith("Use fix-b's control (finetune trained for longer) with 397 labels (95")
+    assert "the next is fix-a's control (finetune trained for longer) with 397 labels: −10" in first
+    assert first.endswith(" For predict and export it is digits/fix-b/100%/100%/compute.")
+    assert "is fix-b's control (finetune trained for longer) (95.0%" in second
+    names = [row.name for row in models_table(results, found).rows]
+    assert names == ["fix-a", "fix-a's control", "fix-b", "fix-b's control"]
+
+
+def test_what_is_not_finished_is_said(tmp_path: Path) -> None:
+    grid = quarters(tmp_path, vit=(100, 160))
+    said = "2 of 4 cells and 0 of 2 controls finished"
+    assert f"{said}." in semigrid("answer", str(grid.file)).stdout.splitlines()
+    facts = json.loads(semigrid("answer", str(grid.file), "--json").stdout)
+    assert facts["unfinished"] == {"digits": f"{said}."}
+    results, failed = grid.results(), "digits/semi-vit/25%/100%/compute"
+    rows = [replace(r, state="failed") if r.cell.name == failed else r for r in results.rows]
+    results = replace(results, rows=rows)
+    found = answer(results)
+    assert found.unfinished == {"digits": f"{said}; failed: {failed}."}
+    table = models_table(results, found)
+    lines = [[column.text(row) for column in table.columns] for row in table.rows]
+    assert lines[1] == ["semi-vit", "searching", "searching"]
+    assert lines[2] == ["semi-vit's control", "searching", "failed"]
 
 
 def test_prices_stand_in_the_recommendation(tmp_path: Path) -> None:
@@ -510,8 +577,11 @@ def test_prices_stand_in_the_recommendation(tmp_path: Path) -> None:
     (recommended,) = answer(grid.results()).recommendations
     assert recommended.text == (
         "The only finished model that has learnt is vit with 397 labels (80.0% after "
-        "2.0 min of CPU cores, price 1.00)."
+        "2.0 min of CPU cores, price 1.00). For predict and export it is digits/vit/100%."
     )
+    assert (recommended.verdict, recommended.price) == ("only one", pytest.approx(1))
+    (facts,) = answer_facts(answer(grid.results()))["recommendations"]
+    assert (facts["verdict"], facts["price"]) == ("only one", pytest.approx(1))
     done = semigrid("answer", str(grid.file))
     assert "The only finished model" in re.sub(r"\s+", " ", done.stdout)
 

@@ -22,6 +22,7 @@ from torchmetrics.functional.classification import (
 )
 
 from semigrid.grid.analysis.statistics import (
+    Weighted,
     accuracy_interval,
     compare,
     holm,
@@ -234,3 +235,34 @@ def test_cells_that_differ_are_told_apart(seeds: int) -> None:
         second = trained(difficulty + 1, seeds, 0.1, draw)
         told += compare(plain(first), plain(second)).p < 0.05
     assert told > 85
+
+
+def of_seeds(*right: int) -> Weighted:
+    """So many of 100 images right in each seed, the same first ones."""
+    return plain(np.arange(100) < np.array(right)[:, None])
+
+
+def test_two_cells_that_agree_by_luck_scatter_as_cells_usually_do() -> None:
+    steady = [of_seeds(80, 80, 80), of_seeds(70, 70, 70)]
+    usual = [of_seeds(n - 4, n, n + 4) for n in (60, 65, 70)]  # a standard deviation of 4 points
+    alone = compare(*steady)
+    among = compare(*steady, others=usual)
+    assert among.difference == alone.difference == pytest.approx(0.1)
+    # variances 0, 0 and three times 0.0016, whose median is divided by that of chi-squared with 2
+    # degrees of freedom, log 4; 10 / 2 are left, and the images' part is added, less its chance
+    seeds = (1 / 3 + 1 / 3) * 0.0016 * 2 / np.log(4)
+    images = 0.1 * 0.9 / 99
+    half = stats.t.ppf(0.975, 5 * ((seeds + images) / seeds) ** 2) * (seeds + images) ** 0.5
+    assert among.interval.high == pytest.approx(0.1 + half)
+    assert alone.interval.high < among.interval.high
+
+
+def test_one_cell_that_scatters_widely_says_nothing_of_the_others() -> None:
+    pair = [of_seeds(79, 80, 81), of_seeds(69, 70, 71)]
+    alike = [of_seeds(n - 1, n, n + 1) for n in (50, 60)]
+    before = compare(*pair, others=alike).interval
+    after = compare(*pair, others=[*alike, of_seeds(20, 60, 100)]).interval
+    assert after.low == pytest.approx(before.low, abs=1e-3)
+    # and has its own wide interval
+    wide = compare(of_seeds(20, 60, 100), pair[0], others=[pair[1], *alike])
+    assert wide.is_vague

@@ -56,8 +56,19 @@ def test_the_costs_axis_has_round_numbers() -> None:
 def test_names_at_the_ends_of_lines_do_not_overlap() -> None:
     axes = charts._axes()
     axes.set(xlim=(0, 1), ylim=(0, 100))
-    charts._name_ends(axes, {"a": (0.5, 50.0), "b": (0.5, 50.5), "c": (0.5, 90.0)})
+    charts._name_ends(axes, {"a": (0.5, 50.0), "b": (0.5, 50.5), "c": (0.5, 90.0)}, [])
     points = axes.transData.transform([(0.5, y) for y in (90.0, 50.5, 50.0)])[:, 1] * 72
     at = points / axes.figure.dpi + [text.xyann[1] for text in axes.texts]
     assert [text.get_text() for text in axes.texts] == ["c", "b", "a"]
     assert np.all(-np.diff(at) >= 9)
+
+
+def test_names_at_the_ends_of_lines_cover_no_mark() -> None:
+    axes = charts._axes()
+    axes.set(xlim=(0, 1), ylim=(0, 100))
+    size = 72 / axes.figure.dpi
+    place = axes.transData.inverted().transform(axes.transData.transform((0.5, 50)) + 20 / size)
+    beside = float(place[0]), 50.0  # 20 points right of the end, where the name would stand
+    charts._name_ends(axes, {"397 labels": (0.5, 50.0)}, [(0.5, 50.0), beside])
+    (text,) = axes.texts
+    assert text.xyann == (6, -10)  # without that mark 3 points below its own, the letters' middle
