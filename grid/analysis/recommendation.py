@@ -123,14 +123,21 @@ def _recommended(
         # of those that cost less nobody would use another one
         highest = _highest(cheaper)
         below = against[highest.cell]
+        is_next = chosen is best and highest is following  # whose difference has been said
         if below.interval.high < -margin:
-            text += f" The highest of the cheaper ones, {_name(costs, highest)}, is certainly more "
-            text += f"than {points} below."
+            if is_next:
+                text += " That one is cheaper, but"
+            else:
+                text += f" The highest of the cheaper ones, {_name(costs, highest)}, is"
+            text += f" certainly more than {points} below."
         elif not below.is_vague:
             possible, possibly = highest, below
             fewer = possible.labeled_images < chosen.labeled_images
             text += f" {'With fewer labels' if fewer else 'Cheaper to train'}, "
-            text += f"{_describe(costs, possible)} may still do: {_show(possibly, able)}."
+            if is_next:
+                text += "that one may still do."
+            else:
+                text += f"{_describe(costs, possible)} may still do: {_show(possibly, able)}."
     if decides.seeds == 1:
         text += f" {ONE_SEED}"
     text += f" For predict and export it is {chosen.cell.name}."

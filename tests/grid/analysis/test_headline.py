@@ -505,9 +505,10 @@ def test_a_scattering_model_may_not_do_where_a_steadier_one_is_better(tmp_path: 
     (recommended,) = answer(grid.results()).recommendations
     assert recommended.row is recommended.best and recommended.possible is None
     assert (
-        " The highest of the cheaper ones, semi-vit's control (vit trained for longer) with 214 "
-        "labels, is certainly more than 1 point below." in recommended.text
+        "; the next is semi-vit's control (vit trained for longer) with 214 labels: −10.00 points "
+        in recommended.text
     )
+    assert "). That one is cheaper, but certainly more than 1 point below. For" in recommended.text
 
 
 def test_a_cheap_cell_that_scatters_takes_nothing_from_the_others(tmp_path: Path) -> None:
@@ -521,6 +522,11 @@ def test_a_cheap_cell_that_scatters_takes_nothing_from_the_others(tmp_path: Path
     # 50 ± 20 %, 85.5 and 90.5 %: what the first may be is unknown, and nobody would use it
     assert (recommended.verdict, recommended.row.cell.name) == ("use", "digits/vit/100%")
     assert "vit with 214" not in recommended.text
+    assert "the next is vit with 277 labels: −5.00 points" in recommended.text
+    assert "). That one is cheaper, but certainly more than 1 point below. For" in recommended.text
+    (recommended,) = answer(grid.results(), 0.02).recommendations
+    assert "). With fewer labels, that one may still do. For predict" in recommended.text
+    assert recommended.possible.cell.name == "digits/vit/50%"
     # within 20 points is 50 %, though 25 % might be, too
     (recommended,) = answer(grid.results(), 0.2).recommendations
     assert recommended.row.cell.name == "digits/vit/50%" and recommended.possible is None
