@@ -93,7 +93,7 @@ def _recall_methods(content: dict[str, Any]) -> None:
     """Makes methods known whose package is gone, if a run wrote them down in its folder."""
     models, place = content.get("models"), content.get("storage", "results")
     models = models.values() if isinstance(models, dict) else ()
-    asked = {model.get("method") for model in models if isinstance(model, dict)}
+    asked = [model.get("method") for model in models if isinstance(model, dict)]
     gone = {name for name in asked if isinstance(name, str)} - {*method_names()}
     if not gone or not isinstance(place, str):
         return

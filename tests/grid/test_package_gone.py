@@ -163,9 +163,9 @@ def test_its_winner_predicts_and_is_exported(
     finished: Finished, digits: Dataset, tmp_path: Path
 ) -> None:
     study = open_study(load(str(finished.folder))).state
-    registry.forget()  # as in a process of a cluster
     cell, record = find_winner(study, CELL)
     model = winner_model(study.plan, cell, record, str(finished.folder), gpus=0)
+    registry.forget()  # as in a process of a cluster, which is sent the model
     ((_, images),) = dataset_images(digits, ["test"]).parts.items()
     made = model.predict(make_views(images, model.views))
     content = (finished.folder / predictions_file(record.id)).read_bytes()
