@@ -14,6 +14,7 @@ from tests.helpers.finished import FinishedGrid
 from semigrid.grid.analysis.answer import answer
 from semigrid.grid.analysis.families import families
 from semigrid.grid.export.card import pool_worth
+from semigrid.grid.tables.models import models_table
 from semigrid.trainers.methods import registry
 from semigrid.trainers.methods.fixmatch import FIXMATCH
 
@@ -50,6 +51,13 @@ def test_cells_without_the_optional_pool_are_labels_alone(tmp_path: Path) -> Non
     assert [row.cell.name for row in family.others] == ["digits/net/50%", "digits/net/100%"]
     found = answer(results)
     assert found.pools == []  # one size of the pool at each fraction
+    table = models_table(results, found)
+    lines = [[column.text(row) for column in table.columns] for row in table.rows]
+    assert [(line[0], line[1].split("\n")[0]) for line in lines] == [
+        ("vit", "*70.0"),
+        ("net without a pool", "75.0"),  # costs as much as net, and scores less
+        ("net", "*95.0"),
+    ]
     (headline,) = found.headlines
     assert headline.verdict == "enough" and headline.full.cell.name == "digits/net/100%"
     assert "net without a pool, with all 397 labels, scores 75.0% (chosen on val over vit)" in (

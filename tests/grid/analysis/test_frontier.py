@@ -18,6 +18,7 @@ from tests.helpers.made_up import MadeUpGrid, predicted
 
 from semigrid.grid.analysis.answer import Answer, answer
 from semigrid.grid.analysis.result_set import ResultSet
+from semigrid.grid.report.accuracy import accuracy_by_cost
 from semigrid.grid.status.terminal import Terminal
 from semigrid.grid.tables.answer import savings_table, worth_table
 from semigrid.grid.tables.cells import cells_table
@@ -250,6 +251,12 @@ def test_models_by_labels(grid: FinishedGrid) -> None:
     assert marked >= {"digits/semi-vit/100%/100%", "digits/fix/100%/100%/compute"}
     assert "digits/vit/100%" not in marked
     assert r"**\*75.0 ± 0.0 (8.0 min)**" in render(table, Format.markdown).decode()
+
+
+def test_a_control_that_is_worth_its_time_can_be_told_in_the_chart(grid: FinishedGrid) -> None:
+    results = grid.results()
+    chart = accuracy_by_cost(results, answer(results), "digits")
+    assert "; half filled: such a one that is the model's control; hollow: all others" in chart.note
 
 
 @pytest.mark.parametrize("width", [60, 80, 140])
