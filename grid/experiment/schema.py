@@ -99,8 +99,9 @@ class ModelConfig(Section):
     @property
     def parent(self) -> str | None:
         """The model whose winner it starts from; None where it starts from its own backbone."""
-        is_one = isinstance(self.from_, str) and not find_method(self.method).soft_targets
-        return self.from_ if is_one else None  # type: ignore[return-value]
+        if isinstance(self.from_, str) and not find_method(self.method).soft_targets:
+            return self.from_
+        return None
 
     @property
     def teachers(self) -> tuple[str, ...]:
