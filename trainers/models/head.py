@@ -16,9 +16,13 @@ def pooled(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return features.flatten(1)
 
 
+def _head(model: nn.Module) -> Any:
+    return model.get_classifier()  # type: ignore[operator]  # every timm model has it
+
+
 def set_head(model: nn.Module, weight: np.ndarray, bias: np.ndarray) -> None:
     """Lets the logits of an image be x @ ``weight`` (D, K) + ``bias`` (K,), with x ``pooled``."""
-    head: Any = model.get_classifier()  # type: ignore[operator]  # every timm model has it
+    head = _head(model)
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(weight.T).reshape(head.weight.shape))
         head.bias.copy_(torch.from_numpy(bias))
@@ -26,7 +30,7 @@ def set_head(model: nn.Module, weight: np.ndarray, bias: np.ndarray) -> None:
 
 def check_head(model: nn.Module, img_size: int) -> None:
     """Raises ``InputError`` unless a model in eval mode is one linear layer on its features."""
-    head = model.get_classifier()  # type: ignore[operator]  # every timm model has it
+    head = _head(model)
     found = None
     if isinstance(head, nn.Linear | nn.Conv2d) and head.bias is not None:
         noise = torch.rand(2, 3, img_size, img_size, generator=torch.Generator().manual_seed(0))
