@@ -1,10 +1,11 @@
 """Batches from sets that fit in memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from torch.utils.data import DataLoader
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from semigrid.data.order import Share, StreamOrder
 from semigrid.data.schema import ImageTable
@@ -22,7 +23,6 @@ class MemoryBatches:
     settings: ViewSettings
     views: tuple[ViewName, ...]
     seed: int
-    loader_workers: int = 0
 
     def __getitem__(self, step: int) -> Batch:
         with isolated_random():
@@ -36,13 +36,43 @@ class MemoryBatches:
         return render(unit, row - start, pass_number, self.seed, self.settings, self.views)
 
     def __call__(self, start_step: int, stop_step: int) -> Iterator[Batch]:
-        """Yields the batches of the given steps, rendered by loader processes if there are any."""
-        steps = range(start_step, stop_step)
-        if self.loader_workers == 0:
-            return (self[step] for step in steps)
-        return iter(
-            DataLoader(self, batch_size=None, sampler=steps, num_workers=self.loader_workers)  # type: ignore[arg-type]
-        )
+        """Yields the batches of the given steps, each made when it is asked for."""
+        return (self[step] for step in range(start_step, stop_step))
+
+
+class _Together(Dataset[dict[str, Batch]]):
+    """A step's batches of several sources; a pure function of the step."""
+
+    def __init__(self, sources: Mapping[str, MemoryBatches]):
+        self._sources = sources
+
+    def __getitem__(self, step: int) -> dict[str, Batch]:
+        return {name: source[step] for name, source in self._sources.items()}
+
+
+def load(
+    sources: Mapping[str, MemoryBatches], steps: range, processes: int
+) -> Iterator[dict[str, Batch]]:
+    """Yields the batches of each step, one of every source, made by so many processes.
+
+    With 0 they are made here, when they are asked for. Otherwise each process makes a step ahead,
+    and they end with the iterator.
+    """
+    together = _Together(sources)
+    if processes == 0:
+        return (together[step] for step in steps)
+    loader = DataLoader(
+        together,
+        batch_size=None,
+        sampler=steps,
+        num_workers=processes,
+        prefetch_factor=1,  # a step of 128 + 640 images at 224 px has 0.2 GB of views
+        # They share the images and have imported torch already: begun in 0.1 s, with 22 MiB each of
+        # their own. Spawned ones take seconds and 470 MiB, and each a copy of the images.
+        multiprocessing_context="fork",
+        generator=torch.Generator(),  # or it would draw from the training's
+    )
+    return iter(loader)
 
 
 class EvalBatches:

@@ -1,6 +1,6 @@
 """How trainings run: the ``train`` section of an experiment file."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,8 +24,11 @@ class TrainOptions(BaseModel):
 
     Attributes:
         stream: how the pool is read: into memory, through Ray Data, or whichever suits its size.
-        loader_workers: processes of each worker that prepare images; 0 prepares them in the worker.
-        checkpoint_steps: steps between checkpoints, besides those written at evaluations.
+        loader_workers: processes of each worker that make views of images in memory; 0 makes them
+            in the worker. ``auto`` is one for each of a GPU worker's cores but the one that it
+            drives the GPU from, and none on CPUs, where they would take the time of the training.
+        checkpoint_seconds: time between checkpoints, besides those at evaluations; 0 for one after
+            every step. Half of it is what a lost machine repeats on average (``docs/scale.md``).
         micro_batch: most images in one forward and backward pass of a worker; None for all. It is
             halved, and the step repeated, when the device runs out of memory.
         compile: whether student and teacher run through ``torch.compile``.
@@ -39,8 +42,8 @@ class TrainOptions(BaseModel):
     gpus_per_worker: float = Field(0, ge=0, allow_inf_nan=False)
     precision: Precision = "fp32"
     stream: Literal["auto", "memory", "ray"] = "auto"
-    loader_workers: int = Field(0, ge=0)
-    checkpoint_steps: int = Field(200, gt=0)
+    loader_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    checkpoint_seconds: float = Field(120, ge=0, allow_inf_nan=False)
     micro_batch: int | None = Field(None, gt=0)
     compile: bool = False
     max_failures: int = Field(3, ge=0)
@@ -49,6 +52,13 @@ class TrainOptions(BaseModel):
     def device(self) -> str:
         """The type of torch device that a worker trains on."""
         return "cuda" if self.gpus_per_worker else "cpu"
+
+    @property
+    def loader_processes(self) -> int:
+        """The number that ``loader_workers`` means."""
+        if self.loader_workers != "auto":
+            return self.loader_workers
+        return max(1, self.cpus_per_worker - 1) if self.gpus_per_worker else 0
 
 
 def uses_ray_stream(stream: str, dataset: Dataset) -> bool:

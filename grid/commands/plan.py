@@ -32,6 +32,7 @@ from semigrid.grid.experiment.label_count import labels_used, val_counts
 from semigrid.grid.experiment.schema import show_percent
 from semigrid.grid.status.change import Change, compare
 from semigrid.grid.status.cost import Cost, estimate, spent
+from semigrid.grid.status.feeding import feeding_warning
 from semigrid.grid.status.lengths import CellLength, lengths, lengths_parts
 from semigrid.grid.status.show import cost_parts, finished_of
 from semigrid.grid.study.state import StudyState
@@ -142,6 +143,7 @@ def _lines(study: StudyState, counts: Mapping[str, int], without_data: bool) -> 
             for line in (of_test, *val_lines(manifest.counts)):
                 yield f"dataset {name}: {line}"
         yield from _small_vals(study)
+        yield from feeding_warning(study)
     for name, weights in experiment.weights.items():
         yield f"weights of {name}: {weights.describe()}"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from semigrid.data.plausible import Count, DeviceSeconds
 from semigrid.grid.experiment.bill import bill
+from semigrid.grid.status.gpus import peak
 from semigrid.grid.study.ledger import ENDED, Record
 from semigrid.grid.study.plan import Search
 from semigrid.grid.study.state import StudyState
@@ -21,8 +22,6 @@ from semigrid.trainers.trial.identity import TrialSpec
 # three forwards' worth) and per step, however small the model is.
 ASSUMED_GPU = "NVIDIA A10G"
 ASSUMED_SHARE_OF_PEAK = 0.3
-# peak in FLOP/s, from NVIDIA's data sheet: float32 without TF32, others on tensor cores
-ASSUMED_FLOPS = {"fp32": 31.2e12, "bf16": 70e12, "fp16": 70e12}
 CORE_FLOPS = 2e10
 FORWARD_CORE_SECONDS = 3e-4
 STEP_CORE_SECONDS = 0.01
@@ -149,7 +148,18 @@ def _measured(samples: list[Record]) -> DeviceSeconds:
 
 
 def _counted(spec: TrialSpec, classes: int, on_gpus: bool) -> DeviceSeconds | None:
-    """What one image's forward takes by its FLOPs; builds the model, without its weights."""
+    """What one image's forward takes by its FLOPs."""
+    flops = flops_of(spec, classes)
+    if flops is None:
+        return None
+    if on_gpus:
+        of_gpu = peak(ASSUMED_GPU, spec.precision) * ASSUMED_SHARE_OF_PEAK
+        return {ASSUMED_GPU: flops / of_gpu}
+    return {"cpu": flops / CORE_FLOPS + FORWARD_CORE_SECONDS}
+
+
+def flops_of(spec: TrialSpec, classes: int) -> float | None:
+    """FLOPs of one image's forward; builds the model, without its weights."""
     import torch
 
     from semigrid.trainers.models.create import flops_per_image
@@ -160,12 +170,7 @@ def _counted(spec: TrialSpec, classes: int, on_gpus: bool) -> DeviceSeconds | No
             model = start_model(spec.model_copy(update={"weights": "random"}), classes, None)
     except Exception:  # timm may raise anything; the run will report it, an estimate does without
         return None
-    flops = flops_per_image(model, spec.recipe.img_size)
-    if flops is None:
-        return None
-    if on_gpus:
-        return {ASSUMED_GPU: flops / (ASSUMED_FLOPS[spec.precision] * ASSUMED_SHARE_OF_PEAK)}
-    return {"cpu": flops / CORE_FLOPS + FORWARD_CORE_SECONDS}
+    return flops_per_image(model, spec.recipe.img_size)
 
 
 def total(estimates: Iterable[Estimate]) -> DeviceSeconds:

@@ -31,7 +31,7 @@ from semigrid.trainers.trial.job import Place, TrialJob
 from semigrid.trainers.trial.run import run_trial
 
 # one checkpoint, at the end: the trainings are short
-OPTIONS = TrainOptions(checkpoint_steps=10**9, stream="memory")
+OPTIONS = TrainOptions(checkpoint_seconds=10**9, stream="memory")
 
 
 @dataclass(frozen=True)

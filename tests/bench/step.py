@@ -16,6 +16,7 @@ from semigrid.data.schema import ImageTable
 from semigrid.data.storage import open_storage
 from semigrid.data.views.augment import ViewName, ViewSettings
 from semigrid.data.views.render import Batch
+from semigrid.grid.status.gpus import NAMES, peak
 from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.loop.seeds import step_seed
@@ -28,9 +29,6 @@ from semigrid.trainers.models.create import create_model, flops_per_image
 from semigrid.trainers.options import Precision, TrainOptions
 
 CLASSES, RATIO = 10, 5
-# dense peak in bfloat16, in FLOP/s, from NVIDIA's data sheets
-PEAK = {"NVIDIA A10G": 70e12, "NVIDIA L4": 121e12, "NVIDIA H100 80GB HBM3": 989e12}
-PEAK |= {"NVIDIA A100-SXM4-80GB": 312e12, "NVIDIA H200": 989e12}
 
 
 def images(count: int, size: int, seed: int) -> torch.Tensor:
@@ -179,4 +177,5 @@ def utilization(labeled: int = 64) -> Iterator[tuple[str, float, float]]:
         forwards = SEMI.forwards_per_step(recipe, True) / training.rows_per_step
         flops = speed * forwards * (flops_per_image(steps.model, 224) or 0)
         name = f"{labeled} + {labeled * RATIO} images{', compiled' if compiled else ''}"
-        yield name, speed, flops / PEAK.get(torch.cuda.get_device_name(), float("nan"))
+        gpu = torch.cuda.get_device_name()
+        yield name, speed, flops / peak(gpu, "bf16") if gpu in NAMES else float("nan")

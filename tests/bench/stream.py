@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from semigrid.data.batches import MemoryBatches
+from semigrid.data.batches import MemoryBatches, load
 from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.catalog import open_dataset
 from semigrid.data.order import Share, StreamOrder
@@ -99,14 +99,14 @@ class Streams:
         self.table, self.settings = dataset.read("pool"), settings
         share = Share(BATCH)
         make = (self.order, share, settings, VIEWS, 0)
-        self.memory = MemoryBatches(self.table, *make, loader_workers=PROCESSES)
+        self.memory = MemoryBatches(self.table, *make)
         self.by_ray = RayBatches(dataset.storage, units, *make)
 
     def stream(self, start: int, stop: int) -> Iterator[Any]:
         return self.by_ray(start, stop)
 
     def in_memory(self, start: int, stop: int) -> Iterator[Any]:
-        return self.memory(start, stop)
+        return load({"pool": self.memory}, range(start, stop), PROCESSES)
 
     def timm(self, start: int, stop: int) -> Iterator[Any]:
         return self._loader(TwoViews(self.table, self.settings), start, stop)

@@ -216,7 +216,7 @@ def verdict(file: Path, expected: Path, found: Path, chaos: Chaos, code: int) ->
         f"{sum(r.steps_run for r in after.values()):,}; at most "
         f"{max((s / k for s, k in repeats if k), default=0):.1f} an attempt, "
         f"{sum(steps for steps, _ in repeats) / max(1, chaos.done.total()):.1f} a kill, and a "
-        f"checkpoint is written every {grid.CHECKPOINT_STEPS}"
+        f"checkpoint is written every {grid.CHECKPOINT_SECONDS} s"
     )
     return problems
 

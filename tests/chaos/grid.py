@@ -16,9 +16,10 @@ from semigrid.data.storage import open_storage
 from semigrid.grid.study.ledger import Ledger, Record
 from semigrid.trainers.layout import PROGRESS
 
-CHECKPOINT_STEPS = 20
-# what one kill may cost: the interval, and the steps made while a checkpoint is on its way
-LOST_STEPS = CHECKPOINT_STEPS + 5
+# a checkpoint after every step, as fast as they are written
+CHECKPOINT_SECONDS = 0
+# what one kill may cost: the steps made while a checkpoint is on its way
+LOST_STEPS = 5
 TRIALS = 2  # a cell
 TRAININGS = 10 * TRIALS
 PAIR = "pair"  # the model that trains on two workers
@@ -72,7 +73,7 @@ EXPERIMENT: dict[str, Any] = {
     ],
     "search": {"trials": TRIALS, "wave": 2},
     # twenty deaths in a few minutes may well be more in a row than the usual three
-    "train": {"checkpoint_steps": CHECKPOINT_STEPS, "max_failures": 10},
+    "train": {"checkpoint_seconds": CHECKPOINT_SECONDS, "max_failures": 10},
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, features
 from tests.helpers.tiny import first_rows, training_batches
 
-from semigrid.data.batches import EvalBatches
+from semigrid.data.batches import EvalBatches, load
 from semigrid.data.schema import Dataset, ImageTable
 from semigrid.data.views.augment import ViewSettings
 from semigrid.data.views.render import Batch, BrokenImageError, decode
@@ -95,12 +95,11 @@ def test_the_batches_of_all_ranks_are_the_batch_of_one(digits: Dataset, world_si
 
 def test_a_loader_process_makes_the_same_batches(digits: Dataset) -> None:
     table = first_rows(digits, "train", 20)
-    inline = training_batches(table, 6, VIEWS, ("strong",))
-    loaded = training_batches(table, 6, VIEWS, ("strong",), loader_workers=1)
-    found = list(loaded(2, 6))
+    batches = training_batches(table, 6, VIEWS, ("strong",))
+    found = list(load({"some": batches}, range(2, 6), 1))
     assert len(found) == 4
     for step, batch in enumerate(found, start=2):
-        assert_same(batch, inline[step])
+        assert_same(batch["some"], batches[step])
 
 
 def test_a_broken_pool_image_is_replaced_by_the_next_of_its_unit(digits: Dataset) -> None:

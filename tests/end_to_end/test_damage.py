@@ -35,7 +35,7 @@ from semigrid.trainers.trial.run import run_trial
 TEXT = experiment_text(
     grid=[{"model": "vit", "labels": ["50%"]}, {"model": "semi-vit", "labels": ["50%"]}],
     search={"trials": 2, "wave": 1},
-    train={"checkpoint_steps": 2},
+    train={"checkpoint_seconds": 0},
 )
 
 
@@ -77,7 +77,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     record = record.model_copy(update={"status": "started", "test": None, "val": {}})
     Ledger(open_storage(interrupted)).write(record)
     place = plan.place(grid.study.searches["digits/semi-vit/50%/100%"].search, str(interrupted))
-    job = TrialJob(spec=trial, place=place, options=TrainOptions(checkpoint_steps=2))
+    job = TrialJob(spec=trial, place=place, options=TrainOptions(checkpoint_seconds=0))
     checkpoints = Checkpoints(job.checkpoints)
     with pytest.raises(Died):
         run_trial(job, Watched(checkpoints, die_in_step(5)))

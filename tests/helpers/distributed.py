@@ -138,7 +138,7 @@ def interrupted(folder: Path) -> dict[str, Any]:
     whole = Checkpoints(open_storage(folder / "whole"))
     outcome = trained(Runtime(whole), "semi", recipe)
     parts = Checkpoints(open_storage(folder / "parts"))
-    every = TrainOptions(checkpoint_steps=1)
+    every = TrainOptions(checkpoint_seconds=0)
     for step in range(1, 12):
         torch.seed()
         runtime = Runtime(parts)

@@ -82,7 +82,7 @@ def pair_text(**recipe: Any) -> str:
     content["models"]["vit"]["recipe"] |= {"steps": 300, "evaluations": 4, **recipe}
     content["models"]["vit"]["train"] = {"workers": 2}
     content["grid"] = [{"model": "vit", "labels": ["100%"]}]
-    content["train"] = {"checkpoint_steps": 20}
+    content["train"] = {"checkpoint_seconds": 0}
     content["search"] = {"trials": 1}
     return yaml.safe_dump(content)
 

@@ -110,11 +110,10 @@ def training_batches(
     rank: int = 0,
     world_size: int = 1,
     unit_rows: list[int] | None = None,
-    loader_workers: int = 0,
 ) -> MemoryBatches:
     order = StreamOrder(unit_rows or [len(table)], seed)
     share = Share(batch_size, rank, world_size)
-    return MemoryBatches(table, order, share, views, names, seed, loader_workers)
+    return MemoryBatches(table, order, share, views, names, seed)
 
 
 def run_tiny(

@@ -11,6 +11,7 @@ from safetensors.torch import save as save_safetensors
 
 from semigrid.data.storage import Storage
 from semigrid.trainers.execution.background import Background
+from semigrid.trainers.execution.host_copy import HostCopy
 from semigrid.trainers.layout import LATEST_CHECKPOINT, PREVIOUS_CHECKPOINT
 
 MICRO_BATCH = "micro_batch"
@@ -22,8 +23,9 @@ NetworkStates = dict[str, dict[str, torch.Tensor]]
 class Checkpoints:
     """The latest checkpoint of one training and the best weights that it names.
 
-    They are written in the background, the weights first. A step waits only while its state is
-    copied, or while the previous checkpoint is still being written.
+    They are encoded and written in the background, the weights first. A step waits only while its
+    state is copied, or while the previous checkpoint is still being written. So the state is in
+    memory twice, and once more as the file while that is written.
 
     A checkpoint is one file, replaced atomically, that ends with its SHA-256. Best weights are
     files of their own, named by their SHA-256, so that a kill between the two writes never pairs a
@@ -35,31 +37,37 @@ class Checkpoints:
         self.storage = storage
         self.damaged: list[str] = []
         self.background = Background()
+        self._copy = HostCopy()
         self._best = ""  # name of the best weights so far, if any
         self._latest: str | None = None  # those of the latest checkpoint, if it is whole
 
-    def save(self, state: dict[str, Any], best: bytes | None = None) -> None:
-        """Copies the state and writes it, after the best weights where they are new.
+    def save(self, state: dict[str, Any], is_best: bool = False) -> None:
+        """Copies the state and writes it.
 
         Raises what went wrong with the previous checkpoint.
-        """
-        self.background.wait()  # no more than one copy in memory, however slow the storage is
-        if best is not None:
-            self._best = _weights_name(best)
-        copy = io.BytesIO()
-        torch.save(state | {"best": self._best}, copy)
-        self.background.do(lambda: self._write(copy, best))
 
-    def _write(self, copy: io.BytesIO, best: bytes | None) -> None:
-        if best is not None:
+        Args:
+            is_best: whether the networks in the state, ``student`` and ``ema``, are the best
+                weights from now on.
+        """
+        self.background.wait()  # it holds the copy, however slow the storage is
+        self._copy.take(state)
+        self.background.do(lambda: self._write(is_best))
+
+    def _write(self, is_best: bool) -> None:
+        state = self._copy.state()
+        if is_best:
+            best = encode_weights({"student": state["student"], "ema": state["ema"]})
+            self._best = _weights_name(best)
             self.storage.write(self._best, best)
+            del best  # before the next large file is made
         kept = {self._best, self._latest}
         if self._latest is not None:
             self.storage.keep(LATEST_CHECKPOINT, PREVIOUS_CHECKPOINT)
-        digest = hashlib.sha256(copy.getbuffer()).digest()
-        copy.seek(0, io.SEEK_END)
-        copy.write(digest)  # torch reads the file as before
-        self.storage.write(LATEST_CHECKPOINT, copy.getvalue())
+        content = io.BytesIO()
+        torch.save(state | {"best": self._best}, content)
+        content.write(hashlib.sha256(content.getbuffer()).digest())  # torch reads it as before
+        self.storage.write(LATEST_CHECKPOINT, content.getvalue())
         self._latest = self._best
         for name in self.storage.names("", ".safetensors"):
             if name not in kept:

@@ -96,7 +96,7 @@ class DistributedRuntime(Runtime):
     ):
         super().__init__(checkpoints, report, device)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        # flags travel by the CPU: asking a GPU for one would make the host wait for its queue
+        # flags and objects travel by the CPU: asking a GPU, the host would wait for its queue
         self._control: Any = dist.new_group(backend="gloo")
 
     def wrap(self, model: nn.Module) -> nn.Module:
@@ -145,7 +145,7 @@ class DistributedRuntime(Runtime):
 
     def gather(self, value: Any) -> list[Any]:
         values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self._control)
         return values
 
     def progress(self, metrics: dict[str, Any]) -> None:

@@ -1,13 +1,12 @@
 """A training's data: endless batches, and the tensors that a step makes of them."""
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from semigrid.data.batches import EvalBatches
+from semigrid.data.batches import EvalBatches, MemoryBatches, load
 from semigrid.data.views.augment import ViewName, ViewSettings, erase, normalize
 from semigrid.data.views.render import Batch
 from semigrid.trainers.methods.step import StepInput
@@ -22,6 +21,8 @@ class Streams:
 
     ``labels`` (N,) are those of all labelled images; only a logit adjustment asks for them.
     ``soft_targets`` (N, K) of pool images, by their ids, are for methods that learn them.
+    ``loader_processes`` make the batches of what is in memory, labelled and unlabelled ones alike;
+    with 0 they are made when they are asked for.
     """
 
     labeled: BatchSource
@@ -30,16 +31,21 @@ class Streams:
     views: ViewSettings
     labels: np.ndarray | None = None
     soft_targets: Callable[[Sequence[str]], torch.Tensor] | None = None
+    loader_processes: int = 0
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, Batch, Batch | None]]:
         """(step, labelled batch, pool batch) for the steps from start to stop.
 
         Raises ``RuntimeError`` when a source ends too early.
         """
-        labeled = self.labeled(start, stop)
-        pool = self.pool(start, stop) if self.pool else itertools.repeat(None)
-        for step in range(start, stop):  # no batch is asked for after the last step
-            yield step, next(labeled), next(pool)
+        steps = range(start, stop)
+        sources = {"labeled": self.labeled} | ({"pool": self.pool} if self.pool else {})
+        in_memory = {n: each for n, each in sources.items() if isinstance(each, MemoryBatches)}
+        loaded = load(in_memory, steps, self.loader_processes)
+        streams = {n: each(start, stop) for n, each in sources.items() if n not in in_memory}
+        for step in steps:  # no batch is asked for after the last step
+            batches = next(loaded) | {name: next(stream) for name, stream in streams.items()}
+            yield step, batches["labeled"], batches.get("pool")
 
     def step_input(
         self,

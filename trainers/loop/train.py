@@ -19,8 +19,8 @@ def train(
 
     All randomness in a step is a function of (seed, step) and of the images. A resumed run equals
     an uninterrupted one, bit for bit on the CPU, and neither the number of ranks nor the options
-    change more than the order of sums. Checkpoints are written at every evaluation and every
-    ``options.checkpoint_steps``.
+    change more than the order of sums. Checkpoints are written at every evaluation and
+    every ``options.checkpoint_seconds``.
 
     Args:
         cutoffs: what the best evaluation must reach at some steps; below, the training ends.
@@ -62,6 +62,6 @@ def _run(
             runtime.report(training.position() | outcome.speed[-1] | outcome.history[-1])
             if falls_behind(outcome.history, cutoffs, training.metric):
                 return "stopped"  # nothing will resume from here: no checkpoint
-        if evaluated or outcome.step % training.options.checkpoint_steps == 0:
+        if evaluated or training.timer.due(outcome.step):
             training.save_checkpoint()
     return "finished"

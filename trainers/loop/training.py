@@ -10,8 +10,8 @@ from torch import nn
 from semigrid.data.views.render import Batch
 from semigrid.trainers.evaluation.choose import is_better
 from semigrid.trainers.evaluation.scores import Metric
-from semigrid.trainers.execution.checkpoint import encode_weights
 from semigrid.trainers.execution.runtime import Runtime
+from semigrid.trainers.execution.timer import CheckpointTimer
 from semigrid.trainers.loop.assess import Assessor
 from semigrid.trainers.loop.networks import Networks
 from semigrid.trainers.loop.outcome import Outcome
@@ -86,7 +86,7 @@ class Training:
             page, recipe, self.networks, streams, runtime, self.adjustment, class_shares, metric
         )
         self.outcome = Outcome()
-        self._new_best: bytes | None = None  # weights for the next checkpoint
+        self._new_best = False  # whether the next checkpoint has the best weights so far
         self.averages = StepAverages()
         self.rows_per_step = page.rows_per_step(recipe, streams.pool is not None)
         self._resume()
@@ -102,6 +102,7 @@ class Training:
             self.scaler,
             options.micro_batch,
         )
+        self.timer = CheckpointTimer(options.checkpoint_seconds, self.outcome.step, runtime.gather)
         self.restart_clock()
 
     def step(self, number: int, labeled: Batch, pool: Batch | None) -> None:
@@ -139,9 +140,10 @@ class Training:
         return self.adjustment(self.networks.teach(weak, self.stepper.micro_batch))
 
     def evaluate(self) -> None:
-        """Evaluates student and teacher on val, and keeps the best weights so far.
+        """Evaluates student and teacher on val, and notes whether they are the best so far.
 
-        Raises as ``assess`` does.
+        A checkpoint must follow before the next step: it keeps the best weights. Raises as
+        ``assess`` does.
         """
         metrics = self.assess()
         ema_is_better = is_better(metrics["ema"], metrics["student"], self.metric)
@@ -149,8 +151,7 @@ class Training:
         if is_better(metrics[better], self.outcome.best_metrics, self.metric):
             self.outcome.best_metrics = metrics[better]
             self.outcome.best_weights, self.outcome.best_step = better, self.outcome.step
-            if self.runtime.rank == 0:
-                self._new_best = encode_weights(self.networks.states())
+            self._new_best = True
         self.restart_clock()
 
     def assess(self) -> dict[NetworkName, dict[str, float]]:
@@ -190,7 +191,8 @@ class Training:
                 },
                 self._new_best,
             )
-            self._new_best = None
+        self._new_best = False
+        self.timer.saved()
         self.clock += time.monotonic() - started  # checkpoints do not count as training
 
     def best_weights(self) -> bytes:

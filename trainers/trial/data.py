@@ -98,9 +98,8 @@ def open_streams(job: TrialJob, views: ViewSettings, runtime: Runtime) -> Stream
         views,
         method.labeled_views,
         spec.seed,
-        job.options.loader_workers,
     )
-    pool = None
+    pool: BatchSource | None = None
     if spec.pool_images is not None:
         assert isinstance(spec.recipe, PoolRecipe)
         share = Share(spec.recipe.pool_batch_size, runtime.rank, runtime.world_size)
@@ -110,7 +109,8 @@ def open_streams(job: TrialJob, views: ViewSettings, runtime: Runtime) -> Stream
         else:
             pool = _pool(job, dataset, spec.pool_images, how)
     validation = evaluation_batches(dataset, "val", views, runtime, Fraction(spec.validation))
-    return Streams(labeled, pool, validation, views, np.asarray(table.labels))
+    labels, processes = np.asarray(table.labels), job.options.loader_processes
+    return Streams(labeled, pool, validation, views, labels, loader_processes=processes)
 
 
 # a rank's share of each batch, and the views of its images
@@ -125,7 +125,7 @@ def _pool(job: TrialJob, dataset: Dataset, images: int, how: _How) -> BatchSourc
         from semigrid.trainers.cluster.ray_nodes import placement
 
         return RayBatches(dataset.storage, units, order, *how, seed, placement)
-    return MemoryBatches(_table(dataset, "pool"), order, *how, seed, job.options.loader_workers)
+    return MemoryBatches(_table(dataset, "pool"), order, *how, seed)
 
 
 def _labeled_pool(job: TrialJob, table: ImageTable, how: _How) -> BatchSource:
@@ -137,7 +137,7 @@ def _labeled_pool(job: TrialJob, table: ImageTable, how: _How) -> BatchSource:
     unlabeled = replace(table, labels=np.full(len(table), -1))
     seed = step_seed(job.spec.seed, 0, "labeled pool")
     order = StreamOrder([len(table)], seed)
-    return MemoryBatches(unlabeled, order, *how, seed, job.options.loader_workers)
+    return MemoryBatches(unlabeled, order, *how, seed)
 
 
 def pool_units(dataset: Dataset, rows: int) -> list[RowGroup]:

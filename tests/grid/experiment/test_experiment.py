@@ -11,6 +11,7 @@ from tests.helpers.experiments import SMALL, SMALL_VIT, changed, experiment_text
 from semigrid.data.errors import InputError
 from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.experiment.schema import show_percent
+from semigrid.trainers.options import TrainOptions
 
 
 def problems(text: str) -> tuple[str, ...]:
@@ -224,7 +225,12 @@ def test_a_models_own_training_settings_stand_over_the_files() -> None:
     text = changed("models.vit.train", {"workers": 2, "gpus_per_worker": 0.5})
     experiment = load_experiment("file.yaml", text=text)
     assert experiment.train_of("vit").workers == 2
-    assert experiment.train_of("vit").checkpoint_steps == 200
+    assert experiment.train_of("vit").checkpoint_seconds == 120
+    # one of its cores drives the GPU, and the only one has time left
+    assert experiment.train_of("vit").loader_processes == 1
+    assert TrainOptions(gpus_per_worker=1, cpus_per_worker=4).loader_processes == 3
+    assert TrainOptions(cpus_per_worker=4).loader_processes == 0
+    assert TrainOptions(cpus_per_worker=4, loader_workers=2).loader_processes == 2
     assert experiment.train_of("semi-vit").workers == 1
     # the command line speaks for all of them
     assert load_experiment("file.yaml", text=text, workers=4).train_of("vit").workers == 4

@@ -56,7 +56,7 @@ FULL: dict[str, Any] = {
         "precision": "fp32",
         "stream": "auto",
         "loader_workers": 0,
-        "checkpoint_steps": 50,
+        "checkpoint_seconds": 50,
         "micro_batch": None,
         "compile": False,
     },

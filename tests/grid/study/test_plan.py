@@ -94,7 +94,7 @@ def test_multipliers_share_one_parent() -> None:
         ("train.stream", "memory"),
         ("train.cpus_per_worker", 2),
         ("train.loader_workers", 1),
-        ("train.checkpoint_steps", 1),
+        ("train.checkpoint_seconds", 1),
     ],
 )
 def test_what_cannot_change_the_numbers_is_not_in_the_identity(path: str, value: object) -> None:

@@ -39,7 +39,8 @@ class SlowFiles(LocalFiles):
 
 
 def state(step: int) -> dict[str, Any]:
-    return {"step": step, "student": {"w": torch.full((3,), float(step))}}
+    weights = {name: {"w": torch.full((3,), float(step))} for name in ("student", "ema")}
+    return {"step": step, "history": [step], **weights}
 
 
 def test_steps_go_on_while_a_checkpoint_is_on_its_way(digits: Dataset, tmp_path: Path) -> None:
@@ -70,11 +71,13 @@ def test_a_checkpoint_is_of_its_own_step(tmp_path: Path) -> None:
     checkpoints.save(now)
     now["student"]["w"] += 100  # the next step, while it is on its way
     now["step"] = 2
+    now["history"].append(2)
     slow.open_to.set()
     checkpoints.background.wait()
     found = Checkpoints(open_storage(tmp_path)).load()
     assert found is not None
-    assert found["step"] == 1 and found["student"]["w"].tolist() == [1, 1, 1]
+    assert found["student"]["w"].tolist() == [1, 1, 1]
+    assert found["step"] == 1 and found["history"] == [1]
 
 
 def test_one_checkpoint_is_on_its_way_at_a_time(tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_no_checkpoint_names_weights_that_could_not_be_written(tmp_path: Path) -
     slow = SlowFiles(tmp_path)
     checkpoints = Checkpoints(slow.storage)
     slow.full = True
-    checkpoints.save(state(4), b"weights")
+    checkpoints.save(state(4), is_best=True)
     written_before = list(slow.written)
     slow.open_to.set()
     with pytest.raises(OSError, match="No space left"):
@@ -136,7 +139,7 @@ def test_a_training_that_cannot_save_ends_with_the_reason(digits: Dataset, tmp_p
 def test_nothing_comes_back_after_it_was_deleted(tmp_path: Path) -> None:
     slow = SlowFiles(tmp_path / "training")
     checkpoints = Checkpoints(slow.storage)
-    checkpoints.save(state(4), b"weights")
+    checkpoints.save(state(4), is_best=True)
     threading.Timer(0.1, slow.open_to.set).start()
     checkpoints.delete()
     assert not (tmp_path / "training").exists()

@@ -38,7 +38,7 @@ from semigrid.trainers.trial.data import view_settings
 LORA = {"kind": "lora", "rank": 4, "dropout": 0.1}
 # dropout draws for each worker and micro-batch
 SURE = {"kind": "lora", "rank": 4}
-EVERY_STEP = TrainOptions(checkpoint_steps=1)
+EVERY_STEP = TrainOptions(checkpoint_seconds=0)
 
 
 def at(folder: Path) -> Checkpoints:

@@ -137,7 +137,7 @@ def test_interrupted_and_resumed_is_uninterrupted(digits: Dataset, tmp_path: Pat
     recipe = tiny_recipe("distill", drop_path=0.3, temperature=2)
     whole, parts = (Checkpoints(open_storage(tmp_path / name)) for name in ("whole", "parts"))
     uninterrupted = run_tiny(digits, "distill", recipe, whole)
-    options = TrainOptions(checkpoint_steps=1)
+    options = TrainOptions(checkpoint_seconds=0)
     for step in (2, 7):
         with pytest.raises(Died):
             run_tiny(digits, "distill", recipe, parts, on_step=die_in_step(step), options=options)

@@ -100,7 +100,7 @@ def test_interrupted_and_resumed_is_uninterrupted(
     recipe = tiny_recipe("fixmatch", teacher=teacher, drop_path=0.3, confidence_threshold=0.3)
     whole, parts = (Checkpoints(open_storage(tmp_path / name)) for name in ("whole", "parts"))
     uninterrupted = run_tiny(digits, "fixmatch", recipe, whole)
-    options = TrainOptions(checkpoint_steps=1)
+    options = TrainOptions(checkpoint_seconds=0)
     for step in (2, 7):
         with pytest.raises(Died):
             run_tiny(digits, "fixmatch", recipe, parts, on_step=die_in_step(step), options=options)

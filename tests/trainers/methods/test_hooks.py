@@ -119,7 +119,7 @@ def test_what_a_method_keeps_survives_an_interruption(digits: Dataset, tmp_path:
     recipe = tiny_recipe("counting", drop_path=0.3)
     whole, parts = checkpoints(tmp_path / "whole"), checkpoints(tmp_path / "parts")
     uninterrupted = run_tiny(digits, "counting", recipe, whole)
-    every = TrainOptions(checkpoint_steps=1)
+    every = TrainOptions(checkpoint_seconds=0)
     for step in (3, 6):
         with pytest.raises(Died):
             options = {"on_step": die_in_step(step), "options": every}

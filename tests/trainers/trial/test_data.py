@@ -7,6 +7,7 @@ from typing import Any
 
 from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.views.augment import ViewSettings
+from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.recipe import SteppedRecipe
 from semigrid.trainers.trial import data
 
@@ -64,7 +65,7 @@ def test_a_nested_val_is_read_class_by_class_on_any_number_of_ranks(tmp_path: Pa
     )
     job: Any = SimpleNamespace(
         spec=spec,
-        options=SimpleNamespace(loader_workers=0),
+        options=TrainOptions(),
         place=SimpleNamespace(dataset_uri=str(tmp_path / "set")),
     )
     streams = data.open_streams(job, ViewSettings(img_size=16), Rank(0, 1))  # type: ignore[arg-type]

@@ -104,7 +104,7 @@ def test_a_killed_trial_leaves_the_same_weights(lora: TrialJob, tmp_path: Path) 
     with pytest.raises(Died):
         run_trial(
             lora.model_copy(
-                update={"options": lora.options.model_copy(update={"checkpoint_steps": 1})}
+                update={"options": lora.options.model_copy(update={"checkpoint_seconds": 0})}
             ),
             Watched(Checkpoints(open_storage(tmp_path / "again")), die_in_step(3)),
         )
