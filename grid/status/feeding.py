@@ -39,21 +39,21 @@ class Feeding:
 
 
 def feeding_warning(study: StudyState) -> Iterator[str]:
-    """One line on the model whose GPU waits longest for its views, if any does."""
+    """One line on the models whose GPUs wait for views, with the numbers of the worst, if any."""
     prices = study.plan.experiment.file.prices
     gpu = max(prices.keys() & {*NAMES}, key=lambda name: peak(name, "bf16"), default=ASSUMED_GPU)
     found = {each.model: each for each in _all(study, gpu) if each.made < each.trained}
     if not found:
         return
     worst = max(found.values(), key=lambda each: each.cores)
-    others = [name for name in found if name != worst.model]
+    others = "".join(f", {name}" for name in found if name != worst.model)
     yield (
-        f"warning: {worst.model} waits for its images: the {worst.processes} loader process"
-        f"{'es' * (worst.processes > 1)} of a worker make the views of about {worst.made:,.0f} "
-        f"images/s, and an {gpu} at {BUSY:.0%} of its peak trains {worst.trained:,.0f}; train: "
-        f"{{cpus_per_worker: {worst.cores + 1}}} would keep up, a smaller data build "
-        "--shorter-side helps, and stream: ray makes the pool's views on the CPUs of all nodes"
-        + (f" (also {', '.join(others)})" if others else "")
+        f"warning: GPUs may wait for the images of {worst.model}{others}: loader processes make "
+        f"the views of about {worst.made:,.0f} images/s a worker ({worst.processes} × "
+        f"{worst.made / worst.processes:,.0f}), and an {gpu} at {BUSY:.0%} of its peak trains "
+        f"{worst.trained:,.0f} images/s of {worst.model}; cpus_per_worker: {worst.cores + 1} with "
+        "loader_workers: auto keeps up, data build with a smaller --shorter-side takes less, and "
+        "stream: ray makes a pool's views on the CPUs of all nodes"
     )
 
 

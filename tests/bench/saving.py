@@ -1,9 +1,11 @@
-"""Steps per second while checkpoints are on their way to a storage that takes its time."""
+"""What checkpoints take from a training: its steps while they are written, the stop for a copy."""
 
+import io
 import tempfile
 import time
 from collections.abc import Iterator
 
+import torch
 from tests.bench.step import Steps
 
 from semigrid.data.storage import Storage
@@ -27,6 +29,34 @@ def steps_while_saving(device: str) -> Iterator[tuple[str, str, float, float]]:
     none, background, waited = (steps_per_second(device, how) for how in ("no", "yes", "waited"))
     yield what, "without checkpoints", background, none
     yield what, "with the step waiting for them", background, waited
+    yield from stops(device)
+
+
+def stops(device: str, saves: int = 3) -> Iterator[tuple[str, str, float, float]]:
+    """Seconds that a step waits for a checkpoint of ViT-Base, the second one and later."""
+    steps = Steps("vit_base_patch16_224", 224, 1, device, "fp32")
+    step, training = steps.ours(steps.recipe)
+    step()  # its optimiser has moments from here on
+    checkpoints = training.runtime.checkpoints
+    taken = []
+    for _ in range(saves):
+        steps.wait()
+        started = time.perf_counter()
+        training.save_checkpoint()
+        taken.append(time.perf_counter() - started)
+        checkpoints.background.wait()
+    state = checkpoints.load()
+    assert state is not None
+    encoding = []
+    for _ in range(saves):
+        content = io.BytesIO()
+        started = time.perf_counter()
+        torch.save(state, content)
+        encoding.append(time.perf_counter() - started)
+    size = f"{content.tell() / 1e9:.1f} GB"
+    what = f"a checkpoint of ViT-Base, {size}: 1/seconds that a step waits for it"
+    yield what, "encoding it in the step", 1 / min(taken[1:]), 1 / min(encoding)
+    yield "the same, the first", "the same", 1 / taken[0], 1 / min(encoding)
 
 
 def steps_per_second(device: str, how: str) -> float:
