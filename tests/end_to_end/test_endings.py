@@ -35,7 +35,7 @@ def test_killed_and_run_again_gives_the_same_numbers(cluster: None, tmp_path: Pa
         models=models,
         grid=[{"model": "vit", "labels": ["50%"]}],
         search={"trials": 3, "wave": 3},
-        train={"checkpoint_seconds": 0.1},
+        train={"checkpoint_seconds": 0.1, "loader_workers": 1},
     )
     file = tmp_path / "long.yaml"
     file.write_text(text)

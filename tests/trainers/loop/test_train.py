@@ -3,6 +3,7 @@ import random
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from semigrid.data.order import StreamOrder
 from semigrid.data.schema import Dataset
 from semigrid.data.storage import open_storage
 from semigrid.trainers.evaluation.evaluate import evaluate
+from semigrid.trainers.execution import timer
 from semigrid.trainers.execution.checkpoint import Checkpoints, decode_weights
 from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.layout import LATEST_CHECKPOINT
@@ -138,6 +140,28 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(digits: Dataset, tmp_path
     perturb_random_generators()
     resumed = run_tiny(digits, "semi", recipe, parts)
     assert_same_end(whole, parts, (uninterrupted, resumed))
+
+
+def test_checkpoints_come_at_evaluations_and_so_many_seconds_later(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    saved_after: list[int] = []
+
+    class Noted(Checkpoints):
+        def save(self, state: dict[str, Any], is_best: bool = False) -> None:
+            saved_after.append(state["outcome"]["step"])
+            super().save(state, is_best)
+
+    def second(step: int) -> None:
+        nonlocal now
+        now = float(step)
+
+    monkeypatch.setattr(timer, "time", SimpleNamespace(monotonic=lambda: now))
+    recipe = tiny_recipe("finetune", steps=12, evaluations=3)
+    noted, options = Noted(open_storage(tmp_path)), TrainOptions(checkpoint_seconds=3)
+    run_tiny(digits, "finetune", recipe, noted, on_step=second, options=options)
+    assert saved_after == [3, 4, 7, 8, 11, 12]
 
 
 def prepared(
