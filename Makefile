@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: install wheel quickstart test thorough hostile lint bench chaos cluster-test restart-test bucket-test hosts-test scale-test picture accuracy clean
+.PHONY: install wheel quickstart test thorough hostile lint bench gpu-check chaos cluster-test restart-test bucket-test hosts-test scale-test picture accuracy clean
 .DELETE_ON_ERROR:
 
 install: $(READY)
@@ -52,6 +52,11 @@ lint: $(READY)
 
 bench: $(READY)
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m tests.bench  # its Ray processes import from it
+
+# What only a GPU can show, on one of them, within 8 minutes: numbers, speed, data, memory, resume.
+# JSON: python -m tests.gpu --output FILE
+gpu-check: $(READY)
+	$(BIN)/python -m tests.gpu
 
 # Twenty kills during a grid of ten cells, and the same numbers as without them; kills of a probe
 # that makes features, and none made twice: about 20 minutes.

@@ -23,7 +23,7 @@ from tests.bench.features import feature_rates
 from tests.bench.results import results_speed
 from tests.bench.saving import steps_while_saving
 from tests.bench.scale import GPUS, scale
-from tests.bench.step import semi_steps, utilization
+from tests.bench.step import semi_steps
 from tests.bench.stopping import early_stopping
 from tests.bench.stream import memory_at, stream_rates
 from tests.bench.trials import trial_costs
@@ -106,15 +106,6 @@ def step_times(device: str) -> Table:
     return table
 
 
-def gpu_use() -> Table:
-    table = Table(title=f"ViT-B/16, bf16, {torch.cuda.get_device_name()}: goal 50 % of peak")
-    for column in ("what", "images/s", "of peak FLOP/s"):
-        table.add_column(column, justify="left" if column == "what" else "right")
-    for what, speed, share in utilization():
-        table.add_row(what, f"{speed:,.0f}", f"{share:.1%}")
-    return table
-
-
 def against_goals(title: str, rows: Iterable[tuple[str, str, str]]) -> Table:
     table = Table(title=title)
     for column in ("what", "found", "goal"):
@@ -150,8 +141,7 @@ def main() -> None:
     if wanted("steps"):
         console.print(step_times(options.device))
     if options.device == "cuda":
-        console.print(gpu_use())
-        return
+        return  # all else on a GPU: python -m tests.gpu
     if wanted("mixing"):
         console.print(rates(mixing()))
     if wanted("saving"):

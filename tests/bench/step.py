@@ -16,7 +16,6 @@ from semigrid.data.schema import ImageTable
 from semigrid.data.storage import open_storage
 from semigrid.data.views.augment import ViewName, ViewSettings
 from semigrid.data.views.render import Batch
-from semigrid.grid.status.gpus import NAMES, peak
 from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.loop.seeds import step_seed
@@ -25,8 +24,8 @@ from semigrid.trainers.loop.training import Training
 from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.methods.semi import SEMI, SemiRecipe
 from semigrid.trainers.methods.step import StepContext
-from semigrid.trainers.models.create import create_model, flops_per_image
-from semigrid.trainers.options import Precision, TrainOptions
+from semigrid.trainers.models.create import create_model
+from semigrid.trainers.options import Precision
 
 CLASSES, RATIO = 10, 5
 
@@ -67,9 +66,7 @@ class Steps:
         self.labeled = batch(labeled, size, 0, "strong")
         self.pool = batch(labeled * RATIO, size, 1, "weak", "strong")
 
-    def ours(
-        self, recipe: SemiRecipe, compiled: bool = False
-    ) -> tuple[Callable[[], None], Training]:
+    def ours(self, recipe: SemiRecipe) -> tuple[Callable[[], None], Training]:
         nothing = ImageTable([], [], np.zeros(0, dtype=np.int64))
         val = EvalBatches(nothing, self.views, 1)
         streams = Streams(_no_batches, _no_batches, val, self.views)
@@ -85,7 +82,6 @@ class Steps:
             class_shares=np.ones(CLASSES),
             seed=0,
             precision=self.precision,
-            options=TrainOptions(compile=compiled),
         )
 
         def step() -> None:
@@ -160,22 +156,3 @@ def semi_steps(device: str) -> Iterator[tuple[str, float, float, float]]:
         found = training.averages.of_this_rank("mask_rate")
         name = f"{labeled} + {labeled * RATIO} images, {precision}, mask rate {found:.0%}"
         yield name, mine, theirs, goal
-
-
-def utilization(labeled: int = 64) -> Iterator[tuple[str, float, float]]:
-    """Images per second and share of the GPU's peak of ViT-B/16 in bf16, compiled and not."""
-    steps = Steps("vit_base_patch16_224", 224, labeled, "cuda", "bf16")
-    recipe = steps.at_mask_rate(1.0)
-    for compiled in (False, True):
-        step, training = steps.ours(recipe, compiled)
-        for _ in range(3):
-            step()
-        training.restart_clock()
-        for _ in range(10):
-            step()
-        speed = training.images_per_s()
-        forwards = SEMI.forwards_per_step(recipe, True) / training.rows_per_step
-        flops = speed * forwards * (flops_per_image(steps.model, 224) or 0)
-        name = f"{labeled} + {labeled * RATIO} images{', compiled' if compiled else ''}"
-        gpu = torch.cuda.get_device_name()
-        yield name, speed, flops / peak(gpu, "bf16") if gpu in NAMES else float("nan")

@@ -23,7 +23,7 @@ from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.catalog import open_dataset
 from semigrid.data.order import Share, StreamOrder
 from semigrid.data.schema import Dataset as ImageDataset
-from semigrid.data.schema import ImageTable
+from semigrid.data.schema import ImageTable, Split
 from semigrid.data.views.augment import ViewName, ViewSettings, timm_transform
 from semigrid.data.views.render import decode
 
@@ -51,17 +51,27 @@ def photographs(count: int, size: int) -> list[bytes]:
     return found
 
 
+def photographs_at(
+    folder: str, counts: dict[Split, int], size: int, different: int = DIFFERENT, classes: int = 1
+) -> ImageDataset:
+    """A dataset of generated photographs with so many images of each split."""
+    encoded = photographs(different, size)
+    rows = []
+    for split, count in counts.items():
+        for n in range(count):
+            label = None if split == "pool" else n % classes
+            name = f"{split}-{n:07d}"
+            rows.append(StoredImage(name, encoded[n % different], label, split, name))
+    names = [f"class {n}" for n in range(classes)]
+    return write_dataset(folder, rows, name="bench", classes=names, license="", source="")
+
+
 @contextmanager
 def pool_of(images: int, size: int) -> Iterator[ImageDataset]:
     """A dataset with so many pool images, deleted afterwards."""
-    encoded = photographs(DIFFERENT, size)
-    rows = [
-        StoredImage(f"{n:07d}", encoded[n % DIFFERENT], None, "pool", str(n)) for n in range(images)
-    ]
-    rows += [StoredImage(split, encoded[0], 0, split, split) for split in ("train", "val", "test")]
     folder = tempfile.mkdtemp(prefix="semigrid-bench-")
     try:
-        yield write_dataset(folder, rows, name="bench", classes=["a"], license="", source="")
+        yield photographs_at(folder, {"pool": images, "train": 1, "val": 1, "test": 1}, size)
     finally:
         shutil.rmtree(folder)
 
@@ -170,11 +180,11 @@ def stream_rates(images: int = 50_000, size: int = 256) -> Iterator[tuple[str, s
 
 
 @contextmanager
-def running_ray() -> Iterator[None]:
+def running_ray(cpus: int = PROCESSES) -> Iterator[None]:
     import ray
     import ray.data
 
-    ray.init(num_cpus=PROCESSES, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=cpus, log_to_driver=False, logging_level="ERROR")
     ray.data.DataContext.get_current()  # sets up the loggers
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.chaos import grid
-from tests.chaos.cluster import TwoNodes, children, kill, title
+from tests.chaos.cluster import TwoNodes, title
+from tests.helpers.processes import children, kill
 
 from semigrid.grid.study.ledger import ENDED
 from semigrid.trainers.execution.progress import WRITE_SECONDS_VARIABLE

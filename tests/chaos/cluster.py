@@ -1,14 +1,11 @@
 """A Ray cluster of two nodes on this machine, its processes, and ways to kill them."""
 
-import contextlib
-import os
-import signal
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ray.cluster_utils import Cluster
+from tests.helpers.processes import descendants, kill
 
 HEAD_CPUS, SECOND_CPUS = 1, 2
 # What Ray calls the processes of its actors, by what they are here.
@@ -73,31 +70,12 @@ def actors_of(pid: int, kind: str) -> list[int]:
     return [each for each in descendants(pid) if title(each).startswith(TITLES[kind])]
 
 
-def kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it was faster
-        os.kill(pid, signal.SIGKILL)
-
-
 def title(pid: int) -> str:
     """A process's command line, or what it calls itself; empty once it is gone."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:
         return ""
-
-
-def children(pid: int) -> list[int]:
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        return [int(child) for t in tasks for child in (t / "children").read_text().split()]
-    except OSError:
-        return []
-
-
-def descendants(pid: int) -> Iterator[int]:
-    for child in children(pid):
-        yield child
-        yield from descendants(child)
 
 
 def _raylet(node: Any) -> int:

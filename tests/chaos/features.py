@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.torch import save_file
-from tests.chaos.cluster import descendants, kill
+from tests.helpers.processes import descendants, kill
 
 from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.catalog import open_dataset

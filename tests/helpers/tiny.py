@@ -20,7 +20,7 @@ from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.loop.streams import Streams
 from semigrid.trainers.loop.train import train
 from semigrid.trainers.loop.training import DEFAULT_OPTIONS, Training
-from semigrid.trainers.methods import find_method, published, resolve
+from semigrid.trainers.methods import Stepped, find_method, published, resolve
 from semigrid.trainers.models.create import create_model
 from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.recipe import PoolRecipe, SteppedRecipe
@@ -62,7 +62,9 @@ def tiny_recipe(method: str, **overrides: Any) -> SteppedRecipe:
     known = find_method(method).recipe.model_fields
     small = {name: value for name, value in small.items() if name in known}
     recipe = published(method, VIT, small | overrides)
-    return resolve(recipe, method, LABELED_IMAGES, POOL_IMAGES)
+    resolved = resolve(recipe, method, LABELED_IMAGES, POOL_IMAGES)
+    assert isinstance(resolved, SteppedRecipe)
+    return resolved
 
 
 def tiny_model(recipe: SteppedRecipe, seed: int = 0) -> torch.nn.Module:
@@ -83,6 +85,7 @@ def first_rows(dataset: Dataset, split: str, rows: int) -> ImageTable:
 def tiny_streams(dataset: Dataset, recipe: SteppedRecipe, method: str, seed: int = 0) -> Streams:
     """The streams of one worker, as a trial builds them, over a few digits."""
     views, page = view_settings(recipe, ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))), find_method(method)
+    assert isinstance(page, Stepped)
     rows = first_rows(dataset, "train", LABELED_IMAGES)
     labeled = training_batches(rows, recipe.batch_size, views, page.labeled_views, seed)
     pool = None
