@@ -31,6 +31,9 @@ class Evaluated(Runtime):
         synchronize(self.device)
         self._began = time.perf_counter()
 
+    def progress(self, metrics: dict[str, Any]) -> None:
+        """Not a report: those here are of evaluations."""
+
     def report(self, metrics: dict[str, Any]) -> None:
         synchronize(self.device)
         self.seconds.append(time.perf_counter() - self._began)

@@ -21,9 +21,14 @@ from semigrid.trainers.recipe import SteppedRecipe
 
 STEPS, STEPS_IN_SMALL = 20, 6
 # Largest difference of a step's loss, and of the mean over all steps, as shares of the CPU's. In
-# bf16 the two round differently, and an image next to the threshold may count on one and not on the
-# other.
-TOLERANCE: dict[Precision, tuple[float, float]] = {"fp32": (2e-3, 5e-4), "bf16": (0.1, 0.02)}
+# bf16 the two round differently (on a CPU, finetune in bf16 is 0.003 and 0.0008 from fp32), and of
+# semi an image next to the threshold may count on one and not on the other. Other images: 0.8.
+TOLERANCE: dict[tuple[str, Precision], tuple[float, float]] = {
+    ("finetune", "fp32"): (2e-3, 5e-4),
+    ("finetune", "bf16"): (0.02, 5e-3),
+    ("semi", "fp32"): (2e-3, 5e-4),
+    ("semi", "bf16"): (0.1, 0.02),
+}
 # 1.1 million parameters, 65 tokens an image: some seconds on a CPU
 SMALL_ARGS: dict[str, Any] = {"img_size": 32, "patch_size": 4, "class_token": False}
 SMALL_ARGS |= {"embed_dim": 128, "depth": 6, "num_heads": 4}
@@ -105,14 +110,13 @@ def losses(setup: Setup) -> Iterator[Line]:
     """Relative differences of the losses of 20 steps from the CPU's, by method and precision."""
     exact_convolutions()
     steps = STEPS_IN_SMALL if setup.tiny else STEPS
-    for method in ("finetune", "semi"):
+    for (method, precision), tolerance in TOLERANCE.items():
         recipe = small_recipe(method, setup, steps=steps, evaluations=steps)
-        for precision, tolerance in TOLERANCE.items():
-            found, expected = (
-                losses_of(small_run(method, recipe, setup, device, folder, precision))
-                for device, folder in (
-                    (setup.device, setup.folder / f"{method}-{precision}"),
-                    ("cpu", setup.folder / f"{method}-{precision}-cpu"),
-                )
+        here, there = (
+            losses_of(small_run(method, recipe, setup, device, setup.folder / name, precision))
+            for device, name in (
+                (setup.device, f"{method}-{precision}"),
+                ("cpu", f"{method}-{precision}-cpu"),
             )
-            yield compared(f"{method}, {precision}: loss beside CPU's", found, expected, tolerance)
+        )
+        yield compared(f"{method}, {precision}, beside CPU", here, there, tolerance)

@@ -107,9 +107,8 @@ def speed(setup: Setup) -> Iterator[Line]:
         if setup.tiny and compiled:
             continue  # minutes on a CPU
         how = "compiled" if compiled else "eager"
-        what = f"{method}{', half kept' if share < 1 else ''}, {how}"
         if setup.left < 25:
-            yield Line(what, "no time is left", verdict="left out")
+            yield Line(f"{method}, {how}, {share:.0%}", "no time is left", verdict="left out")
             continue
         recipe = semi if method == "semi" else finetune
         streams = resident(method, recipe, model)
@@ -117,13 +116,13 @@ def speed(setup: Setup) -> Iterator[Line]:
             recipe = keeping(share, recipe, streams, model, setup.device)
         training = bf16_training(method, recipe, setup, streams, compiled)
         seconds = training.run_for(0.1 if setup.tiny else 4)
-        yield _line(what, training, seconds, compiled, setup, model)
+        yield _line(method, training, seconds, compiled, setup, model)
         del training
         free_memory(setup.device)
 
 
 def _line(
-    what: str,
+    method: str,
     training: TimedTraining,
     seconds: float,
     compiled: bool,
@@ -137,11 +136,11 @@ def _line(
     forwards = pool + 3 * (recipe.batch_size + kept * pool)
     flops = forwards * (flops_per_image(model, recipe.img_size) or math.nan) / seconds
     rate = (pool or recipe.batch_size) / seconds
+    kept_share = f", {kept:.0%} kept" if pool else ""
+    what = f"{method}{kept_share}, {'compiled' if compiled else 'eager'}"
     values = {"images_per_s": rate, "flops_per_s": flops, "seconds_per_step": seconds}
     values |= {"kept": kept} if pool else {}
     values |= {"micro_batch": training.stepper.micro_batch or training.rows_per_step}
-    if pool and kept < 1:
-        what += f" ({kept:.0%})"
     peak = peak_of(setup)
     if peak is None:
         return Line(what, f"{rate:,.0f} images/s", values=values)

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,21 @@ def peak_of(setup: Setup) -> float | None:
 def synchronize(device: torch.device | str) -> None:
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
+
+
+@dataclass(frozen=True)
+class Switched(Streams):
+    """Streams whose batches come from the latest of several; all else is of the first."""
+
+    sources: list[Streams] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, first: Streams) -> "Switched":
+        own = {each.name: getattr(first, each.name) for each in fields(first)}
+        return cls(**own, sources=[first])
+
+    def batches(self, start: int, stop: int) -> Any:
+        return self.sources[-1].batches(start, stop)
 
 
 class Enough(Exception):
