@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from semigrid.data.order import Share, StreamOrder
 from semigrid.data.schema import ImageTable
-from semigrid.data.views.augment import ViewName, ViewSettings, isolated_random, make_view
+from semigrid.data.views.augment import ViewName, ViewSettings, make_view
 from semigrid.data.views.render import Batch, decode, render
 
 
@@ -25,9 +25,8 @@ class MemoryBatches:
     seed: int
 
     def __getitem__(self, step: int) -> Batch:
-        with isolated_random():
-            rows = self.order.rows(*self.share.positions(step))
-            return Batch.joined([self._render(*at) for at in rows])
+        rows = self.order.rows(*self.share.positions(step))
+        return Batch.joined([self._render(*at) for at in rows])
 
     def _render(self, pass_number: int, row: int) -> Batch:
         number = int(np.searchsorted(self.order.unit_starts, row, side="right")) - 1

@@ -9,7 +9,7 @@ from PIL import Image
 
 from semigrid.data.schema import Dataset, RowGroup, read_row_group
 from semigrid.data.storage import Storage
-from semigrid.data.views.augment import ViewSettings, isolated_random, make_view, view_seed
+from semigrid.data.views.augment import ViewSettings, make_view, view_seed
 from semigrid.data.views.render import BrokenImageError, decode
 
 # An image's id, and the image in RGB or the reason why there is none.
@@ -130,17 +130,16 @@ def make_views(images: ImageRange, settings: ViewSettings, weak_seed: int | None
     ids: list[str] = []
     errors: list[str | None] = []
     views = np.zeros((images.count, 3, settings.img_size, settings.img_size), np.uint8)
-    with isolated_random():
-        for view, (image_id, image, error) in zip(views, images.decoded(), strict=True):
-            if image is not None:
-                try:
-                    if weak_seed is None:
-                        view[:] = make_view(image, settings, "eval", 0)
-                    else:
-                        seed = view_seed(weak_seed, 0, image_id, "weak")
-                        view[:] = make_view(image, settings, "weak", seed)
-                except (OSError, ValueError, ZeroDivisionError) as why:
-                    error = f"no view can be made of {image.width} × {image.height} pixels: {why}"
-            ids.append(image_id)
-            errors.append(error)
+    for view, (image_id, image, error) in zip(views, images.decoded(), strict=True):
+        if image is not None:
+            try:
+                if weak_seed is None:
+                    view[:] = make_view(image, settings, "eval", 0)
+                else:
+                    seed = view_seed(weak_seed, 0, image_id, "weak")
+                    view[:] = make_view(image, settings, "weak", seed)
+            except (OSError, ValueError, ZeroDivisionError) as why:
+                error = f"no view can be made of {image.width} × {image.height} pixels: {why}"
+        ids.append(image_id)
+        errors.append(error)
     return Block(ids, errors, views)

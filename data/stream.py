@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 from semigrid.data.order import Share, StreamOrder
 from semigrid.data.schema import ImageTable, RowGroup, read_row_group
 from semigrid.data.storage import Storage
-from semigrid.data.views.augment import ViewName, ViewSettings, isolated_random
+from semigrid.data.views.augment import ViewName, ViewSettings
 from semigrid.data.views.render import Batch, render
 
 # Tasks of one execution at most. Ray keeps a record of every task and block of an execution, so a
@@ -140,13 +140,12 @@ class RayBatches:
         unit = ImageTable(ids, images, np.full(len(ids), -1))
         at_once = max(1, BLOCK_BYTES // self._view_bytes)
         for begin in range(0, len(places), at_once):
-            with isolated_random():
-                batch = Batch.joined(
-                    [
-                        render(unit, row, span.pass_number, self.seed, self.settings, self.views)
-                        for row in places[begin : begin + at_once]
-                    ]
-                )
+            batch = Batch.joined(
+                [
+                    render(unit, row, span.pass_number, self.seed, self.settings, self.views)
+                    for row in places[begin : begin + at_once]
+                ]
+            )
             yield _pack(batch)
 
 

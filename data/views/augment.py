@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import random
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +24,21 @@ from semigrid.data.views.pixels import Pixels
 
 ViewName = Literal["weak", "strong", "eval"]
 
+
+class _ThreadsOwn(threading.local):
+    """A generator like Python's, another one in each thread."""
+
+    def __init__(self) -> None:
+        self.generator = random.Random()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.generator, name)
+
+
 # timm draws from Python's global generator, and so does any thread at any time, like a client that
-# waits for its bucket: then the view would be another one. So timm gets a generator of its own.
-GENERATOR = random.Random()
+# waits for its bucket: then the view would be another one. So timm gets generators of its own, and
+# threads can make views beside each other.
+GENERATOR = _ThreadsOwn()
 for _module in (auto_augment, random_erasing, transforms):
     _module.random = GENERATOR
 
@@ -56,7 +69,7 @@ class ViewSettings:
 def timm_transform(settings: ViewSettings, view: ViewName) -> Any:
     """timm's transform from a Pillow image to a uint8 array (3, H, W).
 
-    It makes the evaluation views. ``make_view`` makes the views that it would make from a seed.
+    It makes the evaluation views. ``make_view`` makes random views of the same distribution.
     """
     common = {
         "input_size": settings.img_size,
@@ -79,54 +92,77 @@ def timm_transform(settings: ViewSettings, view: ViewName) -> Any:
     )
 
 
-@lru_cache(maxsize=16)
-def _colors(settings: ViewSettings, view: ViewName) -> Callable[[Pixels], Pixels]:
-    """timm's RandAugment or colour jitter, with the same draws, on arrays."""
-    for step in timm_transform(settings, view).transforms:
-        if isinstance(step, RandAugment):
-            augment = copy.deepcopy(step)
-            for operation in augment.ops:
-                operation.aug_fn = getattr(operations, operation.aug_fn.__name__)
-            on_arrays: Callable[[Pixels], Pixels] = augment
-            return on_arrays
-        if isinstance(step, ColorJitter):
-            return partial(_jitter, step)
-    return lambda pixels: pixels
+# an operation on pixels, and what it is called with besides
+Operation = tuple[Callable[..., Pixels], tuple[Any, ...], dict[str, Any]]
 
 
-def _jitter(jitter: ColorJitter, pixels: Pixels) -> Pixels:
-    """Applies torchvision's colour jitter. No view changes the hue."""
-    order, *factors = jitter.get_params(jitter.brightness, jitter.contrast, jitter.saturation, None)
-    for number in order.tolist():
-        if factors[number] is not None:
-            apply = (operations.brightness, operations.contrast, operations.color)[number]
-            pixels = apply(pixels, factors[number])
-    return pixels
+@dataclass(frozen=True)
+class Drawn:
+    """What was drawn for a random view: its crop, flip, and operations on colours and shape.
+
+    ``box`` is in the pixels of the image: top, left, height, width.
+    """
+
+    box: tuple[int, int, int, int]
+    flipped: bool
+    operations: list[Operation]
 
 
-def crop_box(
-    settings: ViewSettings, view: ViewName, size: tuple[int, int]
-) -> tuple[int, int, int, int]:
-    """Draws the crop of an image of (width, height) pixels: top, left, height, width."""
+def draw(settings: ViewSettings, view: ViewName, seed: int, size: tuple[int, int]) -> Drawn:
+    """Draws a random view of an image of (width, height) pixels, with timm's distributions."""
+    GENERATOR.seed(seed)
     scale = settings.crop_scale if view == "strong" else settings.weak_crop_scale
     # timm reads only the size of the image
     image = torch.empty(size[1], size[0], device="meta")
-    box: tuple[int, int, int, int] = RandomResizedCropAndInterpolation.get_params(
-        image, scale, settings.crop_ratio
-    )
-    return box
+    box = RandomResizedCropAndInterpolation.get_params(image, scale, settings.crop_ratio)
+    flipped = GENERATOR.random() < settings.hflip
+    return Drawn(box, flipped, _operations(settings, view)())
+
+
+@lru_cache(maxsize=16)
+def _operations(settings: ViewSettings, view: ViewName) -> Callable[[], list[Operation]]:
+    """Draws what timm's RandAugment or colour jitter would do."""
+    for step in timm_transform(settings, view).transforms:
+        if isinstance(step, RandAugment):
+            augment = copy.deepcopy(step)
+            for each in augment.ops:
+                each.aug_fn = partial(_noted, getattr(operations, each.aug_fn.__name__))
+            return partial(_draw_augment, augment)
+        if isinstance(step, ColorJitter):
+            return partial(_draw_jitter, step)
+    return list
+
+
+def _noted(operation: Callable[..., Pixels], _: None, *args: Any, **how: Any) -> Operation:
+    return operation, args, how
+
+
+def _draw_augment(augment: RandAugment) -> list[Operation]:
+    """RandAugment's operations and their magnitudes; those are left out that are not applied."""
+    if augment.choice_weights is None:
+        chosen = GENERATOR.choices(augment.ops, k=augment.num_layers)
+    else:
+        numpys = np.random.default_rng(GENERATOR.getrandbits(64))
+        chosen = numpys.choice(augment.ops, augment.num_layers, False, augment.choice_weights)
+    return [noted for each in chosen if (noted := each(None)) is not None]
+
+
+def _draw_jitter(jitter: ColorJitter) -> list[Operation]:
+    """The jitter's factors in random order. No view changes the hue."""
+    ranges = [
+        (operations.brightness, jitter.brightness),
+        (operations.contrast, jitter.contrast),
+        (operations.color, jitter.saturation),
+    ]
+    GENERATOR.shuffle(ranges)
+    return [(change, (GENERATOR.uniform(*factors),), {}) for change, factors in ranges if factors]
 
 
 def _random_view(
-    pixels: Pixels, settings: ViewSettings, view: ViewName, size: tuple[int, int]
+    pixels: Pixels, settings: ViewSettings, drawn: Drawn, size: tuple[int, int]
 ) -> np.ndarray:
-    """timm's random view on fast pixel operations, uint8 (3, H, W).
-
-    The code of timm and torchvision draws crop, flip, colour factors, operations and magnitudes
-    from their generators in their order, so a seed gives the same view here and in timm.
-    ``size`` is the (width, height) before reduction.
-    """
-    top, left, height, width = crop_box(settings, view, size)
+    """The view that was drawn, uint8 (3, H, W). ``size`` is (width, height) before reduction."""
+    top, left, height, width = drawn.box
     if size != (pixels.shape[1], pixels.shape[0]):
         y, x = pixels.shape[0] / size[1], pixels.shape[1] / size[0]
         top, height = round(top * y), round(height * y)
@@ -137,33 +173,17 @@ def _random_view(
     made = operations.crop_and_resize(
         pixels, top, left, height, width, settings.img_size, settings.interpolation
     )
-    if settings.hflip > 0 and torch.rand(1) < settings.hflip:
+    if drawn.flipped:
         made = operations.flip(made)
-    return operations.planes(_colors(settings, view)(made))
+    for operation, args, how in drawn.operations:
+        made = operation(made, *args, **how)
+    return operations.planes(made)
 
 
 def view_seed(seed: int, pass_number: int, image_id: str, view: str) -> int:
     """The 63-bit seed for a view of an image in a pass over the data."""
     name = f"{seed}/{pass_number}/{view}/{image_id}".encode()
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1
-
-
-def seed_generators(seed: int) -> None:
-    """Seeds the three generators from which timm's and torchvision's transforms draw."""
-    GENERATOR.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)
-    torch.default_generator.manual_seed(seed)
-
-
-@contextmanager
-def isolated_random() -> Iterator[None]:
-    """Restores the global generators afterwards, so that views do not change a training."""
-    states = np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        np.random.set_state(states[0])
-        torch.set_rng_state(states[1])
 
 
 def make_view(
@@ -173,7 +193,7 @@ def make_view(
     seed: int,
     size: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """One view of an RGB image, uint8 (3, H, W). Call it inside ``isolated_random``.
+    """One view of an RGB image, uint8 (3, H, W). Threads may make views beside each other.
 
     Args:
         image: a Pillow image, or pixels, uint8 (H, W, 3), which are faster for random views.
@@ -184,8 +204,8 @@ def make_view(
             return _center_of_thin(image, settings)
         return np.asarray(timm_transform(settings, view)(image))
     pixels = np.array(image) if isinstance(image, Image.Image) else image
-    seed_generators(seed)
-    return _random_view(pixels, settings, view, size or (pixels.shape[1], pixels.shape[0]))
+    size = size or (pixels.shape[1], pixels.shape[0])
+    return _random_view(pixels, settings, draw(settings, view, seed, size), size)
 
 
 # Longer side over shorter side from which an image is not resized as a whole: one of 1 × 20,000
@@ -215,17 +235,14 @@ REDUCTIONS, SPARE = (8, 4, 2), 2
 def reduction(settings: ViewSettings, seeds: Mapping[ViewName, int], size: tuple[int, int]) -> int:
     """The factor by which an image may be decoded smaller for its random views: 1, 2, 4 or 8.
 
-    ``size`` is the image's (width, height); ``seeds`` holds the seed of each view. Call it inside
-    ``isolated_random``.
+    ``size`` is the image's (width, height); ``seeds`` holds the seed of each view.
     """
     needed = SPARE * settings.img_size
     if min(size) < REDUCTIONS[-1] * needed:
         return 1
-    sides = []
-    for view, seed in seeds.items():
-        seed_generators(seed)
-        sides.append(min(crop_box(settings, view, size)[2:]))
-    return next((n for n in REDUCTIONS if min(sides) >= n * needed), 1)
+    boxes = [draw(settings, view, seed, size).box for view, seed in seeds.items()]
+    side = min(min(height, width) for _, _, height, width in boxes)
+    return next((n for n in REDUCTIONS if side >= n * needed), 1)
 
 
 def normalize(views: torch.Tensor, settings: ViewSettings) -> torch.Tensor:
@@ -233,6 +250,17 @@ def normalize(views: torch.Tensor, settings: ViewSettings) -> torch.Tensor:
     mean = torch.tensor(settings.mean, device=views.device).view(1, 3, 1, 1) * 255
     std = torch.tensor(settings.std, device=views.device).view(1, 3, 1, 1) * 255
     return (views.float() - mean) / std
+
+
+@contextmanager
+def isolated_random() -> Iterator[None]:
+    """Restores the global generators afterwards, so that erasing does not change a training."""
+    states = np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        np.random.set_state(states[0])
+        torch.set_rng_state(states[1])
 
 
 def erase(images: torch.Tensor, seeds: torch.Tensor, probability: float) -> torch.Tensor:

@@ -20,7 +20,7 @@ from torch import nn
 
 from semigrid.data.errors import InputError, RefusedError
 from semigrid.data.schema import LABELED_SPLITS, MANIFEST, Dataset
-from semigrid.data.views.augment import isolated_random, make_view
+from semigrid.data.views.augment import make_view
 from semigrid.grid.study.plan import Plan, Search
 from semigrid.grid.study.state import StudyState
 from semigrid.trainers.loop.rehearsal import rehearse, rehearsed
@@ -203,8 +203,7 @@ def _setting_problems(
             problems.append(f".recipe.adapter: {spec.backbone}: {error}")
     views = view_settings(recipe, input_statistics(model))
     try:
-        with isolated_random():
-            make_view(Image.new("RGB", (64, 64)), views, "strong", 0)
+        make_view(Image.new("RGB", (64, 64)), views, "strong", 0)
     except Exception as error:
         problems.append(
             f".recipe.rand_augment: timm cannot make views with {recipe.rand_augment!r}: "

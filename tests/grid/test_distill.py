@@ -24,7 +24,6 @@ from semigrid.data.schema import Dataset, Split
 from semigrid.data.storage import FileFacts, open_storage
 from semigrid.data.views.augment import (
     ViewSettings,
-    isolated_random,
     make_view,
     normalize,
     view_seed,
@@ -134,7 +133,7 @@ def test_soft_targets_are_the_mean_answer_for_weak_views(run: Run, digits: Datas
         model = finished_model(record.spec, place, 10, record.best_weights).eval()
         views = view_settings(record.spec.recipe, ((0.5,) * 3, (0.5,) * 3))
         seed = step_seed(0, 0, "soft targets")
-        with isolated_random(), torch.inference_mode():
+        with torch.inference_mode():
             weak = [
                 make_view(decode(content, name), views, "weak", view_seed(seed, 0, name, "weak"))
                 for name, content in zip(table.ids, table.images, strict=True)

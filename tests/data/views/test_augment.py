@@ -2,26 +2,30 @@ import io
 import random
 import sys
 import threading
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import ks_2samp
+from timm.data import auto_augment
+from timm.data.auto_augment import rand_augment_transform
+from torchvision.transforms import ColorJitter
+from torchvision.transforms import functional as pillow
 
-from semigrid.data.views import augment as augment_module
 from semigrid.data.views.augment import (
     ViewName,
     ViewSettings,
-    crop_box,
+    draw,
     erase,
     isolated_random,
     make_view,
     normalize,
     reduction,
-    seed_generators,
     timm_transform,
     view_seed,
 )
@@ -34,12 +38,6 @@ SETTINGS = ViewSettings(img_size=32)
 def image() -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 256, (48, 40, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
-
-
-@pytest.fixture(autouse=True)
-def isolated() -> Iterator[None]:
-    with isolated_random():
-        yield
 
 
 @pytest.mark.parametrize("view", ["weak", "strong"])
@@ -65,8 +63,9 @@ def test_weak_and_strong_views_differ(image: Image.Image) -> None:
     square = image.crop((0, 0, 32, 32))
     weak = make_view(square, plain, "weak", seed=0)
     assert np.array_equal(weak, np.asarray(square).transpose(2, 0, 1))
-    strong = [make_view(square, plain, "strong", seed=seed) for seed in range(5)]
-    assert all(not np.array_equal(view, weak) for view in strong)
+    strong = [make_view(square, plain, "strong", seed=seed) for seed in range(40)]
+    # one in four has no operation
+    assert sum(not np.array_equal(view, weak) for view in strong) > 20
 
 
 def test_a_strong_view_without_rand_augment_is_jittered_like_a_weak_one(image: Image.Image) -> None:
@@ -102,28 +101,43 @@ def test_isolated_random_gives_the_generators_back() -> None:
     assert torch.equal(torch.get_rng_state(), states[1])
 
 
-def test_threads_that_draw_change_no_view(image: Image.Image) -> None:
-    # as a client does that waits for its storage while a training goes on
-    def made() -> list[np.ndarray]:
+def test_views_are_made_beside_other_views_and_draws(image: Image.Image) -> None:
+    # as in a thread that makes the next batch, and by a client that waits for its storage
+    def made(_: int = 0) -> list[np.ndarray]:
         views = [make_view(image, SETTINGS, "strong", seed) for seed in range(200)]
         return [*views, erase(torch.zeros(200, 3, 16, 16), torch.arange(200), 0.5).numpy()]
 
     expected, over, interval = made(), threading.Event(), sys.getswitchinterval()
 
-    def draw() -> None:
+    def draw_on() -> None:
         while not over.is_set():
             random.random()
 
     sys.setswitchinterval(1e-5)
-    thread = threading.Thread(target=draw)
+    thread = threading.Thread(target=draw_on)
     thread.start()
     try:
         beside = made()
+        with ThreadPoolExecutor(2) as threads:
+            views = [list(found)[:-1] for found in threads.map(made, range(2))]
     finally:
         over.set()
         thread.join()
         sys.setswitchinterval(interval)
     assert all(map(np.array_equal, beside, expected))
+    assert all(map(np.array_equal, views[0] + views[1], 2 * expected[:-1]))
+
+
+def test_views_leave_the_global_generators_alone(image: Image.Image) -> None:
+    def drawn() -> list[float]:
+        return [random.random(), np.random.rand(), float(torch.rand(1))]
+
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = drawn()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    for seed in range(20):
+        make_view(image, SETTINGS, "strong", seed), make_view(image, SETTINGS, "weak", seed)
+    assert drawn() == expected
 
 
 def test_view_seeds_differ_in_everything_they_are_made_of() -> None:
@@ -220,27 +234,99 @@ VIEWS_OF_TIMM = [
 
 
 @pytest.mark.parametrize(("view", "settings", "most"), VIEWS_OF_TIMM)
-def test_a_seed_stands_for_the_view_that_timm_makes_of_it(
+def test_what_is_drawn_is_what_timm_and_torchvision_make_of_it(
     view: str, settings: ViewSettings, most: float
 ) -> None:
     image = photograph((57, 48))
+    mode = pillow.InterpolationMode(settings.interpolation)
     differences = []
     for seed in range(200):
+        drawn = draw(settings, view, seed, image.size)
+        expected = pillow.resized_crop(image, *drawn.box, [32, 32], mode)
+        expected = pillow.hflip(expected) if drawn.flipped else expected
+        for operation, args, how in drawn.operations:
+            expected = getattr(auto_augment, operation.__name__)(expected, *args, **how)
         found = make_view(image, settings, view, seed).astype(int)
-        seed_generators(seed)
-        expected = np.asarray(timm_transform(settings, view)(image))
-        differences.append(np.abs(found - expected).mean())
+        differences.append(np.abs(found - np.asarray(expected).transpose(2, 0, 1)).mean())
     assert np.mean(differences) < most and np.median(differences) < 0.1 * max(1, 4 * most)
     # not one is another view: two views of this image are some 50 levels apart
     assert max(differences) < max(1, 5 * most)
 
 
+def test_crops_and_flips_are_drawn_as_timm_draws_them() -> None:
+    settings = replace(SETTINGS, crop_scale=(0.5, 0.6), weak_crop_scale=(0.1, 0.2), hflip=0.3)
+    for view, low, high in (("weak", 0.1, 0.2), ("strong", 0.5, 0.6)):
+        drawn = [draw(settings, view, seed, (4000, 3000)) for seed in range(2000)]
+        boxes = np.array([each.box for each in drawn])
+        assert min(boxes.min(0)) >= 0
+        assert (boxes[:, 0] + boxes[:, 2]).max() <= 3000 < (boxes[:, 1] + boxes[:, 3]).max() <= 4000
+        uniform = np.linspace(low, high, 2000)
+        assert ks_2samp(boxes[:, 2] * boxes[:, 3] / 12e6, uniform).pvalue > 1e-3
+        shapes = np.log(boxes[:, 3] / boxes[:, 2])
+        assert ks_2samp(shapes, np.linspace(np.log(3 / 4), np.log(4 / 3), 2000)).pvalue > 1e-3
+        # 600 expected, standard deviation 20
+        assert 500 < sum(each.flipped for each in drawn) < 700
+
+
+Named = list[tuple[str, tuple[Any, ...]]]
+
+
+def timms_operations(config: str, times: int) -> list[Named]:
+    """Names and arguments of what timm's RandAugment does."""
+    augment = rand_augment_transform(config, {})
+
+    def noting(name: str) -> Any:
+        return lambda done, *args, **_: [*done, (name, args)]
+
+    for each in augment.ops:
+        each.aug_fn = noting(each.aug_fn.__name__)
+    return [augment([]) for _ in range(times)]
+
+
+def operations_of(settings: ViewSettings, view: ViewName, times: int) -> list[Named]:
+    drawn = [draw(settings, view, seed, (40, 40)).operations for seed in range(times)]
+    return [[(each.__name__, args) for each, args, _ in done] for done in drawn]
+
+
+@pytest.mark.parametrize(
+    "config", ["rand-m9-mstd0.5-inc1", "rand-m15-n3-mmax20-p0.9", "rand-m5-n4-p1-tweights"]
+)
+def test_rand_augment_is_drawn_as_timm_draws_it(config: str) -> None:
+    times = 2000
+    np.random.seed(0)
+    both = [
+        operations_of(replace(SETTINGS, rand_augment=config), "strong", times),
+        timms_operations(config, times),
+    ]
+    for number in range(5):  # how many are applied, and how many different ones
+        assert abs(np.diff([sum(len(set(done)) == number for done in of) for of in both])) < 160
+    ours, timms = ([each for done in of for each in done] for of in both)
+    for name in {name for name, _ in timms}:
+        args = [[sum(args) for also, args in of if also == name] for of in (ours, timms)]
+        expected = len(args[1])
+        assert abs(len(args[0]) - expected) < 5 * (2 * expected) ** 0.5
+        assert ks_2samp(*args, method="asymp").pvalue > 1e-3
+
+
+def test_jitter_is_drawn_as_torchvision_draws_it() -> None:
+    settings = replace(SETTINGS, color_jitter=0.8)
+    found = operations_of(settings, "weak", 3000)
+    orders = [tuple(name for name, _ in done) for done in found]
+    for order in set(orders):  # 500 expected of each of six, standard deviation 20
+        assert 400 < orders.count(order) < 600
+    assert len(set(orders)) == 6
+    jitter = ColorJitter(*3 * [0.8])
+    torch.manual_seed(0)
+    get = (jitter.brightness, jitter.contrast, jitter.saturation, None)
+    timms = np.array([jitter.get_params(*get)[1:4] for _ in range(3000)])
+    for number, name in enumerate(("brightness", "contrast", "color")):
+        factors = [dict(done)[name][0] for done in found]
+        assert ks_2samp(factors, timms[:, number]).pvalue > 1e-3
+
+
 def crop_sides(settings: ViewSettings, size: tuple[int, int], seed: int) -> list[int]:
-    found = []
-    for view in ("weak", "strong"):
-        seed_generators(seed)
-        found += crop_box(settings, view, size)[2:]
-    return found
+    sides = [draw(settings, view, seed, size).box[2:] for view in ("weak", "strong")]
+    return [side for both in sides for side in both]
 
 
 def test_an_image_is_decoded_no_smaller_than_its_crops_need() -> None:
@@ -323,8 +409,7 @@ def test_a_spacer_of_web_pages_takes_no_more_memory_than_others(
     size: tuple[int, int], view: ViewName
 ) -> None:
     # resized as a whole it would have more pixels than Pillow can count
-    with isolated_random():
-        found = make_view(Image.new("RGB", size, "red"), SETTINGS, view, 0)
+    found = make_view(Image.new("RGB", size, "red"), SETTINGS, view, 0)
     assert found.shape == (3, SETTINGS.img_size, SETTINGS.img_size)
     if view == "eval":
         assert (found == np.array([255, 0, 0]).reshape(3, 1, 1)).all()
@@ -332,8 +417,10 @@ def test_a_spacer_of_web_pages_takes_no_more_memory_than_others(
 
 def test_no_view_posterises_by_pillow() -> None:
     settings = replace(SETTINGS, rand_augment="rand-m10-n8-mstd0-inc1")
-    augment = augment_module._colors(settings, "strong")
-    names = {operation.aug_fn.__name__: operation.aug_fn for operation in augment.ops}
+    drawn = [
+        each for seed in range(30) for each in draw(settings, "strong", seed, (4, 4)).operations
+    ]
+    names = {operation.__name__: operation for operation, _, _ in drawn}
     assert {function.__module__ for function in names.values()} == {"semigrid.data.views.pixels"}
     # 0 bits, which Pillow 13 refuses
     assert (names["posterize"](np.full((4, 4, 3), 255, np.uint8), 0) == 0).all()
