@@ -26,13 +26,14 @@ class MemoryBatches:
 
     def __getitem__(self, step: int) -> Batch:
         rows = self.order.rows(*self.share.positions(step))
-        return Batch.joined([self._render(*at) for at in rows])
+        places = [self._place(*at) for at in rows]
+        return render(places, self.seed, self.settings, self.views)
 
-    def _render(self, pass_number: int, row: int) -> Batch:
+    def _place(self, pass_number: int, row: int) -> tuple[ImageTable, int, int]:
         number = int(np.searchsorted(self.order.unit_starts, row, side="right")) - 1
         start = self.order.unit_starts[number]
         unit = self.table[start : start + self.order.unit_rows[number]]
-        return render(unit, row - start, pass_number, self.seed, self.settings, self.views)
+        return unit, row - start, pass_number
 
     def __call__(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """Yields the batches of the given steps, each made when it is asked for."""

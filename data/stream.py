@@ -1,9 +1,11 @@
 """The unlabelled stream on Ray Data: read, decoded and augmented in order, in bounded memory."""
 
+import math
 import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -117,7 +119,7 @@ class RayBatches:
             fn_kwargs={"start": start, "stop": stop},
         )
         blocks = rendered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
-        return map(_unpack, blocks)
+        return map(partial(_unpack, self.views, self.settings.img_size), blocks)
 
     def _render_spans(
         self, batch: dict[str, np.ndarray], start: int, stop: int
@@ -129,24 +131,20 @@ class RayBatches:
     def _render_span(self, number: int, start: int, stop: int) -> Iterator[pa.Table]:
         span = self.order.span_at(number)
         group = self.units[span.unit]
-        places = [
+        rows = [
             int(row)
             for position, row in enumerate(self.order.rows_of(span), span.start)
             if start <= position < stop and self.share.owns(position)
         ]
-        if not places:
+        if not rows:
             return
         ids, images = read_row_group(self.storage, group)
         unit = ImageTable(ids, images, np.full(len(ids), -1))
+        places = [(unit, row, span.pass_number) for row in rows]
         at_once = max(1, BLOCK_BYTES // self._view_bytes)
         for begin in range(0, len(places), at_once):
-            batch = Batch.joined(
-                [
-                    render(unit, row, span.pass_number, self.seed, self.settings, self.views)
-                    for row in places[begin : begin + at_once]
-                ]
-            )
-            yield _pack(batch)
+            part = places[begin : begin + at_once]
+            yield _pack(render(part, self.seed, self.settings, self.views))
 
 
 def rebatch(parts: Iterable[Batch], batch_size: int) -> Iterator[list[Batch]]:
@@ -164,13 +162,25 @@ def rebatch(parts: Iterable[Batch], batch_size: int) -> Iterator[list[Batch]]:
 
 
 def _pack(batch: Batch) -> pa.Table:
-    """A batch as one value: Ray Data copies it and never looks inside."""
-    views = {name: view.numpy() for name, view in batch.views.items()}
-    parts = batch.ids, views, batch.erase_seeds.numpy(), batch.broken_by_row
-    return pa.table({"batch": pa.array([pickle.dumps(parts, protocol=5)], pa.large_binary())})
+    """A batch as a table of one row, whose views are the batch's own memory."""
+    about = pickle.dumps((batch.ids, batch.erase_seeds.tolist(), batch.broken_by_row))
+    views = {name: _as_value(view.numpy()) for name, view in batch.views.items()}
+    return pa.table({"about": pa.array([about], pa.binary()), **views})
 
 
-def _unpack(table: pa.Table) -> Batch:
-    ids, arrays, seeds, broken = pickle.loads(table["batch"][0].as_buffer())
-    views = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    return Batch(ids, torch.full((len(ids),), -1), views, torch.from_numpy(seeds), broken)
+def _as_value(array: np.ndarray) -> pa.Array:
+    ends = pa.py_buffer(np.array([0, array.nbytes]))
+    buffers = [None, ends, pa.py_buffer(array)]
+    return pa.Array.from_buffers(pa.large_binary(), 1, buffers)
+
+
+def _unpack(views: tuple[ViewName, ...], size: int, table: pa.Table) -> Batch:
+    """The batch again. Its views are Ray's memory, which cannot be written: copy them."""
+    ids, seeds, broken = pickle.loads(table["about"][0].as_py())
+    found: dict[ViewName, torch.Tensor] = {}
+    for name in views:
+        value = table[name].chunk(0)
+        shape = (len(ids), 3, size, size)
+        levels = pa.Array.from_buffers(pa.uint8(), math.prod(shape), [None, value.buffers()[2]])
+        found[name] = torch.from_dlpack(levels).view(shape)
+    return Batch(ids, torch.full((len(ids),), -1), found, torch.tensor(seeds), broken)

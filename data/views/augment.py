@@ -160,8 +160,8 @@ def _draw_jitter(jitter: ColorJitter) -> list[Operation]:
 
 def _random_view(
     pixels: Pixels, settings: ViewSettings, drawn: Drawn, size: tuple[int, int]
-) -> np.ndarray:
-    """The view that was drawn, uint8 (3, H, W). ``size`` is (width, height) before reduction."""
+) -> Pixels:
+    """The view that was drawn, (H, W, 3). ``size`` is (width, height) before reduction."""
     top, left, height, width = drawn.box
     if size != (pixels.shape[1], pixels.shape[0]):
         y, x = pixels.shape[0] / size[1], pixels.shape[1] / size[0]
@@ -177,7 +177,7 @@ def _random_view(
         made = operations.flip(made)
     for operation, args, how in drawn.operations:
         made = operation(made, *args, **how)
-    return operations.planes(made)
+    return made
 
 
 def view_seed(seed: int, pass_number: int, image_id: str, view: str) -> int:
@@ -192,12 +192,14 @@ def make_view(
     view: ViewName,
     seed: int,
     size: tuple[int, int] | None = None,
+    into: np.ndarray | None = None,
 ) -> np.ndarray:
     """One view of an RGB image, uint8 (3, H, W). Threads may make views beside each other.
 
     Args:
         image: a Pillow image, or pixels, uint8 (H, W, 3), which are faster for random views.
         size: the (width, height) before reduction, if the image was decoded smaller.
+        into: an array of the view's shape that takes a random view, a new one if None.
     """
     if view == "eval":
         if isinstance(image, Image.Image) and max(image.size) > THIN * min(image.size):
@@ -205,7 +207,10 @@ def make_view(
         return np.asarray(timm_transform(settings, view)(image))
     pixels = np.array(image) if isinstance(image, Image.Image) else image
     size = size or (pixels.shape[1], pixels.shape[0])
-    return _random_view(pixels, settings, draw(settings, view, seed, size), size)
+    made = _random_view(pixels, settings, draw(settings, view, seed, size), size)
+    if into is None:
+        into = np.empty((3, settings.img_size, settings.img_size), np.uint8)
+    return operations.planes(made, into)
 
 
 # Longer side over shorter side from which an image is not resized as a whole: one of 1 × 20,000

@@ -25,6 +25,7 @@ Color = tuple[int, int, int]
 
 _LEVELS = np.arange(256)
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], dtype=np.float32) / 13  # Pillow's SMOOTH
+_GREY = np.array([0.299, 0.587, 0.114])  # of red, green and blue, as Pillow weighs them
 _INTERPOLATION = {Resampling.BILINEAR: cv2.INTER_LINEAR, Resampling.BICUBIC: cv2.INTER_CUBIC}
 
 
@@ -45,9 +46,10 @@ def flip(pixels: Pixels) -> Pixels:
     return cv2.flip(pixels, 1)
 
 
-def planes(pixels: Pixels) -> np.ndarray:
-    """Converts (H, W, 3) to (3, H, W)."""
-    return np.stack(cv2.split(pixels))
+def planes(pixels: Pixels, into: np.ndarray) -> np.ndarray:
+    """Writes (H, W, 3) as (3, H, W) into an array, which it returns."""
+    cv2.split(pixels, list(into))
+    return into
 
 
 def _by_table(pixels: Pixels, table: np.ndarray) -> Pixels:
@@ -56,38 +58,32 @@ def _by_table(pixels: Pixels, table: np.ndarray) -> Pixels:
     return cv2.LUT(pixels, table if table.ndim == 1 else table[None])
 
 
-def _grey(pixels: Pixels) -> np.ndarray:
-    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-
-
 # Pillow truncates blended levels where OpenCV rounds them; whole levels must not change
 _CUT = -0.499
 
 
-def _blend(degenerate: Pixels, pixels: Pixels, factor: float) -> Pixels:
-    return cv2.addWeighted(degenerate, 1 - factor, pixels, factor, _CUT)
-
-
-def _blend_with_level(level: int, pixels: Pixels, factor: float) -> Pixels:
-    return cv2.addWeighted(pixels, factor, pixels, 0, level * (1 - factor) + _CUT)
+def _by_matrix(pixels: Pixels, matrix: np.ndarray, level: float) -> Pixels:
+    """Makes new channels of the three, and adds a level to all of them."""
+    return cv2.transform(pixels, np.column_stack([matrix, np.full(3, level + _CUT)]))
 
 
 def brightness(pixels: Pixels, factor: float, **_: Any) -> Pixels:
-    return _blend_with_level(0, pixels, factor)
+    return _by_matrix(pixels, factor * np.eye(3), 0)
 
 
 def contrast(pixels: Pixels, factor: float, **_: Any) -> Pixels:
-    return _blend_with_level(int(cv2.mean(_grey(pixels))[0] + 0.5), pixels, factor)
+    mean = int(float(_GREY @ cv2.mean(pixels)[:3]) + 0.5)
+    return _by_matrix(pixels, factor * np.eye(3), mean * (1 - factor))
 
 
 def color(pixels: Pixels, factor: float, **_: Any) -> Pixels:
-    return _blend(cv2.cvtColor(_grey(pixels), cv2.COLOR_GRAY2RGB), pixels, factor)
+    return _by_matrix(pixels, factor * np.eye(3) + (1 - factor) * _GREY, 0)
 
 
 def sharpness(pixels: Pixels, factor: float, **_: Any) -> Pixels:
     smooth = cv2.filter2D(pixels, -1, _SMOOTH)
     smooth[[0, -1]], smooth[:, [0, -1]] = pixels[[0, -1]], pixels[:, [0, -1]]  # as Pillow does
-    return _blend(smooth, pixels, factor)
+    return cv2.addWeighted(smooth, 1 - factor, pixels, factor, _CUT)
 
 
 def invert(pixels: Pixels, **_: Any) -> Pixels:

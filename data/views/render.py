@@ -83,30 +83,55 @@ def decode_smaller(
     try:
         image, size, _ = load_image(content, reduction=reduction)
         with unusable(content):
-            return image.convert("RGB"), size
+            return image if image.mode == "RGB" else image.convert("RGB"), size
     except UnusableImageError as error:
         raise BrokenImageError(f"image {image_id} cannot be decoded: {error}") from error
 
 
 def render(
+    places: Sequence[tuple[ImageTable, int, int]],
+    seed: int,
+    settings: ViewSettings,
+    views: tuple[ViewName, ...],
+) -> Batch:
+    """Decodes rows and makes their views, straight into the arrays of one batch.
+
+    ``places`` are units, rows within them, and the numbers of the passes. A pool image (label −1)
+    that cannot be decoded is replaced by the next row of its unit that can, and named in
+    ``broken``; so positions keep their meaning. A labelled one is an error: labels are too dear to
+    lose silently.
+    """
+    shape = (len(places), 3, settings.img_size, settings.img_size)
+    made: dict[ViewName, np.ndarray] = {view: np.empty(shape, np.uint8) for view in views}
+    ids: list[str] = []
+    labels: list[int] = []
+    erase_seeds: list[int] = []
+    broken: list[list[str]] = []
+    for number, (unit, row, pass_number) in enumerate(places):
+        into = {view: made[view][number] for view in views}
+        chosen, passed_over = _render_row(unit, row, pass_number, seed, settings, into)
+        ids.append(unit.ids[chosen])
+        labels.append(int(unit.labels[chosen]))
+        erase_seeds.append(view_seed(seed, pass_number, unit.ids[chosen], "erase"))
+        broken.append(passed_over)
+    tensors = {view: torch.from_numpy(array) for view, array in made.items()}
+    return Batch(ids, torch.tensor(labels), tensors, torch.tensor(erase_seeds), broken)
+
+
+def _render_row(
     unit: ImageTable,
     row: int,
     pass_number: int,
     seed: int,
     settings: ViewSettings,
-    views: tuple[ViewName, ...],
-) -> Batch:
-    """Decodes one row of a unit and makes its views.
-
-    A pool image (label −1) that cannot be decoded is replaced by the next row of its unit that
-    can, and named in ``broken``; so positions keep their meaning. A labelled one is an error:
-    labels are too dear to lose silently.
-    """
+    into: Mapping[ViewName, np.ndarray],
+) -> tuple[int, list[str]]:
+    """The row whose views were made, from ``row`` on, and the ids of the broken ones before it."""
     broken: list[str] = []
     for ahead in range(len(unit)):
         chosen = (row + ahead) % len(unit)
         name = unit.ids[chosen]
-        seeds = {view: view_seed(seed, pass_number, name, view) for view in views}
+        seeds = {view: view_seed(seed, pass_number, name, view) for view in into}
         try:
             smaller = partial(reduction, settings, seeds)
             image, size = decode_smaller(unit.images[chosen], name, smaller)
@@ -120,8 +145,6 @@ def render(
             f"none of {len(unit)} images can be decoded, the first is {unit.ids[0]}"
         )
     pixels = np.array(image)
-    made: dict[ViewName, np.ndarray] = {
-        view: make_view(pixels, settings, view, seeds[view], size) for view in views
-    }
-    erase_seed = view_seed(seed, pass_number, name, "erase")
-    return Batch.of_one(name, unit.labels[chosen], made, erase_seed, broken)
+    for view, array in into.items():
+        make_view(pixels, settings, view, seeds[view], size, array)
+    return chosen, broken
