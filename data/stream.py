@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
@@ -23,9 +24,9 @@ from semigrid.data.views.render import Batch, render
 # Tasks of one execution at most. Ray keeps a record of every task and block of an execution, so a
 # longer run is several executions in a row.
 MAX_TASKS = 500
-# Bytes of views that a task makes, and that it hands on at a time. Ray Data looks for news ten
-# times a second: a shorter task leaves its CPU idle, and one that hands on many small blocks is
-# held up.
+# Bytes of views that a task makes at least, and that it hands on at a time. Ray Data looks for news
+# ten times a second: a shorter task leaves its CPU idle, and one that hands on many small blocks is
+# held up. A block is whole batches, which need not be copied then, up to the bytes of a task.
 TASK_BYTES, BLOCK_BYTES = 64 * 2**20, 16 * 2**20
 # Longest time until the node of a failed task is known to lack something, in seconds.
 KNOWN_SECONDS = 5.0
@@ -87,7 +88,8 @@ class RayBatches:
             for number in range(first, end, MAX_TASKS * self._spans_per_task)
             for part in self._parts(number, end, start, stop, nodes)
         )
-        return map(Batch.joined, rebatch(parts, self.share.local_batch_size))
+        for batch in rebatch(parts, self.share.local_batch_size):
+            yield batch[0] if len(batch) == 1 else Batch.joined(batch)
 
     @property
     def _view_bytes(self) -> int:
@@ -98,6 +100,14 @@ class RayBatches:
     def _spans_per_task(self) -> int:
         rows = max(self.order.unit_rows)
         return max(1, TASK_BYTES * self.share.world_size // (rows * self._view_bytes))
+
+    @property
+    def _positions_at_once(self) -> int:
+        """Positions of the stream that are handed on together: whole batches, or part of one."""
+        batch_bytes = self.share.local_batch_size * self._view_bytes
+        if batch_bytes > TASK_BYTES:
+            return max(1, TASK_BYTES // self._view_bytes)
+        return self.share.global_batch_size * max(1, BLOCK_BYTES // batch_bytes)
 
     def _parts(
         self, first: int, end: int, start: int, stop: int, nodes: dict[str, str] | None
@@ -116,23 +126,23 @@ class RayBatches:
         rendered = spans.map_batches(
             self._render_spans,
             batch_size=1,
-            fn_kwargs={"start": start, "stop": stop},
+            fn_kwargs={"start": start, "stop": stop, "at_once": self._positions_at_once},
         )
         blocks = rendered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
         return map(partial(_unpack, self.views, self.settings.img_size), blocks)
 
     def _render_spans(
-        self, batch: dict[str, np.ndarray], start: int, stop: int
+        self, batch: dict[str, np.ndarray], start: int, stop: int, at_once: int
     ) -> Iterator[pa.Table]:
         torch.set_num_threads(1)
         for number in batch["item"]:
-            yield from self._render_span(int(number), start, stop)
+            yield from self._render_span(int(number), start, stop, at_once)
 
-    def _render_span(self, number: int, start: int, stop: int) -> Iterator[pa.Table]:
+    def _render_span(self, number: int, start: int, stop: int, at_once: int) -> Iterator[pa.Table]:
         span = self.order.span_at(number)
         group = self.units[span.unit]
         rows = [
-            int(row)
+            (position, int(row))
             for position, row in enumerate(self.order.rows_of(span), span.start)
             if start <= position < stop and self.share.owns(position)
         ]
@@ -140,11 +150,9 @@ class RayBatches:
             return
         ids, images = read_row_group(self.storage, group)
         unit = ImageTable(ids, images, np.full(len(ids), -1))
-        places = [(unit, row, span.pass_number) for row in rows]
-        at_once = max(1, BLOCK_BYTES // self._view_bytes)
-        for begin in range(0, len(places), at_once):
-            part = places[begin : begin + at_once]
-            yield _pack(render(part, self.seed, self.settings, self.views))
+        for _, block in groupby(rows, lambda at: at[0] // at_once):
+            places = [(unit, row, span.pass_number) for _, row in block]
+            yield _pack(render(places, self.seed, self.settings, self.views))
 
 
 def rebatch(parts: Iterable[Batch], batch_size: int) -> Iterator[list[Batch]]:
@@ -175,7 +183,7 @@ def _as_value(array: np.ndarray) -> pa.Array:
 
 
 def _unpack(views: tuple[ViewName, ...], size: int, table: pa.Table) -> Batch:
-    """The batch again. Its views are Ray's memory, which cannot be written: copy them."""
+    """The batch again. Its views are Ray's memory, which must not be written."""
     ids, seeds, broken = pickle.loads(table["about"][0].as_py())
     found: dict[ViewName, torch.Tensor] = {}
     for name in views:

@@ -150,13 +150,16 @@ def test_a_resume_reads_nothing_that_came_before_it(cluster: None, tmp_path: Pat
         next(by_ray(0, 6))
 
 
+@pytest.mark.parametrize("at_once", ["batches", "parts"])
 def test_a_long_run_is_several_executions_and_the_same_batches(
-    cluster: None, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+    cluster: None, digits: Dataset, monkeypatch: pytest.MonkeyPatch, at_once: str
 ) -> None:
     from semigrid.data import stream
 
     monkeypatch.setattr(stream, "MAX_TASKS", 2)
-    monkeypatch.setattr(stream, "TASK_BYTES", 300_000)  # three spans of 64 digits
+    # three spans of 64 digits, handed on in whole batches, or one span in parts of 26
+    monkeypatch.setattr(stream, "TASK_BYTES", {"batches": 300_000, "parts": 40_000}[at_once])
+    monkeypatch.setattr(stream, "BLOCK_BYTES", 1)
     by_ray, in_memory = streams(digits, Share(96))
     for step, batch in enumerate(by_ray(1, 14), 1):  # 1,248 rows of 64 a span
         assert_same(batch, in_memory[step])
