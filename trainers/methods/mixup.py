@@ -127,7 +127,8 @@ def pseudo_mix(
     confidence in each; for CutMix it is corrected to the box that was pasted.
 
     Args:
-        images, others: unmixed strong views (B, C, H, W) and their partners.
+        images, others: unmixed strong views (B, C, H, W) and their partners, which are overwritten:
+            another tensor of this size would take as long to get as the mixing.
         targets, other_targets: (B, K).
         confidence, other_confidence: p_i and p_π(i), (B,).
         use_cutmix: (B,), mixup where false.
@@ -137,9 +138,10 @@ def pseudo_mix(
         Mixed images (B, C, H, W) and soft targets (B, K).
     """
     lam = confidence / (confidence + other_confidence)
-    mask, covered = boxes(images.shape[2], images.shape[3], 1 - lam, centers)
-    lam = torch.where(use_cutmix, 1 - covered, lam)
+    area = torch.where(use_cutmix, 1 - lam, 0)
+    mask, covered = boxes(images.shape[2], images.shape[3], area, centers)
     # one weight a pixel serves both: λ everywhere for mixup, 0 or 1 for CutMix
-    weight = torch.where(use_cutmix.view(-1, 1, 1, 1), (~mask).to(lam.dtype), lam.view(-1, 1, 1, 1))
-    mixed = torch.lerp(others, images, weight.to(images.dtype))
-    return mixed, targets * lam[:, None] + other_targets * (1 - lam[:, None])
+    outside = torch.where(use_cutmix, 1, lam).to(images.dtype)
+    weight = torch.where(mask, 0, outside.view(-1, 1, 1, 1))
+    lam = torch.where(use_cutmix, 1 - covered, lam)
+    return others.lerp_(images, weight), targets * lam[:, None] + other_targets * (1 - lam[:, None])
