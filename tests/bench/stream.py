@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,22 @@ def in_turns(
     return found
 
 
+def of_a_process(streams: Streams, steps: int = 4) -> tuple[float, float]:
+    """Images for each second of processor time, semigrid's and timm's: at best, in turns."""
+    memory = replace(streams.memory, loader_workers=0)
+    by_timm = TwoViews(streams.table, streams.settings)
+    found: tuple[list[float], list[float]] = ([], [])
+    for step in range(steps):
+        started = time.process_time()
+        memory[step]
+        found[0].append(time.process_time() - started)
+        for _, row in streams.order.rows(step * BATCH, (step + 1) * BATCH):
+            by_timm[row]
+        found[1].append(time.process_time() - started - found[0][-1])
+    ours, theirs = (BATCH / min(times) for times in found)
+    return ours, theirs
+
+
 def stream_rates(images: int = 50_000, size: int = 256) -> Iterator[tuple[str, str, float, float]]:
     """What, the alternative's name, ours and its rate: medians over the rounds."""
     with pool_of(images, size) as dataset, running_ray():
@@ -167,6 +184,7 @@ def stream_rates(images: int = 50_000, size: int = 256) -> Iterator[tuple[str, s
         ways: dict[str, Way] = {"stream": streams.stream, "timm": streams.timm}
         ways |= {"memory": streams.in_memory, "decode": streams.decoding}
         found = in_turns(ways)
+        process = of_a_process(streams)
     rates = {name: statistics.median(of) for name, (of, _) in found.items()}
     firsts = {name: statistics.median(of) for name, (_, of) in found.items()}
     what = f"{images:,} images of {size} px, weak + strong, {PROCESSES} processes, images/s"
@@ -175,6 +193,7 @@ def stream_rates(images: int = 50_000, size: int = 256) -> Iterator[tuple[str, s
     yield "the same", loader, rates["stream"], rates["memory"]
     yield "the same", "decoding alone", rates["stream"], rates["decode"]
     yield "from memory, the same images", timm, rates["memory"], rates["timm"]
+    yield "the same, images for a second of processor time", "timm's transforms", *process
     yield "Ray stream, 1/seconds to first batch", timm, 1 / firsts["stream"], 1 / firsts["timm"]
     yield "Ray stream, the same, Ray's workers not started", timm, 1 / cold, 1 / firsts["timm"]
 
