@@ -14,6 +14,7 @@ import ray
 import ray.data
 import torch
 from ray.exceptions import RayError
+from torch.utils.dlpack import from_dlpack
 
 from semigrid.data.order import Share, StreamOrder
 from semigrid.data.schema import ImageTable, RowGroup, read_row_group
@@ -24,10 +25,11 @@ from semigrid.data.views.render import Batch, render
 # Tasks of one execution at most. Ray keeps a record of every task and block of an execution, so a
 # longer run is several executions in a row.
 MAX_TASKS = 500
-# Bytes of views that a task makes at least, and that it hands on at a time. Ray Data looks for news
-# ten times a second: a shorter task leaves its CPU idle, and one that hands on many small blocks is
-# held up. A block is whole batches, which need not be copied then, up to the bytes of a task.
-TASK_BYTES, BLOCK_BYTES = 64 * 2**20, 16 * 2**20
+# Bytes of views that a task makes, and those that it hands on at a time, at least and at most. Ray
+# Data looks for news ten times a second: a shorter task leaves its CPU idle, and one that hands on
+# many small blocks is held up. A block is whole batches, which need not be copied then, or a part
+# of a large one.
+TASK_BYTES, BLOCK_BYTES, MOST_BLOCK_BYTES = 256 * 2**20, 16 * 2**20, 64 * 2**20
 # Longest time until the node of a failed task is known to lack something, in seconds.
 KNOWN_SECONDS = 5.0
 
@@ -105,8 +107,8 @@ class RayBatches:
     def _positions_at_once(self) -> int:
         """Positions of the stream that are handed on together: whole batches, or part of one."""
         batch_bytes = self.share.local_batch_size * self._view_bytes
-        if batch_bytes > TASK_BYTES:
-            return max(1, TASK_BYTES // self._view_bytes)
+        if batch_bytes > MOST_BLOCK_BYTES:
+            return max(1, MOST_BLOCK_BYTES // self._view_bytes)
         return self.share.global_batch_size * max(1, BLOCK_BYTES // batch_bytes)
 
     def _parts(
@@ -172,8 +174,10 @@ def rebatch(parts: Iterable[Batch], batch_size: int) -> Iterator[list[Batch]]:
 def _pack(batch: Batch) -> pa.Table:
     """A batch as a table of one row, whose views are the batch's own memory."""
     about = pickle.dumps((batch.ids, batch.erase_seeds.tolist(), batch.broken_by_row))
-    views = {name: _as_value(view.numpy()) for name, view in batch.views.items()}
-    return pa.table({"about": pa.array([about], pa.binary()), **views})
+    columns = {"about": pa.array([about], pa.binary())}
+    for name, view in batch.views.items():
+        columns[name] = _as_value(view.numpy())
+    return pa.table(columns)
 
 
 def _as_value(array: np.ndarray) -> pa.Array:
@@ -190,5 +194,5 @@ def _unpack(views: tuple[ViewName, ...], size: int, table: pa.Table) -> Batch:
         value = table[name].chunk(0)
         shape = (len(ids), 3, size, size)
         levels = pa.Array.from_buffers(pa.uint8(), math.prod(shape), [None, value.buffers()[2]])
-        found[name] = torch.from_dlpack(levels).view(shape)
+        found[name] = from_dlpack(levels).view(shape)
     return Batch(ids, torch.full((len(ids),), -1), found, torch.tensor(seeds), broken)

@@ -157,9 +157,10 @@ def test_a_long_run_is_several_executions_and_the_same_batches(
     from semigrid.data import stream
 
     monkeypatch.setattr(stream, "MAX_TASKS", 2)
-    # three spans of 64 digits, handed on in whole batches, or one span in parts of 26
-    monkeypatch.setattr(stream, "TASK_BYTES", {"batches": 300_000, "parts": 40_000}[at_once])
+    monkeypatch.setattr(stream, "TASK_BYTES", 300_000)  # three spans of 64 digits
+    # handed on in whole batches, or in parts of 26 digits
     monkeypatch.setattr(stream, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(stream, "MOST_BLOCK_BYTES", {"batches": 300_000, "parts": 40_000}[at_once])
     by_ray, in_memory = streams(digits, Share(96))
     for step, batch in enumerate(by_ray(1, 14), 1):  # 1,248 rows of 64 a span
         assert_same(batch, in_memory[step])
