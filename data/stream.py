@@ -173,7 +173,7 @@ def rebatch(parts: Iterable[Batch], batch_size: int) -> Iterator[list[Batch]]:
 
 def _pack(batch: Batch) -> pa.Table:
     """A batch as a table of one row, whose views are the batch's own memory."""
-    about = pickle.dumps((batch.ids, batch.erase_seeds.tolist(), batch.broken_by_row))
+    about = pickle.dumps((batch.ids, batch.erasures.tolist(), batch.broken_by_row))
     columns = {"about": pa.array([about], pa.binary())}
     for name, view in batch.views.items():
         columns[name] = _as_value(view.numpy())
@@ -188,11 +188,11 @@ def _as_value(array: np.ndarray) -> pa.Array:
 
 def _unpack(views: tuple[ViewName, ...], size: int, table: pa.Table) -> Batch:
     """The batch again. Its views are Ray's memory, which must not be written."""
-    ids, seeds, broken = pickle.loads(table["about"][0].as_py())
+    ids, erasures, broken = pickle.loads(table["about"][0].as_py())
     found: dict[ViewName, torch.Tensor] = {}
     for name in views:
         value = table[name].chunk(0)
         shape = (len(ids), 3, size, size)
         levels = pa.Array.from_buffers(pa.uint8(), math.prod(shape), [None, value.buffers()[2]])
         found[name] = from_dlpack(levels).view(shape)
-    return Batch(ids, torch.full((len(ids),), -1), found, torch.tensor(seeds), broken)
+    return Batch(ids, torch.full((len(ids),), -1), found, torch.tensor(erasures), broken)

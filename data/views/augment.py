@@ -2,10 +2,10 @@
 
 import copy
 import hashlib
+import math
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Literal
@@ -13,9 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import auto_augment, create_transform, random_erasing, transforms
+from timm.data import auto_augment, create_transform, transforms
 from timm.data.auto_augment import RandAugment
-from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision.transforms import ColorJitter
 
@@ -39,7 +38,7 @@ class _ThreadsOwn(threading.local):
 # waits for its bucket: then the view would be another one. So timm gets generators of its own, and
 # threads can make views beside each other.
 GENERATOR = _ThreadsOwn()
-for _module in (auto_augment, random_erasing, transforms):
+for _module in (auto_augment, transforms):
     _module.random = GENERATOR
 
 
@@ -250,33 +249,89 @@ def reduction(settings: ViewSettings, seeds: Mapping[ViewName, int], size: tuple
     return next((n for n in REDUCTIONS if side >= n * needed), 1)
 
 
+@lru_cache(maxsize=16)
+def _scale(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of uint8 levels, (1, 3, 1, 1) each; on the device once."""
+    with torch.inference_mode(False):  # else they would be of no use outside of it
+        both = torch.tensor([mean, std], device=device) * 255
+        return both[0].view(1, 3, 1, 1), both[1].view(1, 3, 1, 1)
+
+
 def normalize(views: torch.Tensor, settings: ViewSettings) -> torch.Tensor:
     """Converts uint8 (B, 3, H, W) to float32, normalised by the settings' mean and deviation."""
-    mean = torch.tensor(settings.mean, device=views.device).view(1, 3, 1, 1) * 255
-    std = torch.tensor(settings.std, device=views.device).view(1, 3, 1, 1) * 255
-    return (views.float() - mean) / std
+    mean, std = _scale(settings.mean, settings.std, views.device)
+    return (views - mean).div_(std)
 
 
-@contextmanager
-def isolated_random() -> Iterator[None]:
-    """Restores the global generators afterwards, so that erasing does not change a training."""
-    states = np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        np.random.set_state(states[0])
-        torch.set_rng_state(states[1])
+# An image's random erasing: top, left, height and width of its box in pixels, all 0 where nothing
+# is erased, and the 32-bit seed of the noise in it.
+Erasure = tuple[int, int, int, int, int]
+NO_ERASURE: Erasure = (0, 0, 0, 0, 0)
 
 
-def erase(images: torch.Tensor, seeds: torch.Tensor, probability: float) -> torch.Tensor:
-    """Erases random boxes of images (B, 3, H, W) in place, in pixel mode, with a seed for each."""
-    if probability == 0:
+def draw_erasure(settings: ViewSettings, seed: int) -> Erasure:
+    """Draws what timm's ``RandomErasing`` would erase of a view (Zhong et al. 2017, 1708.04896).
+
+    The area is 2 % to a third of the view's, the ratio of height to width 0.3 to 1/0.3. A box that
+    the view does not hold is drawn anew, nine times at most.
+    """
+    generator, size = random.Random(seed), settings.img_size
+    if settings.erase_prob == 0 or generator.random() > settings.erase_prob:
+        return NO_ERASURE
+    for _ in range(10):
+        area = generator.uniform(0.02, 1 / 3) * size * size
+        ratio = math.exp(generator.uniform(math.log(0.3), math.log(1 / 0.3)))
+        height, width = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if height < size and width < size:
+            top = generator.randint(0, size - height)
+            left = generator.randint(0, size - width)
+            return top, left, height, width, seed & 0xFFFFFFFF
+    return NO_ERASURE
+
+
+def erase(images: torch.Tensor, erasures: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Fills boxes of some images with standard normal noise, in place and without a loop.
+
+    A pixel's noise depends on its image's seed and on its place alone, whatever is beside it.
+
+    Args:
+        images: normalised, (B, 3, H, W).
+        erasures: of all images, (B, 5), each an ``Erasure``.
+        rows: the numbers of the images that have a box, (R,); others may be among them.
+    """
+    if len(rows) == 0:
         return images
-    # the noise is drawn on the CPU, whose generator is seeded below
-    eraser = RandomErasing(probability, mode="pixel", device="cpu")
-    with isolated_random():
-        for image, seed in zip(images, seeds.tolist(), strict=True):
-            GENERATOR.seed(seed)
-            torch.default_generator.manual_seed(seed)
-            eraser(image)
-    return images
+    top, left, height, width, seed = erasures[rows].unbind(1)
+    y = torch.arange(images.shape[2], device=images.device)
+    x = torch.arange(images.shape[3], device=images.device)
+    tall = (y >= top[:, None]) & (y < (top + height)[:, None])
+    wide = (x >= left[:, None]) & (x < (left + width)[:, None])
+    box = tall[:, None, :, None] & wide[:, None, None, :]
+    noise = pixel_noise(seed, images[0].numel()).view(len(rows), *images.shape[1:])
+    return images.index_copy_(0, rows, torch.where(box, noise, images[rows]))
+
+
+def pixel_noise(seeds: torch.Tensor, count: int) -> torch.Tensor:
+    """Standard normal noise (R, count), each a function of its row's seed (R,) and its column.
+
+    A hash of both is a uniform number of 24 bits, and the inverse of the normal distribution makes
+    it normal: up to 5.4 deviations from 0.
+    """
+    places = _hash(torch.arange(count, device=seeds.device))
+    uniform = _hash(places ^ seeds[:, None]) >> 8
+    # odd multiples of 2^-24 between −1 and 1: exact in float32, and symmetric
+    centred = ((uniform << 1) - (2**24 - 1)).float().mul_(2.0**-24)
+    return centred.erfinv_().mul_(math.sqrt(2))
+
+
+def _hash(numbers: torch.Tensor) -> torch.Tensor:
+    """A bijection of 32-bit numbers in int64 that looks random: Wellons' ``lowbias32``."""
+    mask = 0xFFFFFFFF
+    numbers = (numbers >> 16) ^ numbers
+    numbers = numbers.mul_(0x7FEB352D).bitwise_and_(mask)
+    numbers = (numbers >> 15) ^ numbers
+    # 0x846CA68B less 2^32: the same 32 bits, and no product leaves 64 bits
+    numbers = numbers.mul_(0x846CA68B - 2**32).bitwise_and_(mask)
+    return (numbers >> 16) ^ numbers

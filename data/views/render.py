@@ -10,22 +10,32 @@ from PIL import Image
 
 from semigrid.data.decoding import UnusableImageError, load_image, unusable
 from semigrid.data.schema import ImageTable
-from semigrid.data.views.augment import ViewName, ViewSettings, make_view, reduction, view_seed
+from semigrid.data.views.augment import (
+    NO_ERASURE,
+    Erasure,
+    ViewName,
+    ViewSettings,
+    draw_erasure,
+    make_view,
+    reduction,
+    view_seed,
+)
 
 
 @dataclass
 class Batch:
     """Consecutive images of a stream, such as one rank's share of a global batch.
 
-    ``views`` maps a view's name to uint8 images (B, 3, H, W); ``erase_seeds`` (B,) seed the random
-    erasing of the strong view; ``labels`` (B,) are −1 in the pool; ``broken_by_row`` lists for each
-    image the ids that could not be decoded and whose place it took.
+    ``views`` maps a view's name to uint8 images (B, 3, H, W); ``erasures`` (B, 5) tell what random
+    erasing takes from each strong view (``Erasure``); ``labels`` (B,) are −1 in the pool;
+    ``broken_by_row`` lists for each image the ids that could not be decoded and whose place it
+    took.
     """
 
     ids: list[str]
     labels: torch.Tensor
     views: dict[ViewName, torch.Tensor]
-    erase_seeds: torch.Tensor
+    erasures: torch.Tensor
     broken_by_row: list[list[str]]
 
     @property
@@ -35,21 +45,21 @@ class Batch:
 
     def __getitem__(self, rows: slice) -> "Batch":
         views = {name: view[rows] for name, view in self.views.items()}
-        seeds, broken = self.erase_seeds[rows], self.broken_by_row[rows]
-        return Batch(self.ids[rows], self.labels[rows], views, seeds, broken)
+        erasures, broken = self.erasures[rows], self.broken_by_row[rows]
+        return Batch(self.ids[rows], self.labels[rows], views, erasures, broken)
 
     @staticmethod
     def of_one(
         image_id: str,
         label: int,
         views: Mapping[ViewName, np.ndarray],
-        erase_seed: int = 0,
+        erasure: Erasure = NO_ERASURE,
         broken: Sequence[str] = (),
     ) -> "Batch":
         """One image, with views (3, H, W)."""
         tensors = {v: torch.from_numpy(np.ascontiguousarray(a))[None] for v, a in views.items()}
-        seeds = torch.tensor([erase_seed])
-        return Batch([image_id], torch.tensor([int(label)]), tensors, seeds, [list(broken)])
+        erasures = torch.tensor([erasure])
+        return Batch([image_id], torch.tensor([int(label)]), tensors, erasures, [list(broken)])
 
     @staticmethod
     def joined(parts: Sequence["Batch"]) -> "Batch":
@@ -58,7 +68,7 @@ class Batch:
             ids=[image_id for part in parts for image_id in part.ids],
             labels=torch.cat([part.labels for part in parts]),
             views={v: torch.cat([part.views[v] for part in parts]) for v in parts[0].views},
-            erase_seeds=torch.cat([part.erase_seeds for part in parts]),
+            erasures=torch.cat([part.erasures for part in parts]),
             broken_by_row=[names for part in parts for names in part.broken_by_row],
         )
 
@@ -105,17 +115,18 @@ def render(
     made: dict[ViewName, np.ndarray] = {view: np.empty(shape, np.uint8) for view in views}
     ids: list[str] = []
     labels: list[int] = []
-    erase_seeds: list[int] = []
+    erasures: list[Erasure] = []
     broken: list[list[str]] = []
     for number, (unit, row, pass_number) in enumerate(places):
         into = {view: made[view][number] for view in views}
         chosen, passed_over = _render_row(unit, row, pass_number, seed, settings, into)
         ids.append(unit.ids[chosen])
         labels.append(int(unit.labels[chosen]))
-        erase_seeds.append(view_seed(seed, pass_number, unit.ids[chosen], "erase"))
+        noise = view_seed(seed, pass_number, unit.ids[chosen], "erase")
+        erasures.append(draw_erasure(settings, noise))
         broken.append(passed_over)
     tensors = {view: torch.from_numpy(array) for view, array in made.items()}
-    return Batch(ids, torch.tensor(labels), tensors, torch.tensor(erase_seeds), broken)
+    return Batch(ids, torch.tensor(labels), tensors, torch.tensor(erasures), broken)
 
 
 def _render_row(

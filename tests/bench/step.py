@@ -14,7 +14,7 @@ from tests.bench.plain import PlainSemi
 from semigrid.data.batches import EvalBatches
 from semigrid.data.schema import ImageTable
 from semigrid.data.storage import open_storage
-from semigrid.data.views.augment import ViewName, ViewSettings
+from semigrid.data.views.augment import ViewName, ViewSettings, draw_erasure
 from semigrid.data.views.render import Batch
 from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.execution.runtime import Runtime
@@ -40,7 +40,7 @@ def batch(count: int, size: int, seed: int, *views: ViewName) -> Batch:
         ids=[str(i) for i in range(count)],
         labels=torch.arange(count) % CLASSES,
         views={view: images(count, size, seed + i) for i, view in enumerate(views)},
-        erase_seeds=torch.arange(count),
+        erasures=torch.tensor([draw_erasure(ViewSettings(img_size=size), i) for i in range(count)]),
         broken_by_row=[[]] * count,
     )
 

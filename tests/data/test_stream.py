@@ -42,7 +42,7 @@ def streams(digits: Dataset, share: Share, rows: int = 700) -> tuple[Any, Memory
 
 def assert_same(found: Batch, expected: Batch) -> None:
     assert found.ids == expected.ids
-    assert torch.equal(found.erase_seeds, expected.erase_seeds)
+    assert torch.equal(found.erasures, expected.erasures)
     assert torch.equal(found.labels, expected.labels)
     for view in ("weak", "strong"):
         assert torch.equal(found.views[view], expected.views[view])

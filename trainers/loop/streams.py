@@ -59,11 +59,13 @@ class Streams:
         def ready(batch: Batch) -> dict[ViewName, torch.Tensor]:
             views: dict[ViewName, torch.Tensor] = {}
             for name, images in batch.views.items():
-                images = normalize(images.to(device), self.views)
+                images = images.to(device)
                 if channels_last:
                     images = images.contiguous(memory_format=torch.channels_last)
+                images = normalize(images, self.views)
                 if name == "strong":
-                    images = erase(images, batch.erase_seeds, self.views.erase_prob)
+                    (rows,) = batch.erasures[:, 2].nonzero(as_tuple=True)
+                    images = erase(images, batch.erasures.to(device), rows.to(device))
                 views[name] = images
             return views
 

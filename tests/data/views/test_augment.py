@@ -14,6 +14,7 @@ from PIL import Image
 from scipy.stats import ks_2samp
 from timm.data import auto_augment
 from timm.data.auto_augment import rand_augment_transform
+from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import ColorJitter
 from torchvision.transforms import functional as pillow
 
@@ -21,10 +22,11 @@ from semigrid.data.views.augment import (
     ViewName,
     ViewSettings,
     draw,
+    draw_erasure,
     erase,
-    isolated_random,
     make_view,
     normalize,
+    pixel_noise,
     reduction,
     timm_transform,
     view_seed,
@@ -90,22 +92,10 @@ def test_the_evaluation_view_is_the_center_of_the_resized_image() -> None:
     assert view.max() < 128
 
 
-def test_isolated_random_gives_the_generators_back() -> None:
-    np.random.seed(2), torch.manual_seed(3)
-    np.random.randn()  # it holds a second draw now
-    states = np.random.get_state(), torch.get_rng_state()
-    with pytest.raises(KeyError), isolated_random():
-        np.random.seed(9), torch.manual_seed(9)
-        raise KeyError  # an error inside must not leave them disturbed either
-    assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), states[0], strict=True))
-    assert torch.equal(torch.get_rng_state(), states[1])
-
-
 def test_views_are_made_beside_other_views_and_draws(image: Image.Image) -> None:
     # as in a thread that makes the next batch, and by a client that waits for its storage
     def made(_: int = 0) -> list[np.ndarray]:
-        views = [make_view(image, SETTINGS, "strong", seed) for seed in range(200)]
-        return [*views, erase(torch.zeros(200, 3, 16, 16), torch.arange(200), 0.5).numpy()]
+        return [make_view(image, SETTINGS, "strong", seed) for seed in range(200)]
 
     expected, over, interval = made(), threading.Event(), sys.getswitchinterval()
 
@@ -162,56 +152,83 @@ def test_normalize_by_hand() -> None:
     torch.testing.assert_close(normalize(views, settings), expected)
 
 
-def erased(seeds: list[int], probability: float = 1.0, size: int = 64) -> torch.Tensor:
-    """Which pixels (B, H, W) of white images the erasing has changed."""
-    images = erase(torch.full((len(seeds), 3, size, size), 9.0), torch.tensor(seeds), probability)
-    return (images != 9.0).all(dim=1)
+def erasures_of(seeds: range, probability: float = 1.0, size: int = 64) -> torch.Tensor:
+    settings = ViewSettings(img_size=size, erase_prob=probability)
+    return torch.tensor([draw_erasure(settings, seed) for seed in seeds])
 
 
-def test_erasing_depends_on_each_images_own_seed() -> None:
-    seeds = torch.arange(6) + 2**62
-    together = erase(torch.zeros(6, 3, 16, 16), seeds, 0.5)
-    torch.manual_seed(123)
-    for i in range(6):
-        alone = erase(torch.zeros(1, 3, 16, 16), seeds[i : i + 1], 0.5)
-        assert torch.equal(alone[0], together[i])
-    assert len({tuple(image.flatten().tolist()) for image in together}) > 2
+def erased(images: torch.Tensor, erasures: torch.Tensor) -> torch.Tensor:
+    (rows,) = erasures[:, 2].nonzero(as_tuple=True)
+    return erase(images.clone(), erasures, rows)
 
 
-def test_erasing_leaves_the_global_generators_alone() -> None:
-    random.seed(1), torch.manual_seed(1)
-    expected = random.random(), torch.rand(1)
-    random.seed(1), torch.manual_seed(1)
-    erased([1, 2, 3])
-    assert (random.random(), torch.rand(1)) == expected
+@pytest.mark.parametrize("size", [4, 16, 224])
+def test_boxes_are_timms(size: int) -> None:
+    eraser = RandomErasing(0.6, mode="const", device="cpu")
+    found = 0
+    for seed in range(2**62, 2**62 + 300):
+        random.seed(seed)
+        expected = eraser(torch.ones(3, size, size))
+        top, left, height, width, _ = draw_erasure(ViewSettings(size, erase_prob=0.6), seed)
+        ours = torch.ones(3, size, size)
+        ours[:, top : top + height, left : left + width] = 0
+        assert torch.equal(ours, expected)
+        found += height > 0
+    assert 150 < found < 210
 
 
-def test_an_erased_area_is_one_rectangle_of_allowed_size() -> None:
-    for mask in erased(list(range(50))):
-        rows, columns = torch.nonzero(mask, as_tuple=True)
-        height = int(rows.max() - rows.min()) + 1
-        width = int(columns.max() - columns.min()) + 1
-        assert int(mask.sum()) == height * width
-        # 2 % to a third of the image (Zhong et al.), sides rounded to whole pixels
-        assert (height - 0.5) * (width - 0.5) <= 64 * 64 / 3
-        assert (height + 0.5) * (width + 0.5) >= 64 * 64 * 0.02
+def test_erasing_fills_the_box_and_nothing_else() -> None:
+    erasures = erasures_of(range(50), probability=0.5)
+    images = erased(torch.full((50, 3, 64, 64), 9.0), erasures)
+    hit = 0
+    for image, (top, left, height, width, _) in zip(images, erasures.tolist(), strict=True):
+        box = torch.zeros(64, 64, dtype=torch.bool)
+        box[top : top + height, left : left + width] = True
+        assert torch.equal((image != 9.0).all(dim=0), box)
+        assert torch.equal((image != 9.0).any(dim=0), box)
+        hit += height > 0
+    assert 0 < hit < 50
 
 
-def test_erased_pixels_are_noise() -> None:
-    images = erase(torch.full((20, 3, 64, 64), 9.0), torch.arange(20), 1.0)
-    noise = images[images != 9.0]
-    assert abs(float(noise.mean())) < 0.05 and abs(float(noise.std()) - 1) < 0.05
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_an_images_noise_is_the_same_whatever_is_beside_it(layout: torch.memory_format) -> None:
+    erasures = erasures_of(range(13), probability=0.7, size=33)
+    images = torch.zeros(13, 3, 33, 33).contiguous(memory_format=layout)
+    together = erased(images, erasures)
+    for parts in ([1] * 13, [6, 7], [2, 11]):
+        pairs = zip(images.split(parts), erasures.split(parts), strict=True)
+        assert torch.equal(torch.cat([erased(*pair) for pair in pairs]), together)
+    # rows without a box do no harm
+    assert torch.equal(erase(images.clone(), erasures, torch.arange(13)), together)
+    assert torch.equal(erased(images, torch.zeros_like(erasures)), images)
 
 
-def test_erasing_happens_with_its_probability() -> None:
-    hit = erased(list(range(400)), probability=0.25, size=16).flatten(1).any(dim=1)
-    # 100 expected, standard deviation 8.7
-    assert 65 <= int(hit.sum()) <= 135
+def test_noise_is_normal_and_independent() -> None:
+    seeds = erasures_of(range(40), size=8)[:, 4]
+    noise = pixel_noise(seeds, 3 * 64 * 64).double()
+    count = noise.numel()
+    # five deviations of each mean over so many independent numbers
+    for power, expected, spread in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96), (6, 15, 10170)):
+        assert abs(float((noise**power).mean()) - expected) < 5 * (spread / count) ** 0.5
+    at = torch.linspace(-3, 3, 25, dtype=torch.double)
+    below = (noise.flatten()[:, None] < at).double().mean(dim=0)
+    assert (below - torch.special.ndtr(at)).abs().max() < 2.5 / count**0.5  # Kolmogorov, 1e-5
+    assert 4 < noise.abs().max() < 5.5
+    # neither neighbours, nor rows, nor channels, nor images are alike; also of adjacent seeds
+    for lag in (1, 2, 64, 4096):
+        assert abs(float((noise[:, lag:] * noise[:, :-lag]).mean())) < 5 / count**0.5
+    assert abs(float((noise[1:] * noise[:-1]).mean())) < 5 / count**0.5
+    adjacent = pixel_noise(torch.arange(40), 3 * 64 * 64).double()
+    for shift in (1, 2, 16):
+        same_place = (adjacent[shift:] * adjacent[:-shift]).mean()
+        assert abs(float(same_place)) < 5 / adjacent[shift:].numel() ** 0.5
+        assert len(adjacent[0].unique()) > 12_000
 
 
-def test_erasing_with_probability_0_changes_nothing() -> None:
-    images = torch.rand(4, 3, 8, 8)
-    assert torch.equal(erase(images.clone(), torch.arange(4), 0.0), images)
+def test_an_erasures_noise_seed_is_of_32_bits() -> None:
+    seeds = erasures_of(range(2**62, 2**62 + 9))[:, 4]
+    assert seeds.tolist() == list(range(9))
+    assert (pixel_noise(torch.tensor([2**32 - 1]), 100).isfinite()).all()
 
 
 def photograph(size: tuple[int, int], seed: int = 0) -> Image.Image:
