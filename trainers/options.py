@@ -31,7 +31,7 @@ class TrainOptions(BaseModel):
             every step. Half of it is what a lost machine repeats on average (``docs/scale.md``).
         micro_batch: most images in one forward and backward pass of a worker; None for all. It is
             halved, and the step repeated, when the device runs out of memory.
-        compile: whether student and teacher run through ``torch.compile``.
+        compile: whether student and teacher run through ``torch.compile``; None: on a GPU.
         max_failures: how many times in a row a training may die without a new checkpoint.
     """
 
@@ -45,7 +45,7 @@ class TrainOptions(BaseModel):
     loader_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     checkpoint_seconds: float = Field(120, ge=0, allow_inf_nan=False)
     micro_batch: int | None = Field(None, gt=0)
-    compile: bool = False
+    compile: bool | None = None
     max_failures: int = Field(3, ge=0)
 
     @property

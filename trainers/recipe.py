@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 # Part of every trial's identity; raise it when the same recipe gives other numbers than before.
-RECIPE_VERSION = 6
+RECIPE_VERSION = 7
 
 # timm's syntax, without its other sets of operations, which data.views.pixels does not have
 RAND_AUGMENT = re.compile(r"rand(-((mstd|p)\d+(\.\d+)?|(mmax|inc|m|n)\d+))+")

@@ -18,7 +18,6 @@ from semigrid.data.views.augment import ViewName, ViewSettings, draw_erasure
 from semigrid.data.views.render import Batch
 from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.execution.runtime import Runtime
-from semigrid.trainers.loop.seeds import step_seed
 from semigrid.trainers.loop.streams import Streams
 from semigrid.trainers.loop.training import Training
 from semigrid.trainers.methods import published, resolve
@@ -85,7 +84,7 @@ class Steps:
         )
 
         def step() -> None:
-            training.step(0, self.labeled, self.pool)
+            training.step(training.feed.step(0, self.labeled, self.pool))
             self.wait()
 
         return step, training
@@ -109,19 +108,16 @@ class Steps:
     def at_mask_rate(self, rate: float) -> SemiRecipe:
         """The recipe whose threshold keeps this share of the mixed images in step 0."""
         _, training = self.ours(self.recipe)
-        inputs = training.streams.step_input(
-            self.labeled, self.pool, training.runtime.device, training.networks.channels_last
-        )
+        inputs = training.feed.step(0, self.labeled, self.pool).input
         assert inputs.pool is not None
         logits = training.teach(inputs.pool["weak"])
 
         def at(threshold: float) -> tuple[float, SemiRecipe]:
             recipe = self.recipe.model_copy(update={"confidence_threshold": threshold})
-            draw = torch.Generator().manual_seed(step_seed(0, 0, "mix"))
             context: StepContext[Any] = replace(
                 training.context, recipe=recipe, teacher=lambda weak: logits
             )
-            targets = SEMI.step_targets(inputs, context, draw)
+            targets = SEMI.step_targets(inputs, context)
             return abs(float(targets.averages["mask_rate"]) - rate), recipe
 
         confidences = logits.float().softmax(dim=1).max(dim=1).values.tolist()

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +161,7 @@ def in_turns(
 
 def of_a_process(streams: Streams, steps: int = 4) -> tuple[float, float]:
     """Images for each second of processor time, semigrid's and timm's: at best, in turns."""
-    memory = replace(streams.memory, loader_workers=0)
+    memory = streams.memory
     by_timm = TwoViews(streams.table, streams.settings)
     found: tuple[list[float], list[float]] = ([], [])
     for step in range(steps):

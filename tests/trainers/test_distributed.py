@@ -60,7 +60,7 @@ def test_workers_have_the_losses_of_one_process(
     found = results[world_size]["twenty_steps"][f"{method} {micro_batch}"]
     assert_same_losses(found, expected)
     if method in ("semi", "fixmatch"):
-        assert len({record["mask_rate"] for record in expected}) > 5  # masks take part
+        assert len({record["mask_rate"] for record in expected}) > 2  # masks take part
 
 
 def test_workers_have_the_losses_of_one_process_with_an_adapter(

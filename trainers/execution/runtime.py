@@ -51,9 +51,9 @@ class Runtime:
 
         Args:
             rows: this rank's part of the global batch; every rank has equally many.
-            wanted: each rank's global row numbers, (any number,), on the CPU.
+            wanted: each rank's global row numbers, (any number,); on the CPU if there are several.
         """
-        return rows[wanted[self.rank].to(rows.device)]
+        return rows[wanted[self.rank]]
 
     def any(self, value: bool) -> bool:
         """Whether the value is true on any rank; waits for all ranks."""
@@ -112,7 +112,12 @@ class DistributedRuntime(Runtime):
         ddp = nn.parallel.DistributedDataParallel
         known = inspect.signature(ddp).parameters  # torch 2.15 has a new name for it
         option = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
-        options: dict[str, Any] = {"device_ids": ids, option: False}
+        # gradients lie where they are sent from, once
+        options: dict[str, Any] = {
+            "device_ids": ids,
+            option: False,
+            "gradient_as_bucket_view": True,
+        }
         return ddp(model, **options)
 
     def fetch(self, rows: torch.Tensor, wanted: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -24,6 +24,17 @@ from semigrid.trainers.recipe import SteppedRecipe
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def fast_norms(model: nn.Module) -> None:
+    """Lets timm's layer norms compute in the precision of what they are given.
+
+    Autocast would turn it into float32 and back, which takes longer than the norm.
+    """
+    modules: list[Any] = list(model.modules())
+    for module in modules:
+        if hasattr(module, "_fast_norm"):
+            module._fast_norm = True
+
+
 class Networks:
     """Student and teacher, prepared as the method and the recipe's adapter want them.
 
@@ -56,6 +67,8 @@ class Networks:
         with seeded(step_seed(seed, 0, "prepare"), device):
             method.prepare(model, recipe)
         self.student = model.to(device)
+        if device.type == "cuda" and self._autocast_dtype is not None:
+            fast_norms(self.student)
         if recipe.adapter is not None:
             adapt(self.student, recipe.adapter, seed)
         self.drop_paths = DropPaths(self.student)

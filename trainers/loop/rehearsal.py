@@ -107,8 +107,8 @@ def rehearse(
             class_shares=np.ones(num_classes),  # no scores are looked at
             seed=0,
         )
-        for step, images, unlabeled in streams.batches(0, 1):
-            training.step(step, images, unlabeled)
+        with contextlib.closing(training.feed.steps(0, 1)) as steps:
+            training.step(next(steps))
         if training.state is not None:
             _check_state(method, training.state)
         training.outcome.step = 1

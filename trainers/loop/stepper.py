@@ -85,7 +85,7 @@ class MicroBatchStepper:
 
     def _forward(self, chunk: TargetRows) -> tuple[torch.Tensor, torch.Tensor]:
         """The scaled loss, and the cross-entropies (R,)."""
-        self.drop_paths.use(chunk.numbers, self.runtime.device)
+        self.drop_paths.use(chunk.numbers)
         with self.autocast():
             logits = self.adjustment(self.model(chunk.images))
             if isinstance(chunk.temperature, torch.Tensor):

@@ -1,7 +1,11 @@
 """The one training loop: endless batches, a fixed number of steps, exact checkpoints."""
 
+import contextlib
 import time
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
 
 from semigrid.trainers.evaluation.choose import Cutoffs, falls_behind
 from semigrid.trainers.loop.health import HopelessError
@@ -30,11 +34,30 @@ def train(
     """
     outcome = training.outcome
     try:
-        with training.runtime.checkpoints.background:
+        with training.runtime.checkpoints.background, fast_float32(training.runtime.device):
             outcome.status = _run(training, cutoffs or {}, report_seconds)
     except HopelessError as error:
         outcome.status, outcome.error = error.status, str(error)
     return outcome
+
+
+@contextlib.contextmanager
+def fast_float32(device: torch.device) -> Iterator[None]:
+    """Within it a GPU multiplies float32 numbers with 10 bits of their fractions (TF32).
+
+    Features and predictions are made with all bits, and not within it.
+    """
+    cudnn: Any = torch.backends.cudnn
+    settings: list[Any] = [cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul]
+    settings = settings if device.type == "cuda" else []
+    before = [each.fp32_precision for each in settings]
+    try:
+        for each in settings:
+            each.fp32_precision = "tf32"
+        yield
+    finally:
+        for each, precision in zip(settings, before, strict=True):
+            each.fp32_precision = precision
 
 
 def _run(
@@ -47,21 +70,22 @@ def _run(
     # the checkpoint may be of a run without these cutoffs
     if falls_behind(outcome.history, cutoffs, training.metric):
         return "stopped"
-    for step, labeled, pool in training.streams.batches(outcome.step, recipe.total_steps):
-        training.step(step, labeled, pool)
-        now = time.monotonic()
-        outcome.step, outcome.seconds = step + 1, now - started
-        runtime.stepped(outcome.step)
-        if now - last_report >= report_seconds:
-            runtime.progress(training.progress())
-            last_report = now
-        evaluated = outcome.step in evaluate_at
-        if evaluated:
-            training.evaluate()
-            outcome.seconds = time.monotonic() - started
-            runtime.report(training.position() | outcome.speed[-1] | outcome.history[-1])
-            if falls_behind(outcome.history, cutoffs, training.metric):
-                return "stopped"  # nothing will resume from here: no checkpoint
-        if evaluated or training.timer.due(outcome.step):
-            training.save_checkpoint()
+    with contextlib.closing(training.feed.steps(outcome.step, recipe.total_steps)) as steps:
+        for fed in steps:
+            training.step(fed)
+            now = time.monotonic()
+            outcome.step, outcome.seconds = fed.number + 1, now - started
+            runtime.stepped(outcome.step)
+            if now - last_report >= report_seconds:
+                runtime.progress(training.progress())
+                last_report = now
+            evaluated = outcome.step in evaluate_at
+            if evaluated:
+                training.evaluate()
+                outcome.seconds = time.monotonic() - started
+                runtime.report(training.position() | outcome.speed[-1] | outcome.history[-1])
+                if falls_behind(outcome.history, cutoffs, training.metric):
+                    return "stopped"  # nothing will resume from here: no checkpoint
+            if evaluated or training.timer.due(outcome.step):
+                training.save_checkpoint()
     return "finished"

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from semigrid.data.views.render import Batch
 from semigrid.trainers.evaluation.choose import is_better
 from semigrid.trainers.evaluation.scores import Metric
 from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.execution.timer import CheckpointTimer
 from semigrid.trainers.loop.assess import Assessor
+from semigrid.trainers.loop.feed import KEPT, Fed, Feed
 from semigrid.trainers.loop.networks import Networks
 from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.loop.schedule import create_optimizer, create_schedule
@@ -74,7 +74,7 @@ class Training:
         if page.state is not None:
             with seeded(step_seed(seed, 0, "state"), device):
                 self.state = page.state(recipe, num_classes, device)
-        shard = RankShard(runtime.fetch, runtime.rank, runtime.world_size)
+        shard = RankShard(runtime.fetch, runtime.rank, runtime.world_size, device)
         self.context = StepContext(
             recipe, num_classes, shard, self.teach, self.networks.batch_norm, self.state
         )
@@ -89,9 +89,10 @@ class Training:
         self._new_best = False  # whether the next checkpoint has the best weights so far
         self.averages = StepAverages()
         self.rows_per_step = page.rows_per_step(recipe, streams.pool is not None)
+        self.feed = Feed(streams, self._draw, device, self.networks.channels_last)
         self._resume()
         runtime.began(self.outcome.step)
-        if options.compile:
+        if device.type == "cuda" if options.compile is None else options.compile:
             self.networks.compile()
         self.stepper = MicroBatchStepper(
             runtime.wrap(self.networks.student),
@@ -105,22 +106,28 @@ class Training:
         self.timer = CheckpointTimer(options.checkpoint_seconds, self.outcome.step, runtime.gather)
         self.restart_clock()
 
-    def step(self, number: int, labeled: Batch, pool: Batch | None) -> None:
+    def _draw(self, number: int, labeled: int, pool: int) -> dict[str, torch.Tensor]:
+        """A step's random numbers; each rank has so many labelled and unlabelled images."""
+        ranks, seed, drop_paths = self.runtime.world_size, self.seed, self.networks.drop_paths
+        mix = step_generator(seed, number, "mix")
+        drawn = self.method.draws(self.recipe, labeled * ranks, pool * ranks, mix)
+        kept = drop_paths.draw(self.rows_per_step, step_generator(seed, number, "drop path"))
+        return {**drawn, KEPT: kept}
+
+    def step(self, fed: Fed) -> None:
         """One optimiser step, and the teacher's update.
 
         Raises ``BypassedError`` in the first step, for an adapter of layers that learn nothing.
         """
-        runtime, seed, networks = self.runtime, self.seed, self.networks
-        inputs = self.streams.step_input(labeled, pool, runtime.device, networks.channels_last)
+        runtime, networks = self.runtime, self.networks
         # only what a model draws for itself (dropout) may differ between ranks
-        torch.manual_seed(step_seed(seed, number, f"rank {runtime.rank}"))
-        networks.drop_paths.draw(self.rows_per_step, step_generator(seed, number, "drop path"))
-        self.schedule.step_update(number)
-        draw = step_generator(seed, number, "mix")
-        targets = self.method.step_targets(inputs, self.context, draw)
+        torch.manual_seed(step_seed(self.seed, fed.number, f"rank {runtime.rank}"))
+        networks.drop_paths.step(fed.kept)
+        self.schedule.step_update(fed.number)
+        targets = self.method.step_targets(fed.input, self.context)
         self.optimizer.zero_grad(set_to_none=True)
         losses = self.stepper.learn(targets)
-        if number == 0 and self.recipe.adapter is not None:
+        if fed.number == 0 and self.recipe.adapter is not None:
             check_learning(networks.student)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -129,8 +136,7 @@ class Training:
             runtime.share_buffers(networks.student, networks.teacher.network)
         self.averages.add(targets, losses)
         self.timed_images += self.rows_per_step
-        if pool is not None and pool.broken:
-            self.outcome.broken += sorted(set(pool.broken) - set(self.outcome.broken))
+        self.outcome.broken += sorted(set(fed.broken) - set(self.outcome.broken))
 
     def teach(self, weak: torch.Tensor) -> torch.Tensor:
         """The teacher's logits (N, K) of weak views; no more pass at once than in the student.

@@ -17,7 +17,7 @@ from semigrid.trainers.methods.step import StepContext, StepInput, StepTargets, 
 from semigrid.trainers.recipe import PoolRecipe
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 # Soft targets that say less than this share of what a certain answer says teach nothing.
 UNUSED_CERTAINTY = 0.01
@@ -36,9 +36,7 @@ def search_space(recipe: DistillRecipe) -> Space:
     return finetune.search_space(recipe) | {"unlabeled_loss_weight": (weight / 2, weight * 2)}
 
 
-def step_targets(
-    step: StepInput, context: StepContext[DistillRecipe], draw: torch.Generator
-) -> StepTargets:
+def step_targets(step: StepInput, context: StepContext[DistillRecipe]) -> StepTargets:
     """L = L_x + λ_u T² (1/μB) Σ CE(s(u_i) / T, q_i), q_i ∝ p_i^(1/T), p_i the teachers' mean.
 
     The gradient of CE is that of KL(q_i ‖ s(u_i)): they differ by the entropy of q_i.
@@ -50,7 +48,7 @@ def step_targets(
     q = p ** (1 / recipe.temperature)
     # a row of zeros, of an image that no teacher could be shown, stays one: it teaches nothing
     q = q / q.sum(dim=1, keepdim=True).clamp(min=torch.finfo(q.dtype).tiny)
-    labeled = finetune.mixed_rows(step, context, draw)
+    labeled = finetune.mixed_rows(step, context)
     pool = TargetRows(
         images,
         q,
@@ -96,6 +94,7 @@ DISTILL = Stepped(
     },
     search_space=search_space,
     forwards_per_step=lambda recipe, with_pool: 3 * (recipe.batch_size + recipe.pool_batch_size),
+    draws=finetune.draws,
     step_targets=step_targets,
     pool_unused=pool_unused,
 )

@@ -40,6 +40,9 @@ class FinetuneRecipe(SteppedRecipe):
 
     mixup: float = Field(0.8, ge=0, description="α; 0 switches it off")
     cutmix: float = Field(1.0, ge=0, description="α; 0 switches it off")
+    mix_groups: int = Field(
+        8, gt=0, le=1024, description="partners are of one of so many parts of a batch, at most"
+    )
 
 
 def search_space(recipe: SteppedRecipe) -> Space:
@@ -50,30 +53,47 @@ def search_space(recipe: SteppedRecipe) -> Space:
     }
 
 
-def mixed_rows(
-    step: StepInput, context: StepContext[FinetuneRecipe], draw: torch.Generator
-) -> TargetRows:
-    """L_x: label smoothing, then mixup or CutMix of each image with its mirror in the batch."""
-    import torch
+def draws(
+    recipe: FinetuneRecipe, labeled: int, pool: int, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """How the labelled batch is mixed; nothing where it is not."""
+    from semigrid.trainers.methods.mixup import draw_labeled_mix
 
-    from semigrid.trainers.methods.mixup import draw_labeled_mix, mix_labeled
+    mix = draw_labeled_mix(generator, recipe.mixup, recipe.cutmix)
+    return {} if mix is None else vars(mix)
 
-    recipe, shard = context.recipe, context.shard
+
+def mixed_rows(step: StepInput, context: StepContext[FinetuneRecipe]) -> TargetRows:
+    """L_x: label smoothing, then mixup or CutMix of each image with its mirror in its group."""
+    from semigrid.trainers.methods.mixup import LabeledMix, mix_labeled
+
     rows = labeled_rows(step.labeled["strong"], step.y, context)
-    mix = draw_labeled_mix(draw, recipe.mixup, recipe.cutmix)
-    if mix is None:
+    if "lam" not in step.draws:
         return rows
+    mix = LabeledMix(*(step.draws[name] for name in ("use_cutmix", "lam", "center")))
     x, y = rows.images, rows.targets
-    mirrored = shard.deal(torch.arange(len(x) * shard.world_size - 1, -1, -1))
-    x, y = mix_labeled(x, y, shard.fetch(x, mirrored), shard.fetch(y, mirrored), mix)
+    x, y = mix_labeled(x, y, mirrored(x, context), mirrored(y, context), mix)
     return replace(rows, images=x, targets=y)
 
 
-def step_targets(
-    step: StepInput, context: StepContext[FinetuneRecipe], draw: torch.Generator
-) -> StepTargets:
+def mirrored(rows: torch.Tensor, context: StepContext[FinetuneRecipe]) -> torch.Tensor:
+    """The partner of each of this rank's rows: as far from the end of its group."""
+    import torch
+
+    from semigrid.trainers.methods.mixup import group_count
+
+    shard = context.shard
+    total = len(rows) * shard.world_size
+    size = total // group_count(total, context.recipe.mix_groups)
+    if len(rows) % size == 0:  # this rank has whole groups
+        return rows.reshape(-1, size, *rows.shape[1:]).flip(1).reshape(rows.shape)
+    numbers = torch.arange(total).reshape(-1, size).flip(1).flatten()
+    return shard.fetch(rows, shard.deal(numbers))
+
+
+def step_targets(step: StepInput, context: StepContext[FinetuneRecipe]) -> StepTargets:
     """L = L_x, the soft cross-entropy of the mixed labelled batch."""
-    return StepTargets([mixed_rows(step, context, draw)])
+    return StepTargets([mixed_rows(step, context)])
 
 
 FINETUNE = Stepped(
@@ -86,5 +106,6 @@ FINETUNE = Stepped(
     },
     search_space=search_space,
     forwards_per_step=lambda recipe, with_pool: 3 * recipe.batch_size,
+    draws=draws,
     step_targets=step_targets,
 )

@@ -13,14 +13,14 @@ from semigrid.trainers.methods.pseudo_labels import (
     PseudoLabelRecipe,
     answers,
     averages,
-    numbers_to_train,
+    rows_to_train,
     unlabeled_rows,
 )
 from semigrid.trainers.methods.rows import labeled_rows
 from semigrid.trainers.methods.step import StepContext, StepInput, StepTargets
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 # B, μ, τ and λ_u of its table 4; cross-entropy with hard labels
 PUBLISHED: dict[str, Any] = {
@@ -45,9 +45,7 @@ def search_space(recipe: FixmatchRecipe) -> Space:
     return finetune.search_space(recipe) | pseudo_labels.search_space(recipe)
 
 
-def step_targets(
-    step: StepInput, context: StepContext[FixmatchRecipe], draw: torch.Generator
-) -> StepTargets:
+def step_targets(step: StepInput, context: StepContext[FixmatchRecipe]) -> StepTargets:
     """L = L_x + λ_u L_u, with L_u = (1/μB) Σ 1[max q_i ≥ τ] · CE(s(strong u_i), argmax q_i).
 
     q is the answer for the weak view, in eval mode and without gradient; labelled images are seen
@@ -56,16 +54,14 @@ def step_targets(
     from semigrid.trainers.methods.mixup import smooth_one_hot
 
     assert step.pool is not None
-    recipe, shard = context.recipe, context.shard
+    recipe = context.recipe
     p, labels = answers(step.pool["weak"], context)
     mask = p >= recipe.confidence_threshold
-    dealt = shard.deal(numbers_to_train(mask.cpu(), context))
-    mine = dealt[shard.rank]
-    i = mine.to(labels.device)
+    i, wanted = rows_to_train(mask, context)
     y = smooth_one_hot(labels[i], context.num_classes, recipe.label_smoothing)
-    u = shard.fetch(step.pool["strong"], dealt)
+    u = step.pool.fetch("strong", wanted, context.shard)
     labeled = labeled_rows(step.labeled["weak"], step.y, context)
-    unlabeled = unlabeled_rows(u, y, mask[i], mine, step, context)
+    unlabeled = unlabeled_rows(u, y, mask[i], i, step, context)
     return StepTargets([labeled, unlabeled], averages(mask, labels, context))
 
 

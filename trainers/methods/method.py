@@ -108,6 +108,13 @@ def never_sick(history: History, recipe: Recipe, natural_entropy: float) -> str 
     return None
 
 
+def no_draws(
+    recipe: SteppedRecipe, labeled: int, pool: int, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """Nothing of a step is random."""
+    return {}
+
+
 def all_images(recipe: SteppedRecipe, with_pool: bool) -> int:
     """Each image of a step is one row."""
     pool = recipe.pool_batch_size if with_pool and isinstance(recipe, PoolRecipe) else 0
@@ -121,8 +128,12 @@ class Stepped(Method[S]):
     Attributes:
         forwards_per_step: forwards of one image in a step, over all ranks; a backward counts two.
             The second argument is whether there is a pool.
-        step_targets: makes a step's images into targets, once in each step; the generator is
-            seeded alike on all ranks.
+        draws: the random numbers of a step, as tensors by names, for so many labelled and
+            unlabelled images over all ranks (0 without a pool). The generator is on the CPU and
+            seeded alike on all ranks. They are drawn while an earlier step trains, and lie on the
+            device, in ``StepInput.draws``, when they are asked for.
+        step_targets: makes a step's images into targets, once in each step. It draws nothing, and
+            reads no tensor back from the device if it can: the device would wait for the host.
         labeled_views, pool_views: the views that a step needs of its images.
         teacher: the network that answers ``StepContext.teacher``; None where nothing asks it.
         prepare: changes a model before it is trained, such as freezing a part of it. It is in train
@@ -141,7 +152,8 @@ class Stepped(Method[S]):
     """
 
     forwards_per_step: Callable[[S, bool], int]
-    step_targets: Callable[[StepInput, StepContext[S], torch.Generator], StepTargets]
+    step_targets: Callable[[StepInput, StepContext[S]], StepTargets]
+    draws: Callable[[S, int, int, torch.Generator], Mapping[str, torch.Tensor]] = no_draws
     labeled_views: tuple[ViewName, ...] = ("strong",)
     pool_views: tuple[ViewName, ...] = ("weak", "strong")
     teacher: Callable[[S], NetworkName] | None = None

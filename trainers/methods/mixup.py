@@ -2,18 +2,31 @@
 
 Draws are made for the *global* batch, from a generator that all ranks seed alike, and the caller
 brings each image's partner. The mix therefore does not depend on how many workers share the batch.
+Partners are of one group of consecutive images, as on the GPUs of the published trainings, of which
+each mixed its own: so workers that share the groups among them exchange no images.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 
 def smooth_one_hot(labels: torch.Tensor, num_classes: int, smoothing: float) -> torch.Tensor:
     """Label smoothing: 1 − ε + ε/K for the class, ε/K for the others; (B,) to (B, K)."""
-    one_hot = F.one_hot(labels, num_classes).float()
-    return one_hot * (1 - smoothing) + smoothing / num_classes
+    other = smoothing / num_classes
+    targets = torch.full((len(labels), num_classes), other, device=labels.device)
+    return targets.scatter_(1, labels[:, None], 1 - smoothing + other)
+
+
+# Fewest images of a group: of n images drawn a partner, one in n has itself.
+GROUP = 16
+
+
+def group_count(images: int, groups: int) -> int:
+    """How many groups a batch is mixed in: as many as asked, while they are even and not small."""
+    even = math.gcd(images, groups)
+    return max((n for n in range(1, even + 1) if even % n == 0 and images // n >= GROUP), default=1)
 
 
 def boxes(
@@ -48,22 +61,22 @@ def boxes(
 
 @dataclass(frozen=True)
 class LabeledMix:
-    """One draw for a whole batch: mixup or CutMix, its λ, and the centre of CutMix's box."""
+    """One draw for a whole batch: mixup or CutMix (), its λ (), and the centre of its box (2,)."""
 
-    use_cutmix: bool
-    lam: float
-    center: tuple[float, float]
+    use_cutmix: torch.Tensor
+    lam: torch.Tensor
+    center: torch.Tensor
 
 
 def draw_labeled_mix(generator: torch.Generator, mixup: float, cutmix: float) -> LabeledMix | None:
     """Mixup or CutMix with λ ~ Beta(α, α), each with probability ½; None if both are off."""
     if mixup == 0 and cutmix == 0:
         return None
-    coin, y, x = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+    coin, *center = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
     use_cutmix = cutmix > 0 and (mixup == 0 or coin < 0.5)
     alpha = torch.tensor(cutmix if use_cutmix else mixup, dtype=torch.float64)
-    a, b = (torch._standard_gamma(alpha, generator=generator).item() for _ in range(2))
-    return LabeledMix(use_cutmix, a / (a + b), (y, x))
+    a, b = (torch._standard_gamma(alpha, generator=generator) for _ in range(2))
+    return LabeledMix(torch.tensor(use_cutmix), (a / (a + b)).float(), torch.tensor(center))
 
 
 def mix_labeled(
@@ -83,16 +96,10 @@ def mix_labeled(
     Returns:
         Mixed images and targets, same shapes; λ is corrected to the box that was pasted.
     """
-    if mix.use_cutmix:
-        area = torch.tensor([1 - mix.lam], device=images.device)
-        center = torch.tensor([mix.center], device=images.device)
-        mask, covered = boxes(images.shape[2], images.shape[3], area, center)
-        lam = float(1 - covered)
-        mixed = torch.where(mask, others, images)
-    else:
-        lam = mix.lam
-        mixed = images * lam + others * (1 - lam)
-    return mixed, targets * lam + other_targets * (1 - lam)
+    mask, covered = boxes(images.shape[2], images.shape[3], 1 - mix.lam[None], mix.center[None])
+    lam = torch.where(mix.use_cutmix, 1 - covered, mix.lam)
+    weight = torch.where(mix.use_cutmix, (~mask).to(lam.dtype), lam)
+    return torch.lerp(others, images, weight), targets * lam + other_targets * (1 - lam)
 
 
 @dataclass(frozen=True)
@@ -104,9 +111,13 @@ class PseudoMix:
     centers: torch.Tensor
 
 
-def draw_pseudo_mix(generator: torch.Generator, size: int) -> PseudoMix:
-    """Draws the partners, and mixup or CutMix with probability ½ for each image."""
-    permutation = torch.randperm(size, generator=generator)
+def draw_pseudo_mix(generator: torch.Generator, size: int, groups: int = 1) -> PseudoMix:
+    """Draws the partners, and mixup or CutMix with probability ½ for each image.
+
+    ``groups``, of which there are so many at most, keep partners to themselves.
+    """
+    parts = torch.arange(size).tensor_split(group_count(size, groups))
+    permutation = torch.cat([s[torch.randperm(len(s), generator=generator)] for s in parts])
     draws = torch.rand(size, 3, generator=generator)
     return PseudoMix(permutation, draws[:, 0] < 0.5, draws[:, 1:])
 
@@ -138,10 +149,11 @@ def pseudo_mix(
         Mixed images (B, C, H, W) and soft targets (B, K).
     """
     lam = confidence / (confidence + other_confidence)
-    area = torch.where(use_cutmix, 1 - lam, 0)
+    # torch.where takes a number to the device in a copy of its own: none is given here
+    area = (1 - lam) * use_cutmix
     mask, covered = boxes(images.shape[2], images.shape[3], area, centers)
     # one weight a pixel serves both: λ everywhere for mixup, 0 or 1 for CutMix
-    outside = torch.where(use_cutmix, 1, lam).to(images.dtype)
-    weight = torch.where(mask, 0, outside.view(-1, 1, 1, 1))
+    outside = lam.masked_fill(use_cutmix, 1).to(images.dtype)
+    weight = ~mask * outside.view(-1, 1, 1, 1)
     lam = torch.where(use_cutmix, 1 - covered, lam)
     return others.lerp_(images, weight), targets * lam[:, None] + other_targets * (1 - lam[:, None])

@@ -56,12 +56,8 @@ def answers(weak: torch.Tensor, context: StepContext[Any]) -> tuple[torch.Tensor
 
     Of the whole global batch, on every rank; ``weak`` (N, 3, H, W) are this rank's own.
     """
-    import torch
-
-    shard = context.shard
     p, labels = context.teacher(weak).float().softmax(dim=1).max(dim=1)
-    everywhere = [torch.arange(len(weak) * shard.world_size)] * shard.world_size
-    return shard.fetch(p, everywhere), shard.fetch(labels, everywhere)
+    return context.shard.everywhere(p), context.shard.everywhere(labels)
 
 
 def unlabeled_rows(
@@ -76,7 +72,7 @@ def unlabeled_rows(
 
     Args:
         images, targets, mask: of the rows that pass on this rank, (R, 3, H, W), (R, K), (R,).
-        numbers: theirs in the global batch of unlabelled images, (R,), on the CPU.
+        numbers: theirs in the global batch of unlabelled images, (R,).
     """
     assert step.pool is not None
     # DDP averages the ranks' gradients: each weighs its rows as if they were of its own batch
@@ -92,8 +88,39 @@ def averages(
     """The share of images that count, and how many pseudo labels each class has."""
     import torch
 
-    counts = torch.bincount(labels, minlength=context.num_classes)
+    # bincount would look for the largest label first, and the host wait for it
+    counts = torch.zeros(context.num_classes, dtype=torch.int64, device=labels.device)
+    counts.scatter_add_(0, labels, torch.ones_like(labels))
     return {"mask_rate": mask.float().mean(), "pseudo_counts": counts}
+
+
+def rows_to_train(
+    mask: torch.Tensor, context: StepContext[PseudoLabelRecipe], *partners: torch.Tensor
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The unlabelled images that pass on this rank, and the rows of them that each rank needs.
+
+    This is where a step reads from the device, once: which images pass decides how many there are.
+
+    Args:
+        mask: of the global batch, (M,).
+        partners: numbers of images that each image needs besides itself, (M,) each.
+
+    Returns:
+        Numbers in the global batch (R,), on the mask's device; and for each rank, to be fetched,
+        the numbers of its images, then those of their partners in the same order.
+    """
+    import torch
+
+    shard, device = context.shard, mask.device
+    rows = torch.stack([torch.arange(len(mask), device=device), *partners])
+    if shard.world_size == 1:
+        numbers = numbers_to_train(mask, context)
+        return numbers, [rows[:, numbers].flatten()]
+    # the ranks have to know what they send each other
+    whether, *numbered = torch.stack([mask.long(), *rows]).cpu()
+    dealt = shard.deal(numbers_to_train(whether.bool(), context))
+    wanted = [torch.cat([each[numbers] for each in numbered]) for numbers in dealt]
+    return dealt[shard.rank].to(device), wanted
 
 
 def numbers_to_train(mask: torch.Tensor, context: StepContext[PseudoLabelRecipe]) -> torch.Tensor:
@@ -110,7 +137,7 @@ def numbers_to_train(mask: torch.Tensor, context: StepContext[PseudoLabelRecipe]
     if skip is None:
         skip = not context.batch_norm
     if not skip:
-        return torch.arange(len(mask))
+        return torch.arange(len(mask), device=mask.device)
     kept = mask.nonzero().flatten()
     least = 2 * context.shard.world_size if context.batch_norm else 0
     if 0 < len(kept) < least:

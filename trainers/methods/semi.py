@@ -13,7 +13,7 @@ from semigrid.trainers.methods.pseudo_labels import (
     PseudoLabelRecipe,
     answers,
     averages,
-    numbers_to_train,
+    rows_to_train,
     unlabeled_rows,
 )
 from semigrid.trainers.methods.step import StepContext, StepInput, StepTargets
@@ -31,9 +31,18 @@ def search_space(recipe: SemiRecipe) -> Space:
     return finetune.search_space(recipe) | pseudo_labels.search_space(recipe)
 
 
-def step_targets(
-    step: StepInput, context: StepContext[SemiRecipe], draw: torch.Generator
-) -> StepTargets:
+def draws(
+    recipe: SemiRecipe, labeled: int, pool: int, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """How the labelled batch is mixed and how the pool's is."""
+    from semigrid.trainers.methods.mixup import draw_pseudo_mix
+
+    of_labeled = finetune.draws(recipe, labeled, pool, generator)
+    mix = draw_pseudo_mix(generator, pool, recipe.mix_groups)
+    return of_labeled | {f"pool_{name}": drawn for name, drawn in vars(mix).items()}
+
+
+def step_targets(step: StepInput, context: StepContext[SemiRecipe]) -> StepTargets:
     """L = L_x + λ_u L_u, with L_u = (1/μB) Σ 1[p'_i ≥ τ] · CE(s(u'_i), y'_i).
 
     Masked images have weight 0, and are left out of the rows where that changes no number; the
@@ -41,27 +50,23 @@ def step_targets(
     """
     import torch
 
-    from semigrid.trainers.methods.mixup import draw_pseudo_mix, pseudo_mix, smooth_one_hot
+    from semigrid.trainers.methods.mixup import pseudo_mix, smooth_one_hot
 
     assert step.pool is not None
-    recipe, shard, weak = context.recipe, context.shard, step.pool["weak"]
-    device, size = weak.device, len(weak) * shard.world_size
-    p, labels = answers(weak, context)
+    recipe, shard, drawn = context.recipe, context.shard, step.draws
+    p, labels = answers(step.pool["weak"], context)
 
-    labeled = finetune.mixed_rows(step, context, draw)
-    mix = draw_pseudo_mix(draw, size)
-    pi = mix.permutation.to(device)
+    labeled = finetune.mixed_rows(step, context)
+    pi = drawn["pool_permutation"]
     mask = torch.maximum(p, p[pi]) >= recipe.confidence_threshold
-    dealt = shard.deal(numbers_to_train(mask.cpu(), context))
-    mine = dealt[shard.rank]
-    i, j = mine.to(device), pi[mine.to(device)]
+    i, wanted = rows_to_train(mask, context, pi)
+    j = pi[i]
 
-    pairs = shard.fetch(step.pool["strong"], [torch.cat([n, mix.permutation[n]]) for n in dealt])
-    u_i, u_j = pairs.tensor_split(2)
+    u_i, u_j = step.pool.fetch("strong", wanted, shard).tensor_split(2)
     y = smooth_one_hot(labels, context.num_classes, recipe.label_smoothing)
-    use_cutmix, centers = mix.use_cutmix[mine].to(device), mix.centers[mine].to(device)
-    u, y = pseudo_mix(u_i, u_j, y[i], y[j], p[i], p[j], use_cutmix, centers)
-    unlabeled = unlabeled_rows(u, y, mask[i], mine, step, context)
+    how = drawn["pool_use_cutmix"][i], drawn["pool_centers"][i]
+    u, y = pseudo_mix(u_i, u_j, y[i], y[j], p[i], p[j], *how)
+    unlabeled = unlabeled_rows(u, y, mask[i], i, step, context)
     return StepTargets([labeled, unlabeled], averages(mask, labels, context))
 
 
@@ -80,6 +85,7 @@ SEMI = Stepped(
     },
     search_space=search_space,
     forwards_per_step=pseudo_labels.forwards_per_step,
+    draws=draws,
     step_targets=step_targets,
     teacher=lambda recipe: "ema",
     rehearsed=pseudo_labels.REHEARSED,

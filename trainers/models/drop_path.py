@@ -42,7 +42,6 @@ class DropPaths:
 
     def __init__(self, model: nn.Module):
         self.modules: list[RowDropPath] = []
-        self._draws = torch.empty(0)
         for parent in model.modules():
             for name, child in parent.named_children():
                 if isinstance(child, DropPath):
@@ -50,15 +49,22 @@ class DropPaths:
                     setattr(parent, name, child)
                 if isinstance(child, RowDropPath):
                     self.modules.append(child)
+        self._drop = torch.tensor([m.drop_prob for m in self.modules]).view(-1, 1)
+        self._keep = 1 - self._drop  # on the device, once it is known
+        self._scales = torch.empty(0)
 
-    def draw(self, rows: int, generator: torch.Generator) -> None:
-        """Draws for all rows of a step, (CALLS, modules, rows), on the CPU."""
-        self._draws = torch.rand(CALLS, len(self.modules), rows, generator=generator)
+    def draw(self, rows: int, generator: torch.Generator) -> torch.Tensor:
+        """Draws which rows of a step each use keeps, (CALLS, modules, rows), on the CPU."""
+        return torch.rand(CALLS, len(self.modules), rows, generator=generator) >= self._drop
 
-    def use(self, numbers: torch.Tensor, device: torch.device) -> None:
+    def step(self, kept: torch.Tensor) -> None:
+        """Takes the draws of a step, on the device of the model."""
+        if self._keep.device != kept.device:
+            self._keep = self._keep.to(kept.device)
+        self._scales = kept / self._keep
+
+    def use(self, numbers: torch.Tensor) -> None:
         """Prepares the modules for a forward of the rows with these numbers (R,)."""
-        probability = torch.tensor([m.drop_prob for m in self.modules]).view(-1, 1)
-        kept = self._draws[:, :, numbers] >= probability
-        scales = (kept / (1 - probability)).to(device, non_blocking=True)
+        scales = self._scales[:, :, numbers]
         for module, scales_of_module in zip(self.modules, scales.unbind(1), strict=True):
             module.scales, module.call = scales_of_module, 0

@@ -145,8 +145,8 @@ def test_the_teacher_averages_what_learns_and_shares_the_rest(
     expected = {
         n: each.detach().clone() for n, each in training.networks.student.named_parameters()
     }
-    for step, labeled, pool in training.streams.batches(0, 3):
-        training.step(step, labeled, pool)
+    for fed in training.feed.steps(0, 3):
+        training.step(fed)
         for name, each in training.networks.student.named_parameters():
             expected[name] = 0.8 * expected[name] + 0.2 * each.detach()
     teacher = dict(training.networks.teacher.network.named_parameters())

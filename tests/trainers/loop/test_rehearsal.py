@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import torch
 from pydantic import Field
 from tests.helpers.tiny import tiny_model, tiny_recipe
 
@@ -30,10 +29,8 @@ def test_all_images_of_a_pool_teach_in_a_rehearsal(method: str) -> None:
 def test_settings_of_other_methods_are_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[float, int]] = []
 
-    def step_targets(
-        step: StepInput, context: StepContext[OwnRecipe], draw: torch.Generator
-    ) -> StepTargets:
-        targets = SEMI.step_targets(step, context, draw)
+    def step_targets(step: StepInput, context: StepContext[OwnRecipe]) -> StepTargets:
+        targets = SEMI.step_targets(step, context)
         seen.append((context.recipe.confidence_threshold, len(targets.rows[1])))
         return targets
 

@@ -28,6 +28,7 @@ from semigrid.trainers.methods.step import (
     StepInput,
     StepTargets,
     TargetRows,
+    Views,
 )
 from semigrid.trainers.models.create import create_model
 from semigrid.trainers.models.drop_path import CALLS, DropPaths, RowDropPath
@@ -65,7 +66,7 @@ def stepper_of(
     wrapped: nn.Module | None = None,
 ) -> MicroBatchStepper:
     drop_paths = DropPaths(model)
-    drop_paths.draw(100, torch.Generator().manual_seed(0))
+    drop_paths.step(drop_paths.draw(100, torch.Generator().manual_seed(0)))
     model.train()
     return MicroBatchStepper(
         wrapped or model,
@@ -101,11 +102,12 @@ def targets_of(threshold: float, skip: bool, rank: Any = None) -> StepTargets:
     y = (torch.arange(4) % 10).chunk(world_size)[rank_number]
     fetch = (lambda rows, wanted: rows[wanted[0]]) if rank is None else rank.fetch
     shard = RankShard(fetch, rank_number, world_size)
-    draw = torch.Generator().manual_seed(5)
+    drawn = SEMI.draws(recipe, 4, 8, torch.Generator().manual_seed(5))
     with torch.no_grad():
         context = StepContext(recipe, 10, shard, teacher())
-        step = StepInput({"strong": x}, y, {"weak": weak, "strong": strong})
-        return SEMI.step_targets(step, context, draw)
+        pool = Views({"weak": weak, "strong": strong})
+        step = StepInput(Views({"strong": x}), y, pool, draws=drawn)
+        return SEMI.step_targets(step, context)
 
 
 def gradients(model: nn.Module) -> torch.Tensor:
@@ -122,10 +124,10 @@ def plain_gradient(targets: StepTargets) -> tuple[list[float], torch.Tensor]:
     """All rows through the model at once, docs/methods.md §4, line by line; same drop paths."""
     model = vit().train()
     drop_paths = DropPaths(model)
-    drop_paths.draw(100, torch.Generator().manual_seed(0))
+    drop_paths.step(drop_paths.draw(100, torch.Generator().manual_seed(0)))
     labeled, unlabeled = targets.rows
     numbers = torch.cat([labeled.numbers, unlabeled.numbers])
-    drop_paths.use(numbers, torch.device("cpu"))
+    drop_paths.use(numbers)
     logits = model(torch.cat([labeled.images, unlabeled.images]))
     losses = nn.functional.cross_entropy(
         logits, torch.cat([labeled.targets, unlabeled.targets]), reduction="none"
@@ -301,9 +303,9 @@ def test_a_group_with_batch_normalisation_is_not_told_to_split(checkpoints: Chec
 def test_drop_paths_drop_with_their_probability_and_keep_the_expectation() -> None:
     model = nn.Sequential(DropPath(0.25), nn.Identity())
     drop_paths = DropPaths(model)
-    drop_paths.draw(10_000, torch.Generator().manual_seed(0))
+    drop_paths.step(drop_paths.draw(10_000, torch.Generator().manual_seed(0)))
     numbers = torch.arange(10_000)
-    drop_paths.use(numbers, torch.device("cpu"))
+    drop_paths.use(numbers)
     model.train()
     output = model(torch.ones(10_000, 2, 3))
     kept = output[:, 0, 0] > 0
@@ -312,7 +314,7 @@ def test_drop_paths_drop_with_their_probability_and_keep_the_expectation() -> No
     assert not output[~kept].any()
     # any choice of rows gets the same draws
     chosen = torch.tensor([5, 17, 3])
-    drop_paths.use(chosen, torch.device("cpu"))
+    drop_paths.use(chosen)
     assert torch.equal(model(torch.ones(3, 2, 3)), output[chosen])
     assert torch.equal(model.eval()(torch.ones(3, 2, 3)), torch.ones(3, 2, 3))
 
@@ -329,13 +331,11 @@ def test_a_drop_path_used_twice_draws_twice() -> None:
 
     model = Twice().train()
     drop_paths = DropPaths(model)
-    drop_paths.draw(1000, torch.Generator().manual_seed(0))
-    drop_paths.use(torch.arange(1000), torch.device("cpu"))
+    drop_paths.step(drop_paths.draw(1000, torch.Generator().manual_seed(0)))
+    drop_paths.use(torch.arange(1000))
     first, second = model(torch.ones(1000, 1)).squeeze(2).unbind(1)
     assert ((first > 0) == (second > 0)).float().mean() == pytest.approx(0.5, abs=0.05)
-    drop_paths.use(
-        torch.arange(1000), torch.device("cpu")
-    )  # every forward starts with the first draw
+    drop_paths.use(torch.arange(1000))  # every forward starts with the first draw
     assert torch.equal(model(torch.ones(1000, 1))[:, 0, 0], first)
 
 

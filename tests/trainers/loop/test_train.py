@@ -297,9 +297,8 @@ def test_masked_images_are_left_out_where_that_is_exact_or_asked_for(
         return learn(targets)
 
     training.stepper.learn = seen  # type: ignore[method-assign]
-    for step, labeled, pool in training.streams.batches(0, 8):
-        training.step(step, labeled, pool)
-        break
+    [fed] = training.feed.steps(0, 1)
+    training.step(fed)
     assert rows == [0 if expected else 8]
 
 

@@ -22,7 +22,7 @@ from semigrid.trainers.methods import published, resolve
 from semigrid.trainers.methods.distill import DISTILL, DistillRecipe
 from semigrid.trainers.methods.losses import LogitAdjustment
 from semigrid.trainers.methods.method import Stepped
-from semigrid.trainers.methods.step import RankShard, StepContext, StepInput, StepTargets
+from semigrid.trainers.methods.step import RankShard, StepContext, StepInput, StepTargets, Views
 from semigrid.trainers.models.drop_path import DropPaths
 from semigrid.trainers.options import TrainOptions
 
@@ -40,9 +40,9 @@ def context_of(recipe: DistillRecipe) -> StepContext[DistillRecipe]:
 def targets_of(soft: list[list[float]], **settings: Any) -> tuple[StepInput, StepTargets]:
     recipe = DistillRecipe(mixup=0, cutmix=0, label_smoothing=0.2, **settings)
     x, strong = torch.randn(2, 3, 3, 2, 2, generator=torch.Generator().manual_seed(1))
-    pool = {"strong": strong}
-    step = StepInput({"strong": x[:2]}, torch.tensor([1, 0]), pool, torch.tensor(soft))
-    return step, DISTILL.step_targets(step, context_of(recipe), torch.Generator())
+    pool = Views({"strong": strong})
+    step = StepInput(Views({"strong": x[:2]}), torch.tensor([1, 0]), pool, torch.tensor(soft))
+    return step, DISTILL.step_targets(step, context_of(recipe))
 
 
 def test_targets_by_hand() -> None:
@@ -87,7 +87,7 @@ def test_the_loss_has_the_gradient_of_the_divergence(
 ) -> None:
     student = Reader()
     drop_paths = DropPaths(student)
-    drop_paths.draw(5, torch.Generator())
+    drop_paths.step(drop_paths.draw(5, torch.Generator()))
     stepper = MicroBatchStepper(
         student,
         LogitAdjustment(np.arange(2), 2, 0, torch.device("cpu")),

@@ -33,7 +33,7 @@ from semigrid.trainers.methods import find_method, registry
 from semigrid.trainers.methods.finetune import FINETUNE, FinetuneRecipe
 from semigrid.trainers.methods.method import Stepped
 from semigrid.trainers.methods.rows import labeled_rows
-from semigrid.trainers.methods.step import RankShard, StepContext, StepInput, StepTargets
+from semigrid.trainers.methods.step import RankShard, StepContext, StepInput, StepTargets, Views
 from semigrid.trainers.models.create import create_model
 from semigrid.trainers.options import TrainOptions
 
@@ -47,12 +47,9 @@ class Count(torch.nn.Module):
         self.register_buffer("seen", torch.ones(num_classes))
 
 
-def counting_targets(
-    step: StepInput, context: StepContext[FinetuneRecipe], draw: torch.Generator
-) -> StepTargets:
+def counting_targets(step: StepInput, context: StepContext[FinetuneRecipe]) -> StepTargets:
     shard = context.shard
-    everywhere = [torch.arange(len(step.y) * shard.world_size)] * shard.world_size
-    context.state.seen += torch.bincount(shard.fetch(step.y, everywhere), minlength=10)
+    context.state.seen += torch.bincount(shard.everywhere(step.y), minlength=10)
     rows = labeled_rows(step.labeled["weak"], step.y, context)
     again = labeled_rows(step.labeled["strong"], step.y, context)
     weights = rows.weights / context.state.seen[step.y] * 10
@@ -84,9 +81,7 @@ COUNTING = replace(
 def recording(average: float, measured: dict[str, float]) -> Stepped[Any]:
     """A method that records a number of each step, and numbers at each evaluation."""
 
-    def step_targets(
-        step: StepInput, context: StepContext[FinetuneRecipe], draw: torch.Generator
-    ) -> StepTargets:
+    def step_targets(step: StepInput, context: StepContext[FinetuneRecipe]) -> StepTargets:
         rows = labeled_rows(step.labeled["strong"], step.y, context)
         return StepTargets([rows], {"spread": torch.tensor(average)})
 
@@ -143,15 +138,16 @@ def test_every_loss_of_a_step_is_recorded_by_its_name(digits: Dataset, tmp_path:
 
 
 def test_two_ranks_keep_and_learn_what_one_does(digits: Dataset, tmp_path: Path) -> None:
-    step = StepInput({v: torch.randn(4, 3, 4, 4) for v in ("weak", "strong")}, torch.arange(4) % 2)
+    views = {v: torch.randn(4, 3, 4, 4) for v in ("weak", "strong")}
+    step = StepInput(Views(views), torch.arange(4) % 2)
     recipe = tiny_recipe("counting")
 
     def targets_on(rank: SimulatedRank) -> tuple[StepTargets, torch.Tensor]:
         mine = slice(rank.rank * 4 // rank.world_size, (rank.rank + 1) * 4 // rank.world_size)
-        own = StepInput({n: view[mine] for n, view in step.labeled.items()}, step.y[mine])
+        own = StepInput(Views({n: view[mine] for n, view in views.items()}), step.y[mine])
         shard = RankShard(rank.fetch, rank.rank, rank.world_size)
         context: Any = StepContext(recipe, 10, shard, lambda weak: weak, state=Count(10))
-        return counting_targets(own, context, torch.Generator()), context.state.seen
+        return counting_targets(own, context), context.state.seen
 
     [(whole, seen)] = on_ranks(1, checkpoints(tmp_path), targets_on)
     parts = on_ranks(2, checkpoints(tmp_path), targets_on)
@@ -339,11 +335,12 @@ def test_the_documents_method_by_hand(tmp_path: Path) -> None:
         assert isinstance(method, Stepped)
         recipe = method.recipe(label_smoothing=0.2, consistency_weight=3)
         weak, strong = torch.randn(2, 4, 3, 2, 2)
-        step = StepInput({"weak": weak[:2]}, torch.tensor([1, 0]), {"weak": weak, "strong": strong})
+        views = Views({"weak": weak[:2]}), Views({"weak": weak, "strong": strong})
+        step = StepInput(views[0], torch.tensor([1, 0]), views[1])
         shard = RankShard(lambda rows, wanted: rows[wanted[0]], 0, 1)
         answers = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [5.0, 5.0]])
         context: Any = StepContext(recipe, 2, shard, lambda images: answers)
-        labeled, pool = method.step_targets(step, context, torch.Generator()).rows
+        labeled, pool = method.step_targets(step, context).rows
         assert torch.equal(labeled.images, weak[:2]) and torch.equal(pool.images, strong)
         torch.testing.assert_close(labeled.targets, torch.tensor([[0.1, 0.9], [0.9, 0.1]]))
         torch.testing.assert_close(pool.targets, answers.softmax(dim=1))

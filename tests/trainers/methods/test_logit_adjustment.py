@@ -96,15 +96,13 @@ def test_the_teacher_answers_as_the_student_is_trained(digits: Dataset, tmp_path
 
 def test_a_step_learns_from_adjusted_logits(digits: Dataset, tmp_path: Path) -> None:
     training = prepared(digits, tmp_path, 1)
-    context, draw = training.context, torch.Generator().manual_seed(0)
-    [(_, labeled, pool)] = training.streams.batches(0, 1)
-    inputs = training.streams.step_input(labeled, pool, CPU, False)
-    targets = training.method.step_targets(inputs, context, draw)
-    training.networks.drop_paths.draw(100, draw)
+    [fed] = training.feed.steps(0, 1)
+    targets = training.method.step_targets(fed.input, training.context)
+    training.networks.drop_paths.step(fed.kept)
     losses = training.stepper.learn(targets)
     log_shares = torch.log(torch.arange(1, 11) / 55)
     for loss, rows in zip(losses, targets.rows, strict=True):
-        training.networks.drop_paths.use(rows.numbers, CPU)
+        training.networks.drop_paths.use(rows.numbers)
         logits = training.networks.student(rows.images) + log_shares
         expected = (rows.weights * soft_cross_entropy(logits, rows.targets)).sum()
         torch.testing.assert_close(loss, expected.detach())
@@ -112,8 +110,8 @@ def test_a_step_learns_from_adjusted_logits(digits: Dataset, tmp_path: Path) -> 
 
 def test_pseudo_labels_are_measured_as_they_are_trained(digits: Dataset, tmp_path: Path) -> None:
     training = prepared(digits, tmp_path, 8, base_lr=1e-9, confidence_threshold=0.5, head_std=2e-5)
-    [(number, labeled, pool)] = training.streams.batches(0, 1)
-    training.step(number, labeled, pool)
+    [fed] = training.feed.steps(0, 1)
+    training.step(fed)
     training.evaluate()
     # a head that says nothing yet answers by the train labels: 10^8 / Σ n^8 = 0.6 for the last
     [record] = training.outcome.history

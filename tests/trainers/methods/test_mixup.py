@@ -11,6 +11,7 @@ from semigrid.trainers.methods.mixup import (
     boxes,
     draw_labeled_mix,
     draw_pseudo_mix,
+    group_count,
     mix_labeled,
     pseudo_mix,
     smooth_one_hot,
@@ -101,9 +102,8 @@ def test_labeled_mixing_is_timms(seed: int, use_cutmix: bool) -> None:
     if use_cutmix:
         center = ((np.random.randint(0, 16) + 0.5) / 16, (np.random.randint(0, 16) + 0.5) / 16)
 
-    mixed, targets = mirrored(
-        images, smooth_one_hot(labels, 5, 0.1), LabeledMix(use_cutmix, lam, center)
-    )
+    mix = LabeledMix(torch.tensor(use_cutmix), torch.tensor(lam), torch.tensor(center))
+    mixed, targets = mirrored(images, smooth_one_hot(labels, 5, 0.1), mix)
     torch.testing.assert_close(mixed, expected)
     torch.testing.assert_close(targets, expected_targets)
 
@@ -115,8 +115,8 @@ def test_no_mixing_changes_nothing() -> None:
 def test_the_draw_chooses_mixup_or_cutmix_with_their_own_alpha() -> None:
     generator = torch.Generator().manual_seed(0)
     draws = [draw_labeled_mix(generator, mixup=0.8, cutmix=1.0) for _ in range(4000)]
-    cutmix = np.array([draw.lam for draw in draws if draw.use_cutmix])
-    mixup = np.array([draw.lam for draw in draws if not draw.use_cutmix])
+    cutmix = np.array([float(draw.lam) for draw in draws if draw.use_cutmix])
+    mixup = np.array([float(draw.lam) for draw in draws if not draw.use_cutmix])
     assert 1850 < len(cutmix) < 2150  # half, give or take five standard deviations
     # Beta(α, α) has mean ½ and variance 1 / (4 (2α + 1))
     assert cutmix.mean() == pytest.approx(0.5, abs=0.03)
@@ -129,7 +129,7 @@ def test_the_draw_chooses_mixup_or_cutmix_with_their_own_alpha() -> None:
 def test_one_of_the_two_alone(mixup: float, cutmix: float) -> None:
     generator = torch.Generator().manual_seed(0)
     draws = [draw_labeled_mix(generator, mixup, cutmix) for _ in range(50)]
-    assert {draw.use_cutmix for draw in draws} == {cutmix > 0}
+    assert {bool(draw.use_cutmix) for draw in draws} == {cutmix > 0}
 
 
 def test_pseudo_mixup_of_two_images_by_hand() -> None:
@@ -186,6 +186,30 @@ def test_pseudo_mix_keeps_its_promises(seed: int) -> None:
             share = float(confidence[i] / (confidence[i] + confidence[j]))
             assert lam == pytest.approx(share, abs=1e-6)
             torch.testing.assert_close(mixed[i], images[i] * share + images[j] * (1 - share))
+
+
+@pytest.mark.parametrize(
+    ("images", "groups", "expected"),
+    [
+        (640, 8, 8),
+        (128, 8, 8),
+        (96, 8, 4),
+        (96, 3, 3),
+        (100, 8, 4),
+        (31, 8, 1),
+        (16, 1, 1),
+        (4, 8, 1),
+    ],
+)
+def test_partners_are_of_one_group(images: int, groups: int, expected: int) -> None:
+    assert group_count(images, groups) == expected
+    size = images // expected
+    mix = draw_pseudo_mix(torch.Generator().manual_seed(3), images, groups)
+    assert torch.equal(mix.permutation.sort().values, torch.arange(images))
+    assert torch.equal(mix.permutation // size, torch.arange(images) // size)
+    others = mix.permutation % size
+    # each group has a permutation of its own
+    assert expected == 1 or len({tuple(part.tolist()) for part in others.split(size)}) == expected
 
 
 def test_half_of_the_pseudo_mixes_are_cutmix_and_partners_are_a_permutation() -> None:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ from tests.helpers.tiny import SimulatedRank, on_ranks
 from torch import nn
 
 from semigrid.data.storage import open_storage
+from semigrid.data.views.augment import ViewSettings, draw_erasure, erase, normalize
 from semigrid.trainers.execution.checkpoint import Checkpoints
 from semigrid.trainers.methods import find_method
 from semigrid.trainers.methods.losses import entropy, soft_cross_entropy
 from semigrid.trainers.methods.mixup import draw_pseudo_mix
-from semigrid.trainers.methods.step import RankShard, StepContext, StepInput, StepTargets
+from semigrid.trainers.methods.step import RankShard, StepContext, StepInput, StepTargets, Views
 from semigrid.trainers.recipe import SteppedRecipe
 
 PLAIN = {"mixup": 0, "cutmix": 0, "label_smoothing": 0.2, "unlabeled_loss_weight": 3.0}
@@ -55,7 +57,10 @@ def targets_of(
     batch_norm: bool = False,
 ) -> StepTargets:
     context = StepContext(settings, 2, shard, teacher or reader(), batch_norm)
-    return find_method(method).step_targets(step, context, generator(seed))
+    page, pool = find_method(method), [] if step.pool is None else step.pool["strong"]
+    images = len(step.y) * shard.world_size, len(pool) * shard.world_size
+    drawn = page.draws(settings, *images, generator(seed))
+    return page.step_targets(replace(step, draws=drawn), context)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -85,7 +90,7 @@ def test_entropy_by_hand() -> None:
 
 def test_finetune_without_mixing_is_smoothed_cross_entropy() -> None:
     logits = [(1.0, -1.0), (0.5, 2.0)]
-    step = StepInput({"strong": images(*logits)}, torch.tensor([0, 0]))
+    step = StepInput(Views({"strong": images(*logits)}), torch.tensor([0, 0]))
     targets = targets_of("finetune", step, recipe("finetune"))
     expected = sum(cross_entropy(list(z), [0.9, 0.1]) for z in logits) / 2
     assert losses(reader(), targets) == pytest.approx([expected], rel=1e-5)
@@ -94,7 +99,7 @@ def test_finetune_without_mixing_is_smoothed_cross_entropy() -> None:
 
 def test_finetune_mixes_what_the_student_sees_and_its_targets() -> None:
     # mixup of two mirrored images gives both the same λ-weighted pair
-    step = StepInput({"strong": images((4.0, 0.0), (0.0, 4.0))}, torch.tensor([0, 1]))
+    step = StepInput(Views({"strong": images((4.0, 0.0), (0.0, 4.0))}), torch.tensor([0, 1]))
     settings = recipe("finetune", mixup=0.8, label_smoothing=0)
     [rows] = targets_of("finetune", step, settings).rows
     lam = rows.images[0, 0].item() / 4
@@ -116,7 +121,8 @@ def semi_input() -> StepInput:
 def step_of(
     x: torch.Tensor, y: torch.Tensor, weak: torch.Tensor, strong: torch.Tensor
 ) -> StepInput:
-    return StepInput({"strong": x, "weak": x}, y, {"weak": weak, "strong": strong})
+    labeled, pool = Views({"strong": x, "weak": x}), Views({"weak": weak, "strong": strong})
+    return StepInput(labeled, y, pool)
 
 
 def semi_by_hand(seed: int, threshold: float) -> tuple[float, float, float]:
@@ -230,6 +236,70 @@ def test_the_rows_do_not_depend_on_how_many_ranks_share_the_batch(
         assert 0 < len(whole.rows[1]) < 8  # the threshold takes part
         for part in parts:
             assert part.averages["pseudo_counts"].equal(whole.averages["pseudo_counts"])
+
+
+@pytest.mark.parametrize(("world_size", "moves"), [(2, False), (4, False), (3, True), (8, True)])
+def test_ranks_that_have_whole_groups_exchange_no_images(
+    world_size: int, moves: bool, tmp_path: Path
+) -> None:
+    # 96 images are mixed in 4 groups of 24: 8 of 12 would be too small
+    x, weak, strong = torch.randn(3, 96, 3, 4, 4, generator=generator())
+    labels, teacher = torch.arange(96) % 2, lambda weak: weak[:, :2, 0, 0]
+    settings = recipe(mixup=0.8, cutmix=1.0, confidence_threshold=0.0)
+    moved: list[int] = []
+
+    def targets_on(rank: SimulatedRank) -> StepTargets:
+        size = 96 // rank.world_size
+        mine = slice(rank.rank * size, (rank.rank + 1) * size)
+
+        def fetch(rows: torch.Tensor, wanted: Any) -> torch.Tensor:
+            if rows.ndim == 4:
+                moved.append(int((wanted[rank.rank] // size != rank.rank).sum()))
+            return rank.fetch(rows, wanted)
+
+        step = step_of(x[mine], labels[mine], weak[mine], strong[mine])
+        shard = RankShard(fetch, rank.rank, rank.world_size)
+        return targets_of("semi", step, settings, 1, teacher, shard)
+
+    checkpoints = Checkpoints(open_storage(tmp_path))
+    [whole] = on_ranks(1, checkpoints, targets_on)
+    moved.clear()
+    parts = on_ranks(world_size, checkpoints, targets_on)
+    assert (sum(moved) > 0) == moves
+    for number, expected in enumerate(whole.rows):
+        for of in ("images", "targets", "numbers"):
+            joined = torch.cat([getattr(part.rows[number], of) for part in parts])
+            assert torch.equal(joined, getattr(expected, of)), (number, of)
+
+
+def test_what_ranks_exchange_travels_as_bytes_and_is_erased_alike(tmp_path: Path) -> None:
+    pixels = torch.randint(256, (8, 3, 16, 16), generator=generator(), dtype=torch.uint8)
+    settings = ViewSettings(16, erase_prob=0.6)
+    erasures = torch.tensor([draw_erasure(settings, seed) for seed in range(8)])
+    wanted = torch.randperm(8, generator=generator())
+    travelled: list[torch.dtype] = []
+
+    def finish(images: torch.Tensor, erasures: torch.Tensor, rows: Any) -> torch.Tensor:
+        rows = torch.arange(len(images)) if rows is None else rows
+        return erase(normalize(images, settings), erasures, rows)
+
+    def fetched(rank: SimulatedRank) -> torch.Tensor:
+        def fetch(rows: torch.Tensor, wanted: Any) -> torch.Tensor:
+            travelled.append(rows.dtype)
+            return rank.fetch(rows, wanted)
+
+        shard = RankShard(fetch, rank.rank, rank.world_size)
+        mine = shard.deal(torch.arange(8))[rank.rank]
+        (erased,) = erasures[mine, 2].nonzero(as_tuple=True)
+        views = Views({"strong": pixels[mine]}, {"strong": finish}, erasures[mine], erased)
+        return views.fetch("strong", shard.deal(wanted), shard)
+
+    checkpoints = Checkpoints(open_storage(tmp_path))
+    [whole] = on_ranks(1, checkpoints, fetched)
+    travelled.clear()
+    assert torch.equal(torch.cat(on_ranks(2, checkpoints, fetched)), whole)
+    assert set(travelled) == {torch.uint8, torch.int64}
+    assert 0 < len(erasures[:, 2].nonzero()) < 8
 
 
 def test_a_single_image_that_counts_leaves_no_rank_without_one(tmp_path: Path) -> None:
