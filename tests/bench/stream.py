@@ -161,12 +161,11 @@ def in_turns(
 
 def of_a_process(streams: Streams, steps: int = 4) -> tuple[float, float]:
     """Images for each second of processor time, semigrid's and timm's: at best, in turns."""
-    memory = streams.memory
     by_timm = TwoViews(streams.table, streams.settings)
     found: tuple[list[float], list[float]] = ([], [])
     for step in range(steps):
         started = time.process_time()
-        memory[step]
+        streams.memory[step]
         found[0].append(time.process_time() - started)
         for _, row in streams.order.rows(step * BATCH, (step + 1) * BATCH):
             by_timm[row]
