@@ -1,12 +1,17 @@
 """Batches from sets that fit in memory."""
 
+import logging
+import math
+import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from semigrid.data.mapped import mapped
 from semigrid.data.order import Share, StreamOrder
 from semigrid.data.schema import ImageTable
 from semigrid.data.views.augment import ViewName, ViewSettings, make_view
@@ -79,8 +84,12 @@ class EvalBatches:
     """The evaluation views of this rank's batches of a table, each row on exactly one rank.
 
     The batches are the same however many ranks share them, so that each image meets the same
-    arithmetic: a matrix product may round differently with another number of rows. The views are
-    kept when all of them together are small, so that repeated evaluations decode once.
+    arithmetic: a matrix product may round differently with another number of rows. Views that
+    fit into ``KEEP_BYTES`` of memory are kept, so that repeated evaluations decode once; see
+    ``kept`` for more of them.
+
+    Args:
+        loader_processes: processes that decode; 0 decodes in this one.
     """
 
     KEEP_BYTES = 256 * 2**20
@@ -92,29 +101,93 @@ class EvalBatches:
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
+        loader_processes: int = 0,
     ):
         self.table = table
         self.settings = settings
+        self.loader_processes = loader_processes
         starts = range(0, len(table), batch_size)[rank::world_size]
         self.batches = [range(s, min(s + batch_size, len(table))) for s in starts]
-        self._kept: list[Batch] = []
-        rows = sum(len(batch) for batch in self.batches)
-        self._keep = rows * 3 * settings.img_size**2 <= self.KEEP_BYTES
+        self._sizes = [len(rows) for rows in self.batches]
+        self._shape = (sum(self._sizes), 3, settings.img_size, settings.img_size)
+        self._fits = math.prod(self._shape) <= self.KEEP_BYTES
+        self._may_use_disk = False
+        self._kept: list[torch.Tensor] | None = None  # a batch each, once all are made
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Within this context views are kept even if they are too many for memory.
+
+        Those lie in a temporary file, one byte a value, which is gone after the context, or when
+        the process dies. Where the disk has no room for it, each evaluation decodes.
+        """
+        self._may_use_disk = True
+        try:
+            yield
+        finally:
+            self._may_use_disk = False
+            if not self._fits:
+                self._kept = None
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._kept:
-            yield from self._kept
-            return
-        made = []
-        for rows in self.batches:
-            batch = Batch.joined([self._render(row) for row in rows])
-            if self._keep:
-                made.append(batch)
-            yield batch
-        self._kept = made
+        made = self._decode() if self._kept is None else self._kept
+        for rows, views in zip(self.batches, made, strict=True):
+            part = self.table[rows.start : rows.stop]
+            labels = torch.tensor(part.labels, dtype=torch.int64)
+            nothing = torch.zeros(len(rows), dtype=torch.int64)
+            yield Batch(list(part.ids), labels, {"eval": views}, nothing, [[] for _ in rows])
 
-    def _render(self, row: int) -> Batch:
-        image_id = self.table.ids[row]
-        image = decode(self.table.images[row], image_id)
-        view = make_view(image, self.settings, "eval", 0)
-        return Batch.of_one(image_id, self.table.labels[row], {"eval": view})
+    def _decode(self) -> Iterator[torch.Tensor]:
+        """Makes the views of each batch, and keeps them when it has made all."""
+        places = self._places()
+        views = _EvalViews(self.table, self.settings, self.batches)
+        # a process takes longer to start than a batch to decode
+        processes = min(self.loader_processes, len(self.batches) // 2)
+        loader = DataLoader(
+            views,
+            batch_size=None,
+            num_workers=processes,
+            multiprocessing_context="fork" if processes else None,  # as ``load`` does
+            generator=torch.Generator(),
+        )
+        for number, batch in enumerate(loader):
+            if places is not None:
+                places[number].copy_(batch)
+            yield batch
+        self._kept = places
+
+    def _places(self) -> list[torch.Tensor] | None:
+        """Where the views of each batch are kept; None if they are not."""
+        if self._fits:
+            room = torch.empty(self._shape, dtype=torch.uint8)
+        elif self._may_use_disk:
+            try:
+                room = torch.from_numpy(mapped(self._shape, np.uint8))
+            except OSError as error:
+                self._may_use_disk = False
+                logging.getLogger(__name__).warning(
+                    "no room in %s for %.0f MB of decoded images (%s): each evaluation decodes "
+                    "them again; let TMPDIR be a folder of a disk with room",
+                    *(tempfile.gettempdir(), math.prod(self._shape) / 1e6, error),
+                )
+                return None
+        else:
+            return None
+        return list(torch.split(room, self._sizes))
+
+
+class _EvalViews(Dataset[torch.Tensor]):
+    """By number, the evaluation views of each batch of a table, uint8 (B, 3, H, W)."""
+
+    def __init__(self, table: ImageTable, settings: ViewSettings, batches: list[range]):
+        self.table, self.settings, self.batches = table, settings, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        return torch.from_numpy(np.stack([self._view(row) for row in self.batches[number]]))
+
+    def _view(self, row: int) -> np.ndarray:
+        image = decode(self.table.images[row], self.table.ids[row])
+        return make_view(image, self.settings, "eval", 0)

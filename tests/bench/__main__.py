@@ -19,6 +19,7 @@ from tests.bench.bucket import DELAY_SECONDS, looking_from_afar
 from tests.bench.chosen import GRIDS as EQUAL_GRIDS
 from tests.bench.chosen import chosen
 from tests.bench.coverage import EXPERIMENTS, coverage
+from tests.bench.evaluation import EVALUATIONS, IMAGES, evaluation_times
 from tests.bench.features import feature_rates
 from tests.bench.results import results_speed
 from tests.bench.saving import steps_while_saving
@@ -123,7 +124,7 @@ def print_as_found(console: Console, title: str, rows: Iterable[tuple[str, str, 
 
 
 PARTS = ["steps", "mixing", "saving", "stream", "memory", "trials", "scale", "results", "bucket"]
-PARTS += ["features", "stopping", "coverage", "worth", "chosen"]
+PARTS += ["features", "evaluation", "stopping", "coverage", "worth", "chosen"]
 
 
 def main() -> None:
@@ -153,6 +154,9 @@ def main() -> None:
     if wanted("features"):
         title = "features of a pool by a frozen backbone"
         console.print(against_goals(title, feature_rates()))
+    if wanted("evaluation"):
+        title = f"{EVALUATIONS} evaluations of two small networks on {IMAGES:,} images of 256 px"
+        console.print(against_goals(title, evaluation_times()))
     if wanted("trials"):
         console.print(against_goals("trials that cost nothing: lower is better", trial_costs()))
     if wanted("scale"):

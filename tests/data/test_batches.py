@@ -1,17 +1,20 @@
 import io
 import random
+import resource
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, features
-from tests.helpers.tiny import first_rows, training_batches
+from tests.helpers.tiny import Unkept, counted, first_rows, training_batches
 
 from semigrid.data.batches import EvalBatches, load
 from semigrid.data.schema import Dataset, ImageTable
-from semigrid.data.views.augment import ViewSettings
+from semigrid.data.views.augment import ViewSettings, make_view
 from semigrid.data.views.render import Batch, BrokenImageError, decode
 from semigrid.trainers.trial.data import pool_units
 
@@ -201,15 +204,80 @@ def test_evaluating_again_gives_the_same_views(digits: Dataset) -> None:
         assert_same(a, b)
 
 
-def test_views_too_large_to_keep_are_made_again(digits: Dataset) -> None:
-    class Forgetful(EvalBatches):
-        KEEP_BYTES = 0
+def evaluation_views(table: ImageTable) -> torch.Tensor:
+    """The evaluation views of all rows, made one by one."""
+    images = [decode(image, name) for image, name in zip(table.images, table.ids, strict=True)]
+    return torch.tensor(np.stack([make_view(image, VIEWS, "eval", 0) for image in images]))
 
-    table = first_rows(digits, "val", 6)
-    batches = Forgetful(table, VIEWS, 4)
+
+def views_of(batches: EvalBatches) -> torch.Tensor:
+    return torch.cat([batch.views["eval"] for batch in batches])
+
+
+@pytest.mark.parametrize("kind", [EvalBatches, Unkept])
+def test_all_evaluations_of_a_training_decode_once(
+    digits: Dataset, kind: type[EvalBatches]
+) -> None:
+    table, taken = counted(first_rows(digits, "val", 10))
+    expected = evaluation_views(first_rows(digits, "val", 10))
+    batches = kind(table, VIEWS, 4)
+    with batches.kept():
+        for _ in range(3):
+            assert torch.equal(views_of(batches), expected)
+        assert taken == list(range(10))
+
+
+def test_views_on_disk_are_gone_after_a_training_and_after_a_crash(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    table, taken = counted(first_rows(digits, "val", 10))
+    batches = Unkept(table, VIEWS, 4)
+    maps = Path("/proc/self/maps")
+
+    def train() -> None:
+        with batches.kept():
+            views_of(batches)
+            assert str(tmp_path) in maps.read_text()
+            assert not list(tmp_path.iterdir())  # a killed process leaves nothing
+            raise RuntimeError("a training that fails")
+
+    with pytest.raises(RuntimeError, match="a training that fails"):
+        train()
+    assert str(tmp_path) not in maps.read_text()
+    for count in (20, 30):  # outside a training nothing is kept
+        views_of(batches)
+        assert len(taken) == count
+
+
+def test_views_that_the_disk_has_no_room_for_are_made_again(
+    digits: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    table, taken = counted(first_rows(digits, "val", 10))
+    expected = evaluation_views(first_rows(digits, "val", 10))
+    batches = Unkept(table, VIEWS, 4)
+    limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # the system refuses larger files, as it does on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (expected.numel() - 1, hard))
+    try:
+        with batches.kept():
+            for _ in range(2):
+                assert torch.equal(views_of(batches), expected)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    assert len(taken) == 20
+    [message] = [record.getMessage() for record in caplog.records]
+    assert "no room in" in message and "let TMPDIR be a folder" in message
+
+
+def test_loader_processes_make_the_same_evaluation_batches(digits: Dataset) -> None:
+    table, taken = counted(first_rows(digits, "val", 10))
+    state = torch.get_rng_state()
+    batches = EvalBatches(table, VIEWS, 3, loader_workers=1)
     for _ in range(2):
-        for a, b in zip(batches, EvalBatches(table, VIEWS, 4), strict=True):
-            assert_same(a, b)
+        assert torch.equal(views_of(batches), evaluation_views(first_rows(digits, "val", 10)))
+    assert not taken  # by this process
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_multiplier_takes_the_first_rows_of_the_pool(digits: Dataset) -> None:

@@ -4,6 +4,7 @@ import threading
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -117,6 +118,25 @@ def training_batches(
     order = StreamOrder(unit_rows or [len(table)], seed)
     share = Share(batch_size, rank, world_size)
     return MemoryBatches(table, order, share, views, names, seed)
+
+
+class Unkept(EvalBatches):
+    """As if no val images were few enough to be kept in memory."""
+
+    KEEP_BYTES = 0
+
+
+def counted(table: ImageTable) -> tuple[ImageTable, list[int]]:
+    """The table, and a list that grows by a row's number whenever the row is taken to decode it."""
+    taken: list[int] = []
+
+    class Images(list[bytes]):
+        def __getitem__(self, row: Any) -> Any:
+            if not isinstance(row, slice):
+                taken.append(row)
+            return super().__getitem__(row)
+
+    return replace(table, images=Images(table.images)), taken
 
 
 def run_tiny(

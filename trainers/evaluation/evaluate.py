@@ -1,7 +1,9 @@
 """Predictions for a split, each image exactly once on any number of ranks."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +14,10 @@ from semigrid.data.views.augment import ViewSettings, normalize
 from semigrid.trainers.evaluation.predictions import Predictions
 from semigrid.trainers.execution.runtime import Runtime
 
+Name = TypeVar("Name", bound=str)
+# Makes the context of a forward.
+Forward = Callable[[], AbstractContextManager[None]]
+
 
 def predict(
     model: nn.Module, views: torch.Tensor, settings: ViewSettings, device: torch.device
@@ -21,9 +27,16 @@ def predict(
     The model must be in eval mode and on the device; call this inside ``torch.inference_mode``.
     """
     images = normalize(views.to(device), settings)
-    # in float64 a confident mistake keeps a finite cross-entropy
-    probabilities: np.ndarray = model(images).double().softmax(dim=1).cpu().numpy()
+    probabilities: np.ndarray = _probabilities(model, images, contextlib.nullcontext).cpu().numpy()
     return probabilities
+
+
+def _probabilities(model: nn.Module, images: torch.Tensor, forward: Forward) -> torch.Tensor:
+    """Probabilities (B, K) in float64 of normalised images, on their device."""
+    with forward():
+        logits: torch.Tensor = model(images)
+    # in float64 a confident mistake keeps a finite cross-entropy
+    return logits.double().softmax(dim=1)
 
 
 @contextlib.contextmanager
@@ -42,16 +55,44 @@ def evaluate(
     model: nn.Module, batches: EvalBatches, settings: ViewSettings, runtime: Runtime
 ) -> Predictions:
     """Runs the model in eval mode over every rank's rows; all ranks get all, sorted by image id."""
+    return evaluate_all({"model": model}, batches, settings, runtime)["model"]
+
+
+def evaluate_all(
+    models: Mapping[Name, nn.Module],
+    batches: EvalBatches,
+    settings: ViewSettings,
+    runtime: Runtime,
+    forward: Forward = contextlib.nullcontext,
+) -> dict[Name, Predictions]:
+    """As ``evaluate``, several models in one pass over the images.
+
+    The host waits for the device once, at the end: 8 bytes an image, a class and a model lie there.
+    """
     ids: list[str] = []
-    labels, probabilities = [], []
-    with eval_mode(model), torch.inference_mode():
+    labels: list[np.ndarray] = []
+    found: list[torch.Tensor] = []
+    with contextlib.ExitStack() as modes, torch.inference_mode():
+        for model in models.values():
+            modes.enter_context(eval_mode(model))
         for batch in batches:
-            probabilities.append(predict(model, batch.views["eval"], settings, runtime.device))
+            views = batch.views["eval"]
+            if runtime.device.type == "cuda":
+                views = views.pin_memory()
+            images = normalize(views.to(runtime.device, non_blocking=True), settings)
+            each = [_probabilities(model, images, forward) for model in models.values()]
+            found.append(torch.stack(each, dim=1))
             labels.append(batch.labels.numpy())
             ids += batch.ids
-    parts = runtime.gather((ids, labels, probabilities))
+        # a rank may have no rows
+        here = [torch.cat(found).cpu().numpy()] if found else []
+    parts = runtime.gather((ids, labels, here))
     all_ids = [image_id for part in parts for image_id in part[0]]
     all_labels = np.concatenate([array for part in parts for array in part[1]])
-    all_probabilities = np.concatenate([array for part in parts for array in part[2]])
+    probabilities = np.concatenate([array for part in parts for array in part[2]])
     order = np.argsort(np.array(all_ids))
-    return Predictions([all_ids[i] for i in order], all_labels[order], all_probabilities[order])
+    sorted_ids, sorted_labels = [all_ids[i] for i in order], all_labels[order]
+    return {
+        name: Predictions(sorted_ids, sorted_labels, probabilities[order, number])
+        for number, name in enumerate(models)
+    }

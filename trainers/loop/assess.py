@@ -6,11 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from semigrid.data.errors import InputError
-from semigrid.trainers.evaluation.evaluate import evaluate
-from semigrid.trainers.evaluation.predictions import Predictions
+from semigrid.trainers.evaluation.evaluate import evaluate_all
 from semigrid.trainers.evaluation.scores import SUFFIXES, Metric
 from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.loop.health import HopelessError
@@ -27,7 +25,7 @@ MOST = torch.finfo(torch.float32).max
 
 
 class Assessor:
-    """Evaluates both networks of a training on val.
+    """Evaluates both networks of a training on val, in the training's precision.
 
     Args:
         class_shares: the classes' natural shares, (K,), for the natural scores.
@@ -65,10 +63,13 @@ class Assessor:
         step = outcome.step
         if not math.isfinite(losses["loss"]):
             raise self._diverged(step, f"the mean loss is {losses['loss']}")
-        predictions = {
-            name: self._predict(name, network, step)
-            for name, network in self._networks.by_name.items()
-        }
+        networks, streams = self._networks, self._streams
+        predictions = evaluate_all(
+            networks.by_name, streams.validation, streams.views, self._runtime, networks.autocast
+        )
+        for name, each in predictions.items():
+            if not np.isfinite(each.probabilities).all():
+                raise self._diverged(step, f"the {name} predicts no finite probabilities")
         shares, tau = self._class_shares, self._recipe.logit_adjustment
         metrics = {name: each.metrics(shares, tau) for name, each in predictions.items()}
         own: dict[str, float] = {}
@@ -101,13 +102,6 @@ class Assessor:
                     f"{what} is {value} at step {step}, no finite number: leave out what cannot be "
                     "told, or mend the method"
                 )
-
-    def _predict(self, name: str, network: nn.Module, step: int) -> Predictions:
-        validation, views = self._streams.validation, self._streams.views
-        predictions = evaluate(network, validation, views, self._runtime)
-        if not np.isfinite(predictions.probabilities).all():
-            raise self._diverged(step, f"the {name} predicts no finite probabilities")
-        return predictions
 
     def _diverged(self, step: int, problem: str) -> HopelessError:
         return HopelessError(

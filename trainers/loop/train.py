@@ -34,7 +34,11 @@ def train(
     """
     outcome = training.outcome
     try:
-        with training.runtime.checkpoints.background, fast_float32(training.runtime.device):
+        with (
+            training.runtime.checkpoints.background,
+            fast_float32(training.runtime.device),
+            training.streams.validation.kept(),
+        ):
             outcome.status = _run(training, cutoffs or {}, report_seconds)
     except HopelessError as error:
         outcome.status, outcome.error = error.status, str(error)

@@ -1,13 +1,12 @@
 """The soft targets of a training: the mean of its teachers' answers, by image."""
 
 import hashlib
-import tempfile
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
+from semigrid.data.mapped import mapped
 from semigrid.trainers.features.store import PartStore
 from semigrid.trainers.soft_targets.make import soft_target_store
 from semigrid.trainers.trial.data import dataset_of
@@ -24,9 +23,7 @@ class SoftTargets:
 
     def __init__(self, stores: Sequence[PartStore], num_classes: int):
         images = sum(part.images.count for part in stores[0].parts(["pool"]))
-        with tempfile.TemporaryFile() as file:  # its pages stay as long as they are mapped
-            mapped: Any = file
-            self._rows = np.memmap(mapped, np.float16, "w+", shape=(images, num_classes))
+        self._rows = mapped((images, num_classes), np.float16)
         keys = np.zeros(images, np.uint64)
         done = 0
         for blocks in zip(*(store.blocks("pool") for store in stores), strict=True):

@@ -63,15 +63,18 @@ def evaluation_batches(
     views: ViewSettings,
     runtime: Runtime,
     fraction: Fraction = Fraction(1),
+    loader_processes: int = 0,
 ) -> EvalBatches:
     """This rank's batches of a split, kept for the next trial of this process with equal views.
 
-    Below 1, ``fraction`` takes the first images of each class.
+    Below 1, ``fraction`` takes the first images of each class. ``loader_processes`` is as in
+    ``EvalBatches``.
     """
     # only the settings that an evaluation view depends on, or no other trial would share them
     names = ("img_size", "interpolation", "mean", "std")
     settings = ViewSettings(**{name: getattr(views, name) for name in names})
-    return _evaluation_batches(dataset, split, settings, runtime.rank, runtime.world_size, fraction)
+    rank = runtime.rank, runtime.world_size
+    return _evaluation_batches(dataset, split, settings, *rank, fraction, loader_processes)
 
 
 @lru_cache(maxsize=4)
@@ -82,8 +85,10 @@ def _evaluation_batches(
     rank: int,
     world_size: int,
     fraction: Fraction,
+    loader_processes: int,
 ) -> EvalBatches:
-    return EvalBatches(_table(dataset, split, fraction), views, EVALUATION_BATCH, rank, world_size)
+    table = _table(dataset, split, fraction)
+    return EvalBatches(table, views, EVALUATION_BATCH, rank, world_size, loader_processes)
 
 
 def open_streams(job: TrialJob, views: ViewSettings, runtime: Runtime) -> Streams:
@@ -108,8 +113,9 @@ def open_streams(job: TrialJob, views: ViewSettings, runtime: Runtime) -> Stream
             pool = _labeled_pool(job, table, how)
         else:
             pool = _pool(job, dataset, spec.pool_images, how)
-    validation = evaluation_batches(dataset, "val", views, runtime, Fraction(spec.validation))
     labels, processes = np.asarray(table.labels), job.options.loader_processes
+    share_of_val = Fraction(spec.validation)
+    validation = evaluation_batches(dataset, "val", views, runtime, share_of_val, processes)
     return Streams(labeled, pool, validation, views, labels, loader_processes=processes)
 
 

@@ -54,7 +54,9 @@ def fit_trial(method: Fitted[Any], job: TrialJob, runtime: Runtime) -> Outcome:
     assert head is not None
     set_head(model, head.weight, head.bias)
     views = view_settings(spec.recipe, input_statistics(model))
-    validation = evaluation_batches(dataset, "val", views, runtime, Fraction(spec.validation))
+    validation = evaluation_batches(
+        dataset, "val", views, runtime, Fraction(spec.validation), job.options.loader_processes
+    )
     scores = evaluate(model, validation, views, runtime).metrics(dataset.manifest.class_shares)
     both = {f"{net}_{name}": value for net in ("student", "ema") for name, value in scores.items()}
     step = len(rows)

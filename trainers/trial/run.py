@@ -112,7 +112,8 @@ def evaluate_trial(
     spec, dataset = job.spec, dataset_of(job)
     model = finished_model(spec, job.place, dataset.num_classes, weights).to(runtime.device)
     views = view_settings(spec.recipe, input_statistics(model))
-    batches = evaluation_batches(dataset, "test", views, runtime)
+    processes = job.options.loader_processes
+    batches = evaluation_batches(dataset, "test", views, runtime, loader_processes=processes)
     predictions = evaluate(model, batches, views, runtime)
     predictions = replace(predictions, slices=_slices(dataset, predictions.ids))
     content = predictions.encode()

@@ -5,7 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.helpers.tiny import SimulatedRank, first_rows, on_ranks, tiny_model, tiny_recipe
+from tests.helpers.tiny import (
+    SimulatedRank,
+    Unkept,
+    counted,
+    first_rows,
+    on_ranks,
+    tiny_model,
+    tiny_recipe,
+)
 from torch import nn
 
 from semigrid.data.batches import EvalBatches
@@ -14,7 +22,7 @@ from semigrid.data.storage import open_storage
 from semigrid.data.views.augment import ViewSettings, make_view, normalize
 from semigrid.data.views.render import decode
 from semigrid.trainers.evaluation.choose import is_better
-from semigrid.trainers.evaluation.evaluate import evaluate
+from semigrid.trainers.evaluation.evaluate import eval_mode, evaluate, evaluate_all
 from semigrid.trainers.evaluation.predictions import Predictions
 from semigrid.trainers.evaluation.scores import Metric
 from semigrid.trainers.execution.checkpoint import Checkpoints
@@ -84,9 +92,16 @@ class Constant(nn.Module):
 
 
 def run(model: nn.Module, digits: Dataset, runtime: Any, rows: int = 20) -> Predictions:
+    return evaluate(model, val_batches(digits, runtime, rows), VIEWS, runtime)
+
+
+def val_batches(digits: Dataset, runtime: Any, rows: int) -> EvalBatches:
     table = first_rows(digits, "val", rows)
-    batches = EvalBatches(table, VIEWS, 7, runtime.rank, runtime.world_size)
-    return evaluate(model, batches, VIEWS, runtime)
+    return EvalBatches(table, VIEWS, 7, runtime.rank, runtime.world_size)
+
+
+def two_models() -> dict[str, nn.Module]:
+    return {f"seed {seed}": tiny_model(tiny_recipe("finetune"), seed) for seed in range(2)}
 
 
 def test_a_confident_mistake_has_a_finite_cross_entropy(
@@ -123,17 +138,39 @@ def test_predictions_are_sorted_by_id_and_each_is_the_models_own(
 def test_any_number_of_ranks_predicts_every_image_once(
     digits: Dataset, checkpoints: Checkpoints, world_size: int
 ) -> None:
-    model = tiny_model(tiny_recipe("finetune")).eval()
+    models = {name: model.eval() for name, model in two_models().items()}
 
-    def work(rank: SimulatedRank) -> Predictions:
-        return run(model, digits, rank, rows=19)  # divides by none of them
+    def work(rank: SimulatedRank) -> dict[str, Predictions]:
+        return evaluate_all(models, val_batches(digits, rank, 19), VIEWS, rank)
 
     [alone] = on_ranks(1, checkpoints, work)
-    assert len(alone.ids) == len(set(alone.ids)) == 19
     for found in on_ranks(world_size, checkpoints, work):  # all ranks know the whole
-        assert found.ids == alone.ids
-        assert found.labels.tolist() == alone.labels.tolist()
-        assert np.array_equal(found.probabilities, alone.probabilities)  # to the last digit
+        assert found.keys() == alone.keys() == models.keys()
+        for name, expected in alone.items():
+            assert len(expected.ids) == len(set(expected.ids)) == 19  # divides by none of them
+            assert found[name].ids == expected.ids
+            assert found[name].labels.tolist() == expected.labels.tolist()
+            same = np.array_equal(found[name].probabilities, expected.probabilities)
+            assert same  # to the last digit
+
+
+def test_models_in_one_pass_predict_what_each_does_by_itself(
+    digits: Dataset, checkpoints: Checkpoints
+) -> None:
+    models, runtime = two_models(), Runtime(checkpoints, device="cpu")
+    table, taken = counted(first_rows(digits, "val", 20))
+    found = evaluate_all(models, Unkept(table, VIEWS, 7), VIEWS, runtime)
+    assert taken == list(range(20))  # once for both
+    order = np.argsort(table.ids)
+    for name, model in models.items():
+        rows = []
+        with eval_mode(model), torch.inference_mode():
+            for batch in val_batches(digits, runtime, 20):
+                logits = model(normalize(batch.views["eval"], VIEWS))
+                rows.append(logits.double().softmax(dim=1).numpy())
+        assert np.array_equal(found[name].probabilities, np.concatenate(rows)[order])
+    first, second = (each.probabilities for each in found.values())
+    assert not np.array_equal(first, second)
 
 
 def test_more_ranks_than_images(digits: Dataset, checkpoints: Checkpoints) -> None:

@@ -18,6 +18,8 @@ from tests.helpers.tiny import (
     VAL_IMAGES,
     Died,
     SimulatedRank,
+    Unkept,
+    counted,
     die_in_step,
     first_rows,
     on_ranks,
@@ -546,6 +548,21 @@ def test_evaluations_are_as_many_as_asked_and_the_last_is_at_the_end(
     assert gaps.max() - gaps.min() <= 1
 
 
+def test_a_training_decodes_val_once_even_if_memory_is_too_small_for_it(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe("finetune")
+    table, taken = counted(first_rows(digits, "val", VAL_IMAGES))
+    streams = tiny_streams(digits, recipe, "finetune")
+    on_disk = replace(streams, validation=Unkept(table, streams.views, 16))
+    histories = []
+    for name, of in {"memory": streams, "disk": on_disk}.items():
+        checkpoints = Checkpoints(open_storage(tmp_path / name))
+        histories.append(run_tiny(digits, "finetune", recipe, checkpoints, streams=of).history)
+    assert histories[0] == histories[1] and len(histories[0]) == 4
+    assert taken == list(range(VAL_IMAGES))
+
+
 def test_each_evaluation_is_reported_once(digits: Dataset, checkpoints: Checkpoints) -> None:
     recipe = tiny_recipe("semi", evaluations=3)
     reports: list[dict[str, Any]] = []
@@ -584,19 +601,28 @@ def test_each_evaluation_is_reported_once(digits: Dataset, checkpoints: Checkpoi
 
 @pytest.mark.parametrize("method", ["finetune", "semi"])
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_lower_precisions_train_nearly_the_same(
+def test_lower_precisions_train_and_evaluate_nearly_the_same(
     digits: Dataset, tmp_path: Path, method: str, precision: str
 ) -> None:
     # no threshold to fall on either side of, and few steps: rounding stays rounding
     settings = {"confidence_threshold": 0} if method == "semi" else {}
     recipe = tiny_recipe(method, steps=4, base_lr=0.005, **settings)
 
-    def losses(precision: str) -> list[float]:
+    evaluated: set[torch.dtype] = set()
+
+    def record(module: torch.nn.Module, images: Any, logits: torch.Tensor) -> None:
+        if not module.training:
+            evaluated.add(logits.dtype)
+
+    def values(precision: str) -> list[float]:
+        evaluated.clear()
+        model = tiny_model(recipe)
+        model.register_forward_hook(record)  # the teacher is a copy of it
         outcome = train(
             Training(
                 recipe,
                 method,
-                tiny_model(recipe),
+                model,
                 None,
                 tiny_streams(digits, recipe, method),
                 Runtime(Checkpoints(open_storage(tmp_path / precision)), device="cpu"),
@@ -605,9 +631,12 @@ def test_lower_precisions_train_nearly_the_same(
                 precision=precision,
             )
         )
-        return [record["loss"] for record in outcome.history]
+        return [record[name] for name in ("loss", "ema_ce") for record in outcome.history]
 
-    exact, lower = losses("fp32"), losses(precision)
+    exact = values("fp32")
+    assert evaluated == {torch.float32}
+    lower = values(precision)
+    assert evaluated == {getattr(torch, {"bf16": "bfloat16", "fp16": "float16"}[precision])}
     assert lower == pytest.approx(exact, rel=0.02)
     assert lower != exact  # it did compute in less
 

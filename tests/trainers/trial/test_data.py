@@ -65,8 +65,9 @@ def test_a_nested_val_is_read_class_by_class_on_any_number_of_ranks(tmp_path: Pa
     )
     job: Any = SimpleNamespace(
         spec=spec,
-        options=TrainOptions(),
+        options=TrainOptions(loader_workers=3),
         place=SimpleNamespace(dataset_uri=str(tmp_path / "set")),
     )
     streams = data.open_streams(job, ViewSettings(img_size=16), Rank(0, 1))  # type: ignore[arg-type]
+    assert streams.validation.loader_processes == 3
     assert set(streams.validation.table.ids) == kept[0] and len(kept[0]) == 76
