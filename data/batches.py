@@ -186,7 +186,9 @@ class _EvalViews(Dataset[torch.Tensor]):
         return len(self.batches)
 
     def __getitem__(self, number: int) -> torch.Tensor:
-        return torch.from_numpy(np.stack([self._view(row) for row in self.batches[number]]))
+        views = [self._view(row) for row in self.batches[number]]
+        # in another order of memory, such as that of the views, a convolution rounds differently
+        return torch.from_numpy(np.ascontiguousarray(np.stack(views)))
 
     def _view(self, row: int) -> np.ndarray:
         image = decode(self.table.images[row], self.table.ids[row])

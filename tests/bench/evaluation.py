@@ -48,7 +48,8 @@ def decoded_in_each_pass(models: dict[str, nn.Module], table: ImageTable) -> Fou
                 rows = range(start, min(start + EVALUATION_BATCH, IMAGES))
                 images = [decode(table.images[row], table.ids[row]) for row in rows]
                 views = [make_view(image, VIEWS, "eval", 0) for image in images]
-                logits = model(normalize(torch.from_numpy(np.stack(views)), VIEWS))
+                batch = torch.from_numpy(np.ascontiguousarray(np.stack(views)))
+                logits = model(normalize(batch, VIEWS))
                 parts.append(logits.double().softmax(dim=1).cpu().numpy())
         found[name] = np.concatenate(parts)
     return found
