@@ -165,8 +165,11 @@ def test_models_in_one_pass_predict_what_each_does_by_itself(
     for name, model in models.items():
         rows = []
         with eval_mode(model), torch.inference_mode():
-            for batch in val_batches(digits, runtime, 20):
-                logits = model(normalize(batch.views["eval"], VIEWS))
+            for start in range(0, 20, 7):
+                part = first_rows(digits, "val", 20)[start : start + 7]
+                images = [decode(*each) for each in zip(part.images, part.ids, strict=True)]
+                views = [torch.tensor(make_view(image, VIEWS, "eval", 0)) for image in images]
+                logits = model(normalize(torch.stack(views).contiguous(), VIEWS))
                 rows.append(logits.double().softmax(dim=1).numpy())
         assert np.array_equal(found[name].probabilities, np.concatenate(rows)[order])
     first, second = (each.probabilities for each in found.values())
