@@ -77,7 +77,7 @@ def evaluation_times() -> Iterator[tuple[str, str, str]]:
     before, expected = timed(lambda: decoded_in_each_pass(models, table))
     yield "a pass for each network, each decodes", _listed(before), ""
     for processes in (0, PROCESSES):
-        batches = EvalBatches(table, VIEWS, EVALUATION_BATCH, loader_workers=processes)
+        batches = EvalBatches(table, VIEWS, EVALUATION_BATCH, loader_processes=processes)
 
         def once(batches: EvalBatches = batches) -> Found:
             found = evaluate_all(models, batches, VIEWS, runtime)

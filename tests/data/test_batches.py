@@ -276,7 +276,7 @@ def test_views_that_the_disk_has_no_room_for_are_made_again(
 def test_loader_processes_make_the_same_evaluation_batches(digits: Dataset) -> None:
     table, taken = counted(first_rows(digits, "val", 10))
     state = torch.get_rng_state()
-    batches = EvalBatches(table, VIEWS, 3, loader_workers=1)
+    batches = EvalBatches(table, VIEWS, 3, loader_processes=1)
     for _ in range(2):
         assert torch.equal(views_of(batches), evaluation_views(first_rows(digits, "val", 10)))
     assert not taken  # by this process
