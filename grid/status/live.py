@@ -104,7 +104,7 @@ class LiveView:
         for damage in record.damaged if record is not None and job.kind == "train" else ():
             self._say(f"{job.search.name}: {damage}")
         if problem is not None:
-            failed = "failed: " if job.spec.id in study.failed else ""
+            failed = "failed: " if job.key in study.failed else ""
             self._say(f"{failed}{job.search.name}: {problem}", "red")
         for cell in study.plan.cells:
             if study.searches[cell.name].stage == "finished" != before.searches[cell.name].stage:

@@ -12,6 +12,7 @@ from semigrid.trainers.evaluation.choose import Cutoffs, rank, stopped_at
 from semigrid.trainers.methods import Fitted, find_method
 from semigrid.trainers.recipe import SteppedRecipe
 from semigrid.trainers.trial.identity import TrialSpec
+from semigrid.trainers.trial.job import JobKind
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class StudyRules:
 
     def _search(self, study: StudyState, state: SearchState) -> SearchState:
         while True:
-            if failure := _first_failure(study, (trial.spec for trial in state.trials)):
+            if failure := _first_failure(study, "train", (trial.spec for trial in state.trials)):
                 return replace(state, stage="failed", failure=failure)
             missing = [trial for trial in state.trials if study.outcome(trial) is None]
             if missing:
@@ -139,7 +140,7 @@ class StudyRules:
             start = _start(study, state, seed)
             seeds[seed] = study.plan.spec(state.search, state.winner.params, seed, *start)
         state = replace(state, seeds=seeds)
-        failure = _first_failure(study, seeds.values()) or _first_collapse(study, seeds)
+        failure = _first_failure(study, "train", seeds.values()) or _first_collapse(study, seeds)
         if failure:
             return replace(state, stage="failed", failure=failure)
         missing = {
@@ -161,7 +162,7 @@ class StudyRules:
     def _evaluate(self, study: StudyState, state: SearchState) -> SearchState:
         if not state.search.in_table:
             return replace(state, stage="finished")
-        if failure := _first_failure(study, state.by_seed.values()):
+        if failure := _first_failure(study, "evaluate", state.by_seed.values()):
             return replace(state, stage="failed", failure=failure)
         jobs = tuple(
             Job("evaluate", spec, state.search)
@@ -190,8 +191,8 @@ class StudyRules:
                 )
                 if self.has_soft_targets(study.records[spec.id], images):
                     continue
-                if spec.id in study.failed:
-                    failure = f"{teacher.search.name} made no soft targets: {study.failed[spec.id]}"
+                if why := _first_failure(study, "soft targets", [spec]):
+                    failure = f"{teacher.search.name} made no soft targets: {why}"
                     return replace(state, stage="failed", failure=failure)
                 jobs[spec.id] = Job("soft targets", spec, teacher.search, images=images)
         return replace(state, pending=tuple(jobs.values()))
@@ -273,9 +274,10 @@ def _tried(study: StudyState, trial: Trial) -> Tried:
     return Tried(trial.params, acc1)
 
 
-def _first_failure(study: StudyState, specs: Iterable[TrialSpec]) -> str | None:
-    """The error of the first of these trials that failed in this run."""
-    return next((study.failed[spec.id] for spec in specs if spec.id in study.failed), None)
+def _first_failure(study: StudyState, kind: JobKind, specs: Iterable[TrialSpec]) -> str | None:
+    """The error of the first of these trials whose job of this kind failed in this run."""
+    keys = ((kind, spec.id) for spec in specs)
+    return next((study.failed[key] for key in keys if key in study.failed), None)
 
 
 def _first_collapse(study: StudyState, seeds: Mapping[int, TrialSpec]) -> str | None:

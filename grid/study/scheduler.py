@@ -57,7 +57,7 @@ class Scheduler:
         if record is not None:
             study = replace(study, records={**study.records, trial_id: record})
         if error is not None:
-            study = replace(study, failed={**study.failed, trial_id: error})
+            study = replace(study, failed={**study.failed, job.key: error})
         elif job.kind == "train":
             self.trained.append(trial_id)
             study = replace(study, lost=study.lost - {trial_id})

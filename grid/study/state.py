@@ -95,7 +95,7 @@ class StudyState:
         searches: the state of each search, by its name.
         goals: the stage after which this run leaves a search; searches without a goal are not its
             concern.
-        failed: errors of trials that failed in this run, by id.
+        failed: errors of jobs that failed in this run, by their keys.
         lost: trials whose weights this run found damaged.
     """
 
@@ -103,7 +103,7 @@ class StudyState:
     records: Mapping[str, Record]
     searches: Mapping[str, SearchState]
     goals: Mapping[str, Stage]
-    failed: Mapping[str, str] = field(default_factory=dict)
+    failed: Mapping[tuple[str, str], str] = field(default_factory=dict)
     lost: frozenset[str] = frozenset()
 
     def settled(self, trial_id: str) -> Record | None:

@@ -35,7 +35,7 @@ def test_a_trial_whose_process_died_too_often_fails_and_its_log_says_why(tmp_pat
     assert Path(record.log).read_text() == (
         said.replace("id:SECRET@", "") + "\n\nRay's logs: results/logs/ray/session_1\n"
     )
-    assert scheduler.study.failed == {job.spec.id: problem}
+    assert scheduler.study.failed == {job.key: problem}
 
 
 def test_a_record_that_is_gone_is_a_problem(tmp_path: Path) -> None:
@@ -43,4 +43,4 @@ def test_a_record_that_is_gone_is_a_problem(tmp_path: Path) -> None:
     job = start_next(scheduler)
     assert job is not None
     assert conclude(job, scheduler, ledger) == (None, "its record is gone from the ledger")
-    assert list(scheduler.study.failed) == [job.spec.id]
+    assert list(scheduler.study.failed) == [job.key]

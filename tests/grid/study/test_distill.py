@@ -145,6 +145,12 @@ def test_a_student_without_teachers_is_blocked_and_one_without_answers_fails() -
     assert state.stage == "failed" and "made no soft targets: boom" in str(state.failure)
     assert {played.trials[i].status for i in played.trials} == {"finished"}  # the teachers are
     assert Played(played.plan, played.trials).run().study.searches[STUDENT].stage == "finished"
+    # a teacher that could not be evaluated is trained, and answers
+    played = Played(plan_of(distill_text()))
+    study = played.run(fail="evaluate").study
+    assert {study.searches[name].stage for name in (VIT, SEMI, STUDENT)} == {"failed"}
+    assert ("soft targets", VIT, 0) in kinds(played.jobs)
+    assert ("train", STUDENT, 0) in kinds(played.jobs)
 
 
 def test_only_the_student_asks_for_measured_teachers() -> None:
