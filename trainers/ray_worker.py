@@ -34,7 +34,7 @@ from semigrid.trainers.execution.progress import Meter, held_devices
 from semigrid.trainers.execution.runtime import DistributedRuntime
 from semigrid.trainers.layout import latest_checkpoint
 from semigrid.trainers.loop.outcome import Outcome
-from semigrid.trainers.trial.job import DamagedWeightsError, NoRoomError, TrialJob
+from semigrid.trainers.trial.job import DamagedFilesError, NoRoomError, TrialJob
 from semigrid.trainers.trial.run import run_trial
 
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
@@ -81,7 +81,7 @@ def run_group(job: TrialJob, callbacks: Sequence[UserCallback] = ()) -> Outcome:
             more.
         NoRoomError: on a cluster, there is no room to start it (again). Waiting here, it might be
             given machines that were not checked yet.
-        DamagedWeightsError: the parent's weights are not as they were written.
+        DamagedFilesError: the parent's weights, or soft targets, are not as they were written.
         Exception: what a worker's code raised.
     """
     options = job.options
@@ -113,7 +113,7 @@ def run_group(job: TrialJob, callbacks: Sequence[UserCallback] = ()) -> Outcome:
                     f"{options.workers} × {resources}"
                 ) from error
         else:
-            if isinstance(result, DamagedWeightsError):
+            if isinstance(result, DamagedFilesError):
                 raise result
             assert isinstance(result, Outcome)
             return result
@@ -207,7 +207,7 @@ def _describe(error: BaseException, times: int, scaling: ScalingConfig) -> str:
     return f"its worker group died {often} without a new checkpoint: {words}"
 
 
-def _worker(config: dict[str, Any]) -> Outcome | DamagedWeightsError:
+def _worker(config: dict[str, Any]) -> Outcome | DamagedFilesError:
     """One worker's share of the training; Ray Train passes on what rank 0 returns."""
     job: TrialJob = config["job"]
     # a GPU is chosen by Ray Train, which sets the device of this process
@@ -218,8 +218,8 @@ def _worker(config: dict[str, Any]) -> Outcome | DamagedWeightsError:
         runtime.meter = Meter(job.checkpoints, held)
         runtime.meter.note({"step": 0})
     try:
-        result: Outcome | DamagedWeightsError = run_trial(job, runtime)
-    except DamagedWeightsError as error:
+        result: Outcome | DamagedFilesError = run_trial(job, runtime)
+    except DamagedFilesError as error:
         result = error  # if it were raised, the group would be started again
     if runtime.meter is not None:
         runtime.meter.write()

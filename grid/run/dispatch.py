@@ -75,6 +75,9 @@ def conclude(
         again = f"{failure.message}; it was trained again once already"
         scheduler.lose(job, failure.trial_id, again)
         return None, f"{failure.message}; trial {failure.trial_id} trains again"
+    if failure is not None and failure.kind == "damaged_soft_targets":
+        is_again = scheduler.put_back(job, f"{failure.message}; they were made again once already")
+        return None, f"{failure.message}; they are made again" if is_again else failure.message
     try:
         record = ledger.read(job.spec.id)
     except OSError as error:

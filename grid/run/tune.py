@@ -7,7 +7,6 @@ from typing import Any
 
 from ray import tune
 
-from semigrid.data.ranges import Block
 from semigrid.grid.cluster.machines import demand_of
 from semigrid.grid.run.dispatch import RunObserver
 from semigrid.grid.run.reports import GroupReports
@@ -26,7 +25,7 @@ from semigrid.trainers.layout import ATTEMPTS, CHECKPOINTS, checkpoint_folder
 from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.options import TrainOptions
 from semigrid.trainers.ray_worker import run_group
-from semigrid.trainers.soft_targets.make import Teacher, in_this_process
+from semigrid.trainers.soft_targets.make import Answers, Teacher, in_this_process
 from semigrid.trainers.trial.job import TrialJob
 
 # Images below which soft targets are made without Ray Data.
@@ -49,7 +48,9 @@ def _on_group(job: TrialJob) -> Outcome:
         return run_group(job, [reports])
 
 
-def _by_ray_data(teacher: Teacher, parts: Sequence[Part], options: TrainOptions) -> Iterator[Block]:
+def _by_ray_data(
+    teacher: Teacher, parts: Sequence[Part], options: TrainOptions
+) -> Iterator[Answers]:
     """A teacher's answers by as many processes as a training of its has, which hold its room.
 
     For few images this process is faster than others are started; it has no GPU.

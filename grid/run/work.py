@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from semigrid.data.ranges import Block
 from semigrid.data.redact import without_secrets
 from semigrid.grid.study.ledger import ENDED, Ledger, Record, start_record
 from semigrid.trainers.execution.checkpoint import Checkpoints
@@ -15,10 +14,15 @@ from semigrid.trainers.execution.runtime import ReportMetrics, Runtime
 from semigrid.trainers.features.store import Part
 from semigrid.trainers.loop.outcome import Outcome
 from semigrid.trainers.options import TrainOptions
-from semigrid.trainers.soft_targets.make import Teacher, in_this_process, make_soft_targets
+from semigrid.trainers.soft_targets.make import (
+    Answers,
+    Teacher,
+    in_this_process,
+    make_soft_targets,
+)
 from semigrid.trainers.trial.fence import FencedError
 from semigrid.trainers.trial.job import (
-    DamagedWeightsError,
+    DamagedFilesError,
     Failure,
     FailureKind,
     NoRoomError,
@@ -29,7 +33,7 @@ from semigrid.trainers.trial.run import evaluate_trial, run_trial
 # Trains a trial on a group of workers.
 RunGroup = Callable[[TrialJob], Outcome]
 # Lets a teacher answer for images, with the options that its trainings have.
-AskTeacher = Callable[[Teacher, Sequence[Part], TrainOptions], Iterator[Block]]
+AskTeacher = Callable[[Teacher, Sequence[Part], TrainOptions], Iterator[Answers]]
 
 
 def do_job(
@@ -55,8 +59,8 @@ def do_job(
             _make_soft_targets(job, ledger, report, ask)
     except NoRoomError as error:
         return _failed("no_room", error)
-    except DamagedWeightsError as error:
-        return _failed("damaged_weights", error, error.trial_id)
+    except DamagedFilesError as error:
+        return _failed(error.kind, error, error.trial_id)
     except FencedError as error:  # the driver does not listen any more
         logging.getLogger(__name__).warning("%s", error)
         return _failed("given_up", error)
@@ -91,7 +95,7 @@ def _train(job: TrialJob, ledger: Ledger, report: ReportMetrics, run_group: RunG
             _note_end(record, run_trial(job, runtime))
         else:
             _note_end(record, run_group(job))
-    except (DamagedWeightsError, FencedError, NoRoomError):  # no failure of this trial
+    except (DamagedFilesError, FencedError, NoRoomError):  # no failure of this trial
         raise
     except Exception as error:  # whatever went wrong belongs in the ledger, not only in Ray's logs
         # a process cut off from the cluster may have ended the same trial while this one tried
@@ -141,7 +145,7 @@ def _evaluate(job: TrialJob, ledger: Ledger) -> None:
         )
         record.device_seconds = meter.spent()
         record.error = record.log = None
-    except (DamagedWeightsError, FencedError):
+    except (DamagedFilesError, FencedError):
         raise
     except Exception as error:  # see _train
         _note_error(record, error, ledger)
@@ -156,9 +160,15 @@ def _make_soft_targets(
     options = job.options
     # what another cell asked for, too, in case it was lost
     job = job.model_copy(update={"images": max(job.images, record.soft_targets)})
-    held = {} if options.gpus_per_worker else {"cpu": options.workers * options.cpus_per_worker}
-    meter = Meter(job.checkpoints, held, record.device_seconds)
+    checkpoints = Checkpoints(job.checkpoints)
+    meter = Meter(job.checkpoints, {}, record.device_seconds)
     told = 0.0
+
+    def answers(teacher: Teacher, parts: Sequence[Part]) -> Iterator[Answers]:
+        for block in ask(teacher, parts, options):
+            # other processes hold the devices; the time before they could tell is paid for, too
+            meter.held = held_devices([block.device_kind] * options.workers, options)
+            yield block
 
     def progress(done: int, total: int) -> None:
         nonlocal told
@@ -171,18 +181,19 @@ def _make_soft_targets(
             _with_hash(job, record),
             record.best_weights,
             options.device,
-            lambda teacher, parts: ask(teacher, parts, options),
+            answers,
             progress,
         )
         record.soft_targets = job.images
         record.error = record.log = None
-    except (DamagedWeightsError, FencedError):
+    except (DamagedFilesError, FencedError):
         raise
     except Exception as error:  # see _train
         _note_error(record, error, ledger)
     record.device_seconds = meter.spent()
     ledger.write(record)
     meter.wait()
+    checkpoints.delete()  # where its progress was
 
 
 def _with_hash(job: TrialJob, record: Record | None) -> TrialJob:

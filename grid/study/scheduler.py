@@ -24,6 +24,7 @@ class Scheduler:
         # how many trials had been trained when a job was started
         self._begun: dict[tuple[str, str], int] = {}
         self._lost_before: set[str] = set()
+        self._put_back: set[tuple[str, str]] = set()
         self._dropped: set[str] = set()
         priorities = study.plan.priorities()
         self._by_priority = sorted(study.searches, key=lambda name: -priorities[name])
@@ -81,6 +82,19 @@ class Scheduler:
             study = _without_weights(study, trial_id)
         del self.running[job.key]
         self.study = self.rules.advance(study)
+
+    def put_back(self, job: Job, problem: str) -> bool:
+        """Lets a job wait that found soft targets damaged, until its teachers made them again.
+
+        Returns False where that happened before: the job fails with this ``problem`` then.
+        """
+        if job.key in self._put_back:
+            self.complete(job, None, problem)
+            return False
+        self._put_back.add(job.key)
+        del self.running[job.key]
+        self.study = self.rules.advance(self.study, job.spec.id)
+        return True
 
     def losers(self) -> list[str]:
         """Trials whose weights can be deleted, as no search can choose them; each is named once."""

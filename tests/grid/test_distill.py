@@ -1,8 +1,9 @@
 """Models distilled from others of a grid: trained, resumed, measured, used and exported."""
 
 import shutil
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -33,10 +34,12 @@ from semigrid.grid.predict.images import dataset_images
 from semigrid.grid.predict.inference import winner_model
 from semigrid.grid.run.dispatch import conclude, trial_job
 from semigrid.grid.run.work import do_job
+from semigrid.grid.study.layout import record_file
 from semigrid.grid.study.state import Job
 from semigrid.grid.study.winner import find_winner
 from semigrid.trainers.evaluation.predictions import decode_predictions
-from semigrid.trainers.execution.checkpoint import decode_weights, encode_weights
+from semigrid.trainers.execution.checkpoint import Checkpoints, decode_weights, encode_weights
+from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.features import store
 from semigrid.trainers.features.store import Part
 from semigrid.trainers.layout import predictions_file, soft_targets_folder, weights_file
@@ -44,10 +47,15 @@ from semigrid.trainers.loop.rehearsal import rehearse, rehearsed
 from semigrid.trainers.loop.seeds import step_seed
 from semigrid.trainers.methods.losses import LogitAdjustment
 from semigrid.trainers.options import TrainOptions
-from semigrid.trainers.soft_targets.make import Teacher, in_this_process, soft_target_store
+from semigrid.trainers.soft_targets.make import (
+    Answers,
+    Teacher,
+    in_this_process,
+    soft_target_store,
+)
 from semigrid.trainers.soft_targets.read import SoftTargets, open_soft_targets
 from semigrid.trainers.trial.data import view_settings
-from semigrid.trainers.trial.job import Place, TrialJob
+from semigrid.trainers.trial.job import DamagedSoftTargetsError, Place, TrialJob
 from semigrid.trainers.trial.model import finished_model
 
 IMAGES = 300  # of the pool at 100 %
@@ -63,13 +71,17 @@ class Counting(Grid):
 
     def do(self, job: Job) -> None:
         message = trial_job(self.plan, job, self.ledger.storage)
+        self.before(message)
         failure = do_job(message, lambda metrics: None, no_group, self.ask)
         _, problem = conclude(job, self.scheduler, self.ledger, failure)
         self.problems += [] if problem is None else [problem]
 
+    def before(self, job: TrialJob) -> None:
+        """What happens before a job."""
+
     def ask(
         self, teacher: Teacher, parts: Sequence[Part], options: TrainOptions
-    ) -> Iterator[Block]:
+    ) -> Iterator[Answers]:
         for block in in_this_process(teacher, parts):
             if self.dies_after is not None and len(self.shown) >= self.dies_after:
                 raise KeyboardInterrupt
@@ -121,6 +133,7 @@ def test_no_image_is_shown_twice_though_the_run_was_killed(run: Run) -> None:
     assert student.spec.teachers == tuple(sorted(teachers))
     for record in teachers.values():
         assert (record.soft_targets, record.soft_target_files) == (IMAGES, 3)
+    assert not list((run.folder / "checkpoints").glob("*/*"))  # nor what showed the progress
     assert Counting(run.grid.plan, run.folder).run().shown == []
 
 
@@ -141,12 +154,16 @@ def test_soft_targets_are_the_mean_answer_for_weak_views(run: Run, digits: Datas
             logits = model(normalize(torch.from_numpy(np.stack(weak)), views))
         answers.append(logits.softmax(dim=1))
     job = student_job(run)
-    found = open_soft_targets(job)(table.ids[::-1])
+    found = opened(job)(table.ids[::-1])
     expected = torch.stack(answers).mean(dim=0).flip(0)
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)  # kept in half precision
     torch.testing.assert_close(found.sum(dim=1), torch.ones(3))
     with pytest.raises(LookupError, match="no soft target of image nobody"):
-        open_soft_targets(job)(["nobody"])
+        opened(job)(["nobody"])
+
+
+def opened(job: TrialJob) -> SoftTargets:
+    return open_soft_targets(job, Runtime(Checkpoints(job.checkpoints)))
 
 
 def teacher_job(run: Run, images: int) -> Job:
@@ -164,6 +181,24 @@ def do(grid: Counting, job: Job) -> None:
     do_job(trial_job(grid.plan, job, grid.ledger.storage), lambda _: None, no_group, grid.ask)
 
 
+def test_the_devices_that_answer_are_in_the_teachers_record(copied: Run) -> None:
+    job, grid = teacher_job(copied, 600), copied.grid
+    before = grid.records[job.spec.id].device_seconds
+    message = trial_job(grid.plan, job, grid.ledger.storage)
+    of_gpus = message.options.model_copy(update={"workers": 2, "gpus_per_worker": 0.5})
+
+    def ask(teacher: Teacher, *args: Any) -> Iterator[Answers]:
+        """As processes with GPUs answer, which this machine may lack."""
+        for block in grid.ask(replace(teacher, device="cpu"), *args):
+            yield replace(block, device_kind="NVIDIA A10G")
+
+    started = time.monotonic()
+    do_job(message.model_copy(update={"options": of_gpus}), lambda _: None, no_group, ask)
+    found = grid.records[job.spec.id].device_seconds
+    assert found["cpu"] == before["cpu"]
+    assert 0 < found["NVIDIA A10G"] < time.monotonic() - started  # twice half a GPU
+
+
 def test_a_larger_pool_takes_what_is_there(copied: Run) -> None:
     do(copied.grid, teacher_job(copied, 600))
     assert len(copied.grid.shown) == 640 - 384  # five files, of which three were there
@@ -173,20 +208,46 @@ def test_a_larger_pool_takes_what_is_there(copied: Run) -> None:
     assert copied.grid.records[record.id].soft_targets == 600
 
 
+def damage_a_file(folder: Path, job: TrialJob) -> None:
+    first, *_ = sorted((folder / soft_targets_folder(job.spec.teachers[0])).glob("*.parquet"))
+    first.write_bytes(first.read_bytes()[:-9] + b"something")
+
+
 def test_damaged_files_are_never_learnt_from(copied: Run) -> None:
     job = student_job(copied)
-    folder = copied.folder / soft_targets_folder(job.spec.teachers[0])
-    first, *_ = sorted(folder.glob("*.parquet"))
-    first.write_bytes(first.read_bytes()[:-9] + b"something")
-    with pytest.raises(RuntimeError, match="1 files of soft targets are missing or damaged"):
-        open_soft_targets(job)
+    damage_a_file(copied.folder, job)
+    with pytest.raises(DamagedSoftTargetsError, match="1 files of soft targets are missing or"):
+        opened(job)
     ledger = Counting(copied.grid.plan, copied.folder).ledger
     record = ledger.read_all()[job.spec.teachers[0]]
     assert not ledger.has_soft_targets(record, 300)
     assert "2 of 3 files are there; the others are made again" in ledger.problems[0]
     do(copied.grid, Job("soft targets", record.spec, copied.grid.plan.searches[0], images=300))
     assert len(copied.grid.shown) == 128
-    assert open_soft_targets(job) is not None
+    assert opened(job) is not None
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_run_that_finds_damaged_files_has_them_made_again_once(copied: Run, times: int) -> None:
+    student = next(r for r in copied.grid.records.values() if r.cell == STUDENT)
+    (copied.folder / record_file(student.id)).unlink()
+    left = [times]
+
+    class Damaging(Counting):
+        def before(self, job: TrialJob) -> None:
+            if job.kind == "train" and left[0]:
+                left[0] -= 1
+                damage_a_file(copied.folder, job)
+
+    grid = Damaging(copied.grid.plan, copied.folder).run()
+    assert "1 files of soft targets are missing or damaged; they are made again" in grid.problems[0]
+    assert len(grid.shown) == 128
+    state = grid.study.searches[STUDENT]
+    if times == 1:
+        again = grid.records[student.id]
+        assert state.stage == "finished" and again.history == student.history
+    else:
+        assert state.stage == "failed" and "made again once already" in str(state.failure)
 
 
 def test_a_teacher_that_was_trained_again_answers_again(copied: Run) -> None:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import ray
 import ray.data
@@ -24,9 +25,11 @@ MAX_TASKS = 500
 # Times that a task whose process died is done again; Ray's default, for ever, never ends with an
 # image that kills its decoder.
 RETRIES = 3
+# What a model makes of a task's views.
+Made = TypeVar("Made", bound=Block)
 # A model at work on a task's views; one object for all tasks, which loads its weights when it
 # first works.
-Work = Callable[[Block], Block]
+Work = Callable[[Block], Made]
 # of views, their settings and, of weak ones, their seed
 _Views = tuple[ViewSettings, int | None]
 
@@ -47,10 +50,10 @@ class Workers:
 def work_in_order(
     ranges: Iterable[ImageRange],
     views: ViewSettings,
-    work: Work,
+    work: Work[Made],
     workers: Workers,
     weak_seed: int | None = None,
-) -> Iterator[Block]:
+) -> Iterator[Made]:
     """Yields what the model makes of all images, in order, in blocks that end where a range does.
 
     Ray runs already. Raises ``TaskError``.
@@ -67,8 +70,8 @@ def work_in_order(
 
 
 def _execute(
-    tasks: Sequence[ImageRange], views: _Views, work: Work, workers: Workers
-) -> Iterator[Block]:
+    tasks: Sequence[ImageRange], views: _Views, work: Work[Made], workers: Workers
+) -> Iterator[Made]:
     """The results of each task, in order, by one execution of Ray Data."""
     # a row for each task, with one pickled object that Ray Data does not look into
     items = [{"packed": pickle.dumps(images)} for images in tasks]
@@ -125,7 +128,7 @@ def _make_views(
 class _WorkOnViews:
     """Works on views that other processes made."""
 
-    def __init__(self, work: Work):
+    def __init__(self, work: Work[Block]):
         self.work = work
 
     def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
@@ -140,7 +143,7 @@ def _work_on_images(row: dict[str, bytes], pickled: bytes) -> dict[str, bytes]:
 
 
 @lru_cache(maxsize=1)  # Ray gives its processes one task after the other
-def _unpickled(pickled: bytes) -> tuple[ViewSettings, int | None, Work]:
+def _unpickled(pickled: bytes) -> tuple[ViewSettings, int | None, Work[Block]]:
     """The same objects each time, so that a model loads its weights once."""
-    unpickled: tuple[ViewSettings, int | None, Work] = pickle.loads(pickled)
+    unpickled: tuple[ViewSettings, int | None, Work[Block]] = pickle.loads(pickled)
     return unpickled

@@ -15,6 +15,11 @@ from semigrid.trainers.execution.progress import Meter
 ReportMetrics = Callable[[dict[str, Any]], None]
 
 
+def device_kind(device: torch.device) -> str:
+    """``cpu``, or the GPU's name as its driver gives it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 class Runtime:
     """Where a training runs: one worker in this process; the base of one among several.
 
@@ -38,9 +43,8 @@ class Runtime:
 
     @property
     def device_kind(self) -> str:
-        """``cpu``, or the GPU's name as its driver gives it."""
-        on_gpu = self.device.type == "cuda"
-        return torch.cuda.get_device_name(self.device) if on_gpu else self.device.type
+        """``device_kind`` of its device."""
+        return device_kind(self.device)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model as the training forward must call it (DDP, or the model itself)."""

@@ -7,12 +7,14 @@ from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
+import torch
 
 from semigrid.data.ranges import Block, make_views
 from semigrid.data.schema import Dataset
 from semigrid.data.splits import label_subset
 from semigrid.data.storage import Storage
 from semigrid.trainers.evaluation.scores import natural_view
+from semigrid.trainers.execution.runtime import device_kind
 from semigrid.trainers.features.extract import fill
 from semigrid.trainers.features.store import ABOUT, Part, PartStore
 from semigrid.trainers.layout import soft_targets_folder
@@ -22,6 +24,13 @@ from semigrid.trainers.trial.data import EVALUATION_BATCH, dataset_of, view_sett
 from semigrid.trainers.trial.inference import FinishedModel
 from semigrid.trainers.trial.job import TrialJob
 from semigrid.trainers.trial.model import finished_model
+
+
+@dataclass(frozen=True)
+class Answers(Block):
+    """What a teacher says of consecutive images, and on which kind of device it says so."""
+
+    device_kind: str
 
 
 @dataclass(frozen=True)
@@ -39,19 +48,20 @@ class Teacher(FinishedModel):
         """Of the weak views; they are none of those that it was trained on."""
         return step_seed(self.spec.seed, 0, "soft targets")
 
-    def answers(self, views: Block) -> Block:
+    def answers(self, views: Block) -> Answers:
         """Probabilities (N, K) of what was trained: with the logit adjustment, where it has one."""
         predicted = self.predict(views)
         tau = self.spec.logit_adjustment
         rows = natural_view(predicted.rows, self.label_shares, tau)
-        return Block(predicted.ids, predicted.errors, rows)
+        kind = device_kind(torch.device(self.device))
+        return Answers(predicted.ids, predicted.errors, rows, kind)
 
 
 # Yields a teacher's answers for the images of some parts, as ``fill`` wants them.
-Ask = Callable[[Teacher, Sequence[Part]], Iterator[Block]]
+Ask = Callable[[Teacher, Sequence[Part]], Iterator[Answers]]
 
 
-def in_this_process(teacher: Teacher, parts: Sequence[Part]) -> Iterator[Block]:
+def in_this_process(teacher: Teacher, parts: Sequence[Part]) -> Iterator[Answers]:
     """The answers batch after batch, without Ray."""
     for part in parts:
         images = part.images.read()

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 
 from semigrid.data.mapped import mapped
+from semigrid.trainers.execution.runtime import Runtime
 from semigrid.trainers.features.store import PartStore
 from semigrid.trainers.soft_targets.make import soft_target_store
 from semigrid.trainers.trial.data import dataset_of
-from semigrid.trainers.trial.job import TrialJob
+from semigrid.trainers.trial.job import DamagedSoftTargetsError, TrialJob
 
 
 class SoftTargets:
@@ -47,23 +48,25 @@ class SoftTargets:
         return torch.from_numpy(rows / np.where(total > 0, total, 1))
 
 
-def open_soft_targets(job: TrialJob) -> SoftTargets:
+def open_soft_targets(job: TrialJob, runtime: Runtime) -> SoftTargets:
     """The soft targets of a training with teachers, which must have been made.
 
-    Raises ``RuntimeError`` where files are missing or damaged; the damaged ones are removed.
+    Raises ``DamagedSoftTargetsError``, on all ranks, where files are missing or damaged; the
+    damaged ones are removed, so that they are made again.
     """
     spec, dataset = job.spec, dataset_of(job)
     storage, images = job.place.storage, spec.pool_images or 0
-    stores = [soft_target_store(storage, each, dataset, images) for each in spec.teachers]
-    for store in stores:
-        if missing := store.missing(["pool"]):
-            for part in missing:
+    stores = {each: soft_target_store(storage, each, dataset, images) for each in spec.teachers}
+    for teacher, store in stores.items():
+        missing = store.missing(["pool"])
+        if runtime.any(bool(missing)):
+            for part in missing if runtime.rank == 0 else ():
                 store.remove(part)
-            raise RuntimeError(
-                f"{store.storage.uri}: {len(missing)} files of soft targets are missing or "
-                "damaged; the next run makes them again"
+            raise DamagedSoftTargetsError(
+                teacher,
+                f"{store.storage.uri}: {len(missing)} files of soft targets are missing or damaged",
             )
-    return SoftTargets(stores, dataset.num_classes)
+    return SoftTargets(list(stores.values()), dataset.num_classes)
 
 
 def _keys(ids: Sequence[str]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What a worker process is sent, and what it sends back."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,7 +15,9 @@ from semigrid.trainers.trial.fence import Fence
 from semigrid.trainers.trial.identity import TrialSpec
 
 JobKind = Literal["train", "evaluate", "soft targets"]
-FailureKind = Literal["no_room", "damaged_weights", "given_up", "storage", "process_died"]
+FailureKind = Literal[
+    "no_room", "damaged_weights", "damaged_soft_targets", "given_up", "storage", "process_died"
+]
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Failure(BaseModel):
 
     - ``no_room``: a worker group lost its machines; the job waits for others.
     - ``damaged_weights``: the weights of ``trial_id``, which the job loads, are missing or damaged.
+    - ``damaged_soft_targets``: the same of its answers for the pool.
     - ``given_up``: another attempt at the trial was begun, and this one may write nothing more.
     - ``storage``: the record could not be read or written.
     - ``process_died``: the job's process died too often; ``details`` are for the trial's log.
@@ -106,8 +109,10 @@ class NoRoomError(RuntimeError):
     """A worker group lost its machines, and the cluster has no others free."""
 
 
-class DamagedWeightsError(RuntimeError):
-    """The weights of a finished trial are missing or damaged: it has to be trained again."""
+class DamagedFilesError(RuntimeError):
+    """What a finished trial left, and a job loads, is missing or damaged."""
+
+    kind: ClassVar[FailureKind]
 
     def __init__(self, trial_id: str, problem: str):
         super().__init__(trial_id, problem)  # both, or it could not be pickled
@@ -115,3 +120,15 @@ class DamagedWeightsError(RuntimeError):
 
     def __str__(self) -> str:
         return self.problem
+
+
+class DamagedWeightsError(DamagedFilesError):
+    """The weights of a finished trial are missing or damaged: it has to be trained again."""
+
+    kind = "damaged_weights"
+
+
+class DamagedSoftTargetsError(DamagedFilesError):
+    """Answers of a teacher are missing or damaged: it has to be asked again."""
+
+    kind = "damaged_soft_targets"

@@ -37,7 +37,7 @@ def run_trial(job: TrialJob, runtime: Runtime) -> Outcome:
     before this returns; the checkpoints stay until the ledger has the result.
 
     Raises:
-        DamagedWeightsError: the parent's weights are not as they were written.
+        DamagedFilesError: the parent's weights, or soft targets, are not as they were written.
         InputError: this machine has another version of the method than the plan was made with.
     """
     torch.set_num_threads(job.options.cpus_per_worker)
@@ -74,7 +74,7 @@ def _by_steps(method: Stepped[Any], job: TrialJob, runtime: Runtime) -> Outcome:
     views = view_settings(recipe, input_statistics(model))
     streams = open_streams(job, views, runtime)
     if spec.teachers:
-        streams = replace(streams, soft_targets=open_soft_targets(job))
+        streams = replace(streams, soft_targets=open_soft_targets(job, runtime))
     training = Training(
         recipe,
         spec.method,
