@@ -36,13 +36,23 @@ ASSUMPTION = (
 class Estimate:
     """What the remaining trainings of one model, or of its controls of one kind, take.
 
-    ``device_seconds`` is None if unknown.
+    And what its winners are still asked as teachers. ``device_seconds`` is None if unknown.
     """
 
     model: str
     trainings: Count
     device_seconds: DeviceSeconds | None
     basis: str
+
+
+@dataclass(frozen=True)
+class _Left:
+    """A search, one trial of it, and how many trainings and answers for the pool remain."""
+
+    search: Search
+    spec: TrialSpec
+    trainings: int
+    answers: int
 
 
 @dataclass(frozen=True)
@@ -69,25 +79,24 @@ def estimate(study: StudyState, count_flops: bool) -> list[Estimate]:
         count_flops: build models of which no trial has finished and count their FLOPs, which
             takes PyTorch and seconds. Without it, such models have no estimate.
     """
-    left: dict[str, list[tuple[Search, TrialSpec, int]]] = {}
+    left: dict[str, list[_Left]] = {}
+    answers_left = study.answers_left()
     for search in study.plan.searches:
-        if trainings := study.trainings_left(search.name):
+        trainings, answers = study.trainings_left(search.name), answers_left.get(search.name, 0)
+        if trainings or answers:
             # the parent's identity changes no cost
             spec = study.plan.spec(search, {}, 0, "a parent" if search.parent else None)
             # controls of one kind cost alike, and not as the cells beside them
             cell = search.cell
             name = cell.model if cell.control is None else f"{cell.model}, {cell.control}"
-            left.setdefault(name, []).append((search, spec, trainings))
+            left.setdefault(name, []).append(_Left(search, spec, trainings, answers))
     order = list(study.plan.experiment.file.models)
-    names = sorted(left, key=lambda name: order.index(left[name][0][0].cell.model))
+    names = sorted(left, key=lambda name: order.index(left[name][0].search.cell.model))
     return [_of_model(study, name, left[name], count_flops) for name in names]
 
 
-def _of_model(
-    study: StudyState, name: str, left: list[tuple[Search, TrialSpec, int]], count_flops: bool
-) -> Estimate:
-    """The estimate of ``left``: searches, one trial of each, and how many trainings remain."""
-    experiment, (search, first, _) = study.plan.experiment, left[0]
+def _of_model(study: StudyState, name: str, left: list[_Left], count_flops: bool) -> Estimate:
+    experiment, search, first = study.plan.experiment, left[0].search, left[0].spec
     on_gpus = experiment.train_of(search.cell.model).gpus_per_worker > 0
     kind = _kind(first)
     samples = [
@@ -99,7 +108,7 @@ def _of_model(
         and _kind(record.spec) == kind
         and ("cpu" not in record.device_seconds) == on_gpus
     ]
-    count = sum(trainings for *_, trainings in left)
+    count = sum(each.trainings for each in left)
     share = 1.0  # of its steps that a trial trains, on average
     per_step: DeviceSeconds = {}
     if samples:
@@ -117,8 +126,9 @@ def _of_model(
     if per_forward is None:
         return Estimate(name, count, None, "its FLOPs cannot be counted")
     forwards = study.plan.forwards
-    passes = sum(share * n * forwards[search.name] for search, _, n in left)
-    steps = sum(share * n * _steps(spec) for _, spec, n in left)
+    passes = sum(share * each.trainings * forwards[each.search.name] for each in left)
+    passes += sum(each.answers for each in left)
+    steps = sum(share * each.trainings * _steps(each.spec) for each in left)
     seconds = {kind: passes * each for kind, each in per_forward.items()}
     seconds = add(seconds, {kind: steps * each for kind, each in per_step.items()})
     return Estimate(name, count, seconds, basis)
@@ -136,11 +146,12 @@ def _kind(spec: TrialSpec) -> tuple[Any, ...]:
 def _measured(samples: list[Record]) -> DeviceSeconds:
     """What one image's forward takes in the median trial on the most common devices.
 
-    The median, since a trial that was trained twice, or beside a busy neighbour, is an outlier.
+    The median, since a trial that was trained twice, or beside a busy neighbour, is an outlier. An
+    answer as a teacher is a forward, too.
     """
     usual, _ = Counter(frozenset(r.device_seconds) for r in samples).most_common(1)[0]
     paces = [
-        {kind: s / r.forwards for kind, s in r.device_seconds.items()}
+        {kind: s / (r.forwards + r.soft_targets) for kind, s in r.device_seconds.items()}
         for r in samples
         if r.device_seconds.keys() == usual
     ]

@@ -174,6 +174,30 @@ class StudyState:
         seeds = self.plan.experiment.file.seeds - 1 if with_seeds else 0
         return pending + self.plan.trials[name] - len(state.trials) + seeds
 
+    def answers_left(self) -> dict[str, int]:
+        """How many pool images each teacher's winners are still to be asked, by search.
+
+        As far as is known: for the trainings of its students that are left, whose seeds have a
+        teacher each.
+        """
+        wanted: dict[str, dict[int, int]] = {}
+        for search in self.plan.searches:
+            if not search.teachers or not self.trainings_left(search.name):
+                continue
+            seeds = self.plan.experiment.file.seeds if self.goals[search.name] != "searching" else 1
+            images = self.plan.pool_images(search) or 0
+            for teacher in search.teachers:
+                of_teacher = wanted.setdefault(teacher.name, {})
+                of_teacher |= {n: max(images, of_teacher.get(n, 0)) for n in range(seeds)}
+        return {name: self._unanswered(name, by_seed) for name, by_seed in wanted.items()}
+
+    def _unanswered(self, name: str, wanted: Mapping[int, int]) -> int:
+        """Of the images that a search's winners are asked, by seed, those without an answer."""
+        trials = self.searches[name].seeds
+        records = {seed: self.records.get(spec.id) for seed, spec in trials.items()}
+        answered = {seed: record.soft_targets for seed, record in records.items() if record}
+        return sum(max(0, images - answered.get(seed, 0)) for seed, images in wanted.items())
+
 
 def goals_of(plan: Plan, only: Collection[str] | None = None) -> dict[str, Stage]:
     """The stage after which a run leaves each search that concerns it.

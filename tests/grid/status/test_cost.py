@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helpers.experiments import changed, experiment_text, plan_of
+from tests.helpers.experiments import VIT, changed, distill_text, experiment_text, plan_of
 from tests.helpers.in_process import no_group
 from tests.helpers.played import ran
 from tests.helpers.scheduling import study_of
@@ -267,6 +267,24 @@ def test_one_trial_that_was_trained_twice_does_not_spoil_the_pace() -> None:
     vit[0].device_seconds = {"cpu": 1e6}
     found = estimate(state_of(text, records), count_flops=False)[0]
     assert found.device_seconds == pytest.approx({"cpu": 2 * 6 * 8 * 3 * 0.5})
+
+
+def test_what_teachers_answer_counts_in_the_pace_and_in_what_is_left() -> None:
+    grid = [{"model": name, "labels": ["50%"]} for name in ("vit", "small")]
+    text = distill_text("vit", grid=grid)
+    records = timed(ran(text)[0], 0.5)
+    [vit] = [record for record in records.values() if record.cell == VIT]
+    records = {vit.id: vit}
+    asked = estimate(state_of(text, records), count_flops=False)
+    student, teacher = sorted(asked, key=lambda each: each.model)
+    assert (teacher.model, teacher.trainings, teacher.device_seconds) == ("vit", 0, {"cpu": 150.0})
+    assert (student.model, student.trainings, student.device_seconds) == ("small", 1, None)
+    # once it has answered, the pace of a forward is still the same
+    vit.soft_targets, vit.device_seconds = 300, {"cpu": vit.device_seconds["cpu"] + 150}
+    grid[0]["labels"].append("100%")
+    more = estimate(state_of(distill_text("vit", grid=grid), records), count_flops=False)[-1]
+    assert (more.model, more.trainings) == ("vit", 1)
+    assert more.device_seconds == {"cpu": 0.5 * vit.spec.forwards}
 
 
 def test_early_stopping_costs_what_it_cost_so_far() -> None:

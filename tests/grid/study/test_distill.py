@@ -153,6 +153,26 @@ def test_a_student_without_teachers_is_blocked_and_one_without_answers_fails() -
     assert ("train", STUDENT, 0) in kinds(played.jobs)
 
 
+def test_what_teachers_are_still_asked_is_left_to_do() -> None:
+    grid = [{"model": "vit", "labels": ["50%"]}]
+    grid += [{"model": "small", "labels": ["50%"], "unlabeled": ["100%", "200%"]}]
+    played = Played(plan_of(distill_text("vit", grid=grid, seeds=2)))
+    study = scheduler_of(played.plan, played.trials, has_soft_targets=played.there).study
+    assert study.answers_left() == {VIT: 2 * 600}
+    # 100 % is answered on both seeds, and the student with 200 % has one seed to go
+    played.run()
+    larger = f"{STUDENT.removesuffix('100%')}200%"
+    last = next(r for r in played.trials.values() if (r.cell, r.spec.seed) == (larger, 1))
+    del played.trials[last.id]
+    for record in played.trials.values():
+        record.soft_targets = min(record.soft_targets, 300)
+    study = scheduler_of(played.plan, played.trials, has_soft_targets=played.there).study
+    assert study.answers_left() == {VIT: 2 * 300}
+    played.run()
+    study = scheduler_of(played.plan, played.trials, has_soft_targets=played.there).study
+    assert study.answers_left() == {}
+
+
 def test_only_the_student_asks_for_measured_teachers() -> None:
     plan = plan_of(distill_text())
     study = scheduler_of(plan, only=[STUDENT]).study
