@@ -1,6 +1,7 @@
 """What a changed experiment file keeps of earlier trainings. Pure: it reads no files."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +12,6 @@ from semigrid.grid.study.layout import EXPERIMENT_COPY
 from semigrid.grid.study.ledger import ENDED, Record
 from semigrid.grid.study.plan import Search, cells_of
 from semigrid.grid.study.state import StudyState
-from semigrid.trainers.trial.identity import TrialSpec
 
 # ``anew``: an earlier version of the cell was trained; ``not asked``: left out by --only.
 What = Literal["finished", "continued", "new", "anew", "failed", "blocked", "not asked"]
@@ -48,7 +48,8 @@ class KeyChange:
 class CellChange:
     """What becomes of one cell: how many trainings are kept and how many are left, and why.
 
-    Earlier trainings of a cell that ``waits`` are kept if its parent keeps its winner.
+    Earlier trainings of a cell that ``waits`` are kept if those that it starts or learns from keep
+    their winners.
     """
 
     cell: str
@@ -84,8 +85,11 @@ def compare(study: StudyState, text: str | None) -> Change:
     for record in ended.values():
         by_cell.setdefault(record.cell, []).append(record)
     used = {spec.id for state in study.searches.values() for spec in state.specs}
-    cells = [_cell(study, search, by_cell.get(search.name, [])) for search in plan.searches]
-    waiting = {cell.cell for cell in cells if cell.waits}
+    cells: list[CellChange] = []
+    waiting: set[str] = set()
+    for search in plan.searches:  # those that others need come first
+        cells.append(_cell(study, search, by_cell.get(search.name, []), waiting))
+        waiting |= {search.name} if cells[-1].waits else set()
     known = {search.name for search in plan.searches}
     cells_before = cells_of(before.file) if before is not None else []
     gone = ({cell.name for cell in cells_before} | by_cell.keys()) - known
@@ -115,8 +119,13 @@ def _as_written(text: str | None, now: Experiment) -> Experiment | None:
     return Experiment(source=now.source, file=file, text=text, datasets={}, weights={})
 
 
-def _cell(study: StudyState, search: Search, records: list[Record]) -> CellChange:
-    """The change of one cell; ``records`` are its trainings that have ended."""
+def _cell(
+    study: StudyState, search: Search, records: list[Record], waiting: Collection[str]
+) -> CellChange:
+    """The change of one cell; ``records`` are its trainings that have ended.
+
+    ``waiting`` are the cells before it that wait.
+    """
     state = study.searches[search.name]
     to_do = study.trainings_left(search.name)
     kept = study.trainings_done(search.name)
@@ -131,30 +140,52 @@ def _cell(study: StudyState, search: Search, records: list[Record]) -> CellChang
     elif not to_do:
         what, why = "continued", "to be evaluated on test"
     elif not kept and records:
-        planned, parent = study.plan.spec(search, {}, 0, None), search.parent
-        nearest = min((_differences(record.spec, planned) for record in records), key=len)
+        nearest = min((_differences(study, search, record) for record in records), key=len)
         what, why = "anew", ", ".join(map(str, nearest[:2]))
         if len(nearest) > 2:
             why += f" and {len(nearest) - 2} more"
-        if parent is not None and not nearest:
-            if study.searches[parent.name].winner is not None:
-                why = f"{parent.name} has another winner"
-            elif study.trainings_done(parent.name):
-                what, why, waits = "continued", f"kept if {parent.name} keeps its winner", True
-            else:
-                why = f"{parent.name} trains again"
+        if search.sources and not nearest:
+            why, waits = _because_of_sources(study, search, records, waiting)
+            what = "continued" if waits else "anew"
     if not search.in_table and not why:
         why = "for others to start from"
     return CellChange(search.name, what, kept, to_do, why, waits)
 
 
-def _differences(before: TrialSpec, after: TrialSpec) -> list[KeyChange]:
-    """Fields in which two trials differ; a parent differs wherever it is trained again."""
-    ignored = {"parent", "seed"}
-    return _changes(
-        before.model_dump(mode="json", exclude=ignored),
-        after.model_dump(mode="json", exclude=ignored),
-    )
+def _because_of_sources(
+    study: StudyState, search: Search, records: list[Record], waiting: Collection[str]
+) -> tuple[str, bool]:
+    """What those that a cell starts or learns from make of its trainings, and whether it waits."""
+    used = {trial_id for record in records for trial_id in record.spec.sources}
+    states = [study.searches[source.name] for source in search.sources]
+    undecided = [state.search.name for state in states if state.winner is None]
+    other = [s.search.name for s in states if s.winner is not None and not s.chosen & used]
+    again = [n for n in undecided if not study.trainings_done(n) and n not in waiting]
+    if other:
+        each = "has another winner" if len(other) == 1 else "have other winners"
+        return f"{' and '.join(other)} {each}", False
+    if again:
+        return f"{' and '.join(again)} {'trains' if len(again) == 1 else 'train'} again", False
+    if not undecided:
+        return "", False
+    keep = "keeps its winner" if len(undecided) == 1 else "keep their winners"
+    return f"kept if {' and '.join(undecided)} {keep}", True
+
+
+def _differences(study: StudyState, search: Search, record: Record) -> list[KeyChange]:
+    """Fields in which an earlier training of a cell differs from what is planned.
+
+    Those that it starts or learns from are compared by their cells: as trials they differ wherever
+    they are trained again.
+    """
+    ignored = {"parent", "teachers", "seed"}
+    before = record.spec.model_dump(mode="json", exclude=ignored)
+    after = study.plan.spec(search, {}, 0, None).model_dump(mode="json", exclude=ignored)
+    known = [study.records[i].cell for i in record.spec.sources if i in study.records]
+    if len(known) == len(record.spec.sources):
+        before["from"] = ", ".join(sorted(known))
+        after["from"] = ", ".join(sorted(source.name for source in search.sources))
+    return _changes(before, after)
 
 
 def _key_changes(before: Experiment, after: Experiment) -> list[KeyChange]:

@@ -82,6 +82,11 @@ class TrialSpec(BaseModel):
         return copy
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """Ids of the trials that it cannot do without: its parent, or its teachers."""
+        return self.teachers if self.parent is None else (self.parent,)
+
+    @property
     def forwards(self) -> int:
         """Forwards of one image that its steps cost; a backward costs two.
 

@@ -4,12 +4,21 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.helpers.experiments import SMALL, changed, experiment_text, plan_of
+from tests.helpers.experiments import (
+    SEMI,
+    SMALL,
+    STUDENT,
+    VIT,
+    changed,
+    distill_text,
+    experiment_text,
+    plan_of,
+)
 from tests.helpers.played import finished, ran
 from tests.helpers.scheduling import scheduler_of, start_next, study_of
 
 from semigrid.data.errors import InputError
-from semigrid.grid.status.change import Change, compare
+from semigrid.grid.status.change import CellChange, Change, compare
 from semigrid.grid.status.snapshot import cells_progress
 from semigrid.grid.study.state import StudyState
 
@@ -94,6 +103,33 @@ def test_a_child_is_not_promised_what_its_own_change_takes() -> None:
     child = next(cell for cell in found.cells if cell.cell == "digits/semi-vit/50%/100%")
     assert (child.what, child.waits) == ("anew", False)
     assert child.why == "recipe.base_lr: 0.03 → 0.04"
+
+
+def student_after(before: str, after: str) -> CellChange:
+    found, _ = change(before, after)
+    return next(cell for cell in found.cells if cell.cell == STUDENT)
+
+
+def test_what_becomes_of_a_student_hangs_on_its_teachers() -> None:
+    text = distill_text()
+    again = yaml.safe_load(text)
+    again["models"]["vit"]["recipe"]["base_lr"] = 0.04
+    student = student_after(text, yaml.safe_dump(again))
+    assert (student.what, student.why) == ("anew", f"{VIT} and {SEMI} train again")
+    student = student_after(text, distill_text(search={"trials": 4}))
+    assert (student.what, student.waits) == ("continued", True)
+    assert student.why == f"kept if {VIT} and {SEMI} keep their winners"
+    student = student_after(text, distill_text("vit"))
+    assert (student.what, student.why) == ("anew", f"from: {SEMI}, {VIT} → {VIT}")
+    # more trials of the teachers alone chose another winner of each
+    records, _, _ = ran(text)
+    more = distill_text(search={"trials": 5})
+    records, _, scheduler = ran(more, records, only=[SEMI])
+    used = next(r for r in records.values() if r.cell == STUDENT).spec.teachers
+    assert all(scheduler.study.searches[n].winner.id not in used for n in (VIT, SEMI))
+    study = study_of(plan_of(more), records)
+    student = next(cell for cell in compare(study, text).cells if cell.cell == STUDENT)
+    assert (student.what, student.why) == ("anew", f"{VIT} and {SEMI} have other winners")
 
 
 def test_cells_come_and_go_and_what_goes_stays_in_the_ledger() -> None:
