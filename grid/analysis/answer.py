@@ -20,6 +20,7 @@ from semigrid.grid.analysis.families import (
     families,
     learnt_cells,
     trained_longer,
+    what_helps,
 )
 from semigrid.grid.analysis.frontier import Frontier, frontiers
 from semigrid.grid.analysis.headline import Headline, Saving, baseline_name, headline
@@ -170,6 +171,8 @@ def _claims(family: Family, pools: list[PoolEffect], margin: float) -> list[Clai
     experiment, learnt = family.plan.experiment, family.learnt
     semi, compute = family.smallest, family.controls["compute"]
     longer = trained_longer(family.plan, family.model)
+    helps = what_helps(family.plan, family.model).removeprefix("the ")
+    planned = {c.control for c in family.plan.cells if (c.dataset, c.model) == names}
 
     def rights(rows: ByFraction) -> dict[Fraction, Weighted]:
         return {fraction: row.balanced for fraction, row in rows.items()}
@@ -186,13 +189,14 @@ def _claims(family: Family, pools: list[PoolEffect], margin: float) -> list[Clai
             f"{labels(whole)} labels with val)"
         )
 
+    beyond: dict[Control, str] = {
+        "compute": f"compute ({longer} trained for as long)",
+        "labeled-pool": "the labelled images as their own pool",
+    }
     claims = [
-        helps_beyond(*names, what, *_beside(family, control), show)
-        for control, what in (
-            ("compute", f"compute ({longer} trained for as long)"),
-            ("labeled-pool", "the labelled images as their own pool"),
-        )
-        if control in ("compute", *experiment.file.controls)
+        helps_beyond(*names, control_is, *_beside(family, control), show, helps)
+        for control, control_is in beyond.items()
+        if control == "compute" or control in planned
     ]
     # of two that guess, neither beats the other, and they match by doing nothing
     for base, rows in family.bases.items():

@@ -56,8 +56,9 @@ def helps_beyond(
     pairs: Mapping[Fraction, tuple[Weighted, Weighted]],
     missing: str,
     show: Callable[[Fraction], str] = show_percent,
+    what: str = "unlabelled images",
 ) -> Claim:
-    """Unlabelled images help beyond a control that sees none of them.
+    """Unlabelled images, or teachers' answers for them, help beyond a control without them.
 
     One test of the mean difference over the label fractions: a test at each would have less power,
     and several chances to err. Held where the mean is certainly above 0, refuted where it certainly
@@ -68,8 +69,9 @@ def helps_beyond(
         control: what the help is beyond.
         pairs: cells and their controls, by label fraction.
         missing: why there are no pairs.
+        what: what helps.
     """
-    text = f"{semi}: unlabelled images help beyond {control}"
+    text = f"{semi}: {what} help beyond {control}"
     if not pairs:
         return Claim(dataset, text, "not tested", [missing])
     strict_level = 1 - (1 - LEVEL) / len(pairs)

@@ -26,6 +26,8 @@ from semigrid.trainers.methods import find_method
 
 ByFraction = Mapping[Fraction, CellResult]
 
+THE_IMAGES = "the unlabelled images"
+
 
 @dataclass(frozen=True)
 class Family:
@@ -192,6 +194,15 @@ def trained_longer(plan: Plan, model: str) -> str:
     """What the compute control of a model trains: the model that it starts from, or a method."""
     config = plan.experiment.file.models[model]
     return config.parent or find_method(config.method).control
+
+
+def what_helps(plan: Plan, model: str) -> str:
+    """What a model has more than its compute control: unlabelled images, or answers for them."""
+    teachers = plan.experiment.file.models[model].teachers
+    if not teachers:
+        return THE_IMAGES
+    whose = "its teacher's" if len(teachers) == 1 else "its teachers'"
+    return f"{whose} answers for unlabelled images"
 
 
 def name_among_all(plan: Plan, cell: Cell) -> str:

@@ -16,6 +16,7 @@ from semigrid.grid.analysis.families import (
     on_val,
     start_alike,
     trained_longer,
+    what_helps,
 )
 from semigrid.grid.analysis.labels_saved import Needed
 from semigrid.grid.analysis.numbers import (
@@ -62,7 +63,7 @@ class Headline:
     labels. Without finished cells that have learnt there is no answer yet, and all three are None.
     ``may_save`` is whether labels may be said to be saved: neither beside "cannot be excluded", nor
     where it is undecided whether the pool helps beyond compute. ``worth`` is the claim that it
-    does, beyond ``control``, by its name.
+    does, beyond ``control``, by its name; ``helps`` is what that would be.
     """
 
     dataset: str
@@ -70,6 +71,7 @@ class Headline:
     text: str
     worth: Claim
     control: str
+    helps: str
     verdict: Verdict = "no answer"
     saving: Saving | None = None
     full: CellResult | None = None
@@ -104,9 +106,10 @@ def headline(family: Family, savings: list[Saving], claim: Claim, margin: float)
     """
     dataset, model = family.dataset, family.model
     control = f"{trained_longer(family.plan, model)} trained for longer"
+    helps = what_helps(family.plan, model)
     text = _why_none(family, savings)
     if text is not None:
-        return Headline(dataset, model, text, claim, control)
+        return Headline(dataset, model, text, claim, control, helps)
     full = max(family.alone.values(), key=lambda row: row.label_count.train)
     smallest = _smallest(family, savings)
     fewer = [each for each in smallest if each.row.labeled_images < full.labeled_images]
@@ -135,7 +138,17 @@ def headline(family: Family, savings: list[Saving], claim: Claim, margin: float)
         parts.append(shown.saving.needed.text(base, model, labels, may_save))
     text = " ".join(part for part in parts if part)
     return Headline(
-        dataset, model, text, claim, control, verdict, shown.saving, full, shown.against, may_save
+        dataset,
+        model,
+        text,
+        claim,
+        control,
+        helps,
+        verdict,
+        shown.saving,
+        full,
+        shown.against,
+        may_save,
     )
 
 
@@ -270,7 +283,7 @@ def _chosen(family: Family, full: CellResult) -> str:
 
 
 def _worth(family: Family, claim: Claim, shown: _Tried) -> str:
-    """What the unlabelled images add at equal training; nothing where that is not known.
+    """What ``what_helps`` adds at equal training; nothing where that is not known.
 
     First with the labels that the text is about, then on average.
     """
@@ -285,17 +298,14 @@ def _worth(family: Family, claim: Claim, shown: _Tried) -> str:
             found.append(f"with {share}, {_show(own, whose)}")
     over = f"on average over {show_percents(sorted(pairs))}, " if len(pairs) > 1 else ""
     found.append(over + _show(mean))
-    differences = "; ".join(found)
+    differences, what = "; ".join(found), what_helps(family.plan, family.model)
     match claim.verdict:
         case "held":
-            return f"Beyond longer training, the unlabelled images add accuracy: {differences}."
+            return f"Beyond longer training, {what} add accuracy: {differences}."
         case "refuted":
-            return f"Beyond longer training, the unlabelled images do not help: {differences}."
+            return f"Beyond longer training, {what} do not help: {differences}."
     unlike = ", as it is not alike at every fraction" if claim.is_unlike else ""
-    return (
-        f"Whether the unlabelled images help beyond longer training is undecided{unlike}: "
-        f"{differences}."
-    )
+    return f"Whether {what} help beyond longer training is undecided{unlike}: {differences}."
 
 
 def _show(against: Comparison, whose: str = "") -> str:

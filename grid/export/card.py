@@ -19,7 +19,7 @@ from semigrid.data.plausible import DeviceSeconds
 from semigrid.data.schema import Manifest
 from semigrid.data.splits import images_at
 from semigrid.grid.analysis.classes import class_results, confusions
-from semigrid.grid.analysis.families import chance_of, learnt_cells
+from semigrid.grid.analysis.families import chance_of, learnt_cells, what_helps
 from semigrid.grid.analysis.numbers import show_difference as show_points_between
 from semigrid.grid.analysis.numbers import show_interval
 from semigrid.grid.analysis.result_set import FEW_IMAGES, CellResult, ResultSet
@@ -28,7 +28,8 @@ from semigrid.grid.experiment.schema import show_percent
 from semigrid.grid.export.check import Check, show_difference
 from semigrid.grid.status.show import show_seconds
 from semigrid.grid.study.ledger import Record
-from semigrid.grid.study.winner import adjustment_note
+from semigrid.grid.study.plan import Plan
+from semigrid.grid.study.winner import adjustment_note, stages_of
 from semigrid.grid.tables.slices import slice_results
 from semigrid.trainers.evaluation.predictions import Predictions
 from semigrid.trainers.evaluation.scores import cross_entropies
@@ -50,7 +51,7 @@ _HUB_LICENSES = (
 
 def model_card(
     results: ResultSet,
-    chain: Sequence[Record],
+    record: Record,
     predictions: Predictions,
     parameters: int,
     check: Check,
@@ -60,17 +61,22 @@ def model_card(
 
     Args:
         results: those of its cell, with the predictions of its seed only.
-        chain: the records from the first training to the exported one.
+        record: of the exported trial.
         predictions: the model's, of the test images.
         worth: what is known of the worth of its unlabelled images; None without any.
     """
-    (row,), record = results.rows, chain[-1]
+    (row,), study = results.rows, results.study
+    chain = stages_of(study, record)
+    teachers = [study.records[teacher] for teacher in record.spec.teachers]
+    trained = {each.id: each for last in (record, *teachers) for each in stages_of(study, last)}
     manifest = results.plan.experiment.datasets[row.cell.dataset].manifest
-    (seed,), search = row.predictions, results.study.searches[row.cell.name]
+    (seed,), search = row.predictions, study.searches[row.cell.name]
     classes = class_results(results, row)
     tested = {each.name for each in classes}
     train = manifest.counts["train"]
-    device_seconds: DeviceSeconds = reduce(add, (each.device_seconds for each in chain), {})
+    device_seconds: DeviceSeconds = reduce(
+        add, (each.device_seconds for each in trained.values()), {}
+    )
     environment = Environment(
         loader=PackageLoader("semigrid.grid", "export"),
         autoescape=True,  # marks the template's own text as Markdown
@@ -94,10 +100,11 @@ def model_card(
     )
     environment.tests["non_commercial"] = is_non_commercial
     return environment.get_template("card.md.j2").render(
-        front_matter=_front_matter(row, manifest, chain, check.onnx is not None),
+        front_matter=_front_matter(row, manifest, chain, teachers, check.onnx is not None),
         row=row,
         record=record,
         chain=chain,
+        teachers=sorted(teachers, key=lambda teacher: teacher.cell),
         manifest=manifest,
         method=find_method(record.spec.method),
         hyper_parameters=_hyper_parameters,
@@ -127,20 +134,18 @@ def model_card(
     )
 
 
-def pool_worth(row: CellResult, control: CellResult | None, has_parent: bool = True) -> str:
-    """What a cell's unlabelled images are worth, by its compute control, in a sentence or two.
-
-    Args:
-        has_parent: whether it starts from a trained model, not from a backbone.
-    """
+def pool_worth(plan: Plan, row: CellResult, control: CellResult | None) -> str:
+    """What a cell's unlabelled images are worth, by its compute control, in a sentence or two."""
+    what = what_helps(plan, row.cell.model)
+    has_parent = plan.experiment.file.models[row.cell.model].parent is not None
     if row.cell.control is not None:
         return "It is a control: it saw no unlabelled images but those whose labels it has."
     if (control is None or not control.has_predictions) and not has_parent:
-        return "How much of its accuracy is due to unlabelled images has not been tested."
+        return f"How much of its accuracy is due to {what} has not been tested."
     if control is None or not control.has_predictions:
         return (
             "Training went on for longer than that of the model it started from. How much of its "
-            "accuracy is due to that, and how much to unlabelled images, has not been tested."
+            f"accuracy is due to that, and how much to {what}, has not been tested."
         )
     against = compare(row.balanced, control.balanced)
     start = (
@@ -148,9 +153,9 @@ def pool_worth(row: CellResult, control: CellResult | None, has_parent: bool = T
         f"{control.balanced.mean():.1%}"
     )
     if against.is_vague:
-        return f"{start}; what the unlabelled images add {show_points_between(against)}."
+        return f"{start}; what {what} add {show_points_between(against)}."
     open_ = " So they may add nothing." if against.interval.low <= 0 else ""
-    return f"{start}: the unlabelled images add {show_points_between(against)}.{open_}"
+    return f"{start}: {what} add {show_points_between(against)}.{open_}"
 
 
 def _adapter(adapter: Adapter) -> Markup:
@@ -183,28 +188,45 @@ def _ce_interval(predictions: Predictions) -> tuple[float, float] | None:
     return max(0.0, interval.low), interval.high
 
 
-def card_license(weights: Weights | None, data_license: str) -> str:
+def licenses_of(teachers: Sequence[Record]) -> list[str]:
+    """The licences of the weights that a model's teachers are made from."""
+    return [each.weights.license for each in teachers if each.weights is not None]
+
+
+def card_license(
+    weights: Weights | None, data_license: str, of_teachers: Sequence[str] = ()
+) -> str:
     """The hub's name of the licence of the weights that training began with.
 
     ``other`` where it has none, where nobody has stated a licence (after random weights it is the
-    user's to choose), and where it would promise more than the images allow.
+    user's to choose), and where it would promise more than images and teachers allow.
     """
     if weights is None:
         return OTHER
     name = weights.license.split(" ")[0].lower()
-    if is_non_commercial(data_license) and not is_non_commercial(name):
+    limits = map(is_non_commercial, (data_license, *of_teachers))
+    if UNSTATED in of_teachers or (any(limits) and not is_non_commercial(name)):
         return OTHER
     return name if name in _HUB_LICENSES else OTHER
 
 
 def _front_matter(
-    row: CellResult, manifest: Manifest, chain: Sequence[Record], onnx: bool
+    row: CellResult,
+    manifest: Manifest,
+    chain: Sequence[Record],
+    teachers: Sequence[Record],
+    onnx: bool,
 ) -> Markup:
     spec, weights, scores = chain[-1].spec, chain[-1].weights, row.predictions[0].scores
-    license = card_license(weights, manifest.license)
+    of_teachers = licenses_of(teachers)
+    license = card_license(weights, manifest.license, of_teachers)
     own_name = None
     if license == OTHER and is_non_commercial(manifest.license):
         own_name = "non-commercial-data"
+    elif license == OTHER and any(map(is_non_commercial, of_teachers)):
+        own_name = "non-commercial-teachers"
+    elif license == OTHER and UNSTATED in of_teachers:
+        own_name = "teachers-not-stated"
     elif license == OTHER:
         own_name = "not-chosen" if weights is None else _slug(weights.license)
     dataset = _slug(manifest.name)

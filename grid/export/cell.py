@@ -8,7 +8,13 @@ from semigrid.data.schema import Manifest
 from semigrid.data.storage import Storage
 from semigrid.grid.analysis.predictions import read_predictions
 from semigrid.grid.analysis.result_set import read_result_set
-from semigrid.grid.export.card import CARD, card_license, model_card, pool_worth
+from semigrid.grid.export.card import (
+    CARD,
+    card_license,
+    licenses_of,
+    model_card,
+    pool_worth,
+)
 from semigrid.grid.export.check import (
     MAX_DIFFERENCE,
     MAX_OF_LARGEST,
@@ -82,7 +88,8 @@ def export_cell(
     model, _ = load_winner(study.plan, cell, record, storage.uri)
     with whole_or_not(target, replaced) as folder:
         views = view_settings(record.spec.recipe, input_statistics(model))
-        license = card_license(record.weights, dataset.manifest.license)
+        teachers = [study.records[teacher] for teacher in record.spec.teachers]
+        license = card_license(record.weights, dataset.manifest.license, licenses_of(teachers))
         classes = dataset.manifest.classes
         write_timm_folder(folder, model, record.spec, classes, views, license)
         if onnx:
@@ -102,19 +109,17 @@ def export_cell(
             folder, model, views, dataset, predictions, onnx, set(record.device_seconds) == {"cpu"}
         )
         parameters = sum(weight.numel() for weight in model.parameters())
-        chain = [record]
-        while (parent := study.records.get(chain[0].spec.parent or "")) is not None:
-            chain.insert(0, parent)
         control = None if beside is None else by_cell[beside]
-        has_parent = record.spec.parent is not None
-        worth = None if cell.unlabeled is None else pool_worth(row, control, has_parent)
+        worth = None if cell.unlabeled is None else pool_worth(study.plan, row, control)
         of_cell = replace(results, rows=[exported])
-        card = model_card(of_cell, chain, predictions, parameters, check, worth)
+        card = model_card(of_cell, record, predictions, parameters, check, worth)
         (folder / CARD).write_text(card, encoding="utf-8")
         files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     notes = [] if check.why_random is None else [f"{check.why_random}: random ones were used"]
-    if record.weights is not None and is_non_commercial(record.weights.license):
-        notes.append(f"made from {record.weights.describe()}")
+    sources = {f"learnt from {each.cell}, made from": each.weights for each in teachers}
+    for how, weights in {"made from": record.weights, **sources}.items():
+        if weights is not None and is_non_commercial(weights.license):
+            notes.append(f"{how} {weights.describe()}")
     if (note := adjustment_note(record)) is not None:
         notes.append(note)
     return Exported(str(target), name, record.spec.seed, record.id, files, check, notes)

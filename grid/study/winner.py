@@ -66,6 +66,12 @@ def find_winner(study: StudyState, name: str) -> tuple[Cell, Record]:
     return cells[name], max(seeds, key=lambda record: rank(*record.score))
 
 
+def stages_of(study: StudyState, record: Record) -> list[Record]:
+    """The records from the first training, which a trial's weights come from, to the trial's."""
+    parent = record.spec.parent
+    return [*([] if parent is None else stages_of(study, study.records[parent])), record]
+
+
 def load_winner(plan: Plan, cell: Cell, record: Record, folder: str) -> tuple["nn.Module", Place]:
     """The trained model in eval mode, and the place where other processes find its weights.
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from semigrid.grid.analysis.answer import Answer
 from semigrid.grid.analysis.claims import Claim, Verdict
+from semigrid.grid.analysis.families import THE_IMAGES
 from semigrid.grid.analysis.headline import Headline, Saving
 from semigrid.grid.analysis.labels_saved import Needed
 from semigrid.grid.analysis.numbers import (
@@ -194,6 +195,8 @@ def worth_table(answer: Answer, dataset: str | None = None) -> Table[Headline]:
         "points of Acc@1 above the same start trained for as long without the pool, a mean over "
         f"label fractions, with its {LEVEL:.0%} interval"
     ]
+    learnt = {each.model: each.helps for each in rows if each.helps != THE_IMAGES}
+    notes += [f"{model}: not the images alone, but {helps}" for model, helps in learnt.items()]
     if any(each.worth.mean is None for each in rows):
         lacking = [(e.model, e.worth.evidence[-1]) for e in rows if e.worth.mean is None]
         notes += [f"{model}: {why}" for model, why in dict(lacking).items()]

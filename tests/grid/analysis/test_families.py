@@ -14,6 +14,7 @@ from tests.helpers.finished import FinishedGrid
 from semigrid.grid.analysis.answer import answer
 from semigrid.grid.analysis.families import families
 from semigrid.grid.export.card import pool_worth
+from semigrid.grid.tables.answer import worth_table
 from semigrid.grid.tables.models import models_table
 from semigrid.trainers.methods import registry
 from semigrid.trainers.methods.fixmatch import FIXMATCH
@@ -136,8 +137,8 @@ def test_without_a_control_the_models_on_the_same_backbone_are_labels_alone(tmp_
     assert "plain would need" in headline.text
     assert "due to longer training" not in headline.text  # a loss is not
     rows = {row.cell.name: row for row in finished.results().rows}
-    assert pool_worth(rows["digits/net/50%/100%"], None, has_parent=False) == (
-        "How much of its accuracy is due to unlabelled images has not been tested."
+    assert pool_worth(finished.plan, rows["digits/net/50%/100%"], None) == (
+        "How much of its accuracy is due to the unlabelled images has not been tested."
     )
 
 
@@ -174,3 +175,22 @@ def test_a_student_is_held_against_the_teacher_that_val_chose(tmp_path: Path) ->
     costs = {row.cell.name: row.with_parents for row in results.rows}
     # its own and each teacher's once, though one of them starts from the other
     assert costs[STUDENT] == {"cpu": 3 * 120.0}
+
+
+def test_what_a_student_has_more_than_its_control_is_its_teachers_doing(tmp_path: Path) -> None:
+    text = yaml.safe_load(distill_text("vit", controls=["compute", "labeled-pool"]))
+    own = {key: text[key] for key in ("models", "grid", "controls")}
+    finished = FinishedGrid(tmp_path, seeds=2, **own)
+    for cell, right in ((VIT, 160), (STUDENT, 170), (f"{STUDENT}/compute", 120)):
+        finished.finish(cell, right, right)
+    results = finished.results()
+    found, rows = answer(results), {row.cell.name: row for row in results.rows}
+    what = "its teacher's answers for unlabelled images"
+    claims = [claim.text for claim in found.claims if claim.text.startswith("small: ")]
+    # nor is there a control whose pool the labelled images are
+    assert claims == [f"small: {what} help beyond compute (finetune trained for as long)"]
+    [headline] = [each for each in found.headlines if each.model == "small"]
+    assert f"Beyond longer training, {what} add accuracy: +25.00 points" in headline.text
+    assert f"small: not the images alone, but {what}" in worth_table(found).notes
+    worth = pool_worth(results.plan, rows[STUDENT], rows[f"{STUDENT}/compute"])
+    assert f"reaches 60.0%: {what} add +25.00 points" in worth

@@ -639,7 +639,7 @@ def test_a_card_says_what_the_pool_is_worth(tmp_path: Path) -> None:
 
     def worth(cell: str) -> str:
         row = rows[f"digits/semi-vit/{cell}"]
-        return pool_worth(row, rows.get(f"{row.cell.name}/compute"))
+        return pool_worth(grid.plan, row, rows.get(f"{row.cell.name}/compute"))
 
     assert worth("25%/100%").startswith(
         "The same start, trained for as long on the labelled images alone, reaches 60.0%: the "
@@ -648,4 +648,4 @@ def test_a_card_says_what_the_pool_is_worth(tmp_path: Path) -> None:
     assert worth("25%/100%").endswith(").")
     assert worth("100%/100%").endswith("+0.50 points (−0.88 to +1.87). So they may add nothing.")
     assert worth("25%/100%/compute").startswith("It is a control")
-    assert "has not been tested" in pool_worth(rows["digits/semi-vit/25%/100%"], None)
+    assert "has not been tested" in pool_worth(grid.plan, rows["digits/semi-vit/25%/100%"], None)

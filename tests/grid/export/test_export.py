@@ -38,6 +38,7 @@ from semigrid.grid.export.cell import Exported, export_cell, show
 from semigrid.grid.export.check import _difference, check_files
 from semigrid.grid.export.onnx_file import ONNX, run_onnx, write_onnx
 from semigrid.grid.export.timm_folder import CONFIG, WEIGHTS, open_timm_folder
+from semigrid.grid.status.show import show_seconds
 from semigrid.grid.study.ledger import Ledger, Record
 from semigrid.grid.study.plan import Plan
 from semigrid.grid.study.winner import find_winner
@@ -358,21 +359,25 @@ def test_the_cards_front_matter_is_what_the_hub_reads(shop: Shop, exports: dict[
 
 
 @pytest.mark.parametrize(
-    ("weights", "images", "expected"),
+    ("weights", "images", "teachers", "expected"),
     [
-        (None, "CC BY 4.0", "other"),  # nobody's to say but the user's
-        ("apache-2.0", "CC BY 4.0", "apache-2.0"),
-        ("cc-by-nc-4.0 (timm's for vit)", "CC0", "cc-by-nc-4.0"),
-        ("apache-2.0", "CC BY-NC 4.0", "other"),
-        ("cc-by-nc-4.0", "CC BY-NC 4.0", "cc-by-nc-4.0"),
-        ("not stated", "CC0", "other"),
+        (None, "CC BY 4.0", [], "other"),  # nobody's to say but the user's
+        ("apache-2.0", "CC BY 4.0", [], "apache-2.0"),
+        ("cc-by-nc-4.0 (timm's for vit)", "CC0", [], "cc-by-nc-4.0"),
+        ("apache-2.0", "CC BY-NC 4.0", [], "other"),
+        ("cc-by-nc-4.0", "CC BY-NC 4.0", [], "cc-by-nc-4.0"),
+        ("not stated", "CC0", [], "other"),
+        ("apache-2.0", "CC0", ["mit", "apache-2.0"], "apache-2.0"),
+        ("apache-2.0", "CC0", ["mit", "cc-by-nc-4.0"], "other"),
+        ("cc-by-nc-4.0", "CC0", ["cc-by-nc-4.0"], "cc-by-nc-4.0"),
+        ("apache-2.0", "CC0", ["not stated"], "other"),
     ],
 )
-def test_the_licence_never_promises_more_than_weights_and_images_allow(
-    weights: str | None, images: str, expected: str
+def test_the_licence_never_promises_more_than_weights_images_and_teachers_allow(
+    weights: str | None, images: str, teachers: list[str], expected: str
 ) -> None:
     start = None if weights is None else Weights(source="a.safetensors", license=weights)
-    assert card_license(start, images) == expected
+    assert card_license(start, images, teachers) == expected
 
 
 def test_text_from_data_stays_text(shop: Shop, exports: dict[str, Path]) -> None:
@@ -401,7 +406,7 @@ def test_seeds_and_both_stages_are_told(shop: Shop, exports: dict[str, Path]) ->
     frozen = "Its backbone was frozen: only an adapter (LoRA of rank 4) and the head were trained"
     assert frozen in second and "frozen" not in first
     # no control was trained beside it
-    assert "how much to unlabelled images, has not been tested" in card
+    assert "how much to the unlabelled images, has not been tested" in card
     assert "has not been tested" not in (exports[VIT] / "README.md").read_text()
 
 
@@ -419,10 +424,12 @@ def test_a_model_from_non_commercial_weights_says_so(
     models = {"vit": dict(SMALL["models"]["vit"])}
     models["vit"]["pretrained"] = str(exports[VIT] / WEIGHTS)
     models["vit"]["weights_license"] = "cc-by-nc-4.0"
-    grid = [{"model": "vit", "labels": ["100%"]}]
+    small = {**SMALL["models"]["vit"], "recipe": {**SMALL_VIT, "batch_size": 4}}
+    models["small"] = {**small, "method": "distill", "from": "vit"}
+    grid = [{"model": name, "labels": ["100%"]} for name in models]
     text = shop_experiment(shop.folder, models=models, grid=grid, seeds=1)
     taught = Shop(tmp_path, shop.dataset, Plan(load_experiment("file.yaml", text=text)))
-    taught.grid.run()
+    assert not taught.grid.run().problems
     done = taught.export(VIT, tmp_path / "out", onnx=False)
     assert "not for commercial use" in done.notes[0]
     assert sorted(done.files) == ["README.md", "config.json", "model.safetensors"]
@@ -433,6 +440,20 @@ def test_a_model_from_non_commercial_weights_says_so(
     assert json.loads((tmp_path / "out" / CONFIG).read_text())["pretrained_cfg"]["license"] == (
         "cc-by-nc-4.0"
     )
+    # and so does one that learnt its answers
+    done = taught.export("shop/small/100%/100%", tmp_path / "small", onnx=False)
+    [note] = done.notes
+    assert note.startswith(f"learnt from {VIT}, made from /") and "not for commercial" in note
+    card = (tmp_path / "small" / "README.md").read_text()
+    assert f"**Its teacher {VIT} is not for commercial use:** model.safetensors" in card
+    assert "Treat this model as **not for commercial use**, too" in card
+    assert "due to its teacher's answers for unlabelled images has not been tested" in card
+    [teacher], made = cells_of(card, "How it was trained"), cells_of(card, "How it was made")
+    record = taught.winner(VIT)
+    assert teacher[:5] == [VIT, record.id, "0", "finetune", record.spec.backbone]
+    assert "licence cc-by-nc-4.0 (not for commercial use)" in teacher[5]
+    both = record.device_seconds["cpu"] + taught.winner(done.cell).device_seconds["cpu"]
+    assert f"{show_seconds(both)} of a CPU core" in str(made)
 
 
 def change_weights(file: Path) -> None:
