@@ -243,7 +243,13 @@ def _size_problems(experiment: Experiment, number: int, name: str) -> Iterator[s
     model, unit = experiment.file.models.get(entry.model), experiment.pool_unit(name)
     if model is not None:
         for multiplier in filter(None, multipliers(entry, model.method)):
-            if not 0 < pool_subset(unit, multiplier) <= manifest.pool:
+            if not manifest.pool:
+                yield (
+                    f"grid.{number}: {name} has no unlabelled images, and {entry.model!r} learns "
+                    "from some; build it with a pool, or list the other datasets in this entry "
+                    "(datasets: [NAME])"
+                )
+            elif not 0 < pool_subset(unit, multiplier) <= manifest.pool:
                 yield (
                     f"grid.{number}.unlabeled: {show_percent(multiplier)} of {name} is "
                     f"{pool_subset(unit, multiplier):,} images (100% is {unit:,}); its pool has "

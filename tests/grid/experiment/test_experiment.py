@@ -8,10 +8,14 @@ import pytest
 import yaml
 from tests.helpers.experiments import SMALL, SMALL_VIT, changed, experiment_text
 
+from semigrid.data.builder.write import StoredImage, write_dataset
 from semigrid.data.errors import InputError
+from semigrid.data.schema import Split
 from semigrid.grid.experiment.load import load_experiment
 from semigrid.grid.experiment.schema import show_percent
 from semigrid.trainers.options import TrainOptions
+
+LABELED: tuple[Split, ...] = ("train", "val", "test")
 
 
 def problems(text: str) -> tuple[str, ...]:
@@ -270,3 +274,15 @@ def test_credentials_in_a_file_are_refused_and_not_shown(key: str, place: str) -
     with pytest.raises(InputError, match="has credentials in it; take them out") as found:
         load_experiment("file.yaml", text=changed(key, place))
     assert str(found.value).startswith(f"file.yaml: {key}: ") and "hunter2" not in str(found.value)
+
+
+def test_a_dataset_without_unlabelled_images_is_refused_for_who_needs_some(tmp_path: Path) -> None:
+    rows = [StoredImage(f"{split}{n}", b"", n, split, split) for split in LABELED for n in (0, 1)]
+    facts = {"name": "shop", "classes": ["a", "b"], "license": "CC0", "source": "tests"}
+    write_dataset(str(tmp_path / "shop"), rows, **facts)
+    content = yaml.safe_load(experiment_text(datasets={"shop": str(tmp_path / "shop")}))
+    content["grid"] = [{"model": name, "labels": ["100%"]} for name in ("vit", "semi-vit")]
+    assert problems(yaml.safe_dump(content)) == (
+        "file.yaml: grid.1: shop has no unlabelled images, and 'semi-vit' learns from some; build "
+        "it with a pool, or list the other datasets in this entry (datasets: [NAME])",
+    )
