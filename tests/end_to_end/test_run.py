@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 import yaml
 from tests.helpers.experiments import changed, experiment_text, plan_of
 from tests.helpers.in_process import Grid
@@ -16,7 +18,9 @@ from tests.helpers.runs import (
     semigrid,
     with_modules_of_the_user,
 )
+from timm.data import create_transform, resolve_model_data_config
 
+from semigrid.data.catalog import open_dataset
 from semigrid.data.ranges import make_views
 from semigrid.data.schema import Dataset
 from semigrid.grid.analysis.predictions import read_predictions
@@ -24,6 +28,7 @@ from semigrid.grid.commands.context import load, open_study
 from semigrid.grid.export.cell import export_cell
 from semigrid.grid.predict.images import dataset_images
 from semigrid.grid.predict.inference import winner_model
+from semigrid.grid.study.ledger import Record
 from semigrid.grid.study.winner import find_winner
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings
@@ -74,19 +79,31 @@ def test_the_grid_runs_from_file_to_table(finished_run: tuple[Path, Path, str, s
 def test_a_probe_of_the_run_predicts_and_is_exported(
     finished_run: tuple[Path, Path, str, str], tmp_path: Path
 ) -> None:
-    study = open_study(load(str(finished_run[1] / "small")))
-    cell, record = find_winner(study.state, "digits/probe/100%")
-    model = winner_model(study.state.plan, cell, record, study.ledger.storage.uri, gpus=0)
-    dataset = study.state.plan.experiment.datasets["digits"]
+    record = use(finished_run[1] / "small", "digits/probe/100%", tmp_path / "export")
+    dataset = open_dataset("builtin://digits")
     assert record.steps_run == len(dataset.train_labels)
+
+
+def use(run: Path, name: str, to: Path) -> Record:
+    """Predicts with a cell and exports it, for timm alone: both say what was measured on test."""
+    study = open_study(load(str(run)))
+    cell, record = find_winner(study.state, name)
+    model = winner_model(study.state.plan, cell, record, study.ledger.storage.uri, gpus=0)
+    dataset = study.state.plan.experiment.datasets[cell.dataset]
     [images] = dataset_images(dataset, ["test"]).parts.values()
     found = model.predict(make_views(images, model.views))
     measured = read_predictions(study.ledger.storage, record, dataset.manifest)
     rows = [found.ids.index(image_id) for image_id in measured.ids]
     assert found.rows[rows] == pytest.approx(measured.probabilities, abs=1e-6)
-    to = str(tmp_path / "export")
-    done = export_cell(study.state, study.ledger.storage, cell.name, to, onnx=False)
+    done = export_cell(study.state, study.ledger.storage, cell.name, str(to), onnx=False)
     assert done.check.measured is not None and done.check.measured < 1e-5
+    network = timm.create_model(f"local-dir:{to}", pretrained=True).eval()
+    view = create_transform(**resolve_model_data_config(network), is_training=False)
+    by_id = {image_id: image for image_id, image, _ in images.decoded()}
+    with torch.inference_mode():
+        answers = network(torch.stack([view(by_id[n]) for n in measured.ids])).softmax(dim=1)
+    assert answers.numpy() == pytest.approx(measured.probabilities, abs=1e-5)
+    return record
 
 
 def test_the_same_command_again_trains_nothing_and_starts_no_ray(
@@ -189,5 +206,6 @@ def test_a_pool_streamed_from_a_relative_path_gives_the_numbers_of_one_in_memory
         # of more trials another may win, and only winners are measured on test
         *same, _, best, kind, course = expected.get(trial_id) or here[trial_id]
         assert (training, best_step, weights, history) == (same, best, kind, course)
+    use(tmp_path / "results/small", "digits/small/50%/400%", tmp_path / "export")
     [teacher] = [r for r in records(tmp_path / "results/small").values() if r.soft_targets]
     assert (teacher.soft_targets, teacher.soft_target_files) == (1200, 3)
