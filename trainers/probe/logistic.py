@@ -4,14 +4,15 @@ For one subset, with features x, classes y and C, it is what scikit-learn's ``Lo
 minimises: Σ_i −log softmax(W x_i + b)_{y_i} + ‖W‖² / 2C. The minimum does not change when the
 features are turned, so they are turned to as many orthogonal columns as they span (Hastie et al.,
 The Elements of Statistical Learning, section 18.3.5): at most one for each image. There the Hessian
-is nearly diagonal for features of similar length, and a few steps of preconditioned conjugate
-gradients solve each of Newton's equations; otherwise it takes many. Along the path each C starts
-where the last two lead, and the subsets, such as the folds of a cross-validation and all images,
-share every matrix product.
+is nearly diagonal for features of similar length, and a few steps of conjugate gradients,
+preconditioned by its diagonal, solve each of Newton's equations; otherwise it takes many. Along the
+path each C starts where the last two lead, and the subsets, such as the folds of a cross-validation
+and all images, share every matrix product.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -27,15 +28,18 @@ class Turned:
     """Features of n images in orthogonal columns, centred, with a mean squared length of 1.
 
     ``rows`` (n, r + 1) are (features − ``mean``) / ``scale`` @ ``turn``, and a column of ones. The
-    columns of ``turn`` (d, r) are orthonormal; ``spread`` (r + 1,) are the squared lengths of those
-    of ``rows``.
+    columns of ``turn`` (d, r) are orthonormal, those of ``rows`` orthogonal.
     """
 
     rows: np.ndarray
-    spread: np.ndarray
     turn: np.ndarray
     mean: np.ndarray
     scale: float
+
+    @cached_property
+    def squares(self) -> np.ndarray:
+        """Those of ``rows``."""
+        return np.asarray(self.rows**2)
 
     @staticmethod
     def of(features: np.ndarray) -> "Turned":
@@ -54,7 +58,7 @@ class Turned:
             rows = x @ turn
         del x
         rows = np.hstack([rows, np.ones((len(rows), 1))])
-        return Turned(rows, np.append(spread, float(len(rows))), turn, mean, scale)
+        return Turned(rows, turn, mean, scale)
 
 
 def _spanned(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -93,9 +97,8 @@ class Path:
     """
 
     def __init__(self, turned: Turned, labels: np.ndarray, classes: int, subsets: np.ndarray):
-        self._rows = turned.rows
+        self._turned = turned
         self._start = Fits.zero(turned, len(subsets), classes)
-        self._spread = turned.spread[:, None, None]
         self._used = subsets.T.astype(float)[:, :, None]  # (n, G, 1)
         self._targets = np.eye(classes)[labels][:, None, :] * self._used
         self.absent = self._targets.sum(axis=0) == 0  # (G, K)
@@ -136,15 +139,16 @@ class _Problem:
     def __init__(
         self, path: Path, c: float, active: np.ndarray, weights: np.ndarray, logits: np.ndarray
     ):
-        self._rows, self._used = path._rows, path._used[:, active]
+        self._rows, self._used = path._turned.rows, path._used[:, active]
         self._targets, self._absent = path._targets[:, active], path.absent[active]
         self._weights, self._logits = weights, logits
         self._penalty = np.repeat(path._unit[None, active] / c, len(weights), axis=0)
         self._penalty[-1] = 0  # of the bias
         self._p = self._probabilities(logits) * self._used
         self._gradient = self._back(self._p - self._targets) + self._penalty * weights
-        curvature = (self._p * (1 - self._p)).mean(axis=0)  # of a column of length 1
-        self._diagonal = path._spread * np.maximum(curvature, 1e-12) + self._penalty
+        # of the Hessian; the biases have no penalty, and may have no curvature left
+        diagonal = _product(path._turned.squares.T, self._p * (1 - self._p)) + self._penalty
+        self._inverse = np.where(self._absent, 0, 1 / np.maximum(diagonal, 1e-12))
 
     def _probabilities(self, logits: np.ndarray) -> np.ndarray:
         shifted = np.where(self._absent, -np.inf, logits)
@@ -154,12 +158,20 @@ class _Problem:
 
     def _forth(self, weights: np.ndarray) -> np.ndarray:
         """Logits (n, G, K) of weights (r + 1, G, K)."""
-        shape = weights.shape[1:]
-        return np.asarray((self._rows @ weights.reshape(len(weights), -1)).reshape(-1, *shape))
+        return _product(self._rows, weights)
 
     def _back(self, values: np.ndarray) -> np.ndarray:
-        shape = values.shape[1:]
-        return np.asarray((self._rows.T @ values.reshape(len(values), -1)).reshape(-1, *shape))
+        return _product(self._rows.T, values)
+
+    def _aimed(self, residual: np.ndarray) -> np.ndarray:
+        """What to add to the weights by the Hessian's diagonal.
+
+        Its sum over classes is 0, as that of every solution: no logit tells anything of that sum,
+        which only the penalty holds, so that it would be found last.
+        """
+        aimed = residual * self._inverse
+        excess = aimed.sum(axis=2, keepdims=True) / self._inverse.sum(axis=2, keepdims=True)
+        return np.asarray(aimed - self._inverse * excess)
 
     def _curved(self, moved: np.ndarray, step: np.ndarray) -> np.ndarray:
         """The Hessian times a step, whose logits are ``moved``."""
@@ -172,7 +184,7 @@ class _Problem:
         # conjugate gradients (Nocedal and Wright, Numerical Optimization, algorithm 7.1)
         step, moved = np.zeros_like(self._gradient), np.zeros_like(self._logits)
         residual = -self._gradient
-        direction = residual / self._diagonal
+        direction = self._aimed(residual)
         left = first = _dot(residual, direction)
         for _ in range(MAX_GRADIENTS):
             ahead = self._forth(direction)
@@ -182,7 +194,7 @@ class _Problem:
             step += along[:, None] * direction
             moved += along[:, None] * ahead
             residual -= along[:, None] * curved
-            aimed = residual / self._diagonal
+            aimed = self._aimed(residual)
             before, left = left, _dot(residual, aimed)
             if not (left > ENOUGH * first).any():
                 break
@@ -211,6 +223,11 @@ class _Problem:
         sums = top + np.log(np.exp(shown - top[:, :, None]).sum(axis=2))
         fit = (sums * self._used[:, :, 0]).sum(axis=0) - (logits * self._targets).sum(axis=(0, 2))
         return np.asarray(fit + (self._penalty * weights**2).sum(axis=(0, 2)) / 2)
+
+
+def _product(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Matrix (a, b) @ values (b, G, K)."""
+    return np.asarray((matrix @ values.reshape(len(values), -1)).reshape(-1, *values.shape[1:]))
 
 
 def _dot(first: np.ndarray, second: np.ndarray) -> np.ndarray:
