@@ -87,7 +87,7 @@ class PartStore:
         if file is None:
             return False
         name, digest = file
-        return hash_of(open_storage(self.storage.location(name))).startswith(digest)
+        return hash_of(self.storage.folder(name)).startswith(digest)
 
     @contextlib.contextmanager
     def alone(self, wait: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -96,11 +96,12 @@ class PartStore:
         ``wait`` is called where there is one. In a bucket two may work at the same time: each
         writes whole files of the same rows.
         """
+        if not self.storage.exists(ABOUT):  # makes the folder, once the storage is there
+            self.storage.write(ABOUT, (json_text(dict(self.about)) + "\n").encode())
         folder = self.storage.local_path()
         if folder is None:
             yield
             return
-        folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             try:
                 is_alone = stack.enter_context(locked(folder / LOCK, seconds=0))
@@ -129,8 +130,6 @@ class PartStore:
         pq.write_table(pa.table(columns), buffer, compression="none")
         content = buffer.getvalue()
         digest = hashlib.sha256(content).hexdigest()[:16]
-        if not self.storage.exists(ABOUT):
-            self.storage.write(ABOUT, (json_text(dict(self.about)) + "\n").encode())
         name = f"{part.name}-{digest}.parquet"
         self.storage.write(name, content)
         self.remove(part, but=name)  # damaged, and of another content before

@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from semigrid.data.catalog import open_dataset
 from semigrid.data.errors import InputError
 from semigrid.data.ranges import Block
 from semigrid.data.schema import Dataset
+from semigrid.data.storage import open_storage
 from semigrid.data.storage.hashes import file_hash
 from semigrid.data.storage.in_use import LOCK
 from semigrid.data.storage.locks import locked
@@ -191,6 +192,45 @@ def test_another_process_is_waited_for_and_leaves_nothing_to_do(
         store.write(part, Block.joined(list(in_threads(backbone, [part], 1))))
     work.join(60)
     assert not work.is_alive() and mine.images == 0 and not store.missing(["test"])
+
+
+def test_storage_that_is_away_is_waited_for_and_never_made(
+    digits: Dataset, backbone: FrozenBackbone, tmp_path: Path
+) -> None:
+    home, away = tmp_path / "run", tmp_path / "unmounted"
+    home.mkdir()
+    (home / "experiment.yaml").touch()
+
+    class Leaving(FeatureStore):
+        def _files(self) -> dict[str, tuple[str, str]]:
+            found = super()._files()
+            home.rename(away)  # between the list of files and the first look into one
+            return found
+
+    def back(after: Callable[[], object]) -> None:
+        work = threading.Thread(target=after)
+        work.start()
+        work.join(0.5)
+        assert work.is_alive() and not home.exists()
+        away.rename(home)
+        work.join(60)
+
+    store, leaving = (
+        kind(open_storage(home, 60).folder("features"), backbone, digits)
+        for kind in (FeatureStore, Leaving)
+    )
+    made: list[object] = []
+
+    def enter() -> None:
+        with store.alone():
+            made.append(fill)
+
+    home.rename(away)
+    back(enter)
+    assert made == [fill]
+    fill(store, ["test"], Extraction(backbone))
+    back(lambda: made.append(leaving.missing(["test"])))
+    assert made == [fill, []]
 
 
 def test_images_that_cannot_be_decoded(
