@@ -21,7 +21,7 @@ from semigrid.grid.experiment.schema import (
 )
 from semigrid.grid.experiment.space import lengths_to_try, space_problems
 from semigrid.trainers.backbones import backbone_problem
-from semigrid.trainers.methods import find_method, resolve
+from semigrid.trainers.methods import Fitted, find_method, resolve
 from semigrid.trainers.recipe import Recipe, SteppedRecipe
 
 # Arguments of timm's that other keys or the dataset decide.
@@ -221,6 +221,12 @@ def _control_problems(file: ExperimentFile) -> Iterator[str]:
         yield "controls: no model of grid uses unlabelled images; take this key out"
     if "compute" in file.controls:
         for name in with_pool:
+            start = file.models.get(file.models[name].parent or "")
+            if start is not None and isinstance(find_method(start.method), Fitted):
+                yield (
+                    f"controls: take compute out: it trains for longer what {name} starts from, "
+                    f"and {file.models[name].parent} is of method {start.method}, without steps"
+                )
             for key in (name, file.models[name].method):
                 if file.search.space.get(key, {}).get("epochs") is not None:
                     yield (

@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from tests.helpers.in_process import Grid
+from tests.helpers.packages import from_document, on_path
 from tests.helpers.scheduling import study_of
 from tests.helpers.tiny import VIT, VIT_ARGS
 
@@ -252,4 +253,27 @@ def test_a_pool_and_a_search_of_its_settings_are_refused(run: Run) -> None:
         "that train by steps use it",
         "run.yaml: search.space.probe.img_size: cannot be searched; probe has no search",
         "run.yaml: controls: no model of grid uses unlabelled images; take this key out",
+    )
+
+
+def test_a_control_cannot_train_a_probe_for_longer(tmp_path: Path) -> None:
+    """Methods of other packages may have a pool and start from a probe."""
+    module = tmp_path / f"{from_document(tmp_path)}.py"
+    changed = module.read_text().replace(
+        "    pool=", '    parents=("finetune", "probe"),\n    pool='
+    )
+    module.write_text(changed)
+    models = yaml.safe_load(text_with(tmp_path))["models"]
+    models["probe"]["pretrained"] = False
+    del models["probe"]["weights_license"]
+    models["tuned"] = {"from": "probe", "method": "mean-teacher"}
+    grid = [{"model": "tuned", "labels": ["100%"]}]
+    content = yaml.safe_load(text_with(tmp_path, models=models, grid=grid, search={}))
+    with on_path(tmp_path):
+        Plan(load_experiment("run.yaml", text=yaml.safe_dump(content))).counts()
+        with pytest.raises(InputError) as refused:
+            load_experiment("run.yaml", text=yaml.safe_dump(content | {"controls": ["compute"]}))
+    assert refused.value.problems == (
+        "run.yaml: controls: take compute out: it trains for longer what tuned starts from, and "
+        "probe is of method probe, without steps",
     )
