@@ -94,12 +94,12 @@ def main() -> None:
     if options.device == "cpu" and not options.tiny:
         parser.error("a CPU takes hours for all parts in full: add --tiny")
     started = time.monotonic()
-    PROCESSES.set_forkserver_preload(PRELOADED)
-    forkserver.ensure_running()  # it imports beside this process
     facts = device_facts(options.device)
     if not facts:
         print("no GPU: torch finds no CUDA device, so nothing was checked")
         sys.exit(NO_GPU)
+    PROCESSES.set_forkserver_preload(PRELOADED)
+    forkserver.ensure_running()  # it imports beside this process
     console = Console(width=100)
     results: list[Result] = []
     parts = [part for part in PARTS if part.name in options.only]

@@ -40,12 +40,20 @@ def test_all_parts_without_ray_in_small(tmp_path: Path) -> None:
     assert values["second checkpoint, 0.0 GB"]["bytes"] > 10**6
 
 
-def test_without_a_gpu_nothing_is_checked() -> None:
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "tests.gpu"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    assert done.returncode == 77 and done.stderr == ""
-    assert done.stdout == "no GPU: torch finds no CUDA device, so nothing was checked\n"
+def test_without_a_gpu_nothing_is_checked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # the processes of the next test import this file, and should not import all parts
+    from tests.gpu.__main__ import device_facts, main
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert device_facts("cuda") == {}
+    monkeypatch.setattr("sys.argv", ["tests.gpu"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 77
+    said = "no GPU: torch finds no CUDA device, so nothing was checked\n"
+    assert capsys.readouterr() == (said, "")
 
 
 def raising(setup: Setup) -> Iterator[Line]:

@@ -51,8 +51,7 @@ def assert_same_losses(found: list[dict[str, float]], expected: list[dict[str, f
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("world_size", [2, 3])
-@pytest.mark.parametrize("micro_batch", [None, 5])
+@pytest.mark.parametrize(("world_size", "micro_batch"), [(2, None), (2, 5), (3, None)])
 def test_workers_have_the_losses_of_one_process(
     results: dict[int, Any], method: str, world_size: int, micro_batch: int | None, tmp_path: Path
 ) -> None:
