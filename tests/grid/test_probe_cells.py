@@ -21,7 +21,7 @@ from tests.helpers.tiny import VIT, VIT_ARGS
 
 from semigrid.data.batches import EvalBatches
 from semigrid.data.errors import InputError
-from semigrid.data.ranges import make_views
+from semigrid.data.ranges import SplitRange, make_views
 from semigrid.data.splits import label_subset
 from semigrid.data.storage import open_storage
 from semigrid.data.views.augment import normalize
@@ -43,6 +43,7 @@ from semigrid.trainers.features.store import FeatureStore
 from semigrid.trainers.layout import FEATURES, predictions_file
 from semigrid.trainers.models.create import input_statistics
 from semigrid.trainers.models.head import pooled
+from semigrid.trainers.soft_targets.make import make_soft_targets, soft_target_store
 from semigrid.trainers.trial.data import view_settings
 from semigrid.trainers.trial.fit import frozen_backbone
 from semigrid.trainers.trial.job import TrialJob
@@ -182,6 +183,19 @@ def test_predict_gives_the_measured_probabilities(run: Run) -> None:
     found, predictions = model.predict(make_views(images, model.views)), measured(run, record)
     order = [found.ids.index(each) for each in predictions.ids]
     assert found.rows[order] == pytest.approx(predictions.probabilities, abs=1e-9)
+
+
+def test_as_a_teacher_it_answers_the_views_that_its_head_was_fitted_to(run: Run) -> None:
+    cell, record = find_winner(run.grid.study, FEW)
+    dataset = run.grid.plan.experiment.datasets["digits"]
+    _, place = load_winner(run.grid.plan, cell, record, str(run.folder / "run"))
+    make_soft_targets(
+        TrialJob(spec=record.spec, place=place, images=64), record.best_weights, "cpu"
+    )
+    [found] = soft_target_store(place.storage, record.id, dataset, 64).blocks("pool")
+    model = winner_model(run.grid.plan, cell, record, str(run.folder / "run"), gpus=0)
+    shown = model.predict(make_views(SplitRange.whole(dataset, "pool").cut(0, 64), model.views))
+    assert found.ids == shown.ids and found.rows == pytest.approx(shown.rows, abs=1e-3)
 
 
 def test_timm_alone_opens_what_is_exported(run: Run, tmp_path: Path) -> None:

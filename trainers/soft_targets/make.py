@@ -1,4 +1,4 @@
-"""Makes a teacher's soft targets: its probabilities for a weak view of each image of the pool."""
+"""Makes a teacher's soft targets: its probabilities for a view of each image of the pool."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +20,7 @@ from semigrid.trainers.features.store import ABOUT, Part, PartStore
 from semigrid.trainers.layout import soft_targets_folder
 from semigrid.trainers.loop.seeds import step_seed
 from semigrid.trainers.models.create import input_statistics
+from semigrid.trainers.recipe import SteppedRecipe
 from semigrid.trainers.trial.data import EVALUATION_BATCH, dataset_of, view_settings
 from semigrid.trainers.trial.inference import FinishedModel
 from semigrid.trainers.trial.job import TrialJob
@@ -37,6 +38,8 @@ class Answers(Block):
 class Teacher(FinishedModel):
     """A finished trial that answers weak views, which depend on its seed and the image alone.
 
+    One without steps answers evaluation views: its head was fitted to these, and was shown no crop.
+
     Attributes:
         label_shares: the classes' shares among the labels that it was trained on, (K,).
     """
@@ -44,8 +47,10 @@ class Teacher(FinishedModel):
     label_shares: np.ndarray
 
     @cached_property
-    def seed(self) -> int:
+    def seed(self) -> int | None:
         """Of the weak views; they are none of those that it was trained on."""
+        if not isinstance(self.spec.recipe, SteppedRecipe):
+            return None
         return step_seed(self.spec.seed, 0, "soft targets")
 
     def answers(self, views: Block) -> Answers:
