@@ -174,7 +174,11 @@ def test_two_workers_give_the_numbers_of_one(cluster: None, tmp_path: Path) -> N
 
 
 def test_a_pool_streamed_from_a_relative_path_gives_the_numbers_of_one_in_memory(
-    cluster: None, finished_run: tuple[Path, Path, str, str], tmp_path: Path, digits: Dataset
+    cluster: None,
+    finished_run: tuple[Path, Path, str, str],
+    tmp_path: Path,
+    digits: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Ray's workers run in working directories of their own
     _, in_memory, _, _ = finished_run
@@ -206,6 +210,7 @@ def test_a_pool_streamed_from_a_relative_path_gives_the_numbers_of_one_in_memory
         # of more trials another may win, and only winners are measured on test
         *same, _, best, kind, course = expected.get(trial_id) or here[trial_id]
         assert (training, best_step, weights, history) == (same, best, kind, course)
-    use(tmp_path / "results/small", "digits/small/50%/400%", tmp_path / "export")
+    monkeypatch.chdir(tmp_path)  # where the file's relative path leads to the dataset
+    use(Path("results/small"), "digits/small/50%/400%", tmp_path / "export")
     [teacher] = [r for r in records(tmp_path / "results/small").values() if r.soft_targets]
     assert (teacher.soft_targets, teacher.soft_target_files) == (1200, 3)
