@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from semigrid.data.mapped import mapped
 from semigrid.data.order import Share, StreamOrder
 from semigrid.data.schema import ImageTable
-from semigrid.data.views.augment import ViewName, ViewSettings, make_view
+from semigrid.data.views.augment import NO_ERASURE, ViewName, ViewSettings, make_view
 from semigrid.data.views.render import Batch, decode, render
 
 
@@ -134,7 +134,7 @@ class EvalBatches:
         for rows, views in zip(self.batches, made, strict=True):
             part = self.table[rows.start : rows.stop]
             labels = torch.tensor(part.labels, dtype=torch.int64)
-            nothing = torch.zeros(len(rows), dtype=torch.int64)
+            nothing = torch.tensor([NO_ERASURE] * len(rows))
             yield Batch(list(part.ids), labels, {"eval": views}, nothing, [[] for _ in rows])
 
     def _decode(self) -> Iterator[torch.Tensor]:

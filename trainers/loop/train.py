@@ -36,8 +36,8 @@ def train(
     try:
         with (
             training.runtime.checkpoints.background,
-            fast_float32(training.runtime.device),
             training.streams.validation.kept(),
+            fast_float32(training.runtime.device),
         ):
             outcome.status = _run(training, cutoffs or {}, report_seconds)
     except HopelessError as error:
